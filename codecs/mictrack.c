@@ -1,0 +1,1135 @@
+// Mictrack MT821 and MT825: reports and answers as text.
+//
+// Source: "Mictrack Communication Protocol (for MT821/MT825) V2.0", and for what it leaves open the traffic
+// of real devices and other public implementations (marked "field" below).
+//
+// A report is
+//
+//   MT;mode;imei;type;item+item+…
+//   MT;6;866425031361423;R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+113
+//
+//   mode  one digit, the working mode        imei  15 digits        type  R0 R1 R2 R3 R12 R13 RH RC, Y1
+//   (field)
+//
+// TCP has no frame end (field): reports come with LF, CR LF or nothing behind them, split and joined at any
+// byte. The last item has 1 to 3 digits, so a report with all its items ends where the next byte is neither a
+// digit nor `+`; any report ends at CR, LF or the next "MT;", and after a silence if it has all its items.
+//
+// An answer to a command is a line of its own, all but free in its form:
+//
+//   mode=Success!   ----Protocol =Fail!   otastart =Success! OTADONE   867035041390699 netlock=Success!
+//   rconf=m2m,,113.98.254.179,7700,6,30,MT825_MICTRACK_B1.08V3.8_20200814,NB-IoT   with the IMEI on the line
+//   before
+//
+// Other models of the family send positions so (field; message.type "low_altitude"), several $ groups behind
+// one IMEI:
+//
+//   IMEI$hhmmss.ss,A,ddmm.mmmm,N,dddmm.mmmm,E,knots,course,altitude,ddmmyy
+#include <stdio.h>
+#include <string.h>
+
+#include "codecs/codec.h"
+#include "codecs/reader.h"
+#include "schema/utf8.h"
+
+#define HEADER            "MT;"
+#define IMEI_DIGITS       15
+#define FRAME_MAX         2048
+#define LINE_MAX_         512 // an answer is shorter; more than this without an end is junk
+#define OTA_TIMEOUT       900 // seconds until an update of the firmware has ended
+#define COMMAND_TEXT      255 // longest text that a device is sent
+#define COORDINATE_PLACES 7   // of degrees made from minutes: 1e-7 degrees are a centimetre
+
+struct mictrack_session {
+    char ident[IMEI_DIGITS + 1]; // empty until the device has said it
+};
+
+// --- layouts: the items of each report ---
+
+enum item_kind {
+    NUMBER,
+    FLAG, // 0 or 1
+    TEXT,
+    TIME, // YYMMDDhhmmss
+    EVENT,
+    LATITUDE,
+    LONGITUDE,
+    WIFI,      // mac,rssi pairs
+    WIFI_SSID, // ssid,mac,rssi triples; this item may hold `+`
+    CELLS_GSM, // mnc,cellid,lac,mcc groups
+    CELLS_LTE, // mnc,cellid,lac,mcc,pcid groups
+    UNUSED,
+};
+
+struct item {
+    enum item_kind kind;
+    enum field field;
+    unsigned scale; // of NUMBER: decimal places to move, 3 for millivolts
+};
+
+#define ITEMS_MAX 9
+
+#define ITEM_TIME                                                                                            \
+    { TIME, FIELD_TIMESTAMP, 0 }
+#define ITEM_SATELLITES                                                                                      \
+    { NUMBER, FIELD_POSITION_SATELLITES, 0 }
+#define ITEM_WIFI                                                                                            \
+    { WIFI, FIELD_WIFI_ACCESS_POINTS, 0 }
+#define ITEM_CELLS_GSM                                                                                       \
+    { CELLS_GSM, FIELD_GSM_CELLS, 0 }
+#define ITEM_CELLS_LTE                                                                                       \
+    { CELLS_LTE, FIELD_GSM_CELLS, 0 }
+#define ITEM_UNUSED                                                                                          \
+    { UNUSED, FIELD_NONE, 0 }
+#define ITEMS_TAIL                                                                                           \
+    {EVENT, FIELD_EVENT_ENUM, 0}, {NUMBER, FIELD_BATTERY_VOLTAGE, 3}, {                                      \
+        NUMBER, FIELD_MESSAGE_SEQNUM, 0                                                                      \
+    }
+
+struct layout {
+    const char *type;
+    size_t count; // of items
+    struct item items[ITEMS_MAX];
+    bool answers_where; // a position that the device may have been asked for
+};
+
+static const struct layout layouts[] = {
+    {"R0",
+     9,
+     {ITEM_SATELLITES,
+      ITEM_TIME,
+      {LATITUDE, FIELD_POSITION_LATITUDE, 0},
+      {LONGITUDE, FIELD_POSITION_LONGITUDE, 0},
+      {NUMBER, FIELD_POSITION_SPEED, 0},
+      {NUMBER, FIELD_POSITION_DIRECTION, 0},
+      ITEMS_TAIL},
+     true},
+    {"R1", 5, {ITEM_TIME, ITEM_WIFI, ITEMS_TAIL}, true},
+    {"R2", 5, {ITEM_TIME, ITEM_CELLS_GSM, ITEMS_TAIL}, true},
+    {"R3", 5, {ITEM_TIME, ITEM_CELLS_LTE, ITEMS_TAIL}, true},
+    {"R12", 6, {ITEM_TIME, ITEM_WIFI, ITEM_CELLS_GSM, ITEMS_TAIL}, true},
+    {"R13", 6, {ITEM_TIME, ITEM_WIFI, ITEM_CELLS_LTE, ITEMS_TAIL}, true},
+    {"RH",
+     9,
+     {ITEM_SATELLITES, ITEM_TIME, ITEM_UNUSED, ITEM_UNUSED, ITEM_UNUSED, ITEM_UNUSED, ITEMS_TAIL},
+     false},
+    {"RC",
+     8,
+     {{TEXT, FIELD_SOFTWARE_VERSION, 0},
+      {FLAG, FIELD_CUSTOM_GSENSOR_STATUS, 0},
+      {NUMBER, FIELD_CUSTOM_REPORT_INTERVAL, 0},
+      {NUMBER, FIELD_CUSTOM_WAKEUP_HOUR, 0},
+      {NUMBER, FIELD_CUSTOM_SLEEP_INTERVAL, 0},
+      {NUMBER, FIELD_CUSTOM_KEY_FUNCTION, 0},
+      {NUMBER, FIELD_CUSTOM_TIMEZONE, 0},
+      {FLAG, FIELD_CUSTOM_TIMEZONE_STATUS, 0}},
+     false},
+    {"Y1", 5, {ITEM_TIME, {WIFI_SSID, FIELD_WIFI_ACCESS_POINTS, 0}, ITEMS_TAIL}, false},
+};
+#define TAIL_ITEMS 3 // event, battery, sequence
+
+static const struct event {
+    int64_t code;
+    enum field field;
+    bool value;
+} events[] = {
+    {0, FIELD_POWER_ON_STATUS, true},
+    {5, FIELD_ALARM_EVENT, true}, // SOS on MT825, light on MT821: the message does not say which model
+    {8, FIELD_BATTERY_LOW_ALARM, true},
+    {9, FIELD_GEOFENCE_IN_ALARM, true},   // field
+    {10, FIELD_GEOFENCE_OUT_ALARM, true}, // field
+    {12, FIELD_POWER_ON_STATUS, false},
+    {13, FIELD_BATTERY_CHARGING_STATUS, true},
+    {14, FIELD_BATTERY_CHARGING_STATUS, false},
+    {15, FIELD_POWER_ON_STATUS, true},
+    {16, FIELD_POWER_ON_STATUS, false},
+};
+
+static const struct layout *find_layout(struct span type) {
+    for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++)
+        if (span_is(type, layouts[i].type))
+            return &layouts[i];
+    return NULL;
+}
+
+static bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+static bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+static size_t count_digits(const char *text, size_t length) {
+    size_t count = 0;
+    while (count < length && is_digit(text[count]))
+        count++;
+    return count;
+}
+
+// aa:bb:cc:dd:ee:ff
+#define MAC_LENGTH 17
+static bool is_mac(const char *text, size_t length) {
+    if (length < MAC_LENGTH)
+        return false;
+    for (size_t i = 0; i < MAC_LENGTH; i++) {
+        char c = text[i];
+        bool hex = is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+        if (i % 3 == 2 ? c != ':' : !hex)
+            return false;
+    }
+    return true;
+}
+
+// --- framing ---
+
+static struct codec_frame frame_is(enum codec_frame_kind kind, size_t length, const char *reason) {
+    return (struct codec_frame){.kind = kind, .length = length, .reason = reason};
+}
+
+static bool starts_with_header(const char *text, size_t length) {
+    return length >= strlen(HEADER) && memcmp(text, HEADER, strlen(HEADER)) == 0;
+}
+
+// Header, mode, IMEI and what follows: what an SSID surely does not hold.
+static bool starts_with_whole_header(const char *text, size_t length) {
+    return length > 6 + IMEI_DIGITS && starts_with_header(text, length) && is_digit(text[3]) &&
+           text[4] == ';' && count_digits(text + 5, IMEI_DIGITS) == IMEI_DIGITS &&
+           text[5 + IMEI_DIGITS] == ';';
+}
+
+// Offset of the CR, LF or header that ends what begins at text, or length when there is none.
+static size_t find_end(const char *text, size_t length, bool (*is_header)(const char *, size_t)) {
+    for (size_t at = 1; at < length; at++)
+        if (text[at] == '\r' || text[at] == '\n' || (text[at] == 'M' && is_header(text + at, length - at)))
+            return at;
+    return length;
+}
+
+// A report, as far as its header can be read: layout is NULL for types without one.
+struct outline {
+    const struct layout *layout;
+    size_t data; // offset of the first item, or 0 when the header is not all there
+};
+
+static struct outline read_outline(const char *text, size_t length) {
+    struct text_reader reader = text_reader_of(text, length);
+    for (int i = 0; i < 3; i++)
+        text_item(&reader, ';'); // MT, mode, IMEI
+    struct span type = text_item(&reader, ';');
+    if (!text_has_item(&reader))
+        return (struct outline){0};
+    return (struct outline){.layout = find_layout(type), .data = (size_t)(reader.next - text)};
+}
+
+// The end of the digits at text[at]: the last item of a report. An answer with the IMEI in front may follow
+// without anything between: its 15 digits are not the item's.
+static size_t last_item_end(const char *text, size_t length, size_t at) {
+    size_t digits = count_digits(text + at, length - at);
+    if (digits > IMEI_DIGITS && digits <= IMEI_DIGITS + 3 && at + digits < length)
+        digits -= IMEI_DIGITS;
+    return at + digits;
+}
+
+// Whether text[at] begins `+digits+digits+digits`, and where that ends.
+static bool is_tail(const char *text, size_t length, size_t at, size_t *end) {
+    for (int i = 0; i < TAIL_ITEMS; i++) {
+        if (at >= length || text[at] != '+')
+            return false;
+        at++;
+        *end = last_item_end(text, length, at);
+        if (i + 1 == TAIL_ITEMS)
+            return *end > at && (*end == length || text[*end] != '+');
+        at += count_digits(text + at, length - at);
+    }
+    return false;
+}
+
+// Whether what stands before text[at] is the end of a Wi-Fi list: MAC,RSSI, or nothing at all.
+static bool ends_wifi_list(const char *text, size_t at, size_t list) {
+    size_t comma = at;
+    if (at == list)
+        return true;
+    while (comma > list && (is_digit(text[comma - 1]) || text[comma - 1] == '-'))
+        comma--;
+    return comma >= list + MAC_LENGTH + 1 && text[comma - 1] == ',' &&
+           is_mac(text + comma - 1 - MAC_LENGTH, MAC_LENGTH);
+}
+
+// Where the items of the report are all there and end, or 0 when they do not by themselves within length.
+static size_t find_items_end(const char *text, size_t length, struct outline outline) {
+    size_t at = outline.data, items = 1, end;
+    if (outline.layout->items[1].kind == WIFI_SSID) {
+        while (at < length && text[at] != '+')
+            at++;
+        for (size_t list = ++at; at < length; at++)
+            if (text[at] == '+' && ends_wifi_list(text, at, list) && is_tail(text, length, at, &end))
+                return end;
+        return 0;
+    }
+    for (; at < length && items < outline.layout->count; at++)
+        items += text[at] == '+';
+    end = last_item_end(text, length, at);
+    return items == outline.layout->count && end > at && (end == length || text[end] != '+') ? end : 0;
+}
+
+static struct codec_frame frame_report(const char *text, size_t length, enum codec_follow follow) {
+    struct outline outline = read_outline(text, length);
+    bool free_text = outline.layout != NULL && outline.layout->items[1].kind == WIFI_SSID;
+    size_t end = find_end(text, length, free_text ? starts_with_whole_header : starts_with_header);
+    if (end < outline.data)
+        outline = (struct outline){0}; // the header that was read is the next report's
+    size_t items_end = outline.layout != NULL ? find_items_end(text, end, outline) : 0;
+    if (items_end > 0 && items_end < end)
+        return frame_is(CODEC_READY, items_end, NULL);
+    if (end < length || follow == CODEC_END)
+        return frame_is(CODEC_READY, end, NULL);
+    bool whole = items_end > 0 || (outline.layout == NULL && outline.data > 0 && outline.data < length);
+    return whole && follow == CODEC_QUIET ? frame_is(CODEC_READY, end, NULL) : frame_is(CODEC_MORE, 0, NULL);
+}
+
+// A group from its $ to the end of its date; 0 when it has no whole date within length.
+#define ALTITUDE_COMMAS 9
+#define DATE_DIGITS     6
+static size_t find_group_end(const char *text, size_t length, size_t at) {
+    size_t commas = 0;
+    for (at++; at < length && commas < ALTITUDE_COMMAS && text[at] != '$'; at++)
+        commas += text[at] == ',';
+    bool whole = commas == ALTITUDE_COMMAS && count_digits(text + at, length - at) >= DATE_DIGITS;
+    return whole ? at + DATE_DIGITS : 0;
+}
+
+static struct codec_frame frame_low_altitude(const char *text, size_t length, enum codec_follow follow) {
+    size_t end = find_end(text, length, starts_with_header);
+    size_t groups_end = find_group_end(text, end, IMEI_DIGITS);
+    while (groups_end > 0 && groups_end < end && text[groups_end] == '$')
+        groups_end = find_group_end(text, end, groups_end);
+    if (groups_end > 0 && groups_end < end)
+        return frame_is(CODEC_READY, groups_end, NULL);
+    if (end < length || follow == CODEC_END || (follow == CODEC_QUIET && groups_end == end))
+        return frame_is(CODEC_READY, end, NULL);
+    return frame_is(CODEC_MORE, 0, NULL);
+}
+
+// --- answers: the shape of one ---
+
+struct answer_parts {
+    struct span imei;  // empty without one
+    struct span words; // the answer without the IMEI
+    struct span code;  // "mode", as the device spells it; empty where there is none
+    struct span value; // behind the `=`
+};
+
+static struct span span_after(struct span span, size_t count) {
+    return (struct span){.text = span.text + count, .length = span.length - count};
+}
+
+static bool is_ota_result(struct span words) {
+    return span_is_word(words, "otadone") || span_is_word(words, "otafailed");
+}
+
+// Takes a line apart. True when it is an answer, or an IMEI alone.
+static bool split_answer(struct span line, struct answer_parts *parts) {
+    *parts = (struct answer_parts){.words = span_trim(line)};
+    if (count_digits(parts->words.text, parts->words.length) == IMEI_DIGITS) {
+        parts->imei = (struct span){.text = parts->words.text, .length = IMEI_DIGITS};
+        parts->words = span_trim(span_after(parts->words, IMEI_DIGITS));
+        if (parts->words.length == 0)
+            return true;
+    }
+    struct span rest = parts->words;
+    if (is_ota_result(rest))
+        return true;
+    while (rest.length > 0 && (rest.text[0] == '-' || rest.text[0] == ' '))
+        rest = span_after(rest, 1);
+    struct span code = {.text = rest.text};
+    while (code.length < rest.length &&
+           (is_letter(rest.text[code.length]) || is_digit(rest.text[code.length])))
+        code.length++;
+    parts->value = span_trim(span_after(rest, code.length));
+    if (code.length == 0 || !is_letter(code.text[0]) || parts->value.length == 0 ||
+        parts->value.text[0] != '=')
+        return false;
+    parts->code = code;
+    parts->value = span_trim(span_after(parts->value, 1));
+    return true;
+}
+
+static bool contains_word(struct span text, const char *lower_case) {
+    size_t length = strlen(lower_case);
+    for (size_t at = 0; at + length <= text.length; at++)
+        if (span_is_word((struct span){.text = text.text + at, .length = length}, lower_case))
+            return true;
+    return false;
+}
+
+static size_t count_char(struct span text, char c) {
+    size_t count = 0;
+    for (size_t i = 0; i < text.length; i++)
+        count += text.text[i] == c;
+    return count;
+}
+
+// The codes that answer "Success" or "Fail".
+static bool is_result_code(struct span code) {
+    static const char *const codes[] = {"data",  "apn",    "mode",         "netlock",  "protocol",
+                                        "light", "reboot", "factoryreset", "otastart", "ota"};
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
+        if (span_is_word(code, codes[i]))
+            return true;
+    return false;
+}
+
+#define RCONF_FIELDS 8
+
+// Whether an answer that a silence follows is all there.
+static bool is_whole_answer(const struct answer_parts *parts) {
+    if (parts->code.length == 0)
+        return parts->words.length > 0; // OTADONE; an IMEI alone waits for what it belongs to
+    if (parts->value.length == 0)
+        return false;
+    char last = parts->value.text[parts->value.length - 1];
+    if (span_is_word(parts->code, "rconf"))
+        return last == '!' || (count_char(parts->value, ',') + 1 >= RCONF_FIELDS && last != ',');
+    return !is_result_code(parts->code) || contains_word(parts->value, "success") ||
+           contains_word(parts->value, "fail");
+}
+
+static bool is_plain(char c) {
+    return (c >= ' ' && c <= '~') || c == '\t';
+}
+
+static struct codec_frame frame_line(const char *text, size_t length, enum codec_follow follow) {
+    struct answer_parts parts;
+    size_t end = 0;
+    size_t limit = find_end(text, length, starts_with_header);
+    while (end < limit && is_plain(text[end]))
+        end++;
+    if (end == 0) {
+        while (end < length && !is_plain(text[end]) && text[end] != '\r' && text[end] != '\n')
+            end++;
+        return frame_is(CODEC_SKIP, end, "bytes that are no text");
+    }
+    if (end > LINE_MAX_)
+        return frame_is(CODEC_SKIP, LINE_MAX_, "a line without an end");
+    bool answer = split_answer((struct span){.text = text, .length = end}, &parts);
+    if (end < length || follow == CODEC_END)
+        return answer ? frame_is(CODEC_READY, end, NULL)
+                      : frame_is(CODEC_SKIP, end, "text that is neither a report nor an answer");
+    if (follow == CODEC_QUIET && answer && is_whole_answer(&parts))
+        return frame_is(CODEC_READY, end, NULL);
+    return frame_is(CODEC_MORE, 0, NULL);
+}
+
+static struct codec_frame mictrack_frame(const uint8_t *bytes, size_t length, enum codec_follow follow) {
+    const char *text = (const char *)bytes;
+    size_t gap = 0;
+    while (gap < length && (text[gap] == '\r' || text[gap] == '\n' || text[gap] == ' ' || text[gap] == '\t'))
+        gap++;
+    if (gap > 0)
+        return frame_is(CODEC_GAP, gap, NULL);
+    if (starts_with_header(text, length))
+        return frame_report(text, length, follow);
+    if (length > IMEI_DIGITS && count_digits(text, length) == IMEI_DIGITS && text[IMEI_DIGITS] == '$')
+        return frame_low_altitude(text, length, follow);
+    return frame_line(text, length, follow);
+}
+
+// --- values ---
+
+// Days from 1970-01-01 to a date of the Gregorian calendar from 2000 to 2099; false when there is no such
+// day.
+static bool days_of_date(int64_t year, int64_t month, int64_t day, int64_t *days) {
+    static const uint8_t lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    if (month < 1 || month > 12 || day < 1)
+        return false;
+    bool leap = year % 4 == 0; // 2000 was one
+    if (day > lengths[month - 1] + (leap && month == 2 ? 1 : 0))
+        return false;
+    *days = 10957 + (year - 2000) * 365 + (year - 2000 + 3) / 4 + day - 1;
+    for (int64_t m = 1; m < month; m++)
+        *days += lengths[m - 1] + (leap && m == 2 ? 1 : 0);
+    return true;
+}
+
+static int64_t two_digits(const char *text) {
+    return (text[0] - '0') * 10 + (text[1] - '0');
+}
+
+// date and clock are 6 digits each, at year, month and day the offsets of those in date; UTC.
+static bool unix_time(const char *date, const int offsets[3], const char *clock, int64_t *seconds) {
+    int64_t days;
+    int64_t hour = two_digits(clock), minute = two_digits(clock + 2), second = two_digits(clock + 4);
+    if (!days_of_date(2000 + two_digits(date + offsets[0]), two_digits(date + offsets[1]),
+                      two_digits(date + offsets[2]), &days))
+        return false;
+    if (hour > 23 || minute > 59 || second > 60) // 60: a leap second
+        return false;
+    *seconds = days * 86400 + hour * 3600 + minute * 60 + second;
+    return true;
+}
+
+static void set_time(struct message *message, struct span text) {
+    static const int yymmdd[3] = {0, 2, 4};
+    int64_t seconds;
+    if (text.length == 12 && span_all_digits(text) && unix_time(text.text, yymmdd, text.text + 6, &seconds))
+        message_set_integer(message, FIELD_TIMESTAMP, seconds);
+    else
+        message_note_removed(message, FIELD_TIMESTAMP, text.text, text.length, "not a time YYMMDDhhmmss");
+}
+
+static bool read_number(struct message *message, enum field field, struct span text, struct decimal *value) {
+    if (decimal_parse(text.text, text.length, value))
+        return true;
+    message_note_removed(message, field, text.text, text.length, text.length > 0 ? "not a number" : "empty");
+    return false;
+}
+
+static void set_number(struct message *message, enum field field, struct span text, unsigned scale) {
+    struct decimal value;
+    if (!read_number(message, field, text, &value))
+        return;
+    if (decimal_scale(&value, scale))
+        message_set_number(message, field, value);
+    else
+        message_note_removed(message, field, text.text, text.length, "has too many decimal places");
+}
+
+static void set_flag(struct message *message, enum field field, struct span text) {
+    if (span_is(text, "0") || span_is(text, "1"))
+        message_set_boolean(message, field, span_is(text, "1"));
+    else
+        message_note_removed(message, field, text.text, text.length,
+                             text.length > 0 ? "not 0 or 1" : "empty");
+}
+
+// The vendor's document writes `\_` for the underscores of a version.
+static void set_version(struct message *message, enum field field, struct span text) {
+    char plain[FRAME_MAX];
+    size_t length = 0;
+    for (size_t i = 0; i < text.length; i++)
+        if (text.text[i] != '\\' || i + 1 == text.length || text.text[i + 1] != '_')
+            plain[length++] = text.text[i];
+    if (length > 0)
+        message_set_text(message, field, plain, length);
+    else
+        message_note_removed(message, field, "", 0, "empty");
+}
+
+static void set_event(struct message *message, struct span text) {
+    struct decimal code;
+    if (!read_number(message, FIELD_EVENT_ENUM, text, &code))
+        return;
+    if (!message_set_number(message, FIELD_EVENT_ENUM, code) || code.places > 0)
+        return;
+    for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
+        if (events[i].code == code.mantissa)
+            message_set_boolean(message, events[i].field, events[i].value);
+}
+
+// --- Wi-Fi access points and cells ---
+
+static void add_access_point(struct message *message, struct span ssid, struct span mac, struct span rssi) {
+    if (mac.length != MAC_LENGTH || !is_mac(mac.text, mac.length)) {
+        message_note_removed(message, FIELD_WIFI_ACCESS_POINTS, mac.text, mac.length, "not a MAC address");
+        return;
+    }
+    message_add_row(message, FIELD_WIFI_ACCESS_POINTS);
+    message_set_text(message, FIELD_WIFI_ACCESS_POINTS_MAC, mac.text, mac.length);
+    set_number(message, FIELD_WIFI_ACCESS_POINTS_RSSI, rssi, 0);
+    if (ssid.length > 0) // a hidden network has none
+        message_set_text(message, FIELD_WIFI_ACCESS_POINTS_SSID, ssid.text, ssid.length);
+}
+
+static void set_wifi(struct message *message, struct span text) {
+    struct text_reader reader = text_reader_of(text.text, text.length);
+    message_add_list(message, FIELD_WIFI_ACCESS_POINTS);
+    while (text.length > 0 && text_has_item(&reader)) {
+        struct span mac = text_item(&reader, ',');
+        struct span rssi = text_has_item(&reader) ? text_item(&reader, ',') : (struct span){.text = ""};
+        add_access_point(message, (struct span){.text = ""}, mac, rssi);
+    }
+}
+
+// An SSID may hold anything, so the MACs are what it is found by.
+static void set_wifi_ssid(struct message *message, struct span text) {
+    message_add_list(message, FIELD_WIFI_ACCESS_POINTS);
+    while (text.length > 0) {
+        size_t comma = 0;
+        while (comma < text.length &&
+               !(text.text[comma] == ',' && text.length - comma > MAC_LENGTH + 1 &&
+                 is_mac(text.text + comma + 1, MAC_LENGTH) && text.text[comma + 1 + MAC_LENGTH] == ','))
+            comma++;
+        if (comma == text.length) {
+            message_note_removed(message, FIELD_WIFI_ACCESS_POINTS, text.text, text.length,
+                                 "has no MAC address");
+            return;
+        }
+        struct span ssid = {.text = text.text, .length = comma};
+        struct span mac = {.text = text.text + comma + 1, .length = MAC_LENGTH};
+        struct span rest = span_after(text, comma + MAC_LENGTH + 2);
+        struct text_reader reader = text_reader_of(rest.text, rest.length);
+        struct span rssi = text_item(&reader, ',');
+        add_access_point(message, ssid, mac, rssi);
+        text = text_has_item(&reader) ? text_rest(&reader) : (struct span){.text = ""};
+    }
+}
+
+#define CELL_ITEMS_MAX 5
+
+static const enum field serving_cell[CELL_ITEMS_MAX] = {FIELD_GSM_MNC, FIELD_GSM_CELLID, FIELD_GSM_LAC,
+                                                        FIELD_GSM_MCC, FIELD_GSM_PCID};
+static const enum field listed_cell[CELL_ITEMS_MAX] = {FIELD_GSM_CELLS_MNC, FIELD_GSM_CELLS_CELLID,
+                                                       FIELD_GSM_CELLS_LAC, FIELD_GSM_CELLS_MCC,
+                                                       FIELD_GSM_CELLS_PCID};
+
+// Reads the next group of size items into fields; false, and the rest noted, when there is less than a group.
+static bool set_cell(struct message *message, struct text_reader *reader, size_t size,
+                     const enum field *fields) {
+    struct span items[CELL_ITEMS_MAX];
+    for (size_t i = 0; i < size; i++)
+        items[i] = text_item(reader, ',');
+    if (reader->fault) {
+        message_note_removed(message, FIELD_GSM_CELLS, items[0].text, items[0].length,
+                             "a cell with too few items");
+        return false;
+    }
+    for (size_t i = 0; i < size; i++)
+        set_number(message, fields[i], items[i], 0);
+    return true;
+}
+
+// The first cell is the serving one; all stand in a list when there are more.
+static void set_cells(struct message *message, struct span text, size_t size, const char *network) {
+    struct text_reader reader = text_reader_of(text.text, text.length);
+    message_set_text(message, FIELD_GSM_NETWORK_TYPE, network, strlen(network));
+    if (text.length == 0) {
+        message_note_removed(message, FIELD_GSM_CELLID, "", 0, "empty");
+        return;
+    }
+    if (!set_cell(message, &reader, size, serving_cell) || count_char(text, ',') + 1 < 2 * size)
+        return;
+    message_add_list(message, FIELD_GSM_CELLS);
+    reader = text_reader_of(text.text, text.length);
+    while (text_has_item(&reader)) {
+        message_add_row(message, FIELD_GSM_CELLS);
+        set_cell(message, &reader, size, listed_cell);
+    }
+}
+
+// --- positions ---
+
+struct position {
+    bool fixed; // the device says that it has a fix, or does not say
+    bool has_latitude, has_longitude;
+    struct decimal latitude, longitude;
+};
+
+// A position without a fix, or of exactly 0,0, is none: its coordinates are not published.
+static void set_position(struct message *message, const struct position *position) {
+    bool zero = position->has_latitude && position->has_longitude && position->latitude.mantissa == 0 &&
+                position->longitude.mantissa == 0;
+    bool valid = position->fixed && !zero;
+    if (valid) {
+        bool latitude = position->has_latitude &&
+                        message_set_number(message, FIELD_POSITION_LATITUDE, position->latitude);
+        bool longitude = position->has_longitude &&
+                         message_set_number(message, FIELD_POSITION_LONGITUDE, position->longitude);
+        valid = latitude && longitude;
+    }
+    message_set_boolean(message, FIELD_POSITION_VALID, valid);
+}
+
+// --- reports ---
+
+static void set_item(struct message *message, const struct item *item, struct span text,
+                     struct position *position) {
+    switch (item->kind) {
+    case NUMBER:
+        set_number(message, item->field, text, item->scale);
+        break;
+    case FLAG:
+        set_flag(message, item->field, text);
+        break;
+    case TEXT:
+        set_version(message, item->field, text);
+        break;
+    case TIME:
+        set_time(message, text);
+        break;
+    case EVENT:
+        set_event(message, text);
+        break;
+    case LATITUDE:
+        position->has_latitude = read_number(message, item->field, text, &position->latitude);
+        break;
+    case LONGITUDE:
+        position->has_longitude = read_number(message, item->field, text, &position->longitude);
+        break;
+    case WIFI:
+        set_wifi(message, text);
+        break;
+    case WIFI_SSID:
+        set_wifi_ssid(message, text);
+        break;
+    case CELLS_GSM:
+        set_cells(message, text, 4, "GSM");
+        break;
+    case CELLS_LTE:
+        set_cells(message, text, 5, "LTE");
+        break;
+    case UNUSED:
+        break;
+    }
+}
+
+// Splits the data into the layout's items. Where one item may hold `+`, the items behind it are counted from
+// the right.
+static bool split_items(const struct layout *layout, struct span data, struct span items[ITEMS_MAX]) {
+    bool free_text = layout->items[1].kind == WIFI_SSID;
+    size_t separators = count_char(data, '+');
+    if (free_text ? separators + 1 < layout->count : separators + 1 != layout->count)
+        return false;
+    struct text_reader reader = text_reader_of(data.text, data.length);
+    for (size_t i = 0; i < layout->count; i++) {
+        items[i] = text_item(&reader, '+');
+        for (; free_text && i == 1 && separators + 1 > layout->count; separators--) {
+            struct span more = text_item(&reader, '+');
+            items[i].length = (size_t)(more.text + more.length - items[i].text);
+        }
+    }
+    return true;
+}
+
+static bool has_satellites(const struct message *message) {
+    const struct message_value *satellites = message_get(message, FIELD_POSITION_SATELLITES);
+    return satellites == NULL || satellites->number.mantissa > 0;
+}
+
+static enum codec_verdict set_items(struct message *message, const struct layout *layout, struct span data,
+                                    struct codec_out *out, size_t offset) {
+    struct span items[ITEMS_MAX];
+    struct position position = {0};
+    bool has_position = false;
+    if (!split_items(layout, data, items))
+        return codec_reject(out, CODEC_BAD_VALUE, offset, "a report %s has %zu items, this one %zu",
+                            layout->type, layout->count, count_char(data, '+') + 1);
+    for (size_t i = 0; i < layout->count; i++) {
+        has_position = has_position || layout->items[i].kind == LATITUDE;
+        set_item(message, &layout->items[i], items[i], &position);
+    }
+    if (has_position) {
+        position.fixed = has_satellites(message);
+        set_position(message, &position);
+    }
+    return CODEC_OK;
+}
+
+static void remember_ident(struct mictrack_session *session, struct span imei, struct codec_out *out) {
+    memcpy(session->ident, imei.text, IMEI_DIGITS);
+    session->ident[IMEI_DIGITS] = '\0';
+    out->identify(out->context, session->ident);
+}
+
+static void set_payload(struct message *message, struct span data) {
+    static const char digits[] = "0123456789abcdef";
+    char hex[2 * FRAME_MAX];
+    if (data.length == 0)
+        return;
+    if (utf8_valid(data.text, data.length)) {
+        message_set_text(message, FIELD_CUSTOM_PAYLOAD, data.text, data.length);
+        return;
+    }
+    for (size_t i = 0; i < data.length; i++) {
+        hex[2 * i] = digits[(unsigned char)data.text[i] >> 4];
+        hex[2 * i + 1] = digits[(unsigned char)data.text[i] & 15];
+    }
+    message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex, 2 * data.length);
+}
+
+struct header {
+    struct span mode, imei, type, data;
+};
+
+static bool is_type(struct span type) {
+    for (size_t i = 0; i < type.length; i++)
+        if (!is_letter(type.text[i]) && !is_digit(type.text[i]))
+            return false;
+    return type.length >= 1 && type.length <= 8;
+}
+
+static enum codec_verdict read_header(struct span text, struct header *header, struct codec_out *out) {
+    struct text_reader reader = text_reader_of(text.text, text.length);
+    text_item(&reader, ';'); // MT
+    header->mode = text_item(&reader, ';');
+    header->imei = text_item(&reader, ';');
+    header->type = text_item(&reader, ';');
+    header->data = text_rest(&reader);
+    if (header->type.length == 0)
+        return codec_reject(out, CODEC_SHORT, text.length, "the header has no working mode, IMEI and type");
+    if (header->mode.length != 1 || !is_digit(header->mode.text[0]))
+        return codec_reject(out, CODEC_BAD_VALUE, (size_t)(header->mode.text - text.text),
+                            "the working mode is not one digit");
+    if (header->imei.length != IMEI_DIGITS || !span_all_digits(header->imei))
+        return codec_reject(out, CODEC_BAD_VALUE, (size_t)(header->imei.text - text.text),
+                            "the IMEI is not 15 digits");
+    if (!is_type(header->type))
+        return codec_reject(out, CODEC_BAD_VALUE, (size_t)(header->type.text - text.text),
+                            "the type is not 1 to 8 letters and digits");
+    return CODEC_OK;
+}
+
+static enum codec_verdict decode_report(struct mictrack_session *session, struct span text,
+                                        struct codec_out *out) {
+    struct header header;
+    struct message *message = out->scratch;
+    enum codec_verdict verdict = read_header(text, &header, out);
+    if (verdict != CODEC_OK)
+        return verdict;
+    const struct layout *layout = find_layout(header.type);
+    message_reset(message);
+    message_set_text(message, FIELD_IDENT, header.imei.text, header.imei.length);
+    message_set_text(message, FIELD_MESSAGE_TYPE, header.type.text, header.type.length);
+    message_set_integer(message, FIELD_CUSTOM_WORK_MODE, header.mode.text[0] - '0');
+    if (layout != NULL)
+        verdict = set_items(message, layout, header.data, out, (size_t)(header.data.text - text.text));
+    else
+        set_payload(message, header.data);
+    if (verdict != CODEC_OK)
+        return verdict;
+    remember_ident(session, header.imei, out);
+    out->message(out->context, message);
+    if (layout != NULL && layout->answers_where)
+        out->answer(out->context,
+                    &(struct codec_answer){.key = "where?", .implicit = true, .message = message});
+    return CODEC_OK;
+}
+
+// --- low altitude ---
+
+// ddmm.mmmm or dddmm.mmmm, and its hemisphere, to degrees.
+static bool read_minutes(struct message *message, enum field field, struct span text, struct span hemisphere,
+                         const char *positive, const char *negative, struct decimal *degrees) {
+    struct decimal value;
+    if (!read_number(message, field, text, &value))
+        return false;
+    if (!(span_is(hemisphere, positive) || span_is(hemisphere, negative)) || value.mantissa < 0) {
+        message_note_removed(message, field, hemisphere.text, hemisphere.length, "not a hemisphere");
+        return false;
+    }
+    int64_t one = 1; // as many units as a minute has
+    for (unsigned i = 0; i < value.places; i++)
+        one *= 10;
+    int64_t whole = value.mantissa / (100 * one), minutes = value.mantissa % (100 * one);
+    if (whole > 180 || minutes >= 60 * one) {
+        message_note_removed(message, field, text.text, text.length, "not degrees and minutes");
+        return false;
+    }
+    int64_t unit = 10000000; // 10^COORDINATE_PLACES; minutes * unit stays below 2^63: 9 places at most
+    int64_t fraction = (minutes * (unit / 10) / 6 * 10 / one + 5) / 10;
+    degrees->mantissa = (whole * unit + fraction) * (span_is(hemisphere, negative) ? -1 : 1);
+    degrees->places = COORDINATE_PLACES;
+    return true;
+}
+
+static void set_speed_of_knots(struct message *message, struct span text) {
+    struct decimal value;
+    if (text.length == 0 || !read_number(message, FIELD_POSITION_SPEED, text, &value))
+        return; // empty while the device stands still
+    if (value.mantissa > 1000000000 || !decimal_scale(&value, 3)) {
+        message_note_removed(message, FIELD_POSITION_SPEED, text.text, text.length, "out of range");
+        return;
+    }
+    value.mantissa *= 1852; // a knot is 1.852 km/h
+    message_set_number(message, FIELD_POSITION_SPEED, value);
+}
+
+static void set_time_of_group(struct message *message, struct span clock, struct span date) {
+    static const int ddmmyy[3] = {4, 2, 0};
+    struct decimal value;
+    int64_t seconds;
+    bool whole = clock.length >= 6 && date.length == DATE_DIGITS && span_all_digits(date) &&
+                 span_all_digits((struct span){.text = clock.text, .length = 6}) &&
+                 decimal_parse(clock.text, clock.length, &value) && value.places <= 6 &&
+                 unix_time(date.text, ddmmyy, clock.text, &seconds);
+    if (!whole) {
+        message_note_removed(message, FIELD_TIMESTAMP, clock.text, clock.length,
+                             "no time hhmmss with date ddmmyy");
+        return;
+    }
+    int64_t one = 1;
+    for (unsigned i = 0; i < value.places; i++)
+        one *= 10;
+    value.mantissa = seconds * one + value.mantissa % one;
+    message_set_number(message, FIELD_TIMESTAMP, value);
+}
+
+enum group_item { CLOCK, FIX, LAT, NORTH_SOUTH, LON, EAST_WEST, KNOTS, COURSE, ALTITUDE, DATE, GROUP_ITEMS };
+
+static void set_group(struct message *message, const struct span *items) {
+    struct position position = {.fixed = span_is(items[FIX], "A")};
+    set_time_of_group(message, items[CLOCK], items[DATE]);
+    position.has_latitude = read_minutes(message, FIELD_POSITION_LATITUDE, items[LAT], items[NORTH_SOUTH],
+                                         "N", "S", &position.latitude);
+    position.has_longitude = read_minutes(message, FIELD_POSITION_LONGITUDE, items[LON], items[EAST_WEST],
+                                          "E", "W", &position.longitude);
+    set_position(message, &position);
+    set_speed_of_knots(message, items[KNOTS]);
+    set_number(message, FIELD_POSITION_DIRECTION, items[COURSE], 0);
+    set_number(message, FIELD_POSITION_ALTITUDE, items[ALTITUDE], 0);
+}
+
+static bool split_group(struct span group, struct span items[GROUP_ITEMS]) {
+    struct text_reader reader = text_reader_of(group.text, group.length);
+    for (size_t i = 0; i < GROUP_ITEMS; i++)
+        items[i] = span_trim(text_item(&reader, ','));
+    return !reader.fault && !text_has_item(&reader) && (span_is(items[FIX], "A") || span_is(items[FIX], "V"));
+}
+
+// Each group is a record of its own: a bad one is rejected and the others are published.
+static enum codec_verdict decode_low_altitude(struct mictrack_session *session, struct span text,
+                                              struct codec_out *out) {
+    static const char type[] = "low_altitude";
+    struct span imei = {.text = text.text, .length = IMEI_DIGITS};
+    struct span groups = span_after(text, IMEI_DIGITS + 1), items[GROUP_ITEMS];
+    struct text_reader reader = text_reader_of(groups.text, groups.length);
+    struct message *message = out->scratch;
+    enum codec_verdict verdict = CODEC_OK;
+    bool identified = false;
+    while (text_has_item(&reader)) {
+        struct span group = text_item(&reader, '$');
+        if (!split_group(group, items)) {
+            verdict = codec_reject(out, CODEC_BAD_VALUE, (size_t)(group.text - text.text),
+                                   "a group is not time, A or V, position, speed, course, altitude, date");
+            continue;
+        }
+        if (!identified)
+            remember_ident(session, imei, out);
+        identified = true;
+        message_reset(message);
+        message_set_text(message, FIELD_IDENT, imei.text, imei.length);
+        message_set_text(message, FIELD_MESSAGE_TYPE, type, strlen(type));
+        set_group(message, items);
+        out->message(out->context, message);
+    }
+    return verdict;
+}
+
+// --- answers ---
+
+static enum codec_outcome outcome_of(const struct answer_parts *parts) {
+    if (contains_word(parts->words, "otadone"))
+        return CODEC_SUCCESS;
+    if (contains_word(parts->value, "fail") || contains_word(parts->words, "otafailed"))
+        return CODEC_FAILURE;
+    return span_is_word(parts->code, "otastart") ? CODEC_PROGRESS : CODEC_SUCCESS;
+}
+
+static void lower_key(struct span code, char key[CODEC_COMMAND_KEY_MAX]) {
+    size_t length = code.length < CODEC_COMMAND_KEY_MAX ? code.length : CODEC_COMMAND_KEY_MAX - 1;
+    for (size_t i = 0; i < length; i++)
+        key[i] = code.text[i] >= 'A' && code.text[i] <= 'Z' ? (char)(code.text[i] + 32) : code.text[i];
+    key[length] = '\0';
+}
+
+// rconf: apn,username,host,port,mode,interval,version,network; false when it is not that.
+static bool read_rconf(struct span value, char text[LINE_MAX_ + RCONF_FIELDS], struct property *fields) {
+    static const char *const names[RCONF_FIELDS] = {"apn",  "username", "host",    "port",
+                                                    "mode", "interval", "version", "network"};
+    static const bool numeric[RCONF_FIELDS] = {[3] = true, [4] = true, [5] = true};
+    if (count_char(value, ',') + 1 != RCONF_FIELDS || value.length > LINE_MAX_)
+        return false;
+    struct text_reader reader = text_reader_of(value.text, value.length);
+    for (size_t i = 0; i < RCONF_FIELDS; i++) {
+        struct span item = text_item(&reader, ',');
+        int64_t number;
+        fields[i] = (struct property){.name = names[i], .type = PROPERTY_TEXT, .text = text};
+        memcpy(text, item.text, item.length);
+        text[item.length] = '\0';
+        text += item.length + 1;
+        if (numeric[i] && span_integer(item, &number)) {
+            fields[i].type = PROPERTY_NUMBER;
+            fields[i].number = decimal_integer(number);
+        }
+    }
+    return true;
+}
+
+static void put_answer(const struct answer_parts *parts, struct codec_out *out) {
+    char key[CODEC_COMMAND_KEY_MAX], words[LINE_MAX_ + 1], text[LINE_MAX_ + RCONF_FIELDS];
+    struct property fields[RCONF_FIELDS];
+    struct properties bag = {.items = fields, .count = RCONF_FIELDS};
+    bool ota = parts->code.length == 0 || span_is_word(parts->code, "ota");
+    lower_key(ota ? (struct span){.text = "otastart", .length = 8} : parts->code, key);
+    memcpy(words, parts->words.text, parts->words.length);
+    words[parts->words.length] = '\0';
+    bool parsed = span_is_word(parts->code, "rconf") && read_rconf(parts->value, text, fields);
+    out->answer(out->context,
+                &(struct codec_answer){
+                    .key = key, .outcome = outcome_of(parts), .text = words, .fields = parsed ? &bag : NULL});
+}
+
+// A second answer behind the `!` of the first on the same line; false when what stands there is the first
+// one's.
+static bool split_off_answer(struct span *line, struct answer_parts *parts) {
+    for (size_t i = 0; i < line->length; i++) {
+        struct span rest = span_trim(span_after(*line, i + 1));
+        struct answer_parts next;
+        if (line->text[i] != '!' || !split_answer(rest, &next) || next.code.length == 0)
+            continue;
+        split_answer((struct span){.text = line->text, .length = i + 1}, parts);
+        *line = rest;
+        return true;
+    }
+    return false;
+}
+
+static enum codec_verdict decode_line(struct mictrack_session *session, struct span line,
+                                      struct codec_out *out) {
+    bool more = true;
+    struct answer_parts parts;
+    if (!split_answer(line, &parts) || line.length > LINE_MAX_)
+        return codec_reject(out, CODEC_UNKNOWN_TYPE, 0, "neither a report nor an answer");
+    while (more) {
+        more = split_off_answer(&line, &parts);
+        if (!more)
+            split_answer(line, &parts);
+        if (parts.imei.length > 0)
+            remember_ident(session, parts.imei, out);
+        if (parts.words.length > 0)
+            put_answer(&parts, out);
+    }
+    return CODEC_OK;
+}
+
+static enum codec_verdict mictrack_decode(void *memory, const uint8_t *frame, size_t length,
+                                          struct codec_out *out) {
+    struct mictrack_session *session = memory;
+    struct span text = span_trim((struct span){.text = (const char *)frame, .length = length});
+    if (starts_with_header(text.text, text.length))
+        return decode_report(session, text, out);
+    if (text.length > IMEI_DIGITS && count_digits(text.text, text.length) == IMEI_DIGITS &&
+        text.text[IMEI_DIGITS] == '$')
+        return decode_low_altitude(session, text, out);
+    return decode_line(session, text, out);
+}
+
+// --- commands ---
+
+static void encode_mode(const struct properties *with, struct codec_writer *writer) {
+    int64_t mode = properties_integer(with, "mode", -1);
+    int64_t value = mode == 4 ? 0 : properties_integer(with, mode == 0 ? "hour" : "interval", -1);
+    codec_write_text(writer, "mode,%lld,%lld#", (long long)mode, (long long)value);
+}
+
+static void encode_netlock(const struct properties *with, struct codec_writer *writer) {
+    const char *network = properties_text(with, "network", "");
+    bool cat_m1 = strcmp(network, "cat-m1") == 0, nb_iot = strcmp(network, "nb-iot") == 0;
+    codec_write_text(writer, "netlock,%s#", cat_m1 ? "2,3,0" : nb_iot ? "3,3,1" : "1,1,2");
+}
+
+static void encode_data(const struct properties *with, struct codec_writer *writer) {
+    codec_write_text(writer, "data,%s:%lld#", properties_text(with, "host", ""),
+                     (long long)properties_integer(with, "port", 0));
+}
+
+static void encode_apn(const struct properties *with, struct codec_writer *writer) {
+    codec_write_text(writer, "apn,%s,%s,%s#", properties_text(with, "apn", ""),
+                     properties_text(with, "username", ""), properties_text(with, "password", ""));
+}
+
+static void encode_protocol(const struct properties *with, struct codec_writer *writer) {
+    bool tcp = strcmp(properties_text(with, "transport", ""), "tcp") == 0;
+    codec_write_text(writer, "protocol,%d,%d#", tcp, properties_boolean(with, "ack", false));
+}
+
+static void encode_light(const struct properties *with, struct codec_writer *writer) {
+    codec_write_text(writer, "light,%d#", properties_boolean(with, "enabled", false));
+}
+
+static void encode_otastart(const struct properties *with, struct codec_writer *writer) {
+    codec_write_text(writer, "otastart,%s:%lld,%s,%s,%s,1#", properties_text(with, "host", ""),
+                     (long long)properties_integer(with, "port", 0), properties_text(with, "username", ""),
+                     properties_text(with, "password", ""), properties_text(with, "firmware", ""));
+}
+
+static void encode_custom(const struct properties *with, struct codec_writer *writer) {
+    codec_write_text(writer, "%s", properties_text(with, "payload", ""));
+}
+
+static const struct command {
+    const char *name;
+    const char *text; // of a command without properties
+    void (*encode)(const struct properties *with, struct codec_writer *writer);
+} commands[] = {
+    {"data", NULL, encode_data},
+    {"apn", NULL, encode_apn},
+    {"mode", NULL, encode_mode},
+    {"netlock", NULL, encode_netlock},
+    {"protocol", NULL, encode_protocol},
+    {"light", NULL, encode_light},
+    {"rconf", "rconf,1#", NULL},
+    {"reboot", "reboot,0#", NULL},
+    {"factoryreset", "factoryreset,1#", NULL},
+    {"otastart", NULL, encode_otastart},
+    {"where?", "where?", NULL},
+    {"custom", NULL, encode_custom},
+};
+
+// By the text that goes out, so that a custom text has the same answer as the command it spells.
+static void expect_answer(struct span text, struct codec_expectation *expectation) {
+    struct span code = {.text = text.text};
+    while (code.length < text.length &&
+           (is_letter(text.text[code.length]) || is_digit(text.text[code.length])))
+        code.length++;
+    *expectation = (struct codec_expectation){0};
+    lower_key(span_is_word(span_trim(text), "where?") ? span_trim(text) : code, expectation->key);
+    if (strcmp(expectation->key, "otastart") == 0) {
+        expectation->timeout = OTA_TIMEOUT;
+        expectation->final_after_progress = true;
+    }
+}
+
+static enum codec_verdict mictrack_encode(void *session, const struct codec_command *command,
+                                          struct codec_writer *writer, struct codec_expectation *expectation,
+                                          char reason[CODEC_REASON_MAX]) {
+    size_t i = 0, start = writer->length;
+    while (i < sizeof commands / sizeof commands[0] && strcmp(commands[i].name, command->name) != 0)
+        i++;
+    if (i == sizeof commands / sizeof commands[0]) {
+        snprintf(reason, CODEC_REASON_MAX, "Mictrack devices have no such command");
+        return CODEC_UNSUPPORTED;
+    }
+    if (commands[i].encode != NULL)
+        commands[i].encode(&command->properties, writer);
+    else
+        codec_write_text(writer, "%s", commands[i].text);
+    size_t length = writer->length - start;
+    if (length > COMMAND_TEXT || writer->length > writer->capacity) {
+        snprintf(reason, CODEC_REASON_MAX, "the text for the device has more than %d bytes", COMMAND_TEXT);
+        return CODEC_BAD_VALUE;
+    }
+    const char *text = (const char *)writer->bytes + start;
+    for (size_t at = 0; at < length; at++) {
+        if (text[at] >= ' ' && text[at] <= '~')
+            continue;
+        snprintf(reason, CODEC_REASON_MAX, "the text for the device has a byte that is not printable ASCII");
+        return CODEC_BAD_VALUE;
+    }
+    expect_answer((struct span){.text = text, .length = length}, expectation);
+    return CODEC_OK;
+}
+
+const struct codec codec_mictrack = {
+    .name = "mictrack",
+    .id = 1,
+    .title = "Mictrack MT821, MT825",
+    .session_size = sizeof(struct mictrack_session),
+    .frame_max = FRAME_MAX,
+    .junk_max = 1024,
+    .quiet_ms = 200,
+    .one_at_a_time = true,
+    .frame = mictrack_frame,
+    .decode = mictrack_decode,
+    .encode = mictrack_encode,
+};

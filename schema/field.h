@@ -1,0 +1,28 @@
+// The field dictionary: every name that a message may carry, with its type, unit, range and meaning.
+// The one source is fields.json; `trackbus describe fields` prints it.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fields.h"
+
+enum field_type { FIELD_NUMBER = 1, FIELD_BOOLEAN, FIELD_STRING, FIELD_LIST, FIELD_ANY };
+
+struct field_info {
+    const char *name; // "position.latitude"; a member of a list is "wifi.access.points[].mac"
+    const char *key;  // as it stands in JSON: for a member of a list its last part, else the name
+    enum field_type type;
+    const char *unit; // "" where the field has none
+    int64_t minimum;  // of a number, inclusive
+    int64_t maximum;
+    bool indexed;    // published as name.INDEX
+    enum field list; // the list that this is a member of, or FIELD_NONE
+    const char *description;
+};
+
+// Indexed by enum field, which is in alphabetical order of the names; entry FIELD_NONE is empty.
+extern const struct field_info field_table[FIELD_COUNT];
+
+// "number", "boolean", "string", "list" or "any".
+const char *field_type_name(enum field_type type);
