@@ -83,7 +83,7 @@ struct codec_answer {
 struct codec_out {
     void *context;
     void (*identify)(void *context, const char *ident);
-    void (*message)(void *context, const struct message *message);
+    void (*message)(void *context, struct message *message); // the receiver may add to it
     void (*reply)(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when);
     void (*answer)(void *context, const struct codec_answer *answer);
     struct message *scratch;

@@ -475,13 +475,15 @@ static void set_time(struct message *message, struct span text) {
     if (text.length == 12 && span_all_digits(text) && unix_time(text.text, yymmdd, text.text + 6, &seconds))
         message_set_integer(message, FIELD_TIMESTAMP, seconds);
     else
-        message_note_removed(message, FIELD_TIMESTAMP, text.text, text.length, "not a time YYMMDDhhmmss");
+        message_note_removed(message, FIELD_TIMESTAMP, text.text, text.length,
+                             text.length > 0 ? "not a time YYMMDDhhmmss" : message_absent);
 }
 
 static bool read_number(struct message *message, enum field field, struct span text, struct decimal *value) {
     if (decimal_parse(text.text, text.length, value))
         return true;
-    message_note_removed(message, field, text.text, text.length, text.length > 0 ? "not a number" : "empty");
+    message_note_removed(message, field, text.text, text.length,
+                         text.length > 0 ? "not a number" : message_absent);
     return false;
 }
 
@@ -500,7 +502,7 @@ static void set_flag(struct message *message, enum field field, struct span text
         message_set_boolean(message, field, span_is(text, "1"));
     else
         message_note_removed(message, field, text.text, text.length,
-                             text.length > 0 ? "not 0 or 1" : "empty");
+                             text.length > 0 ? "not 0 or 1" : message_absent);
 }
 
 // The vendor's document writes `\_` for the underscores of a version.
@@ -513,7 +515,7 @@ static void set_version(struct message *message, enum field field, struct span t
     if (length > 0)
         message_set_text(message, field, plain, length);
     else
-        message_note_removed(message, field, "", 0, "empty");
+        message_note_removed(message, field, "", 0, message_absent);
 }
 
 static void set_event(struct message *message, struct span text) {
@@ -604,7 +606,7 @@ static void set_cells(struct message *message, struct span text, size_t size, co
     struct text_reader reader = text_reader_of(text.text, text.length);
     message_set_text(message, FIELD_GSM_NETWORK_TYPE, network, strlen(network));
     if (text.length == 0) {
-        message_note_removed(message, FIELD_GSM_CELLID, "", 0, "empty");
+        message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
         return;
     }
     if (!set_cell(message, &reader, size, serving_cell) || count_char(text, ',') + 1 < 2 * size)

@@ -6,6 +6,8 @@
 
 #include "schema/utf8.h"
 
+const char message_absent[] = "empty";
+
 void message_reset(struct message *message) {
     message->count = 0;
     message->text_used = 0;

@@ -37,9 +37,11 @@ struct message_value {
 // A value that the device said and that was left out, for the log.
 struct message_removed {
     enum field field;
-    char text[48]; // what it was, cut; may hold any byte but NUL
-    const char *reason;
+    char text[48];      // what it was, cut; may hold any byte but NUL
+    const char *reason; // message_absent when the device gave the value's place but no value
 };
+
+extern const char message_absent[];
 
 struct message {
     size_t count;

@@ -1,0 +1,14 @@
+// The subcommands of the one binary. Each takes its own arguments (argv[0] is the subcommand's name) and
+// returns the exit code: 0 done, 1 the input was bad, 2 wrong usage.
+#pragma once
+
+#define EXIT_USAGE 2
+
+int cli_run(int argc, char **argv);
+int cli_check(int argc, char **argv);
+int cli_decode(int argc, char **argv);
+int cli_encode(int argc, char **argv);
+int cli_describe(int argc, char **argv);
+
+// Prints what was wrong with the arguments and where help is; returns EXIT_USAGE.
+__attribute__((format(printf, 2, 3))) int cli_usage_fault(const char *subcommand, const char *format, ...);

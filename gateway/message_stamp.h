@@ -1,0 +1,18 @@
+// What the gateway adds to every message of a codec.
+#pragma once
+
+#include <stdint.h>
+
+#include "codecs/codec.h"
+
+// Where and when a message was received. Texts are borrowed; channel_id 0 and peer NULL: no channel
+// (offline).
+struct message_origin {
+    const struct codec *codec;
+    int64_t received; // microseconds since 1970
+    int64_t channel_id;
+    const char *peer; // "ip:port"
+};
+
+// Adds server.timestamp, protocol.id, channel.id and peer; and timestamp where the report had none.
+void message_stamp(struct message *message, const struct message_origin *origin);

@@ -1,0 +1,70 @@
+// The one loop that drives every codec over bytes: finds frames, decodes them, counts verdicts, enforces the
+// limits. It knows no sockets: connections, datagrams and `trackbus decode` all use it.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "codecs/codec.h"
+
+// Counts of what came through, for a channel; each only grows.
+struct stream_counters {
+    uint64_t bytes;
+    uint64_t messages;
+    uint64_t answers;
+    uint64_t junk_bytes;
+    uint64_t removed_values;
+    uint64_t verdicts[CODEC_VERDICT_COUNT]; // frames by verdict
+};
+
+// Something that made no sense. offset is counted from the begin of the stream; bytes is what it was.
+struct stream_fault {
+    uint64_t offset;
+    const char *verdict; // a verdict's name, or "JUNK"
+    const char *reason;
+    const uint8_t *bytes;
+    size_t length;
+};
+
+// Where the stream puts what it finds. The functions may not feed or free the stream.
+struct stream_sink {
+    void (*identify)(void *context, const char *ident);
+    void (*message)(void *context, struct message *message); // the receiver may add to it
+    void (*reply)(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when);
+    void (*answer)(void *context, const struct codec_answer *answer);
+    void (*fault)(void *context, const struct stream_fault *fault);
+};
+
+enum stream_state {
+    STREAM_OPEN,
+    STREAM_NOT_THIS_PROTOCOL, // nothing but junk from the start, and more than is allowed
+    STREAM_BROKEN,            // cannot be read any further
+    STREAM_VIOLATION,         // the protocol was violated
+};
+
+struct stream {
+    const struct codec *codec;
+    void *session; // codec->session_size bytes of the caller's
+    const struct stream_sink *sink;
+    void *context; // for the sink
+    struct stream_counters *counters;
+    uint64_t offset; // in the stream of the first byte that is kept
+    uint8_t *kept;   // the beginning of a frame, or NULL
+    size_t kept_length;
+    size_t junk_in_a_row;
+    bool had_frame;
+};
+
+// All pointers stay the caller's. An all-zero session begins anew.
+void stream_init(struct stream *stream, const struct codec *codec, void *session,
+                 const struct stream_sink *sink, void *context, struct stream_counters *counters);
+void stream_free(struct stream *stream);
+
+// Takes bytes (length may be 0) and what is known of those to come. Once it returned another state than
+// STREAM_OPEN the stream takes no more.
+enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_t length,
+                              enum codec_follow follow);
+
+// Whether the beginning of a frame waits for more, so that a silence means something.
+bool stream_waits(const struct stream *stream);

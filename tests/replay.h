@@ -1,0 +1,24 @@
+// Replays bytes through the loop that drives codecs, and writes down what comes out, a line an event, in the
+// words of the vector files.
+#pragma once
+
+#include "gateway/stream.h"
+#include "tests/vector.h"
+
+struct replay {
+    struct stream stream;
+    struct stream_counters counters;
+    enum stream_state state;
+    void *session;
+    char ident[CODEC_IDENT_MAX + 1];
+    char **lines;
+    size_t count;
+    unsigned schema_faults; // messages that the schema does not allow; printed as they come
+};
+
+void replay_begin(struct replay *replay, const struct codec *codec);
+void replay_feed(struct replay *replay, const uint8_t *bytes, size_t length, enum codec_follow follow);
+void replay_end(struct replay *replay); // frees all
+
+// Whether a line tells of content (message, answer, reply) and not of faults.
+bool replay_is_content(const char *line);

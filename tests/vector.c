@@ -1,0 +1,161 @@
+// Reading vector files; see vector.h. A file that cannot be read ends the tests: it is a fault of the tests.
+#include "tests/vector.h"
+
+#include <ctype.h>
+#include <glob.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const struct codec codec_template;
+
+static struct vector *vectors;
+static size_t vector_count;
+
+__attribute__((noreturn)) static void bad_file(const char *path, const char *line, const char *why) {
+    fprintf(stderr, "%s: %s: %s\n", path, why, line);
+    exit(1);
+}
+
+const struct codec *vector_codec(const char *name) {
+    return strcmp(name, "template") == 0 ? &codec_template : codec_find(name);
+}
+
+uint8_t *vector_unescape(const char *text, size_t *length) {
+    uint8_t *bytes = malloc(strlen(text) + 1);
+    *length = 0;
+    while (*text != '\0') {
+        unsigned value = (unsigned char)*text++;
+        if (value == '\\') {
+            char escape = *text++;
+            value = escape == 'r'   ? '\r'
+                    : escape == 'n' ? '\n'
+                    : escape == 't' ? '\t'
+                                    : (unsigned char)escape;
+            if (escape == 'x') {
+                sscanf(text, "%2x", &value);
+                text += 2;
+            }
+        }
+        bytes[(*length)++] = (uint8_t)value;
+    }
+    return bytes;
+}
+
+uint8_t *vector_unhex(const char *text, size_t *length) {
+    uint8_t *bytes = malloc(strlen(text) / 2 + 1);
+    unsigned value;
+    int used;
+    *length = 0;
+    while (sscanf(text, " %2x%n", &value, &used) == 1) {
+        bytes[(*length)++] = (uint8_t)value;
+        text += used;
+    }
+    return bytes;
+}
+
+// JSON in one spelling, so that texts can be compared.
+static char *canonical(const char *path, const char *text) {
+    json_error_t error;
+    json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, &error);
+    if (json == NULL)
+        bad_file(path, text, error.text);
+    char *dump = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
+    json_decref(json);
+    return dump;
+}
+
+static char *joined(const char *key, const char *value) {
+    char *line;
+    return asprintf(&line, "%s %s", key, value) < 0 ? NULL : line;
+}
+
+static void add_up(struct vector *vector, const char *key, const char *value) {
+    struct vector_step *step = &vector->steps[vector->step_count];
+    struct vector_step *last = vector->step_count > 0 ? step - 1 : NULL;
+    size_t length;
+    uint8_t *bytes = strcmp(key, "up") == 0 ? vector_unescape(value, &length) : vector_unhex(value, &length);
+    if (last != NULL && last->kind == STEP_UP && !vector->udp) {
+        last->bytes = realloc(last->bytes, last->length + length + 1);
+        memcpy(last->bytes + last->length, bytes, length);
+        last->length += length;
+        free(bytes);
+        return;
+    }
+    *step = (struct vector_step){.kind = STEP_UP, .bytes = bytes, .length = length};
+    vector->step_count++;
+}
+
+static void add_line(struct vector *vector, const char *line, const char *key, const char *value) {
+    if (strcmp(key, "source") == 0)
+        vector->has_source = true;
+    else if (strcmp(key, "up") == 0 || strcmp(key, "up-hex") == 0)
+        add_up(vector, key, value);
+    else if (strcmp(key, "quiet") == 0)
+        vector->steps[vector->step_count++].kind = STEP_QUIET;
+    else if (strcmp(key, "transport") == 0)
+        vector->udp = strcmp(value, "udp") == 0;
+    else if (strcmp(key, "end") == 0)
+        vector->end_open = strcmp(value, "open") == 0;
+    else if (strcmp(key, "alone") == 0)
+        vector->alone = true;
+    else if (strcmp(key, "message") == 0 || strcmp(key, "answer") == 0) {
+        char *json = canonical(vector->path, value);
+        vector->expected[vector->expected_count++] = joined(key, json);
+        free(json);
+    } else if (strcmp(key, "reply") == 0 || strcmp(key, "removed") == 0 || strcmp(key, "fault") == 0)
+        vector->expected[vector->expected_count++] = joined(key, value);
+    else if (strcmp(key, "command") == 0 || strcmp(key, "down") == 0 || strcmp(key, "down-hex") == 0 ||
+             strcmp(key, "expects") == 0 || strcmp(key, "refused") == 0)
+        vector->commands[vector->command_count++] = joined(key, value);
+    else
+        bad_file(vector->path, line, "unknown key");
+    if (vector->step_count == VECTOR_LINES_MAX || vector->expected_count == VECTOR_LINES_MAX ||
+        vector->command_count == VECTOR_LINES_MAX)
+        bad_file(vector->path, line, "too many lines");
+}
+
+static void read_vector(struct vector *vector, const char *path) {
+    FILE *file = fopen(path, "r");
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t length;
+    *vector = (struct vector){.path = strdup(path + strlen(TEST_VECTORS) + 1)};
+    char *slash = strchr(vector->path, '/');
+    char *protocol = strndup(vector->path, (size_t)(slash - vector->path));
+    vector->codec = vector_codec(protocol);
+    free(protocol);
+    if (file == NULL || vector->codec == NULL)
+        bad_file(path, "", "cannot be read, or no protocol of that name");
+    while ((length = getline(&line, &capacity, file)) > 0) {
+        while (length > 0 && isspace((unsigned char)line[length - 1]))
+            line[--length] = '\0';
+        char *colon = strchr(line, ':');
+        if (line[0] == '#' || line[0] == '\0')
+            continue;
+        if (colon == NULL)
+            bad_file(path, line, "no key");
+        *colon = '\0';
+        add_line(vector, line, line, colon[1] == ' ' ? colon + 2 : colon + 1);
+    }
+    free(line);
+    fclose(file);
+    if (!vector->has_source)
+        bad_file(path, "", "has no source");
+}
+
+const struct vector *vectors_all(size_t *count) {
+    if (vectors == NULL) {
+        glob_t found;
+        if (glob(TEST_VECTORS "/*/*.vector", 0, NULL, &found) != 0)
+            bad_file(TEST_VECTORS, "", "has no vectors");
+        vector_count = found.gl_pathc;
+        vectors = calloc(vector_count, sizeof *vectors);
+        for (size_t i = 0; i < vector_count; i++)
+            read_vector(&vectors[i], found.gl_pathv[i]);
+        globfree(&found);
+    }
+    *count = vector_count;
+    return vectors;
+}

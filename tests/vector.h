@@ -1,0 +1,60 @@
+// Vector files: one case a file, readable as documentation. A line is "key: value"; # begins a comment; keys
+// are
+//
+//   source:     where the case comes from (required)
+//   up:         bytes from the device, with \r \n \t \\ \xHH; several lines follow each other
+//   up-hex:     the same in hexadecimal
+//   transport:  udp: each up line is a datagram
+//   quiet:      at this point the device is silent for a while
+//   end: open   nothing is known of what follows the last byte (otherwise it is the end)
+//   alone:      why the case cannot stand twice in a row
+//
+//   message:    expected: the message as JSON, without what the gateway adds
+//   answer:     expected: {"key":…,"ident":…,"outcome":"success"|"failure"|"progress","response":…}
+//   reply:      expected: now HEX or safe HEX, to the device
+//   removed:    expected: FIELD 'VALUE' reason, before its message
+//   fault:      expected: OFFSET VERDICT reason
+//
+//   command:    a command, as text or JSON
+//   down:       expected: the bytes of the last command; down-hex: the same in hexadecimal
+//   expects:    expected: the key of the answer to the last command
+//   refused:    expected: what is wrong with the last command
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "codecs/codec.h"
+
+enum step_kind { STEP_UP, STEP_QUIET };
+
+struct vector_step {
+    enum step_kind kind;
+    uint8_t *bytes;
+    size_t length;
+};
+
+#define VECTOR_LINES_MAX 64
+
+struct vector {
+    char *path; // below tests/vectors
+    const struct codec *codec;
+    bool udp, end_open, alone, has_source;
+    struct vector_step steps[VECTOR_LINES_MAX];
+    size_t step_count;
+    char *expected[VECTOR_LINES_MAX]; // "message {…}", "fault 0 BAD_VALUE …", in order
+    size_t expected_count;
+    char *commands[VECTOR_LINES_MAX]; // "command …", "down …", "expects …", "refused …", in order
+    size_t command_count;
+};
+
+// All vectors, read once, by path; *count how many.
+const struct vector *vectors_all(size_t *count);
+
+// The codec that a directory of vectors is for: a registered one, or the template.
+const struct codec *vector_codec(const char *name);
+
+// Undoes \r \n \t \\ \xHH and hexadecimal text. The bytes are for the caller to free.
+uint8_t *vector_unescape(const char *text, size_t *length);
+uint8_t *vector_unhex(const char *text, size_t *length);
