@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "gateway/device.h"
+
 void message_stamp(struct message *message, const struct message_origin *origin) {
     struct decimal received = {.mantissa = origin->received, .places = 6};
     message_set_number(message, FIELD_SERVER_TIMESTAMP, received);
@@ -13,4 +15,9 @@ void message_stamp(struct message *message, const struct message_origin *origin)
         message_set_integer(message, FIELD_CHANNEL_ID, origin->channel_id);
     if (origin->peer != NULL)
         message_set_text(message, FIELD_PEER, origin->peer, strlen(origin->peer));
+    if (origin->device == NULL || !origin->device->known)
+        return;
+    message_set_integer(message, FIELD_DEVICE_ID, origin->device->id);
+    message_set_text(message, FIELD_DEVICE_NAME, origin->device->name, strlen(origin->device->name));
+    message_set_integer(message, FIELD_DEVICE_TYPE_ID, origin->device->type_id);
 }

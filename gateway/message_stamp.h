@@ -5,14 +5,17 @@
 
 #include "codecs/codec.h"
 
+struct device;
+
 // Where and when a message was received. Texts are borrowed; channel_id 0 and peer NULL: no channel
 // (offline).
 struct message_origin {
     const struct codec *codec;
     int64_t received; // microseconds since 1970
     int64_t channel_id;
-    const char *peer; // "ip:port"
+    const char *peer;            // "ip:port"
+    const struct device *device; // who sent it; NULL, or one without an identity: no device.* fields
 };
 
-// Adds server.timestamp, protocol.id, channel.id and peer; and timestamp where the report had none.
+// Adds server.timestamp, protocol.id, channel.id, peer and device.*; and timestamp where the report had none.
 void message_stamp(struct message *message, const struct message_origin *origin);

@@ -1,0 +1,76 @@
+// Channels; see channel.h. tcp.c and udp.c have what is particular to each.
+#include "gateway/channel.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "gateway/gateway.h"
+#include "gateway/log.h"
+
+int channel_socket_name(const uv_handle_t *handle, char *text) {
+    struct sockaddr_storage name;
+    int length = sizeof name;
+    int result = handle->type == UV_TCP
+                     ? uv_tcp_getsockname((const uv_tcp_t *)handle, (struct sockaddr *)&name, &length)
+                     : uv_udp_getsockname((const uv_udp_t *)handle, (struct sockaddr *)&name, &length);
+    if (result == 0)
+        address_write((struct sockaddr *)&name, text);
+    return result;
+}
+
+static bool report_open(struct channel *channel, const char *transport, const struct sockaddr_storage *wanted,
+                        const uv_handle_t *handle, int result) {
+    char name[ADDRESS_TEXT_MAX];
+    if (result == 0)
+        result = channel_socket_name(handle, name);
+    if (result != 0) {
+        log_error("channel %s: cannot listen on %s %s: %s", channel->config->name, transport,
+                  address_write((const struct sockaddr *)wanted, name), uv_strerror(result));
+        return false;
+    }
+    log_info("channel %s: %s devices connect to %s %s", channel->config->name, channel->config->codec->name,
+             transport, name);
+    channel->gateway->listening++;
+    return true;
+}
+
+void channel_open(struct channel *channel, struct gateway *gateway, const struct config_channel *config) {
+    channel->gateway = gateway;
+    channel->config = config;
+    if (config->has_tcp) {
+        int result = tcp_listen(channel);
+        channel->tcp_open = true; // also a socket that does not listen wants closing
+        report_open(channel, "tcp", &config->tcp, (uv_handle_t *)&channel->tcp, result);
+    }
+    if (config->has_udp) {
+        int result = udp_bind(channel);
+        channel->udp_open = true;
+        report_open(channel, "udp", &config->udp, (uv_handle_t *)&channel->udp, result);
+    }
+}
+
+void channel_close(struct channel *channel) {
+    if (channel->tcp_open)
+        tcp_close_all(channel);
+    if (channel->udp_open)
+        udp_close_all(channel);
+    channel->tcp_open = channel->udp_open = false;
+}
+
+void channel_log_counters(const struct channel *channel) {
+    const struct stream_counters *counters = &channel->counters;
+    char rejected[256] = "";
+    for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++) {
+        size_t used = strlen(rejected);
+        if (counters->verdicts[verdict] > 0)
+            snprintf(rejected + used, sizeof rejected - used, ", %llu records %s",
+                     (unsigned long long)counters->verdicts[verdict],
+                     codec_verdict_name((enum codec_verdict)verdict));
+    }
+    log_info("channel %s: %zu connections, %llu bytes, %llu messages, %llu answers%s, %llu values left out, "
+             "%llu bytes "
+             "of junk",
+             channel->config->name, channel->connection_count, (unsigned long long)counters->bytes,
+             (unsigned long long)counters->messages, (unsigned long long)counters->answers, rejected,
+             (unsigned long long)counters->removed_values, (unsigned long long)counters->junk_bytes);
+}

@@ -1,0 +1,47 @@
+// A channel: one protocol on a TCP and a UDP port.
+#pragma once
+
+#include <stdbool.h>
+#include <uv.h>
+
+#include "gateway/config.h"
+#include "gateway/peer.h"
+
+struct address_count;
+struct tcp_connection;
+struct udp_peer;
+
+struct channel {
+    struct gateway *gateway;
+    const struct config_channel *config;
+    struct stream_counters counters;
+    uv_tcp_t tcp;
+    bool tcp_open;
+    struct tcp_connection *connections;
+    size_t connection_count;
+    uv_udp_t udp;
+    uv_timer_t udp_sweep;
+    bool udp_open;
+    struct udp_peer *udp_peers; // by address, the one heard last at the end
+};
+
+// Opens the channel's sockets. One that cannot be opened is logged and left out.
+void channel_open(struct channel *channel, struct gateway *gateway, const struct config_channel *config);
+
+// Closes everything, connections with code 7. The memory stays until the loop has ended.
+void channel_close(struct channel *channel);
+
+// Says in the log what came through.
+void channel_log_counters(const struct channel *channel);
+
+// For peers over UDP: notes that the datagram at hand is to be acknowledged, if the channel is told to.
+void channel_acknowledge_datagram(struct peer *peer, const struct message *message);
+
+// The number of the port that a socket has, into "ip:port".
+int channel_socket_name(const uv_handle_t *handle, char *text);
+
+// tcp.c and udp.c; 0 or an error of libuv.
+int tcp_listen(struct channel *channel);
+void tcp_close_all(struct channel *channel);
+int udp_bind(struct channel *channel);
+void udp_close_all(struct channel *channel);

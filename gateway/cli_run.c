@@ -1,0 +1,77 @@
+// trackbus run and trackbus check.
+#include <getopt.h>
+#include <stdio.h>
+
+#include "gateway/cli.h"
+#include "gateway/config.h"
+#include "gateway/gateway.h"
+
+static const char run_help[] =
+    "trackbus run [-c FILE]\n"
+    "\n"
+    "Runs the gateway in the foreground; it logs to standard error. SIGINT or SIGTERM: stops\n"
+    "accepting, hands over what waits, exits 0; a second one stops it at once. SIGUSR1 logs the\n"
+    "counters.\n"
+    "\n"
+    "  -c, --config FILE   the configuration; without it every default holds\n"
+    "\n"
+    "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD,\n"
+    "TRACKBUS_TOPIC_PREFIX and TRACKBUS_STORE override the file.\n";
+
+static const char check_help[] =
+    "trackbus check -c FILE\n"
+    "\n"
+    "Checks a configuration, with the environment that 'run' would use. Each fault is a line: its\n"
+    "JSON path, what is there and what was expected.\n"
+    "\n"
+    "Exit codes: 0 no faults, 1 faults, 2 wrong usage.\n";
+
+static void print_fault(void *context, const char *path, const char *problem) {
+    fprintf(context, "%s: %s\n", path, problem);
+}
+
+// -1 to go on, else the exit code.
+static int read_options(int argc, char **argv, const char *help, const char **file) {
+    static const struct option longs[] = {
+        {"config", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":c:h", longs, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help, stdout);
+            return 0;
+        }
+        if (option != 'c')
+            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+        *file = optarg;
+    }
+    return optind < argc ? cli_usage_fault(argv[0], "'%s' is too much", argv[optind]) : -1;
+}
+
+int cli_run(int argc, char **argv) {
+    const char *file = NULL;
+    int code = read_options(argc, argv, run_help, &file);
+    if (code >= 0)
+        return code;
+    struct config *config = config_load(file, print_fault, stderr);
+    if (config == NULL)
+        return 1;
+    code = gateway_run(config);
+    config_free(config);
+    return code;
+}
+
+int cli_check(int argc, char **argv) {
+    const char *file = NULL;
+    int code = read_options(argc, argv, check_help, &file);
+    if (code >= 0)
+        return code;
+    if (file == NULL)
+        return cli_usage_fault(argv[0], "which configuration? -c is missing");
+    struct config *config = config_load(file, print_fault, stdout);
+    if (config != NULL)
+        printf("%s is valid: %zu channels, %zu devices\n", file, config->channel_count, config->device_count);
+    code = config != NULL ? 0 : 1;
+    config_free(config);
+    return code;
+}

@@ -1,0 +1,70 @@
+// The configuration: file, environment and defaults, checked as a whole. The schema
+// (schema/config.schema.json) has the types, ranges and defaults; here are the rules that a schema cannot
+// say.
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "codecs/codec.h"
+#include "gateway/log.h"
+
+struct config_channel {
+    int64_t id;
+    const char *name;
+    const struct codec *codec;
+    bool has_tcp, has_udp;
+    struct sockaddr_storage tcp, udp;
+    const char *udp_ack; // or NULL
+};
+
+struct config_device {
+    const char *ident;
+    int64_t id;
+    const char *name;
+    int64_t type_id;
+};
+
+enum config_unknown { UNKNOWN_ACCEPT, UNKNOWN_CHANNEL, UNKNOWN_REJECT };
+
+struct config {
+    struct config_channel *channels;
+    size_t channel_count;
+    struct {
+        bool tls;
+        char *host; // without brackets
+        int port;
+        const char *client_id, *username, *password; // username and password NULL without them
+        const char *ca_file, *cert_file, *key_file;  // NULL without them
+        const char *topic_prefix;
+        int qos, inflight;
+    } mqtt;
+    struct config_device *devices; // of devices and devices_file
+    size_t device_count;
+    enum config_unknown unknown_devices;
+    bool on_channels, on_devices; // which message topics
+    struct {
+        int connections, connections_per_address, idle_timeout, identify_timeout; // seconds
+    } limits;
+    struct {
+        bool intake;
+        int ttl, timeout, max_attempts, udp_reachable; // seconds
+    } commands;
+    enum log_level log_level;
+    enum log_format log_format;
+    json_t *json; // holds the texts above
+    json_t *devices_json;
+    char *password_text;
+};
+
+// Called for each fault: path is a JSON path such as "$.mqtt.url".
+typedef void config_fault_fn(void *context, const char *path, const char *problem);
+
+// Reads file (NULL: defaults only) and the environment. NULL when there was any fault, each of which was
+// reported.
+struct config *config_load(const char *file, config_fault_fn *fault, void *context);
+
+void config_free(struct config *config);

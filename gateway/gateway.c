@@ -1,0 +1,216 @@
+// The running gateway: puts the parts together, and takes them apart when it is told to stop.
+#include "gateway/gateway.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "gateway/log.h"
+#include "gateway/memory.h"
+
+#define OUTBOX_MAX_BYTES (256U << 20) // of messages that wait in memory
+#define DRAIN_TIME       10000        // milliseconds to hand over what waits when stopping
+
+struct running {
+    struct gateway gateway;
+    char *command_prefix; // "{prefix}/command/gw/"
+    uv_signal_t signals[3];
+    uv_timer_t drain_timer;
+    struct outbox_waiter drained;
+    bool stopping, stopped;
+};
+
+int64_t gateway_clock(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+bool gateway_publish(struct gateway *gateway, const json_t *payload, bool retain, const char *format, ...) {
+    char topic[1024];
+    int prefix = snprintf(topic, sizeof topic, "%s/", gateway->config->mqtt.topic_prefix);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(topic + prefix, sizeof topic - (size_t)prefix, format, arguments);
+    va_end(arguments);
+    char *text = must_have(json_dumps(payload, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
+    uint64_t number =
+        outbox_put(gateway->outbox,
+                   &(struct mqtt_publish){
+                       .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = retain});
+    free(text);
+    return number != 0;
+}
+
+static void publish_instance_state(struct gateway *gateway, bool online) {
+    json_t *state = online ? json_pack("{s:s, s:s, s:f}", "state", "online", "version", TRACKBUS_VERSION,
+                                       "started", (double)gateway->started / 1e6)
+                           : json_pack("{s:s}", "state", "offline");
+    gateway_publish(gateway, state, true, "state/gw/instances/%s", gateway->config->mqtt.client_id);
+    json_decref(state);
+}
+
+// --- what the link reports ---
+
+static void on_link_up(void *context) {
+    struct running *running = context;
+    publish_instance_state(&running->gateway, !running->stopping);
+    outbox_link_up(running->gateway.outbox);
+}
+
+static void on_link_down(void *context) {
+    struct running *running = context;
+    outbox_link_down(running->gateway.outbox);
+}
+
+static void on_published(void *context, int mid, const char *reason) {
+    struct running *running = context;
+    outbox_published(running->gateway.outbox, mid, reason);
+}
+
+static void on_received(void *context, const struct mqtt_received *received) {
+    struct running *running = context;
+    size_t length = strlen(running->command_prefix);
+    if (strncmp(received->topic, running->command_prefix, length) == 0 && !running->stopping)
+        commands_received(&running->gateway, received->topic + length, received);
+}
+
+static const struct mqtt_link_handlers link_handlers = {
+    .up = on_link_up, .down = on_link_down, .published = on_published, .received = on_received};
+
+static void make_link(struct running *running) {
+    struct gateway *gateway = &running->gateway;
+    const char *prefix = gateway->config->mqtt.topic_prefix;
+    char *subscription, *will_topic;
+    if (asprintf(&running->command_prefix, "%s/command/gw/", prefix) < 0 ||
+        asprintf(&subscription, "%s/command/gw/#", prefix) < 0 ||
+        asprintf(&will_topic, "%s/state/gw/instances/%s", prefix, gateway->config->mqtt.client_id) < 0)
+        must_have(NULL);
+    gateway->link =
+        mqtt_link_new(&gateway->loop, gateway->config, gateway->config->commands.intake ? subscription : NULL,
+                      will_topic, "{\"state\":\"offline\"}", &link_handlers, running);
+    outbox_set_link(gateway->outbox, gateway->link);
+    free(subscription);
+    free(will_topic);
+}
+
+// --- stopping ---
+
+static void stop_now(struct running *running) {
+    size_t left = outbox_count(running->gateway.outbox);
+    if (running->stopped)
+        return;
+    running->stopped = true;
+    if (left > 0)
+        log_error("%zu messages that the broker has not taken are lost", left);
+    mqtt_link_stop(running->gateway.link);
+    for (size_t i = 0; i < sizeof running->signals / sizeof running->signals[0]; i++)
+        uv_close((uv_handle_t *)&running->signals[i], NULL);
+    uv_close((uv_handle_t *)&running->drain_timer, NULL);
+}
+
+static void on_drain_timeout(uv_timer_t *timer) {
+    stop_now(timer->data);
+}
+
+static void on_drained(struct outbox_waiter *waiter, bool safe) {
+    struct running *running = (struct running *)((char *)waiter - offsetof(struct running, drained));
+    // Not from here: the link that is to be stopped has just called.
+    uv_timer_start(&running->drain_timer, on_drain_timeout, 0, 0);
+}
+
+static void stop(struct running *running) {
+    struct gateway *gateway = &running->gateway;
+    if (running->stopping) {
+        stop_now(running); // told twice: without waiting
+        return;
+    }
+    running->stopping = true;
+    log_info("stopping: no more connections, %zu messages to hand over", outbox_count(gateway->outbox));
+    for (size_t i = 0; i < gateway->config->channel_count; i++) {
+        channel_close(&gateway->channels[i]);
+        channel_log_counters(&gateway->channels[i]);
+    }
+    commands_stop(gateway);
+    uint64_t wait = mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0;
+    publish_instance_state(gateway, false);
+    uv_timer_start(&running->drain_timer, on_drain_timeout, wait, 0);
+    running->drained.first = running->drained.last = UINT64_MAX; // when nothing is left at all
+    running->drained.done = on_drained;
+    outbox_when_safe(gateway->outbox, &running->drained);
+}
+
+static void on_signal(uv_signal_t *signal, int number) {
+    struct running *running = signal->data;
+    if (number != SIGUSR1) {
+        stop(running);
+        return;
+    }
+    for (size_t i = 0; i < running->gateway.config->channel_count; i++)
+        channel_log_counters(&running->gateway.channels[i]);
+    log_info("outbox: %zu messages", outbox_count(running->gateway.outbox));
+}
+
+static void catch_signals(struct running *running) {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1};
+    signal(SIGPIPE, SIG_IGN);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        uv_signal_init(&running->gateway.loop, &running->signals[i]);
+        running->signals[i].data = running;
+        uv_signal_start(&running->signals[i], on_signal, numbers[i]);
+    }
+}
+
+// --- running ---
+
+static void free_all(struct running *running) {
+    struct gateway *gateway = &running->gateway;
+    mqtt_link_free(gateway->link);
+    outbox_free(gateway->outbox);
+    device_registry_free(gateway->registry);
+    free(gateway->channels);
+    free(running->command_prefix);
+    uv_loop_close(&gateway->loop);
+}
+
+static void warn_of_what_is_not_there(const struct config *config) {
+    if (config->mqtt.qos == 0)
+        log_warning(
+            "mqtt.qos is 0: messages that are under way when the connection to the broker breaks are lost");
+    for (size_t i = 0; i < config->channel_count; i++)
+        if (config->channels[i].udp_ack != NULL && !config->channels[i].has_udp)
+            log_warning("channel %s has udp_ack, but no udp", config->channels[i].name);
+}
+
+int gateway_run(const struct config *config) {
+    static struct running running;
+    struct gateway *gateway = &running.gateway;
+    log_setup(config->log_level, config->log_format);
+    gateway->config = config;
+    gateway->started = gateway_clock();
+    uv_loop_init(&gateway->loop);
+    uv_timer_init(&gateway->loop, &running.drain_timer);
+    running.drain_timer.data = &running;
+    gateway->registry = device_registry_new(config);
+    gateway->outbox = outbox_new((unsigned)config->mqtt.inflight, OUTBOX_MAX_BYTES);
+    gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
+    make_link(&running);
+    catch_signals(&running);
+    warn_of_what_is_not_there(config);
+    for (size_t i = 0; i < config->channel_count; i++)
+        channel_open(&gateway->channels[i], gateway, &config->channels[i]);
+    int code = gateway->listening > 0 ? 0 : 1;
+    if (code == 0)
+        mqtt_link_start(gateway->link);
+    else
+        log_error("no tracker can connect: none of the channels is open");
+    if (code != 0)
+        stop(&running);
+    uv_run(&gateway->loop, UV_RUN_DEFAULT);
+    log_info("stopped");
+    free_all(&running);
+    return code;
+}

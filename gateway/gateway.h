@@ -1,0 +1,39 @@
+// The running gateway: its parts, and what they share. Everything runs on one thread, the loop's.
+#pragma once
+
+#include <stdint.h>
+#include <uv.h>
+
+#include "gateway/channel.h"
+#include "gateway/command_queue.h"
+#include "gateway/config.h"
+#include "gateway/device.h"
+#include "gateway/mqtt_link.h"
+#include "gateway/outbox.h"
+#include "gateway/session.h"
+
+struct gateway {
+    uv_loop_t loop;
+    const struct config *config;
+    struct device_registry *registry;
+    struct mqtt_link *link;
+    struct outbox *outbox;
+    struct session_table sessions;
+    struct command_queue commands;
+    struct channel *channels;        // config->channel_count of them
+    size_t listening;                // sockets that trackers can reach
+    int connections;                 // over TCP, in all channels
+    struct address_count *addresses; // connections by address
+    uint64_t last_connection_id;
+    int64_t started; // microseconds since 1970
+};
+
+// Microseconds since 1970.
+int64_t gateway_clock(void);
+
+// Publishes JSON text to {prefix}/{topic…}, for logs and state. False when the outbox is full.
+__attribute__((format(printf, 4, 5))) bool gateway_publish(struct gateway *gateway, const json_t *payload,
+                                                           bool retain, const char *topic, ...);
+
+// Runs until SIGINT or SIGTERM. Returns the exit code.
+int gateway_run(const struct config *config);

@@ -1,0 +1,21 @@
+// The gateway's own log, on standard error: a line an event, as text or JSON. Whatever a device or a broker
+// said is escaped on the way out, so that nothing from outside reaches a terminal raw.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
+enum log_format { LOG_TEXT, LOG_JSON };
+
+// Until this is called: LOG_INFO and LOG_TEXT.
+void log_setup(enum log_level level, enum log_format format);
+
+__attribute__((format(printf, 1, 2))) void log_error(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void log_info(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void log_debug(const char *format, ...);
+
+// Writes bytes as text with \xHH for what is not printable ASCII, cut with … where capacity (at least 8)
+// ends; returns text.
+char *log_quote(const uint8_t *bytes, size_t length, char *text, size_t capacity);

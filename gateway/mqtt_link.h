@@ -1,0 +1,72 @@
+// The link to the broker: libmosquitto driven by the libuv loop, MQTT 5, with reconnecting of our own.
+//
+// Each attempt uses a fresh client of libmosquitto, so that nothing published earlier is in it: what the
+// broker has not acknowledged is the outbox's to send again, and nobody else's.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "gateway/config.h"
+
+struct mqtt_publish {
+    const char *topic;
+    const void *payload;
+    size_t length;
+    int qos; // 0 or 1
+    bool retain;
+    const void *correlation; // MQTT 5 correlation data, or NULL
+    size_t correlation_length;
+};
+
+struct mqtt_received {
+    const char *topic;
+    const char *payload;
+    size_t length;
+    bool retain;
+    const char *response_topic; // or NULL
+    const void *correlation;    // or NULL
+    size_t correlation_length;
+};
+
+enum mqtt_publish_result {
+    MQTT_SENT,    // handed over; published() will say more
+    MQTT_NOT_NOW, // not connected (any more): try again after up()
+    MQTT_REFUSED, // can never be sent: too large, or a topic that is none
+};
+
+// Called on the loop. They may publish.
+struct mqtt_link_handlers {
+    void (*up)(void *context);   // connected and subscribed
+    void (*down)(void *context); // what was handed over and not acknowledged is unknown to have arrived
+    // The broker has message mid (QoS 1), or it was written to the network (QoS 0); or refused it, then
+    // reason is not NULL.
+    void (*published)(void *context, int mid, const char *reason);
+    void (*received)(void *context, const struct mqtt_received *received);
+};
+
+struct mqtt_link;
+
+// subscription is one topic filter or NULL; with one the session is kept at the broker while we are away.
+// will_topic and will_payload are the Last Will, retained. All is copied but config, which must stay.
+struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config, const char *subscription,
+                                const char *will_topic, const char *will_payload,
+                                const struct mqtt_link_handlers *handlers, void *context);
+
+void mqtt_link_start(struct mqtt_link *link);
+bool mqtt_link_is_up(const struct mqtt_link *link);
+
+// On MQTT_SENT *mid identifies the message in published().
+enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
+                                           int *mid);
+
+// Disconnects in good order, so that the Last Will is not published, and closes all handles on the loop. The
+// memory goes with mqtt_link_free() after the loop has ended.
+void mqtt_link_stop(struct mqtt_link *link);
+void mqtt_link_free(struct mqtt_link *link);
+
+// Whether an attempt to connect is still on a thread, which cannot be called back; the loop will not end
+// before it.
+bool mqtt_link_is_connecting(const struct mqtt_link *link);

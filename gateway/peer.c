@@ -1,0 +1,263 @@
+// What TCP connections and UDP addresses have in common; see peer.h.
+#include "gateway/peer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "gateway/gateway.h"
+#include "gateway/log.h"
+#include "gateway/memory.h"
+#include "gateway/message_stamp.h"
+
+#define QUOTE_MAX 160 // of bytes in a log line
+
+struct pending_reply {
+    struct outbox_waiter waiter; // first, so that the one is the other
+    struct peer *peer;
+    struct pending_reply *prev, *next;
+    size_t length;
+    uint8_t bytes[];
+};
+
+const char *close_code_text(enum close_code code) {
+    switch (code) {
+    case CLOSE_NONE:
+        return "open";
+    case CLOSE_BY_DEVICE:
+        return "closed by the device";
+    case CLOSE_VIOLATION:
+        return "protocol violated";
+    case CLOSE_PARSE_ERROR:
+        return "cannot be read any further";
+    case CLOSE_RESTART:
+        return "the gateway stops";
+    case CLOSE_SAME_IDENT:
+        return "the same device connected again";
+    case CLOSE_REJECTED:
+        return "device not allowed";
+    case CLOSE_INACTIVE:
+        return "silent for too long";
+    case CLOSE_NOT_THIS_PROTOCOL:
+        return "not this protocol";
+    case CLOSE_LIMIT:
+        return "limit reached";
+    }
+    return "?";
+}
+
+const char *peer_ident(const struct peer *peer) {
+    return peer->session != NULL ? peer->session->ident : "-";
+}
+
+// --- replies ---
+
+static void on_safe(struct outbox_waiter *waiter, bool safe) {
+    struct pending_reply *reply = (struct pending_reply *)waiter;
+    struct peer *peer = reply->peer;
+    DL_DELETE(peer->replies, reply);
+    if (safe)
+        peer->transport->send(peer, reply->bytes, reply->length);
+    free(reply);
+}
+
+void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length) {
+    bool lost = peer->lost;
+    uint64_t first = peer->first_number;
+    peer->lost = false;
+    peer->first_number = 0;
+    if (lost)
+        return; // not acknowledged: the device sends it again
+    struct pending_reply *reply = must_have(malloc(sizeof *reply + length));
+    *reply = (struct pending_reply){.peer = peer, .length = length};
+    reply->waiter = (struct outbox_waiter){
+        .first = first != 0 ? first : peer->last_number, .last = peer->last_number, .done = on_safe};
+    memcpy(reply->bytes, bytes, length);
+    DL_APPEND(peer->replies, reply);
+    outbox_when_safe(peer->gateway->outbox, &reply->waiter);
+}
+
+static void on_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
+    struct peer *peer = context;
+    if (peer->close_code != CLOSE_NONE)
+        return;
+    if (when == CODEC_NOW)
+        peer->transport->send(peer, bytes, length);
+    else
+        peer_send_when_safe(peer, bytes, length);
+}
+
+// --- who it is ---
+
+static void on_identify(void *context, const char *ident) {
+    struct peer *peer = context;
+    if (peer->close_code != CLOSE_NONE || strcmp(peer_ident(peer), ident) == 0)
+        return;
+    if (!device_ident_valid(ident)) {
+        log_warning(
+            "channel %s, %s: an ident that is none: 1 to %d letters, digits, dots, dashes, underscores",
+            peer->channel->config->name, peer->address, CODEC_IDENT_MAX);
+        peer->close_code = CLOSE_VIOLATION;
+        return;
+    }
+    struct device device = device_by_ident(peer->gateway->registry, ident);
+    if (!device.allowed) {
+        log_warning("channel %s, %s: device %s is not in the registry and unknown devices are rejected",
+                    peer->channel->config->name, peer->address, ident);
+        peer->close_code = CLOSE_REJECTED;
+        return;
+    }
+    session_attach(peer->gateway, peer, ident, &device);
+    log_info("channel %s, %s: is device %s", peer->channel->config->name, peer->address, ident);
+}
+
+// --- messages ---
+
+static void log_removed(const struct peer *peer, const struct message *message) {
+    char quoted[QUOTE_MAX];
+    for (size_t i = 0; i < message->removed_count && i < MESSAGE_REMOVED_MAX; i++) {
+        const struct message_removed *removed = &message->removed[i];
+        if (removed->reason == message_absent)
+            log_debug("channel %s, %s, device %s: no %s in the report", peer->channel->config->name,
+                      peer->address, peer_ident(peer), field_table[removed->field].name);
+        else
+            log_warning(
+                "channel %s, %s, device %s: %s is left out: '%s' is %s (value %llu of the channel)",
+                peer->channel->config->name, peer->address, peer_ident(peer),
+                field_table[removed->field].name,
+                log_quote((const uint8_t *)removed->text, strlen(removed->text), quoted, sizeof quoted),
+                removed->reason, (unsigned long long)peer->channel->counters.removed_values);
+    }
+}
+
+static void put_message(struct peer *peer, const char *topic, const char *json, size_t length) {
+    uint64_t number = outbox_put(
+        peer->gateway->outbox,
+        &(struct mqtt_publish){
+            .topic = topic, .payload = json, .length = length, .qos = peer->gateway->config->mqtt.qos});
+    if (number == 0) {
+        peer->lost = true;
+        return;
+    }
+    if (peer->first_number == 0)
+        peer->first_number = number;
+    peer->last_number = number;
+}
+
+static void on_message(void *context, struct message *message) {
+    static char json[MESSAGE_JSON_MAX];
+    struct peer *peer = context;
+    if (peer->close_code != CLOSE_NONE || peer->session == NULL)
+        return;
+    const struct config *config = peer->gateway->config;
+    const struct device *device = &peer->session->device;
+    char topic[512];
+    peer->messages++;
+    log_removed(peer, message);
+    message_stamp(message, &(struct message_origin){.codec = peer->channel->config->codec,
+                                                    .received = gateway_clock(),
+                                                    .channel_id = peer->channel->config->id,
+                                                    .peer = peer->address,
+                                                    .device = device});
+    size_t length = message_write_json(message, json, sizeof json);
+    if (config->on_channels || !device->known) {
+        snprintf(topic, sizeof topic, "%s/message/gw/channels/%lld/%s", config->mqtt.topic_prefix,
+                 (long long)peer->channel->config->id, peer->session->ident);
+        put_message(peer, topic, json, length);
+    }
+    if (config->on_devices && device->known) {
+        snprintf(topic, sizeof topic, "%s/message/gw/devices/%lld", config->mqtt.topic_prefix,
+                 (long long)device->id);
+        put_message(peer, topic, json, length);
+    }
+    channel_acknowledge_datagram(peer, message);
+}
+
+static void on_answer(void *context, const struct codec_answer *answer) {
+    struct peer *peer = context;
+    if (peer->close_code != CLOSE_NONE)
+        return;
+    if (peer->session != NULL)
+        commands_answered(peer->gateway, peer->session, answer);
+    else if (!answer->implicit)
+        log_warning(
+            "channel %s, %s: NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is",
+            peer->channel->config->name, peer->address, answer->key);
+}
+
+static void on_fault(void *context, const struct stream_fault *fault) {
+    struct peer *peer = context;
+    const struct stream_counters *counters = &peer->channel->counters;
+    char quoted[QUOTE_MAX];
+    uint64_t rejected = 0;
+    for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++)
+        rejected += counters->verdicts[verdict];
+    log_warning("channel %s, %s, device %s: %s at offset %llu: %s: \"%s\" (%llu records rejected, %llu bytes "
+                "of junk on "
+                "this channel)",
+                peer->channel->config->name, peer->address, peer_ident(peer), fault->verdict,
+                (unsigned long long)fault->offset, fault->reason,
+                log_quote(fault->bytes, fault->length, quoted, sizeof quoted), (unsigned long long)rejected,
+                (unsigned long long)counters->junk_bytes);
+}
+
+static const struct stream_sink sink = {
+    .identify = on_identify,
+    .message = on_message,
+    .reply = on_reply,
+    .answer = on_answer,
+    .fault = on_fault,
+};
+
+// --- beginning, taking, ending ---
+
+void peer_init(struct peer *peer, struct gateway *gateway, struct channel *channel,
+               const struct peer_transport *transport, const struct sockaddr *address) {
+    const struct codec *codec = channel->config->codec;
+    void *session = must_have(calloc(1, codec->session_size));
+    peer->gateway = gateway;
+    peer->channel = channel;
+    peer->transport = transport;
+    peer->last_heard = uv_now(&gateway->loop);
+    address_write(address, peer->address);
+    stream_init(&peer->stream, codec, session, &sink, peer, &channel->counters);
+}
+
+void peer_release(struct peer *peer) {
+    struct pending_reply *reply, *next;
+    DL_FOREACH_SAFE(peer->replies, reply, next) {
+        outbox_forget(peer->gateway->outbox, &reply->waiter);
+        free(reply);
+    }
+    peer->replies = NULL;
+    session_detach(peer->gateway, peer);
+    stream_free(&peer->stream);
+    free(peer->stream.session);
+    peer->stream.session = NULL;
+}
+
+static enum close_code code_of(enum stream_state state) {
+    switch (state) {
+    case STREAM_OPEN:
+        return CLOSE_NONE;
+    case STREAM_NOT_THIS_PROTOCOL:
+        return CLOSE_NOT_THIS_PROTOCOL;
+    case STREAM_BROKEN:
+        return CLOSE_PARSE_ERROR;
+    case STREAM_VIOLATION:
+        return CLOSE_VIOLATION;
+    }
+    return CLOSE_PARSE_ERROR;
+}
+
+enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length, enum codec_follow follow) {
+    if (length > 0)
+        peer->last_heard = uv_now(&peer->gateway->loop);
+    enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
+    if (peer->close_code == CLOSE_NONE)
+        peer->close_code = code_of(state);
+    if (peer->close_code == CLOSE_NONE && peer->session != NULL && length > 0)
+        commands_device_talks(peer->gateway, peer->session);
+    return peer->close_code;
+}

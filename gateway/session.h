@@ -1,0 +1,45 @@
+// Sessions: from the ident of a device to where it can be reached.
+#pragma once
+
+#include <stdint.h>
+#include <uthash.h>
+
+#include "codecs/codec.h"
+#include "gateway/device.h"
+
+struct gateway;
+struct peer;
+struct pending_command;
+
+struct session {
+    char ident[CODEC_IDENT_MAX + 1];
+    struct device device;
+    struct peer *tcp;                 // its connection, or NULL
+    struct peer *udp;                 // where it was last heard from over UDP, or NULL
+    struct pending_command *commands; // in the order in which they go out
+    UT_hash_handle by_ident, by_id;
+};
+
+struct session_table {
+    struct session *by_ident;
+    struct session *by_id;
+};
+
+// Makes peer the place of the device of that ident. A connection that it had is closed (code 12); the peer
+// leaves the session that it was in. peer->session is set.
+void session_attach(struct gateway *gateway, struct peer *peer, const char *ident,
+                    const struct device *device);
+
+// Takes peer out of its session, if it is in one; a session without peers and commands ends.
+void session_detach(struct gateway *gateway, struct peer *peer);
+
+// Ends the session when nothing needs it any more.
+void session_release(struct gateway *gateway, struct session *session);
+
+// NULL when the device is not here.
+struct session *session_by_ident(const struct session_table *table, const char *ident);
+struct session *session_by_device_id(const struct session_table *table, int64_t id);
+
+// Where to send to the device now: its connection, or its UDP address when it was heard from within reachable
+// milliseconds; NULL when there is none.
+struct peer *session_reachable(const struct session *session, uint64_t reachable);
