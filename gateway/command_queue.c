@@ -1,4 +1,4 @@
-// Commands on their way; see command_queue.h.
+// The queue of commands; see command_queue.h.
 #include "gateway/command_queue.h"
 
 #include <stdio.h>
@@ -7,369 +7,444 @@
 #include <utlist.h>
 
 #include "gateway/command_parse.h"
+#include "gateway/command_sync.h"
 #include "gateway/gateway.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
 #include "gateway/peer.h"
 
-// Codes of log entries; flespi's.
-enum { EVENT_QUEUED = 330, EVENT_PROCESSED = 332, EVENT_SENT = 334 };
+#define SWEEP_INTERVAL 500 // milliseconds
+#define ADOPTION_TIME                                                                                        \
+    15 // seconds after its time-out at which a command that another instance sent is taken over
+#define KEY_MAX 96
 
-// Who a command is for.
-struct target {
-    int64_t channel_id;              // 0: not said
-    int64_t device_id;               // -1: none
-    char ident[CODEC_IDENT_MAX + 1]; // empty: not known
-    struct session *session;         // NULL: not here
+// What waits for one device.
+struct command_target {
+    char *key;
+    struct command *commands; // in the order in which they go out
+    size_t count;
+    UT_hash_handle hh;
 };
 
-struct pending_command {
-    struct gateway *gateway;
-    struct target target;
-    int64_t id;
-    json_t *definition; // name, properties, …
-    char *response_topic;
-    void *correlation;
-    size_t correlation_length;
-    struct codec_expectation expectation;
-    bool sent;
-    int attempts;
-    bool has_timer;
-    uv_timer_t timer;
-    struct pending_command *prev, *next;
+static const int event_codes[] = {
+    [COMMAND_QUEUED] = 330,  [COMMAND_CANCELED] = 331, [COMMAND_PROCESSED] = 332,
+    [COMMAND_EXPIRED] = 333, [COMMAND_SENT] = 334,
 };
 
-// --- saying what became of a command ---
+// --- the table ---
 
-// A name as a part of a topic: as it is when it can be one.
-static const char *topic_name(const json_t *definition) {
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._?-";
-    const char *name = json_string_value(json_object_get(definition, "name"));
-    size_t length = name != NULL ? strlen(name) : 0;
-    return length >= 1 && length <= 64 && strspn(name, allowed) == length ? name : "invalid";
+int64_t commands_new_id(struct gateway *gateway) {
+    int64_t now = gateway_clock();
+    gateway->commands.last_id = now > gateway->commands.last_id ? now : gateway->commands.last_id + 1;
+    return gateway->commands.last_id;
 }
 
-static json_t *entry_of(const struct pending_command *command, int code) {
-    const struct target *target = &command->target;
-    json_t *entry = json_pack("{s:i, s:f, s:I}", "event_code", code, "timestamp",
-                              (double)gateway_clock() / 1e6, "id", (json_int_t)command->id);
+struct command *commands_find(const struct command_queue *queue, int64_t id) {
+    struct command *command;
+    HASH_FIND(hh, queue->by_id, &id, sizeof id, command);
+    return command;
+}
+
+static struct command_target *find_target(const struct command_queue *queue, const char *key) {
+    struct command_target *target;
+    HASH_FIND_STR(queue->targets, key, target);
+    return target;
+}
+
+const char *commands_full(const struct command_queue *queue, const char *key) {
+    const struct command_target *target = find_target(queue, key);
+    if (target != NULL && target->count >= COMMANDS_PER_DEVICE_MAX)
+        return "1000 commands wait for this device already";
+    return queue->pending >= COMMANDS_MAX ? "100000 commands wait already" : NULL;
+}
+
+static int by_priority_then_age(const struct command *a, const struct command *b) {
+    if (a->priority != b->priority)
+        return a->priority > b->priority ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+void commands_add(struct gateway *gateway, struct command *command) {
+    struct command_queue *queue = &gateway->commands;
+    command->gateway = gateway;
+    HASH_ADD(hh, queue->by_id, id, sizeof command->id, command);
+    if (command_has_ended(command))
+        return;
+    struct command_target *target = find_target(queue, command->key);
+    if (target == NULL) {
+        target = must_have(calloc(1, sizeof *target));
+        target->key = must_have(strdup(command->key));
+        HASH_ADD_KEYPTR(hh, queue->targets, target->key, strlen(target->key), target);
+    }
+    command->target = target;
+    target->count++;
+    queue->pending++;
+    DL_INSERT_INORDER(target->commands, command, by_priority_then_age);
+}
+
+// Out of its device's list, but still in the table.
+static void leave_target(struct command_queue *queue, struct command *command) {
+    struct command_target *target = command->target;
+    if (target == NULL)
+        return;
+    DL_DELETE(target->commands, command);
+    command->target = NULL;
+    queue->pending--;
+    if (--target->count > 0)
+        return;
+    HASH_DEL(queue->targets, target);
+    free(target->key);
+    free(target);
+}
+
+void commands_drop(struct gateway *gateway, struct command *command) {
+    leave_target(&gateway->commands, command);
+    HASH_DEL(gateway->commands.by_id, command);
+    command_free(command);
+}
+
+// --- saying where a command is ---
+
+// A name as a part of a topic: as it is when it can be one.
+static const char *topic_name(const struct command *command) {
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._?-";
+    const char *name = command_name(command);
+    size_t length = strlen(name);
+    return length >= 1 && strspn(name, allowed) == length ? name : "invalid";
+}
+
+// A log entry, or the result for the publisher; for the caller to free.
+static json_t *entry_of(const struct command *command, enum command_state step, const json_t *more) {
     static const char *const kept[] = {"name", "properties", "meta"};
+    json_t *entry = json_pack("{s:i, s:f, s:I}", "event_code", event_codes[step], "timestamp",
+                              (double)gateway_clock() / 1e6, "id", (json_int_t)command->id);
     for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
         if (json_object_get(command->definition, kept[i]) != NULL)
             json_object_set(entry, kept[i], json_object_get(command->definition, kept[i]));
-    if (target->ident[0] != '\0')
-        json_object_set_new(entry, "ident", json_string(target->ident));
-    if (target->device_id >= 0)
-        json_object_set_new(entry, "device_id", json_integer(target->device_id));
-    if (target->channel_id != 0)
-        json_object_set_new(entry, "channel_id", json_integer(target->channel_id));
+    if (command->ident[0] != '\0')
+        json_object_set_new(entry, "ident", json_string(command->ident));
+    if (command->device_id >= 0)
+        json_object_set_new(entry, "device_id", json_integer(command->device_id));
+    if (command->channel_id != 0)
+        json_object_set_new(entry, "channel_id", json_integer(command->channel_id));
+    if (command->attempts > 0)
+        json_object_set_new(entry, "attempts", json_integer(command->attempts));
+    json_object_update(entry, (json_t *)more);
     return entry;
 }
 
-static void publish_entry(struct pending_command *command, const json_t *entry, const char *event) {
-    const struct target *target = &command->target;
-    const char *name = topic_name(command->definition);
-    if (target->device_id >= 0)
-        gateway_publish(command->gateway, entry, false, "log/gw/devices/%lld/commands-queue/%s/%s",
-                        (long long)target->device_id, name, event);
-    else if (target->ident[0] != '\0')
-        gateway_publish(command->gateway, entry, false, "log/gw/channels/%lld/%s/commands-queue/%s/%s",
-                        (long long)target->channel_id, target->ident, name, event);
+void commands_log(struct gateway *gateway, const struct command *command, const char *step,
+                  const json_t *more) {
+    enum command_state state = strcmp(step, "queued") == 0 ? COMMAND_QUEUED
+                               : strcmp(step, "sent") == 0 ? COMMAND_SENT
+                                                           : command->state;
+    json_t *entry = entry_of(command, state, more);
+    gateway_publish(gateway, entry, false, "log/gw/%s/commands-queue/%s/%s", command->key,
+                    topic_name(command), step);
+    json_decref(entry);
 }
 
-static void publish_response(struct pending_command *command, const json_t *entry) {
+void commands_say_result(struct gateway *gateway, const struct command *command) {
+    commands_log(gateway, command, command_state_name(command->state), command->result);
     if (command->response_topic == NULL)
         return;
+    json_t *entry = entry_of(command, command->state, command->result);
     char *text = must_have(json_dumps(entry, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
-    outbox_put(command->gateway->outbox,
-               &(struct mqtt_publish){.topic = command->response_topic,
-                                      .payload = text,
-                                      .length = strlen(text),
-                                      .qos = 1,
-                                      .correlation = command->correlation,
-                                      .correlation_length = command->correlation_length});
+    outbox_put(gateway->outbox, &(struct mqtt_publish){.topic = command->response_topic,
+                                                       .payload = text,
+                                                       .length = strlen(text),
+                                                       .qos = 1,
+                                                       .correlation = command->correlation,
+                                                       .correlation_length = command->correlation_length});
     free(text);
-}
-
-static void say(struct pending_command *command, int code, const char *event) {
-    json_t *entry = entry_of(command, code);
-    publish_entry(command, entry, event);
     json_decref(entry);
 }
 
-static void free_command(struct pending_command *command) {
-    json_decref(command->definition);
-    free(command->response_topic);
-    free(command->correlation);
-    free(command);
+static uint64_t publish_entry(struct gateway *gateway, const struct command *command, const json_t *entry) {
+    return gateway_publish(gateway, entry, true, "state/gw/%s/commands-queue/%lld", command->key,
+                           (long long)command->id);
 }
 
-static void on_timer_closed(uv_handle_t *handle) {
-    free_command(handle->data);
+static void store_entry(struct gateway *gateway, const struct command *command, const json_t *entry) {
+    json_t *row = json_pack("{s:s, s:O}", "key", command->key, "entry", entry);
+    char *text = must_have(json_dumps(row, JSON_COMPACT | JSON_REAL_PRECISION(16)));
+    store_put_command(gateway->store, command->id, text);
+    free(text);
+    json_decref(row);
 }
 
-// Says the result and ends the command. response is taken over and may be NULL; reason may be NULL.
-static void finish(struct pending_command *command, bool executed, json_t *response, const char *reason) {
-    struct session *session = command->target.session;
-    json_t *entry = entry_of(command, EVENT_PROCESSED);
-    json_object_set_new(entry, "executed", json_boolean(executed));
-    json_object_set_new(entry, "response", response != NULL ? response : json_null());
-    if (reason != NULL)
-        json_object_set_new(entry, "reason", json_string(reason));
-    publish_entry(command, entry, "processed");
-    publish_response(command, entry);
+void commands_publish(struct gateway *gateway, struct command *command) {
+    json_t *entry = command_to_json(command);
+    command->published = publish_entry(gateway, command, entry);
+    command->confirmed = true;
+    store_entry(gateway, command, entry);
     json_decref(entry);
-    log_info("device %s: command %s: %s%s%s", command->target.ident[0] != '\0' ? command->target.ident : "-",
-             topic_name(command->definition), executed ? "executed" : "not executed",
-             reason != NULL ? ": " : "", reason != NULL ? reason : "");
-    if (session != NULL) {
-        DL_DELETE(session->commands, command);
-        session_release(command->gateway, session);
+}
+
+// --- the end ---
+
+static void on_end_published(struct outbox_waiter *waiter, bool safe) {
+    struct command *command = (struct command *)((char *)waiter - offsetof(struct command, waiter));
+    struct gateway *gateway = command->gateway;
+    store_delete_command(gateway->store, command->id);
+    commands_drop(gateway, command);
+}
+
+// The entry says how it ended before it is emptied: to the other instances an empty one alone is a
+// cancelation.
+void commands_publish_end(struct gateway *gateway, struct command *command) {
+    json_t *entry = command_to_json(command);
+    commands_say_result(gateway, command);
+    publish_entry(gateway, command, entry);
+    command->published = publish_entry(gateway, command, NULL);
+    json_decref(entry);
+    if (command->published == 0)
+        return; // the outbox is full: the sweep tries again
+    command->waiter = (struct outbox_waiter){
+        .first = command->published, .last = command->published, .done = on_end_published};
+    outbox_when_safe(gateway->outbox, &command->waiter);
+}
+
+struct written {
+    struct gateway *gateway;
+    int64_t id;
+};
+
+static void on_end_written(void *context, bool ok) {
+    struct written *written = context;
+    struct command *command = commands_find(&written->gateway->commands, written->id);
+    if (command != NULL) {
+        command->end_written = true;
+        commands_publish_end(written->gateway, command);
     }
-    if (command->has_timer)
-        uv_close((uv_handle_t *)&command->timer, on_timer_closed);
-    else
-        free_command(command);
+    free(written);
+}
+
+void commands_finish(struct gateway *gateway, struct command *command, enum command_state end, bool executed,
+                     json_t *response, const char *reason) {
+    struct written *written = must_have(malloc(sizeof *written));
+    command->state = end;
+    command->published = 0;
+    command->result = json_pack("{s:b, s:o?}", "executed", executed, "response", response);
+    if (response == NULL)
+        json_object_set_new(command->result, "response", json_null());
+    if (reason != NULL)
+        json_object_set_new(command->result, "reason", json_string(reason));
+    log_info("%s: command %s is %s%s%s%s", command->key, topic_name(command), command_state_name(end),
+             executed ? ", executed" : "", reason != NULL ? ": " : "", reason != NULL ? reason : "");
+    leave_target(&gateway->commands, command);
+    json_t *entry = command_to_json(command);
+    store_entry(gateway, command, entry);
+    json_decref(entry);
+    *written = (struct written){.gateway = gateway, .id = command->id};
+    store_when_written(gateway->store, on_end_written, written);
 }
 
 // --- sending ---
 
-static struct peer *reachable_peer(const struct pending_command *command) {
-    const struct target *target = &command->target;
-    struct peer *peer =
-        target->session == NULL
-            ? NULL
-            : session_reachable(target->session,
-                                (uint64_t)command->gateway->config->commands.udp_reachable * 1000);
+static struct session *session_of(const struct gateway *gateway, const struct command *command) {
+    struct session *session = command->device_id >= 0
+                                  ? session_by_device_id(&gateway->sessions, command->device_id)
+                                  : session_by_ident(&gateway->sessions, command->ident);
+    // An unlisted ident may hash to a listed device's id, and an identity may have changed.
+    return session != NULL && session->device.known == (command->device_id >= 0) ? session : NULL;
+}
+
+static struct peer *reachable_peer(const struct gateway *gateway, const struct command *command) {
+    const struct session *session = session_of(gateway, command);
+    if (session == NULL)
+        return NULL;
+    struct peer *peer = session_reachable(session, (uint64_t)gateway->config->commands.udp_reachable * 1000);
     bool other_channel =
-        peer != NULL && target->channel_id != 0 && peer->channel->config->id != target->channel_id;
+        peer != NULL && command->channel_id != 0 && peer->channel->config->id != command->channel_id;
     return other_channel ? NULL : peer;
 }
 
-static int option_of(const struct pending_command *command, const char *name, int standard) {
-    const json_t *value = json_object_get(command->definition, name);
-    return value != NULL ? (int)json_integer_value(value) : standard;
+static void note_sent(struct gateway *gateway, struct command *command, const struct peer *peer) {
+    unsigned timeout = command->timeout > 0                ? (unsigned)command->timeout
+                       : command->expectation.timeout != 0 ? command->expectation.timeout
+                                                           : (unsigned)gateway->config->commands.timeout;
+    command->state = COMMAND_SENT;
+    command->attempts++;
+    command->answer_by = gateway_clock() + timeout * 1000000LL;
+    strcpy(command->ident, peer_ident(peer));
+    free(command->instance);
+    command->instance = must_have(strdup(gateway->config->mqtt.client_id));
+    log_info("channel %s, %s, device %s: command %s goes out, attempt %d of %d", peer->channel->config->name,
+             peer->address, peer_ident(peer), topic_name(command), command->attempts, command->max_attempts);
+    commands_log(gateway, command, "sent", NULL);
+    commands_publish(gateway, command);
 }
 
-static void on_timeout(uv_timer_t *timer);
-
-static void send_command(struct pending_command *command, struct peer *peer) {
+static void send_command(struct gateway *gateway, struct command *command, struct peer *peer) {
+    const struct codec *codec = peer->channel->config->codec;
     uint8_t bytes[CODEC_COMMAND_MAX];
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
-    char *fault = command_encode(command->definition, peer->channel->config->codec, peer->stream.session,
-                                 &writer, &command->expectation);
+    // Checked when it was taken in, but perhaps not for the protocol that the device turned out to speak.
+    char *fault = commands_check(gateway, command->definition, codec);
+    if (fault == NULL)
+        fault =
+            command_encode(command->definition, codec, peer->stream.session, &writer, &command->expectation);
     if (fault != NULL) {
-        finish(command, false, NULL, fault);
+        commands_finish(gateway, command, COMMAND_PROCESSED, false, NULL, fault);
         free(fault);
         return;
     }
-    command->sent = true;
-    command->attempts++;
-    log_info("channel %s, %s, device %s: command %s goes out, attempt %d", peer->channel->config->name,
-             peer->address, peer_ident(peer), topic_name(command->definition), command->attempts);
-    say(command, EVENT_SENT, "sent");
-    unsigned timeout = command->expectation.timeout;
-    if (json_object_get(command->definition, "timeout") != NULL || timeout == 0)
-        timeout = (unsigned)option_of(command, "timeout", command->gateway->config->commands.timeout);
-    uv_timer_start(&command->timer, on_timeout, timeout * 1000ULL, 0);
+    note_sent(gateway, command, peer);
     peer->transport->send(peer, bytes, writer.length);
 }
 
-// Sends what may go out: where answers carry no id, the next command waits until the last one has ended.
-static void send_next(struct session *session) {
-    struct pending_command *command, *next;
-    DL_FOREACH_SAFE(session->commands, command, next) {
-        struct peer *peer = reachable_peer(command);
-        if (peer == NULL)
+// Where answers carry no id, the next command waits until the last one has ended.
+void commands_send_next(struct gateway *gateway, const char *key) {
+    struct command_target *target = find_target(&gateway->commands, key);
+    struct command *command, *next;
+    if (target == NULL)
+        return;
+    DL_FOREACH_SAFE(target->commands, command, next) {
+        struct peer *peer = reachable_peer(gateway, command);
+        if (peer == NULL || !(command->confirmed || !command_sync_is_open(gateway)))
             continue;
         bool one_at_a_time = peer->channel->config->codec->one_at_a_time;
-        if (command->sent && one_at_a_time)
-            return;
-        if (command->sent)
-            continue;
-        send_command(command, peer);
-        if (one_at_a_time)
+        bool was_sent = command->state == COMMAND_SENT;
+        if (!was_sent && command->expires > gateway_clock())
+            send_command(gateway, command, peer);
+        if (one_at_a_time && command->state != COMMAND_QUEUED && !command_has_ended(command))
             return;
     }
 }
 
-static void finish_and_go_on(struct pending_command *command, bool executed, json_t *response,
-                             const char *reason) {
-    struct gateway *gateway = command->gateway;
-    char ident[CODEC_IDENT_MAX + 1];
-    strcpy(ident, command->target.ident);
-    finish(command, executed, response, reason);
-    struct session *session =
-        session_by_ident(&gateway->sessions, ident); // it may have ended with the command
-    if (session != NULL)
-        send_next(session);
-}
-
-static void on_timeout(uv_timer_t *timer) {
-    struct pending_command *command = timer->data;
-    struct peer *peer = reachable_peer(command);
-    char reason[80];
-    if (peer != NULL && command->attempts < option_of(command, "max_attempts",
-                                                      command->gateway->config->commands.max_attempts)) {
-        send_command(command, peer);
-        return;
-    }
-    if (peer == NULL)
-        strcpy(reason, "the device went away before it answered");
+static char *key_of_session(const struct session *session, const struct channel *channel, char key[KEY_MAX]) {
+    if (session->device.known)
+        snprintf(key, KEY_MAX, "devices/%lld", (long long)session->device.id);
     else
-        snprintf(reason, sizeof reason, "no answer to %d attempts", command->attempts);
-    finish_and_go_on(command, false, NULL, reason);
+        snprintf(key, KEY_MAX, "channels/%lld/%s", (long long)channel->config->id, session->ident);
+    return key;
+}
+
+static const struct channel *channel_of(const struct session *session) {
+    return session->tcp != NULL ? session->tcp->channel : session->udp->channel;
 }
 
 void commands_device_talks(struct gateway *gateway, struct session *session) {
-    if (session->commands != NULL)
-        send_next(session);
+    char key[KEY_MAX];
+    if (gateway->commands.targets != NULL)
+        commands_send_next(gateway, key_of_session(session, channel_of(session), key));
+}
+
+char *commands_check(const struct gateway *gateway, json_t *definition, const struct codec *codec) {
+    char *first = NULL;
+    if (codec != NULL)
+        return command_check(definition, codec);
+    for (size_t i = 0; i < gateway->config->channel_count; i++) {
+        char *fault = command_check(definition, gateway->config->channels[i].codec);
+        if (fault == NULL) {
+            free(first);
+            return NULL;
+        }
+        if (first == NULL)
+            first = fault;
+        else
+            free(fault);
+    }
+    return first;
 }
 
 // --- answers ---
 
-static bool matches(const struct pending_command *command, const struct codec_answer *answer) {
-    const char *key = command->expectation.key;
-    if (!command->sent)
-        return false;
-    return *key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0;
+static struct command *find_asked(const struct command_target *target, const struct codec_answer *answer) {
+    struct command *command;
+    if (target == NULL)
+        return NULL;
+    DL_FOREACH(target->commands, command) {
+        const char *key = command->expectation.key;
+        if (command->state == COMMAND_SENT &&
+            (*key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0))
+            return command;
+    }
+    return NULL;
 }
 
 void commands_answered(struct gateway *gateway, struct session *session, const struct codec_answer *answer) {
-    struct pending_command *command;
-    DL_FOREACH(session->commands, command) {
-        if (matches(command, answer))
-            break;
-    }
+    char key[KEY_MAX];
+    if (answer->implicit && gateway->commands.targets == NULL)
+        return;
+    key_of_session(session, channel_of(session), key);
+    struct command *command = find_asked(find_target(&gateway->commands, key), answer);
     if (command == NULL) {
         if (!answer->implicit)
-            log_info("device %s: an answer to '%s', which nobody asked for: %s", session->ident, answer->key,
+            log_info("device %s: an answer to '%s' that nobody waits for: %s", session->ident, answer->key,
                      answer->text != NULL ? answer->text : "-");
         return;
     }
     if (answer->outcome == CODEC_PROGRESS && command->expectation.final_after_progress) {
-        log_info("device %s: command %s has begun: %s", session->ident, topic_name(command->definition),
+        log_info("device %s: command %s has begun: %s", session->ident, topic_name(command),
                  answer->text != NULL ? answer->text : "-");
         return;
     }
     bool executed = answer->outcome != CODEC_FAILURE;
-    finish_and_go_on(command, executed, command_response(answer),
-                     executed ? NULL : "the device said that it failed");
+    commands_finish(gateway, command, COMMAND_PROCESSED, executed, command_response(answer),
+                    executed ? NULL : "the device said that it failed");
+    commands_send_next(gateway, key);
 }
 
-// --- taking in ---
+// --- time ---
 
-// Reads devices/{id} or channels/{id}/{ident}; NULL, or what is wrong with it.
-static const char *read_target(struct gateway *gateway, const char *topic, struct target *target) {
-    long long number;
-    int end = 0;
-    const char *rest = topic + (strncmp(topic, "devices/", 8) == 0    ? 8
-                                : strncmp(topic, "channels/", 9) == 0 ? 9
-                                                                      : 0);
-    *target = (struct target){.device_id = -1};
-    if (rest == topic)
-        return "commands go to devices/{device.id} or channels/{channel.id}/{ident}";
-    if (*rest < '0' || *rest > '9' || sscanf(rest, "%15lld%n", &number, &end) != 1)
-        return rest == topic + 8 ? "device.id is not a number" : "channel.id is not a number";
-    if (rest == topic + 8) {
-        target->device_id = number;
-        if (rest[end] >= '0' && rest[end] <= '9') // 53 bits have 16 digits
-            target->device_id = strtoll(rest, (char **)&rest, 10), end = 0;
-        target->session = session_by_device_id(&gateway->sessions, target->device_id);
-        if (target->session != NULL)
-            strcpy(target->ident, target->session->ident);
-        return rest[end] == '\0' ? NULL : "device.id is not a number";
+static bool is_ours(const struct gateway *gateway, const struct command *command) {
+    return command->instance != NULL && strcmp(command->instance, gateway->config->mqtt.client_id) == 0;
+}
+
+// A command whose answer did not come: it waits for its next attempt, or has had its last.
+static void time_out(struct gateway *gateway, struct command *command) {
+    char reason[80];
+    char key[KEY_MAX];
+    snprintf(key, sizeof key, "%s", command->key);
+    if (command->attempts >= command->max_attempts) {
+        snprintf(reason, sizeof reason, "no answer to %d attempts", command->attempts);
+        commands_finish(gateway, command, COMMAND_PROCESSED, false, NULL, reason);
+    } else {
+        command->state = COMMAND_QUEUED;
+        commands_publish(gateway, command);
     }
-    target->channel_id = number;
-    if (rest[end] != '/' || !device_ident_valid(rest + end + 1))
-        return "the ident is not 1 to 32 letters, digits, dots, dashes, underscores";
-    strcpy(target->ident, rest + end + 1);
-    struct device device = device_by_ident(gateway->registry, target->ident);
-    target->device_id = device.known ? device.id : -1;
-    target->session = session_by_ident(&gateway->sessions, target->ident);
-    return NULL;
+    commands_send_next(gateway, key);
 }
 
-static struct pending_command *make_command(struct gateway *gateway, const struct target *target,
-                                            const struct mqtt_received *received, json_t *definition) {
-    struct pending_command *command = must_have(calloc(1, sizeof *command));
+static void sweep_command(struct gateway *gateway, struct command *command, int64_t now) {
+    if (command_has_ended(command)) {
+        if (command->end_written && command->published == 0)
+            commands_publish_end(gateway, command);
+        return;
+    }
+    // What another instance has sent is its own, until that has surely gone; expiry is the intake's.
+    int64_t grace = is_ours(gateway, command) ? 0 : ADOPTION_TIME * 1000000LL;
+    bool may = is_ours(gateway, command) || gateway->config->commands.intake;
+    if (command->state == COMMAND_SENT && now >= command->answer_by + grace && may)
+        time_out(gateway, command);
+    else if (command->state == COMMAND_QUEUED && now >= command->expires && gateway->config->commands.intake)
+        commands_finish(gateway, command, COMMAND_EXPIRED, false, NULL, "the device did not talk in time");
+}
+
+static void on_sweep(uv_timer_t *timer) {
+    struct gateway *gateway = timer->data;
+    struct command *command, *next;
     int64_t now = gateway_clock();
-    gateway->commands.last_id = now > gateway->commands.last_id ? now : gateway->commands.last_id + 1;
-    command->gateway = gateway;
-    command->target = *target;
-    command->target.session = NULL; // until it stands in its list
-    command->id = gateway->commands.last_id;
-    command->definition = json_incref(definition);
-    if (received->response_topic != NULL)
-        command->response_topic = must_have(strdup(received->response_topic));
-    if (received->correlation != NULL) {
-        command->correlation = must_have(malloc(received->correlation_length));
-        command->correlation_length = received->correlation_length;
-        memcpy(command->correlation, received->correlation, received->correlation_length);
+    HASH_ITER(hh, gateway->commands.by_id, command, next) {
+        sweep_command(gateway, command, now);
     }
-    return command;
 }
 
-static void refuse(struct gateway *gateway, const struct target *target, const struct mqtt_received *received,
-                   json_t *definition, const char *reason) {
-    log_warning("a command to %s is refused: %s", received->topic, reason);
-    finish(make_command(gateway, target, received, definition), false, NULL, reason);
-}
-
-static int by_priority(const struct pending_command *a, const struct pending_command *b) {
-    int first = option_of(a, "priority", 0), second = option_of(b, "priority", 0);
-    return first > second ? -1 : first < second;
-}
-
-static void take_command(struct gateway *gateway, const struct target *target,
-                         const struct mqtt_received *received, json_t *definition) {
-    struct pending_command probe = {.gateway = gateway, .target = *target};
-    struct peer *peer = reachable_peer(&probe);
-    if (peer == NULL) {
-        refuse(gateway, target, received, definition, "the device is not connected");
-        return;
-    }
-    char *fault = command_check(definition, peer->channel->config->codec);
-    if (fault != NULL) {
-        refuse(gateway, target, received, definition, fault);
-        free(fault);
-        return;
-    }
-    struct pending_command *command = make_command(gateway, target, received, definition);
-    command->target.session = target->session;
-    command->target.channel_id = peer->channel->config->id;
-    command->has_timer = true;
-    uv_timer_init(&gateway->loop, &command->timer);
-    command->timer.data = command;
-    DL_INSERT_INORDER(target->session->commands, command, by_priority);
-    say(command, EVENT_QUEUED, "queued");
-    send_next(target->session);
-}
-
-void commands_received(struct gateway *gateway, const char *topic, const struct mqtt_received *received) {
-    struct target target;
-    char *fault = NULL;
-    json_t *commands = command_parse(received->payload, received->length, &fault), *nothing = json_object();
-    const char *wrong_target = read_target(gateway, topic, &target);
-    json_t *definition;
-    size_t i;
-    if (wrong_target != NULL || fault != NULL)
-        refuse(gateway, &target, received, nothing, wrong_target != NULL ? wrong_target : fault);
-    json_array_foreach(wrong_target == NULL ? commands : NULL, i, definition) {
-        take_command(gateway, &target, received, definition);
-    }
-    free(fault);
-    json_decref(commands);
-    json_decref(nothing);
+void commands_start(struct gateway *gateway) {
+    uv_timer_init(&gateway->loop, &gateway->commands.sweep);
+    gateway->commands.sweep.data = gateway;
+    uv_timer_start(&gateway->commands.sweep, on_sweep, SWEEP_INTERVAL, SWEEP_INTERVAL);
 }
 
 void commands_stop(struct gateway *gateway) {
-    struct session *session, *next;
-    HASH_ITER(by_ident, gateway->sessions.by_ident, session, next) {
-        while (session != NULL && session->commands != NULL) {
-            bool last = session->commands->next == NULL;
-            finish(session->commands, false, NULL, "the gateway stops");
-            session = last ? NULL : session; // it may have ended with its last command
-        }
+    uv_close((uv_handle_t *)&gateway->commands.sweep, NULL);
+}
+
+void commands_free(struct gateway *gateway) {
+    struct command *command, *next;
+    HASH_ITER(hh, gateway->commands.by_id, command, next) {
+        commands_drop(gateway, command);
     }
 }

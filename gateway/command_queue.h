@@ -1,29 +1,78 @@
-// Commands on their way: from the broker to a device, and the answer back.
+// The queue of commands: what waits for which device, what is under way, and how each ends.
 //
-// A command is queued, sent, and then processed: that is said under {prefix}/log/gw/…/commands-queue/{name}/…
-// and, for a publisher that set a response topic, to that topic too.
+// A command is queued, sent, and then exactly one of processed, expired or canceled; each step is logged
+// under {prefix}/log/gw/{key}/commands-queue/{name}/{step}. While it is pending its entry stands retained
+// under {prefix}/state/gw/{key}/commands-queue/{id}, where every instance of the gateway sees it: the one
+// that holds the device sends it. An end is on disk before it is published, so that a command that was
+// answered is never sent again.
 #pragma once
 
 #include <stdint.h>
+#include <uv.h>
 
-#include "codecs/codec.h"
+#include "gateway/command.h"
 
-struct gateway;
-struct mqtt_received;
+#define COMMANDS_PER_DEVICE_MAX 1000
+#define COMMANDS_MAX            100000
+
 struct session;
 
 struct command_queue {
-    int64_t last_id; // of a command; ids only grow, across restarts too
+    struct command *by_id;
+    struct command_target *targets; // by key
+    size_t pending;                 // that have not ended
+    int64_t last_id;                // ids only grow, across restarts too
+    uv_timer_t sweep;
 };
 
-// Takes in what was published to a command topic; topic is what follows {prefix}/command/gw/.
-void commands_received(struct gateway *gateway, const char *topic, const struct mqtt_received *received);
+void commands_start(struct gateway *gateway);
+void commands_stop(struct gateway *gateway);
+void commands_free(struct gateway *gateway);
+
+// --- for the intake and the synchronization with the broker ---
+
+// A number for a new command.
+int64_t commands_new_id(struct gateway *gateway);
+
+struct command *commands_find(const struct command_queue *queue, int64_t id);
+
+// NULL when there is room for one more, else a constant that says which limit is reached.
+const char *commands_full(const struct command_queue *queue, const char *key);
+
+// Takes the command over and into the queue.
+void commands_add(struct gateway *gateway, struct command *command);
+
+// Takes it out of the queue and frees it, without a word.
+void commands_drop(struct gateway *gateway, struct command *command);
+
+// Writes the entry to broker and disk as it stands.
+void commands_publish(struct gateway *gateway, struct command *command);
+
+// Logs a step: "queued" or "sent".
+void commands_log(struct gateway *gateway, const struct command *command, const char *step,
+                  const json_t *more);
+
+// Ends a command. response (taken over) and reason may be NULL.
+void commands_finish(struct gateway *gateway, struct command *command, enum command_state end, bool executed,
+                     json_t *response, const char *reason);
+
+// Publishes the result of a command that has ended, as log entry and to its response topic.
+void commands_say_result(struct gateway *gateway, const struct command *command);
+
+// Publishes the end of a command that has ended, and forgets it once the broker has that.
+void commands_publish_end(struct gateway *gateway, struct command *command);
+
+// Sends what may go out to this target now, if its device can be reached.
+void commands_send_next(struct gateway *gateway, const char *key);
+
+// Whether a definition is valid for codec, or with NULL for a protocol of some channel. NULL, or what is
+// wrong with it (for the caller to free).
+char *commands_check(const struct gateway *gateway, json_t *definition, const struct codec *codec);
+
+// --- for peers ---
 
 // The device answered; or, for an implicit answer, sent a report that may be one.
 void commands_answered(struct gateway *gateway, struct session *session, const struct codec_answer *answer);
 
 // The device was heard from: what waits for it may go out.
 void commands_device_talks(struct gateway *gateway, struct session *session);
-
-// Ends all commands, because the gateway stops.
-void commands_stop(struct gateway *gateway);

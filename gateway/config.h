@@ -53,6 +53,7 @@ struct config {
         bool intake;
         int ttl, timeout, max_attempts, udp_reachable; // seconds
     } commands;
+    const char *store_path;
     enum log_level log_level;
     enum log_format log_format;
     json_t *json; // holds the texts above

@@ -1,6 +1,7 @@
 // The running gateway: puts the parts together, and takes them apart when it is told to stop.
 #include "gateway/gateway.h"
 
+#include <mqtt_protocol.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "gateway/command_intake.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
 
@@ -16,7 +18,8 @@
 
 struct running {
     struct gateway gateway;
-    char *command_prefix; // "{prefix}/command/gw/"
+    struct mqtt_subscription subscriptions[5];
+    size_t subscription_count;
     uv_signal_t signals[3];
     uv_timer_t drain_timer;
     struct outbox_waiter drained;
@@ -29,20 +32,26 @@ int64_t gateway_clock(void) {
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-bool gateway_publish(struct gateway *gateway, const json_t *payload, bool retain, const char *format, ...) {
+uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, bool retain, const char *format,
+                         ...) {
     char topic[1024];
     int prefix = snprintf(topic, sizeof topic, "%s/", gateway->config->mqtt.topic_prefix);
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(topic + prefix, sizeof topic - (size_t)prefix, format, arguments);
     va_end(arguments);
-    char *text = must_have(json_dumps(payload, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
+    char *text = NULL;
+    if (payload != NULL)
+        text = must_have(
+            json_dumps(payload, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
     uint64_t number =
-        outbox_put(gateway->outbox,
-                   &(struct mqtt_publish){
-                       .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = retain});
+        outbox_put(gateway->outbox, &(struct mqtt_publish){.topic = topic,
+                                                           .payload = text,
+                                                           .length = text != NULL ? strlen(text) : 0,
+                                                           .qos = 1,
+                                                           .retain = retain});
     free(text);
-    return number != 0;
+    return number;
 }
 
 static void publish_instance_state(struct gateway *gateway, bool online) {
@@ -55,15 +64,22 @@ static void publish_instance_state(struct gateway *gateway, bool online) {
 
 // --- what the link reports ---
 
+static void on_link_connected(void *context) {
+    struct running *running = context;
+    command_sync_begin(&running->gateway);
+}
+
 static void on_link_up(void *context) {
     struct running *running = context;
     publish_instance_state(&running->gateway, !running->stopping);
+    command_sync_ask(&running->gateway);
     outbox_link_up(running->gateway.outbox);
 }
 
 static void on_link_down(void *context) {
     struct running *running = context;
     outbox_link_down(running->gateway.outbox);
+    command_sync_lost(&running->gateway);
 }
 
 static void on_published(void *context, int mid, const char *reason) {
@@ -71,30 +87,69 @@ static void on_published(void *context, int mid, const char *reason) {
     outbox_published(running->gateway.outbox, mid, reason);
 }
 
-static void on_received(void *context, const struct mqtt_received *received) {
-    struct running *running = context;
-    size_t length = strlen(running->command_prefix);
-    if (strncmp(received->topic, running->command_prefix, length) == 0 && !running->stopping)
-        commands_received(&running->gateway, received->topic + length, received);
+// The part of a topic behind {prefix}/{kind}, or NULL when it is another topic.
+static const char *topic_after(const struct gateway *gateway, const char *topic, const char *kind) {
+    size_t prefix = strlen(gateway->config->mqtt.topic_prefix), length = strlen(kind);
+    bool same = strncmp(topic, gateway->config->mqtt.topic_prefix, prefix) == 0 && topic[prefix] == '/' &&
+                strncmp(topic + prefix + 1, kind, length) == 0;
+    return same ? topic + prefix + 1 + length : NULL;
 }
 
-static const struct mqtt_link_handlers link_handlers = {
-    .up = on_link_up, .down = on_link_down, .published = on_published, .received = on_received};
+static void on_received(void *context, const struct mqtt_received *received) {
+    struct running *running = context;
+    struct gateway *gateway = &running->gateway;
+    const char *command = topic_after(gateway, received->topic, "command/gw/");
+    const char *state = topic_after(gateway, received->topic, "state/gw/");
+    const char *device = topic_after(gateway, received->topic, "log/gw/devices/");
+    if (running->stopping)
+        return;
+    if (command != NULL)
+        command_intake(gateway, command, received);
+    else if (state != NULL)
+        command_sync_received(gateway, state, received);
+    else if (device != NULL)
+        session_taken_over(gateway, strtoll(device, NULL, 10));
+}
+
+static const struct mqtt_link_handlers link_handlers = {.connected = on_link_connected,
+                                                        .up = on_link_up,
+                                                        .down = on_link_down,
+                                                        .published = on_published,
+                                                        .received = on_received};
+
+__attribute__((format(printf, 3, 4))) static void subscribe(struct running *running, int options,
+                                                            const char *format, ...) {
+    struct mqtt_subscription *subscription = &running->subscriptions[running->subscription_count++];
+    char *filter;
+    va_list arguments;
+    va_start(arguments, format);
+    if (vasprintf(&filter, format, arguments) < 0)
+        must_have(NULL);
+    va_end(arguments);
+    if (asprintf(&subscription->filter, "%s/%s", running->gateway.config->mqtt.topic_prefix, filter) < 0)
+        must_have(NULL);
+    subscription->options = options;
+    free(filter);
+}
 
 static void make_link(struct running *running) {
     struct gateway *gateway = &running->gateway;
-    const char *prefix = gateway->config->mqtt.topic_prefix;
-    char *subscription, *will_topic;
-    if (asprintf(&running->command_prefix, "%s/command/gw/", prefix) < 0 ||
-        asprintf(&subscription, "%s/command/gw/#", prefix) < 0 ||
-        asprintf(&will_topic, "%s/state/gw/instances/%s", prefix, gateway->config->mqtt.client_id) < 0)
-        must_have(NULL);
-    gateway->link =
-        mqtt_link_new(&gateway->loop, gateway->config, gateway->config->commands.intake ? subscription : NULL,
-                      will_topic, "{\"state\":\"offline\"}", &link_handlers, running);
+    const struct config *config = gateway->config;
+    char will_topic[300];
+    // A command that somebody retained by mistake would come again at every connection: no retained ones.
+    // What we publish ourselves we know.
+    if (config->commands.intake)
+        subscribe(running, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "command/gw/#");
+    subscribe(running, MQTT_SUB_OPT_NO_LOCAL, "state/gw/devices/+/commands-queue/+");
+    subscribe(running, MQTT_SUB_OPT_NO_LOCAL, "state/gw/channels/+/+/commands-queue/+");
+    subscribe(running, 0, "state/gw/instances/%s/+", config->mqtt.client_id);
+    subscribe(running, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER, "log/gw/devices/+/connected");
+    snprintf(will_topic, sizeof will_topic, "%s/state/gw/instances/%s", config->mqtt.topic_prefix,
+             config->mqtt.client_id);
+    gateway->link = mqtt_link_new(&gateway->loop, config, running->subscriptions, running->subscription_count,
+                                  config->commands.intake, will_topic, "{\"state\":\"offline\"}",
+                                  &link_handlers, running);
     outbox_set_link(gateway->outbox, gateway->link);
-    free(subscription);
-    free(will_topic);
 }
 
 // --- stopping ---
@@ -107,6 +162,9 @@ static void stop_now(struct running *running) {
     if (left > 0)
         log_error("%zu messages that the broker has not taken are lost", left);
     mqtt_link_stop(running->gateway.link);
+    command_sync_stop(&running->gateway);
+    commands_stop(&running->gateway);
+    store_stop(running->gateway.store);
     for (size_t i = 0; i < sizeof running->signals / sizeof running->signals[0]; i++)
         uv_close((uv_handle_t *)&running->signals[i], NULL);
     uv_close((uv_handle_t *)&running->drain_timer, NULL);
@@ -134,7 +192,6 @@ static void stop(struct running *running) {
         channel_close(&gateway->channels[i]);
         channel_log_counters(&gateway->channels[i]);
     }
-    commands_stop(gateway);
     bool up = mqtt_link_is_up(gateway->link);
     if (up)
         publish_instance_state(gateway, false); // otherwise the Last Will has said it
@@ -173,7 +230,10 @@ static void free_all(struct running *running) {
     outbox_free(gateway->outbox);
     device_registry_free(gateway->registry);
     free(gateway->channels);
-    free(running->command_prefix);
+    commands_free(gateway);
+    store_close(gateway->store);
+    for (size_t i = 0; i < running->subscription_count; i++)
+        free(running->subscriptions[i].filter);
     uv_loop_close(&gateway->loop);
 }
 
@@ -184,6 +244,15 @@ static void warn_of_what_is_not_there(const struct config *config) {
     for (size_t i = 0; i < config->channel_count; i++)
         if (config->channels[i].udp_ack != NULL && !config->channels[i].has_udp)
             log_warning("channel %s has udp_ack, but no udp", config->channels[i].name);
+}
+
+static struct store *open_store(struct gateway *gateway) {
+    char *reason;
+    struct store *store = store_open(&gateway->loop, gateway->config->store_path, &reason);
+    if (store == NULL)
+        log_error("%s", reason);
+    free(reason);
+    return store;
 }
 
 int gateway_run(const struct config *config) {
@@ -198,7 +267,12 @@ int gateway_run(const struct config *config) {
     gateway->registry = device_registry_new(config);
     gateway->outbox = outbox_new((unsigned)config->mqtt.inflight, OUTBOX_MAX_BYTES);
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
+    gateway->store = open_store(gateway);
+    if (gateway->store == NULL)
+        return 1;
     make_link(&running);
+    commands_start(gateway);
+    command_sync_start(gateway);
     catch_signals(&running);
     warn_of_what_is_not_there(config);
     for (size_t i = 0; i < config->channel_count; i++)

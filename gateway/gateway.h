@@ -6,11 +6,13 @@
 
 #include "gateway/channel.h"
 #include "gateway/command_queue.h"
+#include "gateway/command_sync.h"
 #include "gateway/config.h"
 #include "gateway/device.h"
 #include "gateway/mqtt_link.h"
 #include "gateway/outbox.h"
 #include "gateway/session.h"
+#include "gateway/store.h"
 
 struct gateway {
     uv_loop_t loop;
@@ -19,7 +21,9 @@ struct gateway {
     struct mqtt_link *link;
     struct outbox *outbox;
     struct session_table sessions;
+    struct store *store;
     struct command_queue commands;
+    struct command_sync sync;
     struct channel *channels;        // config->channel_count of them
     size_t listening;                // sockets that trackers can reach
     int connections;                 // over TCP, in all channels
@@ -31,9 +35,10 @@ struct gateway {
 // Microseconds since 1970.
 int64_t gateway_clock(void);
 
-// Publishes JSON text to {prefix}/{topic…}, for logs and state. False when the outbox is full.
-__attribute__((format(printf, 4, 5))) bool gateway_publish(struct gateway *gateway, const json_t *payload,
-                                                           bool retain, const char *topic, ...);
+// Publishes JSON (NULL: an empty payload) to {prefix}/{topic…}, for logs and state. Returns its number in the
+// outbox, 0 when that is full.
+__attribute__((format(printf, 4, 5))) uint64_t gateway_publish(struct gateway *gateway, const json_t *payload,
+                                                               bool retain, const char *topic, ...);
 
 // Runs until SIGINT or SIGTERM. Returns the exit code.
 int gateway_run(const struct config *config);

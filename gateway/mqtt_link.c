@@ -35,7 +35,10 @@ enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 struct mqtt_link {
     uv_loop_t *loop;
     const struct config *config;
-    char *subscription, *will_topic, *will_payload;
+    const struct mqtt_subscription *subscriptions;
+    size_t subscription_count, subscribed;
+    bool persistent;
+    char *will_topic, *will_payload;
     const struct mqtt_link_handlers *handlers;
     void *context;
     enum state state;
@@ -181,25 +184,24 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
         note_result(link, MOSQ_ERR_CONN_REFUSED);
         return;
     }
-    if (link->subscription == NULL) {
-        become_up(link);
-        return;
-    }
     link->state = SUBSCRIBING;
-    // No retained ones: a command that somebody retained by mistake would come again at every connection.
-    note_result(link, mosquitto_subscribe_v5(client, NULL, link->subscription, 1,
-                                             MQTT_SUB_OPT_SEND_RETAIN_NEVER, NULL));
+    link->subscribed = 0;
+    link->handlers->connected(link->context);
+    for (size_t i = 0; i < link->subscription_count; i++)
+        note_result(link, mosquitto_subscribe_v5(client, NULL, link->subscriptions[i].filter, 1,
+                                                 link->subscriptions[i].options, NULL));
 }
 
+// The answers come in the order of the requests.
 static void on_subscribe(struct mosquitto *client, void *context, int mid, int count, const int *granted,
                          const mosquitto_property *properties) {
     struct mqtt_link *link = context;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count && link->subscribed < link->subscription_count; i++, link->subscribed++)
         if (granted[i] >= 0x80)
-            log_error("broker %s:%d: no commands: it refused the subscription to %s: %s",
-                      link->config->mqtt.host, link->config->mqtt.port, link->subscription,
+            log_error("broker %s:%d: it refused the subscription to %s: %s", link->config->mqtt.host,
+                      link->config->mqtt.port, link->subscriptions[link->subscribed].filter,
                       mosquitto_reason_string(granted[i]));
-    if (link->state == SUBSCRIBING)
+    if (link->state == SUBSCRIBING && link->subscribed == link->subscription_count)
         become_up(link);
 }
 
@@ -259,8 +261,8 @@ static int set_tls(struct mqtt_link *link) {
 
 static int make_client(struct mqtt_link *link) {
     const struct config *config = link->config;
-    // With a subscription no clean start: commands that came while we were away are delivered.
-    link->client = must_have(mosquitto_new(config->mqtt.client_id, link->subscription == NULL, link));
+    // Without a clean start, what came while we were away is delivered.
+    link->client = must_have(mosquitto_new(config->mqtt.client_id, !link->persistent, link));
     mosquitto_int_option(link->client, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V5);
     mosquitto_int_option(link->client, MOSQ_OPT_SEND_MAXIMUM, config->mqtt.inflight);
     mosquitto_log_callback_set(link->client, on_log);
@@ -280,7 +282,7 @@ static int make_client(struct mqtt_link *link) {
 static void connect_blocking(uv_work_t *work) {
     struct mqtt_link *link = work->data;
     mosquitto_property *properties = NULL;
-    if (link->subscription != NULL)
+    if (link->persistent)
         mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, SESSION_EXPIRY);
     errno = 0;
     link->connect_result = mosquitto_connect_bind_v5(link->client, link->config->mqtt.host,
@@ -320,15 +322,18 @@ static void attempt(struct mqtt_link *link) {
 
 // --- what others call ---
 
-struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config, const char *subscription,
-                                const char *will_topic, const char *will_payload,
+struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
+                                const struct mqtt_subscription *subscriptions, size_t subscription_count,
+                                bool persistent, const char *will_topic, const char *will_payload,
                                 const struct mqtt_link_handlers *handlers, void *context) {
     struct mqtt_link *link = must_have(calloc(1, sizeof *link));
     mosquitto_lib_init();
     *link = (struct mqtt_link){
         .loop = loop,
         .config = config,
-        .subscription = subscription != NULL ? must_have(strdup(subscription)) : NULL,
+        .subscriptions = subscriptions,
+        .subscription_count = subscription_count,
+        .persistent = persistent,
         .will_topic = must_have(strdup(will_topic)),
         .will_payload = must_have(strdup(will_payload)),
         .handlers = handlers,
@@ -396,7 +401,6 @@ void mqtt_link_stop(struct mqtt_link *link) {
 }
 
 void mqtt_link_free(struct mqtt_link *link) {
-    free(link->subscription);
     free(link->will_topic);
     free(link->will_payload);
     free(link);

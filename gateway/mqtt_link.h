@@ -37,10 +37,16 @@ enum mqtt_publish_result {
     MQTT_REFUSED, // can never be sent: too large, or a topic that is none
 };
 
+struct mqtt_subscription {
+    char *filter;
+    int options; // MQTT_SUB_OPT_…
+};
+
 // Called on the loop. They may publish.
 struct mqtt_link_handlers {
-    void (*up)(void *context);   // connected and subscribed
-    void (*down)(void *context); // what was handed over and not acknowledged is unknown to have arrived
+    void (*connected)(void *context); // what is retained for the subscriptions comes after this
+    void (*up)(void *context);        // and subscribed
+    void (*down)(void *context);      // what was handed over and not acknowledged is unknown to have arrived
     // The broker has message mid (QoS 1), or it was written to the network (QoS 0); or refused it, then
     // reason is not NULL.
     void (*published)(void *context, int mid, const char *reason);
@@ -49,10 +55,12 @@ struct mqtt_link_handlers {
 
 struct mqtt_link;
 
-// subscription is one topic filter or NULL; with one the session is kept at the broker while we are away.
-// will_topic and will_payload are the Last Will, retained. All is copied but config, which must stay.
-struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config, const char *subscription,
-                                const char *will_topic, const char *will_payload,
+// With persistent set the broker keeps the session, and what comes for the subscriptions, while we are away.
+// will_topic and will_payload are the Last Will, retained. The subscriptions (at least one; QoS 1) and config
+// must stay, the texts are copied.
+struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
+                                const struct mqtt_subscription *subscriptions, size_t subscription_count,
+                                bool persistent, const char *will_topic, const char *will_payload,
                                 const struct mqtt_link_handlers *handlers, void *context);
 
 void mqtt_link_start(struct mqtt_link *link);

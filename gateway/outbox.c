@@ -63,14 +63,14 @@ static struct item *make_item(const struct mqtt_publish *publish) {
 }
 
 // Everything before the oldest message that is still here is safe.
-static bool is_safe(const struct outbox *outbox, uint64_t number) {
+bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
     return outbox->items == NULL || number < outbox->items->number;
 }
 
 // A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
 // forget any other waiter, so each time the first one is taken anew.
 static void call_waiters(struct outbox *outbox) {
-    while (outbox->waiters != NULL && is_safe(outbox, outbox->waiters->last)) {
+    while (outbox->waiters != NULL && outbox_is_safe(outbox, outbox->waiters->last)) {
         struct outbox_waiter *waiter = outbox->waiters;
         DL_DELETE(outbox->waiters, waiter);
         waiter->done(waiter, true);
@@ -151,7 +151,7 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
 }
 
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
-    if (is_safe(outbox, waiter->last))
+    if (outbox_is_safe(outbox, waiter->last))
         waiter->done(waiter, true);
     else
         DL_APPEND(outbox->waiters, waiter);

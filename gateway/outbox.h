@@ -28,6 +28,9 @@ void outbox_free(struct outbox *outbox);
 // full: then nothing was taken.
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
 
+// Whether the message of that number, and all before it, are with the broker. Number 0 is.
+bool outbox_is_safe(const struct outbox *outbox, uint64_t number);
+
 // Calls waiter->done once the messages are safe: now, when they are already.
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter);
 void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);

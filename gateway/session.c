@@ -8,6 +8,8 @@
 #include "gateway/memory.h"
 #include "gateway/peer.h"
 
+enum { EVENT_CONNECTED = 300, EVENT_DISCONNECTED = 301 }; // codes of log entries; flespi's
+
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
     HASH_FIND(by_ident, table->by_ident, ident, strlen(ident), session);
@@ -35,26 +37,34 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     return session;
 }
 
+// For the log of the device; other instances read it too, and let go of a device that is here now.
+static void log_presence(struct gateway *gateway, const struct session *session, const struct peer *peer,
+                         int code, const char *event) {
+    if (!session->device.known)
+        return;
+    json_t *entry =
+        json_pack("{s:i, s:f, s:I, s:I, s:s, s:s, s:s}", "event_code", code, "timestamp",
+                  (double)gateway_clock() / 1e6, "channel_id", (json_int_t)peer->channel->config->id,
+                  "device_id", (json_int_t)session->device.id, "ident", session->ident, "source",
+                  peer->address, "transport", peer->transport->is_udp ? "udp" : "tcp");
+    gateway_publish(gateway, entry, false, "log/gw/devices/%lld/%s", (long long)session->device.id, event);
+    json_decref(entry);
+}
+
 void session_attach(struct gateway *gateway, struct peer *peer, const char *ident,
                     const struct device *device) {
     session_detach(gateway, peer);
     struct session *session = find_or_make(&gateway->sessions, ident, device);
     struct peer **place = peer->transport->is_udp ? &session->udp : &session->tcp;
     struct peer *old = *place;
+    if (session->tcp == NULL && session->udp == NULL)
+        log_presence(gateway, session, peer, EVENT_CONNECTED, "connected");
     *place = peer;
     peer->session = session;
     if (old != NULL) {
         old->session = NULL; // it is no longer the place of this device
         old->transport->close(old, CLOSE_SAME_IDENT);
     }
-}
-
-void session_release(struct gateway *gateway, struct session *session) {
-    if (session->tcp != NULL || session->udp != NULL || session->commands != NULL)
-        return;
-    HASH_DELETE(by_ident, gateway->sessions.by_ident, session);
-    HASH_DELETE(by_id, gateway->sessions.by_id, session);
-    free(session);
 }
 
 void session_detach(struct gateway *gateway, struct peer *peer) {
@@ -66,7 +76,23 @@ void session_detach(struct gateway *gateway, struct peer *peer) {
         session->tcp = NULL;
     if (session->udp == peer)
         session->udp = NULL;
-    session_release(gateway, session);
+    if (session->tcp != NULL || session->udp != NULL)
+        return;
+    log_presence(gateway, session, peer, EVENT_DISCONNECTED, "disconnected");
+    HASH_DELETE(by_ident, gateway->sessions.by_ident, session);
+    HASH_DELETE(by_id, gateway->sessions.by_id, session);
+    free(session);
+}
+
+void session_taken_over(struct gateway *gateway, int64_t device_id) {
+    struct session *session = session_by_device_id(&gateway->sessions, device_id);
+    if (session == NULL || !session->device.known)
+        return;
+    struct peer *tcp = session->tcp, *udp = session->udp;
+    if (tcp != NULL)
+        tcp->transport->close(tcp, CLOSE_SAME_IDENT);
+    if (udp != NULL)
+        udp->transport->close(udp, CLOSE_SAME_IDENT);
 }
 
 struct peer *session_reachable(const struct session *session, uint64_t reachable) {

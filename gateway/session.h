@@ -9,14 +9,12 @@
 
 struct gateway;
 struct peer;
-struct pending_command;
 
 struct session {
     char ident[CODEC_IDENT_MAX + 1];
     struct device device;
-    struct peer *tcp;                 // its connection, or NULL
-    struct peer *udp;                 // where it was last heard from over UDP, or NULL
-    struct pending_command *commands; // in the order in which they go out
+    struct peer *tcp; // its connection, or NULL
+    struct peer *udp; // where it was last heard from over UDP, or NULL
     UT_hash_handle by_ident, by_id;
 };
 
@@ -30,11 +28,11 @@ struct session_table {
 void session_attach(struct gateway *gateway, struct peer *peer, const char *ident,
                     const struct device *device);
 
-// Takes peer out of its session, if it is in one; a session without peers and commands ends.
+// Takes peer out of its session, if it is in one; a session without peers ends.
 void session_detach(struct gateway *gateway, struct peer *peer);
 
-// Ends the session when nothing needs it any more.
-void session_release(struct gateway *gateway, struct session *session);
+// The device has connected to another instance of the gateway: its connections here are closed (code 12).
+void session_taken_over(struct gateway *gateway, int64_t device_id);
 
 // NULL when the device is not here.
 struct session *session_by_ident(const struct session_table *table, const char *ident);

@@ -1,0 +1,236 @@
+// The queue of commands in the broker and on disk; see command_sync.h.
+#include "gateway/command_sync.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/gateway.h"
+#include "gateway/log.h"
+#include "gateway/memory.h"
+
+#define SETTLE_TIME                                                                                          \
+    1000 // milliseconds without an entry after which a broker that delivers out of order has delivered all
+
+bool command_sync_is_open(const struct gateway *gateway) {
+    return gateway->sync.state == SYNC_OPEN || gateway->sync.state == SYNC_SETTLING;
+}
+
+// --- the disk ---
+
+static void take_stored(void *context, int64_t id, const char *text) {
+    struct gateway *gateway = context;
+    json_t *row = json_loads(text, 0, NULL);
+    const char *key = json_string_value(json_object_get(row, "key"));
+    char *fault = NULL;
+    struct command *command =
+        key != NULL ? command_from_json(key, json_object_get(row, "entry"), &fault) : NULL;
+    json_decref(row);
+    if (command == NULL || command->id != id) {
+        log_error("the store holds a command %lld that is none: %s", (long long)id,
+                  fault != NULL ? fault : "no entry");
+        store_delete_command(gateway->store, id);
+        if (command != NULL)
+            command_free(command);
+        free(fault);
+        return;
+    }
+    if (id > gateway->commands.last_id)
+        gateway->commands.last_id = id;
+    commands_add(gateway, command);
+    if (command_has_ended(command)) { // and the broker may not have heard of it
+        command->end_written = true;
+        commands_publish_end(gateway, command);
+    }
+}
+
+static void on_settled(uv_timer_t *timer);
+
+void command_sync_start(struct gateway *gateway) {
+    uv_timer_init(&gateway->loop, &gateway->sync.settle);
+    gateway->sync.settle.data = gateway;
+    store_each_command(gateway->store, take_stored, gateway);
+    if (gateway->commands.pending > 0)
+        log_info("%zu commands wait since the last run", gateway->commands.pending);
+}
+
+void command_sync_stop(struct gateway *gateway) {
+    uv_close((uv_handle_t *)&gateway->sync.settle, NULL);
+}
+
+// --- the broker ---
+
+static const char *own_topic(const struct gateway *gateway, const char *last, char *topic, size_t capacity) {
+    snprintf(topic, capacity, "instances/%s/%s", gateway->config->mqtt.client_id, last);
+    return topic;
+}
+
+static void publish_own(struct gateway *gateway, const char *last, const char *text, bool retain) {
+    char topic[300];
+    json_t *json = json_string(text);
+    gateway_publish(gateway, json, retain, "state/gw/%s", own_topic(gateway, last, topic, sizeof topic));
+    json_decref(json);
+}
+
+void command_sync_begin(struct gateway *gateway) {
+    struct command_sync *sync = &gateway->sync;
+    struct command *command, *next;
+    sync->state = SYNC_OPEN;
+    sync->marker_seen = false;
+    HASH_ITER(hh, gateway->commands.by_id, command, next) {
+        // What is still in the outbox the broker will have.
+        command->confirmed = command->published != 0 && !outbox_is_safe(gateway->outbox, command->published);
+    }
+}
+
+void command_sync_ask(struct gateway *gateway) {
+    struct command_sync *sync = &gateway->sync;
+    snprintf(sync->nonce, sizeof sync->nonce, "%lld", (long long)gateway_clock());
+    publish_own(gateway, "sync", sync->nonce, false);
+}
+
+void command_sync_lost(struct gateway *gateway) {
+    gateway->sync.state = SYNC_NO_LINK;
+    uv_timer_stop(&gateway->sync.settle);
+}
+
+// An entry that the broker does not have although it remembers.
+static void take_missing(struct gateway *gateway, struct command *command) {
+    if (gateway->config->commands.intake)
+        commands_finish(gateway, command, COMMAND_CANCELED, false, NULL, "canceled");
+    else
+        commands_drop(gateway, command); // it ended while we were away, and that was said
+}
+
+static void on_settled(uv_timer_t *timer) {
+    struct gateway *gateway = timer->data;
+    struct command *command, *next;
+    bool forgot = gateway->config->commands.intake && !gateway->sync.marker_seen;
+    size_t again = 0;
+    gateway->sync.state = SYNC_DONE;
+    if (forgot)
+        publish_own(gateway, "queue", store_marker(gateway->store), true);
+    HASH_ITER(hh, gateway->commands.by_id, command, next) {
+        if (command->confirmed || command_has_ended(command))
+            continue;
+        if (forgot) {
+            commands_publish(gateway, command);
+            again++;
+        } else {
+            take_missing(gateway, command);
+        }
+    }
+    if (again > 0)
+        log_warning("the broker did not have %zu pending commands, it has them again", again);
+    HASH_ITER(hh, gateway->commands.by_id, command, next) {
+        if (!command_has_ended(command))
+            commands_send_next(gateway, command->key);
+    }
+}
+
+static bool payload_is(const struct mqtt_received *received, const char *text) {
+    size_t length = strlen(text);
+    return received->length == length + 2 && memcmp((const char *)received->payload + 1, text, length) == 0;
+}
+
+static void take_own(struct gateway *gateway, const char *last, const struct mqtt_received *received) {
+    struct command_sync *sync = &gateway->sync;
+    if (strcmp(last, "queue") == 0 && payload_is(received, store_marker(gateway->store)))
+        sync->marker_seen = true;
+    if (strcmp(last, "sync") != 0 || !payload_is(received, sync->nonce) || sync->state != SYNC_OPEN)
+        return;
+    sync->state = SYNC_SETTLING;
+    uv_timer_start(&sync->settle, on_settled, SETTLE_TIME, 0);
+}
+
+// An emptied entry: somebody canceled the command, or, when we heard of its end before, another instance has
+// ended it.
+static void take_emptied(struct gateway *gateway, struct command *command) {
+    if (command == NULL || command->end_written)
+        return;
+    if (!command_has_ended(command) && gateway->config->commands.intake)
+        commands_finish(gateway, command, COMMAND_CANCELED, false, NULL, "canceled");
+    else if (!command_has_ended(command))
+        commands_drop(gateway, command);
+}
+
+// What another instance made of a command.
+static void take_update(struct gateway *gateway, struct command *command, struct command *update) {
+    if (command_has_ended(command)) { // our own end, on its way
+        command_free(update);
+        return;
+    }
+    if (command_has_ended(update)) {
+        store_delete_command(gateway->store, command->id);
+        commands_drop(gateway, command);
+        command_free(update);
+        return;
+    }
+    command->state = update->state;
+    command->attempts = update->attempts;
+    command->answer_by = update->answer_by;
+    command->expectation = update->expectation;
+    free(command->instance);
+    command->instance = update->instance;
+    update->instance = NULL;
+    command_free(update);
+}
+
+static void take_entry(struct gateway *gateway, const char *key, int64_t id,
+                       const struct mqtt_received *received) {
+    char *fault = NULL;
+    struct command *known = commands_find(&gateway->commands, id);
+    if (received->length == 0) {
+        take_emptied(gateway, known);
+        return;
+    }
+    json_t *entry = json_loadb(received->payload, received->length, JSON_REJECT_DUPLICATES, NULL);
+    struct command *command = entry != NULL ? command_from_json(key, entry, &fault) : NULL;
+    if (command != NULL && command->id != id)
+        fault = strdup("entry.id is not the topic's");
+    if (command != NULL && fault == NULL && !command_has_ended(command))
+        fault = commands_check(gateway, command->definition, NULL);
+    if (command == NULL || fault != NULL) {
+        log_warning("%s: ignored: %s", received->topic, fault != NULL ? fault : "it is no JSON");
+        if (command != NULL)
+            command_free(command);
+    } else if (known != NULL) {
+        // After a connection it is what we published ourselves; later on it comes from another instance.
+        if (command_sync_is_open(gateway) && received->retain && command->attempts <= known->attempts)
+            command_free(command);
+        else
+            take_update(gateway, known, command);
+        known = commands_find(&gateway->commands, id);
+        if (known != NULL)
+            known->confirmed = true;
+    } else if (command_has_ended(command)) {
+        command_free(command);
+    } else {
+        command->confirmed = true;
+        commands_add(gateway, command);
+    }
+    free(fault);
+    json_decref(entry);
+    commands_send_next(gateway, key);
+}
+
+void command_sync_received(struct gateway *gateway, const char *topic, const struct mqtt_received *received) {
+    char own[300], key[96];
+    const char *place = strstr(topic, "/commands-queue/");
+    own_topic(gateway, "", own, sizeof own);
+    if (gateway->sync.state == SYNC_SETTLING)
+        uv_timer_start(&gateway->sync.settle, on_settled, SETTLE_TIME, 0);
+    if (strncmp(topic, own, strlen(own)) == 0) {
+        take_own(gateway, topic + strlen(own), received);
+        return;
+    }
+    if (place == NULL || (size_t)(place - topic) >= sizeof key)
+        return;
+    const char *id = place + strlen("/commands-queue/");
+    size_t digits = strspn(id, "0123456789");
+    snprintf(key, sizeof key, "%.*s", (int)(place - topic), topic);
+    if (digits >= 1 && digits <= 16 && id[digits] == '\0')
+        take_entry(gateway, key, strtoll(id, NULL, 10), received);
+    else
+        log_warning("%s: ignored: the id of a command is a number", received->topic);
+}
