@@ -276,7 +276,8 @@ static void note_sent(struct gateway *gateway, struct command *command, const st
     commands_publish(gateway, command);
 }
 
-static void send_command(struct gateway *gateway, struct command *command, struct peer *peer) {
+// False when it cannot be encoded: then it has ended.
+static bool send_command(struct gateway *gateway, struct command *command, struct peer *peer) {
     const struct codec *codec = peer->channel->config->codec;
     uint8_t bytes[CODEC_COMMAND_MAX];
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
@@ -288,27 +289,39 @@ static void send_command(struct gateway *gateway, struct command *command, struc
     if (fault != NULL) {
         commands_finish(gateway, command, COMMAND_PROCESSED, false, NULL, fault);
         free(fault);
-        return;
+        return false;
     }
     note_sent(gateway, command, peer);
     peer->transport->send(peer, bytes, writer.length);
+    return true;
 }
 
-// Where answers carry no id, the next command waits until the last one has ended.
+static bool any_sent(const struct command_target *target) {
+    const struct command *command;
+    DL_FOREACH(target->commands, command) {
+        if (command->state == COMMAND_SENT)
+            return true;
+    }
+    return false;
+}
+
+// Where answers carry no id, the next command waits until the last one has ended. A command that ends here
+// leaves the list, and the last to leave takes the target with it.
 void commands_send_next(struct gateway *gateway, const char *key) {
     struct command_target *target = find_target(&gateway->commands, key);
     struct command *command, *next;
     if (target == NULL)
         return;
+    bool busy = any_sent(target);
     DL_FOREACH_SAFE(target->commands, command, next) {
-        struct peer *peer = reachable_peer(gateway, command);
-        if (peer == NULL || !(command->confirmed || !command_sync_is_open(gateway)))
+        struct peer *peer = command->state == COMMAND_QUEUED ? reachable_peer(gateway, command) : NULL;
+        if (peer == NULL || command->expires <= gateway_clock() ||
+            !(command->confirmed || !command_sync_is_open(gateway)))
             continue;
         bool one_at_a_time = peer->channel->config->codec->one_at_a_time;
-        bool was_sent = command->state == COMMAND_SENT;
-        if (!was_sent && command->expires > gateway_clock())
-            send_command(gateway, command, peer);
-        if (one_at_a_time && command->state != COMMAND_QUEUED && !command_has_ended(command))
+        if (one_at_a_time && busy)
+            return;
+        if (send_command(gateway, command, peer) && one_at_a_time)
             return;
     }
 }
