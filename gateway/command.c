@@ -66,8 +66,6 @@ static void add_sent(const struct command *command, json_t *entry) {
     json_object_set_new(entry, "answer_by", seconds(command->answer_by));
     json_object_set_new(entry, "answer_key", json_string(command->expectation.key));
     json_object_set_new(entry, "answer_final", json_boolean(command->expectation.final_after_progress));
-    if (command->instance != NULL)
-        json_object_set_new(entry, "instance", json_string(command->instance));
 }
 
 json_t *command_to_json(const struct command *command) {
@@ -82,6 +80,8 @@ json_t *command_to_json(const struct command *command) {
     json_object_set_new(entry, "max_attempts", json_integer(command->max_attempts));
     json_object_set_new(entry, "state", json_string(state_names[command->state]));
     add_sent(command, entry);
+    if (command->instance != NULL)
+        json_object_set_new(entry, "instance", json_string(command->instance));
     if (command->device_id >= 0)
         json_object_set_new(entry, "device_id", json_integer(command->device_id));
     if (command->ident[0] != '\0')

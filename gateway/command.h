@@ -35,7 +35,8 @@ struct command {
     enum command_state state;
     int64_t answer_by;
     struct codec_expectation expectation;
-    char *instance; // that sent it, or NULL
+    char *instance; // client_id of the gateway that wrote the entry last, and so has sent a sent command; or
+                    // NULL
     json_t *result; // of one that has ended: executed, response, reason
 
     // The queue's own.
@@ -43,7 +44,10 @@ struct command {
     struct command_target *target; // whose list it stands in, while it has not ended
     bool confirmed;                // the broker is known to have its entry, or has been sent it
     uint64_t published;            // number in the outbox of its entry as last published
+    uint64_t sent_to;              // of one that was sent from here: serial number of the peer
+    bool has_begun;                // the device has said that it is at it
     bool end_written;              // of one that has ended: it is on disk
+    int64_t forget_at;             // of one whose end the broker has; else 0
     struct outbox_waiter waiter;   // of one that has ended: until the broker has the result
     struct command *prev, *next;
     UT_hash_handle hh; // by id

@@ -16,6 +16,8 @@
 #define SWEEP_INTERVAL 500 // milliseconds
 #define ADOPTION_TIME                                                                                        \
     15 // seconds after its time-out at which a command that another instance sent is taken over
+#define FORGET_TIME                                                                                          \
+    60 // seconds for which an ended command is known, so that an old entry that comes late is not a new one
 #define KEY_MAX 96
 
 // What waits for one device.
@@ -54,8 +56,9 @@ static struct command_target *find_target(const struct command_queue *queue, con
 const char *commands_full(const struct command_queue *queue, const char *key) {
     const struct command_target *target = find_target(queue, key);
     if (target != NULL && target->count >= COMMANDS_PER_DEVICE_MAX)
-        return "1000 commands wait for this device already";
-    return queue->pending >= COMMANDS_MAX ? "100000 commands wait already" : NULL;
+        return "as many commands as may wait for one device wait already (1000)";
+    return queue->pending >= COMMANDS_MAX ? "as many commands as may wait in all wait already (100000)"
+                                          : NULL;
 }
 
 static int by_priority_then_age(const struct command *a, const struct command *b) {
@@ -174,6 +177,8 @@ static void store_entry(struct gateway *gateway, const struct command *command, 
 }
 
 void commands_publish(struct gateway *gateway, struct command *command) {
+    free(command->instance);
+    command->instance = must_have(strdup(gateway->config->mqtt.client_id));
     json_t *entry = command_to_json(command);
     command->published = publish_entry(gateway, command, entry);
     command->confirmed = true;
@@ -187,7 +192,7 @@ static void on_end_published(struct outbox_waiter *waiter, bool safe) {
     struct command *command = (struct command *)((char *)waiter - offsetof(struct command, waiter));
     struct gateway *gateway = command->gateway;
     store_delete_command(gateway->store, command->id);
-    commands_drop(gateway, command);
+    command->forget_at = gateway_clock() + FORGET_TIME * 1000000LL;
 }
 
 // The entry says how it ended before it is emptied: to the other instances an empty one alone is a
@@ -267,9 +272,9 @@ static void note_sent(struct gateway *gateway, struct command *command, const st
     command->state = COMMAND_SENT;
     command->attempts++;
     command->answer_by = gateway_clock() + timeout * 1000000LL;
+    command->sent_to = peer->serial;
+    command->has_begun = false;
     strcpy(command->ident, peer_ident(peer));
-    free(command->instance);
-    command->instance = must_have(strdup(gateway->config->mqtt.client_id));
     log_info("channel %s, %s, device %s: command %s goes out, attempt %d of %d", peer->channel->config->name,
              peer->address, peer_ident(peer), topic_name(command), command->attempts, command->max_attempts);
     commands_log(gateway, command, "sent", NULL);
@@ -296,6 +301,24 @@ static bool send_command(struct gateway *gateway, struct command *command, struc
     return true;
 }
 
+static bool is_ours(const struct gateway *gateway, const struct command *command) {
+    return command->instance != NULL && strcmp(command->instance, gateway->config->mqtt.client_id) == 0;
+}
+
+// A command that was sent to a connection which is gone, to a device that is back: it did not wait for the
+// answer, so the command goes out again.
+static void requeue_unanswered(struct gateway *gateway, struct command_target *target) {
+    struct command *command;
+    DL_FOREACH(target->commands, command) {
+        const struct peer *peer = command->state == COMMAND_SENT ? reachable_peer(gateway, command) : NULL;
+        if (peer == NULL || command->has_begun || !is_ours(gateway, command) || command->sent_to == 0 ||
+            command->sent_to == peer->serial || command->attempts >= command->max_attempts)
+            continue;
+        command->state = COMMAND_QUEUED;
+        commands_publish(gateway, command);
+    }
+}
+
 static bool any_sent(const struct command_target *target) {
     const struct command *command;
     DL_FOREACH(target->commands, command) {
@@ -312,6 +335,7 @@ void commands_send_next(struct gateway *gateway, const char *key) {
     struct command *command, *next;
     if (target == NULL)
         return;
+    requeue_unanswered(gateway, target);
     bool busy = any_sent(target);
     DL_FOREACH_SAFE(target->commands, command, next) {
         struct peer *peer = command->state == COMMAND_QUEUED ? reachable_peer(gateway, command) : NULL;
@@ -390,6 +414,7 @@ void commands_answered(struct gateway *gateway, struct session *session, const s
         return;
     }
     if (answer->outcome == CODEC_PROGRESS && command->expectation.final_after_progress) {
+        command->has_begun = true;
         log_info("device %s: command %s has begun: %s", session->ident, topic_name(command),
                  answer->text != NULL ? answer->text : "-");
         return;
@@ -401,10 +426,6 @@ void commands_answered(struct gateway *gateway, struct session *session, const s
 }
 
 // --- time ---
-
-static bool is_ours(const struct gateway *gateway, const struct command *command) {
-    return command->instance != NULL && strcmp(command->instance, gateway->config->mqtt.client_id) == 0;
-}
 
 // A command whose answer did not come: it waits for its next attempt, or has had its last.
 static void time_out(struct gateway *gateway, struct command *command) {
@@ -423,7 +444,9 @@ static void time_out(struct gateway *gateway, struct command *command) {
 
 static void sweep_command(struct gateway *gateway, struct command *command, int64_t now) {
     if (command_has_ended(command)) {
-        if (command->end_written && command->published == 0)
+        if (command->forget_at != 0 && now >= command->forget_at)
+            commands_drop(gateway, command);
+        else if (command->end_written && command->published == 0)
             commands_publish_end(gateway, command);
         return;
     }

@@ -9,6 +9,7 @@
 #include "gateway/log.h"
 #include "gateway/memory.h"
 
+#define ENTRY_MAX 65536 // bytes
 #define SETTLE_TIME                                                                                          \
     1000 // milliseconds without an entry after which a broker that delivers out of order has delivered all
 
@@ -146,17 +147,22 @@ static void take_own(struct gateway *gateway, const char *last, const struct mqt
 // An emptied entry: somebody canceled the command, or, when we heard of its end before, another instance has
 // ended it.
 static void take_emptied(struct gateway *gateway, struct command *command) {
-    if (command == NULL || command->end_written)
+    if (command == NULL || command_has_ended(command))
         return;
-    if (!command_has_ended(command) && gateway->config->commands.intake)
+    if (gateway->config->commands.intake)
         commands_finish(gateway, command, COMMAND_CANCELED, false, NULL, "canceled");
-    else if (!command_has_ended(command))
+    else
         commands_drop(gateway, command);
+}
+
+static bool is_own(const struct gateway *gateway, const struct command *command) {
+    return command->instance != NULL && strcmp(command->instance, gateway->config->mqtt.client_id) == 0;
 }
 
 // What another instance made of a command.
 static void take_update(struct gateway *gateway, struct command *command, struct command *update) {
-    if (command_has_ended(command)) { // our own end, on its way
+    bool newer_here = command_has_ended(command) || !outbox_is_safe(gateway->outbox, command->published);
+    if (is_own(gateway, update) || newer_here) {
         command_free(update);
         return;
     }
@@ -184,6 +190,11 @@ static void take_entry(struct gateway *gateway, const char *key, int64_t id,
         take_emptied(gateway, known);
         return;
     }
+    if (received->length > ENTRY_MAX) {
+        log_warning("%s: ignored: it has %zu bytes, expected at most %d", received->topic, received->length,
+                    ENTRY_MAX);
+        return;
+    }
     json_t *entry = json_loadb(received->payload, received->length, JSON_REJECT_DUPLICATES, NULL);
     struct command *command = entry != NULL ? command_from_json(key, entry, &fault) : NULL;
     if (command != NULL && command->id != id)
@@ -195,16 +206,10 @@ static void take_entry(struct gateway *gateway, const char *key, int64_t id,
         if (command != NULL)
             command_free(command);
     } else if (known != NULL) {
-        // After a connection it is what we published ourselves; later on it comes from another instance.
-        if (command_sync_is_open(gateway) && received->retain && command->attempts <= known->attempts)
-            command_free(command);
-        else
-            take_update(gateway, known, command);
-        known = commands_find(&gateway->commands, id);
-        if (known != NULL)
-            known->confirmed = true;
-    } else if (command_has_ended(command)) {
-        command_free(command);
+        known->confirmed = true;
+        take_update(gateway, known, command);
+    } else if (command_has_ended(command) || (is_own(gateway, command) && !received->retain)) {
+        command_free(command); // nothing to do any more, or the echo of what we wrote
     } else {
         command->confirmed = true;
         commands_add(gateway, command);

@@ -136,12 +136,13 @@ static void make_link(struct running *running) {
     struct gateway *gateway = &running->gateway;
     const struct config *config = gateway->config;
     char will_topic[300];
-    // A command that somebody retained by mistake would come again at every connection: no retained ones.
-    // What we publish ourselves we know.
+    // A command that somebody retained by mistake would come again at every connection: no retained ones. The
+    // entries of the queue are wanted with those that we wrote ourselves, which tells that the broker has
+    // them.
     if (config->commands.intake)
         subscribe(running, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "command/gw/#");
-    subscribe(running, MQTT_SUB_OPT_NO_LOCAL, "state/gw/devices/+/commands-queue/+");
-    subscribe(running, MQTT_SUB_OPT_NO_LOCAL, "state/gw/channels/+/+/commands-queue/+");
+    subscribe(running, 0, "state/gw/devices/+/commands-queue/+");
+    subscribe(running, 0, "state/gw/channels/+/+/commands-queue/+");
     subscribe(running, 0, "state/gw/instances/%s/+", config->mqtt.client_id);
     subscribe(running, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER, "log/gw/devices/+/connected");
     snprintf(will_topic, sizeof will_topic, "%s/state/gw/instances/%s", config->mqtt.topic_prefix,

@@ -28,8 +28,8 @@ struct gateway {
     size_t listening;                // sockets that trackers can reach
     int connections;                 // over TCP, in all channels
     struct address_count *addresses; // connections by address
-    uint64_t last_connection_id;
-    int64_t started; // microseconds since 1970
+    uint64_t last_serial;            // of a peer
+    int64_t started;                 // microseconds since 1970
 };
 
 // Microseconds since 1970.

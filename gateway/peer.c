@@ -220,6 +220,7 @@ void peer_init(struct peer *peer, struct gateway *gateway, struct channel *chann
     peer->channel = channel;
     peer->transport = transport;
     peer->last_heard = uv_now(&gateway->loop);
+    peer->serial = ++gateway->last_serial;
     address_write(address, peer->address);
     stream_init(&peer->stream, codec, session, &sink, peer, &channel->counters);
 }

@@ -44,6 +44,7 @@ struct peer {
     char address[ADDRESS_TEXT_MAX]; // "ip:port"
     struct stream stream;
     struct session *session;       // NULL until the device has said who it is
+    uint64_t serial;               // no other peer has it
     enum close_code close_code;    // set while bytes are taken: close when that is done
     uint64_t last_heard;           // by uv_now(), milliseconds
     uint64_t messages;             // taken from it

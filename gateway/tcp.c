@@ -26,7 +26,6 @@ struct tcp_connection {
     uv_timer_t timer; // silence, identification and idleness, whichever is next
     struct tcp_connection *prev, *next;
     struct address_count *address;
-    uint64_t id;
     uint64_t opened; // by uv_now()
     uint64_t received, sent;
     bool quiet_asked; // the silence after the last bytes was told to the codec
@@ -67,8 +66,8 @@ static void close_connection(struct peer *peer, enum close_code code) {
     log_info("channel %s, %s, device %s: connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu "
              "out, %llu "
              "messages",
-             peer->channel->config->name, peer->address, peer_ident(peer), (unsigned long long)connection->id,
-             close_code_text(code), code,
+             peer->channel->config->name, peer->address, peer_ident(peer),
+             (unsigned long long)connection->peer.serial, close_code_text(code), code,
              (unsigned long long)(uv_now(&gateway->loop) - connection->opened) / 1000,
              (unsigned long long)connection->received, (unsigned long long)connection->sent,
              (unsigned long long)peer->messages);
@@ -244,7 +243,6 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
                   const struct sockaddr *address) {
     struct gateway *gateway = channel->gateway;
     peer_init(&connection->peer, gateway, channel, &tcp_transport, address);
-    connection->id = ++gateway->last_connection_id;
     connection->opened = uv_now(&gateway->loop);
     connection->address = count_address(gateway, address);
     DL_APPEND(channel->connections, connection);
@@ -257,7 +255,7 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
         return;
     }
     log_info("channel %s, %s: connection %llu", channel->config->name, connection->peer.address,
-             (unsigned long long)connection->id);
+             (unsigned long long)connection->peer.serial);
     set_timer(connection);
     uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
 }
