@@ -1,6 +1,7 @@
 // Reports end to end: bytes of a tracker in, messages at the broker out.
 #include <criterion/criterion.h>
 #include <regex.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -278,11 +279,13 @@ Test(reports, under_another_prefix) {
 }
 
 Test(reports, with_quality_of_service_0) {
-    struct rig *rig = rig_up("{'mqtt':{'qos':0}}");
+    struct rig *rig = rig_up("{'mqtt':{'qos':0,'inflight':4}}");
     int device = rig_tcp(rig);
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 100; i++)
         device_send(device, report(VAN, i));
-    expect_sequence(rig, VAN, 0, 19);
+    expect_sequence(rig, VAN, 0, 99);
+    rig_gateway_signal(rig, SIGUSR1);
+    rig_expect_log(rig, "outbox: 0 messages");
     rig_finish(rig);
 }
 
