@@ -342,6 +342,17 @@ void rig_expect_log(struct rig *rig, const char *text) {
     cr_assert(rig_wait(log_has, &search, RIG_DEADLINE), "the log does not say: %s", text);
 }
 
+static bool log_counts(void *context) {
+    const struct log_search *search = context;
+    rig_gateway_signal(search->rig, SIGUSR1);
+    return log_has(context);
+}
+
+void rig_expect_counters(struct rig *rig, const char *text) {
+    struct log_search search = {.rig = rig, .text = text};
+    cr_assert(rig_wait(log_counts, &search, RIG_DEADLINE), "the counters do not say: %s", text);
+}
+
 // "… channel NAME: … devices connect to tcp 127.0.0.1:40001"
 static int port_of(struct rig *rig, const char *channel, const char *transport) {
     char start[96], middle[48];

@@ -71,8 +71,10 @@ void rig_finish(struct rig *rig);
 typedef bool rig_condition(void *context);
 bool rig_wait(rig_condition *condition, void *context, int milliseconds);
 
-// The log has a line with the text; expecting means failing the test when there is none until the deadline.
+// Expecting means to wait until the deadline and then to fail the test. The log has the text.
 void rig_expect_log(struct rig *rig, const char *text);
+// Asks for the counters until what the log says of them has the text.
+void rig_expect_counters(struct rig *rig, const char *text);
 bool rig_log_has(struct rig *rig, const char *text);
 size_t rig_log_count(struct rig *rig, const char *text);
 
@@ -88,8 +90,8 @@ size_t rig_count(struct rig *rig, const char *filter);
 // The nth message (from 0) on topics that match, or NULL.
 const struct rig_message *rig_message_at(struct rig *rig, const char *filter, size_t nth);
 
-// Asks for what is retained on topics that match: it comes as messages with retain set.
-void rig_ask_retained(struct rig *rig, const char *filter);
+// Asks the broker what it retains, and expects it there.
+const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic, const char *subset);
 
 bool rig_json_contains(const json_t *whole, const json_t *part);
 // {"a":1} of 'a' quotes, for JSON in C: turns ' into ".

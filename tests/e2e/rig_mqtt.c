@@ -160,6 +160,7 @@ struct search {
     struct rig_client *client;
     char filter[512];
     json_t *subset;
+    bool retained; // only these
     struct rig_message *found;
 };
 
@@ -211,29 +212,45 @@ static bool payload_contains(const struct rig_message *message, const json_t *su
     return contains;
 }
 
+static bool meets(const struct search *search, const struct rig_message *message) {
+    return !message->taken && (message->retain || !search->retained) && on_topic(search->filter, message) &&
+           payload_contains(message, search->subset);
+}
+
 static bool find(void *context) {
     struct search *search = context;
     pthread_mutex_lock(&search->client->lock);
-    for (size_t i = 0; i < search->client->count && search->found == NULL; i++) {
-        struct rig_message *message = search->client->messages[i];
-        if (!message->taken && on_topic(search->filter, message) && payload_contains(message, search->subset))
-            search->found = message;
-    }
+    for (size_t i = 0; i < search->client->count && search->found == NULL; i++)
+        if (meets(search, search->client->messages[i]))
+            search->found = search->client->messages[i];
     if (search->found != NULL)
         search->found->taken = true;
     pthread_mutex_unlock(&search->client->lock);
     return search->found != NULL;
 }
 
-const struct rig_message *rig_expect_message(struct rig *rig, const char *filter, const char *subset,
-                                             int deadline) {
-    struct search search = {.client = rig->client};
+static const struct rig_message *expect(struct rig *rig, const char *filter, const char *subset,
+                                        bool retained, int deadline) {
+    struct search search = {.client = rig->client, .retained = retained};
     whole_topic(rig, filter, search.filter, sizeof search.filter);
     search.subset = subset != NULL ? rig_json(subset) : NULL;
     bool came = rig_wait(find, &search, deadline);
     json_decref(search.subset);
-    cr_assert(came, "no message on %s that contains %s", search.filter, subset != NULL ? subset : "anything");
+    cr_assert(came, "no %smessage on %s that contains %s", retained ? "retained " : "", search.filter,
+              subset != NULL ? subset : "anything");
     return search.found;
+}
+
+const struct rig_message *rig_expect_message(struct rig *rig, const char *filter, const char *subset,
+                                             int deadline) {
+    return expect(rig, filter, subset, false, deadline);
+}
+
+const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic, const char *subset) {
+    char whole[512];
+    whole_topic(rig, topic, whole, sizeof whole);
+    mosquitto_subscribe_v5(rig->client->mosquitto, NULL, whole, 0, 0, NULL);
+    return expect(rig, topic, subset, true, RIG_DEADLINE);
 }
 
 const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset) {
@@ -261,14 +278,6 @@ size_t rig_count(struct rig *rig, const char *filter) {
         count += on_topic(whole, rig->client->messages[i]);
     pthread_mutex_unlock(&rig->client->lock);
     return count;
-}
-
-void rig_ask_retained(struct rig *rig, const char *filter) {
-    char whole[512];
-    whole_topic(rig, filter, whole, sizeof whole);
-    rig->client->subscribed = false;
-    mosquitto_subscribe_v5(rig->client->mosquitto, NULL, whole, 0, 0, NULL);
-    cr_assert(rig_wait(is_subscribed, rig->client, RIG_DEADLINE));
 }
 
 // --- publishing ---
