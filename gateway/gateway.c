@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "gateway/command_intake.h"
 #include "gateway/log.h"
@@ -15,6 +16,7 @@
 
 #define OUTBOX_MAX_BYTES (256U << 20) // of messages that wait in memory
 #define DRAIN_TIME       10000        // milliseconds to hand over what waits when stopping
+#define THREAD_TIME      1000         // milliseconds to wait for an attempt to connect when stopping
 
 struct running {
     struct gateway gateway;
@@ -155,6 +157,10 @@ static void make_link(struct running *running) {
 
 // --- stopping ---
 
+static void on_thread_timeout(uv_timer_t *timer) {
+    uv_stop(timer->loop);
+}
+
 static void stop_now(struct running *running) {
     size_t left = outbox_count(running->gateway.outbox);
     if (running->stopped)
@@ -168,7 +174,9 @@ static void stop_now(struct running *running) {
     store_stop(running->gateway.store);
     for (size_t i = 0; i < sizeof running->signals / sizeof running->signals[0]; i++)
         uv_close((uv_handle_t *)&running->signals[i], NULL);
-    uv_close((uv_handle_t *)&running->drain_timer, NULL);
+    // All that can still keep the loop alive is a thread that connects.
+    uv_timer_start(&running->drain_timer, on_thread_timeout, THREAD_TIME, 0);
+    uv_unref((uv_handle_t *)&running->drain_timer);
 }
 
 static void on_drain_timeout(uv_timer_t *timer) {
@@ -287,6 +295,10 @@ int gateway_run(const struct config *config) {
         stop(&running);
     uv_run(&gateway->loop, UV_RUN_DEFAULT);
     log_info("stopped");
+    if (mqtt_link_is_connecting(gateway->link))
+        _exit(code); // the thread may wait for the network for minutes, and nothing can call it back
+    uv_close((uv_handle_t *)&running.drain_timer, NULL);
+    uv_run(&gateway->loop, UV_RUN_DEFAULT);
     free_all(&running);
     return code;
 }
