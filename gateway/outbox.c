@@ -1,4 +1,8 @@
 // The outbox; see outbox.h.
+//
+// Numbers tell where a message is. items holds, in order, those that memory has: from the oldest that the
+// broker does not have on. While spilling, messages from next_load to last_spilled are on disk alone (or on
+// their way there). All up to written_through that the broker does not have are on disk.
 #include "gateway/outbox.h"
 
 #include <stdlib.h>
@@ -8,9 +12,20 @@
 
 #include "gateway/log.h"
 #include "gateway/memory.h"
+#include "gateway/store.h"
+
+#define MEMORY_COUNT  10000       // messages in memory beyond which the outbox spills
+#define MEMORY_BYTES  (32U << 20) // and bytes
+#define UNWRITTEN_MAX (64U << 20) // bytes on their way to the disk beyond which the outbox is full
+#define SAFE_WITHIN   2000        // milliseconds that a message may wait without being safe
+#define TICK          500         // milliseconds
+#define LOAD_COUNT    1000        // messages that are read back at once
+#define DELETE_COUNT  1000        // messages that are deleted from the disk at once
+#define ROW_OVERHEAD  64          // bytes of a message on disk besides its text
 
 struct item {
     uint64_t number;
+    uint64_t since;              // by uv_now(): when it was put or read back
     struct mqtt_publish publish; // its pointers point into bytes
     size_t size;
     int mid; // while it is at the broker
@@ -20,33 +35,80 @@ struct item {
 };
 
 struct outbox {
+    uv_loop_t *loop;
+    uv_timer_t tick;
     struct mqtt_link *link;
+    struct store *store;
+    outbox_full_fn *on_full;
+    void *context;
     unsigned window, in_flight;
-    size_t max_bytes, bytes, count;
+    size_t max_bytes;
     uint64_t last_number;
-    uint64_t turned_away; // messages since the outbox was last found full
-    struct item *items;   // in order; those before next_out are at the broker
+
+    struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
     struct item *by_mid;
-    bool pumping;  // messages are being handed over
-    int early_mid; // of QoS 0: written before the handing over returned; 0: none
+    size_t count, bytes; // of items
+    bool pumping;        // messages are being handed over
+    int early_mid;       // of QoS 0: written before the handing over returned; 0: none
+
+    bool spilling;
+    bool loading;
+    uint64_t written_through, last_spilled, next_load, deleted_through;
+    size_t disk_count;      // messages on disk that are not in items
+    size_t disk_bytes;      // of all on disk that are not deleted
+    size_t unwritten_bytes; // given to the store and not on disk yet
+
+    bool full;
+    uint64_t turned_away; // messages since the outbox was last found full
     struct outbox_waiter *waiters;
 };
 
-struct outbox *outbox_new(unsigned window, size_t max_bytes) {
-    struct outbox *outbox = must_have(calloc(1, sizeof *outbox));
-    outbox->window = window;
-    outbox->max_bytes = max_bytes;
-    return outbox;
-}
+static void call_waiters(struct outbox *outbox);
+static void pump(struct outbox *outbox);
 
-void outbox_set_link(struct outbox *outbox, struct mqtt_link *link) {
-    outbox->link = link;
+static size_t disk_size(const struct mqtt_publish *publish) {
+    return strlen(publish->topic) + publish->length + publish->correlation_length + ROW_OVERHEAD;
 }
 
 size_t outbox_count(const struct outbox *outbox) {
-    return outbox->count;
+    return outbox->count + outbox->disk_count;
 }
+
+size_t outbox_unsafe_count(const struct outbox *outbox) {
+    const struct item *item;
+    size_t count = 0;
+    DL_FOREACH(outbox->items, item) count += item->number > outbox->written_through;
+    return count;
+}
+
+bool outbox_is_full(const struct outbox *outbox) {
+    return outbox->full;
+}
+
+// --- full or not ---
+
+static void update_full(struct outbox *outbox) {
+    // Some room between the two bounds, so that it does not change all the time.
+    size_t part = outbox->full ? 2 : 1;
+    bool full = outbox->disk_bytes > outbox->max_bytes / 10 * (outbox->full ? 9 : 10) ||
+                outbox->unwritten_bytes > UNWRITTEN_MAX / part;
+    if (full == outbox->full)
+        return;
+    outbox->full = full;
+    if (full)
+        log_error("the outbox is full: %zu messages wait for the broker, %zu bytes on disk (store.max_bytes "
+                  "is %zu), %zu "
+                  "bytes not written yet; nothing is taken from devices until there is room",
+                  outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
+    else
+        log_warning("the outbox takes messages again; %llu were turned away",
+                    (unsigned long long)outbox->turned_away);
+    outbox->turned_away = 0;
+    outbox->on_full(outbox->context, full);
+}
+
+// --- items ---
 
 static struct item *make_item(const struct mqtt_publish *publish) {
     size_t topic = strlen(publish->topic) + 1;
@@ -64,9 +126,51 @@ static struct item *make_item(const struct mqtt_publish *publish) {
     return item;
 }
 
-// Everything before the oldest message that is still here is safe.
+static void append_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    struct item *item = make_item(publish);
+    item->number = number;
+    item->since = uv_now(outbox->loop);
+    outbox->bytes += item->size;
+    outbox->count++;
+    DL_APPEND(outbox->items, item);
+    if (outbox->next_out == NULL)
+        outbox->next_out = item;
+}
+
+// All on disk before the oldest message in memory is the broker's.
+static void delete_taken(struct outbox *outbox, size_t at_least) {
+    uint64_t through = outbox->items != NULL    ? outbox->items->number - 1
+                       : outbox->disk_count > 0 ? outbox->next_load - 1
+                                                : outbox->last_spilled;
+    if (through > outbox->last_spilled)
+        through = outbox->last_spilled;
+    if (through <= outbox->deleted_through || through - outbox->deleted_through < at_least)
+        return;
+    outbox->deleted_through = through;
+    store_delete_messages(outbox->store, through);
+    if (through == outbox->last_spilled)
+        store_tidy(outbox->store);
+}
+
+static void drop_item(struct outbox *outbox, struct item *item) {
+    if (item == outbox->next_out)
+        outbox->next_out = item->next;
+    DL_DELETE(outbox->items, item);
+    outbox->bytes -= item->size;
+    outbox->count--;
+    if (item->number <= outbox->last_spilled && item->number > outbox->deleted_through) {
+        size_t size = disk_size(&item->publish);
+        outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
+    }
+    free(item);
+}
+
+// --- waiting for safety ---
+
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
-    return outbox->items == NULL || number < outbox->items->number;
+    if (number <= outbox->written_through)
+        return true;
+    return !outbox->spilling && (outbox->items == NULL || number < outbox->items->number);
 }
 
 // A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
@@ -96,14 +200,113 @@ static void fail_waiters(struct outbox *outbox, uint64_t refused) {
     }
 }
 
-static void drop_item(struct outbox *outbox, struct item *item) {
-    if (item == outbox->next_out)
-        outbox->next_out = item->next;
-    DL_DELETE(outbox->items, item);
-    outbox->bytes -= item->size;
-    outbox->count--;
-    free(item);
+void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
+    if (outbox_is_safe(outbox, waiter->last))
+        waiter->done(waiter, true);
+    else
+        DL_APPEND(outbox->waiters, waiter);
 }
+
+void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
+    DL_DELETE(outbox->waiters, waiter);
+}
+
+// --- to the disk ---
+
+struct written {
+    struct outbox *outbox;
+    uint64_t through;
+    size_t bytes;
+};
+
+static void on_written(void *context, bool ok) {
+    struct written *written = context;
+    struct outbox *outbox = written->outbox;
+    if (!ok) { // the store tries again, so wait again
+        store_when_written(outbox->store, on_written, written);
+        return;
+    }
+    if (written->through > outbox->written_through)
+        outbox->written_through = written->through;
+    outbox->unwritten_bytes -= written->bytes;
+    free(written);
+    update_full(outbox);
+    call_waiters(outbox);
+}
+
+static size_t write_message(struct outbox *outbox, uint64_t number, const struct mqtt_publish *publish) {
+    size_t size = disk_size(publish);
+    store_put_message(outbox->store, number, publish);
+    outbox->last_spilled = number;
+    outbox->disk_bytes += size;
+    outbox->unwritten_bytes += size;
+    return size;
+}
+
+static void tell_when_written(struct outbox *outbox, size_t bytes) {
+    struct written *written = must_have(malloc(sizeof *written));
+    *written = (struct written){.outbox = outbox, .through = outbox->last_spilled, .bytes = bytes};
+    store_when_written(outbox->store, on_written, written);
+}
+
+// Writes all in memory that is not on disk; from now on messages go there.
+static void begin_spilling(struct outbox *outbox, const char *why) {
+    struct item *item;
+    size_t bytes = 0;
+    uint64_t before = outbox->last_spilled;
+    log_warning("%zu messages wait for the broker: %s; they are written to disk", outbox->count, why);
+    outbox->spilling = true;
+    DL_FOREACH(outbox->items, item) {
+        if (item->number > before)
+            bytes += write_message(outbox, item->number, &item->publish);
+    }
+    outbox->last_spilled = outbox->last_number;
+    outbox->next_load = outbox->last_number + 1;
+    tell_when_written(outbox, bytes);
+}
+
+// --- back from the disk ---
+
+static void take_loaded(void *context, uint64_t number, const struct mqtt_publish *publish) {
+    struct outbox *outbox = context;
+    if (number < outbox->next_load)
+        return;
+    append_item(outbox, publish, number);
+    outbox->next_load = number + 1;
+    outbox->disk_count -= outbox->disk_count > 0;
+}
+
+static void load_more(struct outbox *outbox);
+
+static void on_loaded(void *context, bool ok) {
+    struct outbox *outbox = context;
+    outbox->loading = false;
+    pump(outbox);
+}
+
+static void end_spilling(struct outbox *outbox) {
+    outbox->spilling = false;
+    log_info("the broker keeps up again; messages no longer go to disk");
+    call_waiters(outbox);
+}
+
+// Whether memory has room for what is on disk.
+static bool has_room(const struct outbox *outbox) {
+    return outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
+}
+
+static void load_more(struct outbox *outbox) {
+    if (!outbox->spilling || outbox->loading || !has_room(outbox) || !mqtt_link_is_up(outbox->link))
+        return;
+    if (outbox->next_load > outbox->last_spilled) {
+        end_spilling(outbox);
+        return;
+    }
+    outbox->loading = true;
+    store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
+}
+
+// --- to the broker ---
 
 static void refuse_item(struct outbox *outbox, struct item *item, const char *reason) {
     uint64_t number = item->number;
@@ -144,42 +347,27 @@ static void pump(struct outbox *outbox) {
     outbox->pumping = true;
     hand_over(outbox);
     outbox->pumping = false;
+    load_more(outbox);
     call_waiters(outbox);
 }
 
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
-    struct item *item = make_item(publish);
-    if (outbox->bytes + item->size > outbox->max_bytes) {
-        if (outbox->turned_away++ == 0)
-            log_error("the outbox is full with %zu messages, %zu bytes: new messages are lost until the "
-                      "broker takes "
-                      "some",
-                      outbox->count, outbox->bytes);
-        free(item);
+    update_full(outbox);
+    if (outbox->full) {
+        outbox->turned_away++;
         return 0;
     }
-    if (outbox->turned_away > 0)
-        log_error("the outbox takes messages again; %llu were lost", (unsigned long long)outbox->turned_away);
-    outbox->turned_away = 0;
-    item->number = ++outbox->last_number;
-    outbox->bytes += item->size;
-    outbox->count++;
-    DL_APPEND(outbox->items, item);
-    if (outbox->next_out == NULL)
-        outbox->next_out = item;
+    uint64_t number = ++outbox->last_number;
+    if (outbox->spilling) {
+        tell_when_written(outbox, write_message(outbox, number, publish));
+        outbox->disk_count++;
+        return number;
+    }
+    append_item(outbox, publish, number);
     pump(outbox);
-    return outbox->last_number;
-}
-
-void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
-    if (outbox_is_safe(outbox, waiter->last))
-        waiter->done(waiter, true);
-    else
-        DL_APPEND(outbox->waiters, waiter);
-}
-
-void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
-    DL_DELETE(outbox->waiters, waiter);
+    if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
+        begin_spilling(outbox, "it takes less than comes");
+    return number;
 }
 
 void outbox_link_up(struct outbox *outbox) {
@@ -206,7 +394,64 @@ void outbox_published(struct outbox *outbox, int mid, const char *reason) {
         refuse_item(outbox, item, reason);
     else
         drop_item(outbox, item);
+    delete_taken(outbox, DELETE_COUNT);
     pump(outbox);
+}
+
+// --- beginning, time, ending ---
+
+static bool waits_too_long(const struct outbox *outbox) {
+    const struct item *oldest = outbox->items;
+    return oldest != NULL && oldest->number > outbox->written_through &&
+           uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
+}
+
+static void on_tick(uv_timer_t *timer) {
+    struct outbox *outbox = timer->data;
+    if (!outbox->spilling && waits_too_long(outbox))
+        begin_spilling(outbox, mqtt_link_is_up(outbox->link) ? "it does not acknowledge" : "it is away");
+    delete_taken(outbox, 1);
+    update_full(outbox);
+    pump(outbox);
+}
+
+struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
+                          outbox_full_fn *on_full, void *context) {
+    struct outbox *outbox = must_have(calloc(1, sizeof *outbox));
+    struct store_messages stored = store_messages(store);
+    *outbox = (struct outbox){
+        .loop = loop,
+        .store = store,
+        .window = window,
+        .max_bytes = max_bytes,
+        .on_full = on_full,
+        .context = context,
+        .spilling = stored.count > 0,
+        .last_number = stored.last,
+        .written_through = stored.last,
+        .last_spilled = stored.last,
+        .next_load = stored.first,
+        .deleted_through = stored.count > 0 ? stored.first - 1 : 0,
+        .disk_count = stored.count,
+        .disk_bytes = stored.bytes + stored.count * ROW_OVERHEAD,
+    };
+    if (stored.count > 0)
+        log_warning("%zu messages wait since the last run", stored.count);
+    uv_timer_init(loop, &outbox->tick);
+    outbox->tick.data = outbox;
+    uv_timer_start(&outbox->tick, on_tick, TICK, TICK);
+    return outbox;
+}
+
+void outbox_set_link(struct outbox *outbox, struct mqtt_link *link) {
+    outbox->link = link;
+}
+
+void outbox_stop(struct outbox *outbox) {
+    uv_close((uv_handle_t *)&outbox->tick, NULL);
+    if (!outbox->spilling && outbox_unsafe_count(outbox) > 0)
+        begin_spilling(outbox, "the gateway stops");
+    delete_taken(outbox, 1);
 }
 
 void outbox_free(struct outbox *outbox) {

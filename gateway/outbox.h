@@ -1,5 +1,10 @@
-// The outbox: keeps each message until the broker has it, and says when it is safe. At most mqtt.inflight
-// messages are at the broker unacknowledged; the others wait here, in order, in bounded memory.
+// The outbox: keeps each message until the broker has it, and says when it is safe: with the broker, or on
+// disk.
+//
+// At most mqtt.inflight messages are at the broker unacknowledged; the others wait in memory, in order. While
+// the broker keeps up nothing touches the disk. When more wait than a bound, or one waits for too long, the
+// outbox spills: all that is not safe is written, and what comes goes to disk alone, until the broker has
+// taken so much that the rest was read back into memory. The order always holds.
 #pragma once
 
 #include <stdbool.h>
@@ -9,6 +14,7 @@
 #include "gateway/mqtt_link.h"
 
 struct outbox;
+struct store;
 
 // Waits until a range of messages is safe. The memory is the caller's, until the callback or outbox_forget().
 struct outbox_waiter {
@@ -18,17 +24,27 @@ struct outbox_waiter {
     struct outbox_waiter *prev, *next; // the outbox's own
 };
 
-// link must be set before anything is put. window is mqtt.inflight, max_bytes bounds the memory of what
-// waits.
-struct outbox *outbox_new(unsigned window, size_t max_bytes);
+// Told when the outbox becomes full (store.max_bytes, or a disk that takes nothing), and when it takes
+// messages again.
+typedef void outbox_full_fn(void *context, bool full);
+
+// link must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes. Takes up what
+// the store holds.
+struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
+                          outbox_full_fn *on_full, void *context);
 void outbox_set_link(struct outbox *outbox, struct mqtt_link *link);
+
+// Closes the handles on the loop. What is not safe by then is given to the store.
+void outbox_stop(struct outbox *outbox);
 void outbox_free(struct outbox *outbox);
 
 // Takes a message in; all of publish is copied. Returns its number, which only grows, or 0 when the outbox is
 // full: then nothing was taken.
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
 
-// Whether the message of that number, and all before it, are with the broker. Number 0 is.
+bool outbox_is_full(const struct outbox *outbox);
+
+// Whether the message of that number, and all before it, are safe. Number 0 is.
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number);
 
 // Calls waiter->done once the messages are safe: now, when they are already.
@@ -40,5 +56,6 @@ void outbox_link_up(struct outbox *outbox);
 void outbox_link_down(struct outbox *outbox);
 void outbox_published(struct outbox *outbox, int mid, const char *reason);
 
-// Messages that are not yet with the broker.
+// Messages that the broker does not have; and those of them that only memory holds.
 size_t outbox_count(const struct outbox *outbox);
+size_t outbox_unsafe_count(const struct outbox *outbox);

@@ -12,24 +12,44 @@
 
 #include "gateway/log.h"
 #include "gateway/memory.h"
+#include "gateway/mqtt_link.h"
 
 #define STORE_VERSION  1
 #define RETRY_INTERVAL 1000 // milliseconds until a write that failed is tried again
 #define MARKER_MAX     33
 
-// A write that waits, or a callback for when those before it are written.
+// What waits for its turn on the thread. The kinds up to DELETE_MESSAGES write.
+enum kind { PUT_COMMAND, DELETE_COMMAND, PUT_MESSAGE, DELETE_MESSAGES, LOAD_MESSAGES, TIDY, TELL };
+#define STATEMENTS TIDY
+
+static const char *const statement_texts[STATEMENTS] = {
+    [PUT_COMMAND] = "INSERT OR REPLACE INTO commands VALUES(?,?)",
+    [DELETE_COMMAND] = "DELETE FROM commands WHERE id=?",
+    [PUT_MESSAGE] = "INSERT OR REPLACE INTO messages VALUES(?,?,?,?,?,?)",
+    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=?",
+    [LOAD_MESSAGES] = "SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
+                      "ORDER BY number LIMIT ?",
+};
+
 struct operation {
-    int64_t id;
-    char *entry; // NULL: delete
+    enum kind kind;
+    int64_t id;                  // of a command, or number of a message
+    char *entry;                 // of PUT_COMMAND
+    struct mqtt_publish publish; // of PUT_MESSAGE and rows; its pointers point into bytes
+    size_t limit;                // of LOAD_MESSAGES
+    struct operation *rows;      // that it found
+    store_message_fn *take;
     store_done_fn *done;
     void *context;
+    bool finished;
     struct operation *prev, *next;
+    char bytes[];
 };
 
 struct store {
     uv_loop_t *loop;
     sqlite3 *database;
-    sqlite3_stmt *put, *delete;
+    sqlite3_stmt *statements[STATEMENTS];
     char marker[MARKER_MAX];
     struct operation *waiting;
     struct operation *batch; // being written on a thread
@@ -43,15 +63,20 @@ struct store {
 
 static const char layout[] =
     "PRAGMA locking_mode=EXCLUSIVE;"
+    "PRAGMA auto_vacuum=INCREMENTAL;"
     "PRAGMA journal_mode=WAL;"
     "PRAGMA synchronous=FULL;"
+    "PRAGMA journal_size_limit=16777216;"
     "CREATE TABLE IF NOT EXISTS commands(id INTEGER PRIMARY KEY, entry TEXT NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS messages(number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB, qos "
+    "INTEGER NOT "
+    "NULL, retain INTEGER NOT NULL, correlation BLOB);"
     "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
     "INSERT OR IGNORE INTO meta VALUES('marker', lower(hex(randomblob(16))));"
     "PRAGMA user_version=1;";
 
 static bool read_text(struct store *store, const char *query, char *text, size_t capacity) {
-    sqlite3_stmt *statement;
+    sqlite3_stmt *statement = NULL;
     bool found = sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) == SQLITE_OK &&
                  sqlite3_step(statement) == SQLITE_ROW;
     if (found)
@@ -65,47 +90,88 @@ static char *describe(const char *path, const char *what) {
     return asprintf(&reason, "the store %s cannot be used: %s", path, what) < 0 ? must_have(NULL) : reason;
 }
 
-static char *prepare(struct store *store, const char *path) {
-    char version[16] = "";
+static bool is_damage(int result) {
+    return result == SQLITE_NOTADB || result == SQLITE_CORRUPT;
+}
+
+// SQLITE_OK, or what went wrong.
+static int prepare_statements(struct store *store) {
+    int result = sqlite3_exec(store->database, layout, NULL, NULL, NULL);
+    for (size_t i = 0; i < STATEMENTS && result == SQLITE_OK; i++)
+        result = sqlite3_prepare_v2(store->database, statement_texts[i], -1, &store->statements[i], NULL);
+    if (result == SQLITE_OK &&
+        !read_text(store, "SELECT value FROM meta WHERE name='marker'", store->marker, sizeof store->marker))
+        result = SQLITE_CORRUPT;
+    return result;
+}
+
+// NULL, or why the file cannot be used; *result says whether it is damaged.
+static char *prepare(struct store *store, const char *path, int *result) {
+    char version[16] = "", check[64] = "";
     // The file is made here, because SQLite would make it for all to read.
     int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    *result = SQLITE_CANTOPEN;
     if (file < 0)
         return describe(path, strerror(errno));
     close(file);
-    if (sqlite3_open_v2(path, &store->database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) !=
-        SQLITE_OK)
+    *result = sqlite3_open_v2(path, &store->database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (*result != SQLITE_OK)
         return describe(path, sqlite3_errmsg(store->database));
     if (read_text(store, "PRAGMA user_version", version, sizeof version) && atoi(version) > STORE_VERSION)
         return describe(path, "it was written by a newer version");
-    if (sqlite3_exec(store->database, layout, NULL, NULL, NULL) == SQLITE_BUSY)
+    *result = prepare_statements(store);
+    if (*result == SQLITE_BUSY)
         return describe(path, "another gateway has it open; each needs a store.path of its own");
-    if (!read_text(store, "SELECT value FROM meta WHERE name='marker'", store->marker,
-                   sizeof store->marker) ||
-        sqlite3_prepare_v2(store->database, "INSERT OR REPLACE INTO commands VALUES(?,?)", -1, &store->put,
-                           NULL) != SQLITE_OK ||
-        sqlite3_prepare_v2(store->database, "DELETE FROM commands WHERE id=?", -1, &store->delete, NULL) !=
-            SQLITE_OK)
+    if (*result != SQLITE_OK)
         return describe(path, sqlite3_errmsg(store->database));
-    return NULL;
+    if (read_text(store, "PRAGMA quick_check(1)", check, sizeof check) && strcmp(check, "ok") == 0)
+        return NULL;
+    *result = SQLITE_CORRUPT;
+    return describe(path, check);
 }
 
 static void free_store(struct store *store) {
-    sqlite3_finalize(store->put);
-    sqlite3_finalize(store->delete);
+    for (size_t i = 0; i < STATEMENTS; i++)
+        sqlite3_finalize(store->statements[i]);
     sqlite3_close(store->database);
     free(store);
 }
 
-struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
+static void set_aside(const char *path, const char *suffix) {
+    char *from, *to;
+    if (asprintf(&from, "%s%s", path, suffix) < 0 || asprintf(&to, "%s.damaged%s", path, suffix) < 0)
+        must_have(NULL);
+    if (rename(from, to) == 0)
+        log_error("the store is damaged and was set aside as %s: messages and commands that waited in it are "
+                  "not sent",
+                  to);
+    free(from);
+    free(to);
+}
+
+static struct store *try_open(uv_loop_t *loop, const char *path, char **reason, int *result) {
     struct store *store = must_have(calloc(1, sizeof *store));
     store->loop = loop;
     store->work.data = store->retry.data = store;
-    *reason = prepare(store, path);
-    if (*reason != NULL) {
-        free_store(store);
-        return NULL;
+    *reason = prepare(store, path, result);
+    if (*reason == NULL)
+        return store;
+    free_store(store);
+    return NULL;
+}
+
+struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
+    int result;
+    struct store *store = try_open(loop, path, reason, &result);
+    if (store == NULL && is_damage(result)) {
+        log_error("%s", *reason);
+        free(*reason);
+        set_aside(path, "");
+        set_aside(path, "-wal");
+        store = try_open(loop, path, reason, &result);
     }
-    uv_timer_init(loop, &store->retry);
+    if (store != NULL)
+        uv_timer_init(loop, &store->retry);
     return store;
 }
 
@@ -130,31 +196,131 @@ void store_each_command(struct store *store, store_command_fn *fn, void *context
     sqlite3_finalize(statement);
 }
 
+struct store_messages store_messages(struct store *store) {
+    static const char query[] =
+        "SELECT min(number), max(number), count(*), sum(length(CAST(topic AS BLOB)) + "
+        "ifnull(length(payload), 0)) FROM messages";
+    struct store_messages found = {0};
+    sqlite3_stmt *statement = NULL;
+    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) == SQLITE_OK &&
+        sqlite3_step(statement) == SQLITE_ROW)
+        found = (struct store_messages){.first = (uint64_t)sqlite3_column_int64(statement, 0),
+                                        .last = (uint64_t)sqlite3_column_int64(statement, 1),
+                                        .count = (size_t)sqlite3_column_int64(statement, 2),
+                                        .bytes = (size_t)sqlite3_column_int64(statement, 3)};
+    sqlite3_finalize(statement);
+    return found;
+}
+
 // --- writing ---
 
+static struct operation *make_message(uint64_t number, const struct mqtt_publish *publish) {
+    size_t topic = strlen(publish->topic) + 1;
+    struct operation *operation =
+        must_have(malloc(sizeof *operation + topic + publish->length + publish->correlation_length));
+    *operation = (struct operation){.kind = PUT_MESSAGE, .id = (int64_t)number, .publish = *publish};
+    char *next = operation->bytes;
+    operation->publish.topic = memcpy(next, publish->topic, topic);
+    next += topic;
+    if (publish->length > 0)
+        operation->publish.payload = memcpy(next, publish->payload, publish->length);
+    next += publish->length;
+    if (publish->correlation != NULL)
+        operation->publish.correlation = memcpy(next, publish->correlation, publish->correlation_length);
+    return operation;
+}
+
+static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *publish) {
+    sqlite3_bind_text(statement, 2, publish->topic, -1, SQLITE_STATIC);
+    sqlite3_bind_blob(statement, 3, publish->payload, (int)publish->length, SQLITE_STATIC);
+    sqlite3_bind_int(statement, 4, publish->qos);
+    sqlite3_bind_int(statement, 5, publish->retain);
+    sqlite3_bind_blob(statement, 6, publish->correlation, (int)publish->correlation_length, SQLITE_STATIC);
+}
+
+static bool is_write(const struct operation *operation) {
+    return operation->kind <= DELETE_MESSAGES;
+}
+
 static int write_one(struct store *store, const struct operation *operation) {
-    sqlite3_stmt *statement = operation->entry != NULL ? store->put : store->delete;
-    if (operation->done != NULL)
-        return SQLITE_OK; // only to be told of
+    sqlite3_stmt *statement = store->statements[operation->kind];
     sqlite3_bind_int64(statement, 1, operation->id);
-    if (operation->entry != NULL)
+    if (operation->kind == PUT_COMMAND)
         sqlite3_bind_text(statement, 2, operation->entry, -1, SQLITE_STATIC);
+    if (operation->kind == PUT_MESSAGE)
+        bind_message(statement, &operation->publish);
     int result = sqlite3_step(statement);
     sqlite3_reset(statement);
     return result == SQLITE_DONE ? SQLITE_OK : result;
 }
 
-static int write_batch(struct store *store) {
-    const struct operation *operation;
+// Writes those of the batch that are wanted in one transaction, and marks them.
+static int write_some(struct store *store, bool deletions_only) {
+    struct operation *operation;
     int result = sqlite3_exec(store->database, "BEGIN", NULL, NULL, NULL);
     DL_FOREACH(store->batch, operation) {
-        if (result == SQLITE_OK)
+        if (result == SQLITE_OK && is_write(operation) &&
+            !(deletions_only && operation->kind != DELETE_MESSAGES))
             result = write_one(store, operation);
     }
     if (result == SQLITE_OK)
         result = sqlite3_exec(store->database, "COMMIT", NULL, NULL, NULL);
     if (result != SQLITE_OK)
         sqlite3_exec(store->database, "ROLLBACK", NULL, NULL, NULL);
+    DL_FOREACH(store->batch, operation) {
+        if (result == SQLITE_OK && !(deletions_only && operation->kind != DELETE_MESSAGES))
+            operation->finished = true;
+    }
+    return result;
+}
+
+// Messages that were deleted before they could be written are not to be written later.
+static void forget_deleted(struct store *store) {
+    struct operation *deletion, *operation;
+    DL_FOREACH(store->batch, deletion) {
+        if (deletion->kind != DELETE_MESSAGES)
+            continue;
+        DL_FOREACH(store->batch, operation) {
+            if (operation->kind == PUT_MESSAGE && operation->id <= deletion->id)
+                operation->finished = true;
+        }
+    }
+}
+
+static void load_one(struct store *store, struct operation *load) {
+    sqlite3_stmt *statement = store->statements[LOAD_MESSAGES];
+    sqlite3_bind_int64(statement, 1, load->id);
+    sqlite3_bind_int64(statement, 2, (sqlite3_int64)load->limit);
+    while (sqlite3_step(statement) == SQLITE_ROW) {
+        struct mqtt_publish publish = {
+            .topic = (const char *)sqlite3_column_text(statement, 1),
+            .payload = sqlite3_column_blob(statement, 2),
+            .length = (size_t)sqlite3_column_bytes(statement, 2),
+            .qos = sqlite3_column_int(statement, 3),
+            .retain = sqlite3_column_int(statement, 4) != 0,
+            .correlation = sqlite3_column_blob(statement, 5),
+            .correlation_length = (size_t)sqlite3_column_bytes(statement, 5),
+        };
+        struct operation *row = make_message((uint64_t)sqlite3_column_int64(statement, 0), &publish);
+        DL_APPEND(load->rows, row);
+    }
+    sqlite3_reset(statement);
+    load->finished = true;
+}
+
+// All in one transaction. When that fails, the disk may be full: deletions may still work, and reading does.
+static int write_batch(struct store *store) {
+    struct operation *operation;
+    int result = write_some(store, false);
+    if (result != SQLITE_OK && write_some(store, true) == SQLITE_OK)
+        forget_deleted(store);
+    DL_FOREACH(store->batch, operation) {
+        if (operation->kind == LOAD_MESSAGES)
+            load_one(store, operation);
+        if (operation->kind == TIDY && result == SQLITE_OK)
+            sqlite3_exec(store->database, "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)", NULL,
+                         NULL, NULL);
+    }
     return result;
 }
 
@@ -167,34 +333,39 @@ static void write_on_thread(uv_work_t *work) {
 static void begin_batch(struct store *store);
 
 static void free_operation(struct operation *operation) {
+    struct operation *row, *next;
+    DL_FOREACH_SAFE(operation->rows, row, next) {
+        free(row);
+    }
     free(operation->entry);
     free(operation);
 }
 
-// A batch that failed is written again, before what came after it; those who wait for it are told now.
-static void keep_failed(struct store *store) {
-    struct operation *operation, *next;
-    DL_FOREACH_SAFE(store->batch, operation, next) {
-        if (operation->done == NULL)
-            continue;
-        DL_DELETE(store->batch, operation);
-        operation->done(operation->context, false);
-        free_operation(operation);
+static void call_back(struct operation *operation, bool ok) {
+    const struct operation *row;
+    DL_FOREACH(operation->rows, row) {
+        operation->take(operation->context, (uint64_t)row->id, &row->publish);
     }
-    DL_CONCAT(store->batch, store->waiting);
-    store->waiting = store->batch;
-    store->batch = NULL;
+    if (operation->done != NULL)
+        operation->done(operation->context, ok);
 }
 
-static void end_written(struct store *store) {
-    struct operation *batch = store->batch, *operation, *next;
+// Ends what is finished, and what only waits to be told; the rest is written again, before what came after
+// it.
+static void end_batch(struct store *store, bool ok) {
+    struct operation *batch = store->batch, *kept = NULL, *operation, *next;
     store->batch = NULL;
     DL_FOREACH_SAFE(batch, operation, next) {
         DL_DELETE(batch, operation);
-        if (operation->done != NULL)
-            operation->done(operation->context, true);
+        if (!ok && !operation->finished && is_write(operation)) {
+            DL_APPEND(kept, operation);
+            continue;
+        }
+        call_back(operation, ok);
         free_operation(operation);
     }
+    DL_CONCAT(kept, store->waiting);
+    store->waiting = kept;
 }
 
 static void on_retry(uv_timer_t *timer) {
@@ -211,11 +382,7 @@ static void on_written(uv_work_t *work, int status) {
         else
             log_error("the store cannot be written: %s; it is tried again", sqlite3_errstr(store->result));
     }
-    // writing still holds, so that what the callbacks add only waits.
-    if (ok)
-        end_written(store);
-    else
-        keep_failed(store);
+    end_batch(store, ok); // writing still holds, so that what the callbacks add only waits
     store->writing = false;
     if (ok)
         begin_batch(store);
@@ -232,24 +399,50 @@ static void begin_batch(struct store *store) {
     uv_queue_work(store->loop, &store->work, write_on_thread, on_written);
 }
 
-static void add(struct store *store, const struct operation *template) {
-    struct operation *operation = must_have(malloc(sizeof *operation));
-    *operation = *template;
+static void add(struct store *store, struct operation *operation) {
     DL_APPEND(store->waiting, operation);
     if (!store->stopping && !uv_is_active((uv_handle_t *)&store->retry))
         begin_batch(store);
 }
 
+static void add_copy(struct store *store, const struct operation *template) {
+    struct operation *operation = must_have(malloc(sizeof *operation));
+    *operation = *template;
+    add(store, operation);
+}
+
 void store_put_command(struct store *store, int64_t id, const char *entry) {
-    add(store, &(struct operation){.id = id, .entry = must_have(strdup(entry))});
+    add_copy(store, &(struct operation){.kind = PUT_COMMAND, .id = id, .entry = must_have(strdup(entry))});
 }
 
 void store_delete_command(struct store *store, int64_t id) {
-    add(store, &(struct operation){.id = id});
+    add_copy(store, &(struct operation){.kind = DELETE_COMMAND, .id = id});
+}
+
+void store_put_message(struct store *store, uint64_t number, const struct mqtt_publish *publish) {
+    add(store, make_message(number, publish));
+}
+
+void store_delete_messages(struct store *store, uint64_t through) {
+    add_copy(store, &(struct operation){.kind = DELETE_MESSAGES, .id = (int64_t)through});
+}
+
+void store_load_messages(struct store *store, uint64_t first, size_t limit, store_message_fn *take,
+                         store_done_fn *done, void *context) {
+    add_copy(store, &(struct operation){.kind = LOAD_MESSAGES,
+                                        .id = (int64_t)first,
+                                        .limit = limit,
+                                        .take = take,
+                                        .done = done,
+                                        .context = context});
+}
+
+void store_tidy(struct store *store) {
+    add_copy(store, &(struct operation){.kind = TIDY});
 }
 
 void store_when_written(struct store *store, store_done_fn *done, void *context) {
-    add(store, &(struct operation){.done = done, .context = context});
+    add_copy(store, &(struct operation){.kind = TELL, .done = done, .context = context});
 }
 
 // The loop has ended, so nothing is on a thread any more.
@@ -258,7 +451,7 @@ void store_close(struct store *store) {
     store->batch = store->waiting;
     store->waiting = NULL;
     if (store->batch != NULL && write_batch(store) != SQLITE_OK)
-        log_error("the store cannot be written: %s", sqlite3_errmsg(store->database));
+        log_error("the store cannot be written, what was not is lost: %s", sqlite3_errmsg(store->database));
     DL_FOREACH_SAFE(store->batch, operation, next) {
         DL_DELETE(store->batch, operation);
         free_operation(operation);
