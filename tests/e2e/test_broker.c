@@ -12,7 +12,7 @@
 
 #include "tests/e2e/rig.h"
 
-TestSuite(broker, .fini = rig_clean, .timeout = 120);
+TestSuite(broker, .fini = rig_clean);
 
 #define VAN      "866425031361423"
 #define REPORTS  "message/gw/devices/" VAN
