@@ -304,6 +304,7 @@ void rig_gateway_stop(struct rig *rig) {
     rig_gateway_signal(rig, SIGTERM);
     int code = rig_gateway_wait(rig);
     cr_assert(code == 0, "the gateway ended with %d", code);
+    cr_assert(!rig_log_has(rig, "runtime error: "), "undefined behaviour"); // which does not end it
 }
 
 struct rig *rig_up(const char *changes) {

@@ -122,6 +122,26 @@ Test(bad_input, a_datagram_of_junk) {
     rig_finish(rig);
 }
 
+Test(bad_input, never_breaks_a_log_in_json) {
+    struct rig *rig = rig_up("{'log':{'format':'json','level':'debug'}}");
+    int device = rig_tcp(rig);
+    char line[1024];
+    size_t lines = 0;
+    device_send_bytes(device, "\xFF\x1B\"\\\n\xC3\"}\r\n", 10);
+    device_send(device, report(VAN, 1));
+    rig_expect(rig, REPORTS, "{'ident':'" VAN "'}");
+    rig_gateway_stop(rig);
+    FILE *log = fopen(rig->log_path, "r");
+    for (; fgets(line, sizeof line, log) != NULL; lines++) {
+        json_t *json = json_loads(line, 0, NULL);
+        cr_assert(json_is_string(json_object_get(json, "text")), "no JSON: %s", line);
+        json_decref(json);
+    }
+    fclose(log);
+    cr_assert(lines > 5);
+    rig->finished = true;
+}
+
 // --- reports: rejected as a whole, or with one value less ---
 
 static const struct rejected {
