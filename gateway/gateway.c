@@ -6,15 +6,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "gateway/log.h"
 #include "gateway/memory.h"
 
-#define OUTBOX_MAX_BYTES (256U << 20) // of messages that wait in memory
-#define DRAIN_TIME       10000        // milliseconds to hand over what waits when stopping
-#define THREAD_TIME      1000         // milliseconds to wait for an attempt to connect when stopping
+#define OUTBOX_MAX_BYTES  (256U << 20) // of messages that wait in memory
+#define DRAIN_TIME        10000        // milliseconds to hand over what waits when stopping
+#define OTHER_DESCRIPTORS 128          // that the gateway may need beside those of connections
+#define THREAD_TIME       1000         // milliseconds to wait for an attempt to connect when stopping
 
 struct running {
     struct gateway gateway;
@@ -193,6 +195,19 @@ static void warn_of_what_is_not_there(const struct config *config) {
             log_warning("channel %s has udp_ack, but no udp", config->channels[i].name);
 }
 
+// Shells and service managers often allow 1024 descriptors at first and far more on request.
+static void allow_descriptors(const struct config *config) {
+    rlim_t wanted = (rlim_t)config->limits.connections + OTHER_DESCRIPTORS;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < wanted)
+        log_warning("limits.connections is %d, but the system allows only %llu open files",
+                    config->limits.connections, (unsigned long long)limit.rlim_cur);
+}
+
 int gateway_run(const struct config *config) {
     static struct running running;
     struct gateway *gateway = &running.gateway;
@@ -208,6 +223,7 @@ int gateway_run(const struct config *config) {
     make_link(&running);
     catch_signals(&running);
     warn_of_what_is_not_there(config);
+    allow_descriptors(config);
     for (size_t i = 0; i < config->channel_count; i++)
         channel_open(&gateway->channels[i], gateway, &config->channels[i]);
     int code = gateway->listening > 0 ? 0 : 1;
