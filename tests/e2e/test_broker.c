@@ -331,11 +331,13 @@ Test(broker, that_speaks_no_mqtt_is_left_and_asked_again) {
 
 #define IDLE_CONNECTIONS 1500
 
-static void allow_descriptors(void) {
+// Sets the soft limit, which is what the gateway begins with; the hard one must allow more.
+static void allow_descriptors(rlim_t count) {
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
-    cr_assert(limit.rlim_max > 4 * IDLE_CONNECTIONS, "only %lu descriptors", (unsigned long)limit.rlim_max);
-    limit.rlim_cur = 4 * IDLE_CONNECTIONS;
+    if (limit.rlim_max < 4 * IDLE_CONNECTIONS)
+        cr_skip_test("only %lu descriptors", (unsigned long)limit.rlim_max);
+    limit.rlim_cur = count;
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
@@ -350,11 +352,12 @@ static void open_idle(struct rig *rig) {
 }
 
 Test(broker, is_reached_with_1500_connections_open) {
+    allow_descriptors(256);
     struct rig *rig = rig_new();
     char last[64];
-    allow_descriptors();
     rig_broker_reserve(rig);
     rig_gateway_start(rig, "{'limits':{'connections_per_address':2000}}");
+    allow_descriptors(4 * IDLE_CONNECTIONS);
     open_idle(rig);
     snprintf(last, sizeof last, ": connection %d\n", IDLE_CONNECTIONS);
     rig_expect_log(rig, last);
