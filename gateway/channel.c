@@ -49,6 +49,11 @@ void channel_open(struct channel *channel, struct gateway *gateway, const struct
     }
 }
 
+void channel_pause(struct channel *channel, bool pause) {
+    if (channel->tcp_open)
+        tcp_pause_all(channel, pause);
+}
+
 void channel_close(struct channel *channel) {
     if (channel->tcp_open)
         tcp_close_all(channel);

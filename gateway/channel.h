@@ -31,6 +31,9 @@ void channel_open(struct channel *channel, struct gateway *gateway, const struct
 // Closes everything, connections with code 7. The memory stays until the loop has ended.
 void channel_close(struct channel *channel);
 
+// Stops reading from the connections, or goes on.
+void channel_pause(struct channel *channel, bool pause);
+
 // Says in the log what came through.
 void channel_log_counters(const struct channel *channel);
 
@@ -43,5 +46,6 @@ int channel_socket_name(const uv_handle_t *handle, char *text);
 // tcp.c and udp.c; 0 or an error of libuv.
 int tcp_listen(struct channel *channel);
 void tcp_close_all(struct channel *channel);
+void tcp_pause_all(struct channel *channel, bool pause);
 int udp_bind(struct channel *channel);
 void udp_close_all(struct channel *channel);

@@ -24,7 +24,8 @@ struct command {
     char *key; // "devices/{device.id}", or "channels/{channel.id}/{ident}" for a device without an identity
     char ident[CODEC_IDENT_MAX + 1]; // empty: not known
     int64_t device_id;               // -1: without an identity
-    int64_t channel_id;              // 0: any
+    int64_t channel_id;              // that it must go out on; 0: any
+    int64_t sent_on;                 // channel that it was sent on last; 0: none from here
     json_t *definition;              // name, properties, meta, priority, timeout
     char *response_topic;            // or NULL
     uint8_t *correlation;            // or NULL

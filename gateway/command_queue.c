@@ -128,8 +128,9 @@ static json_t *entry_of(const struct command *command, enum command_state step, 
         json_object_set_new(entry, "ident", json_string(command->ident));
     if (command->device_id >= 0)
         json_object_set_new(entry, "device_id", json_integer(command->device_id));
-    if (command->channel_id != 0)
-        json_object_set_new(entry, "channel_id", json_integer(command->channel_id));
+    if (command->sent_on != 0 || command->channel_id != 0)
+        json_object_set_new(entry, "channel_id",
+                            json_integer(command->sent_on != 0 ? command->sent_on : command->channel_id));
     if (command->attempts > 0)
         json_object_set_new(entry, "attempts", json_integer(command->attempts));
     json_object_update(entry, (json_t *)more);
@@ -210,24 +211,14 @@ void commands_publish_end(struct gateway *gateway, struct command *command) {
     outbox_when_safe(gateway->outbox, &command->waiter);
 }
 
-struct written {
-    struct gateway *gateway;
-    int64_t id;
-};
-
 static void on_end_written(void *context, bool ok) {
-    struct written *written = context;
-    struct command *command = commands_find(&written->gateway->commands, written->id);
-    if (command != NULL) {
-        command->end_written = true;
-        commands_publish_end(written->gateway, command);
-    }
-    free(written);
+    struct command *command = context;
+    command->end_written = true;
+    commands_publish_end(command->gateway, command);
 }
 
 void commands_finish(struct gateway *gateway, struct command *command, enum command_state end, bool executed,
                      json_t *response, const char *reason) {
-    struct written *written = must_have(malloc(sizeof *written));
     command->state = end;
     command->published = 0;
     command->result = json_pack("{s:b, s:o?}", "executed", executed, "response", response);
@@ -241,8 +232,8 @@ void commands_finish(struct gateway *gateway, struct command *command, enum comm
     json_t *entry = command_to_json(command);
     store_entry(gateway, command, entry);
     json_decref(entry);
-    *written = (struct written){.gateway = gateway, .id = command->id};
-    store_when_written(gateway->store, on_end_written, written);
+    // It stays in the table until then, because it has ended and its end is not published.
+    store_when_written(gateway->store, on_end_written, command);
 }
 
 // --- sending ---
@@ -273,6 +264,7 @@ static void note_sent(struct gateway *gateway, struct command *command, const st
     command->attempts++;
     command->answer_by = gateway_clock() + timeout * 1000000LL;
     command->sent_to = peer->serial;
+    command->sent_on = peer->channel->config->id;
     command->has_begun = false;
     strcpy(command->ident, peer_ident(peer));
     log_info("channel %s, %s, device %s: command %s goes out, attempt %d of %d", peer->channel->config->name,

@@ -277,6 +277,8 @@ static void read_rest(struct config *config) {
     config->commands.timeout = integer_of(commands, "timeout");
     config->commands.max_attempts = integer_of(commands, "max_attempts");
     config->commands.udp_reachable = integer_of(commands, "udp_reachable");
+    config->store_max_bytes =
+        (size_t)json_integer_value(json_object_get(json_object_get(config->json, "store"), "max_bytes"));
     config->store_path = text_of(json_object_get(config->json, "store"), "path");
     config->log_level = (enum log_level)choice_of(log, "level", levels);
     config->log_format = (enum log_format)choice_of(log, "format", formats);

@@ -54,6 +54,7 @@ struct config {
         int ttl, timeout, max_attempts, udp_reachable; // seconds
     } commands;
     const char *store_path;
+    size_t store_max_bytes;
     enum log_level log_level;
     enum log_format log_format;
     json_t *json; // holds the texts above

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,9 +15,9 @@
 #include "gateway/log.h"
 #include "gateway/memory.h"
 
-#define OUTBOX_MAX_BYTES (256U << 20) // of messages that wait in memory
-#define DRAIN_TIME       10000        // milliseconds to hand over what waits when stopping
-#define THREAD_TIME      1000         // milliseconds to wait for an attempt to connect when stopping
+#define DRAIN_TIME        10000 // milliseconds to hand over what waits when stopping
+#define OTHER_DESCRIPTORS 128   // that the gateway may need beside those of connections
+#define THREAD_TIME       1000  // milliseconds to wait for an attempt to connect when stopping
 
 struct running {
     struct gateway gateway;
@@ -56,12 +57,32 @@ uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, bool re
     return number;
 }
 
+// Straight to the broker and not through the outbox, where it would wait behind all messages.
 static void publish_instance_state(struct gateway *gateway, bool online) {
-    json_t *state = online ? json_pack("{s:s, s:s, s:f}", "state", "online", "version", TRACKBUS_VERSION,
-                                       "started", (double)gateway->started / 1e6)
-                           : json_pack("{s:s}", "state", "offline");
-    gateway_publish(gateway, state, true, "state/gw/instances/%s", gateway->config->mqtt.client_id);
+    json_t *state =
+        online ? json_pack("{s:s, s:s, s:f, s:b}", "state", "online", "version", TRACKBUS_VERSION, "started",
+                           (double)gateway->started / 1e6, "full", outbox_is_full(gateway->outbox))
+               : json_pack("{s:s}", "state", "offline");
+    char *text = must_have(json_dumps(state, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
+    char topic[300];
+    int mid;
+    snprintf(topic, sizeof topic, "%s/state/gw/instances/%s", gateway->config->mqtt.topic_prefix,
+             gateway->config->mqtt.client_id);
+    mqtt_link_publish(gateway->link,
+                      &(struct mqtt_publish){
+                          .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = true},
+                      &mid);
+    free(text);
     json_decref(state);
+}
+
+// While the outbox is full nothing is read from devices: they keep what they have to say.
+static void on_outbox_full(void *context, bool full) {
+    struct running *running = context;
+    running->gateway.paused = full;
+    for (size_t i = 0; i < running->gateway.config->channel_count; i++)
+        channel_pause(&running->gateway.channels[i], full);
+    publish_instance_state(&running->gateway, true);
 }
 
 // --- what the link reports ---
@@ -73,7 +94,7 @@ static void on_link_connected(void *context) {
 
 static void on_link_up(void *context) {
     struct running *running = context;
-    publish_instance_state(&running->gateway, !running->stopping);
+    publish_instance_state(&running->gateway, true);
     command_sync_ask(&running->gateway);
     outbox_link_up(running->gateway.outbox);
 }
@@ -167,8 +188,10 @@ static void stop_now(struct running *running) {
         return;
     running->stopped = true;
     if (left > 0)
-        log_error("%zu messages that the broker has not taken are lost", left);
+        log_warning("%zu messages that the broker has not taken wait on disk for the next start", left);
+    publish_instance_state(&running->gateway, false); // when the link is down, the Last Will says it
     mqtt_link_stop(running->gateway.link);
+    outbox_stop(running->gateway.outbox);
     command_sync_stop(&running->gateway);
     commands_stop(&running->gateway);
     store_stop(running->gateway.store);
@@ -201,10 +224,8 @@ static void stop(struct running *running) {
         channel_close(&gateway->channels[i]);
         channel_log_counters(&gateway->channels[i]);
     }
-    bool up = mqtt_link_is_up(gateway->link);
-    if (up)
-        publish_instance_state(gateway, false); // otherwise the Last Will has said it
-    uv_timer_start(&running->drain_timer, on_drain_timeout, up ? DRAIN_TIME : 0, 0);
+    uv_timer_start(&running->drain_timer, on_drain_timeout, mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0,
+                   0);
     running->drained.first = running->drained.last = UINT64_MAX; // when nothing is left at all
     running->drained.done = on_drained;
     outbox_when_safe(gateway->outbox, &running->drained);
@@ -264,6 +285,19 @@ static struct store *open_store(struct gateway *gateway) {
     return store;
 }
 
+// Shells and service managers often allow 1024 descriptors at first and far more on request.
+static void allow_descriptors(const struct config *config) {
+    rlim_t wanted = (rlim_t)config->limits.connections + OTHER_DESCRIPTORS;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < wanted)
+        log_warning("limits.connections is %d, but the system allows only %llu open files",
+                    config->limits.connections, (unsigned long long)limit.rlim_cur);
+}
+
 int gateway_run(const struct config *config) {
     static struct running running;
     struct gateway *gateway = &running.gateway;
@@ -274,16 +308,18 @@ int gateway_run(const struct config *config) {
     uv_timer_init(&gateway->loop, &running.drain_timer);
     running.drain_timer.data = &running;
     gateway->registry = device_registry_new(config);
-    gateway->outbox = outbox_new((unsigned)config->mqtt.inflight, OUTBOX_MAX_BYTES);
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
     gateway->store = open_store(gateway);
     if (gateway->store == NULL)
         return 1;
+    gateway->outbox = outbox_new(&gateway->loop, gateway->store, (unsigned)config->mqtt.inflight,
+                                 config->store_max_bytes, on_outbox_full, &running);
     make_link(&running);
     commands_start(gateway);
     command_sync_start(gateway);
     catch_signals(&running);
     warn_of_what_is_not_there(config);
+    allow_descriptors(config);
     for (size_t i = 0; i < config->channel_count; i++)
         channel_open(&gateway->channels[i], gateway, &config->channels[i]);
     int code = gateway->listening > 0 ? 0 : 1;

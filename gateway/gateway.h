@@ -26,6 +26,7 @@ struct gateway {
     struct command_sync sync;
     struct channel *channels;        // config->channel_count of them
     size_t listening;                // sockets that trackers can reach
+    bool paused;                     // nothing is read from devices, because the outbox is full
     int connections;                 // over TCP, in all channels
     struct address_count *addresses; // connections by address
     uint64_t last_serial;            // of a peer

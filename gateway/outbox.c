@@ -34,6 +34,13 @@ struct item {
     char bytes[];
 };
 
+// Messages that were given to the store and are not on disk yet.
+struct written {
+    uint64_t through; // the last of them
+    size_t bytes;
+    struct written *prev, *next;
+};
+
 struct outbox {
     uv_loop_t *loop;
     uv_timer_t tick;
@@ -55,8 +62,9 @@ struct outbox {
     bool spilling;
     bool loading;
     uint64_t written_through, last_spilled, next_load, deleted_through;
-    size_t disk_count;      // messages on disk that are not in items
-    size_t disk_bytes;      // of all on disk that are not deleted
+    size_t disk_count; // messages on disk that are not in items
+    size_t disk_bytes; // of all on disk that are not deleted
+    struct written *writes;
     size_t unwritten_bytes; // given to the store and not on disk yet
 
     bool full;
@@ -213,21 +221,16 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
 
 // --- to the disk ---
 
-struct written {
-    struct outbox *outbox;
-    uint64_t through;
-    size_t bytes;
-};
-
+// Writes under way are told of in the order in which they were asked for.
 static void on_written(void *context, bool ok) {
-    struct written *written = context;
-    struct outbox *outbox = written->outbox;
+    struct outbox *outbox = context;
+    struct written *written = outbox->writes;
     if (!ok) { // the store tries again, so wait again
-        store_when_written(outbox->store, on_written, written);
+        store_when_written(outbox->store, on_written, outbox);
         return;
     }
-    if (written->through > outbox->written_through)
-        outbox->written_through = written->through;
+    DL_DELETE(outbox->writes, written);
+    outbox->written_through = written->through;
     outbox->unwritten_bytes -= written->bytes;
     free(written);
     update_full(outbox);
@@ -245,8 +248,9 @@ static size_t write_message(struct outbox *outbox, uint64_t number, const struct
 
 static void tell_when_written(struct outbox *outbox, size_t bytes) {
     struct written *written = must_have(malloc(sizeof *written));
-    *written = (struct written){.outbox = outbox, .through = outbox->last_spilled, .bytes = bytes};
-    store_when_written(outbox->store, on_written, written);
+    *written = (struct written){.through = outbox->last_spilled, .bytes = bytes};
+    DL_APPEND(outbox->writes, written);
+    store_when_written(outbox->store, on_written, outbox);
 }
 
 // Writes all in memory that is not on disk; from now on messages go there.
@@ -455,8 +459,12 @@ void outbox_stop(struct outbox *outbox) {
 }
 
 void outbox_free(struct outbox *outbox) {
+    struct written *written, *next;
     HASH_CLEAR(hh, outbox->by_mid);
     while (outbox->items != NULL)
         drop_item(outbox, outbox->items);
+    DL_FOREACH_SAFE(outbox->writes, written, next) {
+        free(written);
+    }
     free(outbox);
 }

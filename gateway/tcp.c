@@ -150,6 +150,11 @@ static void on_timer(uv_timer_t *timer) {
         set_timer(connection);
         return;
     }
+    if (peer->gateway->paused) { // that it is not heard is not its fault
+        peer->last_heard = connection->opened = now;
+        set_timer(connection);
+        return;
+    }
     bool idle = now - peer->last_heard >= (uint64_t)peer->gateway->config->limits.idle_timeout * 1000;
     bool nameless =
         peer->session == NULL &&
@@ -257,7 +262,8 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
     log_info("channel %s, %s: connection %llu", channel->config->name, connection->peer.address,
              (unsigned long long)connection->peer.serial);
     set_timer(connection);
-    uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+    if (!gateway->paused)
+        uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
 }
 
 static void free_refused(uv_handle_t *handle) {
@@ -297,5 +303,15 @@ void tcp_close_all(struct channel *channel) {
     DL_FOREACH_SAFE(channel->connections, connection, next) {
         take(connection, NULL, 0, CODEC_END); // a report without a terminator is not lost
         close_connection(&connection->peer, CLOSE_RESTART);
+    }
+}
+
+void tcp_pause_all(struct channel *channel, bool pause) {
+    struct tcp_connection *connection;
+    DL_FOREACH(channel->connections, connection) {
+        if (pause)
+            uv_read_stop((uv_stream_t *)&connection->tcp);
+        else if (!connection->ended)
+            uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
     }
 }

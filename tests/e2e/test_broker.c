@@ -12,7 +12,7 @@
 
 #include "tests/e2e/rig.h"
 
-TestSuite(broker, .fini = rig_clean, .timeout = 120);
+TestSuite(broker, .fini = rig_clean);
 
 #define VAN      "866425031361423"
 #define REPORTS  "message/gw/devices/" VAN
@@ -263,7 +263,7 @@ Test(broker, gets_what_waits_when_the_gateway_is_told_to_stop) {
     expect_all_in_order(rig, 199);
     rig_expect(rig, "message/gw/devices/866425031379169", "{'message.type':'RH'}");
     rig_expect(rig, INSTANCE, "{'state':'offline'}");
-    cr_assert(!rig_log_has(rig, "are lost"));
+    cr_assert(!rig_log_has(rig, "wait on disk"));
     rig->finished = true;
 }
 
@@ -283,9 +283,12 @@ Test(broker, silent_at_the_end_does_not_hold_up_one_told_twice) {
     rig_gateway_signal(rig, SIGINT);
     rig_expect_log(rig, "stopping: no more connections");
     rig_gateway_signal(rig, SIGINT);
-    rig_expect_log(rig, "that the broker has not taken are lost");
+    rig_expect_log(rig, "that the broker has not taken wait on disk for the next start");
     cr_assert(rig_gateway_wait(rig) == 0);
-    rig->finished = true;
+    kill(rig->broker, SIGCONT);
+    rig_gateway_start(rig, NULL);
+    rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':1}");
+    rig_finish(rig);
 }
 
 // A port that lets nobody in: its queue is full, and further attempts wait for minutes.
@@ -331,11 +334,13 @@ Test(broker, that_speaks_no_mqtt_is_left_and_asked_again) {
 
 #define IDLE_CONNECTIONS 1500
 
-static void allow_descriptors(void) {
+// Sets the soft limit, which is what the gateway begins with; the hard one must allow more.
+static void allow_descriptors(rlim_t count) {
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
-    cr_assert(limit.rlim_max > 4 * IDLE_CONNECTIONS, "only %lu descriptors", (unsigned long)limit.rlim_max);
-    limit.rlim_cur = 4 * IDLE_CONNECTIONS;
+    if (limit.rlim_max < 4 * IDLE_CONNECTIONS)
+        cr_skip_test("only %lu descriptors", (unsigned long)limit.rlim_max);
+    limit.rlim_cur = count;
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
@@ -350,11 +355,12 @@ static void open_idle(struct rig *rig) {
 }
 
 Test(broker, is_reached_with_1500_connections_open) {
+    allow_descriptors(256);
     struct rig *rig = rig_new();
     char last[64];
-    allow_descriptors();
     rig_broker_reserve(rig);
     rig_gateway_start(rig, "{'limits':{'connections_per_address':2000}}");
+    allow_descriptors(4 * IDLE_CONNECTIONS);
     open_idle(rig);
     snprintf(last, sizeof last, ": connection %d\n", IDLE_CONNECTIONS);
     rig_expect_log(rig, last);

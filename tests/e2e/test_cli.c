@@ -9,7 +9,7 @@
 
 #include "tests/e2e/rig.h"
 
-TestSuite(cli, .fini = rig_clean, .timeout = 60);
+TestSuite(cli, .fini = rig_clean);
 
 #define REPORT "MT;6;866425031361423;R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+113"
 #define SECOND "MT;6;866425031361423;R0;10+190109091804+22.63827+114.02922+2.14+69+2+3744+114"

@@ -9,7 +9,7 @@
 
 #include "tests/e2e/rig.h"
 
-TestSuite(reports, .fini = rig_clean, .timeout = 90);
+TestSuite(reports, .fini = rig_clean);
 
 #define VAN     "866425031361423"
 #define CAR     "866425031377981"
