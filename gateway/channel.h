@@ -22,6 +22,7 @@ struct channel {
     uv_udp_t udp;
     uv_timer_t udp_sweep;
     bool udp_open;
+    uint64_t refused_datagrams; // beyond limits.datagrams_per_second
     struct udp_peer *udp_peers; // by address, the one heard last at the end
 };
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "gateway/address.h"
 #include "gateway/memory.h"
@@ -173,6 +174,11 @@ static void read_password_file(struct loading *loading, struct config *config, c
     config->mqtt.password = config->password_text;
 }
 
+static void check_readable(struct loading *loading, const char *path, const char *file) {
+    if (file != NULL && access(file, R_OK) != 0)
+        add_fault(loading, path, "is \"%s\", which cannot be read: %s", file, strerror(errno));
+}
+
 static void read_mqtt(struct loading *loading, struct config *config) {
     const json_t *mqtt = json_object_get(config->json, "mqtt");
     const char *password_file = text_of(mqtt, "password_file");
@@ -190,6 +196,9 @@ static void read_mqtt(struct loading *loading, struct config *config) {
         add_fault(loading, "$.mqtt.password_file", "is set, and password too, expected one of them");
     else if (password_file != NULL)
         read_password_file(loading, config, password_file);
+    check_readable(loading, "$.mqtt.ca_file", config->mqtt.ca_file);
+    check_readable(loading, "$.mqtt.cert_file", config->mqtt.cert_file);
+    check_readable(loading, "$.mqtt.key_file", config->mqtt.key_file);
     if ((config->mqtt.cert_file == NULL) != (config->mqtt.key_file == NULL))
         add_fault(loading, "$.mqtt", "has one of cert_file and key_file, expected both or none");
 }
@@ -272,6 +281,7 @@ static void read_rest(struct config *config) {
     config->limits.connections_per_address = integer_of(limits, "connections_per_address");
     config->limits.idle_timeout = integer_of(limits, "idle_timeout");
     config->limits.identify_timeout = integer_of(limits, "identify_timeout");
+    config->limits.datagrams_per_second = integer_of(limits, "datagrams_per_second");
     config->commands.intake = json_is_true(json_object_get(commands, "intake"));
     config->commands.ttl = integer_of(commands, "ttl");
     config->commands.timeout = integer_of(commands, "timeout");

@@ -48,6 +48,7 @@ struct config {
     bool on_channels, on_devices; // which message topics
     struct {
         int connections, connections_per_address, idle_timeout, identify_timeout; // seconds
+        int datagrams_per_second;                                                 // from one address
     } limits;
     struct {
         bool intake;

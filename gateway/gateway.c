@@ -16,6 +16,7 @@
 #include "gateway/memory.h"
 
 #define DRAIN_TIME        10000 // milliseconds to hand over what waits when stopping
+#define LOG_LINES         20    // about the same thing from one address, a second
 #define OTHER_DESCRIPTORS 128   // that the gateway may need beside those of connections
 #define THREAD_TIME       1000  // milliseconds to wait for an attempt to connect when stopping
 
@@ -302,6 +303,8 @@ int gateway_run(const struct config *config) {
     static struct running running;
     struct gateway *gateway = &running.gateway;
     log_setup(config->log_level, config->log_format);
+    gateway->log_limiter.per_second = LOG_LINES;
+    gateway->datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
     gateway->config = config;
     gateway->started = gateway_clock();
     uv_loop_init(&gateway->loop);

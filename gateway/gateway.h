@@ -9,6 +9,7 @@
 #include "gateway/command_sync.h"
 #include "gateway/config.h"
 #include "gateway/device.h"
+#include "gateway/limiter.h"
 #include "gateway/mqtt_link.h"
 #include "gateway/outbox.h"
 #include "gateway/session.h"
@@ -28,6 +29,8 @@ struct gateway {
     size_t listening;                // sockets that trackers can reach
     bool paused;                     // nothing is read from devices, because the outbox is full
     int connections;                 // over TCP, in all channels
+    struct limiter log_limiter;      // of lines about the same thing from one address
+    struct limiter datagram_limiter; // of datagrams from one address
     struct address_count *addresses; // connections by address
     uint64_t last_serial;            // of a peer
     int64_t started;                 // microseconds since 1970

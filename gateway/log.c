@@ -67,6 +67,13 @@ DEFINE(log_warning, LOG_WARNING)
 DEFINE(log_info, LOG_INFO)
 DEFINE(log_debug, LOG_DEBUG)
 
+void log_at(enum log_level level, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    write_line(level, format, arguments);
+    va_end(arguments);
+}
+
 char *log_quote(const uint8_t *bytes, size_t length, char *text, size_t capacity) {
     size_t used = 0;
     for (size_t i = 0; i < length; i++) {

@@ -15,6 +15,7 @@ __attribute__((format(printf, 1, 2))) void log_error(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_info(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_debug(const char *format, ...);
+__attribute__((format(printf, 2, 3))) void log_at(enum log_level level, const char *format, ...);
 
 // Writes bytes as text with \xHH for what is not printable ASCII, cut with … where capacity (at least 8)
 // ends; returns text.

@@ -1,13 +1,13 @@
 // What TCP connections and UDP addresses have in common; see peer.h.
 #include "gateway/peer.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
 #include "gateway/gateway.h"
-#include "gateway/log.h"
 #include "gateway/memory.h"
 #include "gateway/message_stamp.h"
 
@@ -49,6 +49,30 @@ const char *close_code_text(enum close_code code) {
 
 const char *peer_ident(const struct peer *peer) {
     return peer->session != NULL ? peer->session->ident : "-";
+}
+
+void peer_log(const struct peer *peer, enum log_level level, const char *kind, const char *format, ...) {
+    struct gateway *gateway = peer->gateway;
+    struct {
+        const char *kind;
+        unsigned char ip[16];
+    } source = {.kind = kind};
+    char *text, more[48] = "";
+    unsigned suppressed = 0;
+    va_list arguments;
+    memcpy(source.ip, peer->ip, sizeof source.ip);
+    if (level <= LOG_WARNING &&
+        !limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), &source, sizeof source, &suppressed))
+        return;
+    va_start(arguments, format);
+    if (vasprintf(&text, format, arguments) < 0)
+        must_have(NULL);
+    va_end(arguments);
+    if (suppressed > 0)
+        snprintf(more, sizeof more, " (and %u more like it before)", suppressed);
+    log_at(level, "channel %s, %s, device %s: %s%s", peer->channel->config->name, peer->address,
+           peer_ident(peer), text, more);
+    free(text);
 }
 
 // --- replies ---
@@ -95,21 +119,21 @@ static void on_identify(void *context, const char *ident) {
     if (peer->close_code != CLOSE_NONE || strcmp(peer_ident(peer), ident) == 0)
         return;
     if (!device_ident_valid(ident)) {
-        log_warning(
-            "channel %s, %s: an ident that is none: 1 to %d letters, digits, dots, dashes, underscores",
-            peer->channel->config->name, peer->address, CODEC_IDENT_MAX);
+        peer_log(peer, LOG_WARNING, "ident",
+                 "an ident that is none: 1 to %d letters, digits, dots, dashes, underscores",
+                 CODEC_IDENT_MAX);
         peer->close_code = CLOSE_VIOLATION;
         return;
     }
     struct device device = device_by_ident(peer->gateway->registry, ident);
     if (!device.allowed) {
-        log_warning("channel %s, %s: device %s is not in the registry and unknown devices are rejected",
-                    peer->channel->config->name, peer->address, ident);
+        peer_log(peer, LOG_WARNING, "rejected",
+                 "device %s is not in the registry and unknown devices are rejected", ident);
         peer->close_code = CLOSE_REJECTED;
         return;
     }
     session_attach(peer->gateway, peer, ident, &device);
-    log_info("channel %s, %s: is device %s", peer->channel->config->name, peer->address, ident);
+    peer_log(peer, LOG_INFO, "identified", "is device %s", ident);
 }
 
 // --- messages ---
@@ -122,12 +146,10 @@ static void log_removed(const struct peer *peer, const struct message *message) 
             log_debug("channel %s, %s, device %s: no %s in the report", peer->channel->config->name,
                       peer->address, peer_ident(peer), field_table[removed->field].name);
         else
-            log_warning(
-                "channel %s, %s, device %s: %s is left out: '%s' is %s (value %llu of the channel)",
-                peer->channel->config->name, peer->address, peer_ident(peer),
-                field_table[removed->field].name,
-                log_quote((const uint8_t *)removed->text, strlen(removed->text), quoted, sizeof quoted),
-                removed->reason, (unsigned long long)peer->channel->counters.removed_values);
+            peer_log(peer, LOG_WARNING, "removed", "%s is left out: '%s' is %s (value %llu of the channel)",
+                     field_table[removed->field].name,
+                     log_quote((const uint8_t *)removed->text, strlen(removed->text), quoted, sizeof quoted),
+                     removed->reason, (unsigned long long)peer->channel->counters.removed_values);
     }
 }
 
@@ -181,9 +203,8 @@ static void on_answer(void *context, const struct codec_answer *answer) {
     if (peer->session != NULL)
         commands_answered(peer->gateway, peer->session, answer);
     else if (!answer->implicit)
-        log_warning(
-            "channel %s, %s: NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is",
-            peer->channel->config->name, peer->address, answer->key);
+        peer_log(peer, LOG_WARNING, "not identified",
+                 "NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is", answer->key);
 }
 
 static void on_fault(void *context, const struct stream_fault *fault) {
@@ -193,13 +214,11 @@ static void on_fault(void *context, const struct stream_fault *fault) {
     uint64_t rejected = 0;
     for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++)
         rejected += counters->verdicts[verdict];
-    log_warning("channel %s, %s, device %s: %s at offset %llu: %s: \"%s\" (%llu records rejected, %llu bytes "
-                "of junk on "
-                "this channel)",
-                peer->channel->config->name, peer->address, peer_ident(peer), fault->verdict,
-                (unsigned long long)fault->offset, fault->reason,
-                log_quote(fault->bytes, fault->length, quoted, sizeof quoted), (unsigned long long)rejected,
-                (unsigned long long)counters->junk_bytes);
+    peer_log(peer, LOG_WARNING, fault->verdict,
+             "%s at offset %llu: %s: \"%s\" (%llu records rejected, %llu bytes of junk on this channel)",
+             fault->verdict, (unsigned long long)fault->offset, fault->reason,
+             log_quote(fault->bytes, fault->length, quoted, sizeof quoted), (unsigned long long)rejected,
+             (unsigned long long)counters->junk_bytes);
 }
 
 static const struct stream_sink sink = {
@@ -221,6 +240,7 @@ void peer_init(struct peer *peer, struct gateway *gateway, struct channel *chann
     peer->transport = transport;
     peer->last_heard = uv_now(&gateway->loop);
     peer->serial = ++gateway->last_serial;
+    memcpy(peer->ip, address_key_of(address).ip, sizeof peer->ip);
     address_write(address, peer->address);
     stream_init(&peer->stream, codec, session, &sink, peer, &channel->counters);
 }

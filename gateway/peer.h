@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "gateway/address.h"
+#include "gateway/log.h"
 #include "gateway/stream.h"
 
 struct channel;
@@ -42,6 +43,7 @@ struct peer {
     struct channel *channel;
     const struct peer_transport *transport;
     char address[ADDRESS_TEXT_MAX]; // "ip:port"
+    unsigned char ip[16];           // the same without the port, as in address_key
     struct stream stream;
     struct session *session;       // NULL until the device has said who it is
     uint64_t serial;               // no other peer has it
@@ -66,6 +68,11 @@ enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length
 
 // Sends bytes once all messages taken so far are safe; not at all when one of them cannot be kept.
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length);
+
+// Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …". kind is a constant that tells one fault from
+// another: of warnings of the same kind one address gets only so many a second, and the others are counted.
+__attribute__((format(printf, 4, 5))) void peer_log(const struct peer *peer, enum log_level level,
+                                                    const char *kind, const char *format, ...);
 
 // The ident of the device, or "-".
 const char *peer_ident(const struct peer *peer);

@@ -63,11 +63,9 @@ static void close_connection(struct peer *peer, enum close_code code) {
     if (connection->closing)
         return;
     connection->closing = true;
-    log_info("channel %s, %s, device %s: connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu "
-             "out, %llu "
-             "messages",
-             peer->channel->config->name, peer->address, peer_ident(peer),
-             (unsigned long long)connection->peer.serial, close_code_text(code), code,
+    peer_log(peer, LOG_INFO, "closed",
+             "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
+             (unsigned long long)peer->serial, close_code_text(code), code,
              (unsigned long long)(uv_now(&gateway->loop) - connection->opened) / 1000,
              (unsigned long long)connection->received, (unsigned long long)connection->sent,
              (unsigned long long)peer->messages);
@@ -232,13 +230,15 @@ static struct address_count *count_address(struct gateway *gateway, const struct
 static bool within_limits(const struct tcp_connection *connection) {
     const struct gateway *gateway = connection->peer.gateway;
     if (gateway->connections > gateway->config->limits.connections) {
-        log_warning("%s: refused: %d connections are open (limits.connections)", connection->peer.address,
-                    gateway->config->limits.connections);
+        peer_log(&connection->peer, LOG_WARNING, "limit",
+                 "refused: %d connections are open (limits.connections)",
+                 gateway->config->limits.connections);
         return false;
     }
     if (connection->address->count > gateway->config->limits.connections_per_address) {
-        log_warning("%s: refused: %d connections are open from this address (limits.connections_per_address)",
-                    connection->peer.address, gateway->config->limits.connections_per_address);
+        peer_log(&connection->peer, LOG_WARNING, "limit",
+                 "refused: %d connections are open from this address (limits.connections_per_address)",
+                 gateway->config->limits.connections_per_address);
         return false;
     }
     return true;
@@ -259,7 +259,7 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
         close_connection(&connection->peer, CLOSE_LIMIT);
         return;
     }
-    log_info("channel %s, %s: connection %llu", channel->config->name, connection->peer.address,
+    peer_log(&connection->peer, LOG_INFO, "accepted", "connection %llu",
              (unsigned long long)connection->peer.serial);
     set_timer(connection);
     if (!gateway->paused)
@@ -274,6 +274,10 @@ static void on_connection(uv_stream_t *server, int status) {
     struct channel *channel = server->data;
     struct sockaddr_storage address;
     int length = sizeof address;
+    // Without descriptors this happens for each attempt to connect; libuv turns those away.
+    if (status < 0 &&
+        !limiter_allows(&channel->gateway->log_limiter, uv_now(&channel->gateway->loop), "accept", 6, NULL))
+        return;
     if (status < 0) {
         log_error("channel %s: cannot accept a connection: %s", channel->config->name, uv_strerror(status));
         return;

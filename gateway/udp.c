@@ -130,6 +130,12 @@ static void remember(struct channel *channel, struct udp_peer *udp) {
 
 static void take_datagram(struct channel *channel, const uint8_t *bytes, size_t length,
                           const struct sockaddr *address) {
+    struct gateway *gateway = channel->gateway;
+    struct address_key key = address_key_of(address);
+    if (!limiter_allows(&gateway->datagram_limiter, uv_now(&gateway->loop), key.ip, sizeof key.ip, NULL)) {
+        channel->refused_datagrams++;
+        return;
+    }
     struct udp_peer *udp = find_peer(channel, address);
     udp->ack[0] = '\0';
     udp->peer.stream.junk_in_a_row = 0; // a datagram is read or not, whatever the last one was
