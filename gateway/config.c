@@ -45,14 +45,20 @@ static int integer_of(const json_t *object, const char *key) {
     return (int)json_integer_value(json_object_get(object, key));
 }
 
+static void add_json_fault(struct loading *loading, const char *file, const char *path,
+                           const json_error_t *error) {
+    if (error->line < 0)
+        add_fault(loading, path, "%s", error->text);
+    else
+        add_fault(loading, path, "%s, line %d, column %d: %s, expected JSON", file, error->line,
+                  error->column, error->text);
+}
+
 static json_t *load_json(struct loading *loading, const char *file, const char *path) {
     json_error_t error;
     json_t *json = json_load_file(file, JSON_REJECT_DUPLICATES, &error);
-    if (json == NULL && error.line < 0)
-        add_fault(loading, path, "%s", error.text);
-    else if (json == NULL)
-        add_fault(loading, path, "%s, line %d, column %d: %s, expected JSON", file, error.line, error.column,
-                  error.text);
+    if (json == NULL)
+        add_json_fault(loading, file, path, &error);
     return json;
 }
 
@@ -281,26 +287,38 @@ static void read_rest(struct config *config) {
     config->log_format = (enum log_format)choice_of(log, "format", formats);
 }
 
-struct config *config_load(const char *file, config_fault_fn *fault, void *context) {
-    struct loading loading = {.fault = fault, .context = context};
+// Takes json.
+static struct config *read_config(struct loading *loading, json_t *json) {
     const json_t *schema = schema_find("config.schema.json");
-    json_t *json = file != NULL ? load_json(&loading, file, "$") : json_object();
-    if (json == NULL)
-        return NULL;
     struct config *config = must_have(calloc(1, sizeof *config));
     config->json = json;
     apply_environment(json);
-    if (json_schema_check(schema, schema, json, "$", on_schema_fault, &loading) == 0) {
+    if (json_schema_check(schema, schema, json, "$", on_schema_fault, loading) == 0) {
         json_schema_fill_defaults(schema, json);
-        read_channels(&loading, config);
-        read_mqtt(&loading, config);
-        read_registry(&loading, config);
+        read_channels(loading, config);
+        read_mqtt(loading, config);
+        read_registry(loading, config);
         read_rest(config);
     }
-    if (loading.faults == 0)
+    if (loading->faults == 0)
         return config;
     config_free(config);
     return NULL;
+}
+
+struct config *config_load(const char *file, config_fault_fn *fault, void *context) {
+    struct loading loading = {.fault = fault, .context = context};
+    json_t *json = file != NULL ? load_json(&loading, file, "$") : json_object();
+    return json != NULL ? read_config(&loading, json) : NULL;
+}
+
+struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context) {
+    struct loading loading = {.fault = fault, .context = context};
+    json_error_t error;
+    json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
+    if (json == NULL)
+        add_json_fault(&loading, "the text", "$", &error);
+    return json != NULL ? read_config(&loading, json) : NULL;
 }
 
 void config_free(struct config *config) {
