@@ -24,7 +24,7 @@ char *json_schema_brief(const json_t *value) {
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));
     if (text == NULL)
         return strdup("?");
-    if (strlen(text) > 76) {
+    if (strlen(text) >= 76 + sizeof "…") { // so that the dots fit where the text was
         size_t cut = 76;
         while (((unsigned char)text[cut] & 0xC0) == 0x80)
             cut--; // not inside a UTF-8 sequence
