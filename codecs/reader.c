@@ -87,7 +87,7 @@ void text_expect(struct text_reader *reader, char c) {
 
 struct span text_rest(struct text_reader *reader) {
     if (!text_has_item(reader))
-        return (struct span){.text = ""};
+        return (struct span){.text = reader->end};
     struct span rest = {.text = reader->next, .length = (size_t)(reader->end - reader->next)};
     reader->next = reader->end;
     return rest;
