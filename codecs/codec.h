@@ -90,6 +90,7 @@ struct codec_out {
     char reason[CODEC_REASON_MAX]; // of a verdict other than OK: what was wrong; plain text, no bytes of the
                                    // device
     size_t reason_offset;          // and where in the frame
+    bool closes;                   // the device takes its leave: the connection is to be closed
 };
 
 // --- commands ---

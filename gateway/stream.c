@@ -72,7 +72,9 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
     stream->had_frame = true;
     if (verdict != CODEC_OK)
         put_fault(stream, out.reason_offset, codec_verdict_name(verdict), out.reason, frame, length);
-    return verdict == CODEC_VIOLATION ? STREAM_VIOLATION : STREAM_OPEN;
+    if (verdict == CODEC_VIOLATION)
+        return STREAM_VIOLATION;
+    return out.closes ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
 }
 
 static enum stream_state take_junk(struct stream *stream, const uint8_t *bytes, size_t length,

@@ -109,8 +109,11 @@ void replay_begin(struct replay *replay, const struct codec *codec) {
 }
 
 void replay_feed(struct replay *replay, const uint8_t *bytes, size_t length, enum codec_follow follow) {
-    if (replay->state == STREAM_OPEN)
-        replay->state = stream_feed(&replay->stream, bytes, length, follow);
+    if (replay->state != STREAM_OPEN)
+        return;
+    replay->state = stream_feed(&replay->stream, bytes, length, follow);
+    if (replay->state == STREAM_CLOSED_BY_DEVICE)
+        add_line(replay, "close by the device");
 }
 
 void replay_end(struct replay *replay) {

@@ -20,5 +20,5 @@ void replay_begin(struct replay *replay, const struct codec *codec);
 void replay_feed(struct replay *replay, const uint8_t *bytes, size_t length, enum codec_follow follow);
 void replay_end(struct replay *replay); // frees all
 
-// Whether a line tells of content (message, answer, reply) and not of faults.
+// Whether a line tells of content (message, answer, reply, close) and not of faults.
 bool replay_is_content(const char *line);

@@ -100,11 +100,14 @@ static void add_line(struct vector *vector, const char *line, const char *key, c
         vector->end_open = strcmp(value, "open") == 0;
     else if (strcmp(key, "alone") == 0)
         vector->alone = true;
+    else if (strcmp(key, "twice") == 0)
+        vector->repeats = strcmp(value, "repeat") == 0;
     else if (strcmp(key, "message") == 0 || strcmp(key, "answer") == 0) {
         char *json = canonical(vector->path, value);
         vector->expected[vector->expected_count++] = joined(key, json);
         free(json);
-    } else if (strcmp(key, "reply") == 0 || strcmp(key, "removed") == 0 || strcmp(key, "fault") == 0)
+    } else if (strcmp(key, "reply") == 0 || strcmp(key, "removed") == 0 || strcmp(key, "fault") == 0 ||
+               strcmp(key, "close") == 0)
         vector->expected[vector->expected_count++] = joined(key, value);
     else if (strcmp(key, "command") == 0 || strcmp(key, "down") == 0 || strcmp(key, "down-hex") == 0 ||
              strcmp(key, "expects") == 0 || strcmp(key, "refused") == 0)

@@ -8,14 +8,16 @@
 //   quiet:      at this point the device is silent for a while
 //   end: open   nothing is known of what follows the last byte (otherwise it is the end)
 //   alone:      why the case cannot stand twice in a row
+//   twice: repeat   a second time in a row it is a retransmission: all but the messages comes again
 //
 //   message:    expected: the message as JSON, without what the gateway adds
 //   answer:     expected: {"key":…,"ident":…,"outcome":"success"|"failure"|"progress","response":…}
 //   reply:      expected: now HEX or safe HEX, to the device
 //   removed:    expected: FIELD 'VALUE' reason, before its message
 //   fault:      expected: OFFSET VERDICT reason
+//   close: by the device   expected: the device takes its leave
 //
-//   command:    a command, as text or JSON
+//   command:    a command, as text or JSON; encoded after all that the device sent
 //   down:       expected: the bytes of the last command; down-hex: the same in hexadecimal
 //   expects:    expected: the key of the answer to the last command
 //   refused:    expected: what is wrong with the last command
@@ -40,7 +42,7 @@ struct vector_step {
 struct vector {
     char *path; // below tests/vectors
     const struct codec *codec;
-    bool udp, end_open, alone, has_source;
+    bool udp, end_open, alone, repeats, has_source;
     struct vector_step steps[VECTOR_LINES_MAX];
     size_t step_count;
     char *expected[VECTOR_LINES_MAX]; // "message {…}", "fault 0 BAD_VALUE …", in order

@@ -1,0 +1,1243 @@
+// Magicyo: vehicle terminals that speak binary frames. Magicyo is a brand of ZTEWelink (now GosuncnWelink).
+//
+// No public document gives the bytes of this generation. Each part below is marked:
+//   list     the published list of parameters says it: which frame, record or attribute gives which field
+//   public   stated or checkable in public material on two earlier generations of that vendor's protocol
+//   assumed  decided here, the simplest reading that carries the listed fields
+// What is assumed stands in tables, so that a capture or a document changes a row and not the code.
+//
+// Integers are big-endian, nothing is escaped, times are Unix seconds. There are two forms of a frame, told
+// apart on one port; answers and commands go out in the form that the device spoke last.
+//
+//   V2 (public; without its encryption: assumed)       MK100 (public)
+//   0     2   55 55                                    0     2   55 55
+//   2     2   length of the frame, 30 to 1024          2     2   frame number
+//   4     15  IMEI, ASCII digits                       4     15  IMEI
+//   19    1   frame type                               19    1   frame type
+//   20    2   frame id, repeated by the answer         20    2   length N of the data, at most 999 (assumed)
+//   22    2   length N of the data                     22    N   data
+//   24    N   data                                     22+N  1   checksum of unknown rule: not looked at, 00
+//   24+N  4   Adler-32 of offset 2 to here             23+N  2   AA AA
+//   28+N  0-7 padding FF (public; never sent)
+//   end   2   AA AA
+//
+// Frame types (public): 01 login, answered 02 with data 01; 03 data (type 1, subtype 1, body), answered 04
+// with type and subtype; 0C heartbeat, answered 0D; 0E disconnect. 04 from the device answers a command. A
+// frame type that is not known is published with its data and not answered.
+//
+// Login (public): the layout `login` below; the length of a text is the low 6 bits of its byte; a version
+// word is three numbers of 4, 6 and 6 bits. The bootloader's text is assumed; it is there when more than the
+// time is left. An MK100 login has another body, which becomes custom.payload.
+//
+// Records, the bodies of data frames: the layouts `records` below. 01/01, 01/02, 02/01, 02/02 and 04/00 are
+// public, the others assumed; which fields they give is listed. Attributes (04/02 to 04/05) are `id 2, length
+// 1, value`: the ids and fields are listed, the bytes and units assumed. Bytes that no field stands for
+// become custom.payload, an attribute that is not known custom.attribute.<id>.
+//
+// A device repeats what is not answered (public): a frame whose id and type are among the last 64 of the
+// connection is answered again and not published again. A login that is not the repeat of the last frame
+// begins anew, because a device that restarts counts from the beginning.
+//
+// Commands (public but where marked): frame 03 with type F1 and subtype 02 (set: id 4, value), 03 (query: id
+// 4) or 07 (calibrate). The answer is frame 04 with the same id, F1, the subtype and: for 02 `id 2, result
+// 1`, for 03 `id 4, length 1, value` (assumed), for 07 nothing or `result 1` (assumed); result 0 is rejected,
+// another accepted. An answer of another shape is passed on in hexadecimal digits.
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "codecs/codec.h"
+#include "codecs/reader.h"
+
+#define IMEI_DIGITS    15
+#define HEAD_SIZE      24 // as much as tells how long a frame is; every frame is longer
+#define MARK           0x55
+#define END_MARK       0xAA
+#define END_SIZE       2
+#define FRAME_MAX      1024
+#define V2_OVERHEAD    30 // a V2 frame without data and padding
+#define V2_PADDING_MAX 7
+#define V2_DATA        24
+#define MK_OVERHEAD    25
+#define MK_DATA        22
+#define SEEN_MAX       64
+#define CLOCK_SET      1262304000 // 2010-01-01: an earlier time means that the clock is not set
+
+enum form { V2, MK100 }; // V2 for a device that has not said anything yet
+
+enum frame_type {
+    LOGIN = 0x01,
+    LOGIN_REPLY = 0x02,
+    DATA = 0x03,
+    DATA_REPLY = 0x04,
+    HEARTBEAT = 0x0C,
+    HEARTBEAT_REPLY = 0x0D,
+    DISCONNECT = 0x0E,
+};
+
+#define DATA_TYPE_COMMAND 0xF1
+
+enum command_type { SET_PARAMETERS = 0x02, GET_PARAMETERS = 0x03, CALIBRATE = 0x07 };
+
+struct magicyo_session {
+    char ident[IMEI_DIGITS + 1]; // empty until the device has said it
+    uint8_t form;                // enum form, of the last frame
+    uint8_t seen_count;
+    uint8_t seen_next;     // where the next one is noted
+    uint16_t last_command; // frame id
+    uint16_t seen_id[SEEN_MAX];
+    uint8_t seen_type[SEEN_MAX];
+};
+
+static_assert(sizeof(struct magicyo_session) < 256, "there is one for each connection");
+
+// --- layouts ---
+
+enum kind {
+    END_OF_ITEMS,
+    NUMBER,
+    SIGNED, // two's complement
+    FLAG,   // 0 or 1
+    TIME,
+    PHRASE,           // a number that has a name
+    VERSION,          // 4, 6 and 6 bits
+    TEXT,             // behind its length
+    TEXT_BEFORE_TIME, // there when more is left than a time
+    POSITION,         // a GPS block
+    ALWAYS_TRUE,
+    ALWAYS_FALSE,
+};
+
+#define PHRASES_MAX 6
+
+struct phrases {
+    enum field number; // takes the number itself; FIELD_NONE: none does
+    const char *names[PHRASES_MAX];
+};
+
+static const struct phrases wakeup_triggers = {
+    FIELD_NONE, {"unknown", "vibration", "timer", "network", "ignition", "external power"}}; // assumed
+static const struct phrases power_on_reasons = {
+    FIELD_POWER_ON_REASON_ENUM, {"unknown", "power connected", "reset", "watchdog", "upgrade"}}; // assumed
+static const struct phrases network_types = {FIELD_NONE,
+                                             {NULL, "GSM", "WCDMA", "LTE", "NB-IoT", "5G"}}; // assumed
+
+struct item {
+    enum kind kind;
+    uint8_t width; // bytes
+    uint8_t scale; // decimal places
+    enum field field;
+    const struct phrases *phrases;
+};
+
+// What follows the items of a record.
+enum tail { NOTHING, ATTRIBUTES, CAN_FRAMES, POSITIONS };
+
+#define ITEMS_MAX 8
+
+struct record {
+    uint8_t type, subtype;
+    enum tail tail;
+    struct item items[ITEMS_MAX]; // up to END_OF_ITEMS
+};
+
+#define EVENT_TIME                                                                                           \
+    { TIME, 4, 0, FIELD_EVENT_TIMESTAMP, NULL }
+#define REPORT_TIME                                                                                          \
+    { TIME, 4, 0, FIELD_TIMESTAMP, NULL }
+#define BATTERY                                                                                              \
+    { NUMBER, 1, 1, FIELD_BATTERY_VOLTAGE, NULL }
+#define GPS                                                                                                  \
+    { POSITION, 0, 0, FIELD_NONE, NULL }
+#define BYTE(field)                                                                                          \
+    { NUMBER, 1, 0, field, NULL }
+#define WORD(field)                                                                                          \
+    { NUMBER, 2, 0, field, NULL }
+#define LONG(field)                                                                                          \
+    { NUMBER, 4, 0, field, NULL }
+#define NO_ITEMS                                                                                             \
+    {                                                                                                        \
+        { END_OF_ITEMS, 0, 0, FIELD_NONE, NULL }                                                             \
+    }
+
+static const struct item login[] = {
+    {VERSION, 2, 0, FIELD_PROTOCOL_VERSION, NULL},
+    {VERSION, 2, 0, FIELD_ECU_HARDWARE_VERSION, NULL},
+    {TEXT, 0, 0, FIELD_SOFTWARE_VERSION, NULL},
+    {TEXT, 0, 0, FIELD_MODEM_HARDWARE_VERSION, NULL},
+    {TEXT_BEFORE_TIME, 0, 0, FIELD_BOOTLOADER_VERSION, NULL}, // assumed
+    REPORT_TIME,
+    {END_OF_ITEMS, 0, 0, FIELD_NONE, NULL},
+};
+
+static const struct record records[] = {
+    // ignition on and off: public
+    {0x01,
+     0x01,
+     NOTHING,
+     {BYTE(FIELD_IGNITION_STATE), EVENT_TIME, GPS, {ALWAYS_TRUE, 0, 0, FIELD_ENGINE_IGNITION_STATUS, NULL}}},
+    {0x01,
+     0x02,
+     NOTHING,
+     {BYTE(FIELD_IGNITION_STATE), EVENT_TIME, GPS, {ALWAYS_FALSE, 0, 0, FIELD_ENGINE_IGNITION_STATUS, NULL}}},
+    // sleep: the place of the mode is assumed
+    {0x02, 0x00, NOTHING, {EVENT_TIME, BATTERY, BYTE(FIELD_SLEEP_MODE), GPS}},
+    // wake up: public
+    {0x02,
+     0x01,
+     NOTHING,
+     {EVENT_TIME,
+      BATTERY,
+      BYTE(FIELD_DEVICE_WAKEUP_SOURCE),
+      {PHRASE, 1, 0, FIELD_WAKEUP_TRIGGER, &wakeup_triggers},
+      GPS}},
+    // power on: public; the time of the last power off has no listed field
+    {0x02,
+     0x02,
+     NOTHING,
+     {REPORT_TIME,
+      {TIME, 4, 0, FIELD_CUSTOM_POWER_OFF_TIMESTAMP, NULL},
+      {PHRASE, 1, 0, FIELD_POWER_ON_REASON, &power_on_reasons}}},
+    // what follows the time is not known
+    {0x02, 0x03, NOTHING, {EVENT_TIME}},
+    // calibration of the accelerometer: assumed
+    {0x02, 0x07, NOTHING, {EVENT_TIME, BYTE(FIELD_ACCELEROMETER_CALIBRATION_STATE)}},
+    // positions: public
+    {0x04, 0x00, POSITIONS, NO_ITEMS},
+    // network: assumed
+    {0x04,
+     0x01,
+     NOTHING,
+     {REPORT_TIME,
+      WORD(FIELD_GSM_MCC),
+      WORD(FIELD_GSM_MNC),
+      WORD(FIELD_GSM_LAC),
+      LONG(FIELD_GSM_CELLID),
+      {PHRASE, 1, 0, FIELD_GSM_NETWORK_TYPE, &network_types},
+      BYTE(FIELD_GSM_SIGNAL_LEVEL)}},
+    // attributes: assumed
+    {0x04, 0x02, ATTRIBUTES, NO_ITEMS},
+    {0x04, 0x03, ATTRIBUTES, NO_ITEMS},
+    {0x04, 0x04, ATTRIBUTES, NO_ITEMS},
+    {0x04, 0x05, ATTRIBUTES, NO_ITEMS},
+    // frames of the CAN bus: assumed
+    {0x04, 0x0D, CAN_FRAMES, {REPORT_TIME}},
+    // state of the hardware: assumed
+    {0x04, 0x0F, NOTHING, {REPORT_TIME, LONG(FIELD_DEVICE_HARDWARE_STATE_FLAG)}},
+};
+
+// The types of data that the list names, and how.
+static const struct type_name {
+    uint8_t type;
+    const char *name;
+} type_names[] = {{0x01, "ignition"}, {0x02, "device"}, {0x04, "data"}};
+
+// Ids and fields are listed, units and signs assumed.
+static const struct attribute {
+    uint16_t id;
+    enum kind kind;
+    uint8_t scale;
+    enum field field;
+    const char *index; // of indexed fields
+} attributes[] = {
+    {0, TIME, 0, FIELD_TIMESTAMP, NULL},
+    {6, NUMBER, 0, FIELD_GSM_SIGNAL_LEVEL, NULL},
+    {8, NUMBER, 0, FIELD_POSITION_SATELLITES, NULL},
+    {102, NUMBER, 2, FIELD_BATTERY_VOLTAGE, NULL},
+    {103, NUMBER, 2, FIELD_EXTERNAL_POWERSOURCE_VOLTAGE, NULL},
+    {203, NUMBER, 1, FIELD_VEHICLE_MILEAGE, NULL},
+    {204, NUMBER, 2, FIELD_TIRE_PRESSURE, "1"},
+    {205, SIGNED, 0, FIELD_TIRE_TEMPERATURE, "1"},
+    {206, NUMBER, 2, FIELD_TIRE_PRESSURE, "2"},
+    {207, SIGNED, 0, FIELD_TIRE_TEMPERATURE, "2"},
+    {208, NUMBER, 0, FIELD_VEHICLE_SPEED, NULL},
+    {209, NUMBER, 1, FIELD_CURRENT_TRIP_MILEAGE, NULL},
+    {210, NUMBER, 1, FIELD_TRIP_MILEAGE, NULL},
+    {301, FLAG, 0, FIELD_POSITION_VALID, NULL},
+    {302, FLAG, 0, FIELD_BLUETOOTH_CONNECTED_STATUS, NULL},
+    {306, FLAG, 0, FIELD_ENGINE_IGNITION_STATUS, NULL},
+    {307, FLAG, 0, FIELD_IMMOBILIZER_SERVICE_STATUS, NULL},
+    {401, SIGNED, 0, FIELD_CAN_ENGINE_TEMPERATURE, NULL},
+    {403, NUMBER, 0, FIELD_CAN_THROTTLE_POSITION, NULL},
+    {407, NUMBER, 1, FIELD_AVERAGE_FUEL_CONSUMPTION, NULL},
+    {412, SIGNED, 0, FIELD_CAN_GEAR, NULL},
+    {413, NUMBER, 0, FIELD_ENGINE_RPM, NULL},
+};
+
+// The GPS block, bit by bit (public but for the accuracy and altitudes below zero). MK100 sends the first 16
+// bytes only, which end behind the heading.
+#define V2_BLOCK         24
+#define MK_BLOCK         16
+#define COORDINATE_SCALE 5
+#define ALTITUDE_MAX     10000 // metres; above it: below zero
+
+enum block_kind { BITS, BLOCK_TIME, BUFFERED, WEST, NORTH, ALTITUDE, LONGITUDE, LATITUDE };
+
+static const struct block_item {
+    enum block_kind kind;
+    uint8_t bits;
+    uint8_t scale;
+    enum field field; // FIELD_NONE: not published
+} block_items[] = {
+    {BLOCK_TIME, 32, 0, FIELD_TIMESTAMP},
+    {BITS, 1, 0, FIELD_NONE}, // the position is that of a cell: the list has no field for it
+    {BUFFERED, 1, 0, FIELD_MESSAGE_BUFFERED_STATUS},
+    {WEST, 1, 0, FIELD_NONE},
+    {NORTH, 1, 0, FIELD_NONE},
+    {BITS, 4, 0, FIELD_POSITION_SATELLITES},
+    {ALTITUDE, 15, 0, FIELD_POSITION_ALTITUDE},
+    {LONGITUDE, 25, COORDINATE_SCALE, FIELD_POSITION_LONGITUDE},
+    {LATITUDE, 24, COORDINATE_SCALE, FIELD_POSITION_LATITUDE},
+    {BITS, 15, 1, FIELD_POSITION_SPEED},
+    {BITS, 9, 0, FIELD_POSITION_DIRECTION},
+    {BITS, 12, 1, FIELD_POSITION_PDOP},
+    {BITS, 12, 1, FIELD_POSITION_HDOP},
+    {BITS, 12, 1, FIELD_POSITION_VDOP},
+    {BITS, 4, 0, FIELD_NONE},
+    {BITS, 24, 0, FIELD_POSITION_ACCURACY},
+};
+
+// --- framing ---
+
+static unsigned word_at(const uint8_t *bytes) {
+    return (unsigned)(bytes[0] << 8 | bytes[1]);
+}
+
+static bool is_imei(const uint8_t *bytes) {
+    for (size_t i = 0; i < IMEI_DIGITS; i++)
+        if (bytes[i] < '0' || bytes[i] > '9')
+            return false;
+    return true;
+}
+
+// Whether a V2 frame of that length has room for its data and no more padding than there may be.
+static bool fits_v2(const uint8_t *head, size_t length) {
+    size_t least = V2_OVERHEAD + word_at(head + 22);
+    return least <= length && length - least <= V2_PADDING_MAX;
+}
+
+struct trial {
+    enum form form;
+    size_t length; // 0: it cannot be this form
+};
+
+// How long the frame would be in either form, in the order in which the marks at their ends decide. What fits
+// V2 in all its lengths is V2: MK100 would get there once in millions of frames. Where the lengths of V2 do
+// not agree, the shorter comes first, so that neither waits for bytes that only the other would have.
+static void list_trials(const uint8_t *head, struct trial trials[2]) {
+    size_t v2 = word_at(head + 2), mk = MK_OVERHEAD + word_at(head + 20);
+    bool imei = is_imei(head + 4);
+    bool fits = v2 >= V2_OVERHEAD && v2 <= FRAME_MAX && fits_v2(head, v2);
+    if (v2 < V2_OVERHEAD || v2 > FRAME_MAX || (!fits && !imei))
+        v2 = 0;
+    // A V2 frame with a broken length whose frame id happens to lead to its end is no MK100 frame.
+    if (mk > FRAME_MAX || !imei || fits_v2(head, mk))
+        mk = 0;
+    bool mk_first = mk > 0 && !fits && (v2 == 0 || mk < v2);
+    trials[mk_first ? 1 : 0] = (struct trial){.form = V2, .length = v2};
+    trials[mk_first ? 0 : 1] = (struct trial){.form = MK100, .length = mk};
+}
+
+enum finding { NO_FRAME, BEGINS_FRAME, WHOLE_FRAME };
+
+// What bytes begin with; *found is set when that is a frame. Looks at a few bytes only, however many there
+// are.
+static enum finding find_frame(const uint8_t *bytes, size_t length, bool ended, struct trial *found) {
+    struct trial trials[2];
+    if (bytes[0] != MARK || (length > 1 && bytes[1] != MARK))
+        return NO_FRAME;
+    if (length < HEAD_SIZE)
+        return ended ? NO_FRAME : BEGINS_FRAME;
+    list_trials(bytes, trials);
+    for (size_t i = 0; i < 2; i++) {
+        size_t end = trials[i].length;
+        if (end > length && !ended)
+            return BEGINS_FRAME;
+        if (end == 0 || end > length || bytes[end - 2] != END_MARK || bytes[end - 1] != END_MARK)
+            continue;
+        *found = trials[i];
+        return WHOLE_FRAME;
+    }
+    return NO_FRAME;
+}
+
+static struct codec_frame magicyo_frame(const uint8_t *bytes, size_t length, enum codec_follow follow) {
+    struct trial found;
+    bool ended = follow == CODEC_END;
+    switch (find_frame(bytes, length, ended, &found)) {
+    case WHOLE_FRAME:
+        return (struct codec_frame){.kind = CODEC_READY, .length = found.length};
+    case BEGINS_FRAME:
+        return (struct codec_frame){.kind = CODEC_MORE};
+    case NO_FRAME:
+        break;
+    }
+    size_t junk = 1;
+    while (junk < length && find_frame(bytes + junk, length - junk, ended, &found) == NO_FRAME)
+        junk++;
+    bool marked = length > 1 && bytes[0] == MARK && bytes[1] == MARK;
+    return (struct codec_frame){.kind = CODEC_SKIP,
+                                .length = junk,
+                                .reason = marked ? "55 55 without a frame that ends in AA AA"
+                                                 : "no 55 55 where a frame begins"};
+}
+
+// --- frames ---
+
+struct frame {
+    const uint8_t *bytes;
+    enum form form;
+    uint8_t type;
+    uint16_t id;
+    const char *ident; // IMEI_DIGITS of them
+    const uint8_t *data;
+    size_t length; // of the data
+};
+
+// A frame being decoded.
+struct decoding {
+    struct magicyo_session *session;
+    struct frame frame;
+    struct codec_out *out;
+    bool published; // something of it
+};
+
+static uint32_t adler32(const uint8_t *bytes, size_t length) {
+    uint32_t low = 1, high = 0;
+    for (size_t i = 0; i < length; i++) {
+        low = (low + bytes[i]) % 65521;
+        high = (high + low) % 65521;
+    }
+    return high << 16 | low;
+}
+
+// Writes a frame around length bytes of data, at most FRAME_MAX - V2_OVERHEAD.
+static void write_frame(const struct frame *frame, struct codec_writer *writer) {
+    uint8_t bytes[FRAME_MAX] = {MARK, MARK};
+    size_t data = frame->form == V2 ? V2_DATA : MK_DATA, end = data + frame->length;
+    size_t total = frame->length + (frame->form == V2 ? V2_OVERHEAD : MK_OVERHEAD);
+    const uint8_t length[2] = {(uint8_t)(frame->length >> 8), (uint8_t)frame->length};
+    const uint8_t id[2] = {(uint8_t)(frame->id >> 8), (uint8_t)frame->id};
+    memcpy(bytes + 4, frame->ident, IMEI_DIGITS);
+    bytes[19] = frame->type;
+    memcpy(bytes + data - 2, length, 2);
+    if (frame->length > 0)
+        memcpy(bytes + data, frame->data, frame->length);
+    if (frame->form == V2) {
+        bytes[2] = (uint8_t)(total >> 8);
+        bytes[3] = (uint8_t)total;
+        memcpy(bytes + 20, id, 2);
+        uint32_t sum = adler32(bytes + 2, end - 2);
+        for (size_t i = 0; i < 4; i++)
+            bytes[end + i] = (uint8_t)(sum >> (24 - 8 * i));
+    } else {
+        memcpy(bytes + 2, id, 2);
+    }
+    memset(bytes + total - END_SIZE, END_MARK, END_SIZE);
+    codec_write(writer, bytes, total);
+}
+
+static enum codec_verdict open_v2(const uint8_t *bytes, size_t length, struct frame *frame,
+                                  struct codec_out *out) {
+    if (!fits_v2(bytes, length))
+        return codec_reject(out, CODEC_BAD_VALUE, 22, "%u bytes of data in a frame of %zu",
+                            word_at(bytes + 22), length);
+    frame->id = (uint16_t)word_at(bytes + 20);
+    frame->length = word_at(bytes + 22);
+    frame->data = bytes + V2_DATA;
+    struct reader reader = reader_of(frame->data + frame->length, 4);
+    uint32_t says = (uint32_t)reader_unsigned(&reader, 4),
+             is = adler32(bytes + 2, V2_DATA - 2 + frame->length);
+    if (says != is)
+        return codec_reject(out, CODEC_BAD_CHECKSUM, V2_DATA + frame->length,
+                            "the Adler-32 is %08x, the frame says %08x", (unsigned)is, (unsigned)says);
+    return CODEC_OK;
+}
+
+static enum codec_verdict open_frame(const uint8_t *bytes, size_t length, struct decoding *decoding) {
+    struct frame *frame = &decoding->frame;
+    struct trial found = {0};
+    if (length == 0 || find_frame(bytes, length, true, &found) != WHOLE_FRAME || found.length != length)
+        return codec_reject(decoding->out, CODEC_BAD_VALUE, 0, "not a frame");
+    *frame = (struct frame){.bytes = bytes, .form = found.form, .type = bytes[19]};
+    frame->ident = (const char *)bytes + 4;
+    if (found.form == V2)
+        return open_v2(bytes, length, frame, decoding->out);
+    frame->id = (uint16_t)word_at(bytes + 2);
+    frame->length = word_at(bytes + 20);
+    frame->data = bytes + MK_DATA;
+    return CODEC_OK;
+}
+
+static enum codec_verdict check_sender(const struct decoding *decoding) {
+    const struct magicyo_session *session = decoding->session;
+    const struct frame *frame = &decoding->frame;
+    if (!is_imei((const uint8_t *)frame->ident))
+        return codec_reject(decoding->out, CODEC_BAD_VALUE, 4, "the IMEI is not 15 digits");
+    if (session->ident[0] != '\0' && memcmp(session->ident, frame->ident, IMEI_DIGITS) != 0)
+        return codec_reject(decoding->out, CODEC_VIOLATION, 4,
+                            "the IMEI is not the one that this connection began with");
+    return CODEC_OK;
+}
+
+// Before anything else is put out.
+static void know_sender(struct decoding *decoding) {
+    struct magicyo_session *session = decoding->session;
+    bool known = session->ident[0] != '\0';
+    session->form = (uint8_t)decoding->frame.form;
+    memcpy(session->ident, decoding->frame.ident, IMEI_DIGITS);
+    session->ident[IMEI_DIGITS] = '\0';
+    if (!known)
+        decoding->out->identify(decoding->out->context, session->ident);
+}
+
+// --- retransmissions ---
+
+static bool was_seen(const struct magicyo_session *session, const struct frame *frame) {
+    for (size_t i = 0; i < session->seen_count; i++)
+        if (session->seen_id[i] == frame->id && session->seen_type[i] == frame->type)
+            return true;
+    return false;
+}
+
+static bool was_last(const struct magicyo_session *session, const struct frame *frame) {
+    size_t last = (session->seen_next + SEEN_MAX - 1U) % SEEN_MAX;
+    return session->seen_count > 0 && session->seen_id[last] == frame->id &&
+           session->seen_type[last] == frame->type;
+}
+
+static void note_seen(struct magicyo_session *session, const struct frame *frame) {
+    session->seen_id[session->seen_next] = frame->id;
+    session->seen_type[session->seen_next] = frame->type;
+    session->seen_next = (uint8_t)((session->seen_next + 1) % SEEN_MAX);
+    if (session->seen_count < SEEN_MAX)
+        session->seen_count++;
+}
+
+// --- values ---
+
+static void set_number(struct message *message, enum field field, const char *index, int64_t number,
+                       unsigned scale) {
+    struct decimal value = decimal_integer(number);
+    decimal_scale(&value, scale);
+    if (index != NULL)
+        message_set_number_at(message, field, index, value);
+    else
+        message_set_number(message, field, value);
+}
+
+static void set_time(struct message *message, enum field field, int64_t time) {
+    if (time < CLOCK_SET)
+        message_note_removed(message, field, "", 0, message_absent);
+    else
+        message_set_integer(message, field, time);
+}
+
+static void set_flag(struct message *message, enum field field, int64_t value) {
+    char text[24];
+    if (value == 0 || value == 1)
+        message_set_boolean(message, field, value == 1);
+    else
+        message_note_removed(message, field, text, (size_t)sprintf(text, "%lld", (long long)value),
+                             "not 0 or 1");
+}
+
+static void set_phrase(struct message *message, const struct item *item, int64_t number) {
+    char text[24];
+    const char *name = number < PHRASES_MAX ? item->phrases->names[number] : NULL;
+    if (name == NULL) {
+        sprintf(text, "%lld", (long long)number);
+        name = text;
+    }
+    message_set_text(message, item->field, name, strlen(name));
+    if (item->phrases->number != FIELD_NONE)
+        message_set_integer(message, item->phrases->number, number);
+}
+
+static void set_version(struct message *message, enum field field, int64_t word) {
+    char text[24];
+    int length =
+        sprintf(text, "%d.%d.%d", (int)(word >> 12 & 0x0F), (int)(word >> 6 & 0x3F), (int)(word & 0x3F));
+    message_set_text(message, field, text, (size_t)length);
+}
+
+static void set_text(struct message *message, enum field field, struct reader *body) {
+    size_t length = reader_unsigned(body, 1) & 0x3F;
+    const uint8_t *text = reader_bytes(body, length);
+    if (text != NULL && length > 0)
+        message_set_text(message, field, (const char *)text, length);
+}
+
+// text has room for 2 * length + 1.
+static size_t write_hex(const uint8_t *bytes, size_t length, char *text) {
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < length; i++) {
+        text[2 * i] = digits[bytes[i] >> 4];
+        text[2 * i + 1] = digits[bytes[i] & 0x0F];
+    }
+    text[2 * length] = '\0';
+    return 2 * length;
+}
+
+// The bytes that no field stands for.
+static void set_payload(struct message *message, const uint8_t *bytes, size_t length) {
+    char hex[2 * FRAME_MAX + 1];
+    if (length > 0)
+        message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex, write_hex(bytes, length, hex));
+}
+
+// --- the GPS block ---
+
+static int64_t bits_at(const uint8_t *bytes, size_t at, size_t count) {
+    int64_t value = 0;
+    for (size_t bit = at; bit < at + count; bit++)
+        value = value << 1 | (bytes[bit / 8] >> (7 - bit % 8) & 1);
+    return value;
+}
+
+struct block_state {
+    bool west, north;
+    int64_t longitude;
+};
+
+// The position of exactly 0,0 is none.
+static void set_coordinates(struct message *message, const struct block_state *state, int64_t latitude) {
+    if (state->longitude == 0 && latitude == 0) {
+        message_note_removed(message, FIELD_POSITION_LATITUDE, "", 0, message_absent);
+        message_note_removed(message, FIELD_POSITION_LONGITUDE, "", 0, message_absent);
+        return;
+    }
+    set_number(message, FIELD_POSITION_LATITUDE, NULL, state->north ? latitude : -latitude, COORDINATE_SCALE);
+    set_number(message, FIELD_POSITION_LONGITUDE, NULL, state->west ? -state->longitude : state->longitude,
+               COORDINATE_SCALE);
+}
+
+static void set_block_item(struct message *message, const struct block_item *item, struct block_state *state,
+                           int64_t value) {
+    switch (item->kind) {
+    case BITS:
+        if (item->field != FIELD_NONE)
+            set_number(message, item->field, NULL, value, item->scale);
+        break;
+    case BLOCK_TIME:
+        set_time(message, item->field, value);
+        break;
+    case BUFFERED:
+        set_flag(message, item->field, value);
+        break;
+    case WEST:
+        state->west = value == 1;
+        break;
+    case NORTH:
+        state->north = value == 1;
+        break;
+    case ALTITUDE:
+        set_number(message, item->field, NULL, value > ALTITUDE_MAX ? ALTITUDE_MAX - value : value, 0);
+        break;
+    case LONGITUDE:
+        state->longitude = value;
+        break;
+    case LATITUDE:
+        set_coordinates(message, state, value);
+        break;
+    }
+}
+
+static void set_block(struct message *message, enum form form, struct reader *body) {
+    size_t size = form == V2 ? V2_BLOCK : MK_BLOCK, at = 0;
+    const uint8_t *block = reader_bytes(body, size);
+    struct block_state state = {0};
+    if (block == NULL)
+        return;
+    for (size_t i = 0; i < sizeof block_items / sizeof block_items[0] && at < 8 * size; i++) {
+        set_block_item(message, &block_items[i], &state, bits_at(block, at, block_items[i].bits));
+        at += block_items[i].bits;
+    }
+}
+
+// --- the walker ---
+
+static void set_item(struct message *message, enum form form, const struct item *item, struct reader *body) {
+    int64_t value = item->width > 0 ? (int64_t)reader_unsigned(body, item->width) : 0;
+    switch (item->kind) {
+    case NUMBER:
+        set_number(message, item->field, NULL, value, item->scale);
+        break;
+    case TIME:
+        set_time(message, item->field, value);
+        break;
+    case PHRASE:
+        set_phrase(message, item, value);
+        break;
+    case VERSION:
+        set_version(message, item->field, value);
+        break;
+    case TEXT_BEFORE_TIME:
+        if (reader_left(body) > 4)
+            set_text(message, item->field, body);
+        break;
+    case TEXT:
+        set_text(message, item->field, body);
+        break;
+    case POSITION:
+        set_block(message, form, body);
+        break;
+    case ALWAYS_TRUE:
+    case ALWAYS_FALSE:
+        message_set_boolean(message, item->field, item->kind == ALWAYS_TRUE);
+        break;
+    case SIGNED: // of attributes only
+    case FLAG:
+    case END_OF_ITEMS:
+        break;
+    }
+}
+
+// SHORT when the body ends before the last item.
+static enum codec_verdict set_items(const struct decoding *decoding, const struct item *items,
+                                    struct reader *body) {
+    for (; items->kind != END_OF_ITEMS; items++)
+        set_item(decoding->out->scratch, decoding->frame.form, items, body);
+    if (!body->fault)
+        return CODEC_OK;
+    return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
+                        "the data ends before the last field");
+}
+
+// --- attributes and CAN frames ---
+
+static void set_unknown_attribute(struct message *message, unsigned id, struct reader *value) {
+    char index[8], hex[2 * UINT8_MAX + 1];
+    size_t width = reader_left(value);
+    const uint8_t *bytes = value->next;
+    sprintf(index, "%u", id);
+    uint64_t number = width <= 8 ? reader_unsigned(value, width) : 0;
+    bool numeric = width == 1 || width == 2 || width == 4 || width == 8;
+    if (numeric && number <= INT64_MAX)
+        message_set_number_at(message, FIELD_CUSTOM_ATTRIBUTE, index, decimal_integer((int64_t)number));
+    else
+        message_set_text_at(message, FIELD_CUSTOM_ATTRIBUTE, index, hex, write_hex(bytes, width, hex));
+}
+
+static void set_attribute(struct message *message, const struct attribute *attribute, struct reader *value) {
+    char hex[2 * UINT8_MAX + 1];
+    size_t width = reader_left(value);
+    const uint8_t *bytes = value->next;
+    if (width != 1 && width != 2 && width != 4 && width != 8) {
+        message_note_removed(message, attribute->field, hex, write_hex(bytes, width, hex),
+                             width > 0 ? "not of 1, 2, 4 or 8 bytes" : message_absent);
+        return;
+    }
+    // Unsigned numbers above the signed ones are out of every range, as negative ones are.
+    int64_t number =
+        attribute->kind == SIGNED ? reader_signed(value, width) : (int64_t)reader_unsigned(value, width);
+    if (attribute->kind == TIME)
+        set_time(message, attribute->field, number);
+    else if (attribute->kind == FLAG)
+        set_flag(message, attribute->field, number);
+    else
+        set_number(message, attribute->field, attribute->index, number, attribute->scale);
+}
+
+static enum codec_verdict read_attributes(const struct decoding *decoding, struct reader *body, bool *any) {
+    while (reader_left(body) > 0) {
+        size_t at = (size_t)(body->next - decoding->frame.bytes), i = 0;
+        unsigned id = (unsigned)reader_unsigned(body, 2);
+        size_t length = reader_unsigned(body, 1);
+        struct reader value = reader_part(body, length);
+        if (body->fault)
+            return codec_reject(decoding->out, CODEC_SHORT, at, "an attribute runs past the end of the data");
+        while (i < sizeof attributes / sizeof attributes[0] && attributes[i].id != id)
+            i++;
+        if (i < sizeof attributes / sizeof attributes[0])
+            set_attribute(decoding->out->scratch, &attributes[i], &value);
+        else
+            set_unknown_attribute(decoding->out->scratch, id, &value);
+        *any = true;
+    }
+    return CODEC_OK;
+}
+
+static enum codec_verdict read_can_frames(const struct decoding *decoding, struct reader *body, bool *any) {
+    size_t count = reader_unsigned(body, 1);
+    for (size_t i = 0; i < count; i++) {
+        char index[16], hex[2 * UINT8_MAX + 1];
+        size_t at = (size_t)(body->next - decoding->frame.bytes);
+        unsigned id = (unsigned)reader_unsigned(body, 4);
+        size_t length = reader_unsigned(body, 1);
+        const uint8_t *bytes = reader_bytes(body, length);
+        if (bytes == NULL)
+            return codec_reject(decoding->out, CODEC_SHORT, at, "CAN frame %zu of %zu is not all there",
+                                i + 1, count);
+        sprintf(index, "%X", id);
+        message_set_text_at(decoding->out->scratch, FIELD_CAN_DATA_FRAME, index, hex,
+                            write_hex(bytes, length, hex));
+        *any = true;
+    }
+    if (body->fault)
+        return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
+                            "no count of CAN frames");
+    return CODEC_OK;
+}
+
+// --- what a device sends ---
+
+static struct message *begin_message(const struct decoding *decoding) {
+    struct message *message = decoding->out->scratch;
+    message_reset(message);
+    message_set_text(message, FIELD_IDENT, decoding->frame.ident, IMEI_DIGITS);
+    message_set_integer(message, FIELD_MESSAGE_SEQNUM, decoding->frame.id);
+    return message;
+}
+
+static void publish(struct decoding *decoding) {
+    if (!decoding->published)
+        know_sender(decoding);
+    decoding->published = true;
+    decoding->out->message(decoding->out->context, decoding->out->scratch);
+}
+
+// A frame that is no data.
+static struct message *begin_frame_message(const struct decoding *decoding, const char *type) {
+    struct message *message = begin_message(decoding);
+    message_set_integer(message, FIELD_MESSAGE_TYPE_ENUM, decoding->frame.type);
+    if (type != NULL)
+        message_set_text(message, FIELD_MESSAGE_TYPE, type, strlen(type));
+    return message;
+}
+
+static enum codec_verdict take_login(struct decoding *decoding) {
+    struct message *message = begin_frame_message(decoding, "login");
+    struct reader body = reader_of(decoding->frame.data, decoding->frame.length);
+    if (decoding->frame.form == V2) {
+        enum codec_verdict verdict = set_items(decoding, login, &body);
+        if (verdict != CODEC_OK)
+            return verdict;
+    }
+    set_payload(message, body.next, reader_left(&body));
+    publish(decoding);
+    return CODEC_OK;
+}
+
+static enum codec_verdict take_heartbeat(struct decoding *decoding) {
+    struct message *message = begin_frame_message(decoding, "heartbeat");
+    set_payload(message, decoding->frame.data, decoding->frame.length);
+    publish(decoding);
+    return CODEC_OK;
+}
+
+static enum codec_verdict take_unknown_frame(struct decoding *decoding) {
+    struct message *message = begin_frame_message(decoding, NULL);
+    set_payload(message, decoding->frame.data, decoding->frame.length);
+    publish(decoding);
+    return CODEC_OK;
+}
+
+static const char *name_of_type(uint8_t type) {
+    for (size_t i = 0; i < sizeof type_names / sizeof type_names[0]; i++)
+        if (type_names[i].type == type)
+            return type_names[i].name;
+    return NULL;
+}
+
+// A record. Of a type without a name the type and subtype are left to the payload.
+static struct message *begin_record(const struct decoding *decoding) {
+    struct message *message = begin_message(decoding);
+    const char *name = name_of_type(decoding->frame.data[0]);
+    if (name == NULL)
+        return message;
+    message_set_text(message, FIELD_MESSAGE_TYPE, name, strlen(name));
+    message_set_integer(message, FIELD_EVENT_ENUM, decoding->frame.data[1]);
+    return message;
+}
+
+static void publish_rest(struct decoding *decoding, const struct reader *body) {
+    if (reader_left(body) == 0)
+        return;
+    set_payload(begin_record(decoding), body->next, reader_left(body));
+    publish(decoding);
+}
+
+// Each block is a record of its own: those that are there are published, whatever the count promises.
+static enum codec_verdict take_positions(struct decoding *decoding, struct reader *body) {
+    size_t count = reader_unsigned(body, 1);
+    size_t size = decoding->frame.form == V2 ? V2_BLOCK : MK_BLOCK;
+    if (body->fault)
+        return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
+                            "no count of positions");
+    for (size_t i = 0; i < count; i++) {
+        if (reader_left(body) < size)
+            return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
+                                "position %zu of %zu is not all there", i + 1, count);
+        set_block(begin_record(decoding), decoding->frame.form, body);
+        publish(decoding);
+    }
+    publish_rest(decoding, body);
+    return CODEC_OK;
+}
+
+static enum codec_verdict take_record(struct decoding *decoding, const struct record *record,
+                                      struct reader *body) {
+    struct message *message = begin_record(decoding);
+    bool any = false; // of what the tail holds
+    enum codec_verdict verdict = set_items(decoding, record->items, body);
+    if (verdict != CODEC_OK)
+        return verdict;
+    if (record->tail == ATTRIBUTES)
+        verdict = read_attributes(decoding, body, &any);
+    else if (record->tail == CAN_FRAMES)
+        verdict = read_can_frames(decoding, body, &any);
+    if (verdict != CODEC_OK && !any)
+        return verdict;
+    set_payload(message, body->next, reader_left(body));
+    publish(decoding);
+    return verdict;
+}
+
+static enum codec_verdict take_data(struct decoding *decoding) {
+    struct reader body = reader_of(decoding->frame.data, decoding->frame.length);
+    uint8_t type = (uint8_t)reader_unsigned(&body, 1), subtype = (uint8_t)reader_unsigned(&body, 1);
+    if (body.fault)
+        return codec_reject(decoding->out, CODEC_SHORT,
+                            (size_t)(decoding->frame.data - decoding->frame.bytes),
+                            "data without type and subtype");
+    for (size_t i = 0; i < sizeof records / sizeof records[0]; i++) {
+        if (records[i].type != type || records[i].subtype != subtype)
+            continue;
+        return records[i].tail == POSITIONS ? take_positions(decoding, &body)
+                                            : take_record(decoding, &records[i], &body);
+    }
+    if (name_of_type(type) == NULL)
+        body = reader_of(decoding->frame.data, decoding->frame.length);
+    set_payload(begin_record(decoding), body.next, reader_left(&body));
+    publish(decoding);
+    return CODEC_OK;
+}
+
+// Frame types that the gateway takes and answers.
+static const struct intake {
+    uint8_t type;
+    enum codec_verdict (*take)(struct decoding *decoding);
+    uint8_t reply;
+    enum codec_reply_when when;
+} intakes[] = {
+    {LOGIN, take_login, LOGIN_REPLY, CODEC_NOW},
+    {DATA, take_data, DATA_REPLY, CODEC_WHEN_SAFE},
+    {HEARTBEAT, take_heartbeat, HEARTBEAT_REPLY, CODEC_NOW},
+};
+
+static const struct intake *find_intake(uint8_t type) {
+    for (size_t i = 0; i < sizeof intakes / sizeof intakes[0]; i++)
+        if (intakes[i].type == type)
+            return &intakes[i];
+    return NULL;
+}
+
+static void put_reply(const struct decoding *decoding, const struct intake *intake) {
+    static const uint8_t accepted[] = {0x01};
+    uint8_t bytes[FRAME_MAX];
+    struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
+    struct frame reply = decoding->frame;
+    reply.type = intake->reply;
+    reply.length = intake->type == LOGIN ? 1 : intake->type == DATA ? 2 : 0;
+    if (intake->type == LOGIN)
+        reply.data = accepted;
+    write_frame(&reply, &writer);
+    decoding->out->reply(decoding->out->context, bytes, writer.length, intake->when);
+}
+
+// --- answers to commands ---
+
+#define ANSWER_FIELDS_MAX 64
+#define FIELD_NAME_MAX    24
+#define RESULT_SIZE       3
+
+struct answer_fields {
+    size_t count;
+    struct property items[ANSWER_FIELDS_MAX];
+    char names[ANSWER_FIELDS_MAX][FIELD_NAME_MAX];
+    size_t text_used;
+    char text[3 * FRAME_MAX]; // two digits a byte, and a NUL each
+};
+
+// "parameters.ID", or NULL when there are too many.
+static struct property *add_field(struct answer_fields *fields, unsigned long id) {
+    if (fields->count == ANSWER_FIELDS_MAX)
+        return NULL;
+    char *name = fields->names[fields->count];
+    struct property *property = &fields->items[fields->count++];
+    snprintf(name, FIELD_NAME_MAX, "parameters.%lu", id);
+    property->name = name;
+    return property;
+}
+
+// `id 2, result 1`, repeated; false when it is not that.
+static bool read_results(struct reader body, struct answer_fields *fields, enum codec_outcome *outcome) {
+    if (reader_left(&body) == 0 || reader_left(&body) % RESULT_SIZE != 0)
+        return false;
+    while (reader_left(&body) > 0) {
+        struct property *property = add_field(fields, (unsigned long)reader_unsigned(&body, 2));
+        bool accepted = reader_unsigned(&body, 1) != 0;
+        if (!accepted)
+            *outcome = CODEC_FAILURE;
+        if (property != NULL) {
+            property->type = PROPERTY_BOOLEAN;
+            property->boolean = accepted;
+        }
+    }
+    return true;
+}
+
+static bool is_printable(const uint8_t *bytes, size_t length) {
+    for (size_t i = 0; i < length; i++)
+        if (bytes[i] < ' ' || bytes[i] > '~')
+            return false;
+    return true;
+}
+
+// A number of 1, 2 or 4 bytes; else text, in hexadecimal digits where it is not printable.
+static void set_parameter(struct answer_fields *fields, struct property *property, struct reader *value) {
+    size_t width = reader_left(value);
+    if (width == 1 || width == 2 || width == 4) {
+        property->type = PROPERTY_NUMBER;
+        property->number = decimal_integer((int64_t)reader_unsigned(value, width));
+        return;
+    }
+    char *text = fields->text + fields->text_used;
+    property->type = PROPERTY_TEXT;
+    property->text = text;
+    size_t length = width;
+    if (is_printable(value->next, width)) {
+        memcpy(text, value->next, width);
+        text[width] = '\0';
+    } else {
+        length = write_hex(value->next, width, text);
+    }
+    fields->text_used += length + 1;
+}
+
+// `id 4, length 1, value`, repeated; false when it is not that.
+static bool read_values(struct reader body, struct answer_fields *fields) {
+    if (reader_left(&body) == 0)
+        return false;
+    while (reader_left(&body) > 0) {
+        unsigned long id = (unsigned long)reader_unsigned(&body, 4);
+        size_t length = reader_unsigned(&body, 1);
+        struct reader value = reader_part(&body, length);
+        if (body.fault)
+            return false;
+        struct property *property = add_field(fields, id);
+        if (property != NULL)
+            set_parameter(fields, property, &value);
+    }
+    return true;
+}
+
+static enum codec_verdict take_answer(struct decoding *decoding) {
+    struct reader body = reader_of(decoding->frame.data, decoding->frame.length);
+    char key[CODEC_COMMAND_KEY_MAX], hex[2 * FRAME_MAX + 1];
+    struct answer_fields fields = {0};
+    enum codec_outcome outcome = CODEC_SUCCESS;
+    bool parsed = false, ours = reader_unsigned(&body, 1) == DATA_TYPE_COMMAND;
+    uint8_t subtype = (uint8_t)reader_unsigned(&body, 1);
+    if (body.fault)
+        return codec_reject(decoding->out, CODEC_SHORT,
+                            (size_t)(decoding->frame.data - decoding->frame.bytes),
+                            "an answer without type and subtype");
+    if (ours && subtype == SET_PARAMETERS)
+        parsed = read_results(body, &fields, &outcome);
+    if (ours && subtype == GET_PARAMETERS)
+        parsed = read_values(body, &fields);
+    if (ours && subtype == CALIBRATE && reader_left(&body) == 1 && body.next[0] == 0)
+        outcome = CODEC_FAILURE;
+    struct properties bag = {.items = fields.items, .count = fields.count};
+    write_hex(body.next, reader_left(&body), hex);
+    snprintf(key, sizeof key, "frame %u", decoding->frame.id);
+    know_sender(decoding);
+    decoding->out->answer(
+        decoding->out->context,
+        &(struct codec_answer){.key = key, .outcome = outcome, .text = hex, .fields = parsed ? &bag : NULL});
+    return CODEC_OK;
+}
+
+// --- decoding ---
+
+static enum codec_verdict take_frame(struct decoding *decoding) {
+    struct magicyo_session *session = decoding->session;
+    const struct frame *frame = &decoding->frame;
+    const struct intake *intake = find_intake(frame->type);
+    bool repeated = frame->type == LOGIN ? was_last(session, frame) : was_seen(session, frame);
+    enum codec_verdict verdict = CODEC_OK;
+    if (!repeated)
+        verdict = intake != NULL ? intake->take(decoding) : take_unknown_frame(decoding);
+    if (verdict != CODEC_OK && !decoding->published)
+        return verdict;
+    know_sender(decoding);
+    if (!repeated && frame->type == LOGIN)
+        session->seen_count = session->seen_next = 0;
+    if (!repeated)
+        note_seen(session, frame);
+    if (intake != NULL)
+        put_reply(decoding, intake);
+    return verdict;
+}
+
+static enum codec_verdict magicyo_decode(void *session, const uint8_t *bytes, size_t length,
+                                         struct codec_out *out) {
+    struct decoding decoding = {.session = session, .out = out};
+    enum codec_verdict verdict = open_frame(bytes, length, &decoding);
+    if (verdict == CODEC_OK)
+        verdict = check_sender(&decoding);
+    if (verdict != CODEC_OK)
+        return verdict;
+    if (decoding.frame.type == DATA_REPLY)
+        return take_answer(&decoding);
+    if (decoding.frame.type != DISCONNECT)
+        return take_frame(&decoding);
+    out->closes = true;
+    return CODEC_OK;
+}
+
+// --- commands ---
+
+static enum codec_verdict refuse(char reason[CODEC_REASON_MAX], const char *why) {
+    snprintf(reason, CODEC_REASON_MAX, "%s", why);
+    return CODEC_BAD_VALUE;
+}
+
+static void write_number(struct codec_writer *writer, int64_t value, size_t width) {
+    uint8_t bytes[8];
+    for (size_t i = 0; i < width; i++)
+        bytes[i] = (uint8_t)((uint64_t)value >> (8 * (width - 1 - i)));
+    codec_write(writer, bytes, width);
+}
+
+// "parameters.3.value"
+static const struct property *member(const struct properties *with, const char *list, size_t index,
+                                     const char *name) {
+    char path[48];
+    snprintf(path, sizeof path, "%s.%zu%s%s", list, index, *name != '\0' ? "." : "", name);
+    return properties_find(with, path);
+}
+
+static enum codec_verdict write_parameter(const struct properties *with, size_t index,
+                                          struct codec_writer *data, char reason[CODEC_REASON_MAX]) {
+    const struct property *id = member(with, "parameters", index, "id");
+    const struct property *value = member(with, "parameters", index, "value");
+    const struct property *size = member(with, "parameters", index, "size");
+    if (id == NULL || value == NULL || id->type != PROPERTY_NUMBER || value->type == PROPERTY_BOOLEAN)
+        return refuse(reason, "a parameter needs an id and a value");
+    write_number(data, id->number.mantissa, 4);
+    if (value->type == PROPERTY_TEXT) {
+        codec_write(data, value->text, strlen(value->text));
+        return CODEC_OK;
+    }
+    if (size == NULL || size->type != PROPERTY_NUMBER || size->number.mantissa < 1 ||
+        size->number.mantissa > 4)
+        return refuse(reason, "a parameter that is a number needs a size");
+    size_t width = (size_t)size->number.mantissa;
+    int64_t limit = (int64_t)1 << (8 * width);
+    if (value->number.mantissa < -limit / 2 || value->number.mantissa >= limit) {
+        snprintf(reason, CODEC_REASON_MAX, "%lld of parameter %lld does not fit in %zu bytes",
+                 (long long)value->number.mantissa, (long long)id->number.mantissa, width);
+        return CODEC_BAD_VALUE;
+    }
+    write_number(data, value->number.mantissa, width);
+    return CODEC_OK;
+}
+
+// A text carries no length, so that only the end of the frame can end it.
+static enum codec_verdict encode_set(const struct properties *with, struct codec_writer *data,
+                                     char reason[CODEC_REASON_MAX]) {
+    bool text = false;
+    codec_write(data, (const uint8_t[]){DATA_TYPE_COMMAND, SET_PARAMETERS}, 2);
+    for (size_t i = 0; member(with, "parameters", i, "id") != NULL; i++) {
+        const struct property *value = member(with, "parameters", i, "value");
+        if (text)
+            return refuse(reason, "a parameter that is a text can only be the last one");
+        text = value != NULL && value->type == PROPERTY_TEXT;
+        enum codec_verdict verdict = write_parameter(with, i, data, reason);
+        if (verdict != CODEC_OK)
+            return verdict;
+    }
+    return CODEC_OK;
+}
+
+static enum codec_verdict encode_get(const struct properties *with, struct codec_writer *data,
+                                     char reason[CODEC_REASON_MAX]) {
+    const struct property *id;
+    codec_write(data, (const uint8_t[]){DATA_TYPE_COMMAND, GET_PARAMETERS}, 2);
+    for (size_t i = 0; (id = member(with, "ids", i, "")) != NULL; i++)
+        write_number(data, id->number.mantissa, 4);
+    return CODEC_OK;
+}
+
+static enum codec_verdict encode_calibrate(const struct properties *with, struct codec_writer *data,
+                                           char reason[CODEC_REASON_MAX]) {
+    codec_write(data, (const uint8_t[]){DATA_TYPE_COMMAND, CALIBRATE}, 2);
+    return CODEC_OK;
+}
+
+static enum codec_verdict encode_custom(const struct properties *with, struct codec_writer *data,
+                                        char reason[CODEC_REASON_MAX]) {
+    const char *hex = properties_text(with, "payload", "");
+    unsigned byte;
+    for (; sscanf(hex, "%2x", &byte) == 1; hex += 2)
+        codec_write(data, &(uint8_t){(uint8_t)byte}, 1);
+    return CODEC_OK;
+}
+
+static const struct command {
+    const char *name;
+    enum codec_verdict (*encode)(const struct properties *with, struct codec_writer *data,
+                                 char reason[CODEC_REASON_MAX]);
+} commands[] = {
+    {"parameters.set", encode_set},
+    {"parameters.get", encode_get},
+    {"accelerometer.calibrate", encode_calibrate},
+    {"custom", encode_custom},
+};
+
+// A device that has not said anything yet is taken to speak V2 and to have an IMEI of zeros.
+static enum codec_verdict magicyo_encode(void *memory, const struct codec_command *command,
+                                         struct codec_writer *writer, struct codec_expectation *expectation,
+                                         char reason[CODEC_REASON_MAX]) {
+    struct magicyo_session *session = memory;
+    uint8_t bytes[FRAME_MAX - V2_OVERHEAD];
+    struct codec_writer data = {.bytes = bytes, .capacity = sizeof bytes};
+    size_t i = 0;
+    while (i < sizeof commands / sizeof commands[0] && strcmp(commands[i].name, command->name) != 0)
+        i++;
+    if (i == sizeof commands / sizeof commands[0]) {
+        snprintf(reason, CODEC_REASON_MAX, "Magicyo devices have no such command");
+        return CODEC_UNSUPPORTED;
+    }
+    enum codec_verdict verdict = commands[i].encode(&command->properties, &data, reason);
+    if (verdict != CODEC_OK)
+        return verdict;
+    if (data.length > data.capacity)
+        return refuse(reason, "the frame for the device has more than 1024 bytes");
+    session->last_command++;
+    write_frame(&(struct frame){.form = session->form,
+                                .type = DATA,
+                                .id = session->last_command,
+                                .ident = session->ident[0] != '\0' ? session->ident : "000000000000000",
+                                .data = bytes,
+                                .length = data.length},
+                writer);
+    *expectation = (struct codec_expectation){0};
+    snprintf(expectation->key, sizeof expectation->key, "frame %u", session->last_command);
+    return CODEC_OK;
+}
+
+const struct codec codec_magicyo = {
+    .name = "magicyo",
+    .id = 2,
+    .title = "Magicyo",
+    .session_size = sizeof(struct magicyo_session),
+    .frame_max = FRAME_MAX,
+    .junk_max = 4096,
+    .frame = magicyo_frame,
+    .decode = magicyo_decode,
+    .encode = magicyo_encode,
+};
