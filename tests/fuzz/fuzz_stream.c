@@ -22,7 +22,7 @@
 static struct {
     const struct codec *real;
     struct codec codec; // real, with the functions below
-    struct codec_out *out;
+    const struct codec_out *out;
     char ident[CODEC_IDENT_MAX + 1]; // last said in this stream
     size_t frame_calls;
     size_t replies; // bytes of replies
@@ -115,21 +115,25 @@ static void check_reason(const struct codec_out *out, size_t length) {
 static enum codec_verdict watched_decode(void *session, const uint8_t *frame, size_t length,
                                          struct codec_out *out) {
     uint8_t *copy = exact_copy(frame, length);
-    struct codec_out watched = {
+    const struct codec_out given = *out;
+    *out = (struct codec_out){
         .identify = watched_identify,
         .message = watched_message,
         .reply = watched_reply,
         .answer = watched_answer,
-        .scratch = out->scratch,
+        .scratch = given.scratch,
     };
-    watch.out = out;
-    enum codec_verdict verdict = watch.real->decode(session, copy, length, &watched);
+    watch.out = &given;
+    enum codec_verdict verdict = watch.real->decode(session, copy, length, out);
     if ((unsigned)verdict >= CODEC_VERDICT_COUNT)
         fuzz_fail("the verdict %d", (int)verdict);
     if (verdict != CODEC_OK)
-        check_reason(&watched, length);
-    memcpy(out->reason, watched.reason, sizeof out->reason);
-    out->reason_offset = watched.reason_offset;
+        check_reason(out, length);
+    out->context = given.context;
+    out->identify = given.identify;
+    out->message = given.message;
+    out->reply = given.reply;
+    out->answer = given.answer;
     free(copy);
     return verdict;
 }

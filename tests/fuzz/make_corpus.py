@@ -97,6 +97,9 @@ def make_streams(corpus, codec):
         up, _ = read_vector(path)
         for head in HEADS:
             corpus.add(f"stream-{codec}", head + up)
+        for times in [500, 2000]:  # near the longest line and the longest frame
+            middle = len(up) // 2
+            corpus.add(f"stream-{codec}", HEADS[3] + up[:middle] + up[middle : middle + 1] * times + up[middle:] + up)
         words += re.findall(rb"[0-9A-Za-z_]{2,20}[;=$,!?]?", up)
     words = [word for word in words if re.search(rb"[A-Za-z]", word)]
     if codec == "mictrack":
