@@ -160,6 +160,10 @@ static bool is_letter(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
+static struct span span_after(struct span span, size_t count) {
+    return (struct span){.text = span.text + count, .length = span.length - count};
+}
+
 static size_t count_digits(const char *text, size_t length) {
     size_t count = 0;
     while (count < length && is_digit(text[count]))
@@ -210,6 +214,7 @@ static size_t find_end(const char *text, size_t length, bool (*is_header)(const 
 struct outline {
     const struct layout *layout;
     size_t data; // offset of the first item, or 0 when the header is not all there
+    bool closed; // no more digits can come to the last item
 };
 
 static struct outline read_outline(const char *text, size_t length) {
@@ -224,20 +229,20 @@ static struct outline read_outline(const char *text, size_t length) {
 
 // The end of the digits at text[at]: the last item of a report. An answer with the IMEI in front may follow
 // without anything between: its 15 digits are not the item's.
-static size_t last_item_end(const char *text, size_t length, size_t at) {
+static size_t last_item_end(const char *text, size_t length, size_t at, bool closed) {
     size_t digits = count_digits(text + at, length - at);
-    if (digits > IMEI_DIGITS && digits <= IMEI_DIGITS + 3 && at + digits < length)
+    if (digits > IMEI_DIGITS && digits <= IMEI_DIGITS + 3 && (closed || at + digits < length))
         digits -= IMEI_DIGITS;
     return at + digits;
 }
 
 // Whether text[at] begins `+digits+digits+digits`, and where that ends.
-static bool is_tail(const char *text, size_t length, size_t at, size_t *end) {
+static bool is_tail(const char *text, size_t length, size_t at, bool closed, size_t *end) {
     for (int i = 0; i < TAIL_ITEMS; i++) {
         if (at >= length || text[at] != '+')
             return false;
         at++;
-        *end = last_item_end(text, length, at);
+        *end = last_item_end(text, length, at, closed);
         if (i + 1 == TAIL_ITEMS)
             return *end > at && (*end == length || text[*end] != '+');
         at += count_digits(text + at, length - at);
@@ -263,13 +268,14 @@ static size_t find_items_end(const char *text, size_t length, struct outline out
         while (at < length && text[at] != '+')
             at++;
         for (size_t list = ++at; at < length; at++)
-            if (text[at] == '+' && ends_wifi_list(text, at, list) && is_tail(text, length, at, &end))
+            if (text[at] == '+' && ends_wifi_list(text, at, list) &&
+                is_tail(text, length, at, outline.closed, &end))
                 return end;
         return 0;
     }
     for (; at < length && items < outline.layout->count; at++)
         items += text[at] == '+';
-    end = last_item_end(text, length, at);
+    end = last_item_end(text, length, at, outline.closed);
     return items == outline.layout->count && end > at && (end == length || text[end] != '+') ? end : 0;
 }
 
@@ -279,6 +285,7 @@ static struct codec_frame frame_report(const char *text, size_t length, enum cod
     size_t end = find_end(text, length, free_text ? starts_with_whole_header : starts_with_header);
     if (end < outline.data)
         outline = (struct outline){0}; // the header that was read is the next report's
+    outline.closed = end < length || follow != CODEC_OPEN;
     size_t items_end = outline.layout != NULL ? find_items_end(text, end, outline) : 0;
     if (items_end > 0 && items_end < end)
         return frame_is(CODEC_READY, items_end, NULL);
@@ -319,10 +326,6 @@ struct answer_parts {
     struct span code;  // "mode", as the device spells it; empty where there is none
     struct span value; // behind the `=`
 };
-
-static struct span span_after(struct span span, size_t count) {
-    return (struct span){.text = span.text + count, .length = span.length - count};
-}
 
 static bool is_ota_result(struct span words) {
     return span_is_word(words, "otadone") || span_is_word(words, "otafailed");
@@ -619,13 +622,16 @@ static void set_cells(struct message *message, struct span text, size_t size, co
         message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
         return;
     }
-    if (!set_cell(message, &reader, size, serving_cell) || count_char(text, ',') + 1 < 2 * size)
+    if (!set_cell(message, &reader, size, serving_cell) || !text_has_item(&reader))
         return;
-    message_add_list(message, FIELD_GSM_CELLS);
-    reader = text_reader_of(text.text, text.length);
+    if (count_char(text, ',') + 1 >= 2 * size) {
+        message_add_list(message, FIELD_GSM_CELLS);
+        reader = text_reader_of(text.text, text.length);
+    }
     while (text_has_item(&reader)) {
-        message_add_row(message, FIELD_GSM_CELLS);
-        set_cell(message, &reader, size, listed_cell);
+        if (message_get(message, FIELD_GSM_CELLS) != NULL)
+            message_add_row(message, FIELD_GSM_CELLS);
+        set_cell(message, &reader, size, listed_cell); // notes a cut one, whose row stays empty
     }
 }
 
@@ -776,7 +782,7 @@ static enum codec_verdict read_header(struct span text, struct header *header, s
     header->mode = text_item(&reader, ';');
     header->imei = text_item(&reader, ';');
     header->type = text_item(&reader, ';');
-    header->data = text_rest(&reader);
+    header->data = text_has_item(&reader) ? text_rest(&reader) : span_after(text, text.length);
     if (header->type.length == 0)
         return codec_reject(out, CODEC_SHORT, text.length, "the header has no working mode, IMEI and type");
     if (header->mode.length != 1 || !is_digit(header->mode.text[0]))
@@ -838,7 +844,7 @@ static bool read_minutes(struct message *message, enum field field, struct span 
         return false;
     }
     int64_t unit = 10000000; // 10^COORDINATE_PLACES; minutes * unit stays below 2^63: 9 places at most
-    int64_t fraction = (minutes * (unit / 10) / 6 * 10 / one + 5) / 10;
+    int64_t fraction = (minutes * unit + 30 * one) / (60 * one);
     degrees->mantissa = (whole * unit + fraction) * (span_is(hemisphere, negative) ? -1 : 1);
     degrees->places = COORDINATE_PLACES;
     return true;
@@ -848,7 +854,8 @@ static void set_speed_of_knots(struct message *message, struct span text) {
     struct decimal value;
     if (text.length == 0 || !read_number(message, FIELD_POSITION_SPEED, text, &value))
         return; // empty while the device stands still
-    if (value.mantissa > 1000000000 || !decimal_scale(&value, 3)) {
+    bool fits = value.mantissa >= 0 && value.mantissa <= 1000000000;
+    if (!fits || !decimal_scale(&value, 3)) {
         message_note_removed(message, FIELD_POSITION_SPEED, text.text, text.length, "out of range");
         return;
     }
@@ -860,8 +867,8 @@ static void set_time_of_group(struct message *message, struct span clock, struct
     static const int ddmmyy[3] = {4, 2, 0};
     struct decimal value;
     int64_t seconds;
-    bool whole = clock.length >= 6 && date.length == DATE_DIGITS && span_all_digits(date) &&
-                 span_all_digits((struct span){.text = clock.text, .length = 6}) &&
+    bool whole = date.length == DATE_DIGITS && span_all_digits(date) &&
+                 count_digits(clock.text, clock.length) == 6 &&
                  decimal_parse(clock.text, clock.length, &value) && value.places <= 6 &&
                  unix_time(date.text, ddmmyy, clock.text, &seconds);
     if (!whole) {
@@ -929,8 +936,8 @@ static enum codec_verdict decode_low_altitude(struct mictrack_session *session, 
 
 // --- answers ---
 
-static enum codec_outcome outcome_of(const struct answer_parts *parts) {
-    if (contains_word(parts->words, "otadone"))
+static enum codec_outcome outcome_of(const struct answer_parts *parts, bool has_fields) {
+    if (has_fields || contains_word(parts->words, "otadone"))
         return CODEC_SUCCESS;
     if (contains_word(parts->value, "fail") || contains_word(parts->words, "otafailed"))
         return CODEC_FAILURE;
@@ -976,9 +983,10 @@ static void put_answer(const struct answer_parts *parts, struct codec_out *out) 
     memcpy(words, parts->words.text, parts->words.length);
     words[parts->words.length] = '\0';
     bool parsed = span_is_word(parts->code, "rconf") && read_rconf(parts->value, text, fields);
-    out->answer(out->context,
-                &(struct codec_answer){
-                    .key = key, .outcome = outcome_of(parts), .text = words, .fields = parsed ? &bag : NULL});
+    out->answer(out->context, &(struct codec_answer){.key = key,
+                                                     .outcome = outcome_of(parts, parsed),
+                                                     .text = words,
+                                                     .fields = parsed ? &bag : NULL});
 }
 
 // A second answer behind the `!` of the first on the same line; false when what stands there is the first

@@ -100,7 +100,7 @@ bool span_is(struct span span, const char *text) {
 bool span_is_word(struct span span, const char *lower_case) {
     for (size_t i = 0; i < span.length; i++) {
         char c = span.text[i] >= 'A' && span.text[i] <= 'Z' ? (char)(span.text[i] + 32) : span.text[i];
-        if (c != lower_case[i]) // also at the end of lower_case
+        if (lower_case[i] == '\0' || c != lower_case[i])
             return false;
     }
     return lower_case[span.length] == '\0';

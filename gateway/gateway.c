@@ -135,9 +135,10 @@ static void stop(struct running *running) {
         channel_log_counters(&gateway->channels[i]);
     }
     commands_stop(gateway);
-    uint64_t wait = mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0;
-    publish_instance_state(gateway, false);
-    uv_timer_start(&running->drain_timer, on_drain_timeout, wait, 0);
+    bool up = mqtt_link_is_up(gateway->link);
+    if (up)
+        publish_instance_state(gateway, false); // otherwise the Last Will has said it
+    uv_timer_start(&running->drain_timer, on_drain_timeout, up ? DRAIN_TIME : 0, 0);
     running->drained.first = running->drained.last = UINT64_MAX; // when nothing is left at all
     running->drained.done = on_drained;
     outbox_when_safe(gateway->outbox, &running->drained);

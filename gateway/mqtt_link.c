@@ -126,8 +126,10 @@ static void on_retry(uv_timer_t *timer) {
 
 static void retry_later(struct mqtt_link *link) {
     unsigned delay = link->backoff / 2 + (unsigned)rand() % (link->backoff / 2 + 1);
-    log_warning("broker %s:%d: %s; next attempt in %u.%u s", link->config->mqtt.host, link->config->mqtt.port,
-                link->why != NULL ? link->why : "the connection was lost", delay / 1000, delay % 1000 / 100);
+    const char *why = link->why != NULL ? link->why : "the connection was lost";
+    int length = (int)strcspn(why, "."); // the library's sentences end with one
+    log_warning("broker %s:%d: %.*s; next attempt in %u.%u s", link->config->mqtt.host,
+                link->config->mqtt.port, length, why, delay / 1000, delay % 1000 / 100);
     link->why = NULL;
     link->state = IDLE;
     uv_timer_start(&link->timer, on_retry, delay, 0);
@@ -236,6 +238,12 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
     free(correlation);
 }
 
+// What the library has to say of faults, such as why TLS failed. Also called on a thread of the pool.
+static void on_log(struct mosquitto *client, void *context, int level, const char *text) {
+    if (level == MOSQ_LOG_ERR || level == MOSQ_LOG_WARNING)
+        log_warning("broker: libmosquitto: %s", text);
+}
+
 static int set_tls(struct mqtt_link *link) {
     const struct config *config = link->config;
     if (!config->mqtt.tls)
@@ -255,6 +263,7 @@ static int make_client(struct mqtt_link *link) {
     link->client = must_have(mosquitto_new(config->mqtt.client_id, link->subscription == NULL, link));
     mosquitto_int_option(link->client, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V5);
     mosquitto_int_option(link->client, MOSQ_OPT_SEND_MAXIMUM, config->mqtt.inflight);
+    mosquitto_log_callback_set(link->client, on_log);
     mosquitto_connect_v5_callback_set(link->client, on_connect);
     mosquitto_disconnect_v5_callback_set(link->client, on_disconnect);
     mosquitto_subscribe_v5_callback_set(link->client, on_subscribe);

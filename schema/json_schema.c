@@ -20,15 +20,17 @@ typedef void keyword_fn(struct check *check, const json_t *schema, const json_t 
 
 static void check_value(struct check *check, const json_t *schema, const json_t *value, const char *path);
 
+#define BRIEF_MAX 79
 char *json_schema_brief(const json_t *value) {
+    static const char ellipsis[] = "…";
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));
     if (text == NULL)
         return strdup("?");
-    if (strlen(text) >= 76 + sizeof "…") { // so that the dots fit where the text was
-        size_t cut = 76;
+    if (strlen(text) > BRIEF_MAX) { // so that the ellipsis has the room of what is cut
+        size_t cut = BRIEF_MAX - strlen(ellipsis);
         while (((unsigned char)text[cut] & 0xC0) == 0x80)
             cut--; // not inside a UTF-8 sequence
-        strcpy(text + cut, "…");
+        strcpy(text + cut, ellipsis);
     }
     return text;
 }

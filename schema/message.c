@@ -49,6 +49,14 @@ static struct message_value *find_indexed(struct message *message, enum field fi
     return NULL;
 }
 
+static struct message_value *find_in_row(struct message *message, enum field member) {
+    size_t at = message->count;
+    while (at > 0 && message->values[at - 1].field != member)
+        at--;
+    bool same_row = at > 0 && message->values[at - 1].row + 1 == message->rows[field_table[member].list];
+    return same_row ? &message->values[at - 1] : NULL;
+}
+
 // The value to write to: the one that is there, or a new one; NULL when the message is full.
 static struct message_value *claim(struct message *message, enum field field, const char *index) {
     const struct field_info *info = &field_table[field];
@@ -58,6 +66,8 @@ static struct message_value *claim(struct message *message, enum field field, co
         old = find_indexed(message, field, index);
     else if (message->place[field] != 0)
         old = &message->values[message->place[field] - 1];
+    else if (info->list != FIELD_NONE)
+        old = find_in_row(message, field);
     if (old != NULL)
         return old;
     struct message_span span = {0};
