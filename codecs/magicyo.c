@@ -54,6 +54,7 @@
 #define MARK           0x55
 #define END_MARK       0xAA
 #define END_SIZE       2
+#define PADDING        0xFF
 #define FRAME_MAX      1024
 #define V2_OVERHEAD    30 // a V2 frame without data and padding
 #define V2_PADDING_MAX 7
@@ -445,12 +446,15 @@ static enum codec_verdict open_v2(const uint8_t *bytes, size_t length, struct fr
     frame->id = (uint16_t)word_at(bytes + 20);
     frame->length = word_at(bytes + 22);
     frame->data = bytes + V2_DATA;
-    struct reader reader = reader_of(frame->data + frame->length, 4);
-    uint32_t says = (uint32_t)reader_unsigned(&reader, 4),
-             is = adler32(bytes + 2, V2_DATA - 2 + frame->length);
+    size_t end = V2_DATA + frame->length;
+    struct reader reader = reader_of(bytes + end, 4);
+    uint32_t says = (uint32_t)reader_unsigned(&reader, 4), is = adler32(bytes + 2, end - 2);
     if (says != is)
-        return codec_reject(out, CODEC_BAD_CHECKSUM, V2_DATA + frame->length,
-                            "the Adler-32 is %08x, the frame says %08x", (unsigned)is, (unsigned)says);
+        return codec_reject(out, CODEC_BAD_CHECKSUM, end, "the Adler-32 is %08x, the frame says %08x",
+                            (unsigned)is, (unsigned)says);
+    for (size_t at = end + 4; at < length - END_SIZE; at++)
+        if (bytes[at] != PADDING)
+            return codec_reject(out, CODEC_BAD_VALUE, at, "padding that is not FF");
     return CODEC_OK;
 }
 
@@ -897,10 +901,6 @@ static enum codec_verdict take_record(struct decoding *decoding, const struct re
 static enum codec_verdict take_data(struct decoding *decoding) {
     struct reader body = reader_of(decoding->frame.data, decoding->frame.length);
     uint8_t type = (uint8_t)reader_unsigned(&body, 1), subtype = (uint8_t)reader_unsigned(&body, 1);
-    if (body.fault)
-        return codec_reject(decoding->out, CODEC_SHORT,
-                            (size_t)(decoding->frame.data - decoding->frame.bytes),
-                            "data without type and subtype");
     for (size_t i = 0; i < sizeof records / sizeof records[0]; i++) {
         if (records[i].type != type || records[i].subtype != subtype)
             continue;
@@ -1068,6 +1068,9 @@ static enum codec_verdict take_frame(struct decoding *decoding) {
     const struct intake *intake = find_intake(frame->type);
     bool repeated = frame->type == LOGIN ? was_last(session, frame) : was_seen(session, frame);
     enum codec_verdict verdict = CODEC_OK;
+    if (frame->type == DATA && frame->length < 2) // not even enough to answer
+        return codec_reject(decoding->out, CODEC_SHORT, (size_t)(frame->data - frame->bytes),
+                            "data without type and subtype");
     if (!repeated)
         verdict = intake != NULL ? intake->take(decoding) : take_unknown_frame(decoding);
     if (verdict != CODEC_OK && !decoding->published)

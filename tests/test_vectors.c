@@ -242,8 +242,8 @@ ParameterizedTest(size_t *index, vectors, every_bit_flip) {
 
 // Whether a frame carries a checksum that finds every flipped bit.
 static bool has_checksum(const struct codec *codec, const uint8_t *frame, size_t length) {
-    bool magicyo_v2 = strcmp(codec->name, "magicyo") == 0 && (size_t)(frame[2] << 8 | frame[3]) == length;
-    return magicyo_v2;
+    // Magicyo in its form V2, which the length in its head tells from MK100.
+    return strcmp(codec->name, "magicyo") == 0 && (size_t)(frame[2] << 8 | frame[3]) == length;
 }
 
 // Replays one frame; how many lines of content came. *sound: its checksum, if it has one, is right.

@@ -1,0 +1,73 @@
+// Magicyo: what needs more frames or more bytes than a vector should have.
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/replay.h"
+
+#define WINDOW         64
+#define HEARTBEAT_SIZE 30
+
+static uint32_t adler32(const uint8_t *bytes, size_t length) {
+    uint32_t low = 1, high = 0;
+    for (size_t i = 0; i < length; i++) {
+        low = (low + bytes[i]) % 65521;
+        high = (high + low) % 65521;
+    }
+    return high << 16 | low;
+}
+
+static void feed_heartbeat(struct replay *replay, unsigned id) {
+    uint8_t frame[HEARTBEAT_SIZE] = "UU\0\036864867022511015\014";
+    frame[20] = (uint8_t)(id >> 8);
+    frame[21] = (uint8_t)id;
+    uint32_t sum = adler32(frame + 2, 22);
+    for (size_t i = 0; i < 4; i++)
+        frame[24 + i] = (uint8_t)(sum >> (24 - 8 * i));
+    frame[28] = frame[29] = 0xAA;
+    replay_feed(replay, frame, sizeof frame, CODEC_OPEN);
+}
+
+// A frame id is remembered over 63 others, and forgotten when 64 came after it.
+Test(magicyo, a_repeat_is_known_among_the_last_64_frames) {
+    struct replay replay;
+    replay_begin(&replay, codec_find("magicyo"));
+    for (unsigned id = 65500; id < 65500 + WINDOW; id++) // the counter goes through 65535
+        feed_heartbeat(&replay, id & 0xFFFF);
+    cr_assert(replay.counters.messages == WINDOW);
+    for (unsigned id = 65500; id < 65500 + WINDOW; id++)
+        feed_heartbeat(&replay, id & 0xFFFF);
+    cr_assert(replay.counters.messages == WINDOW, "a repeat among the last 64 was published");
+    feed_heartbeat(&replay, 1000);
+    feed_heartbeat(&replay, 65501);
+    cr_assert(replay.counters.messages == WINDOW + 1, "the second of the window was published again");
+    feed_heartbeat(&replay, 65500);
+    cr_assert(replay.counters.messages == WINDOW + 2, "what is no longer among the last 64 is a new frame");
+    cr_assert(replay.counters.verdicts[CODEC_OK] == 2 * WINDOW + 3);
+    replay_end(&replay);
+}
+
+// Framing goes over junk in large pieces and looks at each of them once, so that it takes linear time.
+Test(magicyo, junk_is_skipped_in_large_pieces) {
+    static uint8_t bytes[8 * 1024 * 1024];
+    static const uint8_t fills[] = {0x55, 0xAA, 0x00, 0xFF, '5'};
+    const struct codec *codec = codec_find("magicyo");
+    for (size_t f = 0; f < sizeof fills; f++) {
+        size_t at = 0, calls = 0;
+        memset(bytes, fills[f], sizeof bytes);
+        while (at < sizeof bytes) {
+            size_t left = sizeof bytes - at, window = left < codec->frame_max ? left : codec->frame_max;
+            struct codec_frame frame =
+                codec->frame(bytes + at, window, window < left ? CODEC_OPEN : CODEC_END);
+            cr_assert(frame.kind == CODEC_SKIP && frame.length >= 1 && frame.length <= window);
+            at += frame.length;
+            calls++;
+        }
+        cr_assert(calls <= sizeof bytes / (codec->frame_max - 32) + 1, "%zu calls of frame() for %02x", calls,
+                  fills[f]);
+    }
+}
+
+Test(magicyo, a_session_is_small) {
+    cr_assert(codec_find("magicyo")->session_size < 256);
+}
