@@ -12,7 +12,7 @@ size_t reader_left(const struct reader *reader) {
 }
 
 const uint8_t *reader_bytes(struct reader *reader, size_t length) {
-    if (reader->fault || length > reader_left(reader)) {
+    if (length > reader_left(reader)) {
         reader->fault = true;
         return NULL;
     }
@@ -87,7 +87,7 @@ void text_expect(struct text_reader *reader, char c) {
 
 struct span text_rest(struct text_reader *reader) {
     if (!text_has_item(reader))
-        return (struct span){.text = reader->end};
+        return (struct span){.text = ""};
     struct span rest = {.text = reader->next, .length = (size_t)(reader->end - reader->next)};
     reader->next = reader->end;
     return rest;

@@ -59,7 +59,7 @@ struct span text_digits(struct text_reader *reader);
 // Passes c; fault when something else stands there.
 void text_expect(struct text_reader *reader, char c);
 
-// All that is left; an empty span at the end when nothing is.
+// All that is left.
 struct span text_rest(struct text_reader *reader);
 
 bool span_is(struct span span, const char *text);
