@@ -247,6 +247,8 @@ static enum close_code code_of(enum stream_state state) {
         return CLOSE_PARSE_ERROR;
     case STREAM_VIOLATION:
         return CLOSE_VIOLATION;
+    case STREAM_CLOSED_BY_DEVICE:
+        return CLOSE_BY_DEVICE;
     }
     return CLOSE_PARSE_ERROR;
 }

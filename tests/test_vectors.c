@@ -11,21 +11,33 @@
 #include "gateway/command_parse.h"
 #include "tests/replay.h"
 
-// Parameters are indexes: pointers in a parameter crash in position-independent programs.
-static struct criterion_test_params all_vectors(void) {
-    static size_t *indexes;
-    size_t count;
-    vectors_all(&count);
-    indexes = cr_malloc(count * sizeof *indexes);
-    for (size_t i = 0; i < count; i++)
-        indexes[i] = i;
-    return cr_make_param_array(size_t, indexes, count);
+// A process for each vector would take longer than its test: each process takes every so many-th. Parameters
+// are indexes, because pointers in a parameter crash in position-independent programs.
+#define SHARES 12
+
+static struct criterion_test_params all_shares(void) {
+    static size_t shares[SHARES];
+    for (size_t i = 0; i < SHARES; i++)
+        shares[i] = i;
+    return cr_make_param_array(size_t, shares, SHARES);
 }
 
-static const struct vector *vector_at(size_t index) {
+static void run_share(size_t share, void (*test)(const struct vector *vector)) {
     size_t count;
-    return &vectors_all(&count)[index];
+    const struct vector *vectors = vectors_all(&count);
+    for (size_t i = share; i < count; i += SHARES)
+        test(&vectors[i]);
 }
+
+#define FOR_EACH_VECTOR(name)                                                                                \
+    static void name(const struct vector *vector);                                                           \
+    ParameterizedTestParameters(vectors, name) {                                                             \
+        return all_shares();                                                                                 \
+    }                                                                                                        \
+    ParameterizedTest(size_t *share, vectors, name) {                                                        \
+        run_share(*share, name);                                                                             \
+    }                                                                                                        \
+    static void name(const struct vector *vector)
 
 static void show(const struct replay *replay) {
     for (size_t i = 0; i < replay->count; i++)
@@ -74,11 +86,7 @@ static void feed_steps(struct replay *replay, const struct vector *vector) {
     replay_feed(replay, NULL, 0, last_follow(vector));
 }
 
-ParameterizedTestParameters(vectors, whole) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, whole) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(whole) {
     struct replay replay;
     replay_begin(&replay, vector->codec);
     feed_steps(&replay, vector);
@@ -91,11 +99,7 @@ static bool is_stream(const struct vector *vector) {
     return vector->step_count == 1 && !vector->udp;
 }
 
-ParameterizedTestParameters(vectors, byte_by_byte) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, byte_by_byte) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(byte_by_byte) {
     struct replay replay;
     if (!is_stream(vector))
         return;
@@ -107,11 +111,7 @@ ParameterizedTest(size_t *index, vectors, byte_by_byte) {
     replay_end(&replay);
 }
 
-ParameterizedTestParameters(vectors, every_split) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, every_split) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(every_split) {
     if (!is_stream(vector))
         return;
     for (size_t at = 0; at <= vector->steps[0].length; at++) {
@@ -126,11 +126,7 @@ ParameterizedTest(size_t *index, vectors, every_split) {
 }
 
 // What comes of a beginning is a beginning of what comes of the whole; and an end there breaks nothing.
-ParameterizedTestParameters(vectors, every_truncation) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, every_truncation) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(every_truncation) {
     if (!is_stream(vector))
         return;
     for (size_t at = 0; at < vector->steps[0].length; at++) {
@@ -157,12 +153,8 @@ ParameterizedTest(size_t *index, vectors, every_truncation) {
     }
 }
 
-ParameterizedTestParameters(vectors, junk_before) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, junk_before) {
+FOR_EACH_VECTOR(junk_before) {
     static const uint8_t junk[] = {0x00, 0xff, 0x01, 'j', 'u', 'n', 'k', 0x80, 0xfe};
-    const struct vector *vector = vector_at(*index);
     struct replay replay;
     if (!is_stream(vector))
         return;
@@ -174,11 +166,7 @@ ParameterizedTest(size_t *index, vectors, junk_before) {
     replay_end(&replay);
 }
 
-ParameterizedTestParameters(vectors, back_to_back) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, back_to_back) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(back_to_back) {
     struct replay replay;
     if (!is_stream(vector) || vector->alone || vector->end_open)
         return;
@@ -194,11 +182,7 @@ ParameterizedTest(size_t *index, vectors, back_to_back) {
 }
 
 // The bytes end where the mapped memory ends: one byte too far is a crash.
-ParameterizedTestParameters(vectors, guard_page) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, guard_page) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(guard_page) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), size = 32 * page;
     uint8_t *memory = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     cr_assert(memory != MAP_FAILED && mprotect(memory + size, page, PROT_NONE) == 0);
@@ -220,11 +204,7 @@ ParameterizedTest(size_t *index, vectors, guard_page) {
 }
 
 // A flipped bit may change a value of a protocol without a checksum, but never breaks anything.
-ParameterizedTestParameters(vectors, every_bit_flip) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, every_bit_flip) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(every_bit_flip) {
     for (size_t i = 0; i < vector->step_count; i++) {
         const struct vector_step *step = &vector->steps[i];
         for (size_t bit = 0; step->kind == STEP_UP && bit < 8 * step->length && bit < 8 * 4096; bit++) {
@@ -272,11 +252,7 @@ static void flip_each_bit(const struct vector *vector, uint8_t *frame, size_t le
 }
 
 // Of a frame with a checksum nothing is accepted any more once a bit was flipped.
-ParameterizedTestParameters(vectors, checksum_finds_every_bit_flip) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, checksum_finds_every_bit_flip) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(checksum_finds_every_bit_flip) {
     for (size_t i = 0; i < vector->step_count; i++) {
         const struct vector_step *step = &vector->steps[i];
         for (size_t at = 0; step->kind == STEP_UP && at < step->length;) {
@@ -320,11 +296,7 @@ static char *encode(const struct codec *codec, void *session, const char *text, 
     return fault;
 }
 
-ParameterizedTestParameters(vectors, commands) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, vectors, commands) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(commands) {
     uint8_t bytes[CODEC_COMMAND_MAX];
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
     struct codec_expectation expectation;

@@ -84,8 +84,12 @@ static bool is_older_form(const uint8_t *frame, size_t length) {
     return length >= 25 && is_pair(frame, length, 22 + read_16(frame + 20) + 1, 0xAA);
 }
 
-// The length of the frame, up to the first AA AA that another frame or nothing follows; 0 without one.
+// The length of the frame: what it says of itself if that leads to AA AA, else up to the first AA AA that
+// another frame or nothing follows; 0 without one.
 static size_t find_magicyo_end(const uint8_t *frame, size_t length) {
+    size_t said = read_16(frame + 2);
+    if (said >= MAGICYO_MIN && said <= MAGICYO_MAX && is_pair(frame, length, said - 2, 0xAA))
+        return said;
     for (size_t at = MAGICYO_MIN - 2; at + 2 <= length && at + 2 <= MAGICYO_MAX; at++)
         if (is_pair(frame, length, at, 0xAA) && (at + 2 == length || is_pair(frame, length, at + 2, 0x55)))
             return at + 2;
