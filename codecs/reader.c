@@ -12,7 +12,7 @@ size_t reader_left(const struct reader *reader) {
 }
 
 const uint8_t *reader_bytes(struct reader *reader, size_t length) {
-    if (length > reader_left(reader)) {
+    if (reader->fault || length > reader_left(reader)) {
         reader->fault = true;
         return NULL;
     }
