@@ -11,6 +11,7 @@
 #include "gateway/log.h"
 #include "gateway/memory.h"
 #include "gateway/peer.h"
+#include "schema/json_schema.h"
 
 // Codes of log entries; flespi's.
 enum { EVENT_QUEUED = 330, EVENT_PROCESSED = 332, EVENT_SENT = 334 };
@@ -148,7 +149,7 @@ static struct peer *reachable_peer(const struct pending_command *command) {
 
 static int option_of(const struct pending_command *command, const char *name, int standard) {
     const json_t *value = json_object_get(command->definition, name);
-    return value != NULL ? (int)json_integer_value(value) : standard;
+    return value != NULL ? (int)json_schema_integer(value) : standard;
 }
 
 static void on_timeout(uv_timer_t *timer);

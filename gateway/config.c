@@ -42,7 +42,7 @@ static const char *text_of(const json_t *object, const char *key) {
 }
 
 static int integer_of(const json_t *object, const char *key) {
-    return (int)json_integer_value(json_object_get(object, key));
+    return (int)json_schema_integer(json_object_get(object, key));
 }
 
 static void add_json_fault(struct loading *loading, const char *file, const char *path,
@@ -116,7 +116,7 @@ static void read_channel(struct loading *loading, struct config *config, const j
     const char *protocol = text_of(json, "protocol");
     char path[48], list[256];
     *channel = (struct config_channel){
-        .id = json_integer_value(json_object_get(json, "id")),
+        .id = json_schema_integer(json_object_get(json, "id")),
         .name = text_of(json, "name") != NULL ? text_of(json, "name") : protocol,
         .codec = codec_find(protocol),
         .udp_ack = text_of(json, "udp_ack"),
@@ -143,7 +143,7 @@ static void read_channels(struct loading *loading, struct config *config) {
 }
 
 static void read_url(struct loading *loading, struct config *config, const char *url) {
-    char host[256] = "";
+    char host[256] = "", port[6];
     int end = 0;
     bool tls = strncasecmp(url, "mqtts://", 8) == 0;
     const char *rest = tls ? url + 8 : url + 7;
@@ -153,8 +153,10 @@ static void read_url(struct loading *loading, struct config *config, const char 
     bool read = scheme && (sscanf(rest, "[%255[0-9A-Fa-f:.]]%n", host, &end) == 1 ||
                            sscanf(rest, "%255[0-9A-Za-z._-]%n", host, &end) == 1);
     rest = read ? rest + end : "?";
-    if (read && *rest == ':' && sscanf(rest, ":%5d%n", &config->mqtt.port, &end) == 1)
+    if (read && *rest == ':' && sscanf(rest, ":%5[0-9]%n", port, &end) == 1) {
+        config->mqtt.port = atoi(port);
         rest += end;
+    }
     if (*rest == '/')
         rest++;
     if (*rest != '\0' || config->mqtt.port < 1 || config->mqtt.port > 65535)
@@ -207,9 +209,9 @@ static void read_devices(struct config *config, const json_t *devices) {
         const char *name = text_of(json, "name");
         config->devices[config->device_count++] = (struct config_device){
             .ident = text_of(json, "ident"),
-            .id = json_integer_value(json_object_get(json, "id")),
+            .id = json_schema_integer(json_object_get(json, "id")),
             .name = name != NULL ? name : text_of(json, "ident"),
-            .type_id = json_integer_value(json_object_get(json, "type_id")),
+            .type_id = json_schema_integer(json_object_get(json, "type_id")),
         };
     }
 }
