@@ -25,15 +25,14 @@ HEADS = [
 
 
 def unescape(text):
-    """Undoes \\r \\n \\t \\\\ \\xHH."""
+    """Undoes \\r \\n \\t \\\\ \\xHH in text of a byte a character."""
     plain = {"r": "\r", "n": "\n", "t": "\t"}
 
     def one(match):
         escape = match.group(1)
         return chr(int(escape[1:], 16)) if escape[0] == "x" else plain.get(escape, escape)
 
-    raw = text.encode().decode("latin-1")  # a byte a character
-    return re.sub(r"\\(x[0-9A-Fa-f]{2}|.)", one, raw).encode("latin-1")
+    return re.sub(r"\\(x[0-9A-Fa-f]{2}|.)", one, text).encode("latin-1")
 
 
 class Corpus:
@@ -58,7 +57,8 @@ class Corpus:
 def read_vector(path):
     """The bytes up, and the commands."""
     up, commands = b"", []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="latin-1").split("\n"):  # a byte a character
+        line = line.rstrip(" \t\r\v\f")
         key, _, value = line.partition(":")
         value = value[1:] if value.startswith(" ") else value
         if key == "up":
