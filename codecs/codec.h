@@ -102,7 +102,7 @@ struct codec_command {
 
 // What the answer to a command will look like.
 struct codec_expectation {
-    char key[CODEC_COMMAND_KEY_MAX]; // matches the key of an answer; empty: the device does not answer
+    char key[CODEC_COMMAND_KEY_MAX]; // matches the key of an answer; empty: the next answer of any kind
     unsigned timeout;                // seconds to wait for the answer; 0: the configured time
     bool final_after_progress;       // PROGRESS is to be followed by the final answer
 };

@@ -178,6 +178,7 @@ static void feed_lines(struct decoding *decoding, const struct options *options,
         uint8_t *end = memchr(bytes + at, '\n', length - at);
         size_t line = end != NULL ? (size_t)(end - (bytes + at)) : length - at;
         decoding->stream.junk_in_a_row = 0;
+        decoding->stream.offset = at; // line ends count, and what was left of a broken datagram
         feed(decoding, options, bytes + at, line);
         at += line + 1;
     }

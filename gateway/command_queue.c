@@ -154,7 +154,8 @@ static int option_of(const struct pending_command *command, const char *name, in
 
 static void on_timeout(uv_timer_t *timer);
 
-static void send_command(struct pending_command *command, struct peer *peer) {
+// False when it cannot be encoded: then it has ended.
+static bool send_command(struct pending_command *command, struct peer *peer) {
     uint8_t bytes[CODEC_COMMAND_MAX];
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
     char *fault = command_encode(command->definition, peer->channel->config->codec, peer->stream.session,
@@ -162,7 +163,7 @@ static void send_command(struct pending_command *command, struct peer *peer) {
     if (fault != NULL) {
         finish(command, false, NULL, fault);
         free(fault);
-        return;
+        return false;
     }
     command->sent = true;
     command->attempts++;
@@ -174,22 +175,30 @@ static void send_command(struct pending_command *command, struct peer *peer) {
         timeout = (unsigned)option_of(command, "timeout", command->gateway->config->commands.timeout);
     uv_timer_start(&command->timer, on_timeout, timeout * 1000ULL, 0);
     peer->transport->send(peer, bytes, writer.length);
+    return true;
+}
+
+static bool any_sent(const struct session *session) {
+    const struct pending_command *command;
+    DL_FOREACH(session->commands, command) {
+        if (command->sent)
+            return true;
+    }
+    return false;
 }
 
 // Sends what may go out: where answers carry no id, the next command waits until the last one has ended.
 static void send_next(struct session *session) {
     struct pending_command *command, *next;
+    bool busy = any_sent(session);
     DL_FOREACH_SAFE(session->commands, command, next) {
-        struct peer *peer = reachable_peer(command);
+        struct peer *peer = command->sent ? NULL : reachable_peer(command);
         if (peer == NULL)
             continue;
         bool one_at_a_time = peer->channel->config->codec->one_at_a_time;
-        if (command->sent && one_at_a_time)
+        if (one_at_a_time && busy)
             return;
-        if (command->sent)
-            continue;
-        send_command(command, peer);
-        if (one_at_a_time)
+        if (send_command(command, peer) && one_at_a_time)
             return;
     }
 }
@@ -317,9 +326,9 @@ static void refuse(struct gateway *gateway, const struct target *target, const s
     finish(make_command(gateway, target, received, definition), false, NULL, reason);
 }
 
-static int by_priority(const struct pending_command *a, const struct pending_command *b) {
-    int first = option_of(a, "priority", 0), second = option_of(b, "priority", 0);
-    return first > second ? -1 : first < second;
+// A command goes behind all those of its priority.
+static int by_priority(const struct pending_command *there, const struct pending_command *added) {
+    return option_of(there, "priority", 0) >= option_of(added, "priority", 0) ? -1 : 1;
 }
 
 static void take_command(struct gateway *gateway, const struct target *target,

@@ -6,13 +6,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "gateway/log.h"
 #include "gateway/memory.h"
 
-#define OUTBOX_MAX_BYTES (256U << 20) // of messages that wait in memory
-#define DRAIN_TIME       10000        // milliseconds to hand over what waits when stopping
+#define OUTBOX_MAX_BYTES  (256U << 20) // of messages that wait in memory
+#define DRAIN_TIME        10000        // milliseconds to hand over what waits when stopping
+#define OTHER_DESCRIPTORS 128          // that the gateway may need beside those of connections
+#define THREAD_TIME       1000         // milliseconds to wait for an attempt to connect when stopping
 
 struct running {
     struct gateway gateway;
@@ -99,6 +103,10 @@ static void make_link(struct running *running) {
 
 // --- stopping ---
 
+static void on_thread_timeout(uv_timer_t *timer) {
+    uv_stop(timer->loop);
+}
+
 static void stop_now(struct running *running) {
     size_t left = outbox_count(running->gateway.outbox);
     if (running->stopped)
@@ -109,7 +117,9 @@ static void stop_now(struct running *running) {
     mqtt_link_stop(running->gateway.link);
     for (size_t i = 0; i < sizeof running->signals / sizeof running->signals[0]; i++)
         uv_close((uv_handle_t *)&running->signals[i], NULL);
-    uv_close((uv_handle_t *)&running->drain_timer, NULL);
+    // All that can still keep the loop alive is a thread that connects.
+    uv_timer_start(&running->drain_timer, on_thread_timeout, THREAD_TIME, 0);
+    uv_unref((uv_handle_t *)&running->drain_timer);
 }
 
 static void on_drain_timeout(uv_timer_t *timer) {
@@ -186,6 +196,19 @@ static void warn_of_what_is_not_there(const struct config *config) {
             log_warning("channel %s has udp_ack, but no udp", config->channels[i].name);
 }
 
+// Shells and service managers often allow 1024 descriptors at first and far more on request.
+static void allow_descriptors(const struct config *config) {
+    rlim_t wanted = (rlim_t)config->limits.connections + OTHER_DESCRIPTORS;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < wanted)
+        log_warning("limits.connections is %d, but the system allows only %llu open files",
+                    config->limits.connections, (unsigned long long)limit.rlim_cur);
+}
+
 int gateway_run(const struct config *config) {
     static struct running running;
     struct gateway *gateway = &running.gateway;
@@ -201,6 +224,7 @@ int gateway_run(const struct config *config) {
     make_link(&running);
     catch_signals(&running);
     warn_of_what_is_not_there(config);
+    allow_descriptors(config);
     for (size_t i = 0; i < config->channel_count; i++)
         channel_open(&gateway->channels[i], gateway, &config->channels[i]);
     int code = gateway->listening > 0 ? 0 : 1;
@@ -212,6 +236,10 @@ int gateway_run(const struct config *config) {
         stop(&running);
     uv_run(&gateway->loop, UV_RUN_DEFAULT);
     log_info("stopped");
+    if (mqtt_link_is_connecting(gateway->link))
+        _exit(code); // the thread may wait for the network for minutes, and nothing can call it back
+    uv_close((uv_handle_t *)&running.drain_timer, NULL);
+    uv_run(&gateway->loop, UV_RUN_DEFAULT);
     free_all(&running);
     return code;
 }

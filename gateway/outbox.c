@@ -28,6 +28,8 @@ struct outbox {
     struct item *items;   // in order; those before next_out are at the broker
     struct item *next_out;
     struct item *by_mid;
+    bool pumping;  // messages are being handed over
+    int early_mid; // of QoS 0: written before the handing over returned; 0: none
     struct outbox_waiter *waiters;
 };
 
@@ -110,20 +112,39 @@ static void refuse_item(struct outbox *outbox, struct item *item, const char *re
     drop_item(outbox, item);
 }
 
-static void pump(struct outbox *outbox) {
+// The link has the item, or with QoS 0 the network may have it already.
+static void note_handed_over(struct outbox *outbox, struct item *item) {
+    outbox->next_out = item->next;
+    if (outbox->early_mid == item->mid) {
+        drop_item(outbox, item);
+        return;
+    }
+    HASH_ADD_INT(outbox->by_mid, mid, item);
+    outbox->in_flight++;
+}
+
+static void hand_over(struct outbox *outbox) {
     while (outbox->next_out != NULL && outbox->in_flight < outbox->window) {
         struct item *item = outbox->next_out;
+        outbox->early_mid = 0;
         enum mqtt_publish_result result = mqtt_link_publish(outbox->link, &item->publish, &item->mid);
         if (result == MQTT_NOT_NOW)
             return;
-        if (result == MQTT_REFUSED) {
+        if (result == MQTT_REFUSED)
             refuse_item(outbox, item, "it is too large, or its topic is none");
-            continue;
-        }
-        HASH_ADD_INT(outbox->by_mid, mid, item);
-        outbox->in_flight++;
-        outbox->next_out = item->next;
+        else
+            note_handed_over(outbox, item);
     }
+}
+
+// The link may report what was published from within, also of the very message that is being handed over.
+static void pump(struct outbox *outbox) {
+    if (outbox->pumping)
+        return; // the loop below goes on with what there is
+    outbox->pumping = true;
+    hand_over(outbox);
+    outbox->pumping = false;
+    call_waiters(outbox);
 }
 
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
@@ -175,15 +196,16 @@ void outbox_link_down(struct outbox *outbox) {
 void outbox_published(struct outbox *outbox, int mid, const char *reason) {
     struct item *item;
     HASH_FIND_INT(outbox->by_mid, &mid, item);
-    if (item == NULL)
+    if (item == NULL) {
+        outbox->early_mid = outbox->pumping ? mid : 0;
         return;
+    }
     HASH_DEL(outbox->by_mid, item);
     outbox->in_flight--;
     if (reason != NULL)
         refuse_item(outbox, item, reason);
     else
         drop_item(outbox, item);
-    call_waiters(outbox);
     pump(outbox);
 }
 

@@ -43,10 +43,9 @@ void session_attach(struct gateway *gateway, struct peer *peer, const char *iden
     struct peer *old = *place;
     *place = peer;
     peer->session = session;
-    if (old != NULL) {
-        old->session = NULL; // it is no longer the place of this device
+    // It is in the session until then, so that its log line says whose connection it was.
+    if (old != NULL)
         old->transport->close(old, CLOSE_SAME_IDENT);
-    }
 }
 
 void session_release(struct gateway *gateway, struct session *session) {

@@ -1,0 +1,383 @@
+// The rig's processes: the broker and the gateway; see rig.h.
+#include "tests/e2e/rig_parts.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define POLL_INTERVAL 4000  // microseconds
+#define TEST_TIME     120   // seconds after which a test that hangs is killed
+#define PORT_FIRST    10000 // below the ports that the kernel gives away: nobody takes one while a
+#define PORT_COUNT    22000 // broker is away
+
+static struct rig *the_rig; // of this test, for rig_clean()
+
+// --- waiting ---
+
+static int64_t clock_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+bool rig_wait(rig_condition *condition, void *context, int milliseconds) {
+    int64_t end = clock_ms() + milliseconds;
+    while (!condition(context)) {
+        if (clock_ms() > end)
+            return false;
+        usleep(POLL_INTERVAL);
+    }
+    return true;
+}
+
+// --- files ---
+
+static char *read_file(const char *path) {
+    char *text = NULL;
+    size_t length = 0;
+    FILE *file = fopen(path, "r"), *memory = open_memstream(&text, &length);
+    char part[4096];
+    for (size_t got; file != NULL && (got = fread(part, 1, sizeof part, file)) > 0;)
+        fwrite(part, 1, got, memory);
+    fclose(memory);
+    if (file != NULL)
+        fclose(file);
+    return text;
+}
+
+static void write_file(const char *path, const char *text) {
+    FILE *file = fopen(path, "w");
+    cr_assert(file != NULL, "cannot write %s", path);
+    fputs(text, file);
+    fclose(file);
+}
+
+static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *walk) {
+    return remove(path);
+}
+
+// --- processes ---
+
+struct ending {
+    pid_t pid;
+    int status;
+};
+
+static bool has_ended(void *context) {
+    struct ending *ending = context;
+    return waitpid(ending->pid, &ending->status, WNOHANG) == ending->pid;
+}
+
+// The exit code, or minus the signal.
+static int wait_for_end(pid_t *pid, const char *name) {
+    struct ending ending = {.pid = *pid};
+    cr_assert(rig_wait(has_ended, &ending, RIG_DEADLINE), "%s does not end", name);
+    *pid = 0;
+    return WIFEXITED(ending.status) ? WEXITSTATUS(ending.status) : -WTERMSIG(ending.status);
+}
+
+static void forget_environment(void) {
+    unsetenv("TRACKBUS_MQTT_URL");
+    unsetenv("TRACKBUS_MQTT_USERNAME");
+    unsetenv("TRACKBUS_MQTT_PASSWORD");
+    unsetenv("TRACKBUS_TOPIC_PREFIX");
+    unsetenv("TRACKBUS_STORE");
+}
+
+static pid_t spawn(const char *log_path, const char *const *arguments) {
+    pid_t parent = getpid(), pid = fork();
+    cr_assert(pid >= 0);
+    if (pid > 0)
+        return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(127);
+    int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    dup2(log, STDOUT_FILENO);
+    dup2(log, STDERR_FILENO);
+    close_range(3, ~0U, 0);
+    forget_environment();
+    execvp(arguments[0], (char *const *)arguments);
+    _exit(127);
+}
+
+// --- the rig ---
+
+struct rig *rig_new(void) {
+    struct rig *rig = calloc(1, sizeof *rig);
+    strcpy(rig->directory, "/tmp/trackbus-test-XXXXXX");
+    cr_assert(mkdtemp(rig->directory) != NULL);
+    snprintf(rig->log_path, sizeof rig->log_path, "%s/gateway.log", rig->directory);
+    rig->topic_prefix = "trackbus";
+    alarm(
+        TEST_TIME); // not Criterion's timeout, which leaks now and then: the whole run would count as failed
+    the_rig = rig;
+    return rig;
+}
+
+static void show_log(const struct rig *rig, const char *name) {
+    char path[96];
+    snprintf(path, sizeof path, "%s/%s", rig->directory, name);
+    char *text = read_file(path);
+    fprintf(stderr, "--- %s\n%s", name, text);
+    free(text);
+}
+
+static void end_process(pid_t pid) {
+    if (pid == 0)
+        return;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+void rig_clean(void) {
+    struct rig *rig = the_rig;
+    if (rig == NULL)
+        return;
+    if (!rig->finished) {
+        show_log(rig, "gateway.log");
+        show_log(rig, "broker.log");
+        rig_client_show(rig->client);
+    }
+    rig_client_free(rig->client);
+    end_process(rig->gateway);
+    end_process(rig->broker);
+    nftw(rig->directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    free(rig);
+    the_rig = NULL;
+}
+
+void rig_finish(struct rig *rig) {
+    rig_gateway_stop(rig);
+    rig->finished = true;
+}
+
+// --- the broker ---
+
+static int free_port(void) {
+    int listener = socket(AF_INET, SOCK_STREAM, 0), port;
+    unsigned seed = (unsigned)getpid() * 7919U + (unsigned)clock_ms();
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    do {
+        port = PORT_FIRST + (int)((unsigned)rand_r(&seed) % PORT_COUNT);
+        address.sin_port = htons((uint16_t)port);
+    } while (bind(listener, (struct sockaddr *)&address, sizeof address) != 0);
+    close(listener);
+    return port;
+}
+
+static void write_broker_config(const struct rig *rig, const char *extra, char *path, size_t capacity) {
+    char text[2048];
+    snprintf(path, capacity, "%s/broker.conf", rig->directory);
+    snprintf(text, sizeof text,
+             "listener %d 127.0.0.1\n"
+             "allow_anonymous %s\n"
+             "user root\n"
+             "max_inflight_messages 0\n"
+             "max_queued_messages 0\n"
+             "queue_qos0_messages true\n"
+             "persistence_location %s/\n"
+             "log_dest stderr\n"
+             "%s",
+             rig->broker_port, extra != NULL && strstr(extra, "password_file") != NULL ? "false" : "true",
+             rig->directory, extra != NULL ? extra : "");
+    write_file(path, text);
+}
+
+static bool broker_answers_or_died(void *context) {
+    struct rig *rig = context;
+    int status, probe = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)rig->broker_port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    bool answers = connect(probe, (struct sockaddr *)&address, sizeof address) == 0;
+    close(probe);
+    if (waitpid(rig->broker, &status, WNOHANG) != rig->broker)
+        return answers;
+    rig->broker = 0;
+    return true;
+}
+
+static bool try_broker(struct rig *rig, const char *extra) {
+    char config[96], log[96];
+    snprintf(log, sizeof log, "%s/broker.log", rig->directory);
+    write_broker_config(rig, extra, config, sizeof config);
+    rig->broker = spawn(log, (const char *[]){"mosquitto", "-c", config, NULL});
+    return rig_wait(broker_answers_or_died, rig, RIG_DEADLINE) && rig->broker != 0;
+}
+
+void rig_broker_start(struct rig *rig, const char *extra) {
+    bool chosen = rig->broker_port != 0, runs = false;
+    for (int i = 0; i < 5 && !runs; i++) {
+        rig->broker_port = chosen ? rig->broker_port : free_port();
+        runs = try_broker(rig, extra);
+    }
+    cr_assert(runs, "mosquitto does not start");
+}
+
+void rig_broker_reserve(struct rig *rig) {
+    rig->broker_port = free_port();
+}
+
+void rig_broker_kill(struct rig *rig) {
+    end_process(rig->broker);
+    rig->broker = 0;
+}
+
+const char *rig_broker_password_lines(struct rig *rig) {
+    static char lines[128];
+    char path[96];
+    int status;
+    snprintf(path, sizeof path, "%s/passwords", rig->directory);
+    pid_t pid = spawn(rig->log_path,
+                      (const char *[]){"mosquitto_passwd", "-c", "-b", path, RIG_USER, RIG_PASSWORD, NULL});
+    cr_assert(waitpid(pid, &status, 0) == pid && status == 0, "mosquitto_passwd fails");
+    snprintf(lines, sizeof lines, "password_file %s\n", path);
+    return lines;
+}
+
+// --- the gateway ---
+
+static json_t *standard_config(const struct rig *rig) {
+    char url[64], store[96];
+    snprintf(url, sizeof url, "mqtt://127.0.0.1:%d", rig->broker_port);
+    snprintf(store, sizeof store, "%s/store.db", rig->directory);
+    return json_pack("{s:[{s:i, s:s, s:s, s:s, s:s}], s:{s:s}, s:{s:s}}", "channels", "id", 1, "name",
+                     "mictrack", "protocol", "mictrack", "tcp", "127.0.0.1:0", "udp", "127.0.0.1:0", "mqtt",
+                     "url", url, "store", "path", store);
+}
+
+void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity) {
+    json_t *config = standard_config(rig), *change = rig_json(changes != NULL ? changes : "{}");
+    json_object_update_recursive(config, change);
+    rig->sockets = 0;
+    size_t i;
+    json_t *channel;
+    json_array_foreach(json_object_get(config, "channels"), i, channel) {
+        rig->sockets += json_object_get(channel, "tcp") != NULL;
+        rig->sockets += json_object_get(channel, "udp") != NULL;
+    }
+    snprintf(path, capacity, "%s/trackbus.json", rig->directory);
+    json_dump_file(config, path, JSON_INDENT(2));
+    json_decref(change);
+    json_decref(config);
+}
+
+void rig_gateway_spawn(struct rig *rig, const char *changes) {
+    char config[96];
+    rig_write_config(rig, changes, config, sizeof config);
+    remove(rig->log_path);
+    rig->gateway = spawn(rig->log_path, (const char *[]){TRACKBUS_BINARY, "run", "-c", config, NULL});
+}
+
+static bool listens(void *context) {
+    struct rig *rig = context;
+    return rig_log_count(rig, "devices connect to") + rig_log_count(rig, "cannot listen on") == rig->sockets;
+}
+
+void rig_gateway_start(struct rig *rig, const char *changes) {
+    rig_gateway_spawn(rig, changes);
+    cr_assert(rig_wait(listens, rig, RIG_DEADLINE), "the gateway does not listen");
+}
+
+void rig_gateway_signal(struct rig *rig, int number) {
+    cr_assert(rig->gateway > 0 && kill(rig->gateway, number) == 0);
+}
+
+int rig_gateway_wait(struct rig *rig) {
+    return wait_for_end(&rig->gateway, "the gateway");
+}
+
+void rig_gateway_stop(struct rig *rig) {
+    rig_gateway_signal(rig, SIGTERM);
+    int code = rig_gateway_wait(rig);
+    cr_assert(code == 0, "the gateway ended with %d", code);
+    cr_assert(!rig_log_has(rig, "runtime error: "), "undefined behaviour"); // which does not end it
+}
+
+struct rig *rig_up(const char *changes) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_gateway_start(rig, changes);
+    rig_expect_log(rig, ": connected");
+    return rig;
+}
+
+// --- the log ---
+
+size_t rig_log_count(struct rig *rig, const char *text) {
+    size_t count = 0;
+    char *log = read_file(rig->log_path);
+    for (const char *at = log; (at = strstr(at, text)) != NULL; at += strlen(text))
+        count++;
+    free(log);
+    return count;
+}
+
+bool rig_log_has(struct rig *rig, const char *text) {
+    return rig_log_count(rig, text) > 0;
+}
+
+struct log_search {
+    struct rig *rig;
+    const char *text;
+};
+
+static bool log_has(void *context) {
+    const struct log_search *search = context;
+    return rig_log_has(search->rig, search->text);
+}
+
+void rig_expect_log(struct rig *rig, const char *text) {
+    struct log_search search = {.rig = rig, .text = text};
+    cr_assert(rig_wait(log_has, &search, RIG_DEADLINE), "the log does not say: %s", text);
+}
+
+static bool log_counts(void *context) {
+    const struct log_search *search = context;
+    rig_gateway_signal(search->rig, SIGUSR1);
+    return log_has(context);
+}
+
+void rig_expect_counters(struct rig *rig, const char *text) {
+    struct log_search search = {.rig = rig, .text = text};
+    cr_assert(rig_wait(log_counts, &search, RIG_DEADLINE), "the counters do not say: %s", text);
+}
+
+// "… channel NAME: … devices connect to tcp 127.0.0.1:40001"
+static int port_of(struct rig *rig, const char *channel, const char *transport) {
+    char start[96], middle[48];
+    char *log = read_file(rig->log_path);
+    int port = 0;
+    snprintf(start, sizeof start, "channel %s: ", channel);
+    snprintf(middle, sizeof middle, "devices connect to %s ", transport);
+    for (char *rest = log, *line; port == 0 && (line = strsep(&rest, "\n")) != NULL;) {
+        const char *address = strstr(line, middle);
+        if (strstr(line, start) != NULL && address != NULL)
+            port = atoi(strrchr(address, ':') + 1);
+    }
+    free(log);
+    cr_assert(port > 0, "the log names no %s port of channel %s", transport, channel);
+    return port;
+}
+
+int rig_tcp_port(struct rig *rig, const char *channel) {
+    return port_of(rig, channel, "tcp");
+}
+
+int rig_udp_port(struct rig *rig, const char *channel) {
+    return port_of(rig, channel, "udp");
+}

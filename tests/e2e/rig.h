@@ -1,0 +1,132 @@
+// The rig of the end-to-end tests: a Mosquitto of the test's own, the real trackbus beside it, an MQTT client
+// that keeps all that is published, and devices on TCP and UDP.
+//
+// Nothing here sleeps for a fixed time: everything waits for a condition and gives up at a deadline. Nothing
+// outlives the test: what runs is killed by the kernel when the test's process ends, however it ends.
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define RIG_DEADLINE 15000 // milliseconds, generous: a busy machine is no fault
+#define RIG_USER     "rig"
+#define RIG_PASSWORD "secret"
+
+// For TestSuite(): prints what the programs said when the test failed, ends them, removes the files.
+void rig_clean(void);
+
+struct rig_message {
+    char *topic;
+    char *payload; // ends with a NUL, which length does not count
+    size_t length;
+    bool retain;
+    char *correlation; // or NULL
+    bool taken;        // has met an expectation
+};
+
+struct rig {
+    char directory[64];
+    int broker_port;
+    pid_t broker, gateway;
+    char log_path[96]; // what the gateway said
+    struct rig_client *client;
+    const char *topic_prefix; // "trackbus"; a test may change it
+    size_t sockets;           // that the configuration opens
+    bool finished;            // the test came to its end
+};
+
+// The parts one by one. One rig a test; rig_clean() frees it.
+struct rig *rig_new(void);
+
+// Extra lines for the broker's configuration, or NULL. The port is the same each time.
+void rig_broker_start(struct rig *rig, const char *extra);
+void rig_broker_reserve(struct rig *rig); // chooses the port alone
+void rig_broker_kill(struct rig *rig);    // SIGKILL
+// As many lines of configuration as a broker needs that asks for RIG_USER and RIG_PASSWORD.
+const char *rig_broker_password_lines(struct rig *rig);
+
+// Connects the client, now and whenever the broker comes back. Keeps its session.
+void rig_client_start(struct rig *rig);
+
+// Writes the configuration: one mictrack channel on free ports, changed by JSON (or NULL) as in a JSON merge;
+// starts the gateway and waits until its channels listen.
+void rig_gateway_start(struct rig *rig, const char *changes);
+void rig_gateway_spawn(struct rig *rig, const char *changes); // does not wait
+void rig_gateway_signal(struct rig *rig, int number);
+int rig_gateway_wait(struct rig *rig);  // for its end; the exit code, or minus the signal
+void rig_gateway_stop(struct rig *rig); // SIGTERM, and the exit code must be 0
+// Writes the configuration alone; path is that of the file.
+void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity);
+
+// Everything, and the gateway is connected to the broker.
+struct rig *rig_up(const char *changes);
+// Stops the gateway, which must end well. The last line of a test.
+void rig_finish(struct rig *rig);
+
+// --- waiting ---
+
+typedef bool rig_condition(void *context);
+bool rig_wait(rig_condition *condition, void *context, int milliseconds);
+
+// Expecting means to wait until the deadline and then to fail the test. The log has the text.
+void rig_expect_log(struct rig *rig, const char *text);
+// Asks for the counters until what the log says of them has the text.
+void rig_expect_counters(struct rig *rig, const char *text);
+bool rig_log_has(struct rig *rig, const char *text);
+size_t rig_log_count(struct rig *rig, const char *text);
+
+// Waits for a message on a topic that matches filter and whose JSON contains what subset says (NULL: any
+// payload), and takes it, so that each message meets one expectation. Topics here are without the prefix; one
+// that begins with / is whole.
+const struct rig_message *rig_expect_message(struct rig *rig, const char *filter, const char *subset,
+                                             int deadline);
+// The same with the usual deadline.
+const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset);
+// How many messages came on topics that match, taken or not.
+size_t rig_count(struct rig *rig, const char *filter);
+// The nth message (from 0) on topics that match, or NULL.
+const struct rig_message *rig_message_at(struct rig *rig, const char *filter, size_t nth);
+
+// Asks the broker what it retains, and expects it there.
+const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic, const char *subset);
+
+bool rig_json_contains(const json_t *whole, const json_t *part);
+// {"a":1} of 'a' quotes, for JSON in C: turns ' into ".
+json_t *rig_json(const char *text);
+
+// --- publishing ---
+
+void rig_publish(struct rig *rig, const char *topic, const char *text);
+void rig_publish_bytes(struct rig *rig, const char *topic, const void *bytes, size_t length);
+void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,
+                 const char *correlation);
+
+// --- devices ---
+
+// Ports of the channel of that name.
+int rig_tcp_port(struct rig *rig, const char *channel);
+int rig_udp_port(struct rig *rig, const char *channel);
+
+// Sockets connected to the channel "mictrack" by "127.0.0.1" or "::1".
+int rig_tcp(struct rig *rig);
+int rig_tcp_at(const char *host, int port);
+int rig_udp(struct rig *rig);
+int rig_udp_at(const char *host, int port);
+bool rig_has_ipv6(void);
+
+void device_send(int device, const char *text);
+void device_send_bytes(int device, const void *bytes, size_t length);
+// The next bytes must be this text, before the deadline.
+void device_expect(int device, const char *text);
+// The next datagram must be this text.
+void device_expect_datagram(int device, const char *text);
+bool device_has_bytes(int device); // now
+// The gateway closes the connection, without saying a word.
+void device_expect_closed(int device);
+int device_port(int device); // its own
+
+// Text of a report; the memory is good for the next 15 calls.
+const char *report(const char *ident, int seqnum);

@@ -1,0 +1,323 @@
+// The rig's MQTT client; see rig.h.
+#include <criterion/criterion.h>
+#include <mosquitto.h>
+#include <mqtt_protocol.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/e2e/rig_parts.h"
+
+#define RETRY_INTERVAL 20000 // microseconds between attempts to connect
+#define SESSION_EXPIRY 3600  // seconds
+
+struct rig_client {
+    struct mosquitto *mosquitto;
+    pthread_t thread;
+    pthread_mutex_t lock; // of the messages
+    struct rig_message **messages;
+    size_t count, capacity;
+    atomic_bool subscribed, stopping;
+    atomic_int acknowledged; // publishes
+    int port;
+};
+
+// --- receiving ---
+
+static void on_connect(struct mosquitto *mosquitto, void *context, int reason, int flags,
+                       const mosquitto_property *properties) {
+    if (reason == 0)
+        mosquitto_subscribe_v5(mosquitto, NULL, "#", 0, MQTT_SUB_OPT_NO_LOCAL, NULL);
+}
+
+static void on_subscribe(struct mosquitto *mosquitto, void *context, int mid, int count, const int *granted,
+                         const mosquitto_property *properties) {
+    struct rig_client *client = context;
+    client->subscribed = true;
+}
+
+static void on_publish(struct mosquitto *mosquitto, void *context, int mid, int reason,
+                       const mosquitto_property *properties) {
+    struct rig_client *client = context;
+    client->acknowledged++;
+}
+
+static char *read_correlation(const mosquitto_property *properties) {
+    void *bytes = NULL;
+    uint16_t length = 0;
+    if (mosquitto_property_read_binary(properties, MQTT_PROP_CORRELATION_DATA, &bytes, &length, false) ==
+        NULL)
+        return NULL;
+    char *text = strndup(bytes, length);
+    free(bytes);
+    return text;
+}
+
+static void on_message(struct mosquitto *mosquitto, void *context, const struct mosquitto_message *from,
+                       const mosquitto_property *properties) {
+    struct rig_client *client = context;
+    struct rig_message *message = calloc(1, sizeof *message);
+    message->topic = strdup(from->topic);
+    message->length = (size_t)from->payloadlen;
+    message->payload = calloc(1, message->length + 1);
+    if (message->length > 0)
+        memcpy(message->payload, from->payload, message->length);
+    message->retain = from->retain;
+    message->correlation = read_correlation(properties);
+    pthread_mutex_lock(&client->lock);
+    if (client->count == client->capacity) {
+        client->capacity = client->capacity * 2 + 64;
+        client->messages = realloc(client->messages, client->capacity * sizeof(void *));
+    }
+    client->messages[client->count++] = message;
+    pthread_mutex_unlock(&client->lock);
+}
+
+// --- running ---
+
+static int connect_once(struct rig_client *client) {
+    mosquitto_property *properties = NULL;
+    mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, SESSION_EXPIRY);
+    int result =
+        mosquitto_connect_bind_v5(client->mosquitto, "127.0.0.1", client->port, 60, NULL, properties);
+    mosquitto_property_free_all(&properties);
+    return result;
+}
+
+// Not the library's own thread, which waits a second before it connects again.
+static void *run(void *context) {
+    struct rig_client *client = context;
+    bool connected = false;
+    while (!client->stopping) {
+        if (!connected)
+            connected = connect_once(client) == MOSQ_ERR_SUCCESS;
+        if (connected)
+            connected = mosquitto_loop(client->mosquitto, 50, 1) == MOSQ_ERR_SUCCESS;
+        if (!connected) {
+            client->subscribed = false;
+            usleep(RETRY_INTERVAL);
+        }
+    }
+    return NULL;
+}
+
+static bool is_subscribed(void *context) {
+    return ((struct rig_client *)context)->subscribed;
+}
+
+void rig_client_start(struct rig *rig) {
+    struct rig_client *client = calloc(1, sizeof *client);
+    rig->client = client;
+    mosquitto_lib_init();
+    client->port = rig->broker_port;
+    pthread_mutex_init(&client->lock, NULL);
+    client->mosquitto = mosquitto_new("rig", false, client);
+    mosquitto_threaded_set(client->mosquitto, true);
+    mosquitto_int_option(client->mosquitto, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V5);
+    mosquitto_username_pw_set(client->mosquitto, RIG_USER, RIG_PASSWORD);
+    mosquitto_connect_v5_callback_set(client->mosquitto, on_connect);
+    mosquitto_subscribe_v5_callback_set(client->mosquitto, on_subscribe);
+    mosquitto_publish_v5_callback_set(client->mosquitto, on_publish);
+    mosquitto_message_v5_callback_set(client->mosquitto, on_message);
+    pthread_create(&client->thread, NULL, run, client);
+    if (rig->broker != 0)
+        cr_assert(rig_wait(is_subscribed, client, RIG_DEADLINE), "the rig cannot connect to its broker");
+}
+
+void rig_client_free(struct rig_client *client) {
+    if (client == NULL)
+        return;
+    client->stopping = true;
+    pthread_join(client->thread, NULL);
+    mosquitto_destroy(client->mosquitto);
+    for (size_t i = 0; i < client->count; i++) {
+        free(client->messages[i]->topic);
+        free(client->messages[i]->payload);
+        free(client->messages[i]->correlation);
+        free(client->messages[i]);
+    }
+    free(client->messages);
+    free(client);
+    mosquitto_lib_cleanup();
+}
+
+void rig_client_show(struct rig_client *client) {
+    if (client == NULL)
+        return;
+    pthread_mutex_lock(&client->lock);
+    for (size_t i = 0; i < client->count && i < 100; i++)
+        fprintf(stderr, "    mqtt%s %s %s\n", client->messages[i]->taken ? " (met)" : "",
+                client->messages[i]->topic, client->messages[i]->payload);
+    pthread_mutex_unlock(&client->lock);
+}
+
+// --- looking for messages ---
+
+struct search {
+    struct rig_client *client;
+    char filter[512];
+    json_t *subset;
+    bool retained; // only these
+    struct rig_message *found;
+};
+
+// Filters are given without the prefix of the topics; one that begins with / is given whole.
+static void whole_topic(const struct rig *rig, const char *topic, char *whole, size_t capacity) {
+    if (*topic == '/')
+        snprintf(whole, capacity, "%s", topic + 1);
+    else
+        snprintf(whole, capacity, "%s/%s", rig->topic_prefix, topic);
+}
+
+static bool on_topic(const char *filter, const struct rig_message *message) {
+    bool result = false;
+    return mosquitto_topic_matches_sub(filter, message->topic, &result) == MOSQ_ERR_SUCCESS && result;
+}
+
+bool rig_json_contains(const json_t *whole, const json_t *part) {
+    const char *key;
+    json_t *value;
+    if (!json_is_object(part))
+        return json_equal(whole, part) || (json_is_number(whole) && json_is_number(part) &&
+                                           json_number_value(whole) == json_number_value(part));
+    json_object_foreach((json_t *)part, key, value) {
+        const json_t *other = json_object_get(whole, key);
+        if (other == NULL || !rig_json_contains(other, value))
+            return false;
+    }
+    return json_is_object(whole);
+}
+
+json_t *rig_json(const char *text) {
+    char *copy = strdup(text);
+    json_error_t error;
+    for (char *c = copy; *c != '\0'; c++)
+        if (*c == '\'')
+            *c = '"';
+    json_t *json = json_loads(copy, JSON_DECODE_ANY, &error);
+    cr_assert(json != NULL, "the test's own JSON is broken: %s: %s", error.text, copy);
+    free(copy);
+    return json;
+}
+
+static bool payload_contains(const struct rig_message *message, const json_t *subset) {
+    if (subset == NULL)
+        return true;
+    json_t *json = json_loadb(message->payload, message->length, JSON_DECODE_ANY, NULL);
+    bool contains = json != NULL && rig_json_contains(json, subset);
+    json_decref(json);
+    return contains;
+}
+
+static bool meets(const struct search *search, const struct rig_message *message) {
+    return !message->taken && (message->retain || !search->retained) && on_topic(search->filter, message) &&
+           payload_contains(message, search->subset);
+}
+
+static bool find(void *context) {
+    struct search *search = context;
+    pthread_mutex_lock(&search->client->lock);
+    for (size_t i = 0; i < search->client->count && search->found == NULL; i++)
+        if (meets(search, search->client->messages[i]))
+            search->found = search->client->messages[i];
+    if (search->found != NULL)
+        search->found->taken = true;
+    pthread_mutex_unlock(&search->client->lock);
+    return search->found != NULL;
+}
+
+static const struct rig_message *expect(struct rig *rig, const char *filter, const char *subset,
+                                        bool retained, int deadline) {
+    struct search search = {.client = rig->client, .retained = retained};
+    whole_topic(rig, filter, search.filter, sizeof search.filter);
+    search.subset = subset != NULL ? rig_json(subset) : NULL;
+    bool came = rig_wait(find, &search, deadline);
+    json_decref(search.subset);
+    cr_assert(came, "no %smessage on %s that contains %s", retained ? "retained " : "", search.filter,
+              subset != NULL ? subset : "anything");
+    return search.found;
+}
+
+const struct rig_message *rig_expect_message(struct rig *rig, const char *filter, const char *subset,
+                                             int deadline) {
+    return expect(rig, filter, subset, false, deadline);
+}
+
+const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic, const char *subset) {
+    char whole[512];
+    whole_topic(rig, topic, whole, sizeof whole);
+    mosquitto_subscribe_v5(rig->client->mosquitto, NULL, whole, 0, 0, NULL);
+    return expect(rig, topic, subset, true, RIG_DEADLINE);
+}
+
+const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset) {
+    return rig_expect_message(rig, filter, subset, RIG_DEADLINE);
+}
+
+const struct rig_message *rig_message_at(struct rig *rig, const char *filter, size_t nth) {
+    const struct rig_message *found = NULL;
+    char whole[512];
+    whole_topic(rig, filter, whole, sizeof whole);
+    pthread_mutex_lock(&rig->client->lock);
+    for (size_t i = 0; i < rig->client->count && found == NULL; i++)
+        if (on_topic(whole, rig->client->messages[i]) && nth-- == 0)
+            found = rig->client->messages[i];
+    pthread_mutex_unlock(&rig->client->lock);
+    return found;
+}
+
+size_t rig_count(struct rig *rig, const char *filter) {
+    size_t count = 0;
+    char whole[512];
+    whole_topic(rig, filter, whole, sizeof whole);
+    pthread_mutex_lock(&rig->client->lock);
+    for (size_t i = 0; i < rig->client->count; i++)
+        count += on_topic(whole, rig->client->messages[i]);
+    pthread_mutex_unlock(&rig->client->lock);
+    return count;
+}
+
+// --- publishing ---
+
+struct publishing {
+    struct rig_client *client;
+    int before;
+};
+
+static bool is_acknowledged(void *context) {
+    const struct publishing *publishing = context;
+    return publishing->client->acknowledged > publishing->before;
+}
+
+static void publish(struct rig *rig, const char *topic, const void *bytes, size_t length,
+                    const mosquitto_property *properties) {
+    struct publishing publishing = {.client = rig->client, .before = rig->client->acknowledged};
+    char whole[512];
+    whole_topic(rig, topic, whole, sizeof whole);
+    int result =
+        mosquitto_publish_v5(rig->client->mosquitto, NULL, whole, (int)length, bytes, 1, false, properties);
+    cr_assert(result == MOSQ_ERR_SUCCESS, "publishing to %s: %s", whole, mosquitto_strerror(result));
+    cr_assert(rig_wait(is_acknowledged, &publishing, RIG_DEADLINE), "the broker does not take %s", whole);
+}
+
+void rig_publish_bytes(struct rig *rig, const char *topic, const void *bytes, size_t length) {
+    publish(rig, topic, bytes, length, NULL);
+}
+
+void rig_publish(struct rig *rig, const char *topic, const char *text) {
+    publish(rig, topic, text, strlen(text), NULL);
+}
+
+void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,
+                 const char *correlation) {
+    mosquitto_property *properties = NULL;
+    mosquitto_property_add_string(&properties, MQTT_PROP_RESPONSE_TOPIC, response_topic);
+    if (correlation != NULL)
+        mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, correlation,
+                                      (uint16_t)strlen(correlation));
+    publish(rig, topic, text, strlen(text), properties);
+    mosquitto_property_free_all(&properties);
+}

@@ -1,0 +1,374 @@
+// What the broker's absence, refusal and return do, and how the gateway begins and ends.
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/e2e/rig.h"
+
+TestSuite(broker, .fini = rig_clean);
+
+#define VAN      "866425031361423"
+#define REPORTS  "message/gw/devices/" VAN
+#define INSTANCE "state/gw/instances/trackbus"
+
+// Everything is saved at once, so that the rig's session and what waits in it outlive a kill.
+#define PERSISTENT                                                                                           \
+    "persistence true\n"                                                                                     \
+    "autosave_on_changes true\n"                                                                             \
+    "autosave_interval 1\n"
+
+static void expect_reports(struct rig *rig, int first, int last) {
+    for (int i = first; i <= last; i++) {
+        char subset[48];
+        snprintf(subset, sizeof subset, "{'message.seqnum':%d}", i);
+        rig_expect(rig, REPORTS, subset);
+    }
+}
+
+static int seqnum_at(struct rig *rig, size_t nth) {
+    json_t *json = rig_json(rig_message_at(rig, REPORTS, nth)->payload);
+    int seqnum = (int)json_integer_value(json_object_get(json, "message.seqnum"));
+    json_decref(json);
+    return seqnum;
+}
+
+// 0 to last have come, none is missing, and none came for the first time after a later one.
+static void expect_all_in_order(struct rig *rig, int last) {
+    int highest = -1;
+    expect_reports(rig, 0, last);
+    for (size_t i = 0; i < rig_count(rig, REPORTS); i++) {
+        int seqnum = seqnum_at(rig, i);
+        cr_assert(seqnum <= highest + 1, "%d came after %d", seqnum, highest);
+        highest = seqnum > highest ? seqnum : highest;
+    }
+}
+
+Test(broker, killed_in_mid_stream_loses_nothing) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, PERSISTENT);
+    rig_client_start(rig);
+    rig_gateway_start(rig, "{'mqtt':{'inflight':8}}");
+    int device = rig_tcp(rig);
+    for (int i = 0; i < 250; i++) {
+        device_send(device, report(VAN, i));
+        if (i == 60)
+            rig_expect(rig, "message/gw/channels/1/" VAN, "{'message.seqnum':3}"); // and more are under way
+        if (i == 60)
+            rig_broker_kill(rig);
+        if (i == 120)
+            rig_expect_log(rig, "next attempt in");
+        if (i == 120)
+            rig_broker_start(rig, PERSISTENT);
+    }
+    expect_all_in_order(rig, 249);
+    rig_finish(rig);
+}
+
+struct rounds {
+    struct rig *rig;
+    size_t count;
+};
+
+static bool was_connected(void *context) {
+    const struct rounds *rounds = context;
+    return rig_log_count(rounds->rig, ": connected") >= rounds->count;
+}
+
+Test(broker, killed_twice) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, PERSISTENT);
+    rig_client_start(rig);
+    rig_gateway_start(rig, NULL);
+    int device = rig_tcp(rig);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 20; i++)
+            device_send(device, report(VAN, round * 20 + i));
+        cr_assert(rig_wait(was_connected, &(struct rounds){rig, (size_t)round + 1}, RIG_DEADLINE));
+        if (round == 2)
+            break;
+        rig_broker_kill(rig);
+        rig_broker_start(rig, PERSISTENT);
+    }
+    expect_all_in_order(rig, 59);
+    rig_finish(rig);
+}
+
+Test(broker, away_at_the_start) {
+    struct rig *rig = rig_new();
+    rig_broker_reserve(rig);
+    rig_gateway_start(rig, NULL);
+    int device = rig_tcp(rig), datagrams = rig_udp(rig);
+    for (int i = 0; i < 10; i++)
+        device_send(device, report(VAN, i));
+    rig_expect_log(rig, "is device " VAN);
+    device_send(datagrams, report(VAN, 10));
+    rig_expect_log(rig, "Connection refused; next attempt in");
+    rig_broker_start(rig, PERSISTENT);
+    rig_client_start(rig);
+    rig_expect(rig, INSTANCE, "{'state':'online'}");
+    device_send(device, report(VAN, 11));
+    rig_expect(rig, REPORTS, "{'message.seqnum':11}");
+    rig_finish(rig);
+}
+
+// As above, with a subscriber that the broker remembers from before, so that nothing can pass it by.
+Test(broker, away_for_a_while_gets_what_came_meanwhile) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, PERSISTENT);
+    rig_client_start(rig);
+    rig_broker_kill(rig);
+    rig_gateway_start(rig, NULL);
+    int device = rig_tcp(rig);
+    for (int i = 0; i < 100; i++)
+        device_send(device, report(VAN, i));
+    rig_expect_log(rig, "next attempt in");
+    rig_broker_start(rig, PERSISTENT);
+    expect_all_in_order(rig, 99);
+    cr_assert(rig_count(rig, REPORTS) == 100); // and none twice
+    rig_finish(rig);
+}
+
+Test(broker, that_refuses_is_asked_again) {
+    struct rig *rig = rig_new();
+    const char *password = rig_broker_password_lines(rig);
+    rig_broker_start(rig, password);
+    rig_client_start(rig);
+    rig_gateway_start(rig, NULL);
+    rig_expect_log(rig, "uthori"); // "not authorised"
+    cr_assert(!rig_log_has(rig, ": connected"));
+    device_send(rig_tcp(rig), report(VAN, 1));
+    rig_expect_log(rig, "is device " VAN);
+    rig_broker_kill(rig);
+    rig_broker_start(rig, NULL);
+    rig_expect_log(rig, ": connected");
+    device_send(rig_tcp(rig), report(VAN, 2));
+    expect_reports(rig, 2, 2);
+    rig_finish(rig);
+}
+
+Test(broker, that_asks_for_a_password) {
+    struct rig *rig = rig_new();
+    char config[256], path[96];
+    const char *password = rig_broker_password_lines(rig);
+    rig_broker_start(rig, password);
+    rig_client_start(rig);
+    snprintf(path, sizeof path, "%s/password", rig->directory);
+    FILE *file = fopen(path, "w");
+    fputs(RIG_PASSWORD "\n", file);
+    fclose(file);
+    snprintf(config, sizeof config, "{'mqtt':{'username':'" RIG_USER "','password_file':'%s'}}", path);
+    rig_gateway_start(rig, config);
+    device_send(rig_tcp(rig), report(VAN, 1));
+    expect_reports(rig, 1, 1);
+    cr_assert(!rig_log_has(rig, RIG_PASSWORD));
+    rig_finish(rig);
+}
+
+// --- acknowledgements over UDP ---
+
+#define WITH_ACK                                                                                             \
+    "{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','tcp':'127.0.0.1:0','udp':'127.0.0.1:0',"  \
+    "'udp_ack':'ACK,{ident},{type},{seq}#'}]}"
+
+Test(broker, has_the_message_before_a_datagram_is_acknowledged) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_gateway_start(rig, WITH_ACK);
+    int device = rig_udp(rig);
+    device_send(device, report(VAN, 17));
+    device_expect_datagram(device, "ACK," VAN ",R0,17#");
+    kill(rig->broker, SIGSTOP); // it takes bytes, and says nothing
+    device_send(device, report(VAN, 18));
+    rig_expect_counters(rig, "outbox: 2 messages");
+    cr_assert(!device_has_bytes(device));
+    kill(rig->broker, SIGCONT);
+    device_expect_datagram(device, "ACK," VAN ",R0,18#");
+    expect_reports(rig, 17, 18);
+    rig_finish(rig);
+}
+
+Test(broker, down_means_no_acknowledgement_until_it_is_back) {
+    struct rig *rig = rig_new();
+    rig_broker_reserve(rig);
+    rig_gateway_start(rig, WITH_ACK);
+    int device = rig_udp(rig);
+    device_send(device, "MT;6;" VAN ";R9;what\r\nMT;6;12;R0;x");
+    device_send(device, report(VAN, 18));
+    rig_expect_log(rig, "next attempt in");
+    cr_assert(!device_has_bytes(device));
+    rig_broker_start(rig, NULL);
+    device_expect_datagram(device, "ACK," VAN ",R9,#");
+    device_expect_datagram(device, "ACK," VAN ",R0,18#");
+    rig_finish(rig);
+}
+
+Test(broker, rejected_datagrams_are_not_acknowledged) {
+    struct rig *rig = rig_up(WITH_ACK);
+    int device = rig_udp(rig);
+    device_send(device, "junk");
+    device_send(device, "MT;6;" VAN ";R0;1+2+3\r\n");
+    device_send(device, "mode=Success!");
+    device_send(device, report(VAN, 19));
+    device_expect_datagram(device, "ACK," VAN ",R0,19#");
+    rig_finish(rig);
+}
+
+// --- the instance's state ---
+
+Test(broker, keeps_the_state_of_the_instance) {
+    struct rig *rig = rig_up(NULL);
+    rig_expect(rig, INSTANCE, "{'state':'online'}");
+    json_t *json = rig_json(rig_expect_retained(rig, INSTANCE, "{'state':'online'}")->payload);
+    cr_assert(json_is_string(json_object_get(json, "version")));
+    cr_assert(json_number_value(json_object_get(json, "started")) > 1.7e9);
+    json_decref(json);
+    rig_gateway_stop(rig);
+    rig_expect_retained(rig, INSTANCE, "{'state':'offline'}");
+    rig->finished = true;
+}
+
+Test(broker, publishes_the_last_will_when_the_gateway_is_killed) {
+    struct rig *rig = rig_up(NULL);
+    rig_expect(rig, INSTANCE, "{'state':'online'}");
+    rig_gateway_signal(rig, SIGKILL);
+    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
+    rig_expect(rig, INSTANCE, "{'state':'offline'}");
+    cr_assert_str_eq(rig_expect_retained(rig, INSTANCE, NULL)->payload, "{\"state\":\"offline\"}");
+    rig->finished = true;
+}
+
+// --- the end ---
+
+Test(broker, gets_what_waits_when_the_gateway_is_told_to_stop) {
+    struct rig *rig = rig_up(NULL);
+    int device = rig_tcp(rig), unended = rig_tcp(rig);
+    kill(rig->broker, SIGSTOP);
+    for (int i = 0; i < 200; i++)
+        device_send(device, report(VAN, i));
+    device_send(unended, "MT;4;866425031379169;RH;5+190116112648+0+0+0+0+11+3954+1"); // ended by the stop
+    rig_expect_counters(rig, " 200 messages, ");
+    rig_gateway_signal(rig, SIGTERM);
+    rig_expect_log(rig, "stopping: no more connections");
+    device_expect_closed(device);
+    kill(rig->broker, SIGCONT);
+    cr_assert(rig_gateway_wait(rig) == 0);
+    expect_all_in_order(rig, 199);
+    rig_expect(rig, "message/gw/devices/866425031379169", "{'message.type':'RH'}");
+    rig_expect(rig, INSTANCE, "{'state':'offline'}");
+    cr_assert(!rig_log_has(rig, "are lost"));
+    rig->finished = true;
+}
+
+Test(broker, away_at_the_end) {
+    struct rig *rig = rig_new();
+    rig_broker_reserve(rig);
+    rig_gateway_start(rig, NULL);
+    rig_expect_log(rig, "next attempt in");
+    rig_finish(rig);
+}
+
+Test(broker, silent_at_the_end_does_not_hold_up_one_told_twice) {
+    struct rig *rig = rig_up(NULL);
+    kill(rig->broker, SIGSTOP);
+    device_send(rig_tcp(rig), report(VAN, 1));
+    rig_expect_log(rig, "is device " VAN);
+    rig_gateway_signal(rig, SIGINT);
+    rig_expect_log(rig, "stopping: no more connections");
+    rig_gateway_signal(rig, SIGINT);
+    rig_expect_log(rig, "that the broker has not taken are lost");
+    cr_assert(rig_gateway_wait(rig) == 0);
+    rig->finished = true;
+}
+
+// A port that lets nobody in: its queue is full, and further attempts wait for minutes.
+static int fill_port(int *port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    bind(listener, (struct sockaddr *)&address, sizeof address);
+    listen(listener, 0);
+    *port = device_port(listener);
+    address.sin_port = htons((uint16_t)*port);
+    for (int i = 0; i < 4; i++)
+        connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (struct sockaddr *)&address, sizeof address);
+    return listener;
+}
+
+Test(broker, that_cannot_be_reached_does_not_hold_up_the_end) {
+    struct rig *rig = rig_new();
+    fill_port(&rig->broker_port);
+    rig_gateway_start(rig, NULL);
+    device_send(rig_tcp(rig), report(VAN, 1));
+    rig_expect_log(rig, "is device " VAN);
+    rig_finish(rig);
+}
+
+Test(broker, that_speaks_no_mqtt_is_left_and_asked_again) {
+    struct rig *rig = rig_new();
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    bind(listener, (struct sockaddr *)&address, sizeof address);
+    listen(listener, 4);
+    rig->broker_port = device_port(listener);
+    rig_gateway_start(rig, NULL);
+    device_send(accept(listener, NULL, NULL),
+                "HTTP/1.1 400 Bad Request\r\nContent-Type: text/html; charset=utf-8\r\n"
+                "Content-Length: 0\r\nServer: none\r\nConnection: close\r\n\r\n");
+    rig_expect_log(rig, "next attempt in");
+    device_send(rig_tcp(rig), report(VAN, 1));
+    rig_expect_log(rig, "is device " VAN);
+    rig_finish(rig);
+}
+
+// --- many connections ---
+
+#define IDLE_CONNECTIONS 1500
+
+// Sets the soft limit, which is what the gateway begins with; the hard one must allow more.
+static void allow_descriptors(rlim_t count) {
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_max < 4 * IDLE_CONNECTIONS)
+        cr_skip_test("only %lu descriptors", (unsigned long)limit.rlim_max);
+    limit.rlim_cur = count;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// The rig's own client cannot use high descriptors; idle connections can.
+static void open_idle(struct rig *rig) {
+    int port = rig_tcp_port(rig, "mictrack");
+    for (int i = 0; i < IDLE_CONNECTIONS; i++) {
+        int low = rig_tcp_at("127.0.0.1", port);
+        cr_assert(fcntl(low, F_DUPFD, 2 * IDLE_CONNECTIONS) >= 0);
+        close(low);
+    }
+}
+
+Test(broker, is_reached_with_1500_connections_open) {
+    allow_descriptors(256);
+    struct rig *rig = rig_new();
+    char last[64];
+    rig_broker_reserve(rig);
+    rig_gateway_start(rig, "{'limits':{'connections_per_address':2000}}");
+    allow_descriptors(4 * IDLE_CONNECTIONS);
+    open_idle(rig);
+    snprintf(last, sizeof last, ": connection %d\n", IDLE_CONNECTIONS);
+    rig_expect_log(rig, last);
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_expect_log(rig, ": connected");
+    int device = rig_tcp(rig);
+    for (int i = 0; i < 20; i++)
+        device_send(device, report(VAN, i));
+    expect_all_in_order(rig, 19);
+    rig_publish(rig, "command/gw/devices/" VAN, "mode,6,60#");
+    device_expect(device, "mode,6,60#");
+    rig_finish(rig);
+}

@@ -1,0 +1,329 @@
+// The command line as its users call it: output, messages, exit codes.
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/e2e/rig.h"
+
+TestSuite(cli, .fini = rig_clean);
+
+#define REPORT "MT;6;866425031361423;R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+113"
+#define SECOND "MT;6;866425031361423;R0;10+190109091804+22.63827+114.02922+2.14+69+2+3744+114"
+#define MESSAGE                                                                                              \
+    "{\"battery.voltage\":3.744,\"custom.work.mode\":6,\"event.enum\":2,\"ident\":\"866425031361423\","      \
+    "\"message.seqnum\":113,\"message.type\":\"R0\",\"position.direction\":69,\"position.latitude\":22."     \
+    "63827,\"position.longitude\":114.02922,\"position.satellites\":10,\"position.speed\":2.14,\"position."  \
+    "valid\":true,\"protocol.id\":1,\"server.timestamp\":1600000000,\"timestamp\":1547025483}\n"
+
+struct outcome {
+    int code;
+    char out[65536], err[8192];
+};
+
+static struct rig *files; // its directory
+
+static void read_output(const char *name, char *text, size_t capacity) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", files->directory, name);
+    FILE *file = fopen(path, "r");
+    text[file != NULL ? fread(text, 1, capacity - 1, file) : 0] = '\0';
+    if (file != NULL)
+        fclose(file);
+}
+
+static void put_file(const char *name, const char *text) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", files->directory, name);
+    FILE *file = fopen(path, "w");
+    fputs(text, file);
+    fclose(file);
+}
+
+// Runs `trackbus ARGUMENTS`, as a shell reads them, in the directory of the files, with input on its standard
+// input.
+static const struct outcome *call(const char *arguments, const char *input) {
+    static struct outcome outcome;
+    char line[4096];
+    if (files == NULL) {
+        files = rig_new();
+        files->finished = true; // there is no log to show
+    }
+    put_file("in", input);
+    snprintf(line, sizeof line, "cd %s && exec " TRACKBUS_BINARY " %s <in >out 2>err", files->directory,
+             arguments);
+    int status = system(line);
+    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    read_output("out", outcome.out, sizeof outcome.out);
+    read_output("err", outcome.err, sizeof outcome.err);
+    return &outcome;
+}
+
+#define expect_code(outcome, expected)                                                                       \
+    cr_assert((outcome)->code == (expected), "exit code %d; %s%s", (outcome)->code, (outcome)->out,          \
+              (outcome)->err)
+#define expect_in(text, part) cr_assert(strstr(text, part) != NULL, "no '%s' in: %s", part, text)
+
+Test(cli, help_and_version) {
+    static const char *const calls[] = {"--help",    "-h",        "run --help",  "run -h",       "check -h",
+                                        "decode -h", "encode -h", "describe -h", "decode --help"};
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        const struct outcome *it = call(calls[i], "");
+        expect_code(it, 0);
+        expect_in(it->out, "trackbus ");
+        cr_assert_str_empty(it->err);
+    }
+    expect_in(call("--help", "")->out, "trackbus decode -p PROTOCOL");
+    const struct outcome *version = call("--version", "");
+    expect_code(version, 0);
+    cr_assert(strncmp(version->out, "trackbus ", 9) == 0 && version->out[9] >= '0' && version->out[9] <= '9');
+}
+
+Test(cli, wrong_usage_says_what_is_wrong) {
+    static const struct {
+        const char *call, *says;
+    } wrong[] = {
+        {"", "trackbus run"},
+        {"fly", "fly"},
+        {"--fly", "--fly"},
+        {"run --fly", "--fly"},
+        {"run x", "x"},
+        {"run -c", "-c"},
+        {"check", "-c"},
+        {"decode", "-p"},
+        {"decode -p", "-p"},
+        {"decode -p nothing", "nothing"},
+        {"decode -p mictrack --now soon", "soon"},
+        {"decode -p mictrack a b", "FILE"},
+        {"decode -p mictrack no-such-file", "no-such-file"},
+        {"decode -p mictrack --fly", "--fly"},
+        {"encode -p mictrack", "COMMAND"},
+        {"encode rconf", "-p"},
+        {"encode -p nothing x", "nothing"},
+        {"encode -p mictrack reboot 0", "COMMAND"},
+        {"describe", "fields"},
+        {"describe everything", "fields"},
+        {"describe commands", "-p"},
+        {"describe commands -p nothing", "protocol"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        const struct outcome *it = call(wrong[i].call, "");
+        cr_assert(it->code == 2, "%s: exit code %d", wrong[i].call, it->code);
+        cr_assert(strstr(it->err, wrong[i].says) != NULL, "%s: %s", wrong[i].call, it->err);
+        cr_assert_str_empty(it->out);
+    }
+}
+
+// --- decode ---
+
+Test(cli, decode_prints_messages) {
+    const struct outcome *it = call("decode -p mictrack --now 1600000000", REPORT "\r\n");
+    expect_code(it, 0);
+    cr_assert_str_eq(it->out, MESSAGE);
+    cr_assert_str_empty(it->err);
+    cr_assert_str_eq(call("decode -p mictrack --now 1600000000", REPORT)->out, MESSAGE); // without an end
+}
+
+Test(cli, decode_reads_files_and_hexadecimal) {
+    char hex[512] = "";
+    for (const char *c = REPORT; *c != '\0'; c++)
+        snprintf(hex + strlen(hex), 12, "%02X%s", (unsigned)*c, c - REPORT == 20 ? "\n" : "");
+    call("--version", "");
+    put_file("capture", REPORT "\n");
+    cr_assert_str_eq(call("decode -p mictrack --now 1600000000 capture", "")->out, MESSAGE);
+    const struct outcome *it = call("decode --protocol mictrack --hex --now 1600000000", hex);
+    expect_code(it, 0);
+    cr_assert_str_eq(it->out, MESSAGE);
+    it = call("decode -p mictrack --hex", "4D 54 3B X");
+    expect_code(it, 1);
+    expect_in(it->err, "offset 9: BAD_VALUE: ");
+}
+
+Test(cli, decode_says_what_was_rejected_and_where) {
+    const struct outcome *it =
+        call("decode -p mictrack --now 1600000000", "junk\r\n" REPORT "\r\nMT;6;123;R0;1\r\n" SECOND "\r\n");
+    expect_code(it, 1);
+    expect_in(it->err, "offset 0: JUNK: ");
+    expect_in(it->err, "offset 90: BAD_VALUE: ");
+    expect_in(it->out, "\"message.seqnum\":113");
+    expect_in(strchr(it->out, '\n'), "\"message.seqnum\":114");
+}
+
+Test(cli, decode_says_which_value_was_left_out) {
+    const struct outcome *it =
+        call("decode -p mictrack", "MT;6;866425031361423;R0;10+190109091803+95+114.02922+2.14+69+2+3744+113");
+    expect_code(it, 1);
+    expect_in(it->err, "offset 0: BAD_VALUE: position.latitude");
+    expect_in(it->err, "95");
+    expect_in(it->out, "\"message.seqnum\":113");
+}
+
+Test(cli, decode_takes_lines_for_datagrams) {
+    const struct outcome *it =
+        call("decode -p mictrack --udp --now 1600000000", REPORT "\nMT;6;86642\n" SECOND "\n");
+    expect_code(it, 1);
+    expect_in(it->out, "\"message.seqnum\":113");
+    expect_in(it->out, "\"message.seqnum\":114");
+    expect_in(it->err, "offset 88: SHORT: ");
+}
+
+Test(cli, decode_prints_answers) {
+    const struct outcome *it = call("decode -p mictrack", "867035041390699 netlock=Success!\r\n");
+    expect_code(it, 0);
+    cr_assert_str_eq(it->out, "{\"command.reply\":\"netlock=Success!\",\"ident\":\"867035041390699\"}\n");
+    it = call("decode -p mictrack", REPORT "\nrconf=m2m,,1.2.3.4,7700,6,30,V1,GSM\n");
+    expect_code(it, 0);
+    expect_in(it->out, "\n{\"command.reply\":{\"apn\":\"m2m\",");
+}
+
+Test(cli, decode_of_nothing) {
+    const struct outcome *it = call("decode -p mictrack", "");
+    expect_code(it, 0);
+    cr_assert_str_empty(it->out);
+    cr_assert_str_empty(it->err);
+}
+
+// --- encode ---
+
+Test(cli, encode) {
+    const struct outcome *it = call("encode -p mictrack 'netlock,2,3,0#'", "");
+    expect_code(it, 0);
+    cr_assert_str_eq(it->out, "netlock,2,3,0#\n");
+    it = call("encode -p mictrack '{\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":60}}'", "");
+    expect_code(it, 0);
+    cr_assert_str_eq(it->out, "mode,6,60#\n");
+    cr_assert_str_eq(call("encode -p mictrack --hex 'where?'", "")->out, "77686572653f\n");
+    cr_assert_str_eq(call("encode -p mictrack '[{\"name\":\"rconf\"},{\"name\":\"reboot\"}]'", "")->out,
+                     "rconf,1#\nreboot,0#\n");
+}
+
+Test(cli, encode_says_why_a_command_is_not_valid) {
+    static const struct {
+        const char *command, *says;
+    } wrong[] = {
+        {"'{\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":5}}'", "interval"},
+        {"'{\"name\":\"mode\"'", "JSON"},
+        {"'{\"name\":\"fly\"}'", "fly"},
+        {"''", "empty"},
+        {"\"$(printf 'a\\nb')\"", "payload"},
+        {"\"$(printf '%0300d' 0)\"", "255"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "encode -p mictrack %s", wrong[i].command);
+        const struct outcome *it = call(line, "");
+        expect_code(it, 1);
+        expect_in(it->err, wrong[i].says);
+        cr_assert_str_empty(it->out);
+    }
+}
+
+// --- check ---
+
+Test(cli, check_of_valid_configurations) {
+    const struct outcome *it = call("check -c in", "{}");
+    expect_code(it, 0);
+    expect_in(it->out, "valid");
+    it = call("check --config in", "{\"devices\":[{\"ident\":\"866425031361423\",\"id\":42}]}");
+    expect_code(it, 0);
+    expect_in(it->out, "1 devices");
+}
+
+Test(cli, check_names_each_fault_with_its_path) {
+    static const struct {
+        const char *config, *path;
+    } wrong[] = {
+        {"{\"mqtt\":{\"urll\":\"x\"}}", "$.mqtt.urll: "},
+        {"{\"mqtt\":{\"url\":\"http://x\"}}", "$.mqtt.url: "},
+        {"{\"mqtt\":{\"qos\":2}}", "$.mqtt.qos: "},
+        {"{\"mqtt\":{\"topic_prefix\":\"a/#\"}}", "$.mqtt.topic_prefix: "},
+        {"{\"mqtt\":{\"password_file\":\"/no/such\"}}", "$.mqtt.password_file: "},
+        {"{\"channels\":[{\"id\":1,\"protocol\":\"x\",\"tcp\":\"0.0.0.0:1\"}]}", "$.channels[0]: "},
+        {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0\"}]}", "$.channels[0].tcp: "},
+        {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\"}]}", "$.channels[0]: "},
+        {"{\"limits\":{\"connections\":\"many\"}}", "$.limits.connections: "},
+        {"{\"messages\":[]}", "$.messages: "},
+        {"{\"devices\":[{\"ident\":\"a b\",\"id\":1}]}", "$.devices[0].ident: "},
+        {"{\"devices\":[{\"ident\":\"a\",\"id\":1},{\"ident\":\"b\",\"id\":1}]}", "$.devices: "},
+        {"{\"devices_file\":\"/no/such\"}", "$.devices_file: "},
+        {"{\"unknown_devices\":\"maybe\"}", "$.unknown_devices: "},
+        {"[]", "$: "},
+        {"{", "$: in, line 1"},
+        {"", "$: in, line 1"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        const struct outcome *it = call("check -c in", wrong[i].config);
+        cr_assert(it->code == 1, "%s: exit code %d", wrong[i].config, it->code);
+        cr_assert(strstr(it->out, wrong[i].path) != NULL, "%s: %s%s", wrong[i].config, it->out, it->err);
+        it = call("run -c in", wrong[i].config);
+        cr_assert(it->code == 1, "run, %s: exit code %d", wrong[i].config, it->code);
+        cr_assert(strstr(it->err, wrong[i].path) != NULL, "run, %s: %s", wrong[i].config, it->err);
+    }
+    const struct outcome *it = call("check -c in", "{\"a\":1,\"mqtt\":{\"b\":2},\"limits\":{\"c\":3}}");
+    expect_in(it->out, "$.a: ");
+    expect_in(it->out, "$.mqtt.b: ");
+    expect_in(it->out, "$.limits.c: ");
+    expect_code(call("check -c no-such-file", ""), 1);
+    expect_in(call("check -c no-such-file", "")->out, "no-such-file");
+}
+
+Test(cli, check_regards_the_environment) {
+    setenv("TRACKBUS_MQTT_URL", "nonsense", 1);
+    const struct outcome *it = call("check -c in", "{}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.mqtt.url: ");
+    setenv("TRACKBUS_MQTT_URL", "mqtt://localhost", 1);
+    expect_code(call("check -c in", "{\"mqtt\":{\"url\":\"nonsense\"}}"), 0);
+}
+
+// --- describe ---
+
+static json_t *json_of(const char *arguments) {
+    const struct outcome *it = call(arguments, "");
+    expect_code(it, 0);
+    json_t *json = json_loads(it->out, 0, NULL);
+    cr_assert(json != NULL, "no JSON: %s", it->out);
+    return json;
+}
+
+Test(cli, describe) {
+    expect_in(call("describe fields", "")->out, "\nposition.latitude ");
+    expect_in(call("describe protocols", "")->out, "\nmictrack ");
+    const struct outcome *it = call("describe commands -p mictrack", "");
+    expect_code(it, 0);
+    expect_in(it->out, "{\"name\": \"mode\", \"properties\": {\"mode\": 6, \"interval\": 60}}");
+}
+
+Test(cli, describe_for_machines) {
+    json_t *fields = json_of("describe fields --json"), *protocols = json_of("describe protocols --json");
+    json_t *commands = json_of("describe commands -p mictrack --json");
+    cr_assert(json_array_size(fields) > 20);
+    cr_assert(json_is_string(json_object_get(json_array_get(fields, 0), "type")));
+    cr_assert(json_is_string(json_object_get(json_array_get(protocols, 0), "name")));
+    cr_assert(json_is_object(json_object_get(json_object_get(commands, "$defs"), "mode")));
+    json_decref(fields);
+    json_decref(protocols);
+    json_decref(commands);
+}
+
+// Every example of a command is one that can be sent.
+Test(cli, describe_gives_examples_that_encode) {
+    const struct outcome *it = call("describe commands -p mictrack", "");
+    char *text = strdup(it->out);
+    int count = 0;
+    for (char *rest = text, *line; (line = strsep(&rest, "\n")) != NULL;) {
+        char arguments[512];
+        const char *example = strstr(line, "    {\"name\"");
+        if (example == NULL)
+            continue;
+        snprintf(arguments, sizeof arguments, "encode -p mictrack '%s'", example + 4);
+        it = call(arguments, "");
+        expect_code(it, 0);
+        count++;
+    }
+    free(text);
+    cr_assert(count >= 12);
+}
