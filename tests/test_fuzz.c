@@ -1,11 +1,11 @@
 // The fuzz targets over what is committed: findings and corpus, and the vectors fed in many ways.
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/each_vector.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/vector.h"
 
@@ -49,21 +49,6 @@ Test(fuzz, corpus) {
     globfree(&found);
 }
 
-// Parameters are indexes: pointers in a parameter crash in position-independent programs.
-static struct criterion_test_params all_vectors(void) {
-    size_t count;
-    vectors_all(&count);
-    size_t *indexes = cr_malloc(count * sizeof *indexes);
-    for (size_t i = 0; i < count; i++)
-        indexes[i] = i;
-    return cr_make_param_array(size_t, indexes, count);
-}
-
-static const struct vector *vector_at(size_t index) {
-    size_t count;
-    return &vectors_all(&count)[index];
-}
-
 // All bytes that a vector has upwards, behind room for the head.
 static uint8_t *input_of(const struct vector *vector, size_t *length) {
     uint8_t *input = malloc(FUZZ_STREAM_HEAD);
@@ -79,10 +64,7 @@ static uint8_t *input_of(const struct vector *vector, size_t *length) {
     return input;
 }
 
-ParameterizedTestParameters(fuzz, vectors_as_streams) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, fuzz, vectors_as_streams) {
+FOR_EACH_VECTOR(fuzz, vectors_as_streams) {
     static const uint8_t heads[][FUZZ_STREAM_HEAD] = {
         {0, 0},
         {1, 0},
@@ -91,7 +73,6 @@ ParameterizedTest(size_t *index, fuzz, vectors_as_streams) {
         {0, 3, 70, 0x85, 17, 66, 0xFF, 1},
         {1, 40, 41, 42, 43, 44, 45, 46},
     };
-    const struct vector *vector = vector_at(*index);
     const struct fuzz_protocol *protocol = fuzz_protocol_of(vector->codec);
     size_t length;
     uint8_t *input = input_of(vector, &length);
@@ -107,11 +88,7 @@ ParameterizedTest(size_t *index, fuzz, vectors_as_streams) {
     free(input);
 }
 
-ParameterizedTestParameters(fuzz, vectors_as_commands) {
-    return all_vectors();
-}
-ParameterizedTest(size_t *index, fuzz, vectors_as_commands) {
-    const struct vector *vector = vector_at(*index);
+FOR_EACH_VECTOR(fuzz, vectors_as_commands) {
     fuzz_subject = vector->path;
     for (size_t i = 0; i < vector->command_count; i++) {
         size_t length;
@@ -127,9 +104,9 @@ ParameterizedTest(size_t *index, fuzz, vectors_as_commands) {
 // A mended frame is one that the codec takes: the fuzzer gets past the checksums.
 Test(fuzz, mending_makes_good_frames) {
     size_t count;
-    vectors_all(&count);
+    const struct vector *vectors = vectors_all(&count);
     for (size_t v = 0; v < count; v++) {
-        const struct vector *vector = vector_at(v);
+        const struct vector *vector = &vectors[v];
         const struct fuzz_protocol *protocol = fuzz_protocol_of(vector->codec);
         bool is_good = protocol->mend != NULL && vector->step_count > 0;
         for (size_t i = 0; i < vector->expected_count; i++)
