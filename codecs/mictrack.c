@@ -402,6 +402,14 @@ static bool is_plain(char c) {
     return (c >= ' ' && c <= '~') || c == '\t';
 }
 
+// How many bytes at the end of text begin a header that is not all there.
+static size_t header_begun(const char *text, size_t length) {
+    size_t begun = strlen(HEADER) - 1;
+    while (begun > length || memcmp(text + length - begun, HEADER, begun) != 0)
+        begun--;
+    return begun;
+}
+
 static struct codec_frame frame_line(const char *text, size_t length, enum codec_follow follow) {
     struct answer_parts parts;
     size_t end = 0;
@@ -413,7 +421,9 @@ static struct codec_frame frame_line(const char *text, size_t length, enum codec
             end++;
         return frame_is(CODEC_SKIP, end, "bytes that are no text");
     }
-    if (end > LINE_MAX_)
+    // What may turn out to be a header is not the line's.
+    size_t sure = end == length && follow == CODEC_OPEN ? end - header_begun(text, end) : end;
+    if (sure > LINE_MAX_)
         return frame_is(CODEC_SKIP, LINE_MAX_, "a line without an end");
     bool answer = split_answer((struct span){.text = text, .length = end}, &parts);
     if (end < length || follow == CODEC_END)

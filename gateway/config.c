@@ -43,17 +43,23 @@ static const char *text_of(const json_t *object, const char *key) {
 }
 
 static int integer_of(const json_t *object, const char *key) {
-    return (int)json_integer_value(json_object_get(object, key));
+    return (int)json_schema_integer(json_object_get(object, key));
+}
+
+static void add_json_fault(struct loading *loading, const char *file, const char *path,
+                           const json_error_t *error) {
+    if (error->line < 0)
+        add_fault(loading, path, "%s", error->text);
+    else
+        add_fault(loading, path, "%s, line %d, column %d: %s, expected JSON", file, error->line,
+                  error->column, error->text);
 }
 
 static json_t *load_json(struct loading *loading, const char *file, const char *path) {
     json_error_t error;
     json_t *json = json_load_file(file, JSON_REJECT_DUPLICATES, &error);
-    if (json == NULL && error.line < 0)
-        add_fault(loading, path, "%s", error.text);
-    else if (json == NULL)
-        add_fault(loading, path, "%s, line %d, column %d: %s, expected JSON", file, error.line, error.column,
-                  error.text);
+    if (json == NULL)
+        add_json_fault(loading, file, path, &error);
     return json;
 }
 
@@ -111,7 +117,7 @@ static void read_channel(struct loading *loading, struct config *config, const j
     const char *protocol = text_of(json, "protocol");
     char path[48], list[256];
     *channel = (struct config_channel){
-        .id = json_integer_value(json_object_get(json, "id")),
+        .id = json_schema_integer(json_object_get(json, "id")),
         .name = text_of(json, "name") != NULL ? text_of(json, "name") : protocol,
         .codec = codec_find(protocol),
         .udp_ack = text_of(json, "udp_ack"),
@@ -138,7 +144,7 @@ static void read_channels(struct loading *loading, struct config *config) {
 }
 
 static void read_url(struct loading *loading, struct config *config, const char *url) {
-    char host[256] = "";
+    char host[256] = "", port[6];
     int end = 0;
     bool tls = strncasecmp(url, "mqtts://", 8) == 0;
     const char *rest = tls ? url + 8 : url + 7;
@@ -148,8 +154,10 @@ static void read_url(struct loading *loading, struct config *config, const char 
     bool read = scheme && (sscanf(rest, "[%255[0-9A-Fa-f:.]]%n", host, &end) == 1 ||
                            sscanf(rest, "%255[0-9A-Za-z._-]%n", host, &end) == 1);
     rest = read ? rest + end : "?";
-    if (read && *rest == ':' && sscanf(rest, ":%5d%n", &config->mqtt.port, &end) == 1)
+    if (read && *rest == ':' && sscanf(rest, ":%5[0-9]%n", port, &end) == 1) {
+        config->mqtt.port = atoi(port);
         rest += end;
+    }
     if (*rest == '/')
         rest++;
     if (*rest != '\0' || config->mqtt.port < 1 || config->mqtt.port > 65535)
@@ -210,9 +218,9 @@ static void read_devices(struct config *config, const json_t *devices) {
         const char *name = text_of(json, "name");
         config->devices[config->device_count++] = (struct config_device){
             .ident = text_of(json, "ident"),
-            .id = json_integer_value(json_object_get(json, "id")),
+            .id = json_schema_integer(json_object_get(json, "id")),
             .name = name != NULL ? name : text_of(json, "ident"),
-            .type_id = json_integer_value(json_object_get(json, "type_id")),
+            .type_id = json_schema_integer(json_object_get(json, "type_id")),
         };
     }
 }
@@ -294,26 +302,38 @@ static void read_rest(struct config *config) {
     config->log_format = (enum log_format)choice_of(log, "format", formats);
 }
 
-struct config *config_load(const char *file, config_fault_fn *fault, void *context) {
-    struct loading loading = {.fault = fault, .context = context};
+// Takes json.
+static struct config *read_config(struct loading *loading, json_t *json) {
     const json_t *schema = schema_find("config.schema.json");
-    json_t *json = file != NULL ? load_json(&loading, file, "$") : json_object();
-    if (json == NULL)
-        return NULL;
     struct config *config = must_have(calloc(1, sizeof *config));
     config->json = json;
     apply_environment(json);
-    if (json_schema_check(schema, schema, json, "$", on_schema_fault, &loading) == 0) {
+    if (json_schema_check(schema, schema, json, "$", on_schema_fault, loading) == 0) {
         json_schema_fill_defaults(schema, json);
-        read_channels(&loading, config);
-        read_mqtt(&loading, config);
-        read_registry(&loading, config);
+        read_channels(loading, config);
+        read_mqtt(loading, config);
+        read_registry(loading, config);
         read_rest(config);
     }
-    if (loading.faults == 0)
+    if (loading->faults == 0)
         return config;
     config_free(config);
     return NULL;
+}
+
+struct config *config_load(const char *file, config_fault_fn *fault, void *context) {
+    struct loading loading = {.fault = fault, .context = context};
+    json_t *json = file != NULL ? load_json(&loading, file, "$") : json_object();
+    return json != NULL ? read_config(&loading, json) : NULL;
+}
+
+struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context) {
+    struct loading loading = {.fault = fault, .context = context};
+    json_error_t error;
+    json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
+    if (json == NULL)
+        add_json_fault(&loading, "the text", "$", &error);
+    return json != NULL ? read_config(&loading, json) : NULL;
 }
 
 void config_free(struct config *config) {

@@ -70,4 +70,7 @@ typedef void config_fault_fn(void *context, const char *path, const char *proble
 // reported.
 struct config *config_load(const char *file, config_fault_fn *fault, void *context);
 
+// The same for text that is in memory already.
+struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context);
+
 void config_free(struct config *config);

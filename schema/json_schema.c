@@ -420,6 +420,12 @@ void json_schema_fill_defaults(const json_t *schema, json_t *value) {
     }
 }
 
+json_int_t json_schema_integer(const json_t *value) {
+    double real = json_real_value(value);
+    bool fits = real >= -9223372036854775808.0 && real < 9223372036854775808.0;
+    return json_is_integer(value) ? json_integer_value(value) : fits ? (json_int_t)real : 0;
+}
+
 static const char *unknown_in_each(const json_t *inside, enum holds_schemas kind) {
     const char *name, *unknown = NULL;
     json_t *inner;

@@ -19,6 +19,9 @@ unsigned json_schema_check(const json_t *root, const json_t *schema, const json_
 // a property that is absent and whose schema is an object with defaults inside is made.
 void json_schema_fill_defaults(const json_t *schema, json_t *value);
 
+// The number of a value that the type "integer" allows, which may be written as 5 or as 5.0; 0 of others.
+json_int_t json_schema_integer(const json_t *value);
+
 // The first keyword anywhere in the schema that json_schema_check() does not know, or NULL.
 const char *json_schema_unknown_keyword(const json_t *schema);
 

@@ -1,7 +1,6 @@
 // Every vector, whole and with all the multipliers: what a network does to bytes must not change what they
 // say.
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,35 +8,8 @@
 #include <unistd.h>
 
 #include "gateway/command_parse.h"
+#include "tests/each_vector.h"
 #include "tests/replay.h"
-
-// A process for each vector would take longer than its test: each process takes every so many-th. Parameters
-// are indexes, because pointers in a parameter crash in position-independent programs.
-#define SHARES 12
-
-static struct criterion_test_params all_shares(void) {
-    static size_t shares[SHARES];
-    for (size_t i = 0; i < SHARES; i++)
-        shares[i] = i;
-    return cr_make_param_array(size_t, shares, SHARES);
-}
-
-static void run_share(size_t share, void (*test)(const struct vector *vector)) {
-    size_t count;
-    const struct vector *vectors = vectors_all(&count);
-    for (size_t i = share; i < count; i += SHARES)
-        test(&vectors[i]);
-}
-
-#define FOR_EACH_VECTOR(name)                                                                                \
-    static void name(const struct vector *vector);                                                           \
-    ParameterizedTestParameters(vectors, name) {                                                             \
-        return all_shares();                                                                                 \
-    }                                                                                                        \
-    ParameterizedTest(size_t *share, vectors, name) {                                                        \
-        run_share(*share, name);                                                                             \
-    }                                                                                                        \
-    static void name(const struct vector *vector)
 
 static void show(const struct replay *replay) {
     for (size_t i = 0; i < replay->count; i++)
@@ -86,7 +58,7 @@ static void feed_steps(struct replay *replay, const struct vector *vector) {
     replay_feed(replay, NULL, 0, last_follow(vector));
 }
 
-FOR_EACH_VECTOR(whole) {
+FOR_EACH_VECTOR(vectors, whole) {
     struct replay replay;
     replay_begin(&replay, vector->codec);
     feed_steps(&replay, vector);
@@ -99,7 +71,7 @@ static bool is_stream(const struct vector *vector) {
     return vector->step_count == 1 && !vector->udp;
 }
 
-FOR_EACH_VECTOR(byte_by_byte) {
+FOR_EACH_VECTOR(vectors, byte_by_byte) {
     struct replay replay;
     if (!is_stream(vector))
         return;
@@ -111,7 +83,7 @@ FOR_EACH_VECTOR(byte_by_byte) {
     replay_end(&replay);
 }
 
-FOR_EACH_VECTOR(every_split) {
+FOR_EACH_VECTOR(vectors, every_split) {
     if (!is_stream(vector))
         return;
     for (size_t at = 0; at <= vector->steps[0].length; at++) {
@@ -126,7 +98,7 @@ FOR_EACH_VECTOR(every_split) {
 }
 
 // What comes of a beginning is a beginning of what comes of the whole; and an end there breaks nothing.
-FOR_EACH_VECTOR(every_truncation) {
+FOR_EACH_VECTOR(vectors, every_truncation) {
     if (!is_stream(vector))
         return;
     for (size_t at = 0; at < vector->steps[0].length; at++) {
@@ -153,7 +125,7 @@ FOR_EACH_VECTOR(every_truncation) {
     }
 }
 
-FOR_EACH_VECTOR(junk_before) {
+FOR_EACH_VECTOR(vectors, junk_before) {
     static const uint8_t junk[] = {0x00, 0xff, 0x01, 'j', 'u', 'n', 'k', 0x80, 0xfe};
     struct replay replay;
     if (!is_stream(vector))
@@ -166,7 +138,7 @@ FOR_EACH_VECTOR(junk_before) {
     replay_end(&replay);
 }
 
-FOR_EACH_VECTOR(back_to_back) {
+FOR_EACH_VECTOR(vectors, back_to_back) {
     struct replay replay;
     if (!is_stream(vector) || vector->alone || vector->end_open)
         return;
@@ -182,7 +154,7 @@ FOR_EACH_VECTOR(back_to_back) {
 }
 
 // The bytes end where the mapped memory ends: one byte too far is a crash.
-FOR_EACH_VECTOR(guard_page) {
+FOR_EACH_VECTOR(vectors, guard_page) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), size = 32 * page;
     uint8_t *memory = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     cr_assert(memory != MAP_FAILED && mprotect(memory + size, page, PROT_NONE) == 0);
@@ -204,7 +176,7 @@ FOR_EACH_VECTOR(guard_page) {
 }
 
 // A flipped bit may change a value of a protocol without a checksum, but never breaks anything.
-FOR_EACH_VECTOR(every_bit_flip) {
+FOR_EACH_VECTOR(vectors, every_bit_flip) {
     for (size_t i = 0; i < vector->step_count; i++) {
         const struct vector_step *step = &vector->steps[i];
         for (size_t bit = 0; step->kind == STEP_UP && bit < 8 * step->length && bit < 8 * 4096; bit++) {
@@ -252,7 +224,7 @@ static void flip_each_bit(const struct vector *vector, uint8_t *frame, size_t le
 }
 
 // Of a frame with a checksum nothing is accepted any more once a bit was flipped.
-FOR_EACH_VECTOR(checksum_finds_every_bit_flip) {
+FOR_EACH_VECTOR(vectors, checksum_finds_every_bit_flip) {
     for (size_t i = 0; i < vector->step_count; i++) {
         const struct vector_step *step = &vector->steps[i];
         for (size_t at = 0; step->kind == STEP_UP && at < step->length;) {
@@ -296,7 +268,7 @@ static char *encode(const struct codec *codec, void *session, const char *text, 
     return fault;
 }
 
-FOR_EACH_VECTOR(commands) {
+FOR_EACH_VECTOR(vectors, commands) {
     uint8_t bytes[CODEC_COMMAND_MAX];
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
     struct codec_expectation expectation;

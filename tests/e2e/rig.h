@@ -121,6 +121,7 @@ void device_send(int device, const char *text);
 void device_send_bytes(int device, const void *bytes, size_t length);
 // The next bytes must be this text, before the deadline.
 void device_expect(int device, const char *text);
+void device_expect_bytes(int device, const void *bytes, size_t length);
 // The next datagram must be this text.
 void device_expect_datagram(int device, const char *text);
 bool device_has_bytes(int device); // now

@@ -93,6 +93,18 @@ void device_expect(int device, const char *text) {
     }
 }
 
+void device_expect_bytes(int device, const void *bytes, size_t length) {
+    unsigned char came[2048];
+    size_t used = 0;
+    cr_assert(length <= sizeof came);
+    while (used < length) {
+        ssize_t got = receive(device, (char *)came + used, length - used);
+        cr_assert(got > 0, "the connection was closed after %zu bytes, expected %zu", used, length);
+        used += (size_t)got;
+    }
+    cr_assert_arr_eq(came, bytes, length);
+}
+
 void device_expect_datagram(int device, const char *text) {
     char came[2048] = "";
     cr_assert(receive(device, came, sizeof came - 1) >= 0);

@@ -1,0 +1,38 @@
+// What the fuzz targets feed their input to. Each function aborts, and says why, when something that must
+// always hold does not. The same functions run over the committed corpus in the ordinary tests.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "codecs/codec.h"
+
+// The first bytes of an input for fuzz_stream() say how the others arrive; see fuzz_stream.c.
+#define FUZZ_STREAM_HEAD 8
+
+// Bytes of a stream or of datagrams, through framing and decoding.
+void fuzz_stream(const struct codec *codec, const uint8_t *bytes, size_t length);
+
+// A command, as text or JSON, to the bytes that the device gets.
+void fuzz_command(const struct codec *codec, const uint8_t *bytes, size_t length);
+
+// The text of a configuration. No file that it names is opened.
+void fuzz_config(const uint8_t *bytes, size_t length);
+
+// What a protocol may bring to its targets; see protocols.c.
+struct fuzz_protocol {
+    const char *name;
+    // Makes the checksums and lengths in bytes right, so that mutated frames get past them. how is random.
+    void (*mend)(uint8_t *bytes, size_t length, unsigned how);
+    // Aborts when a device must never be sent this.
+    void (*check_command)(const uint8_t *bytes, size_t length);
+};
+
+// The protocol's row, or one of NULLs.
+const struct fuzz_protocol *fuzz_protocol_of(const struct codec *codec);
+
+// What is fed, for the words of fuzz_fail(), or NULL.
+extern const char *fuzz_subject;
+
+// Says what does not hold, and aborts.
+__attribute__((noreturn, format(printf, 1, 2))) void fuzz_fail(const char *format, ...);

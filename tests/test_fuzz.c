@@ -1,0 +1,127 @@
+// The fuzz targets over what is committed: findings and corpus, and the vectors fed in many ways.
+#include <criterion/criterion.h>
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/each_vector.h"
+#include "tests/fuzz/fuzz.h"
+#include "tests/vector.h"
+
+static uint8_t *read_file(const char *path, size_t *length) {
+    FILE *file = fopen(path, "rb");
+    cr_assert(file != NULL, "%s cannot be read", path);
+    uint8_t *bytes = malloc(1 << 20);
+    *length = fread(bytes, 1, 1 << 20, file);
+    fclose(file);
+    return bytes;
+}
+
+// The folder's name is the target's: stream-CODEC, command-CODEC or config.
+static void run_target(const char *target, const uint8_t *bytes, size_t length) {
+    const char *dash = strchr(target, '-');
+    const struct codec *codec = dash != NULL ? vector_codec(dash + 1) : NULL;
+    if (strcmp(target, "config") == 0)
+        fuzz_config(bytes, length);
+    else if (codec != NULL && strncmp(target, "stream-", 7) == 0)
+        fuzz_stream(codec, bytes, length);
+    else if (codec != NULL && strncmp(target, "command-", 8) == 0)
+        fuzz_command(codec, bytes, length);
+    else
+        cr_assert_fail("tests/fuzz/corpus/%s: there is no such target", target);
+}
+
+Test(fuzz, corpus) {
+    glob_t found;
+    int status = glob(FUZZ_CORPUS "/*/*", 0, NULL, &found);
+    cr_assert(status == 0 || status == GLOB_NOMATCH);
+    for (size_t i = 0; status == 0 && i < found.gl_pathc; i++) {
+        const char *path = found.gl_pathv[i] + strlen(FUZZ_CORPUS) + 1;
+        char target[64];
+        size_t length;
+        snprintf(target, sizeof target, "%.*s", (int)strcspn(path, "/"), path);
+        uint8_t *bytes = read_file(found.gl_pathv[i], &length);
+        fuzz_subject = path;
+        run_target(target, bytes, length);
+        free(bytes);
+    }
+    globfree(&found);
+}
+
+// All bytes that a vector has upwards, behind room for the head.
+static uint8_t *input_of(const struct vector *vector, size_t *length) {
+    uint8_t *input = malloc(FUZZ_STREAM_HEAD);
+    *length = FUZZ_STREAM_HEAD;
+    for (size_t i = 0; i < vector->step_count; i++) {
+        const struct vector_step *step = &vector->steps[i];
+        if (step->kind != STEP_UP)
+            continue;
+        input = realloc(input, *length + step->length);
+        memcpy(input + *length, step->bytes, step->length);
+        *length += step->length;
+    }
+    return input;
+}
+
+FOR_EACH_VECTOR(fuzz, vectors_as_streams) {
+    static const uint8_t heads[][FUZZ_STREAM_HEAD] = {
+        {0, 0},
+        {1, 0},
+        {0, 1, 1, 1, 1, 1, 1, 1},
+        {0, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81},
+        {0, 3, 70, 0x85, 17, 66, 0xFF, 1},
+        {1, 40, 41, 42, 43, 44, 45, 46},
+    };
+    const struct fuzz_protocol *protocol = fuzz_protocol_of(vector->codec);
+    size_t length;
+    uint8_t *input = input_of(vector, &length);
+    fuzz_subject = vector->path;
+    for (size_t mended = 0; mended <= (protocol->mend != NULL); mended++) {
+        if (mended > 0)
+            protocol->mend(input + FUZZ_STREAM_HEAD, length - FUZZ_STREAM_HEAD, 0);
+        for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
+            memcpy(input, heads[i], FUZZ_STREAM_HEAD);
+            fuzz_stream(vector->codec, input, length);
+        }
+    }
+    free(input);
+}
+
+FOR_EACH_VECTOR(fuzz, vectors_as_commands) {
+    fuzz_subject = vector->path;
+    for (size_t i = 0; i < vector->command_count; i++) {
+        size_t length;
+        if (strncmp(vector->commands[i], "command ", 8) != 0)
+            continue;
+        uint8_t *bytes = vector_unescape(vector->commands[i] + 8, &length);
+        for (size_t cut = 0; cut <= length; cut++)
+            fuzz_command(vector->codec, bytes, cut);
+        free(bytes);
+    }
+}
+
+// A mended frame is one that the codec takes: the fuzzer gets past the checksums.
+Test(fuzz, mending_makes_good_frames) {
+    size_t count;
+    const struct vector *vectors = vectors_all(&count);
+    for (size_t v = 0; v < count; v++) {
+        const struct vector *vector = &vectors[v];
+        const struct fuzz_protocol *protocol = fuzz_protocol_of(vector->codec);
+        bool is_good = protocol->mend != NULL && vector->step_count > 0;
+        for (size_t i = 0; i < vector->expected_count; i++)
+            is_good = is_good && strncmp(vector->expected[i], "fault", 5) != 0;
+        if (!is_good)
+            continue;
+        size_t length;
+        uint8_t *input = input_of(vector, &length);
+        protocol->mend(input + FUZZ_STREAM_HEAD, length - FUZZ_STREAM_HEAD, 0);
+        for (size_t i = 0, at = FUZZ_STREAM_HEAD; i < vector->step_count; i++) {
+            const struct vector_step *step = &vector->steps[i];
+            cr_assert(memcmp(input + at, step->bytes, step->length) == 0, "%s: a good frame was changed",
+                      vector->path);
+            at += step->length;
+        }
+        free(input);
+    }
+}
