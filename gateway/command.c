@@ -123,7 +123,7 @@ static char *copy_text(const json_t *entry, const char *key) {
 }
 
 static int integer_of(const json_t *entry, const char *key) {
-    return (int)json_integer_value(json_object_get(entry, key));
+    return (int)json_schema_integer(json_object_get(entry, key));
 }
 
 static enum command_state state_of(const json_t *entry) {
@@ -136,8 +136,8 @@ static enum command_state state_of(const json_t *entry) {
 static void read_target(struct command *command, const json_t *entry) {
     const json_t *device_id = json_object_get(entry, "device_id");
     const char *ident = json_string_value(json_object_get(entry, "ident"));
-    command->device_id = device_id != NULL ? json_integer_value(device_id) : -1;
-    command->channel_id = json_integer_value(json_object_get(entry, "channel_id"));
+    command->device_id = device_id != NULL ? json_schema_integer(device_id) : -1;
+    command->channel_id = json_schema_integer(json_object_get(entry, "channel_id"));
     if (ident != NULL)
         strcpy(command->ident, ident);
 }
@@ -155,7 +155,7 @@ static void read_sent(struct command *command, const json_t *entry) {
 static struct command *read_command(const char *key, const json_t *entry) {
     struct command *command = must_have(calloc(1, sizeof *command));
     const char *correlation = json_string_value(json_object_get(entry, "correlation_data"));
-    command->id = json_integer_value(json_object_get(entry, "id"));
+    command->id = json_schema_integer(json_object_get(entry, "id"));
     command->key = must_have(strdup(key));
     command->definition = must_have(json_object());
     for (size_t i = 0; i < DEFINITION_KEYS; i++)

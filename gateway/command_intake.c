@@ -9,6 +9,7 @@
 #include "gateway/gateway.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
+#include "schema/json_schema.h"
 
 #define PAYLOAD_MAX    262144 // bytes of a publish
 #define DEFINITION_MAX 16384  // bytes of one command, as JSON
@@ -87,7 +88,7 @@ static const char *read_address(struct gateway *gateway, const char *topic, stru
 
 static int option_of(const json_t *definition, const char *name, int standard) {
     const json_t *value = json_object_get(definition, name);
-    return json_is_integer(value) ? (int)json_integer_value(value) : standard;
+    return value != NULL ? (int)json_schema_integer(value) : standard;
 }
 
 // Takes over definition.
