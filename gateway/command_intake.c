@@ -29,12 +29,12 @@ static const struct config_channel *find_channel(const struct gateway *gateway, 
     return NULL;
 }
 
-// Reads a number of at most 16 digits (53 bits) up to end, which is set to what follows it.
+// Reads a number of at most 53 bits, as it may stand in an entry, up to end, which is set to what follows it.
 static bool read_id(const char *text, int64_t *id, const char **end) {
     size_t digits = strspn(text, "0123456789");
     *id = strtoll(text, NULL, 10);
     *end = text + digits;
-    return digits >= 1 && digits <= 16;
+    return digits >= 1 && digits <= 16 && *id < 1LL << 53;
 }
 
 static const char *read_device_address(struct gateway *gateway, const char *text, struct address *address) {
@@ -61,17 +61,17 @@ static const char *read_channel_address(struct gateway *gateway, const char *tex
     if (!device_ident_valid(end + 1))
         return "the ident is not 1 to 32 letters, digits, dots, dashes, underscores";
     const struct config_channel *channel = find_channel(gateway, address->channel_id);
-    if (channel == NULL)
-        return "there is no channel of that id";
     struct device device = device_by_ident(gateway->registry, end + 1);
     strcpy(address->ident, end + 1);
-    address->codec = channel->codec;
     address->device_id = device.known ? device.id : -1;
     if (device.known)
         snprintf(address->key, sizeof address->key, "devices/%lld", (long long)device.id);
     else
         snprintf(address->key, sizeof address->key, "channels/%lld/%s", (long long)address->channel_id,
                  end + 1);
+    if (channel == NULL)
+        return "there is no channel of that id";
+    address->codec = channel->codec;
     return NULL;
 }
 
