@@ -12,6 +12,7 @@
 
 #define PAYLOAD_MAX    262144 // bytes of a publish
 #define DEFINITION_MAX 16384  // bytes of one command, as JSON
+#define DEPTH_MAX      64     // of objects and arrays in each other, so that what holds it can be read too
 
 // Who a publish is for.
 struct address {
@@ -139,11 +140,30 @@ static bool is_too_large(const json_t *definition) {
     return json_dumpb(definition, NULL, 0, JSON_COMPACT) > DEFINITION_MAX;
 }
 
+static bool is_too_deep(const json_t *value, int left) {
+    const char *key;
+    const json_t *inner;
+    size_t i;
+    if (left == 0)
+        return true;
+    json_object_foreach((json_t *)value, key, inner) {
+        if (is_too_deep(inner, left - 1))
+            return true;
+    }
+    json_array_foreach(value, i, inner) {
+        if (is_too_deep(inner, left - 1))
+            return true;
+    }
+    return false;
+}
+
 // What is wrong with a command (for the caller to free), or NULL.
 static char *wrong_with(struct gateway *gateway, const struct address *address, json_t *definition) {
     const char *full = commands_full(&gateway->commands, address->key);
     if (is_too_large(definition))
         return must_have(strdup("the command has more than 16384 bytes"));
+    if (is_too_deep(definition, DEPTH_MAX))
+        return must_have(strdup("the command has more than 64 levels of objects and arrays in each other"));
     char *fault = commands_check(gateway, definition, address->codec);
     return fault == NULL && full != NULL ? must_have(strdup(full)) : fault;
 }
@@ -153,7 +173,7 @@ static void take_command(struct gateway *gateway, const struct address *address,
     char *fault = wrong_with(gateway, address, definition);
     struct command *command = make_command(gateway, address, received, json_incref(definition));
     if (fault != NULL) {
-        if (is_too_large(definition))
+        if (is_too_large(definition) || is_too_deep(definition, DEPTH_MAX))
             json_object_del(command->definition, "meta"), json_object_del(command->definition, "properties");
         refuse(gateway, command, received->topic, fault);
         free(fault);

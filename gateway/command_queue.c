@@ -18,7 +18,8 @@
     15 // seconds after its time-out at which a command that another instance sent is taken over
 #define FORGET_TIME                                                                                          \
     60 // seconds for which an ended command is known, so that an old entry that comes late is not a new one
-#define KEY_MAX 96
+#define KEY_MAX        96
+#define TOPIC_NAME_MAX 64
 
 // What waits for one device.
 struct command_target {
@@ -35,16 +36,18 @@ static const int event_codes[] = {
 
 // --- the table ---
 
-int64_t commands_new_id(struct gateway *gateway) {
-    int64_t now = gateway_clock();
-    gateway->commands.last_id = now > gateway->commands.last_id ? now : gateway->commands.last_id + 1;
-    return gateway->commands.last_id;
-}
-
 struct command *commands_find(const struct command_queue *queue, int64_t id) {
     struct command *command;
     HASH_FIND(hh, queue->by_id, &id, sizeof id, command);
     return command;
+}
+
+int64_t commands_new_id(struct gateway *gateway) {
+    int64_t now = gateway_clock();
+    do { // the clock may have been set back, and the broker may hold commands of then
+        gateway->commands.last_id = now > gateway->commands.last_id ? now : gateway->commands.last_id + 1;
+    } while (commands_find(&gateway->commands, gateway->commands.last_id) != NULL);
+    return gateway->commands.last_id;
 }
 
 static struct command_target *find_target(const struct command_queue *queue, const char *key) {
@@ -113,7 +116,7 @@ static const char *topic_name(const struct command *command) {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._?-";
     const char *name = command_name(command);
     size_t length = strlen(name);
-    return length >= 1 && strspn(name, allowed) == length ? name : "invalid";
+    return length >= 1 && length <= TOPIC_NAME_MAX && strspn(name, allowed) == length ? name : "invalid";
 }
 
 // A log entry, or the result for the publisher; for the caller to free.
@@ -370,18 +373,21 @@ void commands_device_talks(struct gateway *gateway, struct session *session) {
 
 char *commands_check(const struct gateway *gateway, json_t *definition, const struct codec *codec) {
     char *first = NULL;
+    bool known = false; // the protocol that said the first fault has a command of that name
     if (codec != NULL)
         return command_check(definition, codec);
     for (size_t i = 0; i < gateway->config->channel_count; i++) {
-        char *fault = command_check(definition, gateway->config->channels[i].codec);
+        const struct codec *one = gateway->config->channels[i].codec;
+        char *fault = command_check(definition, one);
         if (fault == NULL) {
             free(first);
             return NULL;
         }
-        if (first == NULL)
-            first = fault;
-        else
-            free(fault);
+        // What a protocol says that has such a command tells more than that another one has none.
+        bool better = first == NULL || (!known && command_is_of(definition, one));
+        known = known || command_is_of(definition, one);
+        free(better ? first : fault);
+        first = better ? fault : first;
     }
     return first;
 }

@@ -103,8 +103,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
     const char *command = topic_after(gateway, received->topic, "command/gw/");
     const char *state = topic_after(gateway, received->topic, "state/gw/");
     const char *device = topic_after(gateway, received->topic, "log/gw/devices/");
-    if (running->stopping)
-        return;
+    // Also while stopping: the broker has been told that we have it, and will not say it again.
     if (command != NULL)
         command_intake(gateway, command, received);
     else if (state != NULL)

@@ -260,7 +260,9 @@ enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length
     enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
     if (peer->close_code == CLOSE_NONE)
         peer->close_code = code_of(state);
-    if (peer->close_code == CLOSE_NONE && peer->session != NULL && length > 0)
+    // A report without a terminator is taken at the silence after it.
+    bool talks = length > 0 || follow == CODEC_QUIET;
+    if (peer->close_code == CLOSE_NONE && peer->session != NULL && talks)
         commands_device_talks(peer->gateway, peer->session);
     return peer->close_code;
 }
