@@ -268,13 +268,18 @@ static struct peer *reachable_peer(const struct gateway *gateway, const struct c
     return other_channel ? NULL : peer;
 }
 
+// Seconds to wait for the answer.
+static unsigned timeout_of(const struct gateway *gateway, const struct command *command) {
+    if (command->timeout > 0)
+        return (unsigned)command->timeout;
+    return command->expectation.timeout != 0 ? command->expectation.timeout
+                                             : (unsigned)gateway->config->commands.timeout;
+}
+
 static void note_sent(struct gateway *gateway, struct command *command, const struct peer *peer) {
-    unsigned timeout = command->timeout > 0                ? (unsigned)command->timeout
-                       : command->expectation.timeout != 0 ? command->expectation.timeout
-                                                           : (unsigned)gateway->config->commands.timeout;
     command->state = COMMAND_SENT;
     command->attempts++;
-    command->answer_by = gateway_clock() + timeout * 1000000LL;
+    command->answer_by = gateway_clock() + timeout_of(gateway, command) * 1000000LL;
     command->sent_to = peer->serial;
     command->has_begun = false;
     strcpy(command->ident, peer_ident(peer));
@@ -394,35 +399,54 @@ char *commands_check(const struct gateway *gateway, json_t *definition, const st
 
 // --- answers ---
 
-static struct command *find_asked(const struct command_target *target, const struct codec_answer *answer) {
-    struct command *command;
+// How well an answer fits a command; 0: not at all. Numbers of frames begin anew with each connection, so
+// what was sent on this one goes first; and an answer that came after its time is better than sending again.
+static int fit_of(const struct command *command, const struct peer *peer, const struct codec_answer *answer) {
+    const char *key = command->expectation.key;
+    bool waits = command->state == COMMAND_SENT || command->attempts > 0;
+    if (!waits || !(*key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0))
+        return 0;
+    return command->state != COMMAND_SENT ? 1 : command->sent_to != peer->serial ? 2 : 3;
+}
+
+static struct command *find_asked(const struct command_target *target, const struct peer *peer,
+                                  const struct codec_answer *answer) {
+    struct command *command, *best = NULL;
     if (target == NULL)
         return NULL;
     DL_FOREACH(target->commands, command) {
-        const char *key = command->expectation.key;
-        if (command->state == COMMAND_SENT &&
-            (*key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0))
-            return command;
+        if (fit_of(command, peer, answer) > (best != NULL ? fit_of(best, peer, answer) : 0))
+            best = command;
     }
-    return NULL;
+    return best;
 }
 
-void commands_answered(struct gateway *gateway, struct session *session, const struct codec_answer *answer) {
+static void note_begun(struct gateway *gateway, struct command *command, const char *text) {
+    command->has_begun = true;
+    log_info("%s: command %s has begun: %s", command->key, topic_name(command), text);
+    if (command->state == COMMAND_SENT)
+        return;
+    command->state = COMMAND_SENT; // it was late, and is not to be sent again
+    command->answer_by = gateway_clock() + timeout_of(gateway, command) * 1000000LL;
+    commands_publish(gateway, command);
+}
+
+void commands_answered(struct peer *peer, const struct codec_answer *answer) {
+    struct gateway *gateway = peer->gateway;
+    const char *text = answer->text != NULL ? answer->text : "-";
     char key[KEY_MAX];
     if (answer->implicit && gateway->commands.targets == NULL)
         return;
-    key_of_session(session, channel_of(session), key);
-    struct command *command = find_asked(find_target(&gateway->commands, key), answer);
+    key_of_session(peer->session, peer->channel, key);
+    struct command *command = find_asked(find_target(&gateway->commands, key), peer, answer);
     if (command == NULL) {
         if (!answer->implicit)
-            log_info("device %s: an answer to '%s' that nobody waits for: %s", session->ident, answer->key,
-                     answer->text != NULL ? answer->text : "-");
+            log_info("device %s: an answer to '%s' that nobody waits for: %s", peer_ident(peer), answer->key,
+                     text);
         return;
     }
     if (answer->outcome == CODEC_PROGRESS && command->expectation.final_after_progress) {
-        command->has_begun = true;
-        log_info("device %s: command %s has begun: %s", session->ident, topic_name(command),
-                 answer->text != NULL ? answer->text : "-");
+        note_begun(gateway, command, text);
         return;
     }
     bool executed = answer->outcome != CODEC_FAILURE;

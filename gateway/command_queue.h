@@ -15,6 +15,7 @@
 #define COMMANDS_PER_DEVICE_MAX 1000
 #define COMMANDS_MAX            100000
 
+struct peer;
 struct session;
 
 struct command_queue {
@@ -71,8 +72,8 @@ char *commands_check(const struct gateway *gateway, json_t *definition, const st
 
 // --- for peers ---
 
-// The device answered; or, for an implicit answer, sent a report that may be one.
-void commands_answered(struct gateway *gateway, struct session *session, const struct codec_answer *answer);
+// The device answered; or, for an implicit answer, sent a report that may be one. The peer has a session.
+void commands_answered(struct peer *peer, const struct codec_answer *answer);
 
 // The device was heard from: what waits for it may go out.
 void commands_device_talks(struct gateway *gateway, struct session *session);

@@ -179,7 +179,7 @@ static void on_answer(void *context, const struct codec_answer *answer) {
     if (peer->close_code != CLOSE_NONE)
         return;
     if (peer->session != NULL)
-        commands_answered(peer->gateway, peer->session, answer);
+        commands_answered(peer, answer);
     else if (!answer->implicit)
         log_warning(
             "channel %s, %s: NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is",
