@@ -17,7 +17,7 @@
 #define ADOPTION_TIME                                                                                        \
     15 // seconds after its time-out at which a command that another instance sent is taken over
 #define FORGET_TIME                                                                                          \
-    60 // seconds for which an ended command is known, so that an old entry that comes late is not a new one
+    3600 // seconds for which an ended command is known: longer than Mosquitto goes between two savings
 #define KEY_MAX        96
 #define TOPIC_NAME_MAX 64
 
@@ -103,10 +103,15 @@ static void leave_target(struct command_queue *queue, struct command *command) {
     free(target);
 }
 
-void commands_drop(struct gateway *gateway, struct command *command) {
+static void drop(struct gateway *gateway, struct command *command) {
     leave_target(&gateway->commands, command);
     HASH_DEL(gateway->commands.by_id, command);
     command_free(command);
+}
+
+void commands_forget(struct gateway *gateway, struct command *command) {
+    store_delete_command(gateway->store, command->id);
+    drop(gateway, command);
 }
 
 // --- saying where a command is ---
@@ -179,6 +184,12 @@ static void store_entry(struct gateway *gateway, const struct command *command, 
     json_decref(row);
 }
 
+void commands_keep(struct gateway *gateway, const struct command *command) {
+    json_t *entry = command_to_json(command);
+    store_entry(gateway, command, entry);
+    json_decref(entry);
+}
+
 void commands_publish(struct gateway *gateway, struct command *command) {
     free(command->instance);
     command->instance = must_have(strdup(gateway->config->mqtt.client_id));
@@ -191,11 +202,61 @@ void commands_publish(struct gateway *gateway, struct command *command) {
 
 // --- the end ---
 
+static void keep_id_only(struct command *command) {
+    json_object_clear(command->definition);
+    json_decref(command->result);
+    free(command->response_topic);
+    free(command->correlation);
+    command->result = NULL;
+    command->response_topic = NULL;
+    command->correlation = NULL;
+}
+
+void commands_bury(struct gateway *gateway, struct command *command, enum command_state end) {
+    leave_target(&gateway->commands, command);
+    keep_id_only(command);
+    command->state = end;
+    command->forget_at = gateway_clock() + FORGET_TIME * 1000000LL;
+    json_t *row = json_pack("{s:s, s:i, s:I}", "key", command->key, "ended", (int)end, "forget_at",
+                            (json_int_t)command->forget_at);
+    char *text = must_have(json_dumps(row, JSON_COMPACT));
+    store_put_command(gateway->store, command->id, text);
+    free(text);
+    json_decref(row);
+}
+
+bool commands_take_buried(struct gateway *gateway, int64_t id, const json_t *row) {
+    const char *key = json_string_value(json_object_get(row, "key"));
+    json_int_t end = json_integer_value(json_object_get(row, "ended"));
+    if (key == NULL || end < COMMAND_PROCESSED || end > COMMAND_CANCELED)
+        return false;
+    struct command *command = must_have(calloc(1, sizeof *command));
+    command->id = id;
+    command->key = must_have(strdup(key));
+    command->definition = must_have(json_object());
+    command->state = (enum command_state)end;
+    command->forget_at = json_integer_value(json_object_get(row, "forget_at"));
+    commands_add(gateway, command);
+    return true;
+}
+
+void commands_clear_stale(struct gateway *gateway, const struct command *command, struct command *stale) {
+    if (command->forget_at == 0)
+        return; // its end is on the way
+    log_warning("%s: command %lld has ended (%s), the broker still held it", command->key,
+                (long long)command->id, command_state_name(command->state));
+    stale->state = command->state;
+    free(stale->instance);
+    stale->instance = must_have(strdup(gateway->config->mqtt.client_id));
+    json_t *entry = command_to_json(stale);
+    publish_entry(gateway, stale, entry);
+    publish_entry(gateway, stale, NULL);
+    json_decref(entry);
+}
+
 static void on_end_published(struct outbox_waiter *waiter, bool safe) {
     struct command *command = (struct command *)((char *)waiter - offsetof(struct command, waiter));
-    struct gateway *gateway = command->gateway;
-    store_delete_command(gateway->store, command->id);
-    command->forget_at = gateway_clock() + FORGET_TIME * 1000000LL;
+    commands_bury(command->gateway, command, command->state);
 }
 
 // The entry says how it ended before it is emptied: to the other instances an empty one alone is a
@@ -241,9 +302,7 @@ void commands_finish(struct gateway *gateway, struct command *command, enum comm
     log_info("%s: command %s is %s%s%s%s", command->key, topic_name(command), command_state_name(end),
              executed ? ", executed" : "", reason != NULL ? ": " : "", reason != NULL ? reason : "");
     leave_target(&gateway->commands, command);
-    json_t *entry = command_to_json(command);
-    store_entry(gateway, command, entry);
-    json_decref(entry);
+    commands_keep(gateway, command);
     *written = (struct written){.gateway = gateway, .id = command->id};
     store_when_written(gateway->store, on_end_written, written);
 }
@@ -285,7 +344,10 @@ static void note_sent(struct gateway *gateway, struct command *command, const st
     strcpy(command->ident, peer_ident(peer));
     log_info("channel %s, %s, device %s: command %s goes out, attempt %d of %d", peer->channel->config->name,
              peer->address, peer_ident(peer), topic_name(command), command->attempts, command->max_attempts);
-    commands_log(gateway, command, "sent", NULL);
+    json_t *where = json_pack("{s:I, s:s, s:s}", "channel_id", (json_int_t)peer->channel->config->id,
+                              "source", peer->address, "transport", peer->transport->is_udp ? "udp" : "tcp");
+    commands_log(gateway, command, "sent", where);
+    json_decref(where);
     commands_publish(gateway, command);
 }
 
@@ -475,17 +537,20 @@ static void time_out(struct gateway *gateway, struct command *command) {
 static void sweep_command(struct gateway *gateway, struct command *command, int64_t now) {
     if (command_has_ended(command)) {
         if (command->forget_at != 0 && now >= command->forget_at)
-            commands_drop(gateway, command);
-        else if (command->end_written && command->published == 0)
+            commands_forget(gateway, command);
+        else if (command->end_written && command->published == 0 && command->forget_at == 0)
             commands_publish_end(gateway, command);
         return;
     }
+    if (!command->confirmed && command_sync_is_open(gateway))
+        return; // it may have ended elsewhere
     // What another instance has sent is its own, until that has surely gone; expiry is the intake's.
-    int64_t grace = is_ours(gateway, command) ? 0 : ADOPTION_TIME * 1000000LL;
-    bool may = is_ours(gateway, command) || gateway->config->commands.intake;
-    if (command->state == COMMAND_SENT && now >= command->answer_by + grace && may)
+    bool decides = gateway->config->commands.intake && command_sync_is_done(gateway);
+    bool late = now >= command->answer_by && is_ours(gateway, command);
+    bool orphaned = now >= command->answer_by + ADOPTION_TIME * 1000000LL && decides;
+    if (command->state == COMMAND_SENT && (late || orphaned))
         time_out(gateway, command);
-    else if (command->state == COMMAND_QUEUED && now >= command->expires && gateway->config->commands.intake)
+    else if (command->state == COMMAND_QUEUED && now >= command->expires && decides)
         commands_finish(gateway, command, COMMAND_EXPIRED, false, NULL, "the device did not talk in time");
 }
 
@@ -496,6 +561,7 @@ static void on_sweep(uv_timer_t *timer) {
     HASH_ITER(hh, gateway->commands.by_id, command, next) {
         sweep_command(gateway, command, now);
     }
+    command_sync_mark(gateway);
 }
 
 void commands_start(struct gateway *gateway) {
@@ -511,6 +577,6 @@ void commands_stop(struct gateway *gateway) {
 void commands_free(struct gateway *gateway) {
     struct command *command, *next;
     HASH_ITER(hh, gateway->commands.by_id, command, next) {
-        commands_drop(gateway, command);
+        drop(gateway, command);
     }
 }

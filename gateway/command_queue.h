@@ -43,8 +43,21 @@ const char *commands_full(const struct command_queue *queue, const char *key);
 // Takes the command over and into the queue.
 void commands_add(struct gateway *gateway, struct command *command);
 
-// Takes it out of the queue and frees it, without a word.
-void commands_drop(struct gateway *gateway, struct command *command);
+// Takes it out of the queue and off the disk, and frees it, without a word.
+void commands_forget(struct gateway *gateway, struct command *command);
+
+// The command has ended in this way, and that is said. Only its id is kept for a while, here and on disk, so
+// that an old entry that comes late, or out of an older state of the broker's disk, is not a new command.
+void commands_bury(struct gateway *gateway, struct command *command, enum command_state end);
+
+// Takes up such an id from a row of the disk; false when the row is none.
+bool commands_take_buried(struct gateway *gateway, int64_t id, const json_t *row);
+
+// The broker holds stale for a command that has ended: it is told again that it has.
+void commands_clear_stale(struct gateway *gateway, const struct command *command, struct command *stale);
+
+// Writes the entry to the disk as it stands.
+void commands_keep(struct gateway *gateway, const struct command *command);
 
 // Writes the entry to broker and disk as it stands.
 void commands_publish(struct gateway *gateway, struct command *command);

@@ -21,7 +21,8 @@ struct rig_client {
     struct rig_message **messages;
     size_t count, capacity;
     atomic_bool subscribed, stopping;
-    atomic_int acknowledged; // publishes
+    atomic_int acknowledged;  // publishes
+    atomic_int subscriptions; // that the broker confirmed
     int port;
 };
 
@@ -37,6 +38,7 @@ static void on_subscribe(struct mosquitto *mosquitto, void *context, int mid, in
                          const mosquitto_property *properties) {
     struct rig_client *client = context;
     client->subscribed = true;
+    client->subscriptions++;
 }
 
 static void on_publish(struct mosquitto *mosquitto, void *context, int mid, int reason,
@@ -253,6 +255,55 @@ const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic
     return expect(rig, topic, subset, true, RIG_DEADLINE);
 }
 
+struct subscribing {
+    struct rig_client *client;
+    int before;
+};
+
+static bool is_confirmed(void *context) {
+    const struct subscribing *subscribing = context;
+    return subscribing->client->subscriptions > subscribing->before;
+}
+
+static size_t count_retained_from(struct rig_client *client, size_t first) {
+    size_t count = 0;
+    pthread_mutex_lock(&client->lock);
+    for (size_t i = first; i < client->count; i++)
+        count += client->messages[i]->retain && client->messages[i]->length > 0;
+    pthread_mutex_unlock(&client->lock);
+    return count;
+}
+
+// Mosquitto sends what it retains before it confirms the subscription.
+size_t rig_count_retained(struct rig *rig, const char *filter) {
+    struct rig_client *client = rig->client;
+    struct subscribing subscribing = {.client = client, .before = client->subscriptions};
+    char whole[512];
+    whole_topic(rig, filter, whole, sizeof whole);
+    pthread_mutex_lock(&client->lock);
+    size_t first = client->count;
+    pthread_mutex_unlock(&client->lock);
+    mosquitto_subscribe_v5(client->mosquitto, NULL, whole, 0, 0, NULL);
+    cr_assert(rig_wait(is_confirmed, &subscribing, RIG_DEADLINE), "no subscription to %s", whole);
+    mosquitto_unsubscribe(client->mosquitto, NULL, whole);
+    return count_retained_from(client, first);
+}
+
+struct retained {
+    struct rig *rig;
+    const char *filter;
+};
+
+static bool none_retained(void *context) {
+    const struct retained *retained = context;
+    return rig_count_retained(retained->rig, retained->filter) == 0;
+}
+
+void rig_expect_none_retained(struct rig *rig, const char *filter) {
+    struct retained retained = {.rig = rig, .filter = filter};
+    cr_assert(rig_wait(none_retained, &retained, RIG_DEADLINE), "the broker still retains %s", filter);
+}
+
 const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset) {
     return rig_expect_message(rig, filter, subset, RIG_DEADLINE);
 }
@@ -292,23 +343,27 @@ static bool is_acknowledged(void *context) {
     return publishing->client->acknowledged > publishing->before;
 }
 
-static void publish(struct rig *rig, const char *topic, const void *bytes, size_t length,
+static void publish(struct rig *rig, const char *topic, const void *bytes, size_t length, bool retain,
                     const mosquitto_property *properties) {
     struct publishing publishing = {.client = rig->client, .before = rig->client->acknowledged};
     char whole[512];
     whole_topic(rig, topic, whole, sizeof whole);
     int result =
-        mosquitto_publish_v5(rig->client->mosquitto, NULL, whole, (int)length, bytes, 1, false, properties);
+        mosquitto_publish_v5(rig->client->mosquitto, NULL, whole, (int)length, bytes, 1, retain, properties);
     cr_assert(result == MOSQ_ERR_SUCCESS, "publishing to %s: %s", whole, mosquitto_strerror(result));
     cr_assert(rig_wait(is_acknowledged, &publishing, RIG_DEADLINE), "the broker does not take %s", whole);
 }
 
 void rig_publish_bytes(struct rig *rig, const char *topic, const void *bytes, size_t length) {
-    publish(rig, topic, bytes, length, NULL);
+    publish(rig, topic, bytes, length, false, NULL);
 }
 
 void rig_publish(struct rig *rig, const char *topic, const char *text) {
-    publish(rig, topic, text, strlen(text), NULL);
+    publish(rig, topic, text, strlen(text), false, NULL);
+}
+
+void rig_publish_retained(struct rig *rig, const char *topic, const char *text) {
+    publish(rig, topic, text, strlen(text), true, NULL);
 }
 
 void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,
@@ -318,6 +373,6 @@ void rig_request(struct rig *rig, const char *topic, const char *text, const cha
     if (correlation != NULL)
         mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, correlation,
                                       (uint16_t)strlen(correlation));
-    publish(rig, topic, text, strlen(text), properties);
+    publish(rig, topic, text, strlen(text), false, properties);
     mosquitto_property_free_all(&properties);
 }
