@@ -247,10 +247,13 @@ static void take_update(struct gateway *gateway, struct command *command, struct
     }
 }
 
+// What the broker kept for an intake while it was away tells what happened, but not what is: that only the
+// retained entries tell, which come behind it.
 static void take_entry(struct gateway *gateway, const char *key, int64_t id,
                        const struct mqtt_received *received) {
     char *fault = NULL;
     struct command *known = commands_find(&gateway->commands, id);
+    bool current = received->retain || !gateway->config->commands.intake || !command_sync_is_open(gateway);
     gateway->sync.entries += received->retain;
     if (received->length == 0) {
         take_emptied(gateway, known);
@@ -272,10 +275,10 @@ static void take_entry(struct gateway *gateway, const char *key, int64_t id,
         if (command != NULL)
             command_free(command);
     } else if (known != NULL) {
-        known->confirmed = true;
+        known->confirmed = known->confirmed || current;
         take_update(gateway, known, command, received);
         command_free(command);
-    } else if (command_has_ended(command) || (is_own(gateway, command) && !received->retain)) {
+    } else if (command_has_ended(command) || !current || (is_own(gateway, command) && !received->retain)) {
         command_free(command); // nothing to do any more, or the echo of what we wrote
     } else {
         command->confirmed = true;

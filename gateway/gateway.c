@@ -109,7 +109,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
     else if (state != NULL)
         command_sync_received(gateway, state, received);
     else if (device != NULL)
-        session_taken_over(gateway, strtoll(device, NULL, 10));
+        session_taken_over(gateway, strtoll(device, NULL, 10), received->payload, received->length);
 }
 
 static const struct mqtt_link_handlers link_handlers = {.connected = on_link_connected,
