@@ -61,7 +61,7 @@ static json_t *hex_text(const uint8_t *bytes, size_t length) {
 
 static void add_sent(const struct command *command, json_t *entry) {
     json_object_set_new(entry, "attempts", json_integer(command->attempts));
-    if (command->state != COMMAND_SENT)
+    if (command->attempts == 0)
         return;
     json_object_set_new(entry, "answer_by", seconds(command->answer_by));
     json_object_set_new(entry, "answer_key", json_string(command->expectation.key));

@@ -13,6 +13,7 @@
 
 #define PAYLOAD_MAX    262144 // bytes of a publish
 #define DEFINITION_MAX 16384  // bytes of one command, as JSON
+#define DEPTH_MAX      64     // of objects and arrays in each other, so that what holds it can be read too
 
 // Who a publish is for.
 struct address {
@@ -30,12 +31,12 @@ static const struct config_channel *find_channel(const struct gateway *gateway, 
     return NULL;
 }
 
-// Reads a number of at most 16 digits (53 bits) up to end, which is set to what follows it.
+// Reads a number of at most 53 bits, as it may stand in an entry, up to end, which is set to what follows it.
 static bool read_id(const char *text, int64_t *id, const char **end) {
     size_t digits = strspn(text, "0123456789");
     *id = strtoll(text, NULL, 10);
     *end = text + digits;
-    return digits >= 1 && digits <= 16;
+    return digits >= 1 && digits <= 16 && *id < 1LL << 53;
 }
 
 static const char *read_device_address(struct gateway *gateway, const char *text, struct address *address) {
@@ -62,17 +63,17 @@ static const char *read_channel_address(struct gateway *gateway, const char *tex
     if (!device_ident_valid(end + 1))
         return "the ident is not 1 to 32 letters, digits, dots, dashes, underscores";
     const struct config_channel *channel = find_channel(gateway, address->channel_id);
-    if (channel == NULL)
-        return "there is no channel of that id";
     struct device device = device_by_ident(gateway->registry, end + 1);
     strcpy(address->ident, end + 1);
-    address->codec = channel->codec;
     address->device_id = device.known ? device.id : -1;
     if (device.known)
         snprintf(address->key, sizeof address->key, "devices/%lld", (long long)device.id);
     else
         snprintf(address->key, sizeof address->key, "channels/%lld/%s", (long long)address->channel_id,
                  end + 1);
+    if (channel == NULL)
+        return "there is no channel of that id";
+    address->codec = channel->codec;
     return NULL;
 }
 
@@ -140,11 +141,30 @@ static bool is_too_large(const json_t *definition) {
     return json_dumpb(definition, NULL, 0, JSON_COMPACT) > DEFINITION_MAX;
 }
 
+static bool is_too_deep(const json_t *value, int left) {
+    const char *key;
+    const json_t *inner;
+    size_t i;
+    if (left == 0)
+        return true;
+    json_object_foreach((json_t *)value, key, inner) {
+        if (is_too_deep(inner, left - 1))
+            return true;
+    }
+    json_array_foreach(value, i, inner) {
+        if (is_too_deep(inner, left - 1))
+            return true;
+    }
+    return false;
+}
+
 // What is wrong with a command (for the caller to free), or NULL.
 static char *wrong_with(struct gateway *gateway, const struct address *address, json_t *definition) {
     const char *full = commands_full(&gateway->commands, address->key);
     if (is_too_large(definition))
         return must_have(strdup("the command has more than 16384 bytes"));
+    if (is_too_deep(definition, DEPTH_MAX))
+        return must_have(strdup("the command has more than 64 levels of objects and arrays in each other"));
     char *fault = commands_check(gateway, definition, address->codec);
     return fault == NULL && full != NULL ? must_have(strdup(full)) : fault;
 }
@@ -154,7 +174,7 @@ static void take_command(struct gateway *gateway, const struct address *address,
     char *fault = wrong_with(gateway, address, definition);
     struct command *command = make_command(gateway, address, received, json_incref(definition));
     if (fault != NULL) {
-        if (is_too_large(definition))
+        if (is_too_large(definition) || is_too_deep(definition, DEPTH_MAX))
             json_object_del(command->definition, "meta"), json_object_del(command->definition, "properties");
         refuse(gateway, command, received->topic, fault);
         free(fault);

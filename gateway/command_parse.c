@@ -70,6 +70,15 @@ static void collect(void *context, const char *path, const char *problem) {
     *faults = more;
 }
 
+static const json_t *schema_of(const json_t *command, const struct codec *codec) {
+    const char *name = json_string_value(json_object_get(command, "name"));
+    return json_object_get(json_object_get(schema_of_commands(codec->name), "$defs"), name);
+}
+
+bool command_is_of(const json_t *command, const struct codec *codec) {
+    return schema_of(command, codec) != NULL;
+}
+
 char *command_check(json_t *command, const struct codec *codec) {
     const json_t *envelope = schema_find("command.schema.json");
     char *faults = NULL;
@@ -77,9 +86,7 @@ char *command_check(json_t *command, const struct codec *codec) {
     if (faults != NULL)
         return faults;
     json_schema_fill_defaults(envelope, command);
-    const char *name = json_string_value(json_object_get(command, "name"));
-    const json_t *catalogue = schema_of_commands(codec->name);
-    const json_t *schema = json_object_get(json_object_get(catalogue, "$defs"), name);
+    const json_t *catalogue = schema_of_commands(codec->name), *schema = schema_of(command, codec);
     if (schema == NULL) {
         char *was = json_schema_brief(json_object_get(command, "name"));
         faults = reason_of("%s has no command %s", codec->name, was);

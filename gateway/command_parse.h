@@ -14,6 +14,9 @@
 // NULL, and *reason set (for the caller to free), when it is neither.
 json_t *command_parse(const char *payload, size_t length, char **reason);
 
+// Whether the protocol has a command of that name.
+bool command_is_of(const json_t *command, const struct codec *codec);
+
 // Checks a command object against the envelope's schema and, for the protocol, its own. On success fills what
 // the command leaves out, as the schemas say. NULL when it is valid, else what is wrong with it, for the
 // caller to free.

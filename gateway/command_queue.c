@@ -17,8 +17,9 @@
 #define ADOPTION_TIME                                                                                        \
     15 // seconds after its time-out at which a command that another instance sent is taken over
 #define FORGET_TIME                                                                                          \
-    60 // seconds for which an ended command is known, so that an old entry that comes late is not a new one
-#define KEY_MAX 96
+    3600 // seconds for which an ended command is known: longer than Mosquitto goes between two savings
+#define KEY_MAX        96
+#define TOPIC_NAME_MAX 64
 
 // What waits for one device.
 struct command_target {
@@ -35,16 +36,18 @@ static const int event_codes[] = {
 
 // --- the table ---
 
-int64_t commands_new_id(struct gateway *gateway) {
-    int64_t now = gateway_clock();
-    gateway->commands.last_id = now > gateway->commands.last_id ? now : gateway->commands.last_id + 1;
-    return gateway->commands.last_id;
-}
-
 struct command *commands_find(const struct command_queue *queue, int64_t id) {
     struct command *command;
     HASH_FIND(hh, queue->by_id, &id, sizeof id, command);
     return command;
+}
+
+int64_t commands_new_id(struct gateway *gateway) {
+    int64_t now = gateway_clock();
+    do { // the clock may have been set back, and the broker may hold commands of then
+        gateway->commands.last_id = now > gateway->commands.last_id ? now : gateway->commands.last_id + 1;
+    } while (commands_find(&gateway->commands, gateway->commands.last_id) != NULL);
+    return gateway->commands.last_id;
 }
 
 static struct command_target *find_target(const struct command_queue *queue, const char *key) {
@@ -100,10 +103,15 @@ static void leave_target(struct command_queue *queue, struct command *command) {
     free(target);
 }
 
-void commands_drop(struct gateway *gateway, struct command *command) {
+static void drop(struct gateway *gateway, struct command *command) {
     leave_target(&gateway->commands, command);
     HASH_DEL(gateway->commands.by_id, command);
     command_free(command);
+}
+
+void commands_forget(struct gateway *gateway, struct command *command) {
+    store_delete_command(gateway->store, command->id);
+    drop(gateway, command);
 }
 
 // --- saying where a command is ---
@@ -113,7 +121,7 @@ static const char *topic_name(const struct command *command) {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._?-";
     const char *name = command_name(command);
     size_t length = strlen(name);
-    return length >= 1 && strspn(name, allowed) == length ? name : "invalid";
+    return length >= 1 && length <= TOPIC_NAME_MAX && strspn(name, allowed) == length ? name : "invalid";
 }
 
 // A log entry, or the result for the publisher; for the caller to free.
@@ -177,6 +185,12 @@ static void store_entry(struct gateway *gateway, const struct command *command, 
     json_decref(row);
 }
 
+void commands_keep(struct gateway *gateway, const struct command *command) {
+    json_t *entry = command_to_json(command);
+    store_entry(gateway, command, entry);
+    json_decref(entry);
+}
+
 void commands_publish(struct gateway *gateway, struct command *command) {
     free(command->instance);
     command->instance = must_have(strdup(gateway->config->mqtt.client_id));
@@ -189,11 +203,61 @@ void commands_publish(struct gateway *gateway, struct command *command) {
 
 // --- the end ---
 
+static void keep_id_only(struct command *command) {
+    json_object_clear(command->definition);
+    json_decref(command->result);
+    free(command->response_topic);
+    free(command->correlation);
+    command->result = NULL;
+    command->response_topic = NULL;
+    command->correlation = NULL;
+}
+
+void commands_bury(struct gateway *gateway, struct command *command, enum command_state end) {
+    leave_target(&gateway->commands, command);
+    keep_id_only(command);
+    command->state = end;
+    command->forget_at = gateway_clock() + FORGET_TIME * 1000000LL;
+    json_t *row = json_pack("{s:s, s:i, s:I}", "key", command->key, "ended", (int)end, "forget_at",
+                            (json_int_t)command->forget_at);
+    char *text = must_have(json_dumps(row, JSON_COMPACT));
+    store_put_command(gateway->store, command->id, text);
+    free(text);
+    json_decref(row);
+}
+
+bool commands_take_buried(struct gateway *gateway, int64_t id, const json_t *row) {
+    const char *key = json_string_value(json_object_get(row, "key"));
+    json_int_t end = json_integer_value(json_object_get(row, "ended"));
+    if (key == NULL || end < COMMAND_PROCESSED || end > COMMAND_CANCELED)
+        return false;
+    struct command *command = must_have(calloc(1, sizeof *command));
+    command->id = id;
+    command->key = must_have(strdup(key));
+    command->definition = must_have(json_object());
+    command->state = (enum command_state)end;
+    command->forget_at = json_integer_value(json_object_get(row, "forget_at"));
+    commands_add(gateway, command);
+    return true;
+}
+
+void commands_clear_stale(struct gateway *gateway, const struct command *command, struct command *stale) {
+    if (command->forget_at == 0)
+        return; // its end is on the way
+    log_warning("%s: command %lld has ended (%s), the broker still held it", command->key,
+                (long long)command->id, command_state_name(command->state));
+    stale->state = command->state;
+    free(stale->instance);
+    stale->instance = must_have(strdup(gateway->config->mqtt.client_id));
+    json_t *entry = command_to_json(stale);
+    publish_entry(gateway, stale, entry);
+    publish_entry(gateway, stale, NULL);
+    json_decref(entry);
+}
+
 static void on_end_published(struct outbox_waiter *waiter, bool safe) {
     struct command *command = (struct command *)((char *)waiter - offsetof(struct command, waiter));
-    struct gateway *gateway = command->gateway;
-    store_delete_command(gateway->store, command->id);
-    command->forget_at = gateway_clock() + FORGET_TIME * 1000000LL;
+    commands_bury(command->gateway, command, command->state);
 }
 
 // The entry says how it ended before it is emptied: to the other instances an empty one alone is a
@@ -229,9 +293,7 @@ void commands_finish(struct gateway *gateway, struct command *command, enum comm
     log_info("%s: command %s is %s%s%s%s", command->key, topic_name(command), command_state_name(end),
              executed ? ", executed" : "", reason != NULL ? ": " : "", reason != NULL ? reason : "");
     leave_target(&gateway->commands, command);
-    json_t *entry = command_to_json(command);
-    store_entry(gateway, command, entry);
-    json_decref(entry);
+    commands_keep(gateway, command);
     // It stays in the table until then, because it has ended and its end is not published.
     store_when_written(gateway->store, on_end_written, command);
 }
@@ -256,20 +318,28 @@ static struct peer *reachable_peer(const struct gateway *gateway, const struct c
     return other_channel ? NULL : peer;
 }
 
+// Seconds to wait for the answer.
+static unsigned timeout_of(const struct gateway *gateway, const struct command *command) {
+    if (command->timeout > 0)
+        return (unsigned)command->timeout;
+    return command->expectation.timeout != 0 ? command->expectation.timeout
+                                             : (unsigned)gateway->config->commands.timeout;
+}
+
 static void note_sent(struct gateway *gateway, struct command *command, const struct peer *peer) {
-    unsigned timeout = command->timeout > 0                ? (unsigned)command->timeout
-                       : command->expectation.timeout != 0 ? command->expectation.timeout
-                                                           : (unsigned)gateway->config->commands.timeout;
     command->state = COMMAND_SENT;
     command->attempts++;
-    command->answer_by = gateway_clock() + timeout * 1000000LL;
+    command->answer_by = gateway_clock() + timeout_of(gateway, command) * 1000000LL;
     command->sent_to = peer->serial;
     command->sent_on = peer->channel->config->id;
     command->has_begun = false;
     strcpy(command->ident, peer_ident(peer));
     log_info("channel %s, %s, device %s: command %s goes out, attempt %d of %d", peer->channel->config->name,
              peer->address, peer_ident(peer), topic_name(command), command->attempts, command->max_attempts);
-    commands_log(gateway, command, "sent", NULL);
+    json_t *where = json_pack("{s:I, s:s, s:s}", "channel_id", (json_int_t)peer->channel->config->id,
+                              "source", peer->address, "transport", peer->transport->is_udp ? "udp" : "tcp");
+    commands_log(gateway, command, "sent", where);
+    json_decref(where);
     commands_publish(gateway, command);
 }
 
@@ -362,53 +432,75 @@ void commands_device_talks(struct gateway *gateway, struct session *session) {
 
 char *commands_check(const struct gateway *gateway, json_t *definition, const struct codec *codec) {
     char *first = NULL;
+    bool known = false; // the protocol that said the first fault has a command of that name
     if (codec != NULL)
         return command_check(definition, codec);
     for (size_t i = 0; i < gateway->config->channel_count; i++) {
-        char *fault = command_check(definition, gateway->config->channels[i].codec);
+        const struct codec *one = gateway->config->channels[i].codec;
+        char *fault = command_check(definition, one);
         if (fault == NULL) {
             free(first);
             return NULL;
         }
-        if (first == NULL)
-            first = fault;
-        else
-            free(fault);
+        // What a protocol says that has such a command tells more than that another one has none.
+        bool better = first == NULL || (!known && command_is_of(definition, one));
+        known = known || command_is_of(definition, one);
+        free(better ? first : fault);
+        first = better ? fault : first;
     }
     return first;
 }
 
 // --- answers ---
 
-static struct command *find_asked(const struct command_target *target, const struct codec_answer *answer) {
-    struct command *command;
+// How well an answer fits a command; 0: not at all. Numbers of frames begin anew with each connection, so
+// what was sent on this one goes first; and an answer that came after its time is better than sending again.
+static int fit_of(const struct command *command, const struct peer *peer, const struct codec_answer *answer) {
+    const char *key = command->expectation.key;
+    bool waits = command->state == COMMAND_SENT || command->attempts > 0;
+    if (!waits || !(*key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0))
+        return 0;
+    return command->state != COMMAND_SENT ? 1 : command->sent_to != peer->serial ? 2 : 3;
+}
+
+static struct command *find_asked(const struct command_target *target, const struct peer *peer,
+                                  const struct codec_answer *answer) {
+    struct command *command, *best = NULL;
     if (target == NULL)
         return NULL;
     DL_FOREACH(target->commands, command) {
-        const char *key = command->expectation.key;
-        if (command->state == COMMAND_SENT &&
-            (*key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0))
-            return command;
+        if (fit_of(command, peer, answer) > (best != NULL ? fit_of(best, peer, answer) : 0))
+            best = command;
     }
-    return NULL;
+    return best;
 }
 
-void commands_answered(struct gateway *gateway, struct session *session, const struct codec_answer *answer) {
+static void note_begun(struct gateway *gateway, struct command *command, const char *text) {
+    command->has_begun = true;
+    log_info("%s: command %s has begun: %s", command->key, topic_name(command), text);
+    if (command->state == COMMAND_SENT)
+        return;
+    command->state = COMMAND_SENT; // it was late, and is not to be sent again
+    command->answer_by = gateway_clock() + timeout_of(gateway, command) * 1000000LL;
+    commands_publish(gateway, command);
+}
+
+void commands_answered(struct peer *peer, const struct codec_answer *answer) {
+    struct gateway *gateway = peer->gateway;
+    const char *text = answer->text != NULL ? answer->text : "-";
     char key[KEY_MAX];
     if (answer->implicit && gateway->commands.targets == NULL)
         return;
-    key_of_session(session, channel_of(session), key);
-    struct command *command = find_asked(find_target(&gateway->commands, key), answer);
+    key_of_session(peer->session, peer->channel, key);
+    struct command *command = find_asked(find_target(&gateway->commands, key), peer, answer);
     if (command == NULL) {
         if (!answer->implicit)
-            log_info("device %s: an answer to '%s' that nobody waits for: %s", session->ident, answer->key,
-                     answer->text != NULL ? answer->text : "-");
+            log_info("device %s: an answer to '%s' that nobody waits for: %s", peer_ident(peer), answer->key,
+                     text);
         return;
     }
     if (answer->outcome == CODEC_PROGRESS && command->expectation.final_after_progress) {
-        command->has_begun = true;
-        log_info("device %s: command %s has begun: %s", session->ident, topic_name(command),
-                 answer->text != NULL ? answer->text : "-");
+        note_begun(gateway, command, text);
         return;
     }
     bool executed = answer->outcome != CODEC_FAILURE;
@@ -437,17 +529,20 @@ static void time_out(struct gateway *gateway, struct command *command) {
 static void sweep_command(struct gateway *gateway, struct command *command, int64_t now) {
     if (command_has_ended(command)) {
         if (command->forget_at != 0 && now >= command->forget_at)
-            commands_drop(gateway, command);
-        else if (command->end_written && command->published == 0)
+            commands_forget(gateway, command);
+        else if (command->end_written && command->published == 0 && command->forget_at == 0)
             commands_publish_end(gateway, command);
         return;
     }
+    if (!command->confirmed && command_sync_is_open(gateway))
+        return; // it may have ended elsewhere
     // What another instance has sent is its own, until that has surely gone; expiry is the intake's.
-    int64_t grace = is_ours(gateway, command) ? 0 : ADOPTION_TIME * 1000000LL;
-    bool may = is_ours(gateway, command) || gateway->config->commands.intake;
-    if (command->state == COMMAND_SENT && now >= command->answer_by + grace && may)
+    bool decides = gateway->config->commands.intake && command_sync_is_done(gateway);
+    bool late = now >= command->answer_by && is_ours(gateway, command);
+    bool orphaned = now >= command->answer_by + ADOPTION_TIME * 1000000LL && decides;
+    if (command->state == COMMAND_SENT && (late || orphaned))
         time_out(gateway, command);
-    else if (command->state == COMMAND_QUEUED && now >= command->expires && gateway->config->commands.intake)
+    else if (command->state == COMMAND_QUEUED && now >= command->expires && decides)
         commands_finish(gateway, command, COMMAND_EXPIRED, false, NULL, "the device did not talk in time");
 }
 
@@ -458,6 +553,7 @@ static void on_sweep(uv_timer_t *timer) {
     HASH_ITER(hh, gateway->commands.by_id, command, next) {
         sweep_command(gateway, command, now);
     }
+    command_sync_mark(gateway);
 }
 
 void commands_start(struct gateway *gateway) {
@@ -473,6 +569,6 @@ void commands_stop(struct gateway *gateway) {
 void commands_free(struct gateway *gateway) {
     struct command *command, *next;
     HASH_ITER(hh, gateway->commands.by_id, command, next) {
-        commands_drop(gateway, command);
+        drop(gateway, command);
     }
 }

@@ -15,6 +15,7 @@
 #define COMMANDS_PER_DEVICE_MAX 1000
 #define COMMANDS_MAX            100000
 
+struct peer;
 struct session;
 
 struct command_queue {
@@ -42,8 +43,21 @@ const char *commands_full(const struct command_queue *queue, const char *key);
 // Takes the command over and into the queue.
 void commands_add(struct gateway *gateway, struct command *command);
 
-// Takes it out of the queue and frees it, without a word.
-void commands_drop(struct gateway *gateway, struct command *command);
+// Takes it out of the queue and off the disk, and frees it, without a word.
+void commands_forget(struct gateway *gateway, struct command *command);
+
+// The command has ended in this way, and that is said. Only its id is kept for a while, here and on disk, so
+// that an old entry that comes late, or out of an older state of the broker's disk, is not a new command.
+void commands_bury(struct gateway *gateway, struct command *command, enum command_state end);
+
+// Takes up such an id from a row of the disk; false when the row is none.
+bool commands_take_buried(struct gateway *gateway, int64_t id, const json_t *row);
+
+// The broker holds stale for a command that has ended: it is told again that it has.
+void commands_clear_stale(struct gateway *gateway, const struct command *command, struct command *stale);
+
+// Writes the entry to the disk as it stands.
+void commands_keep(struct gateway *gateway, const struct command *command);
 
 // Writes the entry to broker and disk as it stands.
 void commands_publish(struct gateway *gateway, struct command *command);
@@ -71,8 +85,8 @@ char *commands_check(const struct gateway *gateway, json_t *definition, const st
 
 // --- for peers ---
 
-// The device answered; or, for an implicit answer, sent a report that may be one.
-void commands_answered(struct gateway *gateway, struct session *session, const struct codec_answer *answer);
+// The device answered; or, for an implicit answer, sent a report that may be one. The peer has a session.
+void commands_answered(struct peer *peer, const struct codec_answer *answer);
 
 // The device was heard from: what waits for it may go out.
 void commands_device_talks(struct gateway *gateway, struct session *session);

@@ -10,11 +10,17 @@
 #include "gateway/memory.h"
 
 #define ENTRY_MAX 65536 // bytes
+#define CROWD     1000 // entries at which a broker may have left out some: Mosquitto's limit of queued messages
+#define ASK_TIME  2000 // milliseconds until it is asked again whether it has delivered all
 #define SETTLE_TIME                                                                                          \
     1000 // milliseconds without an entry after which a broker that delivers out of order has delivered all
 
 bool command_sync_is_open(const struct gateway *gateway) {
-    return gateway->sync.state == SYNC_OPEN || gateway->sync.state == SYNC_SETTLING;
+    return gateway->sync.state <= SYNC_SETTLING;
+}
+
+bool command_sync_is_done(const struct gateway *gateway) {
+    return gateway->sync.state == SYNC_DONE;
 }
 
 // --- the disk ---
@@ -22,6 +28,12 @@ bool command_sync_is_open(const struct gateway *gateway) {
 static void take_stored(void *context, int64_t id, const char *text) {
     struct gateway *gateway = context;
     json_t *row = json_loads(text, 0, NULL);
+    if (id > gateway->commands.last_id)
+        gateway->commands.last_id = id;
+    if (commands_take_buried(gateway, id, row)) {
+        json_decref(row);
+        return;
+    }
     const char *key = json_string_value(json_object_get(row, "key"));
     char *fault = NULL;
     struct command *command =
@@ -36,16 +48,12 @@ static void take_stored(void *context, int64_t id, const char *text) {
         free(fault);
         return;
     }
-    if (id > gateway->commands.last_id)
-        gateway->commands.last_id = id;
     commands_add(gateway, command);
     if (command_has_ended(command)) { // and the broker may not have heard of it
         command->end_written = true;
         commands_publish_end(gateway, command);
     }
 }
-
-static void on_settled(uv_timer_t *timer);
 
 void command_sync_start(struct gateway *gateway) {
     uv_timer_init(&gateway->loop, &gateway->sync.settle);
@@ -66,32 +74,62 @@ static const char *own_topic(const struct gateway *gateway, const char *last, ch
     return topic;
 }
 
-static void publish_own(struct gateway *gateway, const char *last, const char *text, bool retain) {
+// Takes over payload.
+static uint64_t publish_own(struct gateway *gateway, const char *last, json_t *payload, bool retain) {
     char topic[300];
-    json_t *json = json_string(text);
-    gateway_publish(gateway, json, retain, "state/gw/%s", own_topic(gateway, last, topic, sizeof topic));
-    json_decref(json);
+    uint64_t number = gateway_publish(gateway, payload, retain, "state/gw/%s",
+                                      own_topic(gateway, last, topic, sizeof topic));
+    json_decref(payload);
+    return number;
+}
+
+static void publish_marker(struct gateway *gateway) {
+    int64_t last = gateway->commands.last_id > 0 ? gateway->commands.last_id : 1;
+    json_t *marker =
+        json_pack("{s:s, s:I}", "store", store_marker(gateway->store), "through", (json_int_t)last);
+    if (publish_own(gateway, "queue", marker, true) != 0)
+        gateway->sync.marked = last;
+}
+
+void command_sync_mark(struct gateway *gateway) {
+    bool intake = gateway->config->commands.intake;
+    if (intake && gateway->sync.state == SYNC_DONE && gateway->commands.last_id > gateway->sync.marked)
+        publish_marker(gateway);
 }
 
 void command_sync_begin(struct gateway *gateway) {
     struct command_sync *sync = &gateway->sync;
     struct command *command, *next;
     sync->state = SYNC_OPEN;
-    sync->marker_seen = false;
+    sync->vouched = 0;
+    sync->entries = 0;
     HASH_ITER(hh, gateway->commands.by_id, command, next) {
         // What is still in the outbox the broker will have.
         command->confirmed = command->published != 0 && !outbox_is_safe(gateway->outbox, command->published);
     }
 }
 
+static void ask(struct gateway *gateway);
+
+static void on_unanswered(uv_timer_t *timer) {
+    ask(timer->data);
+}
+
+// A broker with a full queue drops it: then again.
+static void ask(struct gateway *gateway) {
+    struct command_sync *sync = &gateway->sync;
+    publish_own(gateway, "sync", json_string(sync->nonce), false);
+    uv_timer_start(&sync->settle, on_unanswered, ASK_TIME, 0);
+}
+
 void command_sync_ask(struct gateway *gateway) {
     struct command_sync *sync = &gateway->sync;
     snprintf(sync->nonce, sizeof sync->nonce, "%lld", (long long)gateway_clock());
-    publish_own(gateway, "sync", sync->nonce, false);
+    ask(gateway);
 }
 
 void command_sync_lost(struct gateway *gateway) {
-    gateway->sync.state = SYNC_NO_LINK;
+    gateway->sync.state = command_sync_is_open(gateway) ? SYNC_NEVER : SYNC_NO_LINK;
     uv_timer_stop(&gateway->sync.settle);
 }
 
@@ -100,21 +138,24 @@ static void take_missing(struct gateway *gateway, struct command *command) {
     if (gateway->config->commands.intake)
         commands_finish(gateway, command, COMMAND_CANCELED, false, NULL, "canceled");
     else
-        commands_drop(gateway, command); // it ended while we were away, and that was said
+        commands_forget(gateway, command); // it ended while we were away, or the intake publishes it again
+}
+
+// Whether a missing entry is one that the broker lost or never had, and not one that has ended.
+static bool is_lost(const struct gateway *gateway, const struct command *command) {
+    const struct command_sync *sync = &gateway->sync;
+    return gateway->config->commands.intake && (command->id > sync->vouched || sync->entries >= CROWD);
 }
 
 static void on_settled(uv_timer_t *timer) {
     struct gateway *gateway = timer->data;
     struct command *command, *next;
-    bool forgot = gateway->config->commands.intake && !gateway->sync.marker_seen;
     size_t again = 0;
     gateway->sync.state = SYNC_DONE;
-    if (forgot)
-        publish_own(gateway, "queue", store_marker(gateway->store), true);
     HASH_ITER(hh, gateway->commands.by_id, command, next) {
         if (command->confirmed || command_has_ended(command))
             continue;
-        if (forgot) {
+        if (is_lost(gateway, command)) {
             commands_publish(gateway, command);
             again++;
         } else {
@@ -123,6 +164,8 @@ static void on_settled(uv_timer_t *timer) {
     }
     if (again > 0)
         log_warning("the broker did not have %zu pending commands, it has them again", again);
+    if (gateway->config->commands.intake)
+        publish_marker(gateway); // behind them
     HASH_ITER(hh, gateway->commands.by_id, command, next) {
         if (!command_has_ended(command))
             commands_send_next(gateway, command->key);
@@ -134,10 +177,18 @@ static bool payload_is(const struct mqtt_received *received, const char *text) {
     return received->length == length + 2 && memcmp((const char *)received->payload + 1, text, length) == 0;
 }
 
+static void take_marker(struct gateway *gateway, const struct mqtt_received *received) {
+    json_t *marker = json_loadb(received->payload, received->length, 0, NULL);
+    const char *store = json_string_value(json_object_get(marker, "store"));
+    if (store != NULL && strcmp(store, store_marker(gateway->store)) == 0)
+        gateway->sync.vouched = json_integer_value(json_object_get(marker, "through"));
+    json_decref(marker);
+}
+
 static void take_own(struct gateway *gateway, const char *last, const struct mqtt_received *received) {
     struct command_sync *sync = &gateway->sync;
-    if (strcmp(last, "queue") == 0 && payload_is(received, store_marker(gateway->store)))
-        sync->marker_seen = true;
+    if (strcmp(last, "queue") == 0 && received->retain && received->length > 0)
+        take_marker(gateway, received);
     if (strcmp(last, "sync") != 0 || !payload_is(received, sync->nonce) || sync->state != SYNC_OPEN)
         return;
     sync->state = SYNC_SETTLING;
@@ -152,26 +203,14 @@ static void take_emptied(struct gateway *gateway, struct command *command) {
     if (gateway->config->commands.intake)
         commands_finish(gateway, command, COMMAND_CANCELED, false, NULL, "canceled");
     else
-        commands_drop(gateway, command);
+        commands_bury(gateway, command, COMMAND_CANCELED);
 }
 
 static bool is_own(const struct gateway *gateway, const struct command *command) {
     return command->instance != NULL && strcmp(command->instance, gateway->config->mqtt.client_id) == 0;
 }
 
-// What another instance made of a command.
-static void take_update(struct gateway *gateway, struct command *command, struct command *update) {
-    bool newer_here = command_has_ended(command) || !outbox_is_safe(gateway->outbox, command->published);
-    if (is_own(gateway, update) || newer_here) {
-        command_free(update);
-        return;
-    }
-    if (command_has_ended(update)) {
-        store_delete_command(gateway->store, command->id);
-        commands_drop(gateway, command);
-        command_free(update);
-        return;
-    }
+static void adopt(struct command *command, struct command *update) {
     command->state = update->state;
     command->attempts = update->attempts;
     command->answer_by = update->answer_by;
@@ -179,13 +218,43 @@ static void take_update(struct gateway *gateway, struct command *command, struct
     free(command->instance);
     command->instance = update->instance;
     update->instance = NULL;
-    command_free(update);
 }
 
+// Our own entry, from before this run or this connection: the one that was sent more often is the newer.
+// Echoes of this connection say nothing new.
+static void take_own_entry(struct gateway *gateway, struct command *command, struct command *update) {
+    if (update->attempts > command->attempts)
+        adopt(command, update);
+    else if (update->state != command->state || update->attempts < command->attempts)
+        commands_publish(gateway, command);
+}
+
+// What stands in the broker for a command that is known here.
+static void take_update(struct gateway *gateway, struct command *command, struct command *update,
+                        const struct mqtt_received *received) {
+    bool own = is_own(gateway, update), newer_here = !outbox_is_safe(gateway->outbox, command->published);
+    if (command_has_ended(command)) {
+        if (!command_has_ended(update) && (!own || received->retain))
+            commands_clear_stale(gateway, command, update);
+    } else if (newer_here || (own && !received->retain)) {
+        return;
+    } else if (command_has_ended(update)) {
+        commands_bury(gateway, command, update->state);
+    } else if (own) {
+        take_own_entry(gateway, command, update);
+    } else {
+        adopt(command, update);
+    }
+}
+
+// What the broker kept for an intake while it was away tells what happened, but not what is: that only the
+// retained entries tell, which come behind it.
 static void take_entry(struct gateway *gateway, const char *key, int64_t id,
                        const struct mqtt_received *received) {
     char *fault = NULL;
     struct command *known = commands_find(&gateway->commands, id);
+    bool current = received->retain || !gateway->config->commands.intake || !command_sync_is_open(gateway);
+    gateway->sync.entries += received->retain;
     if (received->length == 0) {
         take_emptied(gateway, known);
         return;
@@ -206,13 +275,16 @@ static void take_entry(struct gateway *gateway, const char *key, int64_t id,
         if (command != NULL)
             command_free(command);
     } else if (known != NULL) {
-        known->confirmed = true;
-        take_update(gateway, known, command);
-    } else if (command_has_ended(command) || (is_own(gateway, command) && !received->retain)) {
+        known->confirmed = known->confirmed || current;
+        take_update(gateway, known, command, received);
+        command_free(command);
+    } else if (command_has_ended(command) || !current || (is_own(gateway, command) && !received->retain)) {
         command_free(command); // nothing to do any more, or the echo of what we wrote
     } else {
         command->confirmed = true;
         commands_add(gateway, command);
+        if (gateway->config->commands.intake) // another's before: now it is ours to give back to the broker
+            commands_keep(gateway, command);
     }
     free(fault);
     json_decref(entry);

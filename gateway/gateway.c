@@ -125,14 +125,13 @@ static void on_received(void *context, const struct mqtt_received *received) {
     const char *command = topic_after(gateway, received->topic, "command/gw/");
     const char *state = topic_after(gateway, received->topic, "state/gw/");
     const char *device = topic_after(gateway, received->topic, "log/gw/devices/");
-    if (running->stopping)
-        return;
+    // Also while stopping: the broker has been told that we have it, and will not say it again.
     if (command != NULL)
         command_intake(gateway, command, received);
     else if (state != NULL)
         command_sync_received(gateway, state, received);
     else if (device != NULL)
-        session_taken_over(gateway, strtoll(device, NULL, 10));
+        session_taken_over(gateway, strtoll(device, NULL, 10), received->payload, received->length);
 }
 
 static const struct mqtt_link_handlers link_handlers = {.connected = on_link_connected,
@@ -141,7 +140,7 @@ static const struct mqtt_link_handlers link_handlers = {.connected = on_link_con
                                                         .published = on_published,
                                                         .received = on_received};
 
-__attribute__((format(printf, 3, 4))) static void subscribe(struct running *running, int options,
+__attribute__((format(printf, 4, 5))) static void subscribe(struct running *running, int qos, int options,
                                                             const char *format, ...) {
     struct mqtt_subscription *subscription = &running->subscriptions[running->subscription_count++];
     char *filter;
@@ -152,6 +151,7 @@ __attribute__((format(printf, 3, 4))) static void subscribe(struct running *runn
     va_end(arguments);
     if (asprintf(&subscription->filter, "%s/%s", running->gateway.config->mqtt.topic_prefix, filter) < 0)
         must_have(NULL);
+    subscription->qos = qos;
     subscription->options = options;
     free(filter);
 }
@@ -160,15 +160,17 @@ static void make_link(struct running *running) {
     struct gateway *gateway = &running->gateway;
     const struct config *config = gateway->config;
     char will_topic[300];
-    // A command that somebody retained by mistake would come again at every connection: no retained ones. The
-    // entries of the queue are wanted with those that we wrote ourselves, which tells that the broker has
-    // them.
+    // Our own first, because a broker with a full queue drops what comes later. A command that somebody
+    // retained by mistake would come again at every connection: no retained ones. The entries of the queue
+    // are wanted with those that we wrote ourselves, which tells that the broker has them. Where devices were
+    // while we were away does not matter: QoS 0.
+    subscribe(running, 1, 0, "state/gw/instances/%s/+", config->mqtt.client_id);
     if (config->commands.intake)
-        subscribe(running, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "command/gw/#");
-    subscribe(running, 0, "state/gw/devices/+/commands-queue/+");
-    subscribe(running, 0, "state/gw/channels/+/+/commands-queue/+");
-    subscribe(running, 0, "state/gw/instances/%s/+", config->mqtt.client_id);
-    subscribe(running, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER, "log/gw/devices/+/connected");
+        subscribe(running, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "command/gw/#");
+    subscribe(running, 1, 0, "state/gw/devices/+/commands-queue/+");
+    subscribe(running, 1, 0, "state/gw/channels/+/+/commands-queue/+");
+    subscribe(running, 0, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER,
+              "log/gw/devices/+/connected");
     snprintf(will_topic, sizeof will_topic, "%s/state/gw/instances/%s", config->mqtt.topic_prefix,
              config->mqtt.client_id);
     gateway->link = mqtt_link_new(&gateway->loop, config, running->subscriptions, running->subscription_count,

@@ -188,8 +188,9 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
     link->subscribed = 0;
     link->handlers->connected(link->context);
     for (size_t i = 0; i < link->subscription_count; i++)
-        note_result(link, mosquitto_subscribe_v5(client, NULL, link->subscriptions[i].filter, 1,
-                                                 link->subscriptions[i].options, NULL));
+        note_result(link,
+                    mosquitto_subscribe_v5(client, NULL, link->subscriptions[i].filter,
+                                           link->subscriptions[i].qos, link->subscriptions[i].options, NULL));
 }
 
 // The answers come in the order of the requests.

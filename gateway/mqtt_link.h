@@ -39,6 +39,7 @@ enum mqtt_publish_result {
 
 struct mqtt_subscription {
     char *filter;
+    int qos;
     int options; // MQTT_SUB_OPT_…
 };
 
@@ -56,7 +57,7 @@ struct mqtt_link_handlers {
 struct mqtt_link;
 
 // With persistent set the broker keeps the session, and what comes for the subscriptions, while we are away.
-// will_topic and will_payload are the Last Will, retained. The subscriptions (at least one; QoS 1) and config
+// will_topic and will_payload are the Last Will, retained. The subscriptions (at least one) and config
 // must stay, the texts are copied.
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                                 const struct mqtt_subscription *subscriptions, size_t subscription_count,

@@ -201,7 +201,7 @@ static void on_answer(void *context, const struct codec_answer *answer) {
     if (peer->close_code != CLOSE_NONE)
         return;
     if (peer->session != NULL)
-        commands_answered(peer->gateway, peer->session, answer);
+        commands_answered(peer, answer);
     else if (!answer->implicit)
         peer_log(peer, LOG_WARNING, "not identified",
                  "NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is", answer->key);
@@ -280,7 +280,9 @@ enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length
     enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
     if (peer->close_code == CLOSE_NONE)
         peer->close_code = code_of(state);
-    if (peer->close_code == CLOSE_NONE && peer->session != NULL && length > 0)
+    // A report without a terminator is taken at the silence after it.
+    bool talks = length > 0 || follow == CODEC_QUIET;
+    if (peer->close_code == CLOSE_NONE && peer->session != NULL && talks)
         commands_device_talks(peer->gateway, peer->session);
     return peer->close_code;
 }

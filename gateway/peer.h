@@ -69,8 +69,9 @@ enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length
 // Sends bytes once all messages taken so far are safe; not at all when one of them cannot be kept.
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length);
 
-// Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …". kind is a constant that tells one fault from
-// another: of warnings of the same kind one address gets only so many a second, and the others are counted.
+// Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …". kind is a constant that tells one
+// fault from another: of warnings of the same kind one address gets only so many a second, and the others are
+// counted.
 __attribute__((format(printf, 4, 5))) void peer_log(const struct peer *peer, enum log_level level,
                                                     const char *kind, const char *format, ...);
 

@@ -30,6 +30,7 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     session = must_have(calloc(1, sizeof *session));
     strcpy(session->ident, ident);
     session->device = *device;
+    session->since = gateway_clock();
     if (device->name == ident)
         session->device.name = session->ident;
     HASH_ADD_KEYPTR(by_ident, table->by_ident, session->ident, strlen(session->ident), session);
@@ -83,9 +84,18 @@ void session_detach(struct gateway *gateway, struct peer *peer) {
     free(session);
 }
 
-void session_taken_over(struct gateway *gateway, int64_t device_id) {
+// Microseconds since 1970; INT64_MAX when it is not said.
+static int64_t time_of(const char *entry, size_t length) {
+    json_t *json = json_loadb(entry, length, 0, NULL);
+    const json_t *timestamp = json_object_get(json, "timestamp");
+    double seconds = json_is_number(timestamp) ? json_number_value(timestamp) : 1e12;
+    json_decref(json);
+    return seconds >= 0 && seconds < 1e12 ? (int64_t)(seconds * 1e6) : INT64_MAX;
+}
+
+void session_taken_over(struct gateway *gateway, int64_t device_id, const char *entry, size_t length) {
     struct session *session = session_by_device_id(&gateway->sessions, device_id);
-    if (session == NULL || !session->device.known)
+    if (session == NULL || !session->device.known || time_of(entry, length) < session->since)
         return;
     struct peer *tcp = session->tcp, *udp = session->udp;
     if (tcp != NULL)

@@ -15,6 +15,7 @@ struct session {
     struct device device;
     struct peer *tcp; // its connection, or NULL
     struct peer *udp; // where it was last heard from over UDP, or NULL
+    int64_t since;    // it has been here: microseconds since 1970
     UT_hash_handle by_ident, by_id;
 };
 
@@ -31,8 +32,9 @@ void session_attach(struct gateway *gateway, struct peer *peer, const char *iden
 // Takes peer out of its session, if it is in one; a session without peers ends.
 void session_detach(struct gateway *gateway, struct peer *peer);
 
-// The device has connected to another instance of the gateway: its connections here are closed (code 12).
-void session_taken_over(struct gateway *gateway, int64_t device_id);
+// Another instance of the gateway has logged (entry is JSON) that the device has connected to it: unless it
+// connected here later, its connections here are closed (code 12).
+void session_taken_over(struct gateway *gateway, int64_t device_id, const char *entry, size_t length);
 
 // NULL when the device is not here.
 struct session *session_by_ident(const struct session_table *table, const char *ident);

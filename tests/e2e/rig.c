@@ -115,16 +115,29 @@ static pid_t spawn(const char *log_path, const char *const *arguments) {
 
 // --- the rig ---
 
-struct rig *rig_new(void) {
+static struct rig *make_rig(void) {
     struct rig *rig = calloc(1, sizeof *rig);
     strcpy(rig->directory, "/tmp/trackbus-test-XXXXXX");
     cr_assert(mkdtemp(rig->directory) != NULL);
     snprintf(rig->log_path, sizeof rig->log_path, "%s/gateway.log", rig->directory);
     rig->topic_prefix = "trackbus";
-    alarm(
-        TEST_TIME); // not Criterion's timeout, which leaks now and then: the whole run would count as failed
-    the_rig = rig;
     return rig;
+}
+
+struct rig *rig_new(void) {
+    // Not Criterion's timeout, which leaks now and then: the whole run would count as failed.
+    alarm(TEST_TIME);
+    the_rig = make_rig();
+    return the_rig;
+}
+
+struct rig *rig_beside(struct rig *rig) {
+    struct rig *other = make_rig();
+    other->broker_port = rig->broker_port;
+    other->client = rig->client;
+    other->topic_prefix = rig->topic_prefix;
+    rig->beside = other;
+    return other;
 }
 
 static void show_log(const struct rig *rig, const char *name) {
@@ -142,24 +155,33 @@ static void end_process(pid_t pid) {
     waitpid(pid, NULL, 0);
 }
 
+static void clean_gateway(struct rig *rig, bool show) {
+    if (show)
+        show_log(rig, "gateway.log");
+    end_process(rig->gateway);
+    nftw(rig->directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    free(rig);
+}
+
 void rig_clean(void) {
     struct rig *rig = the_rig;
     if (rig == NULL)
         return;
+    if (rig->beside != NULL)
+        clean_gateway(rig->beside, !rig->finished);
     if (!rig->finished) {
-        show_log(rig, "gateway.log");
         show_log(rig, "broker.log");
         rig_client_show(rig->client);
     }
     rig_client_free(rig->client);
-    end_process(rig->gateway);
     end_process(rig->broker);
-    nftw(rig->directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-    free(rig);
+    clean_gateway(rig, !rig->finished);
     the_rig = NULL;
 }
 
 void rig_finish(struct rig *rig) {
+    if (rig->beside != NULL && rig->beside->gateway != 0)
+        rig_gateway_stop(rig->beside);
     rig_gateway_stop(rig);
     rig->finished = true;
 }
@@ -234,6 +256,20 @@ void rig_broker_reserve(struct rig *rig) {
 void rig_broker_kill(struct rig *rig) {
     end_process(rig->broker);
     rig->broker = 0;
+}
+
+void rig_broker_wipe(struct rig *rig) {
+    char path[96];
+    snprintf(path, sizeof path, "%s/mosquitto.db", rig->directory);
+    remove(path);
+}
+
+void rig_broker_freeze(struct rig *rig) {
+    cr_assert(kill(rig->broker, SIGSTOP) == 0);
+}
+
+void rig_broker_thaw(struct rig *rig) {
+    cr_assert(kill(rig->broker, SIGCONT) == 0);
 }
 
 const char *rig_broker_password_lines(struct rig *rig) {

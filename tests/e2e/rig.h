@@ -35,6 +35,7 @@ struct rig {
     struct rig_client *client;
     const char *topic_prefix; // "trackbus"; a test may change it
     size_t sockets;           // that the configuration opens
+    struct rig *beside;       // another gateway on the same broker, or NULL
     bool finished;            // the test came to its end
 };
 
@@ -45,6 +46,13 @@ struct rig *rig_new(void);
 void rig_broker_start(struct rig *rig, const char *extra);
 void rig_broker_reserve(struct rig *rig); // chooses the port alone
 void rig_broker_kill(struct rig *rig);    // SIGKILL
+void rig_broker_wipe(struct rig *rig);    // forgets what the killed broker had on its disk
+void rig_broker_freeze(struct rig *rig);  // SIGSTOP: connected, and deaf
+void rig_broker_thaw(struct rig *rig);
+// Lines for a broker that writes each change to its disk.
+#define RIG_BROKER_KEEPS "persistence true\nautosave_interval 1\nautosave_on_changes true\n"
+// As Debian's runs unless told otherwise.
+#define RIG_BROKER_LIMITS "max_inflight_messages 20\nmax_queued_messages 1000\nqueue_qos0_messages false\n"
 // As many lines of configuration as a broker needs that asks for RIG_USER and RIG_PASSWORD.
 const char *rig_broker_password_lines(struct rig *rig);
 
@@ -63,7 +71,10 @@ void rig_write_config(struct rig *rig, const char *changes, char *path, size_t c
 
 // Everything, and the gateway is connected to the broker.
 struct rig *rig_up(const char *changes);
-// Stops the gateway, which must end well. The last line of a test.
+// A rig for one more gateway on the same broker, with the same client; its own client_id is for its
+// configuration to say. It goes with the first one.
+struct rig *rig_beside(struct rig *rig);
+// Stops the gateways, which must end well. The last line of a test.
 void rig_finish(struct rig *rig);
 
 // --- waiting ---
@@ -93,6 +104,11 @@ const struct rig_message *rig_message_at(struct rig *rig, const char *filter, si
 // Asks the broker what it retains, and expects it there.
 const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic, const char *subset);
 
+// How many messages the broker retains on topics that match.
+size_t rig_count_retained(struct rig *rig, const char *filter);
+// Waits until that is none.
+void rig_expect_none_retained(struct rig *rig, const char *filter);
+
 bool rig_json_contains(const json_t *whole, const json_t *part);
 // {"a":1} of 'a' quotes, for JSON in C: turns ' into ".
 json_t *rig_json(const char *text);
@@ -101,6 +117,7 @@ json_t *rig_json(const char *text);
 
 void rig_publish(struct rig *rig, const char *topic, const char *text);
 void rig_publish_bytes(struct rig *rig, const char *topic, const void *bytes, size_t length);
+void rig_publish_retained(struct rig *rig, const char *topic, const char *text); // empty: no longer
 void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,
                  const char *correlation);
 

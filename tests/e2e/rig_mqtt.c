@@ -253,6 +253,68 @@ const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic
     return expect(rig, topic, subset, true, RIG_DEADLINE);
 }
 
+#define SENTINEL "rig/end"
+
+struct sentinel {
+    struct rig_client *client;
+    size_t first; // message to look at
+};
+
+static bool sentinel_came(void *context) {
+    const struct sentinel *sentinel = context;
+    bool came = false;
+    pthread_mutex_lock(&sentinel->client->lock);
+    for (size_t i = sentinel->client->count; i > sentinel->first && !came; i--) {
+        const struct rig_message *message = sentinel->client->messages[i - 1];
+        came = message->retain && strcmp(message->topic, SENTINEL) == 0;
+    }
+    pthread_mutex_unlock(&sentinel->client->lock);
+    return came;
+}
+
+static size_t count_retained_from(struct rig_client *client, const char *filter, size_t first) {
+    size_t count = 0;
+    pthread_mutex_lock(&client->lock);
+    for (size_t i = first; i < client->count; i++)
+        count += client->messages[i]->retain && client->messages[i]->length > 0 &&
+                 on_topic(filter, client->messages[i]);
+    pthread_mutex_unlock(&client->lock);
+    return count;
+}
+
+// What is retained for one subscription comes before that for the next.
+size_t rig_count_retained(struct rig *rig, const char *filter) {
+    struct rig_client *client = rig->client;
+    struct sentinel sentinel = {.client = client};
+    char whole[512];
+    whole_topic(rig, filter, whole, sizeof whole);
+    rig_publish_retained(rig, "/" SENTINEL, "end");
+    pthread_mutex_lock(&client->lock);
+    sentinel.first = client->count;
+    pthread_mutex_unlock(&client->lock);
+    mosquitto_subscribe_v5(client->mosquitto, NULL, whole, 0, 0, NULL);
+    mosquitto_subscribe_v5(client->mosquitto, NULL, SENTINEL, 0, 0, NULL);
+    cr_assert(rig_wait(sentinel_came, &sentinel, RIG_DEADLINE), "the broker does not say what it retains");
+    mosquitto_unsubscribe(client->mosquitto, NULL, whole);
+    mosquitto_unsubscribe(client->mosquitto, NULL, SENTINEL);
+    return count_retained_from(client, whole, sentinel.first);
+}
+
+struct retained {
+    struct rig *rig;
+    const char *filter;
+};
+
+static bool none_retained(void *context) {
+    const struct retained *retained = context;
+    return rig_count_retained(retained->rig, retained->filter) == 0;
+}
+
+void rig_expect_none_retained(struct rig *rig, const char *filter) {
+    struct retained retained = {.rig = rig, .filter = filter};
+    cr_assert(rig_wait(none_retained, &retained, RIG_DEADLINE), "the broker still retains %s", filter);
+}
+
 const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset) {
     return rig_expect_message(rig, filter, subset, RIG_DEADLINE);
 }
@@ -284,7 +346,12 @@ size_t rig_count(struct rig *rig, const char *filter) {
 
 struct publishing {
     struct rig_client *client;
-    int before;
+    const char *topic;
+    const void *bytes;
+    size_t length;
+    bool retain;
+    const mosquitto_property *properties;
+    int before, result;
 };
 
 static bool is_acknowledged(void *context) {
@@ -292,23 +359,40 @@ static bool is_acknowledged(void *context) {
     return publishing->client->acknowledged > publishing->before;
 }
 
-static void publish(struct rig *rig, const char *topic, const void *bytes, size_t length,
+// After the broker was away the client may not be back yet.
+static bool is_published(void *context) {
+    struct publishing *it = context;
+    it->result = mosquitto_publish_v5(it->client->mosquitto, NULL, it->topic, (int)it->length, it->bytes, 1,
+                                      it->retain, it->properties);
+    return it->result != MOSQ_ERR_NO_CONN;
+}
+
+static void publish(struct rig *rig, const char *topic, const void *bytes, size_t length, bool retain,
                     const mosquitto_property *properties) {
-    struct publishing publishing = {.client = rig->client, .before = rig->client->acknowledged};
     char whole[512];
+    struct publishing it = {.client = rig->client,
+                            .topic = whole,
+                            .bytes = bytes,
+                            .length = length,
+                            .retain = retain,
+                            .properties = properties,
+                            .before = rig->client->acknowledged};
     whole_topic(rig, topic, whole, sizeof whole);
-    int result =
-        mosquitto_publish_v5(rig->client->mosquitto, NULL, whole, (int)length, bytes, 1, false, properties);
-    cr_assert(result == MOSQ_ERR_SUCCESS, "publishing to %s: %s", whole, mosquitto_strerror(result));
-    cr_assert(rig_wait(is_acknowledged, &publishing, RIG_DEADLINE), "the broker does not take %s", whole);
+    rig_wait(is_published, &it, RIG_DEADLINE);
+    cr_assert(it.result == MOSQ_ERR_SUCCESS, "publishing to %s: %s", whole, mosquitto_strerror(it.result));
+    cr_assert(rig_wait(is_acknowledged, &it, RIG_DEADLINE), "the broker does not take %s", whole);
 }
 
 void rig_publish_bytes(struct rig *rig, const char *topic, const void *bytes, size_t length) {
-    publish(rig, topic, bytes, length, NULL);
+    publish(rig, topic, bytes, length, false, NULL);
 }
 
 void rig_publish(struct rig *rig, const char *topic, const char *text) {
-    publish(rig, topic, text, strlen(text), NULL);
+    publish(rig, topic, text, strlen(text), false, NULL);
+}
+
+void rig_publish_retained(struct rig *rig, const char *topic, const char *text) {
+    publish(rig, topic, text, strlen(text), true, NULL);
 }
 
 void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,
@@ -318,6 +402,6 @@ void rig_request(struct rig *rig, const char *topic, const char *text, const cha
     if (correlation != NULL)
         mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, correlation,
                                       (uint16_t)strlen(correlation));
-    publish(rig, topic, text, strlen(text), properties);
+    publish(rig, topic, text, strlen(text), false, properties);
     mosquitto_property_free_all(&properties);
 }

@@ -1,0 +1,42 @@
+// What the tests of commands share: devices that wake, and the life of a command as the broker saw it.
+#pragma once
+
+#include <stdint.h>
+
+#include "tests/e2e/rig.h"
+
+#define VAN    "866425031361423"
+#define CAR    "866425031377981"
+#define TO_VAN "command/gw/devices/" VAN
+#define TO_CAR "command/gw/devices/" CAR
+#define REBOOT "{\"name\":\"reboot\"}"
+// With attempts that follow each other quickly.
+#define REBOOT_FAST(attempts) "{\"name\":\"reboot\",\"timeout\":1,\"max_attempts\":" #attempts "}"
+#define ALL_PENDING           "state/gw/devices/+/commands-queue/+"
+
+// A device on a new connection that has reported; the gateway has taken it.
+int wake(struct rig *rig, const char *ident);
+int wake_udp(struct rig *rig, const char *ident);
+// The same on a socket that there is.
+void talk(struct rig *rig, int device, const char *ident);
+
+// Waits for the log entry of a step of a command, which contains subset (or NULL). Returns the command's id.
+int64_t expect_step(struct rig *rig, const char *ident, const char *name, const char *step,
+                    const char *subset);
+
+// Waits until the broker has published this entry of a command (NULL: an empty one), and takes it.
+void expect_entry(struct rig *rig, const char *ident, int64_t id, const char *subset);
+
+// Waits until the broker has acknowledged all that the gateway has published.
+void expect_handed_over(struct rig *rig);
+
+// So many log entries of that step have come by now, not counting those that came twice.
+void expect_steps(struct rig *rig, const char *ident, const char *step, size_t count);
+
+// Every command that was queued has ended in exactly one way, was not sent after that, and the broker retains
+// nothing of it. Waits for the ends. repeated: an end may have been said twice, because the gateway or the
+// broker was killed.
+void check_lives(struct rig *rig, bool repeated);
+
+// What the gateway wrote down of it has not changed: it stops here, all lives are whole.
+void finish(struct rig *rig);

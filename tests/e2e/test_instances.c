@@ -1,0 +1,249 @@
+// Several gateways on one broker: one takes commands in, the one that holds the device delivers.
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "tests/e2e/command_life.h"
+
+TestSuite(instances, .fini = rig_clean, .timeout = 120);
+
+#define SECOND "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}"
+
+// The first takes commands in; rig->beside does not.
+static struct rig *two_up(void) {
+    struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
+    rig_gateway_start(second, SECOND);
+    rig_expect_log(second, ": connected");
+    return rig;
+}
+
+static int64_t queue(struct rig *rig, const char *command) {
+    rig_publish(rig, TO_VAN, command);
+    int64_t id = expect_step(rig, VAN, "+", "queued", NULL);
+    expect_entry(rig, VAN, id, "{'state':'queued'}");
+    return id;
+}
+
+static void kill_gateway(struct rig *rig) {
+    rig_gateway_signal(rig, SIGKILL);
+    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
+}
+
+static void expect_once(struct rig *rig, int device) {
+    device_expect(device, "reboot,0#");
+    device_send(device, "reboot=Success!\r\n");
+    expect_step(rig, VAN, "reboot", "processed", "{'executed':true}");
+    expect_steps(rig, VAN, "queued", 1);
+}
+
+Test(instances, the_one_that_holds_the_device_delivers) {
+    struct rig *rig = two_up();
+    int device = wake(rig->beside, VAN);
+    rig_publish(rig, TO_VAN, REBOOT);
+    expect_once(rig, device);
+    expect_steps(rig, VAN, "sent", 1);
+    finish(rig);
+}
+
+Test(instances, any_delivers_when_the_device_wakes) {
+    struct rig *rig = two_up();
+    queue(rig, REBOOT);
+    expect_once(rig, wake(rig->beside, VAN));
+    finish(rig);
+}
+
+Test(instances, one_that_starts_later_sees_what_waits) {
+    struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
+    queue(rig, REBOOT);
+    rig_gateway_start(second, SECOND);
+    int device = rig_tcp(second); // perhaps before it has heard of the command
+    device_send(device, report(VAN, 1));
+    expect_once(rig, device);
+    finish(rig);
+}
+
+Test(instances, a_device_that_moves_gets_each_command_once) {
+    struct rig *rig = two_up();
+    int before = wake(rig, VAN), device = -1;
+    for (int i = 0; i < 6; i++) {
+        struct rig *at = i % 2 == 0 ? rig->beside : rig;
+        device = wake(at, VAN);
+        device_expect_closed(before); // the other lets go of it
+        before = device;
+        char text[32], reply[96];
+        snprintf(text, sizeof text, "mode,7,%d#", 10 + i);
+        snprintf(reply, sizeof reply, "{'executed':true,'properties':{'payload':'%s'}}", text);
+        rig_publish(rig, TO_VAN, text);
+        device_expect(device, text);
+        device_send(device, "mode=Success!\r\n");
+        expect_step(rig, VAN, "custom", "processed", reply);
+    }
+    expect_steps(rig, VAN, "sent", 6);
+    finish(rig);
+}
+
+Test(instances, a_device_that_moves_over_udp_gets_each_command_once) {
+    struct rig *rig = two_up();
+    int first = rig_udp(rig), second = rig_udp(rig->beside);
+    for (int i = 0; i < 4; i++) {
+        int device = i % 2 == 0 ? second : first;
+        talk(rig, device, VAN);
+        rig_expect(rig, "log/gw/devices/" VAN "/connected", NULL);
+        if (i > 0)
+            rig_expect(rig, "log/gw/devices/" VAN "/disconnected", NULL);
+        rig_publish(rig, TO_VAN, REBOOT);
+        device_expect_datagram(device, "reboot,0#");
+        device_send(device, "reboot=Success!");
+        expect_step(rig, VAN, "reboot", "processed", "{'executed':true}");
+        cr_assert(!device_has_bytes(i % 2 == 0 ? first : second));
+    }
+    expect_steps(rig, VAN, "sent", 4);
+    finish(rig);
+}
+
+// Sent by the one, answered at the other.
+Test(instances, an_answer_counts_wherever_it_comes) {
+    struct rig *rig = two_up();
+    int car = wake(rig->beside, CAR);
+    int64_t id = queue(rig, REBOOT);
+    int device = wake(rig, VAN);
+    device_expect(device, "reboot,0#");
+    expect_entry(rig, VAN, id, "{'state':'sent','instance':'trackbus'}");
+    close(device);
+    rig_publish(rig, TO_CAR, "reboot,0#"); // when this comes through, the other has heard of that too
+    device_expect(car, "reboot,0#");
+    device_send(car, "reboot=Success!\r\n");
+    device = wake(rig->beside, VAN);
+    device_send(device, "reboot=Success!\r\n");
+    expect_step(rig, VAN, "reboot", "processed", "{'executed':true}");
+    expect_steps(rig, VAN, "sent", 1);
+    finish(rig);
+}
+
+Test(instances, a_device_that_moves_without_an_answer_gets_it_again) {
+    struct rig *rig = two_up();
+    queue(rig, REBOOT_FAST(3));
+    int device = wake(rig, VAN);
+    device_expect(device, "reboot,0#");
+    expect_once(rig, wake(rig->beside, VAN));
+    finish(rig);
+}
+
+Test(instances, what_comes_while_the_intake_is_away_is_not_missed) {
+    struct rig *rig = two_up();
+    int device = wake(rig->beside, VAN);
+    kill_gateway(rig);
+    for (int i = 0; i < 20; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "mode,7,%d#", 10 + i);
+        rig_publish(rig, TO_VAN, text);
+    }
+    cr_assert(!device_has_bytes(device));
+    rig_gateway_start(rig, NULL);
+    for (int i = 0; i < 20; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "mode,7,%d#", 10 + i);
+        device_expect(device, text);
+        device_send(device, "mode=Success!\r\n");
+    }
+    finish(rig);
+    expect_steps(rig, VAN, "sent", 20);
+}
+
+// The intake has the command on its disk; meanwhile the other one brought it to its end.
+Test(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
+    struct rig *rig = two_up();
+    queue(rig, REBOOT);
+    kill_gateway(rig);
+    expect_once(rig, wake(rig->beside, VAN));
+    rig_gateway_start(rig, NULL);
+    int device = rig_tcp(rig); // perhaps before it has heard of it
+    device_send(device, report(VAN, 1));
+    rig_expect_log(rig, ": connected");
+    talk(rig, device, VAN);
+    check_lives(rig, false);
+    talk(rig, device, VAN);
+    cr_assert(!device_has_bytes(device));
+    expect_steps(rig, VAN, "sent", 1);
+    finish(rig);
+}
+
+// The same while it was away for longer than the command may wait.
+Test(instances, what_ended_elsewhere_does_not_expire) {
+    struct rig *rig = two_up();
+    queue(rig, "{\"name\":\"reboot\",\"ttl\":2}");
+    kill_gateway(rig);
+    expect_once(rig, wake(rig->beside, VAN));
+    usleep(2100000); // its time is over
+    rig_gateway_start(rig, NULL);
+    rig_expect_log(rig, ": connected");
+    int device = wake(rig, CAR);
+    rig_publish(rig, TO_CAR, "reboot,0#"); // behind all that stood in the broker
+    device_expect(device, "reboot,0#");
+    device_send(device, "reboot=Success!\r\n");
+    finish(rig);
+}
+
+Test(instances, the_intake_goes_on_with_what_a_dead_one_has_sent) {
+    struct rig *rig = two_up();
+    int64_t id = queue(rig, REBOOT_FAST(3));
+    int device = wake(rig->beside, VAN);
+    device_expect(device, "reboot,0#");
+    expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
+    kill_gateway(rig->beside);
+    device = wake(rig, VAN);
+    cr_assert(!device_has_bytes(device)); // it may yet come back
+    rig_expect_message(rig, ALL_PENDING, "{'state':'queued','instance':'trackbus','attempts':1}", 30000);
+    expect_once(rig, device);
+    rig_gateway_stop(rig);
+    rig->finished = true;
+}
+
+Test(instances, one_that_delivers_and_is_killed_comes_back_without_harm) {
+    struct rig *rig = two_up();
+    int64_t id = queue(rig, REBOOT);
+    int device = wake(rig->beside, VAN);
+    device_expect(device, "reboot,0#");
+    expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
+    kill_gateway(rig->beside);
+    rig_gateway_start(rig->beside, SECOND);
+    rig_expect_log(rig->beside, ": connected");
+    device = wake(rig->beside, VAN);
+    device_send(device, "reboot=Success!\r\n");
+    expect_step(rig, VAN, "reboot", "processed", "{'executed':true}");
+    expect_steps(rig, VAN, "sent", 1);
+    finish(rig);
+}
+
+Test(instances, a_command_is_canceled_wherever_it_is) {
+    struct rig *rig = two_up();
+    char topic[128];
+    int64_t id = queue(rig, REBOOT);
+    int device = wake(rig->beside, VAN);
+    device_expect(device, "reboot,0#");
+    expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
+    snprintf(topic, sizeof topic, "state/gw/devices/" VAN "/commands-queue/%lld", (long long)id);
+    rig_publish_retained(rig, topic, "");
+    expect_step(rig, VAN, "reboot", "canceled", NULL);
+    device_send(device, "reboot=Success!\r\n");
+    rig_expect_log(rig->beside, "an answer to 'reboot' that nobody waits for");
+    finish(rig);
+}
+
+// The broker loses everything while the other one has the command under way.
+Test(instances, both_outlive_a_broker_that_loses_all) {
+    struct rig *rig = two_up();
+    int64_t id = queue(rig, REBOOT);
+    int device = wake(rig->beside, VAN);
+    device_expect(device, "reboot,0#");
+    expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
+    rig_broker_kill(rig);
+    rig_broker_start(rig, NULL);
+    expect_entry(rig, VAN, id, "{'state':'sent'}");
+    talk(rig, device, VAN);
+    device_send(device, "reboot=Success!\r\n");
+    expect_step(rig, VAN, "reboot", "processed", "{'executed':true}");
+    expect_steps(rig, VAN, "sent", 1);
+    finish(rig);
+}
