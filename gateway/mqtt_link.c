@@ -266,6 +266,7 @@ static int make_client(struct mqtt_link *link) {
     link->client = must_have(mosquitto_new(config->mqtt.client_id, !link->persistent, link));
     mosquitto_int_option(link->client, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V5);
     mosquitto_int_option(link->client, MOSQ_OPT_SEND_MAXIMUM, config->mqtt.inflight);
+    mosquitto_int_option(link->client, MOSQ_OPT_TCP_NODELAY, 1);
     mosquitto_log_callback_set(link->client, on_log);
     mosquitto_connect_v5_callback_set(link->client, on_connect);
     mosquitto_disconnect_v5_callback_set(link->client, on_disconnect);
