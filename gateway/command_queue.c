@@ -263,8 +263,8 @@ static void on_end_published(struct outbox_waiter *waiter, bool safe) {
 // cancelation.
 void commands_publish_end(struct gateway *gateway, struct command *command) {
     json_t *entry = command_to_json(command);
+    publish_entry(gateway, command, entry); // first, because the device may already be on its way to another
     commands_say_result(gateway, command);
-    publish_entry(gateway, command, entry);
     command->published = publish_entry(gateway, command, NULL);
     json_decref(entry);
     if (command->published == 0)

@@ -310,10 +310,10 @@ Test(bad_input, a_port_in_use_costs_only_its_channel) {
     struct rig *rig = rig_up(NULL);
     char changes[512];
     snprintf(changes, sizeof changes,
-             "{'mqtt':{'client_id':'second'},'channels':["
+             "{'mqtt':{'client_id':'second'},'store':{'path':'%s/second.db'},'channels':["
              "{'id':1,'name':'taken','protocol':'mictrack','tcp':'127.0.0.1:%d','udp':'127.0.0.1:%d'},"
              "{'id':2,'name':'free','protocol':'mictrack','tcp':'127.0.0.1:0'}]}",
-             rig_tcp_port(rig, "mictrack"), rig_udp_port(rig, "mictrack"));
+             rig->directory, rig_tcp_port(rig, "mictrack"), rig_udp_port(rig, "mictrack"));
     pid_t first = rig->gateway;
     rig_gateway_start(rig, changes);
     rig_expect_log(rig, "channel taken: cannot listen on tcp 127.0.0.1:");
@@ -329,8 +329,10 @@ Test(bad_input, a_port_in_use_costs_only_its_channel) {
 Test(bad_input, no_free_port_at_all_ends_the_start) {
     struct rig *rig = rig_up(NULL);
     char changes[256];
-    snprintf(changes, sizeof changes, "{'channels':[{'id':1,'protocol':'mictrack','tcp':'127.0.0.1:%d'}]}",
-             rig_tcp_port(rig, "mictrack"));
+    snprintf(
+        changes, sizeof changes,
+        "{'store':{'path':'%s/second.db'},'channels':[{'id':1,'protocol':'mictrack','tcp':'127.0.0.1:%d'}]}",
+        rig->directory, rig_tcp_port(rig, "mictrack"));
     pid_t first = rig->gateway;
     rig_gateway_spawn(rig, changes);
     cr_assert(rig_gateway_wait(rig) == 1);
