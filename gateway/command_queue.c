@@ -264,8 +264,8 @@ static void on_end_published(struct outbox_waiter *waiter, bool safe) {
 // cancelation.
 void commands_publish_end(struct gateway *gateway, struct command *command) {
     json_t *entry = command_to_json(command);
+    publish_entry(gateway, command, entry); // first, because the device may already be on its way to another
     commands_say_result(gateway, command);
-    publish_entry(gateway, command, entry);
     command->published = publish_entry(gateway, command, NULL);
     json_decref(entry);
     if (command->published == 0)
@@ -310,7 +310,7 @@ static struct session *session_of(const struct gateway *gateway, const struct co
 
 static struct peer *reachable_peer(const struct gateway *gateway, const struct command *command) {
     const struct session *session = session_of(gateway, command);
-    if (session == NULL)
+    if (session == NULL || !session_is_settled(gateway, session))
         return NULL;
     struct peer *peer = session_reachable(session, (uint64_t)gateway->config->commands.udp_reachable * 1000);
     bool other_channel =
@@ -544,6 +544,8 @@ static void sweep_command(struct gateway *gateway, struct command *command, int6
         time_out(gateway, command);
     else if (command->state == COMMAND_QUEUED && now >= command->expires && decides)
         commands_finish(gateway, command, COMMAND_EXPIRED, false, NULL, "the device did not talk in time");
+    else if (command->state == COMMAND_QUEUED && session_of(gateway, command) != NULL)
+        commands_send_next(gateway, command->key); // its session may have become settled by time alone
 }
 
 static void on_sweep(uv_timer_t *timer) {

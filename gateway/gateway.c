@@ -131,7 +131,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
     else if (state != NULL)
         command_sync_received(gateway, state, received);
     else if (device != NULL)
-        session_taken_over(gateway, strtoll(device, NULL, 10), received->payload, received->length);
+        session_heard(gateway, strtoll(device, NULL, 10), received->payload, received->length);
 }
 
 static const struct mqtt_link_handlers link_handlers = {.connected = on_link_connected,
@@ -169,8 +169,7 @@ static void make_link(struct running *running) {
         subscribe(running, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "command/gw/#");
     subscribe(running, 1, 0, "state/gw/devices/+/commands-queue/+");
     subscribe(running, 1, 0, "state/gw/channels/+/+/commands-queue/+");
-    subscribe(running, 0, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER,
-              "log/gw/devices/+/connected");
+    subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "log/gw/devices/+/connected");
     snprintf(will_topic, sizeof will_topic, "%s/state/gw/instances/%s", config->mqtt.topic_prefix,
              config->mqtt.client_id);
     gateway->link = mqtt_link_new(&gateway->loop, config, running->subscriptions, running->subscription_count,

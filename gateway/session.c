@@ -8,6 +8,8 @@
 #include "gateway/memory.h"
 #include "gateway/peer.h"
 
+#define SETTLE_TIME 2000000 // microseconds to wait for our own log entry, which may be behind many messages
+
 enum { EVENT_CONNECTED = 300, EVENT_DISCONNECTED = 301 }; // codes of log entries; flespi's
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
@@ -43,11 +45,11 @@ static void log_presence(struct gateway *gateway, const struct session *session,
                          int code, const char *event) {
     if (!session->device.known)
         return;
-    json_t *entry =
-        json_pack("{s:i, s:f, s:I, s:I, s:s, s:s, s:s}", "event_code", code, "timestamp",
-                  (double)gateway_clock() / 1e6, "channel_id", (json_int_t)peer->channel->config->id,
-                  "device_id", (json_int_t)session->device.id, "ident", session->ident, "source",
-                  peer->address, "transport", peer->transport->is_udp ? "udp" : "tcp");
+    json_t *entry = json_pack(
+        "{s:i, s:f, s:I, s:I, s:s, s:s, s:s, s:s}", "event_code", code, "timestamp",
+        (double)gateway_clock() / 1e6, "channel_id", (json_int_t)peer->channel->config->id, "device_id",
+        (json_int_t)session->device.id, "ident", session->ident, "source", peer->address, "transport",
+        peer->transport->is_udp ? "udp" : "tcp", "instance", gateway->config->mqtt.client_id);
     gateway_publish(gateway, entry, false, "log/gw/devices/%lld/%s", (long long)session->device.id, event);
     json_decref(entry);
 }
@@ -85,23 +87,46 @@ void session_detach(struct gateway *gateway, struct peer *peer) {
 }
 
 // Microseconds since 1970; INT64_MAX when it is not said.
-static int64_t time_of(const char *entry, size_t length) {
-    json_t *json = json_loadb(entry, length, 0, NULL);
-    const json_t *timestamp = json_object_get(json, "timestamp");
+static int64_t time_of(const json_t *entry) {
+    const json_t *timestamp = json_object_get(entry, "timestamp");
     double seconds = json_is_number(timestamp) ? json_number_value(timestamp) : 1e12;
-    json_decref(json);
-    return seconds >= 0 && seconds < 1e12 ? (int64_t)(seconds * 1e6) : INT64_MAX;
+    return seconds >= 0 && seconds < 1e12 ? (int64_t)(seconds * 1e6 + 1)
+                                          : INT64_MAX; // a double may be less by one
 }
 
-void session_taken_over(struct gateway *gateway, int64_t device_id, const char *entry, size_t length) {
-    struct session *session = session_by_device_id(&gateway->sessions, device_id);
-    if (session == NULL || !session->device.known || time_of(entry, length) < session->since)
+static void settle(struct gateway *gateway, struct session *session) {
+    if (session->settled)
         return;
+    session->settled = true;
+    commands_device_talks(gateway, session);
+}
+
+static void let_go(struct session *session) {
     struct peer *tcp = session->tcp, *udp = session->udp;
     if (tcp != NULL)
         tcp->transport->close(tcp, CLOSE_SAME_IDENT);
     if (udp != NULL)
         udp->transport->close(udp, CLOSE_SAME_IDENT);
+}
+
+void session_heard(struct gateway *gateway, int64_t device_id, const char *entry, size_t length) {
+    struct session *session = session_by_device_id(&gateway->sessions, device_id);
+    if (session == NULL || !session->device.known)
+        return;
+    json_t *json = json_loadb(entry, length, 0, NULL);
+    const char *instance = json_string_value(json_object_get(json, "instance"));
+    bool own = instance != NULL && strcmp(instance, gateway->config->mqtt.client_id) == 0;
+    bool late = time_of(json) < session->since; // of a time before the device came here
+    json_decref(json);
+    if (!late && own)
+        settle(gateway, session);
+    else if (!late)
+        let_go(session);
+}
+
+bool session_is_settled(const struct gateway *gateway, const struct session *session) {
+    return session->settled || !session->device.known || !mqtt_link_is_up(gateway->link) ||
+           gateway_clock() - session->since > SETTLE_TIME;
 }
 
 struct peer *session_reachable(const struct session *session, uint64_t reachable) {

@@ -16,6 +16,7 @@ struct session {
     struct peer *tcp; // its connection, or NULL
     struct peer *udp; // where it was last heard from over UDP, or NULL
     int64_t since;    // it has been here: microseconds since 1970
+    bool settled;     // what other gateways have said of its commands until it came here has been heard
     UT_hash_handle by_ident, by_id;
 };
 
@@ -32,9 +33,14 @@ void session_attach(struct gateway *gateway, struct peer *peer, const char *iden
 // Takes peer out of its session, if it is in one; a session without peers ends.
 void session_detach(struct gateway *gateway, struct peer *peer);
 
-// Another instance of the gateway has logged (entry is JSON) that the device has connected to it: unless it
-// connected here later, its connections here are closed (code 12).
-void session_taken_over(struct gateway *gateway, int64_t device_id, const char *entry, size_t length);
+// The broker tells of a log entry (JSON) that the device is connected. Our own: what others have said of its
+// commands before has been heard. Another instance's: unless the device connected here later, its connections
+// here are closed (code 12).
+void session_heard(struct gateway *gateway, int64_t device_id, const char *entry, size_t length);
+
+// Whether commands may be sent: not while a gateway that held the device before may still have to say what it
+// has sent.
+bool session_is_settled(const struct gateway *gateway, const struct session *session);
 
 // NULL when the device is not here.
 struct session *session_by_ident(const struct session_table *table, const char *ident);

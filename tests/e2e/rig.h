@@ -116,6 +116,7 @@ json_t *rig_json(const char *text);
 // --- publishing ---
 
 void rig_publish(struct rig *rig, const char *topic, const char *text);
+void rig_publish_soon(struct rig *rig, const char *topic, const char *text); // without waiting for the broker
 void rig_publish_bytes(struct rig *rig, const char *topic, const void *bytes, size_t length);
 void rig_publish_retained(struct rig *rig, const char *topic, const char *text); // empty: no longer
 void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,

@@ -368,7 +368,7 @@ static bool is_published(void *context) {
 }
 
 static void publish(struct rig *rig, const char *topic, const void *bytes, size_t length, bool retain,
-                    const mosquitto_property *properties) {
+                    bool wait, const mosquitto_property *properties) {
     char whole[512];
     struct publishing it = {.client = rig->client,
                             .topic = whole,
@@ -380,19 +380,24 @@ static void publish(struct rig *rig, const char *topic, const void *bytes, size_
     whole_topic(rig, topic, whole, sizeof whole);
     rig_wait(is_published, &it, RIG_DEADLINE);
     cr_assert(it.result == MOSQ_ERR_SUCCESS, "publishing to %s: %s", whole, mosquitto_strerror(it.result));
-    cr_assert(rig_wait(is_acknowledged, &it, RIG_DEADLINE), "the broker does not take %s", whole);
+    if (wait)
+        cr_assert(rig_wait(is_acknowledged, &it, RIG_DEADLINE), "the broker does not take %s", whole);
 }
 
 void rig_publish_bytes(struct rig *rig, const char *topic, const void *bytes, size_t length) {
-    publish(rig, topic, bytes, length, false, NULL);
+    publish(rig, topic, bytes, length, false, true, NULL);
 }
 
 void rig_publish(struct rig *rig, const char *topic, const char *text) {
-    publish(rig, topic, text, strlen(text), false, NULL);
+    publish(rig, topic, text, strlen(text), false, true, NULL);
+}
+
+void rig_publish_soon(struct rig *rig, const char *topic, const char *text) {
+    publish(rig, topic, text, strlen(text), false, false, NULL);
 }
 
 void rig_publish_retained(struct rig *rig, const char *topic, const char *text) {
-    publish(rig, topic, text, strlen(text), true, NULL);
+    publish(rig, topic, text, strlen(text), true, true, NULL);
 }
 
 void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,
@@ -402,6 +407,6 @@ void rig_request(struct rig *rig, const char *topic, const char *text, const cha
     if (correlation != NULL)
         mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, correlation,
                                       (uint16_t)strlen(correlation));
-    publish(rig, topic, text, strlen(text), false, properties);
+    publish(rig, topic, text, strlen(text), false, true, properties);
     mosquitto_property_free_all(&properties);
 }

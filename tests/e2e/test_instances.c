@@ -30,6 +30,26 @@ static void kill_gateway(struct rig *rig) {
     cr_assert(rig_gateway_wait(rig) == -SIGKILL);
 }
 
+// A device that stays where it is. When a command comes through to it, its gateway has heard of all that the
+// broker had before.
+struct post {
+    const char *ident;
+    int device;
+};
+
+static struct post post_at(struct rig *rig, const char *ident) {
+    return (struct post){.ident = ident, .device = wake(rig, ident)};
+}
+
+static void expect_heard(struct rig *rig, struct post post) {
+    char topic[96];
+    snprintf(topic, sizeof topic, "command/gw/devices/%s", post.ident);
+    rig_publish(rig, topic, "light,1#");
+    device_expect(post.device, "light,1#");
+    device_send(post.device, "light=Success!\r\n");
+    expect_step(rig, post.ident, "custom", "processed", "{'executed':true}");
+}
+
 static void expect_once(struct rig *rig, int device) {
     device_expect(device, "reboot,0#");
     device_send(device, "reboot=Success!\r\n");
@@ -66,6 +86,7 @@ Test(instances, one_that_starts_later_sees_what_waits) {
 Test(instances, a_device_that_moves_gets_each_command_once) {
     struct rig *rig = two_up();
     int before = wake(rig, VAN), device = -1;
+    const struct post posts[] = {post_at(rig, CAR), post_at(rig->beside, "866425031377999")};
     for (int i = 0; i < 6; i++) {
         struct rig *at = i % 2 == 0 ? rig->beside : rig;
         device = wake(at, VAN);
@@ -78,6 +99,7 @@ Test(instances, a_device_that_moves_gets_each_command_once) {
         device_expect(device, text);
         device_send(device, "mode=Success!\r\n");
         expect_step(rig, VAN, "custom", "processed", reply);
+        expect_heard(rig, posts[i % 2]);
     }
     expect_steps(rig, VAN, "sent", 6);
     finish(rig);
@@ -105,15 +127,13 @@ Test(instances, a_device_that_moves_over_udp_gets_each_command_once) {
 // Sent by the one, answered at the other.
 Test(instances, an_answer_counts_wherever_it_comes) {
     struct rig *rig = two_up();
-    int car = wake(rig->beside, CAR);
+    struct post post = post_at(rig->beside, CAR);
     int64_t id = queue(rig, REBOOT);
     int device = wake(rig, VAN);
     device_expect(device, "reboot,0#");
     expect_entry(rig, VAN, id, "{'state':'sent','instance':'trackbus'}");
     close(device);
-    rig_publish(rig, TO_CAR, "reboot,0#"); // when this comes through, the other has heard of that too
-    device_expect(car, "reboot,0#");
-    device_send(car, "reboot=Success!\r\n");
+    expect_heard(rig, post);
     device = wake(rig->beside, VAN);
     device_send(device, "reboot=Success!\r\n");
     expect_step(rig, VAN, "reboot", "processed", "{'executed':true}");
@@ -187,11 +207,13 @@ Test(instances, what_ended_elsewhere_does_not_expire) {
 
 Test(instances, the_intake_goes_on_with_what_a_dead_one_has_sent) {
     struct rig *rig = two_up();
+    struct post post = post_at(rig, CAR);
     int64_t id = queue(rig, REBOOT_FAST(3));
     int device = wake(rig->beside, VAN);
     device_expect(device, "reboot,0#");
     expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
     kill_gateway(rig->beside);
+    expect_heard(rig, post);
     device = wake(rig, VAN);
     cr_assert(!device_has_bytes(device)); // it may yet come back
     rig_expect_message(rig, ALL_PENDING, "{'state':'queued','instance':'trackbus','attempts':1}", 30000);

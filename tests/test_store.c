@@ -1,0 +1,260 @@
+// The store: what is written is there when the file is opened again, and a file that cannot be used is said
+// to be so.
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "gateway/store.h"
+
+static char directory[64], path[96];
+static uv_loop_t loop;
+
+static void set_up(void) {
+    strcpy(directory, "/tmp/trackbus-store-XXXXXX");
+    cr_assert(mkdtemp(directory) != NULL);
+    snprintf(path, sizeof path, "%s/store.db", directory);
+    uv_loop_init(&loop);
+}
+
+static void tear_down(void) {
+    char command[96];
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(uv_loop_close(&loop) == 0);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    cr_assert(system(command) == 0);
+}
+
+TestSuite(store, .init = set_up, .fini = tear_down, .timeout = 30);
+
+static struct store *open_well(void) {
+    char *reason;
+    struct store *store = store_open(&loop, path, &reason);
+    cr_assert(store != NULL, "%s", reason);
+    cr_assert(reason == NULL);
+    return store;
+}
+
+static void close_well(struct store *store) {
+    store_stop(store);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    store_close(store);
+}
+
+// Opening fails for a reason that has the text.
+static void expect_refused(const char *at, const char *text) {
+    char *reason;
+    struct store *store = store_open(&loop, at, &reason);
+    cr_assert(store == NULL, "%s was opened", at);
+    cr_assert(strstr(reason, at) != NULL && strstr(reason, text) != NULL, "'%s' does not say '%s'", reason,
+              text);
+    free(reason);
+}
+
+static void add_row(void *context, int64_t id, const char *entry) {
+    char *rows = context;
+    sprintf(rows + strlen(rows), "%lld=%s;", (long long)id, entry);
+}
+
+static void expect_rows(struct store *store, const char *expected) {
+    char rows[256] = "";
+    store_each_command(store, add_row, rows);
+    cr_assert_str_eq(rows, expected, "'%s', expected '%s'", rows, expected);
+}
+
+static void count_written(void *context, bool ok) {
+    cr_assert(ok);
+    ++*(int *)context;
+}
+
+Test(store, keeps_what_was_put) {
+    struct store *store = open_well();
+    int written = 0;
+    store_put_command(store, 2, "{\"a\":2}");
+    store_put_command(store, 1, "{\"a\":1}");
+    store_put_command(store, 3, "{\"a\":3}");
+    store_put_command(store, 2, "{\"a\":\"two\"}"); // instead of the first
+    store_delete_command(store, 3);
+    store_delete_command(store, 4); // was never there
+    store_when_written(store, count_written, &written);
+    cr_assert(written == 0, "called before it can have been written");
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(written == 1);
+    expect_rows(store, "1={\"a\":1};2={\"a\":\"two\"};");
+    close_well(store);
+    store = open_well();
+    expect_rows(store, "1={\"a\":1};2={\"a\":\"two\"};");
+    close_well(store);
+}
+
+Test(store, calls_when_all_before_it_is_written) {
+    struct store *store = open_well();
+    int written[3] = {0};
+    store_when_written(store, count_written, &written[0]); // of nothing
+    for (int i = 1; i <= 5000; i++)
+        store_put_command(store, i, "{}");
+    store_when_written(store, count_written, &written[1]);
+    store_when_written(store, count_written, &written[2]);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(written[0] == 1 && written[1] == 1 && written[2] == 1);
+    close_well(store);
+}
+
+// Written while it is called back: goes on by itself.
+struct chain {
+    struct store *store;
+    int left;
+};
+
+static void put_next(void *context, bool ok) {
+    struct chain *chain = context;
+    if (chain->left-- == 0)
+        return;
+    store_put_command(chain->store, chain->left + 1, "{}");
+    store_when_written(chain->store, put_next, chain);
+}
+
+Test(store, takes_writes_from_callbacks) {
+    struct chain chain = {.store = open_well(), .left = 3};
+    put_next(&chain, true);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    expect_rows(chain.store, "1={};2={};3={};");
+    close_well(chain.store);
+}
+
+Test(store, writes_what_is_left_when_it_is_closed) {
+    struct store *store = open_well();
+    store_put_command(store, 1, "{}");
+    store_put_command(store, 2, "{}");
+    store_stop(store);
+    store_delete_command(store, 1);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    store_close(store);
+    store = open_well();
+    expect_rows(store, "2={};");
+    close_well(store);
+}
+
+// As after a SIGKILL: what was said to be written is there.
+Test(store, outlives_its_process) {
+    pid_t pid = fork();
+    int status, written = 0;
+    if (pid == 0) {
+        uv_loop_t own;
+        char *reason;
+        uv_loop_init(&own);
+        struct store *store = store_open(&own, path, &reason);
+        store_put_command(store, 7, "{\"kept\":true}");
+        store_when_written(store, count_written, &written);
+        uv_run(&own, UV_RUN_DEFAULT);
+        _exit(written == 1 ? 0 : 1);
+    }
+    cr_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    struct store *store = open_well();
+    expect_rows(store, "7={\"kept\":true};");
+    close_well(store);
+}
+
+Test(store, has_a_marker_of_its_own) {
+    struct store *store = open_well();
+    char marker[64], other[96];
+    strcpy(marker, store_marker(store));
+    cr_assert(strlen(marker) == 32 && strspn(marker, "0123456789abcdef") == 32, "%s", marker);
+    close_well(store);
+    store = open_well();
+    cr_assert_str_eq(store_marker(store), marker);
+    close_well(store);
+    strcpy(other, path);
+    snprintf(path, sizeof path, "%s/other.db", directory);
+    store = open_well();
+    cr_assert(strcmp(store_marker(store), marker) != 0);
+    close_well(store);
+}
+
+static int mode_of(const char *file) {
+    struct stat status;
+    return stat(file, &status) == 0 ? (int)(status.st_mode & 0777) : 0;
+}
+
+Test(store, is_for_its_owner_alone) {
+    umask(0);
+    struct store *store = open_well();
+    char wal[128];
+    int written = 0;
+    store_put_command(store, 1, "{}");
+    store_when_written(store, count_written, &written);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    snprintf(wal, sizeof wal, "%s-wal", path);
+    cr_assert(mode_of(path) == 0600, "mode %o", (unsigned)mode_of(path));
+    cr_assert(mode_of(wal) == 0600, "mode %o of the -wal file", (unsigned)mode_of(wal));
+    close_well(store);
+}
+
+Test(store, of_another_gateway_is_refused) {
+    int ready[2], end[2], status;
+    char byte;
+    cr_assert(pipe(ready) == 0 && pipe(end) == 0);
+    pid_t pid = fork();
+    if (pid == 0) { // a lock does not keep out its own process
+        uv_loop_t own;
+        char *reason;
+        uv_loop_init(&own);
+        close(end[1]);
+        byte = store_open(&own, path, &reason) != NULL ? 'y' : 'n';
+        if (write(ready[1], &byte, 1) == 1)
+            (void)!read(end[0], &byte, 1); // until the test closes it
+        _exit(0);
+    }
+    cr_assert(read(ready[0], &byte, 1) == 1 && byte == 'y');
+    expect_refused(path, "another gateway has it open; each needs a store.path of its own");
+    close(end[1]);
+    waitpid(pid, &status, 0);
+    close_well(open_well());
+}
+
+static void change(const char *statement) {
+    sqlite3 *database;
+    cr_assert(sqlite3_open(path, &database) == SQLITE_OK);
+    cr_assert(sqlite3_exec(database, statement, NULL, NULL, NULL) == SQLITE_OK);
+    sqlite3_close(database);
+}
+
+Test(store, of_a_newer_version_is_refused) {
+    close_well(open_well());
+    change("PRAGMA user_version=2");
+    expect_refused(path, "it was written by a newer version");
+    change("PRAGMA user_version=1");
+    close_well(open_well());
+}
+
+Test(store, that_is_a_directory_is_refused) {
+    expect_refused(directory, "directory");
+}
+
+Test(store, in_a_directory_that_is_not_there_is_refused) {
+    snprintf(path, sizeof path, "%s/none/store.db", directory);
+    expect_refused(path, "No such file or directory");
+}
+
+Test(store, that_is_another_file_is_refused) {
+    FILE *file = fopen(path, "w");
+    for (int i = 0; i < 100; i++)
+        fputs("this is no database, but somebody's letter\n", file);
+    fclose(file);
+    expect_refused(path, "not a database");
+    struct stat status;
+    cr_assert(stat(path, &status) == 0 && status.st_size == 4300, "the letter is gone");
+}
+
+Test(store, in_a_directory_for_reading_is_refused) {
+    if (geteuid() == 0)
+        cr_skip_test("root may write everywhere");
+    chmod(directory, 0500);
+    expect_refused(path, "Permission denied");
+    chmod(directory, 0700);
+}
