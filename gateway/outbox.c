@@ -145,11 +145,15 @@ static void append_item(struct outbox *outbox, const struct mqtt_publish *publis
         outbox->next_out = item;
 }
 
-// All on disk before the oldest message in memory is the broker's.
+// The broker has all up to this number, or refused them for good.
+static uint64_t taken_through(const struct outbox *outbox) {
+    if (outbox->items != NULL)
+        return outbox->items->number - 1;
+    return outbox->spilling ? outbox->next_load - 1 : UINT64_MAX;
+}
+
 static void delete_taken(struct outbox *outbox, size_t at_least) {
-    uint64_t through = outbox->items != NULL    ? outbox->items->number - 1
-                       : outbox->disk_count > 0 ? outbox->next_load - 1
-                                                : outbox->last_spilled;
+    uint64_t through = taken_through(outbox);
     if (through > outbox->last_spilled)
         through = outbox->last_spilled;
     if (through <= outbox->deleted_through || through - outbox->deleted_through < at_least)
@@ -176,9 +180,7 @@ static void drop_item(struct outbox *outbox, struct item *item) {
 // --- waiting for safety ---
 
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
-    if (number <= outbox->written_through)
-        return true;
-    return !outbox->spilling && (outbox->items == NULL || number < outbox->items->number);
+    return number <= outbox->written_through || number <= taken_through(outbox);
 }
 
 // A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
@@ -404,10 +406,12 @@ void outbox_published(struct outbox *outbox, int mid, const char *reason) {
 
 // --- beginning, time, ending ---
 
+// What was read back from the disk, and still stands there, may wait in front of the oldest unsafe one.
 static bool waits_too_long(const struct outbox *outbox) {
     const struct item *oldest = outbox->items;
-    return oldest != NULL && oldest->number > outbox->written_through &&
-           uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
+    while (oldest != NULL && oldest->number <= outbox->written_through)
+        oldest = oldest->next;
+    return oldest != NULL && uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
 }
 
 static void on_tick(uv_timer_t *timer) {
