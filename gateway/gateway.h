@@ -27,6 +27,7 @@ struct gateway {
     struct channel *channels;        // config->channel_count of them
     size_t listening;                // sockets that trackers can reach
     bool paused;                     // nothing is read from devices, because the outbox is full
+    uint64_t turned_away;            // datagrams, while paused
     int connections;                 // over TCP, in all channels
     struct address_count *addresses; // connections by address
     uint64_t last_serial;            // of a peer

@@ -68,7 +68,6 @@ struct outbox {
     size_t unwritten_bytes; // given to the store and not on disk yet
 
     bool full;
-    uint64_t turned_away; // messages since the outbox was last found full
     struct outbox_waiter *waiters;
 };
 
@@ -110,9 +109,7 @@ static void update_full(struct outbox *outbox) {
                   "bytes not written yet; nothing is taken from devices until there is room",
                   outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
     else
-        log_warning("the outbox takes messages again; %llu were turned away",
-                    (unsigned long long)outbox->turned_away);
-    outbox->turned_away = 0;
+        log_warning("the outbox has room again");
     outbox->on_full(outbox->context, full);
 }
 
@@ -358,15 +355,11 @@ static void pump(struct outbox *outbox) {
 }
 
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
-    update_full(outbox);
-    if (outbox->full) {
-        outbox->turned_away++;
-        return 0;
-    }
     uint64_t number = ++outbox->last_number;
     if (outbox->spilling) {
         tell_when_written(outbox, write_message(outbox, number, publish));
         outbox->disk_count++;
+        update_full(outbox);
         return number;
     }
     append_item(outbox, publish, number);

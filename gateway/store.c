@@ -445,7 +445,10 @@ void store_when_written(struct store *store, store_done_fn *done, void *context)
     add_copy(store, &(struct operation){.kind = TELL, .done = done, .context = context});
 }
 
-// The loop has ended, so nothing is on a thread any more.
+bool store_is_writing(const struct store *store) {
+    return store->writing;
+}
+
 void store_close(struct store *store) {
     struct operation *operation, *next;
     store->batch = store->waiting;

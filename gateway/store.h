@@ -15,9 +15,10 @@ struct store;
 // the caller to free), when that fails; a file that another gateway has open is such a failure.
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason);
 
-// Closes the handles on the loop; what is being written goes on. After the loop has ended, store_close()
-// writes what is not yet and closes the file.
+// Closes the handles on the loop; what is being written goes on. After the loop has ended, or when nothing is
+// being written any more, store_close() writes what is not yet and closes the file.
 void store_stop(struct store *store);
+bool store_is_writing(const struct store *store);
 void store_close(struct store *store);
 
 // A random text that was made with the file, at most 32 letters and digits.
