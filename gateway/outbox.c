@@ -61,6 +61,11 @@ struct outbox {
 
     bool spilling;
     bool loading;
+    uint64_t load_through; // the last on disk when the loading began
+    size_t loaded;         // messages of this loading
+    struct item *late;     // what came while the last messages are read back: it follows these in memory
+    bool catching_up;      // these are being read back
+    bool stopped;
     uint64_t written_through, last_spilled, next_load, deleted_through;
     size_t disk_count; // messages on disk that are not in items
     size_t disk_bytes; // of all on disk that are not deleted
@@ -71,7 +76,6 @@ struct outbox {
     struct outbox_waiter *waiters;
 };
 
-static void call_waiters(struct outbox *outbox);
 static void pump(struct outbox *outbox);
 
 static size_t disk_size(const struct mqtt_publish *publish) {
@@ -131,15 +135,26 @@ static struct item *make_item(const struct mqtt_publish *publish) {
     return item;
 }
 
-static void append_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+static struct item *new_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
     struct item *item = make_item(publish);
     item->number = number;
     item->since = uv_now(outbox->loop);
     outbox->bytes += item->size;
     outbox->count++;
+    return item;
+}
+
+static void append_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    struct item *item = new_item(outbox, publish, number);
     DL_APPEND(outbox->items, item);
     if (outbox->next_out == NULL)
         outbox->next_out = item;
+}
+
+static void free_item(struct outbox *outbox, struct item *item) {
+    outbox->bytes -= item->size;
+    outbox->count--;
+    free(item);
 }
 
 // The broker has all up to this number, or refused them for good.
@@ -165,13 +180,11 @@ static void drop_item(struct outbox *outbox, struct item *item) {
     if (item == outbox->next_out)
         outbox->next_out = item->next;
     DL_DELETE(outbox->items, item);
-    outbox->bytes -= item->size;
-    outbox->count--;
     if (item->number <= outbox->last_spilled && item->number > outbox->deleted_through) {
         size_t size = disk_size(&item->publish);
         outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
     }
-    free(item);
+    free_item(outbox, item);
 }
 
 // --- waiting for safety ---
@@ -268,6 +281,18 @@ static void begin_spilling(struct outbox *outbox, const char *why) {
     tell_when_written(outbox, bytes);
 }
 
+// What came late goes to disk after all.
+static void spill_late(struct outbox *outbox) {
+    struct item *item, *next;
+    outbox->catching_up = false;
+    DL_FOREACH_SAFE(outbox->late, item, next) {
+        DL_DELETE(outbox->late, item);
+        tell_when_written(outbox, write_message(outbox, item->number, &item->publish));
+        outbox->disk_count++;
+        free_item(outbox, item);
+    }
+}
+
 // --- back from the disk ---
 
 static void take_loaded(void *context, uint64_t number, const struct mqtt_publish *publish) {
@@ -275,22 +300,32 @@ static void take_loaded(void *context, uint64_t number, const struct mqtt_publis
     if (number < outbox->next_load)
         return;
     append_item(outbox, publish, number);
+    outbox->loaded++;
     outbox->next_load = number + 1;
     outbox->disk_count -= outbox->disk_count > 0;
 }
 
-static void load_more(struct outbox *outbox);
+static void end_spilling(struct outbox *outbox) {
+    outbox->spilling = outbox->catching_up = false;
+    DL_CONCAT(outbox->items, outbox->late);
+    if (outbox->next_out == NULL)
+        outbox->next_out = outbox->late;
+    outbox->late = NULL;
+    log_info("the broker keeps up again; messages no longer go to disk");
+    call_waiters(outbox);
+}
 
 static void on_loaded(void *context, bool ok) {
     struct outbox *outbox = context;
     outbox->loading = false;
-    pump(outbox);
-}
-
-static void end_spilling(struct outbox *outbox) {
-    outbox->spilling = false;
-    log_info("the broker keeps up again; messages no longer go to disk");
-    call_waiters(outbox);
+    if (ok && outbox->loaded < LOAD_COUNT)
+        outbox->next_load = outbox->load_through + 1;
+    if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
+        end_spilling(outbox);
+    else
+        spill_late(outbox);
+    if (ok)
+        pump(outbox); // otherwise the next tick tries again
 }
 
 // Whether memory has room for what is on disk.
@@ -306,6 +341,10 @@ static void load_more(struct outbox *outbox) {
         return;
     }
     outbox->loading = true;
+    outbox->loaded = 0;
+    outbox->load_through = outbox->last_spilled;
+    // With messages coming all the time the disk would never be empty if they went there to the last.
+    outbox->catching_up = outbox->disk_count < LOAD_COUNT;
     store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
 }
 
@@ -354,18 +393,32 @@ static void pump(struct outbox *outbox) {
     call_waiters(outbox);
 }
 
+// While spilling.
+static void put_behind(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    if (outbox->catching_up) {
+        struct item *item = new_item(outbox, publish, number);
+        DL_APPEND(outbox->late, item);
+        if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
+            spill_late(outbox);
+    } else {
+        tell_when_written(outbox, write_message(outbox, number, publish));
+        outbox->disk_count++;
+    }
+    update_full(outbox);
+}
+
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
     uint64_t number = ++outbox->last_number;
     if (outbox->spilling) {
-        tell_when_written(outbox, write_message(outbox, number, publish));
-        outbox->disk_count++;
-        update_full(outbox);
+        put_behind(outbox, publish, number);
         return number;
     }
     append_item(outbox, publish, number);
     pump(outbox);
     if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
         begin_spilling(outbox, "it takes less than comes");
+    else if (outbox->stopped)
+        begin_spilling(outbox, "the gateway stops");
     return number;
 }
 
@@ -450,6 +503,8 @@ void outbox_set_link(struct outbox *outbox, struct mqtt_link *link) {
 
 void outbox_stop(struct outbox *outbox) {
     uv_close((uv_handle_t *)&outbox->tick, NULL);
+    outbox->stopped = true;
+    spill_late(outbox);
     if (!outbox->spilling && outbox_unsafe_count(outbox) > 0)
         begin_spilling(outbox, "the gateway stops");
     delete_taken(outbox, 1);
