@@ -318,8 +318,8 @@ static void end_spilling(struct outbox *outbox) {
 static void on_loaded(void *context, bool ok) {
     struct outbox *outbox = context;
     outbox->loading = false;
-    if (ok && outbox->loaded < LOAD_COUNT)
-        outbox->next_load = outbox->load_through + 1;
+    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through)
+        outbox->next_load = outbox->load_through + 1; // there is nothing more up to there
     if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
         end_spilling(outbox);
     else
