@@ -14,14 +14,15 @@
 #include "gateway/memory.h"
 #include "gateway/store.h"
 
-#define MEMORY_COUNT  10000       // messages in memory beyond which the outbox spills
-#define MEMORY_BYTES  (32U << 20) // and bytes
-#define UNWRITTEN_MAX (64U << 20) // bytes on their way to the disk beyond which the outbox is full
-#define SAFE_WITHIN   2000        // milliseconds that a message may wait without being safe
-#define TICK          500         // milliseconds
-#define LOAD_COUNT    1000        // messages that are read back at once
-#define DELETE_COUNT  1000        // messages that are deleted from the disk at once
-#define ROW_OVERHEAD  64          // bytes of a message on disk besides its text
+#define MEMORY_COUNT     10000       // messages in memory beyond which the outbox spills
+#define MEMORY_BYTES     (32U << 20) // and bytes
+#define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
+#define UNWRITTEN_FAILED (4U << 20)  // the same when the disk has just failed to take them
+#define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
+#define TICK             500         // milliseconds
+#define LOAD_COUNT       1000        // messages that are read back at once
+#define DELETE_COUNT     1000        // messages that are deleted from the disk at once
+#define ROW_OVERHEAD     64          // bytes of a message on disk besides its text
 
 struct item {
     uint64_t number;
@@ -71,6 +72,7 @@ struct outbox {
     size_t disk_bytes; // of all on disk that are not deleted
     struct written *writes;
     size_t unwritten_bytes; // given to the store and not on disk yet
+    bool disk_fails;
 
     bool full;
     struct outbox_waiter *waiters;
@@ -103,7 +105,7 @@ static void update_full(struct outbox *outbox) {
     // Some room between the two bounds, so that it does not change all the time.
     size_t part = outbox->full ? 2 : 1;
     bool full = outbox->disk_bytes > outbox->max_bytes / 10 * (outbox->full ? 9 : 10) ||
-                outbox->unwritten_bytes > UNWRITTEN_MAX / part;
+                outbox->unwritten_bytes > (outbox->disk_fails ? UNWRITTEN_FAILED : UNWRITTEN_MAX) / part;
     if (full == outbox->full)
         return;
     outbox->full = full;
@@ -237,7 +239,9 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
 static void on_written(void *context, bool ok) {
     struct outbox *outbox = context;
     struct written *written = outbox->writes;
+    outbox->disk_fails = !ok;
     if (!ok) { // the store tries again, so wait again
+        update_full(outbox);
         store_when_written(outbox->store, on_written, outbox);
         return;
     }

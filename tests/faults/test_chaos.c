@@ -26,13 +26,6 @@ static struct world *start(struct rig *rig, struct world_setup setup, const char
     return world;
 }
 
-static void finish(struct rig *rig, struct world *world, const char *name) {
-    world_settle(world, name);
-    world_stop_gateway(world);
-    world_free(world);
-    rig->finished = true;
-}
-
 Test(faults, the_broker_is_killed) {
     struct rig *rig = rig_new();
     struct world *world = start(rig, EVERYONE, NULL);
@@ -44,7 +37,7 @@ Test(faults, the_broker_is_killed) {
         WORLD_EXPECT(world, received, 500);
         let_pass(world, 500);
     }
-    finish(rig, world, "broker killed");
+    world_finish(world, "broker killed");
 }
 
 Test(faults, the_gateway_is_killed) {
@@ -57,7 +50,7 @@ Test(faults, the_gateway_is_killed) {
         world_start_gateway(world, NULL);
         WORLD_EXPECT(world, received, 100);
     }
-    finish(rig, world, "gateway killed");
+    world_finish(world, "gateway killed");
 }
 
 // With the broker away for so long that acknowledged messages are on disk when the gateway dies.
@@ -79,7 +72,7 @@ Test(faults, both_are_killed) {
             world_start_gateway(world, NULL);
         WORLD_EXPECT(world, received, 100);
     }
-    finish(rig, world, "both killed");
+    world_finish(world, "both killed");
 }
 
 Test(faults, the_broker_is_frozen) {
@@ -100,7 +93,7 @@ Test(faults, the_broker_is_frozen) {
         kill(rig->broker, SIGCONT);
         WORLD_EXPECT(world, received, 500);
     } while (!world_is_over(world, seconds));
-    finish(rig, world, "broker frozen");
+    world_finish(world, "broker frozen");
 }
 
 // Spilled, read back in part, spilled again, with a restart in the middle: without gaps and in order.
@@ -124,7 +117,7 @@ Test(faults, spilled_drained_and_spilled_again) {
         rig_broker_start(rig, NULL);
         WORLD_EXPECT(world, received, 3000);
     } while (!world_is_over(world, seconds));
-    finish(rig, world, "spilled and drained");
+    world_finish(world, "spilled and drained");
 }
 
 // --- the connection between them ---
@@ -139,7 +132,7 @@ Test(faults, the_connection_is_cut_in_the_middle_of_a_publish) {
         WORLD_EXPECT(world, connections, 1);
         WORLD_EXPECT(world, received, 200);
     } while (++i < 3 || !world_is_over(world, seconds));
-    finish(rig, world, "connection cut");
+    world_finish(world, "connection cut");
 }
 
 Test(faults, the_connection_is_slow_and_stalls) {
@@ -161,7 +154,7 @@ Test(faults, the_connection_is_slow_and_stalls) {
         faults->stalled = false;
         WORLD_EXPECT(world, connections, 1);
     } while (!world_is_over(world, seconds));
-    finish(rig, world, "connection slow and stalled");
+    world_finish(world, "connection slow and stalled");
 }
 
 // --- the end ---
@@ -185,5 +178,5 @@ Test(faults, stopped_while_the_broker_is_away) {
         rig_broker_start(rig, NULL);
         WORLD_EXPECT(world, received, 500);
     } while (++i < 2 || !world_is_over(world, seconds));
-    finish(rig, world, "stopped");
+    world_finish(world, "stopped");
 }

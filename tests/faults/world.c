@@ -14,7 +14,7 @@
 #include "tests/faults/world_parts.h"
 
 #define TURN_TIME   10    // milliseconds at most
-#define SETTLE_TIME 60000 // milliseconds
+#define SETTLE_TIME 20000 // milliseconds
 #define PORT_FIRST  10000 // below the ports that the kernel gives away
 #define PORT_COUNT  22000
 
@@ -216,7 +216,7 @@ void world_stop_gateway(struct world *world) {
 
 // Whether the system holds bytes of a connection to one of the ports: "sl local remote state tx:rx" with
 // ports in hexadecimal digits.
-static bool has_unread(const struct world *world) {
+bool world_has_unread(struct world *world) {
     char line[256];
     unsigned local, tx, rx, state;
     bool found = false;
@@ -239,7 +239,7 @@ static bool is_read(void *context) {
     for (int i = 0; i < world->device_count && read; i++)
         read = device_is_read(world->devices[i]);
     pthread_mutex_unlock(&world->lock);
-    return read && !has_unread(world);
+    return read && !world_has_unread(world);
 }
 
 void world_pause(struct world *world) {
@@ -330,4 +330,12 @@ void world_settle(struct world *world, const char *name) {
     cr_assert(counts.lost == 0, "%zu reports are lost", counts.lost);
     cr_assert(counts.out_of_order == 0, "%zu reports are out of order", counts.out_of_order);
     cr_assert(settled, "devices still wait for acknowledgements");
+}
+
+void world_finish(struct world *world, const char *name) {
+    struct rig *rig = world->rig;
+    world_settle(world, name);
+    world_stop_gateway(world);
+    world_free(world);
+    rig->finished = true;
 }

@@ -24,8 +24,9 @@ struct world_setup {
 
 struct world_counts {
     size_t sent, acknowledged, received, lost, duplicates, out_of_order;
-    size_t tcp_sent;    // of Mictrack over TCP
-    size_t udp_unique;  // reports sent over UDP, without repeats
+    size_t tcp_sent;   // of Mictrack over TCP
+    size_t udp_unique; // reports sent over UDP, without repeats
+    size_t udp_repeats;
     size_t connections; // of the gateway at the proxy
     size_t peak_memory; // of the gateway, KiB
     size_t acknowledged_magicyo;
@@ -47,6 +48,8 @@ void world_send(struct world *world, bool send);
 void world_rate(struct world *world, int rate);
 // Stops the sending and waits until the gateway has read all that was sent over TCP.
 void world_pause(struct world *world);
+// Bytes of TCP devices lie in the gateway's system and are not read.
+bool world_has_unread(struct world *world);
 
 // Kills the gateway with SIGKILL: from now on Mictrack over TCP may lose reports.
 void world_kill_gateway(struct world *world);
@@ -71,3 +74,6 @@ int world_seconds(int without);
 bool world_is_over(struct world *world, int seconds);
 
 int world_free_port(void);
+
+// The end of a test: settles, stops the gateway and frees the world.
+void world_finish(struct world *world, const char *name);

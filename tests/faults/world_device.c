@@ -192,6 +192,7 @@ static void say_udp(struct world *world, struct device *device, int64_t now) {
         return;
     device->next = device->answered + 2;
     size_t length = make_report(device, device->answered + 1, device->out);
+    world->counts.udp_repeats += (device->flags[device->answered + 1] & SENT) != 0;
     mark_sent(world, device, device->answered + 1);
     send(device->socket, device->out, length, 0);
     device->when = now;

@@ -107,8 +107,9 @@ static void note_publish(struct world *world, struct pair *pair, const uint8_t *
     pair->by_id[id].device = -1;
     if (payload == NULL || memmem(name, topic, "message/gw/devices/86", 21) == NULL)
         return;
-    int index = atoi(name + topic - 3), sequence = atoi(payload + 17);
-    if (index >= world->device_count || sequence > SEQUENCE_MAX)
+    const char *end = name + topic - 3; // what follows the name may look like digits
+    int index = (end[0] - '0') * 100 + (end[1] - '0') * 10 + end[2] - '0', sequence = atoi(payload + 17);
+    if (index < 0 || index >= world->device_count || sequence > SEQUENCE_MAX)
         return;
     pair->by_id[id].device = index;
     pair->by_id[id].sequence = sequence;
