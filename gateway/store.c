@@ -62,8 +62,11 @@ struct store {
 
 // --- opening ---
 
-static const char settings[] = "PRAGMA locking_mode=EXCLUSIVE;"
-                               "PRAGMA auto_vacuum=INCREMENTAL;"
+// Before anything is read, so that SQLite needs no file to share memory in, which a full disk has no room
+// for.
+static const char alone[] = "PRAGMA locking_mode=EXCLUSIVE;";
+
+static const char settings[] = "PRAGMA auto_vacuum=INCREMENTAL;"
                                "PRAGMA journal_mode=WAL;"
                                "PRAGMA synchronous=FULL;"
                                "PRAGMA journal_size_limit=16777216;";
@@ -124,6 +127,7 @@ static char *prepare(struct store *store, const char *path, int *result) {
     *result = sqlite3_open_v2(path, &store->database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     if (*result != SQLITE_OK)
         return describe(path, sqlite3_errmsg(store->database));
+    sqlite3_exec(store->database, alone, NULL, NULL, NULL);
     if (read_text(store, "PRAGMA user_version", version, sizeof version) && atoi(version) > STORE_VERSION)
         return describe(path, "it was written by a newer version");
     *result = prepare_statements(store, atoi(version));
