@@ -38,6 +38,8 @@ int64_t gateway_clock(void) {
 
 uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, bool retain, const char *format,
                          ...) {
+    if (outbox_is_full(gateway->outbox))
+        return 0;
     char topic[1024];
     int prefix = snprintf(topic, sizeof topic, "%s/", gateway->config->mqtt.topic_prefix);
     va_list arguments;
@@ -81,6 +83,10 @@ static void publish_instance_state(struct gateway *gateway, bool online) {
 static void on_outbox_full(void *context, bool full) {
     struct running *running = context;
     running->gateway.paused = full;
+    if (!full)
+        log_warning("devices are read again; %llu datagrams were turned away",
+                    (unsigned long long)running->gateway.turned_away);
+    running->gateway.turned_away = 0;
     for (size_t i = 0; i < running->gateway.config->channel_count; i++)
         channel_pause(&running->gateway.channels[i], full);
     publish_instance_state(&running->gateway, true);
@@ -335,8 +341,13 @@ int gateway_run(const struct config *config) {
         stop(&running);
     uv_run(&gateway->loop, UV_RUN_DEFAULT);
     log_info("stopped");
-    if (mqtt_link_is_connecting(gateway->link))
-        _exit(code); // the thread may wait for the network for minutes, and nothing can call it back
+    if (mqtt_link_is_connecting(gateway->link)) {
+        // The thread may wait for the network for minutes, and nothing can call it back.
+        while (store_is_writing(gateway->store))
+            uv_run(&gateway->loop, UV_RUN_ONCE);
+        store_close(gateway->store);
+        _exit(code);
+    }
     uv_close((uv_handle_t *)&running.drain_timer, NULL);
     uv_run(&gateway->loop, UV_RUN_DEFAULT);
     free_all(&running);

@@ -28,6 +28,7 @@ struct gateway {
     struct channel *channels;        // config->channel_count of them
     size_t listening;                // sockets that trackers can reach
     bool paused;                     // nothing is read from devices, because the outbox is full
+    uint64_t turned_away;            // datagrams, while paused
     int connections;                 // over TCP, in all channels
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address

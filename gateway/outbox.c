@@ -14,14 +14,15 @@
 #include "gateway/memory.h"
 #include "gateway/store.h"
 
-#define MEMORY_COUNT  10000       // messages in memory beyond which the outbox spills
-#define MEMORY_BYTES  (32U << 20) // and bytes
-#define UNWRITTEN_MAX (64U << 20) // bytes on their way to the disk beyond which the outbox is full
-#define SAFE_WITHIN   2000        // milliseconds that a message may wait without being safe
-#define TICK          500         // milliseconds
-#define LOAD_COUNT    1000        // messages that are read back at once
-#define DELETE_COUNT  1000        // messages that are deleted from the disk at once
-#define ROW_OVERHEAD  64          // bytes of a message on disk besides its text
+#define MEMORY_COUNT     10000       // messages in memory beyond which the outbox spills
+#define MEMORY_BYTES     (32U << 20) // and bytes
+#define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
+#define UNWRITTEN_FAILED (4U << 20)  // the same when the disk has just failed to take them
+#define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
+#define TICK             500         // milliseconds
+#define LOAD_COUNT       1000        // messages that are read back at once
+#define DELETE_COUNT     1000        // messages that are deleted from the disk at once
+#define ROW_OVERHEAD     64          // bytes of a message on disk besides its text
 
 struct item {
     uint64_t number;
@@ -61,18 +62,22 @@ struct outbox {
 
     bool spilling;
     bool loading;
+    uint64_t load_through; // the last on disk when the loading began
+    size_t loaded;         // messages of this loading
+    struct item *late;     // what came while the last messages are read back: it follows these in memory
+    bool catching_up;      // these are being read back
+    bool stopped;
     uint64_t written_through, last_spilled, next_load, deleted_through;
     size_t disk_count; // messages on disk that are not in items
     size_t disk_bytes; // of all on disk that are not deleted
     struct written *writes;
     size_t unwritten_bytes; // given to the store and not on disk yet
+    bool disk_fails;
 
     bool full;
-    uint64_t turned_away; // messages since the outbox was last found full
     struct outbox_waiter *waiters;
 };
 
-static void call_waiters(struct outbox *outbox);
 static void pump(struct outbox *outbox);
 
 static size_t disk_size(const struct mqtt_publish *publish) {
@@ -100,7 +105,7 @@ static void update_full(struct outbox *outbox) {
     // Some room between the two bounds, so that it does not change all the time.
     size_t part = outbox->full ? 2 : 1;
     bool full = outbox->disk_bytes > outbox->max_bytes / 10 * (outbox->full ? 9 : 10) ||
-                outbox->unwritten_bytes > UNWRITTEN_MAX / part;
+                outbox->unwritten_bytes > (outbox->disk_fails ? UNWRITTEN_FAILED : UNWRITTEN_MAX) / part;
     if (full == outbox->full)
         return;
     outbox->full = full;
@@ -110,9 +115,7 @@ static void update_full(struct outbox *outbox) {
                   "bytes not written yet; nothing is taken from devices until there is room",
                   outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
     else
-        log_warning("the outbox takes messages again; %llu were turned away",
-                    (unsigned long long)outbox->turned_away);
-    outbox->turned_away = 0;
+        log_warning("the outbox has room again");
     outbox->on_full(outbox->context, full);
 }
 
@@ -134,22 +137,37 @@ static struct item *make_item(const struct mqtt_publish *publish) {
     return item;
 }
 
-static void append_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+static struct item *new_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
     struct item *item = make_item(publish);
     item->number = number;
     item->since = uv_now(outbox->loop);
     outbox->bytes += item->size;
     outbox->count++;
+    return item;
+}
+
+static void append_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    struct item *item = new_item(outbox, publish, number);
     DL_APPEND(outbox->items, item);
     if (outbox->next_out == NULL)
         outbox->next_out = item;
 }
 
-// All on disk before the oldest message in memory is the broker's.
+static void free_item(struct outbox *outbox, struct item *item) {
+    outbox->bytes -= item->size;
+    outbox->count--;
+    free(item);
+}
+
+// The broker has all up to this number, or refused them for good.
+static uint64_t taken_through(const struct outbox *outbox) {
+    if (outbox->items != NULL)
+        return outbox->items->number - 1;
+    return outbox->spilling ? outbox->next_load - 1 : UINT64_MAX;
+}
+
 static void delete_taken(struct outbox *outbox, size_t at_least) {
-    uint64_t through = outbox->items != NULL    ? outbox->items->number - 1
-                       : outbox->disk_count > 0 ? outbox->next_load - 1
-                                                : outbox->last_spilled;
+    uint64_t through = taken_through(outbox);
     if (through > outbox->last_spilled)
         through = outbox->last_spilled;
     if (through <= outbox->deleted_through || through - outbox->deleted_through < at_least)
@@ -164,21 +182,17 @@ static void drop_item(struct outbox *outbox, struct item *item) {
     if (item == outbox->next_out)
         outbox->next_out = item->next;
     DL_DELETE(outbox->items, item);
-    outbox->bytes -= item->size;
-    outbox->count--;
     if (item->number <= outbox->last_spilled && item->number > outbox->deleted_through) {
         size_t size = disk_size(&item->publish);
         outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
     }
-    free(item);
+    free_item(outbox, item);
 }
 
 // --- waiting for safety ---
 
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
-    if (number <= outbox->written_through)
-        return true;
-    return !outbox->spilling && (outbox->items == NULL || number < outbox->items->number);
+    return number <= outbox->written_through || number <= taken_through(outbox);
 }
 
 // A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
@@ -225,7 +239,9 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
 static void on_written(void *context, bool ok) {
     struct outbox *outbox = context;
     struct written *written = outbox->writes;
+    outbox->disk_fails = !ok;
     if (!ok) { // the store tries again, so wait again
+        update_full(outbox);
         store_when_written(outbox->store, on_written, outbox);
         return;
     }
@@ -269,6 +285,18 @@ static void begin_spilling(struct outbox *outbox, const char *why) {
     tell_when_written(outbox, bytes);
 }
 
+// What came late goes to disk after all.
+static void spill_late(struct outbox *outbox) {
+    struct item *item, *next;
+    outbox->catching_up = false;
+    DL_FOREACH_SAFE(outbox->late, item, next) {
+        DL_DELETE(outbox->late, item);
+        tell_when_written(outbox, write_message(outbox, item->number, &item->publish));
+        outbox->disk_count++;
+        free_item(outbox, item);
+    }
+}
+
 // --- back from the disk ---
 
 static void take_loaded(void *context, uint64_t number, const struct mqtt_publish *publish) {
@@ -276,22 +304,32 @@ static void take_loaded(void *context, uint64_t number, const struct mqtt_publis
     if (number < outbox->next_load)
         return;
     append_item(outbox, publish, number);
+    outbox->loaded++;
     outbox->next_load = number + 1;
     outbox->disk_count -= outbox->disk_count > 0;
 }
 
-static void load_more(struct outbox *outbox);
+static void end_spilling(struct outbox *outbox) {
+    outbox->spilling = outbox->catching_up = false;
+    DL_CONCAT(outbox->items, outbox->late);
+    if (outbox->next_out == NULL)
+        outbox->next_out = outbox->late;
+    outbox->late = NULL;
+    log_info("the broker keeps up again; messages no longer go to disk");
+    call_waiters(outbox);
+}
 
 static void on_loaded(void *context, bool ok) {
     struct outbox *outbox = context;
     outbox->loading = false;
-    pump(outbox);
-}
-
-static void end_spilling(struct outbox *outbox) {
-    outbox->spilling = false;
-    log_info("the broker keeps up again; messages no longer go to disk");
-    call_waiters(outbox);
+    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through)
+        outbox->next_load = outbox->load_through + 1; // there is nothing more up to there
+    if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
+        end_spilling(outbox);
+    else
+        spill_late(outbox);
+    if (ok)
+        pump(outbox); // otherwise the next tick tries again
 }
 
 // Whether memory has room for what is on disk.
@@ -307,6 +345,10 @@ static void load_more(struct outbox *outbox) {
         return;
     }
     outbox->loading = true;
+    outbox->loaded = 0;
+    outbox->load_through = outbox->last_spilled;
+    // With messages coming all the time the disk would never be empty if they went there to the last.
+    outbox->catching_up = outbox->disk_count < LOAD_COUNT;
     store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
 }
 
@@ -355,22 +397,32 @@ static void pump(struct outbox *outbox) {
     call_waiters(outbox);
 }
 
-uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
-    update_full(outbox);
-    if (outbox->full) {
-        outbox->turned_away++;
-        return 0;
-    }
-    uint64_t number = ++outbox->last_number;
-    if (outbox->spilling) {
+// While spilling.
+static void put_behind(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    if (outbox->catching_up) {
+        struct item *item = new_item(outbox, publish, number);
+        DL_APPEND(outbox->late, item);
+        if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
+            spill_late(outbox);
+    } else {
         tell_when_written(outbox, write_message(outbox, number, publish));
         outbox->disk_count++;
+    }
+    update_full(outbox);
+}
+
+uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
+    uint64_t number = ++outbox->last_number;
+    if (outbox->spilling) {
+        put_behind(outbox, publish, number);
         return number;
     }
     append_item(outbox, publish, number);
     pump(outbox);
     if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
         begin_spilling(outbox, "it takes less than comes");
+    else if (outbox->stopped)
+        begin_spilling(outbox, "the gateway stops");
     return number;
 }
 
@@ -404,10 +456,12 @@ void outbox_published(struct outbox *outbox, int mid, const char *reason) {
 
 // --- beginning, time, ending ---
 
+// What was read back from the disk, and still stands there, may wait in front of the oldest unsafe one.
 static bool waits_too_long(const struct outbox *outbox) {
     const struct item *oldest = outbox->items;
-    return oldest != NULL && oldest->number > outbox->written_through &&
-           uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
+    while (oldest != NULL && oldest->number <= outbox->written_through)
+        oldest = oldest->next;
+    return oldest != NULL && uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
 }
 
 static void on_tick(uv_timer_t *timer) {
@@ -453,6 +507,8 @@ void outbox_set_link(struct outbox *outbox, struct mqtt_link *link) {
 
 void outbox_stop(struct outbox *outbox) {
     uv_close((uv_handle_t *)&outbox->tick, NULL);
+    outbox->stopped = true;
+    spill_late(outbox);
     if (!outbox->spilling && outbox_unsafe_count(outbox) > 0)
         begin_spilling(outbox, "the gateway stops");
     delete_taken(outbox, 1);

@@ -24,8 +24,9 @@ struct outbox_waiter {
     struct outbox_waiter *prev, *next; // the outbox's own
 };
 
-// Told when the outbox becomes full (store.max_bytes, or a disk that takes nothing), and when it takes
-// messages again.
+// Told when the outbox becomes full (store.max_bytes, or a disk that takes nothing), and when there is room
+// again. While it is full nothing more must be read from devices; what was read already it still takes, so
+// that a report that nobody sends again is not lost.
 typedef void outbox_full_fn(void *context, bool full);
 
 // link must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes. Takes up what
@@ -38,8 +39,7 @@ void outbox_set_link(struct outbox *outbox, struct mqtt_link *link);
 void outbox_stop(struct outbox *outbox);
 void outbox_free(struct outbox *outbox);
 
-// Takes a message in; all of publish is copied. Returns its number, which only grows, or 0 when the outbox is
-// full: then nothing was taken.
+// Takes a message in; all of publish is copied. Returns its number, which only grows.
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
 
 bool outbox_is_full(const struct outbox *outbox);

@@ -87,12 +87,8 @@ static void on_safe(struct outbox_waiter *waiter, bool safe) {
 }
 
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length) {
-    bool lost = peer->lost;
     uint64_t first = peer->first_number;
-    peer->lost = false;
     peer->first_number = 0;
-    if (lost)
-        return; // not acknowledged: the device sends it again
     struct pending_reply *reply = must_have(malloc(sizeof *reply + length));
     *reply = (struct pending_reply){.peer = peer, .length = length};
     reply->waiter = (struct outbox_waiter){
@@ -158,10 +154,6 @@ static void put_message(struct peer *peer, const char *topic, const char *json, 
         peer->gateway->outbox,
         &(struct mqtt_publish){
             .topic = topic, .payload = json, .length = length, .qos = peer->gateway->config->mqtt.qos});
-    if (number == 0) {
-        peer->lost = true;
-        return;
-    }
     if (peer->first_number == 0)
         peer->first_number = number;
     peer->last_number = number;

@@ -52,7 +52,6 @@ struct peer {
     uint64_t messages;             // taken from it
     uint64_t first_number;         // in the outbox: of the messages since the last reply; 0: none
     uint64_t last_number;          // of the last message
-    bool lost;                     // a message since the last reply could not be kept
     struct pending_reply *replies; // that wait until messages are safe
 };
 
@@ -66,7 +65,7 @@ void peer_release(struct peer *peer);
 // Takes what came from the device. Returns the code to close it with, or CLOSE_NONE.
 enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length, enum codec_follow follow);
 
-// Sends bytes once all messages taken so far are safe; not at all when one of them cannot be kept.
+// Sends bytes once all messages taken so far are safe; not at all when the broker refuses one of them.
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length);
 
 // Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …". kind is a constant that tells one

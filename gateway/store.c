@@ -41,7 +41,7 @@ struct operation {
     store_message_fn *take;
     store_done_fn *done;
     void *context;
-    bool finished;
+    bool finished, failed; // failed: LOAD_MESSAGES could not read
     struct operation *prev, *next;
     char bytes[];
 };
@@ -54,26 +54,33 @@ struct store {
     struct operation *waiting;
     struct operation *batch; // being written on a thread
     bool writing, failed, stopping;
-    int result; // of the batch
+    bool unreadable; // the last read failed
+    int result;      // of the batch
     uv_work_t work;
     uv_timer_t retry;
 };
 
 // --- opening ---
 
+// Before anything is read, so that SQLite needs no file to share memory in, which a full disk has no room
+// for.
+static const char alone[] = "PRAGMA locking_mode=EXCLUSIVE;";
+
+static const char settings[] = "PRAGMA auto_vacuum=INCREMENTAL;"
+                               "PRAGMA journal_mode=WAL;"
+                               "PRAGMA synchronous=FULL;"
+                               "PRAGMA journal_size_limit=16777216;";
+
 static const char layout[] =
-    "PRAGMA locking_mode=EXCLUSIVE;"
-    "PRAGMA auto_vacuum=INCREMENTAL;"
-    "PRAGMA journal_mode=WAL;"
-    "PRAGMA synchronous=FULL;"
-    "PRAGMA journal_size_limit=16777216;"
+    "BEGIN;"
     "CREATE TABLE IF NOT EXISTS commands(id INTEGER PRIMARY KEY, entry TEXT NOT NULL);"
     "CREATE TABLE IF NOT EXISTS messages(number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB, qos "
     "INTEGER NOT "
     "NULL, retain INTEGER NOT NULL, correlation BLOB);"
     "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
     "INSERT OR IGNORE INTO meta VALUES('marker', lower(hex(randomblob(16))));"
-    "PRAGMA user_version=1;";
+    "PRAGMA user_version=1;"
+    "COMMIT;";
 
 static bool read_text(struct store *store, const char *query, char *text, size_t capacity) {
     sqlite3_stmt *statement = NULL;
@@ -94,9 +101,12 @@ static bool is_damage(int result) {
     return result == SQLITE_NOTADB || result == SQLITE_CORRUPT;
 }
 
-// SQLITE_OK, or what went wrong.
-static int prepare_statements(struct store *store) {
-    int result = sqlite3_exec(store->database, layout, NULL, NULL, NULL);
+// SQLITE_OK, or what went wrong. A file that has the layout is not written to: the disk may be full, with
+// what waits in this very file.
+static int prepare_statements(struct store *store, int version) {
+    int result = sqlite3_exec(store->database, settings, NULL, NULL, NULL);
+    if (result == SQLITE_OK && version != STORE_VERSION)
+        result = sqlite3_exec(store->database, layout, NULL, NULL, NULL);
     for (size_t i = 0; i < STATEMENTS && result == SQLITE_OK; i++)
         result = sqlite3_prepare_v2(store->database, statement_texts[i], -1, &store->statements[i], NULL);
     if (result == SQLITE_OK &&
@@ -117,9 +127,10 @@ static char *prepare(struct store *store, const char *path, int *result) {
     *result = sqlite3_open_v2(path, &store->database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     if (*result != SQLITE_OK)
         return describe(path, sqlite3_errmsg(store->database));
+    sqlite3_exec(store->database, alone, NULL, NULL, NULL);
     if (read_text(store, "PRAGMA user_version", version, sizeof version) && atoi(version) > STORE_VERSION)
         return describe(path, "it was written by a newer version");
-    *result = prepare_statements(store);
+    *result = prepare_statements(store, atoi(version));
     if (*result == SQLITE_BUSY)
         return describe(path, "another gateway has it open; each needs a store.path of its own");
     if (*result != SQLITE_OK)
@@ -276,22 +287,37 @@ static int write_some(struct store *store, bool deletions_only) {
 
 // Messages that were deleted before they could be written are not to be written later.
 static void forget_deleted(struct store *store) {
-    struct operation *deletion, *operation;
-    DL_FOREACH(store->batch, deletion) {
-        if (deletion->kind != DELETE_MESSAGES)
+    struct operation *operation;
+    int64_t through = 0;
+    DL_FOREACH(store->batch, operation) {
+        if (operation->kind == DELETE_MESSAGES && operation->id > through)
+            through = operation->id;
+    }
+    DL_FOREACH(store->batch, operation) {
+        if (operation->kind == PUT_MESSAGE && operation->id <= through)
+            operation->finished = true;
+    }
+}
+
+// What the disk did not take is all behind what it has.
+static void load_unwritten(struct store *store, struct operation *load, size_t limit) {
+    const struct operation *operation;
+    for (operation = store->batch; operation != load && limit > 0; operation = operation->next) {
+        if (operation->kind != PUT_MESSAGE || operation->finished || operation->id < load->id)
             continue;
-        DL_FOREACH(store->batch, operation) {
-            if (operation->kind == PUT_MESSAGE && operation->id <= deletion->id)
-                operation->finished = true;
-        }
+        struct operation *row = make_message((uint64_t)operation->id, &operation->publish);
+        DL_APPEND(load->rows, row);
+        limit--;
     }
 }
 
 static void load_one(struct store *store, struct operation *load) {
     sqlite3_stmt *statement = store->statements[LOAD_MESSAGES];
+    size_t count = 0;
     sqlite3_bind_int64(statement, 1, load->id);
     sqlite3_bind_int64(statement, 2, (sqlite3_int64)load->limit);
-    while (sqlite3_step(statement) == SQLITE_ROW) {
+    int result;
+    while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
         struct mqtt_publish publish = {
             .topic = (const char *)sqlite3_column_text(statement, 1),
             .payload = sqlite3_column_blob(statement, 2),
@@ -303,17 +329,22 @@ static void load_one(struct store *store, struct operation *load) {
         };
         struct operation *row = make_message((uint64_t)sqlite3_column_int64(statement, 0), &publish);
         DL_APPEND(load->rows, row);
+        count++;
     }
     sqlite3_reset(statement);
-    load->finished = true;
+    load->failed = result != SQLITE_DONE;
+    if (!load->failed)
+        load_unwritten(store, load, load->limit - count);
 }
 
 // All in one transaction. When that fails, the disk may be full: deletions may still work, and reading does.
 static int write_batch(struct store *store) {
     struct operation *operation;
     int result = write_some(store, false);
-    if (result != SQLITE_OK && write_some(store, true) == SQLITE_OK)
+    if (result != SQLITE_OK) {
+        write_some(store, true);
         forget_deleted(store);
+    }
     DL_FOREACH(store->batch, operation) {
         if (operation->kind == LOAD_MESSAGES)
             load_one(store, operation);
@@ -341,27 +372,34 @@ static void free_operation(struct operation *operation) {
     free(operation);
 }
 
-static void call_back(struct operation *operation, bool ok) {
+static void end_load(struct store *store, struct operation *load) {
     const struct operation *row;
-    DL_FOREACH(operation->rows, row) {
-        operation->take(operation->context, (uint64_t)row->id, &row->publish);
+    if (load->failed && !store->unreadable)
+        log_error("the store cannot be read, and what waits in it not sent; it is tried again");
+    store->unreadable = load->failed;
+    DL_FOREACH(load->rows, row) {
+        load->take(load->context, (uint64_t)row->id, &row->publish);
     }
-    if (operation->done != NULL)
-        operation->done(operation->context, ok);
+    load->done(load->context, !load->failed);
 }
 
 // Ends what is finished, and what only waits to be told; the rest is written again, before what came after
-// it.
+// it. To be told that all is on disk does not need deletions.
 static void end_batch(struct store *store, bool ok) {
     struct operation *batch = store->batch, *kept = NULL, *operation, *next;
+    bool all_put = true;
     store->batch = NULL;
     DL_FOREACH_SAFE(batch, operation, next) {
         DL_DELETE(batch, operation);
         if (!ok && !operation->finished && is_write(operation)) {
+            all_put = all_put && operation->kind == DELETE_MESSAGES;
             DL_APPEND(kept, operation);
             continue;
         }
-        call_back(operation, ok);
+        if (operation->kind == LOAD_MESSAGES)
+            end_load(store, operation);
+        if (operation->kind == TELL)
+            operation->done(operation->context, all_put);
         free_operation(operation);
     }
     DL_CONCAT(kept, store->waiting);
@@ -445,7 +483,10 @@ void store_when_written(struct store *store, store_done_fn *done, void *context)
     add_copy(store, &(struct operation){.kind = TELL, .done = done, .context = context});
 }
 
-// The loop has ended, so nothing is on a thread any more.
+bool store_is_writing(const struct store *store) {
+    return store->writing;
+}
+
 void store_close(struct store *store) {
     struct operation *operation, *next;
     store->batch = store->waiting;

@@ -15,9 +15,10 @@ struct store;
 // the caller to free), when that fails; a file that another gateway has open is such a failure.
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason);
 
-// Closes the handles on the loop; what is being written goes on. After the loop has ended, store_close()
-// writes what is not yet and closes the file.
+// Closes the handles on the loop; what is being written goes on. After the loop has ended, or when nothing is
+// being written any more, store_close() writes what is not yet and closes the file.
 void store_stop(struct store *store);
+bool store_is_writing(const struct store *store);
 void store_close(struct store *store);
 
 // A random text that was made with the file, at most 32 letters and digits.
@@ -44,8 +45,9 @@ struct store_messages store_messages(struct store *store);
 void store_put_message(struct store *store, uint64_t number, const struct mqtt_publish *publish);
 void store_delete_messages(struct store *store, uint64_t through);
 
-// Reads up to limit messages from number first on, in order, once all that was put until now is written, or
-// has failed to be. take is called for each and then done.
+// Gets up to limit messages from number first on, in order, once all that was put until now is written, or
+// has failed to be. take is called for each and then done; ok is false when the disk could not be read, and
+// more may be there.
 typedef void store_message_fn(void *context, uint64_t number, const struct mqtt_publish *publish);
 typedef void store_done_fn(void *context, bool ok);
 void store_load_messages(struct store *store, uint64_t first, size_t limit, store_message_fn *take,
@@ -54,6 +56,6 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
 // Gives the room of deleted messages back to the file system.
 void store_tidy(struct store *store);
 
-// Calls done once all that was put until now is on disk; ok is false when it could not be written (that is
-// logged, and tried again).
+// Calls done once all that was put until now is on disk, or deleted again; ok is false when it could not be
+// written (that is logged, and tried again).
 void store_when_written(struct store *store, store_done_fn *done, void *context);

@@ -158,7 +158,11 @@ static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
 static void on_datagram(uv_udp_t *socket, ssize_t count, const uv_buf_t *buffer,
                         const struct sockaddr *address, unsigned flags) {
     struct channel *channel = socket->data;
-    if (count < 0)
+    // While nothing can be kept a datagram is not even looked at: a codec that had seen it would take the
+    // repeat of it for one that is safe, and answer.
+    if (channel->gateway->paused)
+        channel->gateway->turned_away += address != NULL;
+    else if (count < 0)
         log_warning("channel %s: udp: %s", channel->config->name, uv_strerror((int)count));
     else if (address != NULL && count > 0)
         take_datagram(channel, (const uint8_t *)buffer->base, (size_t)count, address);

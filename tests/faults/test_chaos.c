@@ -1,0 +1,182 @@
+// The broker and the gateway are killed, frozen and cut off under load; no report may be lost. The heavy
+// tests go on for TRACKBUS_FAULTS_SECONDS when that is set; see tests/faults/run.
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tests/faults/world.h"
+
+TestSuite(faults, .fini = rig_clean);
+
+#define EVERYONE ((struct world_setup){.mictrack = 20, .magicyo = 20, .udp = 10, .rate = 1000})
+
+// Kills may come at any moment: the number of reports that pass in between is left to chance.
+static void let_pass(struct world *world, size_t most) {
+    WORLD_EXPECT(world, sent, 1 + (size_t)rand() % most);
+}
+
+static struct world *start(struct rig *rig, struct world_setup setup, const char *more) {
+    srand((unsigned)getpid());
+    rig_broker_start(rig, NULL);
+    struct world *world = world_new(rig, setup);
+    world_start_gateway(world, more);
+    world_send(world, true);
+    WORLD_EXPECT(world, received, 20);
+    return world;
+}
+
+Test(faults, the_broker_is_killed) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, EVERYONE, NULL);
+    int seconds = world_seconds(6);
+    for (int i = 0; i < 2 || !world_is_over(world, seconds); i++) {
+        rig_broker_kill(rig);
+        let_pass(world, 1500);
+        rig_broker_start(rig, NULL);
+        WORLD_EXPECT(world, received, 500);
+        let_pass(world, 500);
+    }
+    world_finish(world, "broker killed");
+}
+
+Test(faults, the_gateway_is_killed) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, EVERYONE, NULL);
+    int seconds = world_seconds(5);
+    for (int i = 0; i < 3 || !world_is_over(world, seconds); i++) {
+        let_pass(world, 1500);
+        world_kill_gateway(world);
+        world_start_gateway(world, NULL);
+        WORLD_EXPECT(world, received, 100);
+    }
+    world_finish(world, "gateway killed");
+}
+
+// With the broker away for so long that acknowledged messages are on disk when the gateway dies.
+Test(faults, both_are_killed) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, EVERYONE, NULL);
+    int seconds = world_seconds(8);
+    for (int i = 0; i < 2 || !world_is_over(world, seconds); i++) {
+        rig_broker_kill(rig);
+        if (i % 2 == 0)
+            WORLD_EXPECT(world, acknowledged, 300);
+        let_pass(world, 300);
+        world_kill_gateway(world);
+        world_start_gateway(world, NULL);
+        if (i % 3 == 2)
+            world_kill_gateway(world);
+        rig_broker_start(rig, NULL);
+        if (i % 3 == 2)
+            world_start_gateway(world, NULL);
+        WORLD_EXPECT(world, received, 100);
+    }
+    world_finish(world, "both killed");
+}
+
+Test(faults, the_broker_is_frozen) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, EVERYONE, NULL);
+    int seconds = world_seconds(0);
+    do {
+        kill(rig->broker, SIGSTOP);
+        rig_expect_log(rig, "they are written to disk");
+        WORLD_EXPECT(world, acknowledged_magicyo, 500);
+        WORLD_EXPECT(world, udp_unique, 50);
+        kill(rig->broker, SIGCONT);
+        rig_expect_log(rig, "the broker keeps up again"); // while messages come all the time
+        WORLD_EXPECT(world, received, 500);
+        // Again, while some that were read back may still stand in front of new ones.
+        kill(rig->broker, SIGSTOP);
+        WORLD_EXPECT(world, acknowledged_magicyo, 500);
+        kill(rig->broker, SIGCONT);
+        WORLD_EXPECT(world, received, 500);
+    } while (!world_is_over(world, seconds));
+    world_finish(world, "broker frozen");
+}
+
+// Spilled, read back in part, spilled again, with a restart in the middle: without gaps and in order.
+Test(faults, spilled_drained_and_spilled_again) {
+    struct rig *rig = rig_new();
+    struct world *world =
+        start(rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .rate = 3000}, NULL);
+    int seconds = world_seconds(0);
+    do {
+        rig_broker_kill(rig);
+        rig_expect_log(rig, "they are written to disk");
+        WORLD_EXPECT(world, sent, 4000);
+        rig_broker_start(rig, NULL);
+        WORLD_EXPECT(world, received, 300);
+        rig_broker_kill(rig);
+        world_send(world, true);
+        WORLD_EXPECT(world, sent, 1000);
+        world_kill_gateway(world);
+        world_start_gateway(world, NULL);
+        WORLD_EXPECT(world, sent, 1000);
+        rig_broker_start(rig, NULL);
+        WORLD_EXPECT(world, received, 3000);
+    } while (!world_is_over(world, seconds));
+    world_finish(world, "spilled and drained");
+}
+
+// --- the connection between them ---
+
+Test(faults, the_connection_is_cut_in_the_middle_of_a_publish) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, EVERYONE, NULL);
+    struct world_faults *faults = world_faults(world);
+    int seconds = world_seconds(0), i = 0;
+    do {
+        faults->cut = 1 + rand() % 300;
+        WORLD_EXPECT(world, connections, 1);
+        WORLD_EXPECT(world, received, 200);
+    } while (++i < 3 || !world_is_over(world, seconds));
+    world_finish(world, "connection cut");
+}
+
+Test(faults, the_connection_is_slow_and_stalls) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, EVERYONE, NULL);
+    struct world_faults *faults = world_faults(world);
+    int seconds = world_seconds(0);
+    do {
+        faults->delay = 100;
+        WORLD_EXPECT(world, received, 500);
+        faults->stalled = true;
+        WORLD_EXPECT(world, acknowledged_magicyo, 500);
+        faults->stalled = false;
+        WORLD_EXPECT(world, received, 500);
+        faults->delay = 0;
+        faults->stalled = true;
+        WORLD_EXPECT(world, sent, 1000);
+        faults->cut = 1;
+        faults->stalled = false;
+        WORLD_EXPECT(world, connections, 1);
+    } while (!world_is_over(world, seconds));
+    world_finish(world, "connection slow and stalled");
+}
+
+// --- the end ---
+
+// What was read before SIGTERM waits on disk for the next start.
+Test(faults, stopped_while_the_broker_is_away) {
+    struct rig *rig = rig_new();
+    struct world *world =
+        start(rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .rate = 1000}, NULL);
+    int seconds = world_seconds(0), i = 0;
+    do {
+        rig_broker_kill(rig);
+        if (i % 2 == 1)
+            rig_expect_log(rig, "they are written to disk");
+        let_pass(world, 1000);
+        world_pause(world);
+        world_stop_gateway(world);
+        world_start_gateway(world, NULL);
+        world_send(world, true);
+        let_pass(world, 500);
+        rig_broker_start(rig, NULL);
+        WORLD_EXPECT(world, received, 500);
+    } while (++i < 2 || !world_is_over(world, seconds));
+    world_finish(world, "stopped");
+}

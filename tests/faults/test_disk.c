@@ -1,0 +1,269 @@
+// The store: full, damaged, of an older or newer run, not to be had; and untouched while the broker keeps up.
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/faults/world.h"
+
+static char disk[96]; // a small one of the test's own, when it has one
+
+static void clean(void) {
+    if (disk[0] != '\0')
+        umount2(disk, MNT_DETACH);
+    rig_clean();
+}
+
+TestSuite(faults_disk, .fini = clean);
+
+#define FEW      ((struct world_setup){.mictrack = 6, .magicyo = 6, .udp = 4, .rate = 3000})
+#define VAN      "866425031361423"
+#define REPORTS  "message/gw/devices/" VAN
+#define INSTANCE "state/gw/instances/trackbus"
+
+// --- full ---
+
+static bool has_unread(void *context) {
+    return world_has_unread(context);
+}
+
+static void expect_held_up(struct world *world) {
+    cr_assert(rig_wait(has_unread, world, RIG_DEADLINE), "the gateway still reads from devices");
+    WORLD_EXPECT(world, udp_repeats, 8); // nobody answers them
+    cr_assert(world_has_unread(world));
+}
+
+Test(faults_disk, store_max_bytes_is_reached) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    struct world *world = world_new(rig, FEW);
+    world_start_gateway(world, "'store':{'max_bytes':1048576}");
+    int seconds = world_seconds(0);
+    do {
+        world_send(world, true);
+        WORLD_EXPECT(world, received, 20);
+        kill(rig->broker, SIGSTOP);
+        rig_expect_log(rig, "the outbox is full");
+        expect_held_up(world);
+        kill(rig->broker, SIGCONT);
+        rig_expect(rig, INSTANCE, "{'full':true}");
+        rig_expect(rig, INSTANCE, "{'full':false}");
+        rig_expect_log(rig, "devices are read again");
+        cr_assert(!rig_log_has(rig, "again; 0 datagrams were turned away"));
+        WORLD_EXPECT(world, acknowledged, 100);
+    } while (!world_is_over(world, seconds));
+    world_finish(world, "store.max_bytes");
+}
+
+static void mount_disk(struct rig *rig) {
+    snprintf(disk, sizeof disk, "%s/disk", rig->directory);
+    mkdir(disk, 0700);
+    if (mount("tmpfs", disk, "tmpfs", 0, "size=1m") != 0) {
+        rig->finished = true;
+        cr_skip_test("cannot mount a small disk");
+    }
+}
+
+Test(faults_disk, the_disk_is_full) {
+    struct rig *rig = rig_new();
+    char store[160];
+    rig_broker_start(rig, NULL);
+    mount_disk(rig);
+    struct world *world = world_new(rig, FEW);
+    snprintf(store, sizeof store, "'store':{'path':'%s/store.db'}", disk);
+    world_start_gateway(world, store);
+    world_send(world, true);
+    WORLD_EXPECT(world, received, 20);
+    rig_broker_kill(rig);
+    rig_expect_log(rig, "the store cannot be written: database or disk is full");
+    rig_expect_log(rig, "the outbox is full");
+    expect_held_up(world);
+    rig_broker_start(rig, NULL);
+    rig_expect_log(rig, "devices are read again");
+    WORLD_EXPECT(world, acknowledged, 500);
+    rig_expect_log(rig, "the broker keeps up again");
+    world_finish(world, "disk full");
+}
+
+// What fills the disk can be drained by the next start: it needs no room for that.
+Test(faults_disk, killed_and_started_with_a_full_disk) {
+    struct rig *rig = rig_new();
+    char store[160];
+    rig_broker_start(rig, NULL);
+    mount_disk(rig);
+    struct world *world = world_new(rig, FEW);
+    snprintf(store, sizeof store, "'store':{'path':'%s/store.db'}", disk);
+    world_start_gateway(world, store);
+    world_send(world, true);
+    WORLD_EXPECT(world, received, 20);
+    rig_broker_kill(rig);
+    rig_expect_log(rig, "the store cannot be written: database or disk is full");
+    world_kill_gateway(world);
+    world_start_gateway(world, store);
+    rig_expect_log(rig, "messages wait since the last run");
+    rig_broker_start(rig, NULL);
+    WORLD_EXPECT(world, acknowledged, 200);
+    world_finish(world, "killed with a full disk");
+}
+
+// --- not touched ---
+
+static void look_at(struct rig *rig, const char *name, struct stat *status) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", rig->directory, name);
+    memset(status, 0, sizeof *status);
+    stat(path, status);
+}
+
+static void expect_same(const struct stat *before, const struct stat *after) {
+    cr_assert(before->st_size == after->st_size);
+    cr_assert(before->st_mtim.tv_sec == after->st_mtim.tv_sec &&
+              before->st_mtim.tv_nsec == after->st_mtim.tv_nsec);
+}
+
+// By the size and the time of the files: every write moves the time.
+Test(faults_disk, is_not_touched_while_the_broker_keeps_up) {
+    struct rig *rig = rig_new();
+    struct stat file, log, file_after, log_after;
+    rig_broker_start(rig, NULL);
+    struct world *world = world_new(rig, FEW);
+    world_start_gateway(world, NULL);
+    world_send(world, true);
+    WORLD_EXPECT(world, received, 20);
+    look_at(rig, "store.db", &file);
+    look_at(rig, "store.db-wal", &log);
+    cr_assert(file.st_mtim.tv_sec != 0);
+    WORLD_EXPECT(world, received, 3000);
+    look_at(rig, "store.db", &file_after);
+    look_at(rig, "store.db-wal", &log_after);
+    expect_same(&file, &file_after);
+    expect_same(&log, &log_after);
+    world_finish(world, "not touched");
+}
+
+// --- found at the start ---
+
+static void store_path(struct rig *rig, char *path, size_t capacity) {
+    snprintf(path, capacity, "%s/store.db", rig->directory);
+}
+
+// A store with reports 0 to count - 1 of one device.
+static void fill_store(struct rig *rig, int count) {
+    rig_broker_reserve(rig);
+    rig_gateway_start(rig, NULL);
+    int device = rig_tcp(rig);
+    for (int i = 0; i < count; i++)
+        device_send(device, report(VAN, i));
+    char text[48];
+    snprintf(text, sizeof text, " %d messages, ", count);
+    rig_expect_counters(rig, text);
+    close(device);
+    rig_gateway_stop(rig);
+}
+
+static int seqnum_at(struct rig *rig, size_t nth) {
+    json_t *json = rig_json(rig_message_at(rig, REPORTS, nth)->payload);
+    int seqnum = (int)json_integer_value(json_object_get(json, "message.seqnum"));
+    json_decref(json);
+    return seqnum;
+}
+
+Test(faults_disk, of_the_last_run_comes_before_new_messages) {
+    struct rig *rig = rig_new();
+    fill_store(rig, 1500);
+    rig_gateway_start(rig, NULL);
+    rig_expect_log(rig, "messages wait since the last run");
+    int device = rig_tcp(rig);
+    for (int i = 1500; i < 1700; i++)
+        device_send(device, report(VAN, i));
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_expect(rig, REPORTS, "{'message.seqnum':1699}");
+    for (size_t i = 0; i < 1700; i++)
+        cr_assert(seqnum_at(rig, i) == (int)i);
+    cr_assert(rig_count(rig, REPORTS) == 1700);
+    rig_expect_counters(rig, "outbox: 0 messages");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, NULL);
+    cr_assert(!rig_log_has(rig, "wait since the last run"));
+    rig_finish(rig);
+}
+
+static void expect_set_aside(struct rig *rig) {
+    char path[128];
+    store_path(rig, path, sizeof path);
+    rig_gateway_start(rig, NULL);
+    rig_expect_log(rig, "the store is damaged and was set aside as");
+    strcat(path, ".damaged");
+    cr_assert(access(path, F_OK) == 0);
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    device_send(rig_tcp(rig), report(VAN, 7));
+    rig_expect(rig, REPORTS, "{'message.seqnum':7}");
+    rig_finish(rig);
+}
+
+Test(faults_disk, of_random_bytes_is_set_aside) {
+    struct rig *rig = rig_new();
+    char path[128];
+    unsigned seed = 1;
+    store_path(rig, path, sizeof path);
+    FILE *file = fopen(path, "w");
+    for (int i = 0; i < 20000; i++)
+        fputc(rand_r(&seed) & 0xFF, file);
+    fclose(file);
+    rig_broker_reserve(rig);
+    expect_set_aside(rig);
+}
+
+Test(faults_disk, that_was_cut_off_is_set_aside) {
+    struct rig *rig = rig_new();
+    char path[128];
+    struct stat status;
+    fill_store(rig, 300);
+    store_path(rig, path, sizeof path);
+    cr_assert(stat(path, &status) == 0 && truncate(path, status.st_size / 2) == 0);
+    expect_set_aside(rig);
+}
+
+// The user version stands in bytes 60 to 63 of the file.
+Test(faults_disk, of_a_newer_version_is_left_alone) {
+    struct rig *rig = rig_new();
+    char path[128];
+    fill_store(rig, 1);
+    store_path(rig, path, sizeof path);
+    int file = open(path, O_RDWR);
+    cr_assert(pwrite(file, "\0\0\0\2", 4, 60) == 4);
+    close(file);
+    rig_gateway_spawn(rig, NULL);
+    cr_assert(rig_gateway_wait(rig) == 1);
+    rig_expect_log(rig, "cannot be used: it was written by a newer version");
+    rig->finished = true;
+}
+
+static void expect_no_start(const char *place, const char *why) {
+    struct rig *rig = rig_new();
+    char changes[256], file[128];
+    snprintf(file, sizeof file, "%s/file", rig->directory);
+    fclose(fopen(file, "w"));
+    snprintf(changes, sizeof changes, "{'store':{'path':'%s%s'}}", rig->directory, place);
+    rig_broker_reserve(rig);
+    rig_gateway_spawn(rig, changes);
+    cr_assert(rig_gateway_wait(rig) == 1);
+    rig_expect_log(rig, why);
+    rig->finished = true;
+}
+
+Test(faults_disk, below_a_file_is_no_store) {
+    expect_no_start("/file/store.db", "/file/store.db cannot be used: Not a directory");
+}
+
+Test(faults_disk, that_is_a_directory_is_no_store) {
+    expect_no_start("", "cannot be used: Is a directory");
+}
