@@ -28,8 +28,31 @@ TestSuite(faults_disk, .fini = clean);
 
 // --- full ---
 
+static int seqnum_at(struct rig *rig, size_t nth) {
+    json_t *json = rig_json(rig_message_at(rig, REPORTS, nth)->payload);
+    int seqnum = (int)json_integer_value(json_object_get(json, "message.seqnum"));
+    json_decref(json);
+    return seqnum;
+}
+
 static bool has_unread(void *context) {
     return world_has_unread(context);
+}
+
+struct times {
+    struct rig *rig;
+    const char *text;
+    size_t count;
+};
+
+static bool is_said(void *context) {
+    const struct times *times = context;
+    return rig_log_count(times->rig, times->text) >= times->count;
+}
+
+static void expect_said(struct rig *rig, const char *text, size_t count) {
+    struct times times = {rig, text, count};
+    cr_assert(rig_wait(is_said, &times, RIG_DEADLINE), "the log does not say %zu times: %s", count, text);
 }
 
 static void expect_held_up(struct world *world) {
@@ -45,20 +68,50 @@ Test(faults_disk, store_max_bytes_is_reached) {
     struct world *world = world_new(rig, FEW);
     world_start_gateway(world, "'store':{'max_bytes':1048576}");
     int seconds = world_seconds(0);
+    size_t round = 0;
     do {
+        round++;
         world_send(world, true);
         WORLD_EXPECT(world, received, 20);
         kill(rig->broker, SIGSTOP);
-        rig_expect_log(rig, "the outbox is full");
+        expect_said(rig, "the outbox is full", round);
         expect_held_up(world);
         kill(rig->broker, SIGCONT);
         rig_expect(rig, INSTANCE, "{'full':true}");
         rig_expect(rig, INSTANCE, "{'full':false}");
-        rig_expect_log(rig, "devices are read again");
+        expect_said(rig, "devices are read again", round);
         cr_assert(!rig_log_has(rig, "again; 0 datagrams were turned away"));
         WORLD_EXPECT(world, acknowledged, 100);
     } while (!world_is_over(world, seconds));
     world_finish(world, "store.max_bytes");
+}
+
+// It becomes full in the middle of what was read at once: the rest of that is kept too.
+Test(faults_disk, full_in_the_middle_of_what_was_read) {
+    struct rig *rig = rig_new();
+    size_t length = 0;
+    char *text;
+    FILE *reports = open_memstream(&text, &length);
+    for (int i = 0; i < 4000; i++)
+        fputs(report(VAN, i), reports);
+    fclose(reports);
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_gateway_start(rig, "{'store':{'max_bytes':1048576},'messages':['devices']}");
+    rig_expect_log(rig, ": connected");
+    kill(rig->broker, SIGSTOP);
+    int device = rig_tcp(rig);
+    size_t first = (size_t)(strchr(text + length / 8, '\n') + 1 - text);
+    device_send_bytes(device, text, first);
+    rig_expect_log(rig, "they are written to disk");
+    device_send_bytes(device, text + first, length - first);
+    rig_expect_log(rig, "the outbox is full");
+    kill(rig->broker, SIGCONT);
+    rig_expect(rig, REPORTS, "{'message.seqnum':3999}");
+    for (size_t i = 0; i < 4000; i++)
+        cr_assert(seqnum_at(rig, i) == (int)i, "%d at %zu", seqnum_at(rig, i), i);
+    free(text);
+    rig_finish(rig);
 }
 
 static void mount_disk(struct rig *rig) {
@@ -165,13 +218,6 @@ static void fill_store(struct rig *rig, int count) {
     rig_expect_counters(rig, text);
     close(device);
     rig_gateway_stop(rig);
-}
-
-static int seqnum_at(struct rig *rig, size_t nth) {
-    json_t *json = rig_json(rig_message_at(rig, REPORTS, nth)->payload);
-    int seqnum = (int)json_integer_value(json_object_get(json, "message.seqnum"));
-    json_decref(json);
-    return seqnum;
 }
 
 Test(faults_disk, of_the_last_run_comes_before_new_messages) {
