@@ -191,9 +191,14 @@ void commands_keep(struct gateway *gateway, const struct command *command) {
     json_decref(entry);
 }
 
-void commands_publish(struct gateway *gateway, struct command *command) {
+// What we write of a command from now on is ours.
+static void sign(struct gateway *gateway, struct command *command) {
     free(command->instance);
     command->instance = must_have(strdup(gateway->config->mqtt.client_id));
+}
+
+void commands_publish(struct gateway *gateway, struct command *command) {
+    sign(gateway, command);
     json_t *entry = command_to_json(command);
     command->published = publish_entry(gateway, command, entry);
     command->confirmed = true;
@@ -293,6 +298,7 @@ void commands_finish(struct gateway *gateway, struct command *command, enum comm
     log_info("%s: command %s is %s%s%s%s", command->key, topic_name(command), command_state_name(end),
              executed ? ", executed" : "", reason != NULL ? ": " : "", reason != NULL ? reason : "");
     leave_target(&gateway->commands, command);
+    sign(gateway, command); // another instance may have sent it, and must not take the end for its own words
     commands_keep(gateway, command);
     // It stays in the table until then, because it has ended and its end is not published.
     store_when_written(gateway->store, on_end_written, command);
