@@ -83,12 +83,16 @@ static void on_safe(struct outbox_waiter *waiter, bool safe) {
     DL_DELETE(peer->replies, reply);
     if (safe)
         peer->transport->send(peer, reply->bytes, reply->length);
+    else
+        peer->refused = true;
     free(reply);
 }
 
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length) {
     uint64_t first = peer->first_number;
     peer->first_number = 0;
+    if (peer->refused)
+        return;
     struct pending_reply *reply = must_have(malloc(sizeof *reply + length));
     *reply = (struct pending_reply){.peer = peer, .length = length};
     reply->waiter = (struct outbox_waiter){
@@ -272,6 +276,10 @@ enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length
     enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
     if (peer->close_code == CLOSE_NONE)
         peer->close_code = code_of(state);
+    // The codec believes that it has passed on what the broker refused. A new connection begins without that
+    // belief.
+    if (peer->close_code == CLOSE_NONE && peer->refused)
+        peer->close_code = CLOSE_LIMIT;
     // A report without a terminator is taken at the silence after it.
     bool talks = length > 0 || follow == CODEC_QUIET;
     if (peer->close_code == CLOSE_NONE && peer->session != NULL && talks)

@@ -45,13 +45,14 @@ struct peer {
     char address[ADDRESS_TEXT_MAX]; // "ip:port"
     unsigned char ip[16];           // the same without the port, as in address_key
     struct stream stream;
-    struct session *session;       // NULL until the device has said who it is
-    uint64_t serial;               // no other peer has it
-    enum close_code close_code;    // set while bytes are taken: close when that is done
-    uint64_t last_heard;           // by uv_now(), milliseconds
-    uint64_t messages;             // taken from it
-    uint64_t first_number;         // in the outbox: of the messages since the last reply; 0: none
-    uint64_t last_number;          // of the last message
+    struct session *session;    // NULL until the device has said who it is
+    uint64_t serial;            // no other peer has it
+    enum close_code close_code; // set while bytes are taken: close when that is done
+    uint64_t last_heard;        // by uv_now(), milliseconds
+    uint64_t messages;          // taken from it
+    uint64_t first_number;      // in the outbox: of the messages since the last reply; 0: none
+    uint64_t last_number;       // of the last message
+    bool refused; // the broker did not take a message: what it says again is not to be acknowledged
     struct pending_reply *replies; // that wait until messages are safe
 };
 

@@ -142,7 +142,7 @@ static void take_datagram(struct channel *channel, const uint8_t *bytes, size_t 
     enum close_code code = peer_take(&udp->peer, bytes, length, CODEC_END);
     if (udp->ack[0] != '\0' && code == CLOSE_NONE)
         peer_send_when_safe(&udp->peer, (const uint8_t *)udp->ack, strlen(udp->ack));
-    bool broken = code == CLOSE_REJECTED || code == CLOSE_VIOLATION;
+    bool broken = code == CLOSE_REJECTED || code == CLOSE_VIOLATION || code == CLOSE_LIMIT;
     udp->peer.close_code = CLOSE_NONE;
     if (udp->peer.session != NULL && !broken)
         remember(channel, udp);
