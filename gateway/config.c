@@ -13,6 +13,7 @@
 #include "gateway/memory.h"
 #include "schema/json_schema.h"
 #include "schema/schemas.h"
+#include "schema/utf8.h"
 
 struct loading {
     config_fault_fn *fault;
@@ -45,8 +46,8 @@ static int integer_of(const json_t *object, const char *key) {
     return (int)json_schema_integer(json_object_get(object, key));
 }
 
-static void add_json_fault(struct loading *loading, const char *file, const char *path,
-                           const json_error_t *error) {
+static void add_json_fault(struct loading *loading, const char *file, const char *path, json_error_t *error) {
+    utf8_mend(error->text); // jansson quotes the file and may cut it anywhere
     if (error->line < 0)
         add_fault(loading, path, "%s", error->text);
     else

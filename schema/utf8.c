@@ -2,6 +2,7 @@
 #include "schema/utf8.h"
 
 #include <stdint.h>
+#include <string.h>
 
 // Bytes that follow the lead byte, and the least code point of that length; 0 for no lead byte.
 static unsigned sequence_tail(unsigned char lead, uint32_t *code, uint32_t *least) {
@@ -44,4 +45,17 @@ bool utf8_valid(const char *text, size_t length) {
             return false;
     }
     return true;
+}
+
+void utf8_mend(char *text) {
+    while (*text != '\0') {
+        size_t length = 1, most = strnlen(text, 4);
+        while (length <= most && !utf8_valid(text, length))
+            length++;
+        if (length > most) {
+            *text = '?';
+            length = 1;
+        }
+        text += length;
+    }
 }
