@@ -125,7 +125,8 @@ def make_commands(corpus, codec):
         for example in schema.get("examples", [{}]):
             corpus.add(target, dump({"name": name, "properties": example}))
     corpus.add(target, b"where?")
-    corpus.words(target, JSON_WORDS + list(words_of(envelope["properties"])) + list(words_of(catalogue.get("$defs", {}))))
+    words = list(words_of([envelope["properties"], catalogue.get("$defs", {})]))
+    corpus.words(target, JSON_WORDS + words)
 
 
 def defaults_of(schema):
