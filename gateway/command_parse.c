@@ -25,7 +25,7 @@ static json_t *parse_json(const char *payload, size_t length, char **reason) {
     json_error_t error;
     json_t *commands = json_loadb(payload, length, JSON_REJECT_DUPLICATES, &error);
     if (commands == NULL) {
-        utf8_cut(error.text); // what it quotes is cut to its size
+        utf8_mend(error.text); // jansson quotes the payload and may cut it anywhere
         *reason = reason_of("the command is no valid JSON: line %d, column %d: %s", error.line, error.column,
                             error.text);
         return NULL;

@@ -48,7 +48,7 @@ static int integer_of(const json_t *object, const char *key) {
 }
 
 static void add_json_fault(struct loading *loading, const char *file, const char *path, json_error_t *error) {
-    utf8_cut(error->text); // what it quotes is cut to its size
+    utf8_mend(error->text); // jansson quotes the file and may cut it anywhere
     if (error->line < 0)
         add_fault(loading, path, "%s", error->text);
     else

@@ -56,3 +56,16 @@ bool utf8_valid(const char *text, size_t length) {
 void utf8_cut(char *text) {
     text[valid_length(text, strlen(text))] = '\0';
 }
+
+void utf8_mend(char *text) {
+    while (*text != '\0') {
+        size_t length = 1, most = strnlen(text, 4);
+        while (length <= most && !utf8_valid(text, length))
+            length++;
+        if (length > most) {
+            *text = '?';
+            length = 1;
+        }
+        text += length;
+    }
+}

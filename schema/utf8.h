@@ -8,5 +8,5 @@
 // without a NUL, which JSON libraries in C refuse.
 bool utf8_valid(const char *text, size_t length);
 
-// Ends text before the first sequence that is not whole, such as one that was cut at the end of a buffer.
-void utf8_cut(char *text);
+// Puts ? for each byte that is no part of UTF-8: for texts of others that may be cut inside a character.
+void utf8_mend(char *text);
