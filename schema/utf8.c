@@ -24,37 +24,27 @@ static unsigned sequence_tail(unsigned char lead, uint32_t *code, uint32_t *leas
     return 0;
 }
 
-// Length of the well-formed part that text begins with.
-static size_t valid_length(const char *text, size_t length) {
-    size_t good = 0;
-    for (size_t at = 0; at < length; good = at) {
+bool utf8_valid(const char *text, size_t length) {
+    for (size_t at = 0; at < length;) {
         unsigned char lead = (unsigned char)text[at++];
         if (lead == 0)
-            return good;
+            return false;
         if (lead < 0x80)
             continue;
         uint32_t code, least;
         unsigned tail = sequence_tail(lead, &code, &least);
         if (tail == 0 || tail > length - at)
-            return good;
+            return false;
         for (; tail > 0; tail--) {
             unsigned char next = (unsigned char)text[at++];
             if ((next & 0xC0) != 0x80)
-                return good;
+                return false;
             code = code << 6 | (next & 0x3FU);
         }
         if (code < least || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF))
-            return good;
+            return false;
     }
-    return good;
-}
-
-bool utf8_valid(const char *text, size_t length) {
-    return valid_length(text, length) == length;
-}
-
-void utf8_cut(char *text) {
-    text[valid_length(text, strlen(text))] = '\0';
+    return true;
 }
 
 void utf8_mend(char *text) {
