@@ -216,8 +216,9 @@ static void on_drain_timeout(uv_timer_t *timer) {
 
 static void on_drained(struct outbox_waiter *waiter, bool safe) {
     struct running *running = (struct running *)((char *)waiter - offsetof(struct running, drained));
-    // What devices have left behind may be more than the outbox takes at once.
-    if (mqtt_link_is_up(running->gateway.link) && !state_publish(&running->gateway)) {
+    state_publish(
+        &running->gateway); // what devices have left behind may be more than the outbox takes at once
+    if (outbox_count(running->gateway.outbox) > 0) {
         outbox_when_safe(running->gateway.outbox, &running->drained);
         return;
     }

@@ -163,11 +163,12 @@ void state_received(struct gateway *gateway, const char *topic, const struct mqt
 }
 
 void state_settled(struct gateway *gateway) {
-    if (!gateway->state.retained) {
+    if (!gateway->state.retained && gateway->state.reconnected) {
         for (size_t i = 0; i < gateway->config->channel_count; i++)
             gateway->channels[i].state_due = true;
         state_is_due(gateway);
         device_states_restore(gateway);
     }
+    gateway->state.reconnected = true;
     device_states_settled(gateway);
 }

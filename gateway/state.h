@@ -13,6 +13,7 @@ struct mqtt_received;
 struct state {
     uv_timer_t timer;              // runs while something is due
     struct state_leaving *leaving; // devices whose telemetry is being taken away
+    bool reconnected;              // not for the first time in this run
     bool retained;                 // the broker had our instance's state when we connected
 };
 
