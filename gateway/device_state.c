@@ -87,22 +87,6 @@ static struct device_state *find_or_make(struct gateway *gateway, int64_t id, co
     return state;
 }
 
-// Takes over what the registry says. All of a device that is new, or has got another ident, is due.
-static void identify(struct gateway *gateway, struct device_state *state, const struct device *device,
-                     const char *ident) {
-    bool same = state->name != NULL && strcmp(state->name, device->name) == 0 &&
-                state->type_id == device->type_id && strcmp(state->ident, ident) == 0;
-    gateway->devices.unlisted += state->listed - device->listed;
-    state->listed = device->listed;
-    if (same)
-        return;
-    snprintf(state->ident, sizeof state->ident, "%s", ident);
-    free(state->name);
-    state->name = must_have(strdup(device->name));
-    state->type_id = device->type_id;
-    mark_due(gateway, state, STATE_IDENTITY | STATE_DISCOVERY);
-}
-
 // --- values ---
 
 static struct entry *entry_at(const struct device_state *state, size_t offset) {
@@ -234,6 +218,40 @@ const char *device_state_value(const struct device_state *state, enum field fiel
     if (entry != NULL)
         *length = entry->length;
     return entry != NULL ? text_of(entry) : NULL;
+}
+
+// --- identity ---
+
+// Telemetry has the identity too, as it was in the last message.
+static void renew_value(struct gateway *gateway, struct device_state *state, enum field field,
+                        json_t *value) {
+    char *text = must_have(json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT));
+    const struct message_member member = {.field = field, .index = "", .value = text, .length = strlen(text)};
+    size_t hint = 0;
+    struct entry *entry = find_value(state, &member, &hint);
+    if (entry != NULL)
+        take_value(gateway, state, &member, entry->timestamp, &hint);
+    free(text);
+    json_decref(value);
+}
+
+// Takes over what the registry says. All of a device that is new, or has got another ident, is due.
+static void identify(struct gateway *gateway, struct device_state *state, const struct device *device,
+                     const char *ident) {
+    bool same = state->name != NULL && strcmp(state->name, device->name) == 0 &&
+                state->type_id == device->type_id && strcmp(state->ident, ident) == 0;
+    gateway->devices.unlisted += state->listed - device->listed;
+    state->listed = device->listed;
+    if (same)
+        return;
+    snprintf(state->ident, sizeof state->ident, "%s", ident);
+    free(state->name);
+    state->name = must_have(strdup(device->name));
+    state->type_id = device->type_id;
+    renew_value(gateway, state, FIELD_DEVICE_ID, json_integer((json_int_t)state->id));
+    renew_value(gateway, state, FIELD_DEVICE_NAME, json_string(state->name));
+    renew_value(gateway, state, FIELD_DEVICE_TYPE_ID, json_integer((json_int_t)state->type_id));
+    mark_due(gateway, state, STATE_IDENTITY | STATE_DISCOVERY);
 }
 
 // --- position ---
@@ -484,6 +502,8 @@ static void move(struct gateway *gateway, struct device_state *state, int64_t id
         forget(gateway, there);
     state->id = id;
     state->announced = 0;
+    free(state->name); // its identity is another one, whatever it is called
+    state->name = NULL;
     HASH_ADD(hh, gateway->devices.by_id, id, sizeof state->id, state);
     mark_values(state);
     mark_due(gateway, state, STATE_ALL);
