@@ -154,6 +154,8 @@ static void on_identify(void *context, const char *ident) {
     if (!device.allowed) {
         snprintf(text, sizeof text, "device %s is not in the registry and unknown devices are rejected",
                  ident);
+        free(peer->turned_away);
+        peer->turned_away = must_have(strdup(ident));
         report(peer, "rejected", "REJECTED", text);
         peer->close_code = CLOSE_REJECTED;
         return;
@@ -308,6 +310,7 @@ void peer_release(struct peer *peer) {
     peer->replies = NULL;
     session_detach(peer->gateway, peer);
     stream_free(&peer->stream);
+    free(peer->turned_away);
     free(peer->stream.session);
     peer->stream.session = NULL;
 }

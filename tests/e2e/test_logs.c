@@ -446,7 +446,7 @@ Test(logs, a_datagram_of_a_stranger) {
     device_send(device, "MT;6;8664250313"); // cut off
     json_t *entry = json_of(rig_expect(rig, CHANNEL_ONLY, "{'event_code':103}"));
     check_entry(entry, 103, device, "udp", NULL);
-    cr_assert(integer_member(entry, "offset") >= 0 && integer_member(entry, "offset") < 15);
+    cr_assert(integer_member(entry, "offset") == 15); // what is missing there
     check_packet(entry, "MT;6;8664250313", 15, true);
     check_line(rig, entry);
     json_decref(entry);
@@ -475,7 +475,7 @@ Test(logs, values_that_were_left_out) {
     check_device(entry, atoll(VAN));
     const char *text = text_member(entry, "error_text");
     cr_assert(strstr(text, "battery.voltage") != NULL, "error_text does not name the field: %s", text);
-    cr_assert(strstr(text, "999999") != NULL, "error_text does not show the value: %s", text);
+    cr_assert(strstr(text, "999.999") != NULL, "error_text does not show the value: %s", text);
     if (json_object_get(entry, "packet") != NULL)
         check_hex(text_member(entry, "packet"));
     json_decref(entry);
