@@ -326,10 +326,25 @@ Test(registry, is_read_again_each_time) {
         snprintf(subset, sizeof subset, "{'name':'Van %d'}", i);
         expect_device(rig, topic, subset, "true");
     }
-    talk(rig, device, VAN);
+    say(rig, device, VAN, REPORT_AT("01"));
     rig_expect(rig, "message/gw/devices/12", "{'device.name':'Van 12'}");
     rig_expect_standing(rig, "state/gw/devices/12/telemetry/battery.voltage", "3.744");
     cr_assert(rig_count_retained(rig, "state/gw/devices/+") == 1);
+    rig_finish(rig);
+}
+
+// As far as the gateway can tell from what it has published itself.
+Test(registry, changes_while_the_gateway_is_away) {
+    struct rig *rig = up_with("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':5}]", "");
+    say(rig, rig_tcp(rig), VAN, REPORT_AT("00"));
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    rig_expect_standing(rig, "state/gw/devices/5/connected", "false");
+    kill_gateway(rig);
+    write_devices(rig, VAN_IS_43);
+    start(rig, "");
+    expect_device(rig, STATE_43, "{'id':43,'name':'Van 2','ident':'" VAN "'}", "false");
+    expect_gone(rig, STATE_42);
+    expect_gone(rig, "state/gw/devices/5");
     rig_finish(rig);
 }
 
