@@ -461,6 +461,7 @@ Test(state, stands_again_each_time) {
     rig_finish(rig);
 }
 
+// It goes soon after the first connection to it, when the gateway has not heard all of it yet.
 Test(state, follows_who_comes_and_goes_while_the_broker_is_away) {
     struct rig *rig = rig_up(NULL);
     int van = wake(rig, VAN);
