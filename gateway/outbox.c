@@ -337,18 +337,26 @@ static bool has_room(const struct outbox *outbox) {
     return outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
 }
 
+// Whether the broker has been handed all that is in memory and answers in time. Before that, new messages
+// would only wait in memory until they are written after all.
+static bool keeps_up(const struct outbox *outbox) {
+    return outbox->next_out == NULL &&
+           (outbox->items == NULL || uv_now(outbox->loop) - outbox->items->since <= SAFE_WITHIN);
+}
+
 static void load_more(struct outbox *outbox) {
     if (!outbox->spilling || outbox->loading || !has_room(outbox) || !mqtt_link_is_up(outbox->link))
         return;
     if (outbox->next_load > outbox->last_spilled) {
-        end_spilling(outbox);
+        if (keeps_up(outbox))
+            end_spilling(outbox);
         return;
     }
     outbox->loading = true;
     outbox->loaded = 0;
     outbox->load_through = outbox->last_spilled;
     // With messages coming all the time the disk would never be empty if they went there to the last.
-    outbox->catching_up = outbox->disk_count < LOAD_COUNT;
+    outbox->catching_up = outbox->disk_count < LOAD_COUNT && keeps_up(outbox);
     store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
 }
 

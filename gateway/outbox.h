@@ -3,8 +3,8 @@
 //
 // At most mqtt.inflight messages are at the broker unacknowledged; the others wait in memory, in order. While
 // the broker keeps up nothing touches the disk. When more wait than a bound, or one waits for too long, the
-// outbox spills: all that is not safe is written, and what comes goes to disk alone, until the broker has
-// taken so much that the rest was read back into memory. The order always holds.
+// outbox spills: all that is not safe is written, and what comes goes to disk alone, until all of it was read
+// back and handed to a broker that answers in time. The order always holds.
 #pragma once
 
 #include <stdbool.h>

@@ -221,6 +221,30 @@ Test(broker, rejected_datagrams_are_not_acknowledged) {
     rig_finish(rig);
 }
 
+// Where little waits the broker that says nothing is given all of it, and still what comes goes to disk.
+Test(broker, that_freezes_is_not_trusted_until_it_answers) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_gateway_start(rig, WITH_ACK);
+    int device = rig_udp(rig);
+    device_send(device, report(VAN, 0));
+    device_expect_datagram(device, "ACK," VAN ",R0,0#");
+    kill(rig->broker, SIGSTOP);
+    for (int i = 1; i < 5; i++) {
+        char acknowledgement[48];
+        snprintf(acknowledgement, sizeof acknowledgement, "ACK," VAN ",R0,%d#", i);
+        device_send(device, report(VAN, i));
+        device_expect_datagram(device, acknowledgement);
+    }
+    cr_assert(rig_log_count(rig, "they are written to disk") == 1);
+    cr_assert(!rig_log_has(rig, "the broker keeps up again"));
+    kill(rig->broker, SIGCONT);
+    rig_expect_log(rig, "the broker keeps up again");
+    expect_reports(rig, 0, 4);
+    rig_finish(rig);
+}
+
 // --- the instance's state ---
 
 Test(broker, keeps_the_state_of_the_instance) {
