@@ -22,8 +22,9 @@ struct channel {
     uv_udp_t udp;
     uv_timer_t udp_sweep;
     bool udp_open;
-    uint64_t refused_datagrams; // beyond limits.datagrams_per_second
-    struct udp_peer *udp_peers; // by address, the one heard last at the end
+    uint64_t refused_connections; // beyond limits.connections or limits.connections_per_address
+    uint64_t refused_datagrams;   // beyond limits.datagrams_per_second
+    struct udp_peer *udp_peers;   // by address, the one heard last at the end
 };
 
 // Opens the channel's sockets. One that cannot be opened is logged and left out.

@@ -57,7 +57,7 @@ void peer_log(const struct peer *peer, enum log_level level, const char *kind, c
         const char *kind;
         unsigned char ip[16];
     } source = {.kind = kind};
-    char *text, more[48] = "";
+    char *text, note[LIMITER_NOTE_MAX];
     unsigned suppressed = 0;
     va_list arguments;
     memcpy(source.ip, peer->ip, sizeof source.ip);
@@ -68,10 +68,8 @@ void peer_log(const struct peer *peer, enum log_level level, const char *kind, c
     if (vasprintf(&text, format, arguments) < 0)
         must_have(NULL);
     va_end(arguments);
-    if (suppressed > 0)
-        snprintf(more, sizeof more, " (and %u more like it before)", suppressed);
     log_at(level, "channel %s, %s, device %s: %s%s", peer->channel->config->name, peer->address,
-           peer_ident(peer), text, more);
+           peer_ident(peer), text, limiter_note(suppressed, note));
     free(text);
 }
 

@@ -57,13 +57,18 @@ static void release_address(struct gateway *gateway, struct address_count *addre
     free(address);
 }
 
+// Whoever connects again and again to be thrown out does not fill the log.
+static bool is_fault(enum close_code code) {
+    return code != CLOSE_BY_DEVICE && code != CLOSE_RESTART && code != CLOSE_SAME_IDENT;
+}
+
 static void close_connection(struct peer *peer, enum close_code code) {
     struct tcp_connection *connection = (struct tcp_connection *)peer;
     struct gateway *gateway = peer->gateway;
     if (connection->closing)
         return;
     connection->closing = true;
-    peer_log(peer, LOG_INFO, "closed",
+    peer_log(peer, is_fault(code) ? LOG_WARNING : LOG_INFO, "closed",
              "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
              (unsigned long long)peer->serial, close_code_text(code), code,
              (unsigned long long)(uv_now(&gateway->loop) - connection->opened) / 1000,
@@ -256,6 +261,7 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
     uv_tcp_nodelay(&connection->tcp, 1);
     uv_tcp_keepalive(&connection->tcp, 1, 60);
     if (!within_limits(connection)) {
+        channel->refused_connections++;
         close_connection(&connection->peer, CLOSE_LIMIT);
         return;
     }
@@ -270,16 +276,22 @@ static void free_refused(uv_handle_t *handle) {
     free(handle->data);
 }
 
+// Without descriptors this happens for each attempt to connect; libuv turns those away.
+static void log_not_accepted(const struct channel *channel, int status) {
+    struct gateway *gateway = channel->gateway;
+    unsigned suppressed;
+    char note[LIMITER_NOTE_MAX];
+    if (limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), "accept", 6, &suppressed))
+        log_error("channel %s: cannot accept a connection: %s%s", channel->config->name, uv_strerror(status),
+                  limiter_note(suppressed, note));
+}
+
 static void on_connection(uv_stream_t *server, int status) {
     struct channel *channel = server->data;
     struct sockaddr_storage address;
     int length = sizeof address;
-    // Without descriptors this happens for each attempt to connect; libuv turns those away.
-    if (status < 0 &&
-        !limiter_allows(&channel->gateway->log_limiter, uv_now(&channel->gateway->loop), "accept", 6, NULL))
-        return;
     if (status < 0) {
-        log_error("channel %s: cannot accept a connection: %s", channel->config->name, uv_strerror(status));
+        log_not_accepted(channel, status);
         return;
     }
     struct tcp_connection *connection = must_have(calloc(1, sizeof *connection));
