@@ -179,6 +179,52 @@ Test(faults, the_connection_is_slow_and_stalls) {
     world_finish(world, "connection slow and stalled");
 }
 
+// --- refusals ---
+
+#define QUOTA_EXCEEDED 0x97
+#define NOT_AUTHORIZED 0x87
+
+struct refusals {
+    struct world_faults *faults;
+};
+
+static bool are_over(void *context) {
+    const struct refusals *refusals = context;
+    return refusals->faults->refused == 0;
+}
+
+static void refuse(struct world *world, int refusal, int count) {
+    struct refusals refusals = {world_faults(world)};
+    refusals.faults->refusal = refusal;
+    refusals.faults->refused = count;
+    cr_assert(rig_wait(are_over, &refusals, RIG_DEADLINE), "nothing is published");
+}
+
+Test(faults, the_broker_refuses_for_now) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, EVERYONE, NULL);
+    int seconds = world_seconds(0), i = 0;
+    do {
+        refuse(world, QUOTA_EXCEEDED, 1 + rand() % 50);
+        WORLD_EXPECT(world, received, 500);
+    } while (++i < 3 || !world_is_over(world, seconds));
+    cr_assert(!rig_log_has(rig, "is lost"));
+    world_finish(world, "refused for now");
+}
+
+// What is refused for good is lost, and so not acknowledged: devices send it again.
+Test(faults, the_broker_refuses_for_good) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, (struct world_setup){.magicyo = 20, .udp = 10, .rate = 500}, NULL);
+    int seconds = world_seconds(0), i = 0;
+    do {
+        refuse(world, NOT_AUTHORIZED, 1 + rand() % 20);
+        WORLD_EXPECT(world, received, 500);
+    } while (++i < 3 || !world_is_over(world, seconds));
+    rig_expect_log(rig, "is lost, the broker does not take it: Not authorized");
+    world_finish(world, "refused for good");
+}
+
 // --- the end ---
 
 // What was read before SIGTERM waits on disk for the next start.
