@@ -181,8 +181,10 @@ static void delete_taken(struct outbox *outbox, size_t at_least) {
         return;
     outbox->deleted_through = through;
     store_delete_messages(outbox->store, through);
-    if (through == outbox->last_spilled)
-        store_tidy(outbox->store);
+    if (through < outbox->last_spilled)
+        return;
+    outbox->disk_bytes = 0;
+    store_tidy(outbox->store);
 }
 
 static void drop_item(struct outbox *outbox, struct item *item) {
@@ -329,8 +331,11 @@ static void end_spilling(struct outbox *outbox) {
 static void on_loaded(void *context, bool ok) {
     struct outbox *outbox = context;
     outbox->loading = false;
-    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through)
-        outbox->next_load = outbox->load_through + 1; // there is nothing more up to there
+    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through) {
+        // Nothing more is there. A store that was damaged has less than was put.
+        outbox->next_load = outbox->load_through + 1;
+        outbox->disk_count = outbox->last_spilled - outbox->load_through;
+    }
     if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
         end_spilling(outbox);
     else
