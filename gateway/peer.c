@@ -55,13 +55,11 @@ const char *peer_ident(const struct peer *peer) {
 
 static void log_line(const struct peer *peer, enum log_level level, unsigned suppressed, const char *format,
                      va_list arguments) {
-    char *text, more[48] = "";
+    char *text, note[LIMITER_NOTE_MAX];
     if (vasprintf(&text, format, arguments) < 0)
         must_have(NULL);
-    if (suppressed > 0)
-        snprintf(more, sizeof more, " (and %u more like it before)", suppressed);
     log_at(level, "channel %s, %s, device %s: %s%s", peer->channel->config->name, peer->address,
-           peer_ident(peer), text, more);
+           peer_ident(peer), text, limiter_note(suppressed, note));
     free(text);
 }
 
