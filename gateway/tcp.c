@@ -252,10 +252,9 @@ static bool within_limits(const struct tcp_connection *connection) {
         return false;
     }
     if (connection->address->count > gateway->config->limits.connections_per_address) {
-        connection->unheard =
-            !peer_warn(&connection->peer, "limit", NULL,
-                       "refused: %d connections are open from this address (limits.connections_per_address)",
-                       gateway->config->limits.connections_per_address);
+        peer_warn(&connection->peer, "limit", NULL,
+                  "refused: %d connections are open from this address (limits.connections_per_address)",
+                  gateway->config->limits.connections_per_address);
         return false;
     }
     return true;
