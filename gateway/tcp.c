@@ -318,9 +318,11 @@ static void on_connection(uv_stream_t *server, int status) {
 }
 
 int tcp_listen(struct channel *channel) {
-    uv_tcp_init(&channel->gateway->loop, &channel->tcp);
+    uv_tcp_init_ex(&channel->gateway->loop, &channel->tcp, channel->config->tcp.ss_family);
     channel->tcp.data = channel;
-    int result = uv_tcp_bind(&channel->tcp, (const struct sockaddr *)&channel->config->tcp, 0);
+    int result = channel_share_port((uv_handle_t *)&channel->tcp, channel->gateway->config);
+    if (result == 0)
+        result = uv_tcp_bind(&channel->tcp, (const struct sockaddr *)&channel->config->tcp, 0);
     return result != 0 ? result : uv_listen((uv_stream_t *)&channel->tcp, BACKLOG, on_connection);
 }
 
