@@ -35,7 +35,6 @@ struct writing {
 static struct course course;
 static struct device *devices;
 static unsigned begun, pending, next_device;
-static uint64_t connecting_since;
 
 // --- writing ---
 
@@ -189,10 +188,7 @@ static void begin_device(struct device *device) {
 }
 
 static void connect_more(struct course *of) {
-    uint64_t now = bench_clock();
-    if (begun == 0)
-        connecting_since = now;
-    double due = (double)(now - connecting_since) / 1e9 * of->options.ramp;
+    double due = (double)(bench_clock() - of->phase_began) / 1e9 * of->options.ramp;
     while (begun < of->options.devices && pending < PENDING_MAX &&
            (of->options.ramp == 0 || (double)begun < due)) {
         devices[begun].number = begun;
