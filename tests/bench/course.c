@@ -12,6 +12,7 @@
 
 #define SECOND   UINT64_C(1000000000) // nanoseconds
 #define PATIENCE (20 * SECOND)        // without any progress
+#define LOST     (SECOND / 2)         // after which a datagram is taken to be lost when nothing arrives
 #define DRAIN    10                   // seconds to wait for what is under way
 #define UNBOUND  (SIZE_MAX / 2)
 
@@ -182,6 +183,11 @@ void course_begin(struct course *course, int argc, char **argv, const struct cou
 
 // --- how much may be sent ---
 
+static uint64_t under_way(const struct course *course) {
+    uint64_t gone = subscriber_received(course->subscriber) + course->given_up;
+    return course->sent > gone ? course->sent - gone : 0;
+}
+
 size_t course_allowance(const struct course *course) {
     const struct course_options *options = &course->options;
     size_t allowance = UNBOUND;
@@ -192,8 +198,8 @@ size_t course_allowance(const struct course *course) {
         allowance = due > (double)course->rate_sent ? (size_t)(due - (double)course->rate_sent) : 0;
     }
     if (options->under_way > 0) {
-        uint64_t under_way = course->sent - subscriber_received(course->subscriber);
-        size_t room = under_way < options->under_way ? options->under_way - (size_t)under_way : 0;
+        uint64_t taken = under_way(course);
+        size_t room = taken < options->under_way ? options->under_way - (size_t)taken : 0;
         allowance = room < allowance ? room : allowance;
     }
     return allowance;
@@ -329,7 +335,7 @@ static void finish(struct course *course) {
 
 static void go_on(struct course *course, uint64_t now) {
     double since = (double)(now - course->phase_began) / 1e9;
-    bool all_arrived = subscriber_received(course->subscriber) >= course->sent;
+    bool all_arrived = under_way(course) == 0;
     bool stuck = now - course->last_progress > PATIENCE;
     switch (course->phase) {
     case GETTING_READY:
@@ -364,6 +370,8 @@ static void on_tick(uv_timer_t *timer) {
     if (progress != course->last_received)
         course->last_progress = now;
     course->last_received = progress;
+    if (course->options.udp && now - course->last_progress > LOST)
+        course->given_up += under_way(course);
     if (subscriber_has_ended(course->subscriber))
         course_fail("the broker closed the subscriber's connection");
     if (course->phase == GETTING_READY)

@@ -56,6 +56,7 @@ struct course {
     uint64_t phase_began, last_progress, last_received; // nanoseconds, nanoseconds, messages
     uint64_t last_line;
     uint64_t sent;
+    uint64_t given_up;                      // datagrams that are taken to be lost
     uint64_t begun_with;                    // received when measuring began
     uint64_t measured, measured_for;        // messages, nanoseconds
     uint64_t rate_began, rate_sent;         // for pacing
