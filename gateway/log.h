@@ -11,6 +11,11 @@ enum log_format { LOG_TEXT, LOG_JSON };
 // Until this is called: LOG_INFO and LOG_TEXT.
 void log_setup(enum log_level level, enum log_format format);
 
+// Lines go to this from now on, without their time and escaped, and not to standard error: for a program that
+// draws on the terminal. It may be called on any thread.
+typedef void log_sink(void *context, enum log_level level, const char *text);
+void log_divert(log_sink *sink, void *context);
+
 __attribute__((format(printf, 1, 2))) void log_error(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_info(const char *format, ...);
