@@ -26,6 +26,13 @@ const struct codec *codec_find(const char *name) {
     return NULL;
 }
 
+const struct codec *codec_by_id(unsigned id) {
+    for (size_t i = 0; codec_at(i) != NULL; i++)
+        if (codec_at(i)->id == id)
+            return codec_at(i);
+    return NULL;
+}
+
 const char *codec_verdict_name(enum codec_verdict verdict) {
     static const char *const names[CODEC_VERDICT_COUNT] = {
         [CODEC_OK] = "OK",

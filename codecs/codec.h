@@ -150,5 +150,8 @@ codec_reject(struct codec_out *out, enum codec_verdict verdict, size_t offset, c
 // The protocol of that name, or NULL.
 const struct codec *codec_find(const char *name);
 
+// The protocol of that protocol.id, or NULL.
+const struct codec *codec_by_id(unsigned id);
+
 // Protocol number index, or NULL after the last.
 const struct codec *codec_at(size_t index);

@@ -40,13 +40,16 @@ void channel_open(struct channel *channel, struct gateway *gateway, const struct
     if (config->has_tcp) {
         int result = tcp_listen(channel);
         channel->tcp_open = true; // also a socket that does not listen wants closing
-        report_open(channel, "tcp", &config->tcp, (uv_handle_t *)&channel->tcp, result);
+        channel->tcp_listens =
+            report_open(channel, "tcp", &config->tcp, (uv_handle_t *)&channel->tcp, result);
     }
     if (config->has_udp) {
         int result = udp_bind(channel);
         channel->udp_open = true;
-        report_open(channel, "udp", &config->udp, (uv_handle_t *)&channel->udp, result);
+        channel->udp_listens =
+            report_open(channel, "udp", &config->udp, (uv_handle_t *)&channel->udp, result);
     }
+    channel_changed(channel);
 }
 
 void channel_pause(struct channel *channel, bool pause) {
@@ -59,7 +62,32 @@ void channel_close(struct channel *channel) {
         tcp_close_all(channel);
     if (channel->udp_open)
         udp_close_all(channel);
-    channel->tcp_open = channel->udp_open = false;
+    channel->tcp_open = channel->udp_open = channel->tcp_listens = channel->udp_listens = false;
+    channel_changed(channel);
+}
+
+// "ip:port" where devices connect, or null.
+static json_t *listening_at(const uv_handle_t *handle, bool open) {
+    char name[ADDRESS_TEXT_MAX];
+    return open && channel_socket_name(handle, name) == 0 ? json_string(name) : json_null();
+}
+
+void channel_changed(struct channel *channel) {
+    channel->state_due = true;
+    state_is_due(channel->gateway);
+}
+
+void channel_publish_state(struct channel *channel) {
+    const struct config_channel *config = channel->config;
+    json_t *state =
+        json_pack("{s:I, s:s, s:i, s:s, s:o, s:o, s:I}", "id", (json_int_t)config->id, "name", config->name,
+                  "protocol_id", (int)config->codec->id, "protocol_name", config->codec->name, "tcp",
+                  listening_at((uv_handle_t *)&channel->tcp, channel->tcp_listens), "udp",
+                  listening_at((uv_handle_t *)&channel->udp, channel->udp_listens), "connections",
+                  (json_int_t)channel->connection_count);
+    gateway_publish(channel->gateway, state, MQTT_RETAINED, "state/gw/channels/%lld", (long long)config->id);
+    json_decref(state);
+    channel->state_due = false;
 }
 
 void channel_log_counters(const struct channel *channel) {

@@ -16,13 +16,14 @@ struct channel {
     const struct config_channel *config;
     struct stream_counters counters;
     uv_tcp_t tcp;
-    bool tcp_open;
+    bool tcp_open, tcp_listens;
     struct tcp_connection *connections;
     size_t connection_count;
     uv_udp_t udp;
     uv_timer_t udp_sweep;
-    bool udp_open;
+    bool udp_open, udp_listens;
     uint64_t refused_datagrams; // beyond limits.datagrams_per_second
+    bool state_due;             // what stands retained of it has changed
     struct udp_peer *udp_peers; // by address, the one heard last at the end
 };
 
@@ -34,6 +35,12 @@ void channel_close(struct channel *channel);
 
 // Stops reading from the connections, or goes on.
 void channel_pause(struct channel *channel, bool pause);
+
+// Notes that its state has to be published again.
+void channel_changed(struct channel *channel);
+
+// Publishes it, retained.
+void channel_publish_state(struct channel *channel);
 
 // Says in the log what came through.
 void channel_log_counters(const struct channel *channel);

@@ -70,7 +70,8 @@ int cli_check(int argc, char **argv) {
         return cli_usage_fault(argv[0], "which configuration? -c is missing");
     struct config *config = config_load(file, print_fault, stdout);
     if (config != NULL)
-        printf("%s is valid: %zu channels, %zu devices\n", file, config->channel_count, config->device_count);
+        printf("%s is valid: %zu channels, %zu devices\n", file, config->channel_count,
+               config->devices->count);
     code = config != NULL ? 0 : 1;
     config_free(config);
     return code;

@@ -151,7 +151,7 @@ void commands_log(struct gateway *gateway, const struct command *command, const 
                                : strcmp(step, "sent") == 0 ? COMMAND_SENT
                                                            : command->state;
     json_t *entry = entry_of(command, state, more);
-    gateway_publish(gateway, entry, false, "log/gw/%s/commands-queue/%s/%s", command->key,
+    gateway_publish(gateway, entry, MQTT_NOT_RETAINED, "log/gw/%s/commands-queue/%s/%s", command->key,
                     topic_name(command), step);
     json_decref(entry);
 }
@@ -173,7 +173,7 @@ void commands_say_result(struct gateway *gateway, const struct command *command)
 }
 
 static uint64_t publish_entry(struct gateway *gateway, const struct command *command, const json_t *entry) {
-    return gateway_publish(gateway, entry, true, "state/gw/%s/commands-queue/%lld", command->key,
+    return gateway_publish(gateway, entry, MQTT_RETAINED, "state/gw/%s/commands-queue/%lld", command->key,
                            (long long)command->id);
 }
 

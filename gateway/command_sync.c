@@ -152,6 +152,7 @@ static void on_settled(uv_timer_t *timer) {
     struct command *command, *next;
     size_t again = 0;
     gateway->sync.state = SYNC_DONE;
+    state_settled(gateway);
     HASH_ITER(hh, gateway->commands.by_id, command, next) {
         if (command->confirmed || command_has_ended(command))
             continue;
@@ -295,7 +296,8 @@ void command_sync_received(struct gateway *gateway, const char *topic, const str
     char own[300], key[96];
     const char *place = strstr(topic, "/commands-queue/");
     own_topic(gateway, "", own, sizeof own);
-    if (gateway->sync.state == SYNC_SETTLING)
+    // What devices do all the time does not matter.
+    if (gateway->sync.state == SYNC_SETTLING && (received->retain || place != NULL))
         uv_timer_start(&gateway->sync.settle, on_settled, SETTLE_TIME, 0);
     if (strncmp(topic, own, strlen(own)) == 0) {
         take_own(gateway, topic + strlen(own), received);

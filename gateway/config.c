@@ -212,12 +212,12 @@ static void read_mqtt(struct loading *loading, struct config *config) {
         add_fault(loading, "$.mqtt", "has one of cert_file and key_file, expected both or none");
 }
 
-static void read_devices(struct config *config, const json_t *devices) {
+static void add_devices(struct config_devices *devices, const json_t *array) {
     size_t i;
     json_t *json;
-    json_array_foreach(devices, i, json) {
+    json_array_foreach(array, i, json) {
         const char *name = text_of(json, "name");
-        config->devices[config->device_count++] = (struct config_device){
+        devices->list[devices->count++] = (struct config_device){
             .ident = text_of(json, "ident"),
             .id = json_schema_integer(json_object_get(json, "id")),
             .name = name != NULL ? name : text_of(json, "ident"),
@@ -227,42 +227,69 @@ static void read_devices(struct config *config, const json_t *devices) {
 }
 
 // Finds pairs without comparing all with all: there may be a hundred thousand.
-static void check_unique_devices(struct loading *loading, const struct config *config) {
+static void check_unique_devices(struct loading *loading, const struct config_devices *devices) {
     json_t *idents = json_object(), *ids = json_object();
-    for (size_t i = 0; i < config->device_count; i++) {
+    for (size_t i = 0; i < devices->count; i++) {
+        const struct config_device *device = &devices->list[i];
         char id[24];
-        snprintf(id, sizeof id, "%lld", (long long)config->devices[i].id);
-        if (json_object_get(idents, config->devices[i].ident) != NULL)
-            add_fault(loading, "$.devices", "has the ident %s twice", config->devices[i].ident);
+        snprintf(id, sizeof id, "%lld", (long long)device->id);
+        if (json_object_get(idents, device->ident) != NULL)
+            add_fault(loading, "$.devices", "has the ident %s twice", device->ident);
         if (json_object_get(ids, id) != NULL)
             add_fault(loading, "$.devices", "has the id %s twice", id);
-        json_object_set_new(idents, config->devices[i].ident, json_true());
+        json_object_set_new(idents, device->ident, json_true());
         json_object_set_new(ids, id, json_true());
     }
     json_decref(idents);
     json_decref(ids);
 }
 
-static void read_registry(struct loading *loading, struct config *config) {
+// The array that devices_file holds; NULL without a file, or when there was a fault.
+static json_t *read_devices_file(struct loading *loading, const struct config *config) {
     const json_t *schema = schema_find("config.schema.json");
     const json_t *rules = json_object_get(json_object_get(schema, "properties"), "devices");
-    const json_t *devices = json_object_get(config->json, "devices");
-    const char *file = text_of(config->json, "devices_file");
-    if (file != NULL) {
-        unsigned before = loading->faults;
-        config->devices_json = load_json(loading, file, "$.devices_file");
-        if (config->devices_json != NULL)
-            json_schema_check(schema, rules, config->devices_json, "$.devices_file", on_schema_fault,
-                              loading);
-        if (loading->faults > before)
-            return;
-        json_schema_fill_defaults(rules, config->devices_json);
+    unsigned before = loading->faults;
+    if (config->devices_file == NULL)
+        return NULL;
+    json_t *json = load_json(loading, config->devices_file, "$.devices_file");
+    if (json != NULL)
+        json_schema_check(schema, rules, json, "$.devices_file", on_schema_fault, loading);
+    if (loading->faults > before) {
+        json_decref(json);
+        return NULL;
     }
-    size_t count = json_array_size(devices) + json_array_size(config->devices_json);
-    config->devices = must_have(calloc(count + 1, sizeof *config->devices));
-    read_devices(config, devices);
-    read_devices(config, config->devices_json);
-    check_unique_devices(loading, config);
+    json_schema_fill_defaults(rules, json);
+    return json;
+}
+
+static struct config_devices *read_devices(struct loading *loading, const struct config *config) {
+    const json_t *array = json_object_get(config->json, "devices");
+    struct config_devices *devices = must_have(calloc(1, sizeof *devices));
+    devices->file = read_devices_file(loading, config);
+    size_t count = json_array_size(array) + json_array_size(devices->file);
+    devices->list = must_have(calloc(count + 1, sizeof *devices->list));
+    add_devices(devices, array);
+    add_devices(devices, devices->file);
+    check_unique_devices(loading, devices);
+    return devices;
+}
+
+struct config_devices *config_read_devices(const struct config *config, config_fault_fn *fault,
+                                           void *context) {
+    struct loading loading = {.fault = fault, .context = context};
+    struct config_devices *devices = read_devices(&loading, config);
+    if (loading.faults == 0)
+        return devices;
+    config_devices_free(devices);
+    return NULL;
+}
+
+void config_devices_free(struct config_devices *devices) {
+    if (devices == NULL)
+        return;
+    free(devices->list);
+    json_decref(devices->file);
+    free(devices);
 }
 
 // Which of the names a value is; the schema has made sure that it is one.
@@ -275,12 +302,17 @@ static int choice_of(const json_t *object, const char *key, const char *const *n
 
 static void read_rest(struct config *config) {
     static const char *const unknown[] = {"accept", "channel", "reject", NULL};
+    static const char *const telemetry[] = {"parameters", "position", "off", NULL};
     static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
     static const char *const formats[] = {"text", "json", NULL};
     const json_t *limits = json_object_get(config->json, "limits"), *entry;
     const json_t *commands = json_object_get(config->json, "commands");
     const json_t *log = json_object_get(config->json, "log");
+    const json_t *home_assistant = json_object_get(config->json, "home_assistant");
     size_t i;
+    config->telemetry = (enum config_telemetry)choice_of(config->json, "telemetry", telemetry);
+    config->home_assistant.enabled = json_is_true(json_object_get(home_assistant, "enabled"));
+    config->home_assistant.prefix = text_of(home_assistant, "prefix");
     config->unknown_devices = (enum config_unknown)choice_of(config->json, "unknown_devices", unknown);
     json_array_foreach(json_object_get(config->json, "messages"), i, entry) {
         config->on_channels = config->on_channels || strcmp(json_string_value(entry), "channels") == 0;
@@ -313,7 +345,8 @@ static struct config *read_config(struct loading *loading, json_t *json) {
         json_schema_fill_defaults(schema, json);
         read_channels(loading, config);
         read_mqtt(loading, config);
-        read_registry(loading, config);
+        config->devices_file = text_of(config->json, "devices_file");
+        config->devices = read_devices(loading, config);
         read_rest(config);
     }
     if (loading->faults == 0)
@@ -342,9 +375,8 @@ void config_free(struct config *config) {
         return;
     free(config->channels);
     free(config->mqtt.host);
-    free(config->devices);
+    config_devices_free(config->devices);
     free(config->password_text);
-    json_decref(config->devices_json);
     json_decref(config->json);
     free(config);
 }

@@ -28,7 +28,15 @@ struct config_device {
     int64_t type_id;
 };
 
+// The registry as it was read: devices and what devices_file holds.
+struct config_devices {
+    struct config_device *list;
+    size_t count;
+    json_t *file; // holds the texts of those that come from devices_file, or NULL
+};
+
 enum config_unknown { UNKNOWN_ACCEPT, UNKNOWN_CHANNEL, UNKNOWN_REJECT };
+enum config_telemetry { TELEMETRY_PARAMETERS, TELEMETRY_POSITION, TELEMETRY_OFF };
 
 struct config {
     struct config_channel *channels;
@@ -42,10 +50,15 @@ struct config {
         const char *topic_prefix;
         int qos, inflight;
     } mqtt;
-    struct config_device *devices; // of devices and devices_file
-    size_t device_count;
+    struct config_devices *devices;
+    const char *devices_file; // or NULL
     enum config_unknown unknown_devices;
     bool on_channels, on_devices; // which message topics
+    enum config_telemetry telemetry;
+    struct {
+        bool enabled;
+        const char *prefix;
+    } home_assistant;
     struct {
         int connections, connections_per_address, idle_timeout, identify_timeout; // seconds
         int datagrams_per_second;                                                 // from one address
@@ -59,7 +72,6 @@ struct config {
     enum log_level log_level;
     enum log_format log_format;
     json_t *json; // holds the texts above
-    json_t *devices_json;
     char *password_text;
 };
 
@@ -74,3 +86,8 @@ struct config *config_load(const char *file, config_fault_fn *fault, void *conte
 struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context);
 
 void config_free(struct config *config);
+
+// Reads the registry again: devices, which stay as they are, and devices_file. NULL when there was any fault.
+struct config_devices *config_read_devices(const struct config *config, config_fault_fn *fault,
+                                           void *context);
+void config_devices_free(struct config_devices *devices);

@@ -14,17 +14,19 @@ struct entry {
 
 struct device_registry {
     enum config_unknown unknown;
-    struct entry *entries; // as many as devices in the configuration
+    struct config_devices *devices;
+    struct entry *entries; // as many
     struct entry *by_ident, *by_id;
 };
 
-struct device_registry *device_registry_new(const struct config *config) {
+struct device_registry *device_registry_new(struct config_devices *devices, enum config_unknown unknown) {
     struct device_registry *registry = must_have(calloc(1, sizeof *registry));
-    registry->unknown = config->unknown_devices;
-    registry->entries = must_have(calloc(config->device_count + 1, sizeof *registry->entries));
-    for (size_t i = 0; i < config->device_count; i++) {
+    registry->unknown = unknown;
+    registry->devices = devices;
+    registry->entries = must_have(calloc(devices->count + 1, sizeof *registry->entries));
+    for (size_t i = 0; i < devices->count; i++) {
         struct entry *entry = &registry->entries[i];
-        const struct config_device *device = &config->devices[i];
+        const struct config_device *device = &devices->list[i];
         entry->device = device;
         HASH_ADD_KEYPTR(by_ident, registry->by_ident, device->ident, strlen(device->ident), entry);
         HASH_ADD_KEYPTR(by_id, registry->by_id, &device->id, sizeof device->id, entry);
@@ -36,6 +38,7 @@ void device_registry_free(struct device_registry *registry) {
     HASH_CLEAR(by_ident, registry->by_ident);
     HASH_CLEAR(by_id, registry->by_id);
     free(registry->entries);
+    config_devices_free(registry->devices);
     free(registry);
 }
 
@@ -44,14 +47,22 @@ struct device device_by_ident(const struct device_registry *registry, const char
     HASH_FIND(by_ident, registry->by_ident, ident, strlen(ident), entry);
     if (entry != NULL)
         return (struct device){.known = true,
+                               .listed = true,
                                .allowed = true,
                                .id = entry->device->id,
                                .name = entry->device->name,
                                .type_id = entry->device->type_id};
-    return (struct device){.known = registry->unknown == UNKNOWN_ACCEPT,
-                           .allowed = registry->unknown != UNKNOWN_REJECT,
-                           .id = device_default_id(ident),
-                           .name = ident};
+    int64_t id = device_default_id(ident);
+    return (struct device){
+        // Nobody gets the topics of a listed device by its id.
+        .known = registry->unknown == UNKNOWN_ACCEPT && device_ident_by_id(registry, id) == NULL,
+        .allowed = registry->unknown != UNKNOWN_REJECT,
+        .id = id,
+        .name = ident};
+}
+
+const struct config_device *device_listed_at(const struct device_registry *registry, size_t index) {
+    return index < registry->devices->count ? &registry->devices->list[index] : NULL;
 }
 
 const char *device_ident_by_id(const struct device_registry *registry, int64_t id) {

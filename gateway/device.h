@@ -8,6 +8,7 @@
 
 struct device {
     bool known;   // has an identity: a device topic and the device.* fields
+    bool listed;  // in the registry
     bool allowed; // false: unknown_devices is "reject" and it is not listed
     int64_t id;
     const char *name; // lives as long as the registry, or is the ident that was asked for
@@ -16,12 +17,15 @@ struct device {
 
 struct device_registry;
 
-// Keeps pointers into config.
-struct device_registry *device_registry_new(const struct config *config);
+// Takes devices over; frees them with the registry.
+struct device_registry *device_registry_new(struct config_devices *devices, enum config_unknown unknown);
 void device_registry_free(struct device_registry *registry);
 
 // Who the device of this ident is; name points to ident where it is not listed.
 struct device device_by_ident(const struct device_registry *registry, const char *ident);
+
+// Listed device number index, or NULL after the last.
+const struct config_device *device_listed_at(const struct device_registry *registry, size_t index);
 
 // The ident of the listed device of this id, or NULL.
 const char *device_ident_by_id(const struct device_registry *registry, int64_t id);

@@ -12,19 +12,21 @@
 #include <unistd.h>
 
 #include "gateway/command_intake.h"
+#include "gateway/home_assistant.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
 
 #define DRAIN_TIME        10000 // milliseconds to hand over what waits when stopping
 #define LOG_LINES         20    // about the same thing from one address, a second
 #define OTHER_DESCRIPTORS 128   // that the gateway may need beside those of connections
-#define THREAD_TIME       1000  // milliseconds to wait for an attempt to connect when stopping
+#define SUBSCRIPTIONS_MAX 8
+#define THREAD_TIME       1000 // milliseconds to wait for an attempt to connect when stopping
 
 struct running {
     struct gateway gateway;
-    struct mqtt_subscription subscriptions[5];
+    struct mqtt_subscription subscriptions[SUBSCRIPTIONS_MAX];
     size_t subscription_count;
-    uv_signal_t signals[3];
+    uv_signal_t signals[4];
     uv_timer_t drain_timer;
     struct outbox_waiter drained;
     bool stopping, stopped;
@@ -36,8 +38,17 @@ int64_t gateway_clock(void) {
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, bool retain, const char *format,
-                         ...) {
+uint64_t gateway_publish_text(struct gateway *gateway, const char *topic, const char *text, size_t length,
+                              enum mqtt_retain retain) {
+    if (outbox_is_full(gateway->outbox))
+        return 0;
+    return outbox_put(gateway->outbox,
+                      &(struct mqtt_publish){
+                          .topic = topic, .payload = text, .length = length, .qos = 1, .retain = retain});
+}
+
+uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, enum mqtt_retain retain,
+                         const char *format, ...) {
     if (outbox_is_full(gateway->outbox))
         return 0;
     char topic[1024];
@@ -50,33 +61,9 @@ uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, bool re
     if (payload != NULL)
         text = must_have(
             json_dumps(payload, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
-    uint64_t number =
-        outbox_put(gateway->outbox, &(struct mqtt_publish){.topic = topic,
-                                                           .payload = text,
-                                                           .length = text != NULL ? strlen(text) : 0,
-                                                           .qos = 1,
-                                                           .retain = retain});
+    uint64_t number = gateway_publish_text(gateway, topic, text, text != NULL ? strlen(text) : 0, retain);
     free(text);
     return number;
-}
-
-// Straight to the broker and not through the outbox, where it would wait behind all messages.
-static void publish_instance_state(struct gateway *gateway, bool online) {
-    json_t *state =
-        online ? json_pack("{s:s, s:s, s:f, s:b}", "state", "online", "version", TRACKBUS_VERSION, "started",
-                           (double)gateway->started / 1e6, "full", outbox_is_full(gateway->outbox))
-               : json_pack("{s:s}", "state", "offline");
-    char *text = must_have(json_dumps(state, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
-    char topic[300];
-    int mid;
-    snprintf(topic, sizeof topic, "%s/state/gw/instances/%s", gateway->config->mqtt.topic_prefix,
-             gateway->config->mqtt.client_id);
-    mqtt_link_publish(gateway->link,
-                      &(struct mqtt_publish){
-                          .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = true},
-                      &mid);
-    free(text);
-    json_decref(state);
 }
 
 // While the outbox is full nothing is read from devices: they keep what they have to say.
@@ -89,7 +76,7 @@ static void on_outbox_full(void *context, bool full) {
     running->gateway.turned_away = 0;
     for (size_t i = 0; i < running->gateway.config->channel_count; i++)
         channel_pause(&running->gateway.channels[i], full);
-    publish_instance_state(&running->gateway, true);
+    state_publish_instance(&running->gateway, true);
 }
 
 // --- what the link reports ---
@@ -97,11 +84,12 @@ static void on_outbox_full(void *context, bool full) {
 static void on_link_connected(void *context) {
     struct running *running = context;
     command_sync_begin(&running->gateway);
+    state_link_connected(&running->gateway);
 }
 
 static void on_link_up(void *context) {
     struct running *running = context;
-    publish_instance_state(&running->gateway, true);
+    state_publish_instance(&running->gateway, true);
     command_sync_ask(&running->gateway);
     outbox_link_up(running->gateway.outbox);
 }
@@ -110,6 +98,7 @@ static void on_link_down(void *context) {
     struct running *running = context;
     outbox_link_down(running->gateway.outbox);
     command_sync_lost(&running->gateway);
+    state_link_down(&running->gateway);
 }
 
 static void on_published(void *context, int mid, const char *reason) {
@@ -125,6 +114,11 @@ static const char *topic_after(const struct gateway *gateway, const char *topic,
     return same ? topic + prefix + 1 + length : NULL;
 }
 
+static void take_state(struct gateway *gateway, const char *topic, const struct mqtt_received *received) {
+    state_received(gateway, topic, received);
+    command_sync_received(gateway, topic, received);
+}
+
 static void on_received(void *context, const struct mqtt_received *received) {
     struct running *running = context;
     struct gateway *gateway = &running->gateway;
@@ -135,9 +129,11 @@ static void on_received(void *context, const struct mqtt_received *received) {
     if (command != NULL)
         command_intake(gateway, command, received);
     else if (state != NULL)
-        command_sync_received(gateway, state, received);
+        take_state(gateway, state, received);
     else if (device != NULL)
         session_heard(gateway, strtoll(device, NULL, 10), received->payload, received->length);
+    else
+        home_assistant_heard(gateway, received);
 }
 
 static const struct mqtt_link_handlers link_handlers = {.connected = on_link_connected,
@@ -155,27 +151,30 @@ __attribute__((format(printf, 4, 5))) static void subscribe(struct running *runn
     if (vasprintf(&filter, format, arguments) < 0)
         must_have(NULL);
     va_end(arguments);
-    if (asprintf(&subscription->filter, "%s/%s", running->gateway.config->mqtt.topic_prefix, filter) < 0)
-        must_have(NULL);
+    subscription->filter = filter;
     subscription->qos = qos;
     subscription->options = options;
-    free(filter);
 }
 
 static void make_link(struct running *running) {
     struct gateway *gateway = &running->gateway;
     const struct config *config = gateway->config;
     char will_topic[300];
+    const char *prefix = config->mqtt.topic_prefix;
     // Our own first, because a broker with a full queue drops what comes later. A command that somebody
     // retained by mistake would come again at every connection: no retained ones. The entries of the queue
     // are wanted with those that we wrote ourselves, which tells that the broker has them. Where devices were
     // while we were away does not matter: QoS 0.
-    subscribe(running, 1, 0, "state/gw/instances/%s/+", config->mqtt.client_id);
+    subscribe(running, 1, 0, "%s/state/gw/instances/%s/#", prefix, config->mqtt.client_id);
     if (config->commands.intake)
-        subscribe(running, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "command/gw/#");
-    subscribe(running, 1, 0, "state/gw/devices/+/commands-queue/+");
-    subscribe(running, 1, 0, "state/gw/channels/+/+/commands-queue/+");
-    subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "log/gw/devices/+/connected");
+        subscribe(running, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/command/gw/#", prefix);
+    subscribe(running, 1, 0, "%s/state/gw/devices/+/commands-queue/+", prefix);
+    subscribe(running, 1, 0, "%s/state/gw/channels/+/+/commands-queue/+", prefix);
+    subscribe(running, 0, 0, "%s/state/gw/devices/+", prefix);
+    subscribe(running, 0, 0, "%s/state/gw/devices/+/connected", prefix);
+    subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/log/gw/devices/+/connected", prefix);
+    if (config->home_assistant.enabled)
+        subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/status", config->home_assistant.prefix);
     snprintf(will_topic, sizeof will_topic, "%s/state/gw/instances/%s", config->mqtt.topic_prefix,
              config->mqtt.client_id);
     gateway->link = mqtt_link_new(&gateway->loop, config, running->subscriptions, running->subscription_count,
@@ -197,10 +196,11 @@ static void stop_now(struct running *running) {
     running->stopped = true;
     if (left > 0)
         log_warning("%zu messages that the broker has not taken wait on disk for the next start", left);
-    publish_instance_state(&running->gateway, false); // when the link is down, the Last Will says it
+    state_publish_instance(&running->gateway, false); // when the link is down, the Last Will says it
     mqtt_link_stop(running->gateway.link);
     outbox_stop(running->gateway.outbox);
     command_sync_stop(&running->gateway);
+    state_stop(&running->gateway);
     commands_stop(&running->gateway);
     store_stop(running->gateway.store);
     for (size_t i = 0; i < sizeof running->signals / sizeof running->signals[0]; i++)
@@ -216,6 +216,12 @@ static void on_drain_timeout(uv_timer_t *timer) {
 
 static void on_drained(struct outbox_waiter *waiter, bool safe) {
     struct running *running = (struct running *)((char *)waiter - offsetof(struct running, drained));
+    state_publish(
+        &running->gateway); // what devices have left behind may be more than the outbox takes at once
+    if (outbox_count(running->gateway.outbox) > 0) {
+        outbox_when_safe(running->gateway.outbox, &running->drained);
+        return;
+    }
     // Not from here: the link that is to be stopped has just called.
     uv_timer_start(&running->drain_timer, on_drain_timeout, 0, 0);
 }
@@ -234,24 +240,52 @@ static void stop(struct running *running) {
     }
     uv_timer_start(&running->drain_timer, on_drain_timeout, mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0,
                    0);
+    state_publish(gateway);
     running->drained.first = running->drained.last = UINT64_MAX; // when nothing is left at all
     running->drained.done = on_drained;
     outbox_when_safe(gateway->outbox, &running->drained);
 }
 
-static void on_signal(uv_signal_t *signal, int number) {
-    struct running *running = signal->data;
-    if (number != SIGUSR1) {
-        stop(running);
+// --- the registry ---
+
+static void log_registry_fault(void *context, const char *path, const char *problem) {
+    log_error("%s: %s", path, problem);
+}
+
+static void reload_registry(struct gateway *gateway) {
+    struct device_registry *old = gateway->registry;
+    struct config_devices *devices = config_read_devices(gateway->config, log_registry_fault, NULL);
+    if (devices == NULL) {
+        log_error("the registry stays as it was");
         return;
     }
-    for (size_t i = 0; i < running->gateway.config->channel_count; i++)
-        channel_log_counters(&running->gateway.channels[i]);
-    log_info("outbox: %zu messages", outbox_count(running->gateway.outbox));
+    log_info("the registry has %zu devices", devices->count);
+    gateway->registry = device_registry_new(devices, gateway->config->unknown_devices);
+    device_states_reload(gateway);
+    sessions_reload(gateway);
+    device_registry_free(old); // sessions pointed to its names until now
+}
+
+// --- signals ---
+
+static void log_counters(const struct gateway *gateway) {
+    for (size_t i = 0; i < gateway->config->channel_count; i++)
+        channel_log_counters(&gateway->channels[i]);
+    log_info("outbox: %zu messages", outbox_count(gateway->outbox));
+}
+
+static void on_signal(uv_signal_t *signal, int number) {
+    struct running *running = signal->data;
+    if (number == SIGUSR1)
+        log_counters(&running->gateway);
+    else if (number == SIGHUP)
+        reload_registry(&running->gateway);
+    else
+        stop(running);
 }
 
 static void catch_signals(struct running *running) {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1};
+    static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         uv_signal_init(&running->gateway.loop, &running->signals[i]);
@@ -264,6 +298,7 @@ static void catch_signals(struct running *running) {
 
 static void free_all(struct running *running) {
     struct gateway *gateway = &running->gateway;
+    device_states_free(gateway);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
     device_registry_free(gateway->registry);
@@ -306,7 +341,7 @@ static void allow_descriptors(const struct config *config) {
                     config->limits.connections, (unsigned long long)limit.rlim_cur);
 }
 
-int gateway_run(const struct config *config) {
+int gateway_run(struct config *config) {
     static struct running running;
     struct gateway *gateway = &running.gateway;
     log_setup(config->log_level, config->log_format);
@@ -317,7 +352,8 @@ int gateway_run(const struct config *config) {
     uv_loop_init(&gateway->loop);
     uv_timer_init(&gateway->loop, &running.drain_timer);
     running.drain_timer.data = &running;
-    gateway->registry = device_registry_new(config);
+    gateway->registry = device_registry_new(config->devices, config->unknown_devices);
+    config->devices = NULL; // the registry has them
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
     gateway->store = open_store(gateway);
     if (gateway->store == NULL)
@@ -327,6 +363,7 @@ int gateway_run(const struct config *config) {
     make_link(&running);
     commands_start(gateway);
     command_sync_start(gateway);
+    state_start(gateway);
     catch_signals(&running);
     warn_of_what_is_not_there(config);
     allow_descriptors(config);

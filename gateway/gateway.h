@@ -9,10 +9,12 @@
 #include "gateway/command_sync.h"
 #include "gateway/config.h"
 #include "gateway/device.h"
+#include "gateway/device_state.h"
 #include "gateway/limiter.h"
 #include "gateway/mqtt_link.h"
 #include "gateway/outbox.h"
 #include "gateway/session.h"
+#include "gateway/state.h"
 #include "gateway/store.h"
 
 struct gateway {
@@ -22,6 +24,8 @@ struct gateway {
     struct mqtt_link *link;
     struct outbox *outbox;
     struct session_table sessions;
+    struct device_state_table devices;
+    struct state state;
     struct store *store;
     struct command_queue commands;
     struct command_sync sync;
@@ -43,7 +47,11 @@ int64_t gateway_clock(void);
 // Publishes JSON (NULL: an empty payload) to {prefix}/{topic…}, for logs and state. Returns its number in the
 // outbox, 0 when that is full.
 __attribute__((format(printf, 4, 5))) uint64_t gateway_publish(struct gateway *gateway, const json_t *payload,
-                                                               bool retain, const char *topic, ...);
+                                                               enum mqtt_retain retain, const char *topic,
+                                                               ...);
+// The same for text, which is copied, to a topic that stands as it is.
+uint64_t gateway_publish_text(struct gateway *gateway, const char *topic, const char *text, size_t length,
+                              enum mqtt_retain retain);
 
 // Runs until SIGINT or SIGTERM. Returns the exit code.
-int gateway_run(const struct config *config);
+int gateway_run(struct config *config);

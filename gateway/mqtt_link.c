@@ -220,12 +220,28 @@ static void on_publish(struct mosquitto *client, void *context, int mid, int rea
     link->handlers->published(link->context, mid, reason >= 0x80 ? mosquitto_reason_string(reason) : NULL);
 }
 
+static char *read_instance(const mosquitto_property *properties) {
+    char *name = NULL, *value = NULL;
+    for (bool again = false; properties != NULL; again = true) {
+        properties =
+            mosquitto_property_read_string_pair(properties, MQTT_PROP_USER_PROPERTY, &name, &value, again);
+        bool found = properties != NULL && strcmp(name, "instance") == 0;
+        free(name);
+        if (found)
+            return value;
+        free(value);
+        name = value = NULL;
+    }
+    return NULL;
+}
+
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
     char *response_topic = NULL;
     void *correlation = NULL;
     uint16_t correlation_length = 0;
+    char *instance = read_instance(properties);
     mosquitto_property_read_string(properties, MQTT_PROP_RESPONSE_TOPIC, &response_topic, false);
     mosquitto_property_read_binary(properties, MQTT_PROP_CORRELATION_DATA, &correlation, &correlation_length,
                                    false);
@@ -234,9 +250,11 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .payload = message->payload,
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
+                                                     .instance = instance,
                                                      .response_topic = response_topic,
                                                      .correlation = correlation,
                                                      .correlation_length = correlation_length});
+    free(instance);
     free(response_topic);
     free(correlation);
 }
@@ -371,8 +389,12 @@ enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct 
     if (publish->correlation != NULL)
         mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, publish->correlation,
                                       (uint16_t)publish->correlation_length);
-    int result = mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length,
-                                      publish->payload, publish->qos, publish->retain, properties);
+    if (publish->retain == MQTT_RETAINED_SIGNED)
+        mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "instance",
+                                           link->config->mqtt.client_id);
+    int result =
+        mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
+                             publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
     mosquitto_property_free_all(&properties);
     switch (result) {
     case MOSQ_ERR_SUCCESS:
@@ -386,6 +408,19 @@ enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct 
         note_result(link, result);
         return MQTT_NOT_NOW;
     }
+}
+
+bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
+    if (!mqtt_link_is_up(link))
+        return false;
+    int result = mosquitto_subscribe_v5(link->client, NULL, filter, 0, MQTT_SUB_OPT_NO_LOCAL, NULL);
+    note_result(link, result);
+    return result == MOSQ_ERR_SUCCESS;
+}
+
+void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
+    if (mqtt_link_is_up(link))
+        note_result(link, mosquitto_unsubscribe(link->client, NULL, filter));
 }
 
 void mqtt_link_stop(struct mqtt_link *link) {

@@ -11,12 +11,16 @@
 
 #include "gateway/config.h"
 
+// Whether the broker keeps a message as the topic's last one. A signed one says whose it is: it carries our
+// client_id as the user property "instance".
+enum mqtt_retain { MQTT_NOT_RETAINED, MQTT_RETAINED, MQTT_RETAINED_SIGNED };
+
 struct mqtt_publish {
     const char *topic;
     const void *payload;
     size_t length;
     int qos; // 0 or 1
-    bool retain;
+    enum mqtt_retain retain;
     const void *correlation; // MQTT 5 correlation data, or NULL
     size_t correlation_length;
 };
@@ -26,6 +30,7 @@ struct mqtt_received {
     const char *payload;
     size_t length;
     bool retain;
+    const char *instance;       // that signed it, or NULL
     const char *response_topic; // or NULL
     const void *correlation;    // or NULL
     size_t correlation_length;
@@ -70,6 +75,11 @@ bool mqtt_link_is_up(const struct mqtt_link *link);
 // On MQTT_SENT *mid identifies the message in published().
 enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
                                            int *mid);
+
+// Subscribes for now, or no longer, with QoS 0 and without what we publish ourselves: to learn what is
+// retained. False when not connected.
+bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
+void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
 
 // Disconnects in good order, so that the Last Will is not published, and closes all handles on the loop. The
 // memory goes with mqtt_link_free() after the loop has ended.

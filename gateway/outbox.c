@@ -95,6 +95,11 @@ size_t outbox_unsafe_count(const struct outbox *outbox) {
     return count;
 }
 
+bool outbox_keeps_up(const struct outbox *outbox) {
+    return mqtt_link_is_up(outbox->link) && !outbox->spilling && outbox->count < MEMORY_COUNT / 2 &&
+           outbox->bytes < MEMORY_BYTES / 2;
+}
+
 bool outbox_is_full(const struct outbox *outbox) {
     return outbox->full;
 }

@@ -42,6 +42,10 @@ void outbox_free(struct outbox *outbox);
 // Takes a message in; all of publish is copied. Returns its number, which only grows.
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
 
+// Whether what is put now will soon be with the broker: it is connected, nothing is on disk, and little
+// waits.
+bool outbox_keeps_up(const struct outbox *outbox);
+
 bool outbox_is_full(const struct outbox *outbox);
 
 // Whether the message of that number, and all before it, are safe. Number 0 is.

@@ -7,7 +7,9 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "gateway/event.h"
 #include "gateway/gateway.h"
+#include "gateway/log.h"
 #include "gateway/memory.h"
 #include "gateway/message_stamp.h"
 
@@ -51,28 +53,42 @@ const char *peer_ident(const struct peer *peer) {
     return peer->session != NULL ? peer->session->ident : "-";
 }
 
-void peer_log(const struct peer *peer, enum log_level level, const char *kind, const char *format, ...) {
-    struct gateway *gateway = peer->gateway;
-    struct {
-        const char *kind;
-        unsigned char ip[16];
-    } source = {.kind = kind};
+static void log_line(const struct peer *peer, enum log_level level, unsigned suppressed, const char *format,
+                     va_list arguments) {
     char *text, more[48] = "";
-    unsigned suppressed = 0;
-    va_list arguments;
-    memcpy(source.ip, peer->ip, sizeof source.ip);
-    if (level <= LOG_WARNING &&
-        !limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), &source, sizeof source, &suppressed))
-        return;
-    va_start(arguments, format);
     if (vasprintf(&text, format, arguments) < 0)
         must_have(NULL);
-    va_end(arguments);
     if (suppressed > 0)
         snprintf(more, sizeof more, " (and %u more like it before)", suppressed);
     log_at(level, "channel %s, %s, device %s: %s%s", peer->channel->config->name, peer->address,
            peer_ident(peer), text, more);
     free(text);
+}
+
+void peer_log(const struct peer *peer, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    log_line(peer, LOG_INFO, 0, format, arguments);
+    va_end(arguments);
+}
+
+bool peer_warn(const struct peer *peer, const char *kind, unsigned *suppressed, const char *format, ...) {
+    struct gateway *gateway = peer->gateway;
+    struct {
+        const char *kind;
+        unsigned char ip[16];
+    } source = {.kind = kind};
+    unsigned before = 0;
+    va_list arguments;
+    memcpy(source.ip, peer->ip, sizeof source.ip);
+    if (!limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), &source, sizeof source, &before))
+        return false;
+    va_start(arguments, format);
+    log_line(peer, LOG_WARNING, before, format, arguments);
+    va_end(arguments);
+    if (suppressed != NULL)
+        *suppressed = before;
+    return true;
 }
 
 // --- replies ---
@@ -114,42 +130,64 @@ static void on_reply(void *context, const uint8_t *bytes, size_t length, enum co
 
 // --- who it is ---
 
+// Warns of a fault that is not one of bytes, and publishes it.
+static void report(const struct peer *peer, const char *kind, const char *verdict, const char *text) {
+    struct event_error error = {.code = EVENT_CHANNEL_ERROR, .text = text, .verdict = verdict};
+    if (peer_warn(peer, kind, &error.suppressed, "%s", text))
+        event_error(peer, &error);
+}
+
 static void on_identify(void *context, const char *ident) {
     struct peer *peer = context;
+    char text[160];
     if (peer->close_code != CLOSE_NONE || strcmp(peer_ident(peer), ident) == 0)
         return;
     if (!device_ident_valid(ident)) {
-        peer_log(peer, LOG_WARNING, "ident",
+        snprintf(text, sizeof text,
                  "an ident that is none: 1 to %d letters, digits, dots, dashes, underscores",
                  CODEC_IDENT_MAX);
+        report(peer, "ident", "BAD_VALUE", text);
         peer->close_code = CLOSE_VIOLATION;
         return;
     }
     struct device device = device_by_ident(peer->gateway->registry, ident);
     if (!device.allowed) {
-        peer_log(peer, LOG_WARNING, "rejected",
-                 "device %s is not in the registry and unknown devices are rejected", ident);
+        snprintf(text, sizeof text, "device %s is not in the registry and unknown devices are rejected",
+                 ident);
+        report(peer, "rejected", "REJECTED", text);
         peer->close_code = CLOSE_REJECTED;
         return;
     }
     session_attach(peer->gateway, peer, ident, &device);
-    peer_log(peer, LOG_INFO, "identified", "is device %s", ident);
+    event_identified(peer);
+    peer_log(peer, "is device %s", ident);
 }
 
 // --- messages ---
 
+static void report_removed(const struct peer *peer, const struct message_removed *removed) {
+    char quoted[QUOTE_MAX], text[QUOTE_MAX + 128];
+    size_t length = strlen(removed->text);
+    snprintf(text, sizeof text, "%s is left out: '%s' is %s", field_table[removed->field].name,
+             log_quote((const uint8_t *)removed->text, length, quoted, sizeof quoted), removed->reason);
+    struct event_error error = {.code = EVENT_VALUES_REMOVED,
+                                .text = text,
+                                .verdict = codec_verdict_name(CODEC_BAD_VALUE),
+                                .bytes = (const uint8_t *)removed->text,
+                                .length = length};
+    if (peer_warn(peer, "removed", &error.suppressed, "%s (value %llu of the channel)", text,
+                  (unsigned long long)peer->channel->counters.removed_values))
+        event_error(peer, &error);
+}
+
 static void log_removed(const struct peer *peer, const struct message *message) {
-    char quoted[QUOTE_MAX];
     for (size_t i = 0; i < message->removed_count && i < MESSAGE_REMOVED_MAX; i++) {
         const struct message_removed *removed = &message->removed[i];
         if (removed->reason == message_absent)
             log_debug("channel %s, %s, device %s: no %s in the report", peer->channel->config->name,
                       peer->address, peer_ident(peer), field_table[removed->field].name);
         else
-            peer_log(peer, LOG_WARNING, "removed", "%s is left out: '%s' is %s (value %llu of the channel)",
-                     field_table[removed->field].name,
-                     log_quote((const uint8_t *)removed->text, strlen(removed->text), quoted, sizeof quoted),
-                     removed->reason, (unsigned long long)peer->channel->counters.removed_values);
+            report_removed(peer, removed);
     }
 }
 
@@ -165,6 +203,8 @@ static void put_message(struct peer *peer, const char *topic, const char *json, 
 
 static void on_message(void *context, struct message *message) {
     static char json[MESSAGE_JSON_MAX];
+    static struct message_member members[MESSAGE_VALUES_MAX];
+    size_t member_count;
     struct peer *peer = context;
     if (peer->close_code != CLOSE_NONE || peer->session == NULL)
         return;
@@ -173,12 +213,13 @@ static void on_message(void *context, struct message *message) {
     char topic[512];
     peer->messages++;
     log_removed(peer, message);
+    int64_t now = gateway_clock();
     message_stamp(message, &(struct message_origin){.codec = peer->channel->config->codec,
-                                                    .received = gateway_clock(),
+                                                    .received = now,
                                                     .channel_id = peer->channel->config->id,
                                                     .peer = peer->address,
                                                     .device = device});
-    size_t length = message_write_json(message, json, sizeof json);
+    size_t length = message_write_members(message, json, sizeof json, members, &member_count);
     if (config->on_channels || !device->known) {
         snprintf(topic, sizeof topic, "%s/message/gw/channels/%lld/%s", config->mqtt.topic_prefix,
                  (long long)peer->channel->config->id, peer->session->ident);
@@ -190,6 +231,16 @@ static void on_message(void *context, struct message *message) {
         put_message(peer, topic, json, length);
     }
     channel_acknowledge_datagram(peer, message);
+    device_state_report(peer->gateway, peer->session, members, member_count,
+                        (int64_t)(decimal_to_double(message_get(message, FIELD_TIMESTAMP)->number) * 1e6),
+                        now);
+}
+
+static void report_unidentified(const struct peer *peer, const struct codec_answer *answer) {
+    char text[160];
+    snprintf(text, sizeof text, "NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is",
+             answer->key);
+    report(peer, "not identified", codec_verdict_name(CODEC_NOT_IDENTIFIED), text);
 }
 
 static void on_answer(void *context, const struct codec_answer *answer) {
@@ -199,8 +250,7 @@ static void on_answer(void *context, const struct codec_answer *answer) {
     if (peer->session != NULL)
         commands_answered(peer, answer);
     else if (!answer->implicit)
-        peer_log(peer, LOG_WARNING, "not identified",
-                 "NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is", answer->key);
+        report_unidentified(peer, answer);
 }
 
 static void on_fault(void *context, const struct stream_fault *fault) {
@@ -210,11 +260,19 @@ static void on_fault(void *context, const struct stream_fault *fault) {
     uint64_t rejected = 0;
     for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++)
         rejected += counters->verdicts[verdict];
-    peer_log(peer, LOG_WARNING, fault->verdict,
-             "%s at offset %llu: %s: \"%s\" (%llu records rejected, %llu bytes of junk on this channel)",
-             fault->verdict, (unsigned long long)fault->offset, fault->reason,
-             log_quote(fault->bytes, fault->length, quoted, sizeof quoted), (unsigned long long)rejected,
-             (unsigned long long)counters->junk_bytes);
+    struct event_error error = {.code = peer->session != NULL ? EVENT_DEVICE_ERROR : EVENT_CHANNEL_ERROR,
+                                .text = fault->reason,
+                                .verdict = fault->verdict,
+                                .has_offset = true,
+                                .offset = fault->offset,
+                                .bytes = fault->bytes,
+                                .length = fault->length};
+    if (peer_warn(peer, fault->verdict, &error.suppressed,
+                  "%s at offset %llu: %s: \"%s\" (%llu records rejected, %llu bytes of junk on this channel)",
+                  fault->verdict, (unsigned long long)fault->offset, fault->reason,
+                  log_quote(fault->bytes, fault->length, quoted, sizeof quoted), (unsigned long long)rejected,
+                  (unsigned long long)counters->junk_bytes))
+        event_error(peer, &error);
 }
 
 static const struct stream_sink sink = {
@@ -234,7 +292,7 @@ void peer_init(struct peer *peer, struct gateway *gateway, struct channel *chann
     peer->gateway = gateway;
     peer->channel = channel;
     peer->transport = transport;
-    peer->last_heard = uv_now(&gateway->loop);
+    peer->opened = peer->last_heard = uv_now(&gateway->loop);
     peer->serial = ++gateway->last_serial;
     memcpy(peer->ip, address_key_of(address).ip, sizeof peer->ip);
     address_write(address, peer->address);
@@ -271,6 +329,7 @@ static enum close_code code_of(enum stream_state state) {
 }
 
 enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length, enum codec_follow follow) {
+    peer->received += length;
     if (length > 0)
         peer->last_heard = uv_now(&peer->gateway->loop);
     enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);

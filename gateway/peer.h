@@ -6,7 +6,6 @@
 #include <stdint.h>
 
 #include "gateway/address.h"
-#include "gateway/log.h"
 #include "gateway/stream.h"
 
 struct channel;
@@ -48,7 +47,9 @@ struct peer {
     struct session *session;    // NULL until the device has said who it is
     uint64_t serial;            // no other peer has it
     enum close_code close_code; // set while bytes are taken: close when that is done
-    uint64_t last_heard;        // by uv_now(), milliseconds
+    uint64_t opened;            // by uv_now(), milliseconds
+    uint64_t last_heard;        // the same
+    uint64_t received, sent;    // bytes
     uint64_t messages;          // taken from it
     uint64_t first_number;      // in the outbox: of the messages since the last reply; 0: none
     uint64_t last_number;       // of the last message
@@ -69,11 +70,14 @@ enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length
 // Sends bytes once all messages taken so far are safe; not at all when the broker refuses one of them.
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length);
 
-// Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …". kind is a constant that tells one
-// fault from another: of warnings of the same kind one address gets only so many a second, and the others are
-// counted.
-__attribute__((format(printf, 4, 5))) void peer_log(const struct peer *peer, enum log_level level,
-                                                    const char *kind, const char *format, ...);
+// Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …".
+__attribute__((format(printf, 2, 3))) void peer_log(const struct peer *peer, const char *format, ...);
+
+// Warns of a fault of the peer in the same way. Of one kind (a constant) an address gets only so many a
+// second, and the others are counted. Returns false when this one was only counted; otherwise *suppressed (or
+// NULL) is how many were before.
+__attribute__((format(printf, 4, 5))) bool peer_warn(const struct peer *peer, const char *kind,
+                                                     unsigned *suppressed, const char *format, ...);
 
 // The ident of the device, or "-".
 const char *peer_ident(const struct peer *peer);

@@ -4,13 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/event.h"
 #include "gateway/gateway.h"
 #include "gateway/memory.h"
 #include "gateway/peer.h"
 
 #define SETTLE_TIME 2000000 // microseconds to wait for our own log entry, which may be behind many messages
-
-enum { EVENT_CONNECTED = 300, EVENT_DISCONNECTED = 301 }; // codes of log entries; flespi's
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
@@ -40,18 +39,14 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     return session;
 }
 
-// For the log of the device; other instances read it too, and let go of a device that is here now.
-static void log_presence(struct gateway *gateway, const struct session *session, const struct peer *peer,
-                         int code, const char *event) {
-    if (!session->device.known)
-        return;
-    json_t *entry = json_pack(
-        "{s:i, s:f, s:I, s:I, s:s, s:s, s:s, s:s}", "event_code", code, "timestamp",
-        (double)gateway_clock() / 1e6, "channel_id", (json_int_t)peer->channel->config->id, "device_id",
-        (json_int_t)session->device.id, "ident", session->ident, "source", peer->address, "transport",
-        peer->transport->is_udp ? "udp" : "tcp", "instance", gateway->config->mqtt.client_id);
-    gateway_publish(gateway, entry, false, "log/gw/devices/%lld/%s", (long long)session->device.id, event);
-    json_decref(entry);
+static void arrive(struct gateway *gateway, const struct session *session, const struct peer *peer) {
+    event_presence(session, peer, true);
+    device_state_connected(gateway, session, peer);
+}
+
+static void leave(struct gateway *gateway, const struct session *session, const struct peer *peer) {
+    event_presence(session, peer, false);
+    device_state_disconnected(gateway, session, session->elsewhere);
 }
 
 void session_attach(struct gateway *gateway, struct peer *peer, const char *ident,
@@ -61,7 +56,7 @@ void session_attach(struct gateway *gateway, struct peer *peer, const char *iden
     struct peer **place = peer->transport->is_udp ? &session->udp : &session->tcp;
     struct peer *old = *place;
     if (session->tcp == NULL && session->udp == NULL)
-        log_presence(gateway, session, peer, EVENT_CONNECTED, "connected");
+        arrive(gateway, session, peer);
     *place = peer;
     peer->session = session;
     // It is in the session until then, so that its log line says whose connection it was.
@@ -80,7 +75,7 @@ void session_detach(struct gateway *gateway, struct peer *peer) {
         session->udp = NULL;
     if (session->tcp != NULL || session->udp != NULL)
         return;
-    log_presence(gateway, session, peer, EVENT_DISCONNECTED, "disconnected");
+    leave(gateway, session, peer);
     HASH_DELETE(by_ident, gateway->sessions.by_ident, session);
     HASH_DELETE(by_id, gateway->sessions.by_id, session);
     free(session);
@@ -103,6 +98,7 @@ static void settle(struct gateway *gateway, struct session *session) {
 
 static void let_go(struct session *session) {
     struct peer *tcp = session->tcp, *udp = session->udp;
+    session->elsewhere = true;
     if (tcp != NULL)
         tcp->transport->close(tcp, CLOSE_SAME_IDENT);
     if (udp != NULL)
@@ -127,6 +123,49 @@ void session_heard(struct gateway *gateway, int64_t device_id, const char *entry
 bool session_is_settled(const struct gateway *gateway, const struct session *session) {
     return session->settled || !session->device.known || !mqtt_link_is_up(gateway->link) ||
            gateway_clock() - session->since > SETTLE_TIME;
+}
+
+// --- a registry that has changed ---
+
+static struct peer *any_peer(const struct session *session) {
+    return session->tcp != NULL ? session->tcp : session->udp;
+}
+
+static void turn_away(struct session *session) {
+    struct peer *tcp = session->tcp, *udp = session->udp;
+    if (tcp != NULL)
+        tcp->transport->close(tcp, CLOSE_REJECTED);
+    if (udp != NULL)
+        udp->transport->close(udp, CLOSE_REJECTED);
+}
+
+// The device begins anew under its new id.
+static void take_identity(struct gateway *gateway, struct session *session, const struct device *device) {
+    struct peer *peer = any_peer(session);
+    leave(gateway, session, peer);
+    session->device = *device;
+    session->since = gateway_clock();
+    session->settled = false;
+    arrive(gateway, session, peer);
+}
+
+void sessions_reload(struct gateway *gateway) {
+    struct session_table *table = &gateway->sessions;
+    struct session *session, *next;
+    HASH_ITER(by_ident, table->by_ident, session, next) {
+        struct device device = device_by_ident(gateway->registry, session->ident);
+        if (!device.allowed)
+            turn_away(session);
+        else if (device.known == session->device.known && device.id == session->device.id)
+            session->device = device;
+        else
+            take_identity(gateway, session, &device);
+    }
+    HASH_CLEAR(by_id, table->by_id); // ids may have been exchanged
+    HASH_ITER(by_ident, table->by_ident, session, next) {
+        HASH_ADD(by_id, table->by_id, device.id, sizeof session->device.id, session);
+        commands_device_talks(gateway, session);
+    }
 }
 
 struct peer *session_reachable(const struct session *session, uint64_t reachable) {

@@ -16,6 +16,7 @@ struct session {
     struct peer *tcp; // its connection, or NULL
     struct peer *udp; // where it was last heard from over UDP, or NULL
     int64_t since;    // it has been here: microseconds since 1970
+    bool elsewhere;   // it has gone to another gateway
     bool settled;     // what other gateways have said of its commands until it came here has been heard
     UT_hash_handle by_ident, by_id;
 };
@@ -41,6 +42,10 @@ void session_heard(struct gateway *gateway, int64_t device_id, const char *entry
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it
 // has sent.
 bool session_is_settled(const struct gateway *gateway, const struct session *session);
+
+// Gives all devices that are here what the registry says of them now; closes those that it no longer allows
+// (code 13).
+void sessions_reload(struct gateway *gateway);
 
 // NULL when the device is not here.
 struct session *session_by_ident(const struct session_table *table, const char *ident);

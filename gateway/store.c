@@ -245,7 +245,7 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
     sqlite3_bind_text(statement, 2, publish->topic, -1, SQLITE_STATIC);
     sqlite3_bind_blob(statement, 3, publish->payload, (int)publish->length, SQLITE_STATIC);
     sqlite3_bind_int(statement, 4, publish->qos);
-    sqlite3_bind_int(statement, 5, publish->retain);
+    sqlite3_bind_int(statement, 5, (int)publish->retain);
     sqlite3_bind_blob(statement, 6, publish->correlation, (int)publish->correlation_length, SQLITE_STATIC);
 }
 
@@ -323,7 +323,7 @@ static void load_one(struct store *store, struct operation *load) {
             .payload = sqlite3_column_blob(statement, 2),
             .length = (size_t)sqlite3_column_bytes(statement, 2),
             .qos = sqlite3_column_int(statement, 3),
-            .retain = sqlite3_column_int(statement, 4) != 0,
+            .retain = (enum mqtt_retain)sqlite3_column_int(statement, 4),
             .correlation = sqlite3_column_blob(statement, 5),
             .correlation_length = (size_t)sqlite3_column_bytes(statement, 5),
         };

@@ -5,6 +5,7 @@
 #include <utlist.h>
 
 #include "gateway/channel.h"
+#include "gateway/event.h"
 #include "gateway/gateway.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
@@ -26,10 +27,9 @@ struct tcp_connection {
     uv_timer_t timer; // silence, identification and idleness, whichever is next
     struct tcp_connection *prev, *next;
     struct address_count *address;
-    uint64_t opened; // by uv_now()
-    uint64_t received, sent;
     bool quiet_asked; // the silence after the last bytes was told to the codec
     bool ended;       // the device sends no more
+    bool unheard;     // one refusal of many, which are only counted
     bool closing;
     int handles; // that are not closed yet
 };
@@ -63,15 +63,17 @@ static void close_connection(struct peer *peer, enum close_code code) {
     if (connection->closing)
         return;
     connection->closing = true;
-    peer_log(peer, LOG_INFO, "closed",
-             "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
+    peer_log(peer, "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
              (unsigned long long)peer->serial, close_code_text(code), code,
-             (unsigned long long)(uv_now(&gateway->loop) - connection->opened) / 1000,
-             (unsigned long long)connection->received, (unsigned long long)connection->sent,
+             (unsigned long long)(uv_now(&gateway->loop) - peer->opened) / 1000,
+             (unsigned long long)peer->received, (unsigned long long)peer->sent,
              (unsigned long long)peer->messages);
+    if (!connection->unheard)
+        event_closed(peer, code);
     peer_release(peer);
     DL_DELETE(peer->channel->connections, connection);
     peer->channel->connection_count--;
+    channel_changed(peer->channel);
     gateway->connections--;
     release_address(gateway, connection->address);
     connection->handles = 2;
@@ -90,7 +92,7 @@ static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
     uv_buf_t buffer = uv_buf_init((char *)bytes, (unsigned)length);
     if (connection->closing)
         return;
-    connection->sent += length;
+    peer->sent += length;
     if (connection->ended)
         set_timer(connection); // this may be what it still waited for
     int written = uv_try_write((uv_stream_t *)&connection->tcp, &buffer, 1);
@@ -126,7 +128,7 @@ static uint64_t next_deadline(const struct tcp_connection *connection) {
     const struct peer *peer = &connection->peer;
     const struct config *config = peer->gateway->config;
     uint64_t deadline = peer->last_heard + (uint64_t)config->limits.idle_timeout * 1000;
-    uint64_t identify = connection->opened + (uint64_t)config->limits.identify_timeout * 1000;
+    uint64_t identify = peer->opened + (uint64_t)config->limits.identify_timeout * 1000;
     uint64_t quiet = peer->last_heard + peer->stream.codec->quiet_ms;
     if (connection->ended)
         return peer->replies != NULL ? peer->last_heard + DRAIN_TIME : 0;
@@ -149,14 +151,13 @@ static void on_timer(uv_timer_t *timer) {
         return;
     }
     if (peer->gateway->paused) { // that it is not heard is not its fault
-        peer->last_heard = connection->opened = now;
+        peer->last_heard = peer->opened = now;
         set_timer(connection);
         return;
     }
     bool idle = now - peer->last_heard >= (uint64_t)peer->gateway->config->limits.idle_timeout * 1000;
-    bool nameless =
-        peer->session == NULL &&
-        now - connection->opened >= (uint64_t)peer->gateway->config->limits.identify_timeout * 1000;
+    bool nameless = peer->session == NULL &&
+                    now - peer->opened >= (uint64_t)peer->gateway->config->limits.identify_timeout * 1000;
     if (connection->ended || idle || nameless) {
         close_connection(peer, connection->ended ? CLOSE_BY_DEVICE : CLOSE_INACTIVE);
         return;
@@ -204,7 +205,6 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
         return;
     }
     bool was_nameless = connection->peer.session == NULL;
-    connection->received += (uint64_t)count;
     connection->quiet_asked = false;
     take(connection, (const uint8_t *)buffer->base, (size_t)count, CODEC_OPEN);
     // Idleness alone needs no new timer: when it fires, it looks again.
@@ -227,18 +227,20 @@ static struct address_count *count_address(struct gateway *gateway, const struct
     return found;
 }
 
-static bool within_limits(const struct tcp_connection *connection) {
+// Notes in the connection whether this is one refusal too many to be published.
+static bool within_limits(struct tcp_connection *connection) {
     const struct gateway *gateway = connection->peer.gateway;
     if (gateway->connections > gateway->config->limits.connections) {
-        peer_log(&connection->peer, LOG_WARNING, "limit",
-                 "refused: %d connections are open (limits.connections)",
-                 gateway->config->limits.connections);
+        connection->unheard = !peer_warn(&connection->peer, "limit", NULL,
+                                         "refused: %d connections are open (limits.connections)",
+                                         gateway->config->limits.connections);
         return false;
     }
     if (connection->address->count > gateway->config->limits.connections_per_address) {
-        peer_log(&connection->peer, LOG_WARNING, "limit",
-                 "refused: %d connections are open from this address (limits.connections_per_address)",
-                 gateway->config->limits.connections_per_address);
+        connection->unheard =
+            !peer_warn(&connection->peer, "limit", NULL,
+                       "refused: %d connections are open from this address (limits.connections_per_address)",
+                       gateway->config->limits.connections_per_address);
         return false;
     }
     return true;
@@ -248,10 +250,10 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
                   const struct sockaddr *address) {
     struct gateway *gateway = channel->gateway;
     peer_init(&connection->peer, gateway, channel, &tcp_transport, address);
-    connection->opened = uv_now(&gateway->loop);
     connection->address = count_address(gateway, address);
     DL_APPEND(channel->connections, connection);
     channel->connection_count++;
+    channel_changed(channel);
     gateway->connections++;
     uv_tcp_nodelay(&connection->tcp, 1);
     uv_tcp_keepalive(&connection->tcp, 1, 60);
@@ -259,8 +261,8 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
         close_connection(&connection->peer, CLOSE_LIMIT);
         return;
     }
-    peer_log(&connection->peer, LOG_INFO, "accepted", "connection %llu",
-             (unsigned long long)connection->peer.serial);
+    peer_log(&connection->peer, "connection %llu", (unsigned long long)connection->peer.serial);
+    event_accepted(&connection->peer);
     set_timer(connection);
     if (!gateway->paused)
         uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);

@@ -5,6 +5,7 @@
 #include <uthash.h>
 
 #include "gateway/channel.h"
+#include "gateway/event.h"
 #include "gateway/gateway.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
@@ -35,6 +36,7 @@ static void send_datagram(struct peer *peer, const uint8_t *bytes, size_t length
     struct udp_peer *udp = (struct udp_peer *)peer;
     uv_buf_t buffer = uv_buf_init((char *)bytes, (unsigned)length);
     const struct sockaddr *address = (const struct sockaddr *)&udp->address;
+    peer->sent += length;
     if (uv_udp_try_send(&peer->channel->udp, &buffer, 1, address) >= 0)
         return;
     struct send *send = must_have(malloc(sizeof *send + length));
@@ -44,9 +46,11 @@ static void send_datagram(struct peer *peer, const uint8_t *bytes, size_t length
         free(send);
 }
 
-static void forget(struct udp_peer *udp) {
-    if (udp->remembered)
+static void forget(struct udp_peer *udp, enum close_code code) {
+    if (udp->remembered) {
+        event_closed(&udp->peer, code);
         HASH_DEL(udp->peer.channel->udp_peers, udp);
+    }
     peer_release(&udp->peer);
     free(udp);
 }
@@ -54,7 +58,7 @@ static void forget(struct udp_peer *udp) {
 // A device that was heard from another address: nothing is sent to this one any more.
 static void close_peer(struct peer *peer, enum close_code code) {
     log_debug("channel %s, %s: udp: %s", peer->channel->config->name, peer->address, close_code_text(code));
-    forget((struct udp_peer *)peer);
+    forget((struct udp_peer *)peer, code);
 }
 
 static const struct peer_transport udp_transport = {
@@ -123,7 +127,7 @@ static void remember(struct channel *channel, struct udp_peer *udp) {
     if (udp->remembered)
         HASH_DEL(channel->udp_peers, udp);
     else if (HASH_COUNT(channel->udp_peers) >= PEERS_MAX)
-        forget(channel->udp_peers);
+        forget(channel->udp_peers, CLOSE_LIMIT);
     udp->remembered = true;
     HASH_ADD(hh, channel->udp_peers, key, sizeof udp->key, udp);
 }
@@ -147,7 +151,7 @@ static void take_datagram(struct channel *channel, const uint8_t *bytes, size_t 
     if (udp->peer.session != NULL && !broken)
         remember(channel, udp);
     else
-        forget(udp);
+        forget(udp, code);
 }
 
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
@@ -173,7 +177,7 @@ static void on_sweep(uv_timer_t *timer) {
     uint64_t now = uv_now(&channel->gateway->loop);
     uint64_t idle = (uint64_t)channel->gateway->config->limits.idle_timeout * 1000;
     while (channel->udp_peers != NULL && now - channel->udp_peers->peer.last_heard > idle)
-        forget(channel->udp_peers);
+        forget(channel->udp_peers, CLOSE_INACTIVE);
 }
 
 int udp_bind(struct channel *channel) {
@@ -187,7 +191,7 @@ int udp_bind(struct channel *channel) {
 
 void udp_close_all(struct channel *channel) {
     while (channel->udp_peers != NULL)
-        forget(channel->udp_peers);
+        forget(channel->udp_peers, CLOSE_RESTART);
     uv_close((uv_handle_t *)&channel->udp, NULL);
     uv_close((uv_handle_t *)&channel->udp_sweep, NULL);
 }

@@ -85,3 +85,17 @@ const struct message_value *message_get(const struct message *message, enum fiel
 // Writes the message as a JSON object, keys in alphabetical order, and a NUL; returns the length without it,
 // or 0 when capacity is too small (MESSAGE_JSON_MAX never is).
 size_t message_write_json(const struct message *message, char *json, size_t capacity);
+
+// A member of that object: a field, a list as a whole, or one index of an indexed field.
+struct message_member {
+    enum field field;
+    const char *index; // without a NUL; index_length 0 without one
+    size_t index_length;
+    const char *value; // JSON, without a NUL
+    size_t length;
+};
+
+// The same, and tells where each member stands in json; members has room for MESSAGE_VALUES_MAX. They are
+// good as long as message and json are.
+size_t message_write_members(const struct message *message, char *json, size_t capacity,
+                             struct message_member *members, size_t *count);

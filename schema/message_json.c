@@ -124,7 +124,9 @@ static size_t put_rows(struct output *out, const struct message *message, const 
     return at;
 }
 
-size_t message_write_json(const struct message *message, char *json, size_t capacity) {
+// members is NULL when they are not wanted.
+static size_t write_object(const struct message *message, char *json, size_t capacity,
+                           struct message_member *members, size_t *count) {
     const struct message_value *sorted[MESSAGE_VALUES_MAX];
     struct output out = {.next = json, .end = json + capacity - 1};
     assert(capacity > 0);
@@ -133,7 +135,9 @@ size_t message_write_json(const struct message *message, char *json, size_t capa
     for (size_t at = 0; at < message->count;) {
         if (at > 0)
             put_char(&out, ',');
-        put_key(&out, message, sorted[at]);
+        const struct message_value *value = sorted[at];
+        put_key(&out, message, value);
+        const char *begin = out.next;
         bool has_rows = sorted[at]->type == MESSAGE_EMPTY_LIST && at + 1 < message->count &&
                         field_table[sorted[at + 1]->field].list == sorted[at]->field;
         if (has_rows) {
@@ -142,10 +146,26 @@ size_t message_write_json(const struct message *message, char *json, size_t capa
             put_value(&out, message, sorted[at]);
             at++;
         }
+        if (members != NULL)
+            members[(*count)++] = (struct message_member){.field = (enum field)value->field,
+                                                          .index = message->text + value->index.offset,
+                                                          .index_length = value->index.length,
+                                                          .value = begin,
+                                                          .length = (size_t)(out.next - begin)};
     }
     put_char(&out, '}');
     if (out.full)
         return 0;
     *out.next = '\0';
     return (size_t)(out.next - json);
+}
+
+size_t message_write_json(const struct message *message, char *json, size_t capacity) {
+    return write_object(message, json, capacity, NULL, NULL);
+}
+
+size_t message_write_members(const struct message *message, char *json, size_t capacity,
+                             struct message_member *members, size_t *count) {
+    *count = 0;
+    return write_object(message, json, capacity, members, count);
 }

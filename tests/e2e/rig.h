@@ -104,6 +104,14 @@ const struct rig_message *rig_message_at(struct rig *rig, const char *filter, si
 // Asks the broker what it retains, and expects it there.
 const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic, const char *subset);
 
+// What the broker retains now on topics that match, as a subscriber gets it that comes late: an object of
+// payloads as texts by whole topic, for the caller to release. Do not count what comes live on these topics
+// afterwards: it may come twice for a moment.
+json_t *rig_retained(struct rig *rig, const char *filter);
+// Waits until the broker retains exactly this text on the topic (NULL: nothing).
+void rig_expect_standing(struct rig *rig, const char *topic, const char *text);
+// Waits until it retains JSON there that contains what subset says, and returns that, to release.
+json_t *rig_expect_standing_json(struct rig *rig, const char *topic, const char *subset);
 // How many messages the broker retains on topics that match.
 size_t rig_count_retained(struct rig *rig, const char *filter);
 // Waits until that is none.
@@ -131,6 +139,7 @@ int rig_udp_port(struct rig *rig, const char *channel);
 // Sockets connected to the channel "mictrack" by "127.0.0.1" or "::1".
 int rig_tcp(struct rig *rig);
 int rig_tcp_at(const char *host, int port);
+int rig_tcp_from(struct rig *rig, const char *source); // from that address, 127.0.0.2 for instance
 int rig_udp(struct rig *rig);
 int rig_udp_at(const char *host, int port);
 bool rig_has_ipv6(void);

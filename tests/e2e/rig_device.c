@@ -50,6 +50,17 @@ int rig_tcp(struct rig *rig) {
     return rig_tcp_at("127.0.0.1", rig_tcp_port(rig, "mictrack"));
 }
 
+int rig_tcp_from(struct rig *rig, const char *source) {
+    struct sockaddr_storage address;
+    int device = socket(AF_INET, SOCK_STREAM, 0);
+    socklen_t length = address_of(source, 0, &address);
+    cr_assert(bind(device, (struct sockaddr *)&address, length) == 0, "%s: %s", source, strerror(errno));
+    length = address_of("127.0.0.1", rig_tcp_port(rig, "mictrack"), &address);
+    cr_assert(connect(device, (struct sockaddr *)&address, length) == 0, "from %s: %s", source,
+              strerror(errno));
+    return device;
+}
+
 int rig_udp(struct rig *rig) {
     return rig_udp_at("127.0.0.1", rig_udp_port(rig, "mictrack"));
 }

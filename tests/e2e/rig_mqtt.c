@@ -272,22 +272,11 @@ static bool sentinel_came(void *context) {
     return came;
 }
 
-static size_t count_retained_from(struct rig_client *client, const char *filter, size_t first) {
-    size_t count = 0;
-    pthread_mutex_lock(&client->lock);
-    for (size_t i = first; i < client->count; i++)
-        count += client->messages[i]->retain && client->messages[i]->length > 0 &&
-                 on_topic(filter, client->messages[i]);
-    pthread_mutex_unlock(&client->lock);
-    return count;
-}
-
-// What is retained for one subscription comes before that for the next.
-size_t rig_count_retained(struct rig *rig, const char *filter) {
+// What is retained for one subscription comes before that for the next: all of it has come when this returns.
+// Returns where in the messages it begins.
+static size_t ask_retained(struct rig *rig, const char *whole) {
     struct rig_client *client = rig->client;
     struct sentinel sentinel = {.client = client};
-    char whole[512];
-    whole_topic(rig, filter, whole, sizeof whole);
     rig_publish_retained(rig, "/" SENTINEL, "end");
     pthread_mutex_lock(&client->lock);
     sentinel.first = client->count;
@@ -297,7 +286,85 @@ size_t rig_count_retained(struct rig *rig, const char *filter) {
     cr_assert(rig_wait(sentinel_came, &sentinel, RIG_DEADLINE), "the broker does not say what it retains");
     mosquitto_unsubscribe(client->mosquitto, NULL, whole);
     mosquitto_unsubscribe(client->mosquitto, NULL, SENTINEL);
-    return count_retained_from(client, whole, sentinel.first);
+    return sentinel.first;
+}
+
+json_t *rig_retained(struct rig *rig, const char *filter) {
+    char whole[512];
+    json_t *retained = json_object();
+    whole_topic(rig, filter, whole, sizeof whole);
+    size_t first = ask_retained(rig, whole);
+    pthread_mutex_lock(&rig->client->lock);
+    for (size_t i = first; i < rig->client->count; i++) {
+        const struct rig_message *message = rig->client->messages[i];
+        if (message->retain && message->length > 0 && on_topic(whole, message))
+            json_object_set_new(retained, message->topic, json_string(message->payload));
+    }
+    pthread_mutex_unlock(&rig->client->lock);
+    return retained;
+}
+
+size_t rig_count_retained(struct rig *rig, const char *filter) {
+    json_t *retained = rig_retained(rig, filter);
+    size_t count = json_object_size(retained);
+    json_decref(retained);
+    return count;
+}
+
+struct standing {
+    struct rig *rig;
+    const char *topic;
+    const char *text; // NULL: nothing
+    json_t *subset;   // or NULL
+    char *came;
+};
+
+static void ask_standing(struct standing *standing) {
+    json_t *retained = rig_retained(standing->rig, standing->topic);
+    free(standing->came);
+    standing->came = NULL;
+    void *first = json_object_iter(retained);
+    if (first != NULL)
+        standing->came = strdup(json_string_value(json_object_iter_value(first)));
+    json_decref(retained);
+}
+
+static bool stands_as_text(void *context) {
+    struct standing *standing = context;
+    ask_standing(standing);
+    if (standing->text == NULL || standing->came == NULL)
+        return standing->text == standing->came;
+    return strcmp(standing->text, standing->came) == 0;
+}
+
+void rig_expect_standing(struct rig *rig, const char *topic, const char *text) {
+    struct standing standing = {.rig = rig, .topic = topic, .text = text};
+    bool stands = rig_wait(stands_as_text, &standing, RIG_DEADLINE);
+    cr_assert(stands, "the broker retains on %s: %s, expected: %s", topic,
+              standing.came != NULL ? standing.came : "nothing", text != NULL ? text : "nothing");
+    free(standing.came);
+}
+
+static bool stands_as_json(void *context) {
+    struct standing *standing = context;
+    ask_standing(standing);
+    if (standing->came == NULL)
+        return false;
+    json_t *json = json_loads(standing->came, JSON_DECODE_ANY, NULL);
+    bool contains = json != NULL && rig_json_contains(json, standing->subset);
+    json_decref(json);
+    return contains;
+}
+
+json_t *rig_expect_standing_json(struct rig *rig, const char *topic, const char *subset) {
+    struct standing standing = {.rig = rig, .topic = topic, .subset = rig_json(subset)};
+    bool stands = rig_wait(stands_as_json, &standing, RIG_DEADLINE);
+    json_decref(standing.subset);
+    cr_assert(stands, "the broker retains on %s: %s, expected that it contains: %s", topic,
+              standing.came != NULL ? standing.came : "nothing", subset);
+    json_t *json = json_loads(standing.came, JSON_DECODE_ANY, NULL);
+    free(standing.came);
+    return json;
 }
 
 struct retained {

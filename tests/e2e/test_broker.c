@@ -175,7 +175,7 @@ Test(broker, that_asks_for_a_password) {
 
 #define WITH_ACK                                                                                             \
     "{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','tcp':'127.0.0.1:0','udp':'127.0.0.1:0',"  \
-    "'udp_ack':'ACK,{ident},{type},{seq}#'}]}"
+    "'udp_ack':'ACK,{ident},{type},{seq}#'}],'telemetry':'off'}"
 
 Test(broker, has_the_message_before_a_datagram_is_acknowledged) {
     struct rig *rig = rig_new();

@@ -32,12 +32,13 @@ static void check_channels(const struct config *config) {
 }
 
 static void check_devices(const struct config *config) {
-    for (size_t i = 0; i < config->device_count; i++) {
-        const struct config_device *device = &config->devices[i];
+    for (size_t i = 0; i < config->devices->count; i++) {
+        const struct config_device *device = &config->devices->list[i];
         if (device->ident == NULL || strlen(device->ident) > CODEC_IDENT_MAX || device->name == NULL)
             fuzz_fail("a device without ident or name");
         for (size_t j = 0; j < i; j++)
-            if (config->devices[j].id == device->id || strcmp(config->devices[j].ident, device->ident) == 0)
+            if (config->devices->list[j].id == device->id ||
+                strcmp(config->devices->list[j].ident, device->ident) == 0)
                 fuzz_fail("the device %s twice", device->ident);
     }
 }

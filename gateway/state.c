@@ -1,0 +1,174 @@
+// When retained state is published; see state.h.
+#include "gateway/state.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "gateway/gateway.h"
+#include "gateway/log.h"
+#include "gateway/memory.h"
+
+#define INTERVAL   100   // milliseconds between attempts to publish what is due
+#define CLEAR_TIME 10000 // milliseconds that a broker is given to say what it retains of a device's telemetry
+
+// A device whose telemetry goes. Which topics there are only the broker knows: it is asked for them.
+struct state_leaving {
+    int64_t device_id;
+    uint64_t asked; // when, by uv_now(); 0: not yet
+    struct state_leaving *prev, *next;
+};
+
+// --- instance and channels ---
+
+void state_publish_instance(struct gateway *gateway, bool online) {
+    json_t *state =
+        online ? json_pack("{s:s, s:s, s:f, s:b}", "state", "online", "version", TRACKBUS_VERSION, "started",
+                           (double)gateway->started / 1e6, "full", outbox_is_full(gateway->outbox))
+               : json_pack("{s:s}", "state", "offline");
+    char *text = must_have(json_dumps(state, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
+    char topic[300];
+    int mid;
+    snprintf(topic, sizeof topic, "%s/state/gw/instances/%s", gateway->config->mqtt.topic_prefix,
+             gateway->config->mqtt.client_id);
+    mqtt_link_publish(
+        gateway->link,
+        &(struct mqtt_publish){
+            .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED},
+        &mid);
+    free(text);
+    json_decref(state);
+}
+
+static bool publish_channels(struct gateway *gateway) {
+    bool all = true;
+    for (size_t i = 0; i < gateway->config->channel_count; i++) {
+        if (gateway->channels[i].state_due && outbox_keeps_up(gateway->outbox))
+            channel_publish_state(&gateway->channels[i]);
+        all = all && !gateway->channels[i].state_due;
+    }
+    return all;
+}
+
+// --- telemetry that goes ---
+
+static struct state_leaving *find_leaving(const struct gateway *gateway, int64_t device_id) {
+    struct state_leaving *leaving;
+    DL_SEARCH_SCALAR(gateway->state.leaving, leaving, device_id, device_id);
+    return leaving;
+}
+
+static void telemetry_filter(const struct gateway *gateway, int64_t device_id, char *filter,
+                             size_t capacity) {
+    snprintf(filter, capacity, "%s/state/gw/devices/%lld/telemetry/+", gateway->config->mqtt.topic_prefix,
+             (long long)device_id);
+}
+
+static void ask(struct gateway *gateway, struct state_leaving *leaving) {
+    char filter[300];
+    telemetry_filter(gateway, leaving->device_id, filter, sizeof filter);
+    if (mqtt_link_subscribe(gateway->link, filter))
+        leaving->asked = uv_now(&gateway->loop);
+}
+
+static void end_leaving(struct gateway *gateway, struct state_leaving *leaving) {
+    char filter[300];
+    telemetry_filter(gateway, leaving->device_id, filter, sizeof filter);
+    mqtt_link_unsubscribe(gateway->link, filter);
+    DL_DELETE(gateway->state.leaving, leaving);
+    free(leaving);
+}
+
+void state_clear_telemetry(struct gateway *gateway, int64_t device_id) {
+    struct state_leaving *leaving = find_leaving(gateway, device_id);
+    if (leaving == NULL) {
+        leaving = must_have(calloc(1, sizeof *leaving));
+        leaving->device_id = device_id;
+        DL_APPEND(gateway->state.leaving, leaving);
+    }
+    ask(gateway, leaving);
+    state_is_due(gateway);
+}
+
+bool state_clears_telemetry(const struct gateway *gateway, int64_t device_id) {
+    return find_leaving(gateway, device_id) != NULL;
+}
+
+static bool go_on_clearing(struct gateway *gateway) {
+    struct state_leaving *leaving, *next;
+    uint64_t now = uv_now(&gateway->loop);
+    DL_FOREACH_SAFE(gateway->state.leaving, leaving, next) {
+        if (leaving->asked == 0)
+            ask(gateway, leaving);
+        else if (now - leaving->asked > CLEAR_TIME)
+            end_leaving(gateway, leaving);
+    }
+    return gateway->state.leaving == NULL;
+}
+
+// --- time ---
+
+bool state_publish(struct gateway *gateway) {
+    bool channels = publish_channels(gateway);
+    return device_states_publish(gateway) && channels;
+}
+
+static void on_timer(uv_timer_t *timer) {
+    struct gateway *gateway = timer->data;
+    bool published = state_publish(gateway), cleared = go_on_clearing(gateway);
+    if (published && cleared)
+        uv_timer_stop(timer);
+}
+
+void state_is_due(struct gateway *gateway) {
+    if (!uv_is_active((uv_handle_t *)&gateway->state.timer) &&
+        !uv_is_closing((uv_handle_t *)&gateway->state.timer))
+        uv_timer_start(&gateway->state.timer, on_timer, INTERVAL, INTERVAL);
+}
+
+void state_start(struct gateway *gateway) {
+    uv_timer_init(&gateway->loop, &gateway->state.timer);
+    gateway->state.timer.data = gateway;
+    device_states_start(gateway);
+}
+
+void state_stop(struct gateway *gateway) {
+    uv_close((uv_handle_t *)&gateway->state.timer, NULL);
+    while (gateway->state.leaving != NULL)
+        end_leaving(gateway, gateway->state.leaving);
+}
+
+// --- the broker ---
+
+void state_link_connected(struct gateway *gateway) {
+    gateway->state.retained = false;
+}
+
+void state_link_down(struct gateway *gateway) {
+    struct state_leaving *leaving;
+    DL_FOREACH(gateway->state.leaving, leaving) {
+        leaving->asked = 0;
+    }
+}
+
+void state_received(struct gateway *gateway, const char *topic, const struct mqtt_received *received) {
+    static const char instances[] = "instances/", devices[] = "devices/";
+    if (strncmp(topic, devices, sizeof devices - 1) == 0)
+        device_states_heard(gateway, topic + sizeof devices - 1, received);
+    else if (strncmp(topic, instances, sizeof instances - 1) == 0 && received->retain &&
+             strcmp(topic + sizeof instances - 1, gateway->config->mqtt.client_id) == 0)
+        gateway->state.retained = true;
+}
+
+void state_settled(struct gateway *gateway) {
+    if (!gateway->state.retained && gateway->state.reconnected) {
+        for (size_t i = 0; i < gateway->config->channel_count; i++)
+            gateway->channels[i].state_due = true;
+        state_is_due(gateway);
+        device_states_restore(gateway);
+    }
+    gateway->state.reconnected = true;
+    device_states_settled(gateway);
+}

@@ -1,0 +1,554 @@
+// The registry of devices: the configuration's and a file's that is read again on SIGHUP.
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/e2e/state.h"
+
+TestSuite(registry, .fini = rig_clean);
+
+#define THIRD     "866425031379169"
+#define STATE_42  "state/gw/devices/42"
+#define STATE_43  "state/gw/devices/43"
+#define VAN_IS_42 "[{'ident':'" VAN "','id':42,'name':'Van 1','type_id':825}]"
+#define VAN_IS_43 "[{'ident':'" VAN "','id':43,'name':'Van 2','type_id':821}]"
+
+#define REPORT_AT(minute) "R0;10+1901091200" minute "+22.63827+114.02922+2.14+69+2+3744+113"
+
+static void devices_path(const struct rig *rig, char *path, size_t capacity) {
+    snprintf(path, capacity, "%s/devices_file.json", rig->directory);
+}
+
+// Whole at once, as an editor or a script would that knows its trade.
+static void write_text(const struct rig *rig, const char *text) {
+    char path[96], temporary[112];
+    devices_path(rig, path, sizeof path);
+    snprintf(temporary, sizeof temporary, "%s.new", path);
+    FILE *file = fopen(temporary, "w");
+    cr_assert(file != NULL);
+    fputs(text, file);
+    fclose(file);
+    cr_assert(rename(temporary, path) == 0);
+}
+
+static void write_devices(const struct rig *rig, const char *devices) {
+    json_t *json = rig_json(devices);
+    char *text = json_dumps(json, 0);
+    write_text(rig, text);
+    free(text);
+    json_decref(json);
+}
+
+static void reload(struct rig *rig, const char *devices) {
+    write_devices(rig, devices);
+    rig_gateway_signal(rig, SIGHUP);
+}
+
+// Starts everything with the file as it stands; changes are members of the configuration, or "".
+static void start(struct rig *rig, const char *changes) {
+    char all[512], path[96];
+    devices_path(rig, path, sizeof path);
+    snprintf(all, sizeof all, "{'devices_file':'%s'%s%s}", path, *changes != '\0' ? "," : "", changes);
+    rig_gateway_start(rig, all);
+    rig_expect_log(rig, ": connected");
+}
+
+static struct rig *up_with(const char *devices, const char *changes) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    write_devices(rig, devices);
+    start(rig, changes);
+    return rig;
+}
+
+static void expect_gone(struct rig *rig, const char *state) {
+    char filter[96];
+    rig_expect_standing(rig, state, NULL);
+    snprintf(filter, sizeof filter, "%s/#", state);
+    rig_expect_none_retained(rig, filter);
+}
+
+static void expect_device(struct rig *rig, const char *topic, const char *subset, const char *connected) {
+    char below[96];
+    json_decref(rig_expect_standing_json(rig, topic, subset));
+    snprintf(below, sizeof below, "%s/connected", topic);
+    rig_expect_standing(rig, below, connected);
+}
+
+// --- a good file ---
+
+Test(registry, of_a_file_and_of_the_configuration) {
+    struct rig *rig = up_with(VAN_IS_42, "'devices':[{'ident':'" CAR "','id':5,'name':'Car'}]");
+    expect_device(rig, STATE_42, "{'id':42,'name':'Van 1','ident':'" VAN "','device_type_id':825}", "false");
+    expect_device(rig, "state/gw/devices/5", "{'id':5,'name':'Car','ident':'" CAR "','device_type_id':0}",
+                  "false");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    rig_expect(rig, "message/gw/devices/42", "{'device.id':42,'device.name':'Van 1','device.type.id':825}");
+    reload(rig, VAN_IS_43);
+    expect_device(rig, STATE_43, "{'id':43}", "true");
+    expect_device(rig, "state/gw/devices/5", "{'name':'Car'}", "false"); // is not the file's
+    rig_finish(rig);
+}
+
+Test(registry, changes_a_connected_device_at_once) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'id':42,'name':'Van 1'}", "true");
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    reload(rig, VAN_IS_43);
+    expect_device(rig, STATE_43,
+                  "{'id':43,'name':'Van 2','ident':'" VAN "','device_type_id':821,'protocol_id':1}", "true");
+    expect_gone(rig, STATE_42);
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/43", "{'device.id':43,'device.name':'Van 2','device.type.id':821}");
+    rig_expect(rig, "message/gw/channels/1/" VAN, "{'device.id':43}");
+    cr_assert(rig_count(rig, "message/gw/devices/42") == 1);
+    // Values that have not changed are told of all the same under the new id.
+    rig_expect_standing(rig, STATE_43 "/telemetry/battery.voltage", "3.744");
+    rig_expect_standing(rig, STATE_43 "/telemetry/position.latitude", "22.63827");
+    json_decref(rig_expect_standing_json(rig, STATE_43 "/telemetry/position", "{'latitude':22.63827}"));
+    expect_gone(rig, STATE_42);
+    cr_assert(!device_has_bytes(device), "the connection stays");
+    close(device);
+    rig_expect_standing(rig, STATE_43 "/connected", "false");
+    rig_expect(rig, "log/gw/devices/43/disconnected", "{'device_id':43,'ident':'" VAN "'}");
+    expect_gone(rig, STATE_42);
+    rig_finish(rig);
+}
+
+Test(registry, changes_where_commands_go) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    reload(rig, VAN_IS_43);
+    expect_device(rig, STATE_43, "{'id':43}", "true");
+    rig_publish(rig, "command/gw/devices/43", "mode,6,60#");
+    device_expect(device, "mode,6,60#");
+    device_send(device, "mode=Success!\r\n");
+    rig_expect(rig, "log/gw/devices/43/commands-queue/custom/processed", "{'executed':true}");
+    rig_finish(rig);
+}
+
+Test(registry, changes_a_device_over_udp_at_once) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_udp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'id':42}", "true");
+    reload(rig, VAN_IS_43);
+    expect_device(rig, STATE_43, "{'id':43}", "true");
+    expect_gone(rig, STATE_42);
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/43", "{'device.name':'Van 2'}");
+    rig_finish(rig);
+}
+
+Test(registry, changes_a_name_and_nothing_else) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'name':'Van 1'}", "true");
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    reload(rig, "[{'ident':'" VAN "','id':42,'name':'Köln \\\"1\\\"','type_id':1}]");
+    expect_device(rig, STATE_42, "{'id':42,'name':'Köln \\\"1\\\"','device_type_id':1}", "true");
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/42", "{'device.name':'Köln \\\"1\\\"','device.type.id':1}");
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    rig_expect_standing(rig, STATE_42 "/connected", "true");
+    cr_assert(rig_count(rig, "log/gw/devices/42/disconnected") == 0);
+    rig_finish(rig);
+}
+
+Test(registry, changes_a_device_that_is_away) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    close(device);
+    expect_device(rig, STATE_42, "{'id':42}", "false");
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    reload(rig, VAN_IS_43);
+    expect_device(rig, STATE_43, "{'id':43,'name':'Van 2','ident':'" VAN "'}", "false");
+    expect_gone(rig, STATE_42);
+    rig_finish(rig);
+}
+
+// Each has the id of the other now.
+Test(registry, changes_two_ids_for_each_other) {
+    struct rig *rig = up_with("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':43}]", "");
+    int van = rig_tcp(rig), car = rig_tcp(rig);
+    say(rig, van, VAN, "R0;10+190109120000+1+2+2.14+69+2+3100+113");
+    say(rig, car, CAR, "R1;190109120000+6a:db:54:5a:79:6d,-91+3+3200+0");
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.1");
+    rig_expect_standing(rig, STATE_43 "/telemetry/battery.voltage", "3.2");
+    close(car);
+    rig_expect_standing(rig, STATE_43 "/connected", "false");
+    reload(rig, "[{'ident':'" VAN "','id':43},{'ident':'" CAR "','id':42}]");
+    expect_device(rig, STATE_43, "{'id':43,'ident':'" VAN "'}", "true");
+    expect_device(rig, STATE_42, "{'id':42,'ident':'" CAR "'}", "false");
+    say(rig, van, VAN, "R0;10+190109120100+1+2+2.14+69+2+3100+114");
+    rig_expect(rig, "message/gw/devices/43", "{'ident':'" VAN "','message.seqnum':114}");
+    rig_expect_standing(rig, STATE_43 "/telemetry/battery.voltage", "3.1");
+    rig_expect_standing(rig, STATE_43 "/telemetry/position.latitude", "1");
+    rig_expect_standing(rig, STATE_42 "/telemetry/position.latitude", NULL);
+    car = rig_tcp(rig);
+    say(rig, car, CAR, "R1;190109120100+6a:db:54:5a:79:6d,-91+3+3200+1");
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.2");
+    rig_expect_standing(rig, STATE_42 "/connected", "true");
+    rig_expect_standing(rig, STATE_43 "/connected", "true");
+    rig_finish(rig);
+}
+
+Test(registry, takes_in_a_device_that_is_connected) {
+    struct rig *rig = up_with("[]", "");
+    int device = wake(rig, VAN);
+    expect_device(rig, VAN_STATE, "{'id':" VAN "}", "true");
+    reload(rig, VAN_IS_42);
+    expect_device(rig, STATE_42, "{'id':42,'name':'Van 1'}", "true");
+    expect_gone(rig, VAN_STATE);
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/42", "{'device.name':'Van 1'}");
+    rig_finish(rig);
+}
+
+Test(registry, takes_in_a_device_that_never_came) {
+    struct rig *rig = up_with("[]", "");
+    reload(rig, VAN_IS_42);
+    expect_device(rig, STATE_42, "{'id':42,'name':'Van 1','ident':'" VAN "','device_type_id':825}", "false");
+    rig_finish(rig);
+}
+
+Test(registry, removes_a_device_that_never_came) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    expect_device(rig, STATE_42, "{'id':42}", "false");
+    reload(rig, "[]");
+    expect_gone(rig, STATE_42);
+    rig_finish(rig);
+}
+
+Test(registry, removes_a_device_that_is_away) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    close(device);
+    expect_device(rig, STATE_42, "{'id':42}", "false");
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    reload(rig, "[]");
+    expect_gone(rig, STATE_42);
+    rig_finish(rig);
+}
+
+Test(registry, removes_a_connected_device_that_goes_on_as_an_unknown_one) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'id':42}", "true");
+    reload(rig, "[]");
+    expect_gone(rig, STATE_42);
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/" VAN,
+               "{'device.id':" VAN ",'device.name':'" VAN "','device.type.id':0}");
+    expect_device(rig, VAN_STATE, "{'id':" VAN ",'name':'" VAN "','device_type_id':0}", "true");
+    cr_assert(rig_count(rig, "message/gw/devices/42") == 1);
+    rig_finish(rig);
+}
+
+Test(registry, removes_a_connected_device_that_goes_on_on_the_channel_topic) {
+    struct rig *rig = up_with(VAN_IS_42, "'unknown_devices':'channel'");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'id':42}", "true");
+    reload(rig, "[]");
+    expect_gone(rig, STATE_42);
+    say(rig, device, VAN, REPORT_AT("01"));
+    json_t *message = json_of(rig_message_at(rig, "message/gw/channels/1/" VAN, 1));
+    cr_assert(json_object_get(message, "device.id") == NULL);
+    cr_assert(json_object_get(message, "device.name") == NULL);
+    json_decref(message);
+    stop_and_hear(rig);
+    cr_assert(rig_count(rig, "message/gw/devices/+") == 1);
+    expect_gone(rig, STATE_42);
+    rig_expect_none_retained(rig, "state/gw/devices/#");
+    rig->finished = true;
+}
+
+Test(registry, closes_the_connection_of_a_device_that_is_no_longer_allowed) {
+    struct rig *rig =
+        up_with("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':43}]", "'unknown_devices':'reject'");
+    int van = rig_tcp(rig), car = rig_tcp(rig);
+    say(rig, van, VAN, REPORT_AT("00"));
+    say(rig, car, CAR, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'id':42}", "true");
+    reload(rig, "[{'ident':'" CAR "','id':43}]");
+    device_expect_closed(van);
+    rig_expect(rig, "log/gw/channels/1/connections/+/closed", "{'close_code':13,'ident':'" VAN "'}");
+    expect_gone(rig, STATE_42);
+    say(rig, car, CAR, REPORT_AT("01"));
+    van = rig_tcp(rig);
+    device_send(van, report(VAN, 1)); // nor may it come again
+    device_expect_closed(van);
+    reload(rig, "[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':43}]");
+    expect_device(rig, STATE_42, "{'id':42}", "false");
+    van = rig_tcp(rig);
+    say(rig, van, VAN, REPORT_AT("02"));
+    rig_expect_standing(rig, STATE_42 "/connected", "true");
+    rig_finish(rig);
+}
+
+Test(registry, takes_no_more_datagrams_of_a_device_that_is_no_longer_allowed) {
+    struct rig *rig =
+        up_with("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':43}]", "'unknown_devices':'reject'");
+    int van = rig_udp(rig), car = rig_udp(rig);
+    say(rig, van, VAN, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'id':42}", "true");
+    reload(rig, "[{'ident':'" CAR "','id':43}]");
+    expect_gone(rig, STATE_42);
+    device_send(van, report(VAN, 1));
+    say(rig, car, CAR, REPORT_AT("00"));
+    stop_and_hear(rig);
+    cr_assert(rig_count(rig, "message/gw/channels/1/" VAN) == 1);
+    expect_gone(rig, STATE_42);
+    rig->finished = true;
+}
+
+Test(registry, is_read_again_each_time) {
+    struct rig *rig = up_with("[]", "");
+    int device = wake(rig, VAN);
+    for (int i = 1; i <= 12; i++) {
+        char devices[96], topic[48], subset[32];
+        snprintf(devices, sizeof devices, "[{'ident':'" VAN "','id':%d,'name':'Van %d'}]", i, i);
+        reload(rig, devices);
+        snprintf(topic, sizeof topic, "state/gw/devices/%d", i);
+        snprintf(subset, sizeof subset, "{'name':'Van %d'}", i);
+        expect_device(rig, topic, subset, "true");
+    }
+    talk(rig, device, VAN);
+    rig_expect(rig, "message/gw/devices/12", "{'device.name':'Van 12'}");
+    rig_expect_standing(rig, "state/gw/devices/12/telemetry/battery.voltage", "3.744");
+    cr_assert(rig_count_retained(rig, "state/gw/devices/+") == 1);
+    rig_finish(rig);
+}
+
+// What changed while the broker was away is right when it is back, also when it has lost all.
+static void change_while_away(const char *broker) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, broker);
+    rig_client_start(rig);
+    write_devices(rig, VAN_IS_42);
+    start(rig, "");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'id':42}", "true");
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    rig_broker_kill(rig);
+    rig_expect_log(rig, "next attempt in");
+    reload(rig, VAN_IS_43);
+    rig_expect_counters(rig, "outbox: "); // so that the signal before was taken, too
+    rig_broker_start(rig, broker);
+    expect_device(rig, STATE_43, "{'id':43,'name':'Van 2'}", "true");
+    expect_gone(rig, STATE_42);
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/43", "{'device.id':43}");
+    expect_gone(rig, STATE_42);
+    rig_finish(rig);
+}
+
+Test(registry, changes_while_a_broker_is_away_that_loses_all) {
+    change_while_away(NULL);
+}
+
+Test(registry, changes_while_a_broker_is_away_that_keeps_all) {
+    change_while_away(RIG_BROKER_KEEPS);
+}
+
+// --- a faulty file ---
+
+struct line {
+    struct rig *rig;
+    const char *reason;
+};
+
+// An error that names the file or its place, and the reason.
+static bool has_error_line(void *context) {
+    const struct line *wanted = context;
+    char line[4096];
+    bool found = false;
+    FILE *log = fopen(wanted->rig->log_path, "r");
+    while (log != NULL && !found && fgets(line, sizeof line, log) != NULL)
+        found = strstr(line, " error ") != NULL && strstr(line, "devices") != NULL &&
+                strstr(line, wanted->reason) != NULL;
+    if (log != NULL)
+        fclose(log);
+    return found;
+}
+
+static void expect_error(struct rig *rig, const char *reason) {
+    struct line line = {.rig = rig, .reason = reason};
+    cr_assert(rig_wait(has_error_line, &line, RIG_DEADLINE),
+              "the log has no line with error, the file or its place, and: %s", reason);
+}
+
+static const struct {
+    const char *text; // NULL: there is no file
+    const char *reason;
+} faulty[] = {
+    {"[{\"ident\":\"" VAN "\",\"id\":43}", "line 1"},
+    {"", "line 1"},
+    {"{\"ident\":\"" VAN "\",\"id\":43}", "array"},
+    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" CAR "\"}]", "id"},
+    {"[{\"ident\":\"" VAN "\",\"id\":43,\"nam\":\"x\"}]", "nam"},
+    {"[{\"ident\":\"" VAN "/+#\",\"id\":43}]", "ident"},
+    {"[{\"ident\":\"" VAN "\",\"id\":-1}]", "id"},
+    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" VAN "\",\"id\":44}]", "ident " VAN " twice"},
+    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" CAR "\",\"id\":43}]", "id 43 twice"},
+    {"[{\"ident\":\"" THIRD "\",\"id\":43}]", "ident " THIRD " twice"}, // is in the configuration
+    {NULL, "No such file"},
+};
+
+// The old registry is kept, whole.
+static void expect_refused(const char *text, const char *reason) {
+    struct rig *rig = up_with(VAN_IS_42, "'devices':[{'ident':'" THIRD "','id':7}]");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    expect_device(rig, STATE_42, "{'id':42,'name':'Van 1'}", "true");
+    rig_expect_standing(rig, "state/gw/devices/7/connected", "false");
+    char path[96];
+    devices_path(rig, path, sizeof path);
+    if (text != NULL)
+        write_text(rig, text);
+    else
+        remove(path);
+    rig_gateway_signal(rig, SIGHUP);
+    expect_error(rig, reason);
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/42", "{'device.id':42,'device.name':'Van 1','device.type.id':825}");
+    expect_device(rig, STATE_42, "{'id':42,'name':'Van 1'}", "true");
+    cr_assert(rig_count_retained(rig, "state/gw/devices/+") == 2);
+    reload(rig, VAN_IS_43); // and a good one is taken again
+    expect_device(rig, STATE_43, "{'name':'Van 2'}", "true");
+    expect_gone(rig, STATE_42);
+    rig_finish(rig);
+}
+
+#define REFUSED(number, name)                                                                                \
+    Test(registry, refuses_##name) {                                                                         \
+        expect_refused(faulty[number].text, faulty[number].reason);                                          \
+    }
+
+REFUSED(0, json_that_is_cut_off)
+REFUSED(1, an_empty_file)
+REFUSED(2, a_single_device)
+REFUSED(3, a_device_without_an_id)
+REFUSED(4, an_unknown_key)
+REFUSED(5, an_ident_that_would_be_a_wildcard)
+REFUSED(6, an_id_below_zero)
+REFUSED(7, an_ident_twice)
+REFUSED(8, an_id_twice)
+REFUSED(9, an_ident_of_the_configuration)
+REFUSED(10, a_file_that_is_missing)
+
+Test(registry, without_a_file_the_signal_changes_nothing) {
+    struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'}]}");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    rig_gateway_signal(rig, SIGHUP);
+    rig_expect_counters(rig, "outbox: ");
+    say(rig, device, VAN, REPORT_AT("01"));
+    expect_device(rig, STATE_42, "{'name':'Van 1'}", "true");
+    rig_finish(rig);
+}
+
+Test(registry, that_did_not_change_changes_nothing) {
+    struct rig *rig = up_with("[{'ident':'" VAN "','id':42,'name':'Van 1'},{'ident':'" CAR "','id':43}]", "");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    rig_expect(rig, STATE_42 "/connected", "true");
+    rig_expect(rig, STATE_43 "/connected", "false");
+    reload(rig, "[{'ident':'" VAN "','id':42,'name':'Van 1'},{'ident':'" CAR "','id':43},"
+                "{'ident':'" THIRD "','id':44}]");
+    rig_expect(rig, "state/gw/devices/44/connected", "false");
+    say(rig, device, VAN, REPORT_AT("01"));
+    stop_and_hear(rig);
+    static const char *const topics[] = {STATE_42, STATE_43, STATE_43 "/connected",
+                                         STATE_42 "/telemetry/battery.voltage"};
+    for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
+        const struct rig_message *message;
+        for (size_t n = 0; (message = rig_message_at(rig, topics[i], n)) != NULL; n++)
+            cr_assert(message->length > 0, "%s was removed in between", topics[i]);
+    }
+    cr_assert(rig_count(rig, "log/gw/devices/42/disconnected") == 1, "at the end");
+    rig->finished = true;
+}
+
+// --- many ---
+
+#define MANY      20000
+#define MANY_TIME 60000 // milliseconds
+
+static void write_many(const struct rig *rig, int first, int last, const char *name) {
+    json_t *devices = json_array();
+    for (int i = first; i <= last; i++) {
+        char ident[24], text[32];
+        snprintf(ident, sizeof ident, "86%013d", i);
+        snprintf(text, sizeof text, "%s %d", name, i);
+        json_array_append_new(devices, json_pack("{s:s, s:i, s:s}", "ident", ident, "id", i, "name", text));
+    }
+    char *text = json_dumps(devices, 0);
+    write_text(rig, text);
+    free(text);
+    json_decref(devices);
+}
+
+struct many {
+    struct rig *rig;
+    const char *filter, *payload; // or part of it
+    size_t expected, came;
+};
+
+static bool are_retained(void *context) {
+    struct many *many = context;
+    json_t *retained = rig_retained(many->rig, many->filter), *value;
+    const char *topic;
+    many->came = 0;
+    json_object_foreach(retained, topic, value) many->came +=
+        strstr(json_string_value(value), many->payload) != NULL;
+    bool all = many->came == many->expected && json_object_size(retained) == many->expected;
+    json_decref(retained);
+    if (!all)
+        usleep(200000); // asking is much work itself
+    return all;
+}
+
+static void expect_many(struct rig *rig, const char *filter, const char *payload, size_t count) {
+    struct many many = {.rig = rig, .filter = filter, .payload = payload, .expected = count};
+    cr_assert(rig_wait(are_retained, &many, MANY_TIME), "%zu with %s are retained on %s, expected %zu",
+              many.came, payload, filter, count);
+}
+
+Test(registry, of_20000_devices) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    write_many(rig, 1, MANY, "First");
+    start(rig, "");
+    expect_many(rig, "state/gw/devices/+", "\"First ", MANY);
+    expect_many(rig, "state/gw/devices/+/connected", "false", MANY);
+    int device = rig_tcp(rig);
+    say(rig, device, "860000000012345", REPORT_AT("00"));
+    rig_expect(rig, "message/gw/devices/12345", "{'device.name':'First 12345'}");
+    rig_expect_standing(rig, "state/gw/devices/12345/connected", "true");
+    write_many(rig, 101, MANY + 100, "Second"); // 100 go, 100 come
+    rig_gateway_signal(rig, SIGHUP);
+    expect_many(rig, "state/gw/devices/+", "\"Second ", MANY);
+    rig_expect_standing(rig, "state/gw/devices/100", NULL);
+    rig_expect_standing(rig, "state/gw/devices/100/connected", NULL);
+    rig_expect_standing(rig, "state/gw/devices/20100/connected", "false");
+    rig_expect_standing(rig, "state/gw/devices/12345/connected", "true");
+    say(rig, device, "860000000012345", REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/12345", "{'device.name':'Second 12345'}");
+    rig_finish(rig);
+}
