@@ -1,22 +1,20 @@
 // trackbus watch: what comes through the broker, live.
 #include <errno.h>
 #include <getopt.h>
-#include <math.h>
 #include <mqtt_protocol.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 #include <uv.h>
 
 #include "gateway/cli.h"
 #include "gateway/config.h"
 #include "gateway/device.h"
+#include "gateway/gateway.h"
 #include "gateway/limiter.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
@@ -26,7 +24,7 @@
 #include "gateway/watch_report.h"
 #include "gateway/watch_view.h"
 
-#define REDRAW       250  // milliseconds
+#define REDRAW       200  // milliseconds
 #define RATE_SECONDS 10   // over which messages are counted
 #define TWINS        4096 // messages that may wait for their twin of the other topic
 #define NOTE_MAX     256  // bytes
@@ -45,6 +43,11 @@ static const char help[] =
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD and\n"
     "TRACKBUS_TOPIC_PREFIX override the file.\n";
 
+// What stands retained for each device, behind state/gw/devices/+.
+static const char *const states[] = {"", "/telemetry/server.timestamp", "/connected", "/telemetry/position",
+                                     "/telemetry/battery.voltage"};
+#define STATES (sizeof states / sizeof states[0])
+
 enum topic_kind { ON_CHANNELS = 1, ON_DEVICES = 2 };
 
 struct watch {
@@ -53,8 +56,10 @@ struct watch {
     bool live;         // a screen, not lines
     uv_loop_t loop;
     struct mqtt_link *link;
-    struct mqtt_subscription subscriptions[10];
+    struct mqtt_subscription subscriptions[4];
     size_t subscription_count;
+    size_t states_asked; // how many of the state topics are subscribed
+    bool states_come;    // since the last look
     struct watch_fleet fleet;
     struct {
         uint64_t hash;
@@ -81,12 +86,6 @@ static struct {
     enum log_level level;
     char text[NOTE_MAX];
 } note = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static int64_t clock_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
 
 // --- ending ---
 
@@ -171,7 +170,7 @@ static void draw(struct watch *watch) {
         .odd = watch->odd,
     };
     terminal_size(&rows, &columns);
-    watch_view_screen(memory, &watch->fleet, &status, rows, columns, clock_now());
+    watch_view_screen(memory, &watch->fleet, &status, rows, columns, gateway_clock());
     fclose(memory);
     bool written = terminal_write(text, length);
     free(text);
@@ -181,10 +180,25 @@ static void draw(struct watch *watch) {
         stop_soon(watch, 0);
 }
 
+// A broker drops what it cannot send quickly, such as the states of very many devices: they are not part of
+// the link's subscriptions, and one topic is asked for after the other.
+static void ask_for_states(struct watch *watch) {
+    char filter[512];
+    snprintf(filter, sizeof filter, "%s/state/gw/devices/+%s", watch->config->mqtt.topic_prefix,
+             states[watch->states_asked]);
+    if (mqtt_link_subscribe(watch->link, filter))
+        watch->states_asked++;
+}
+
 // Ages grow each second, also when nothing comes.
 static void on_redraw(uv_timer_t *timer) {
     struct watch *watch = timer->data;
-    if (watch->changed || uv_now(&watch->loop) / 1000 != watch->drawn)
+    if (watch->is_up && !watch->states_come && watch->states_asked < STATES)
+        ask_for_states(watch);
+    // While the states of many devices come in no particular order, sorting them for each look is too much.
+    bool wanted = watch->changed && !watch->states_come;
+    watch->states_come = false;
+    if (wanted || uv_now(&watch->loop) / 1000 != watch->drawn)
         draw(watch);
 }
 
@@ -233,7 +247,7 @@ static void take_message(struct watch *watch, enum topic_kind kind, const struct
     struct watch_report report;
     if (is_twin(watch, kind, received))
         return;
-    if (!watch_report_message(&report, received->payload, received->length, clock_now())) {
+    if (!watch_report_message(&report, received->payload, received->length, gateway_clock())) {
         note_odd(watch, received);
         return;
     }
@@ -248,7 +262,7 @@ static void take_message(struct watch *watch, enum topic_kind kind, const struct
 
 static void take_presence(struct watch *watch, bool connected, const struct mqtt_received *received) {
     struct watch_presence presence;
-    if (!watch_report_presence(&presence, connected, received->payload, received->length, clock_now())) {
+    if (!watch_report_presence(&presence, connected, received->payload, received->length, gateway_clock())) {
         note_odd(watch, received);
         return;
     }
@@ -301,7 +315,7 @@ static void take_telemetry(struct watch *watch, int64_t id, const char *name,
                             watch_report_number(FIELD_BATTERY_VOLTAGE, received->payload, received->length));
     } else {
         heard = watch_report_number(FIELD_SERVER_TIMESTAMP, received->payload, received->length) * 1e6;
-        if (heard <= (double)clock_now())
+        if (heard <= (double)gateway_clock())
             watch_fleet_heard(&watch->fleet, id, (int64_t)heard);
     }
 }
@@ -309,6 +323,7 @@ static void take_telemetry(struct watch *watch, int64_t id, const char *name,
 // topic is what follows state/gw/devices/.
 static void take_state(struct watch *watch, const char *topic, const struct mqtt_received *received) {
     char *end;
+    watch->states_come = watch->states_come || received->retain;
     errno = 0;
     long long id = strtoll(topic, &end, 10);
     if (end == topic || *topic == '-' || errno != 0 || (*end != '\0' && *end != '/')) {
@@ -353,6 +368,8 @@ static void on_up(void *context) {
     struct watch *watch = context;
     watch->is_up = watch->was_up = watch->changed = true;
     clear_note();
+    watch->states_asked = 0;
+    ask_for_states(watch); // names first; lines need nothing else
 }
 
 static void on_down(void *context) {
@@ -381,17 +398,9 @@ static void subscribe(struct watch *watch, int options, const char *format, cons
     *subscription = (struct mqtt_subscription){.filter = filter, .qos = 0, .options = options};
 }
 
-// Identities first: what is retained comes in the order of the subscriptions.
 static void subscribe_all(struct watch *watch) {
     const struct config *config = watch->config;
     const int live = MQTT_SUB_OPT_SEND_RETAIN_NEVER;
-    subscribe(watch, 0, "%s/state/gw/devices/+", "");
-    if (watch->live) {
-        subscribe(watch, 0, "%s/state/gw/devices/+/%s", "connected");
-        subscribe(watch, 0, "%s/state/gw/devices/+/telemetry/%s", "position");
-        subscribe(watch, 0, "%s/state/gw/devices/+/telemetry/%s", field_table[FIELD_BATTERY_VOLTAGE].key);
-        subscribe(watch, 0, "%s/state/gw/devices/+/telemetry/%s", field_table[FIELD_SERVER_TIMESTAMP].key);
-    }
     subscribe(watch, live, "%s/log/gw/devices/+/%s", "connected");
     subscribe(watch, live, "%s/log/gw/devices/+/%s", "disconnected");
     // A device without an identity is on the channel's topic in any case.
