@@ -410,7 +410,7 @@ Test(watch_view, lines) {
     report = read_message("{" IDENT ",\"device.name\":\"a-1\"}");
     watch_view_line(&line, &report);
     cr_assert_str_eq(line.text, "2020-09-13T12:28:20  a-1              -             -                    "
-                                "       -        -  -");
+                                "        -        -  -");
 }
 
 // The screen without its sequences, lines ended by '\n'.
