@@ -101,9 +101,10 @@ void channel_log_counters(const struct channel *channel) {
                      codec_verdict_name((enum codec_verdict)verdict));
     }
     log_info("channel %s: %zu connections, %llu bytes, %llu messages, %llu answers%s, %llu values left out, "
-             "%llu bytes of junk, %llu datagrams beyond the limit",
+             "%llu bytes of junk, beyond the limits %llu connections and %llu datagrams",
              channel->config->name, channel->connection_count, (unsigned long long)counters->bytes,
              (unsigned long long)counters->messages, (unsigned long long)counters->answers, rejected,
              (unsigned long long)counters->removed_values, (unsigned long long)counters->junk_bytes,
+             (unsigned long long)channel->refused_connections,
              (unsigned long long)channel->refused_datagrams);
 }

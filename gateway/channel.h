@@ -22,9 +22,10 @@ struct channel {
     uv_udp_t udp;
     uv_timer_t udp_sweep;
     bool udp_open, udp_listens;
-    uint64_t refused_datagrams; // beyond limits.datagrams_per_second
-    bool state_due;             // what stands retained of it has changed
-    struct udp_peer *udp_peers; // by address, the one heard last at the end
+    bool state_due;               // what stands retained of it has changed
+    uint64_t refused_connections; // beyond limits.connections or limits.connections_per_address
+    uint64_t refused_datagrams;   // beyond limits.datagrams_per_second
+    struct udp_peer *udp_peers;   // by address, the one heard last at the end
 };
 
 // Opens the channel's sockets. One that cannot be opened is logged and left out.

@@ -186,6 +186,8 @@ static void publish_at_once(struct gateway *gateway, const struct device_state *
 
 static void take_value(struct gateway *gateway, struct device_state *state,
                        const struct message_member *member, int64_t timestamp, size_t *hint) {
+    if (timestamp < state->since)
+        return;
     struct entry *entry = find_value(state, member, hint);
     if (entry == NULL)
         entry = add_value(state, member, hint);
@@ -298,7 +300,9 @@ static void merge_position(const struct device_state *state, struct position *po
     json_t *whole = known != NULL ? json_loadb(known, length, JSON_DECODE_INT_AS_REAL, NULL) : NULL;
     json_t *part = json_loadb(position->text, position->length, JSON_DECODE_INT_AS_REAL, NULL);
     char *text = NULL;
-    if (whole != NULL && part != NULL && json_object_update(whole, part) == 0)
+    json_object_del(part, "latitude"); // one alone is no place
+    json_object_del(part, "longitude");
+    if (whole != NULL && json_object_update(whole, part) == 0)
         text = json_dumps(whole, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16));
     if (text != NULL && strlen(text) < sizeof position->text)
         position->length = strlen(strcpy(position->text, text));
@@ -415,7 +419,8 @@ static bool publish_device(struct gateway *gateway, struct device_state *state) 
 }
 
 bool device_states_publish(struct gateway *gateway) {
-    while (gateway->devices.due != NULL && outbox_keeps_up(gateway->outbox))
+    // Before the broker has answered, what is due may be older than what stands there.
+    while (gateway->state.answered && gateway->devices.due != NULL && outbox_keeps_up(gateway->outbox))
         if (!publish_device(gateway, gateway->devices.due))
             break;
     return gateway->devices.due == NULL;
@@ -605,11 +610,41 @@ static void hear_connected(struct gateway *gateway, int64_t id, const struct mqt
         mark_due(gateway, state, STATE_CONNECTED);
 }
 
+// The time of the last report of an earlier run. What has come since and is older does not count.
+static void hear_timestamp(struct device_state *state, const struct mqtt_received *received) {
+    char text[DECIMAL_TEXT_MAX];
+    size_t at = 0;
+    if (received->length >= sizeof text || state->since != 0)
+        return;
+    memcpy(text, received->payload, received->length);
+    text[received->length] = '\0';
+    int64_t since = (int64_t)(strtod(text, NULL) * 1e6);
+    state->since = since <= gateway_clock() ? since : 0; // that clock was ahead
+    while (at < state->values_length) {
+        struct entry *entry = entry_at(state, at);
+        if (entry->timestamp < state->since)
+            remove_value(state, entry);
+        else
+            at += size_of(entry);
+    }
+}
+
+// topic is what follows telemetry/.
+static void hear_telemetry(struct gateway *gateway, int64_t id, const char *topic,
+                           const struct mqtt_received *received) {
+    struct device_state *state = find(gateway, id);
+    bool known = state != NULL && has_value(state, topic);
+    if (!state_clears_telemetry(gateway, id) && state != NULL && strcmp(topic, "timestamp") == 0)
+        hear_timestamp(state, received);
+    if (state_clears_telemetry(gateway, id) && !known)
+        gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld/telemetry/%s", (long long)id,
+                        topic);
+}
+
 void device_states_heard(struct gateway *gateway, const char *topic, const struct mqtt_received *received) {
     char *rest;
     int64_t id = strtoll(topic, &rest, 10);
     bool own = received->instance != NULL && strcmp(received->instance, gateway->config->mqtt.client_id) == 0;
-    struct device_state *state = find(gateway, id);
     static const char telemetry[] = "/telemetry/";
     if (rest == topic)
         return;
@@ -617,10 +652,8 @@ void device_states_heard(struct gateway *gateway, const char *topic, const struc
         hear_identity(gateway, id, received);
     else if (strcmp(rest, "/connected") == 0)
         hear_connected(gateway, id, received, own);
-    else if (strncmp(rest, telemetry, sizeof telemetry - 1) == 0 && received->retain &&
-             received->length > 0 && state_clears_telemetry(gateway, id) &&
-             (state == NULL || !has_value(state, rest + sizeof telemetry - 1)))
-        gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%s", topic);
+    else if (strncmp(rest, telemetry, sizeof telemetry - 1) == 0 && received->retain && received->length > 0)
+        hear_telemetry(gateway, id, rest + sizeof telemetry - 1, received);
 }
 
 void device_states_settled(struct gateway *gateway) {

@@ -35,6 +35,7 @@ struct device_state {
     const struct codec *codec; // NULL until it was heard
     bool listed;               // in the registry
     bool connected;            // here, or when another gateway has it, there
+    int64_t since;             // no report from before it counts: microseconds since 1970
     bool heard;                // the broker has said what stands retained of "connected"
     uint8_t due;               // of enum device_state_part
     uint8_t *values;           // entries, see device_state.c; NULL without any

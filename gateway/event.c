@@ -13,8 +13,9 @@ static json_t *make_entry(const struct peer *peer, enum event_code code) {
         json_pack("{s:i, s:f, s:I, s:s, s:s}", "event_code", (int)code, "timestamp",
                   (double)gateway_clock() / 1e6, "channel_id", (json_int_t)peer->channel->config->id,
                   "source", peer->address, "transport", peer->transport->is_udp ? "udp" : "tcp");
-    if (session != NULL)
-        json_object_set_new(entry, "ident", json_string(session->ident));
+    const char *ident = session != NULL ? session->ident : peer->turned_away;
+    if (ident != NULL)
+        json_object_set_new(entry, "ident", json_string(ident));
     if (session != NULL && session->device.known)
         json_object_set_new(entry, "device_id", json_integer((json_int_t)session->device.id));
     return entry;

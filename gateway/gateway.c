@@ -17,7 +17,6 @@
 #include "gateway/memory.h"
 
 #define DRAIN_TIME        10000 // milliseconds to hand over what waits when stopping
-#define LOG_LINES         20    // about the same thing from one address, a second
 #define OTHER_DESCRIPTORS 128   // that the gateway may need beside those of connections
 #define SUBSCRIPTIONS_MAX 8
 #define THREAD_TIME       1000 // milliseconds to wait for an attempt to connect when stopping
@@ -90,6 +89,7 @@ static void on_link_connected(void *context) {
 static void on_link_up(void *context) {
     struct running *running = context;
     state_publish_instance(&running->gateway, true);
+    state_link_up(&running->gateway);
     command_sync_ask(&running->gateway);
     outbox_link_up(running->gateway.outbox);
 }
@@ -101,9 +101,9 @@ static void on_link_down(void *context) {
     state_link_down(&running->gateway);
 }
 
-static void on_published(void *context, int mid, const char *reason) {
+static void on_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
     struct running *running = context;
-    outbox_published(running->gateway.outbox, mid, reason);
+    outbox_published(running->gateway.outbox, mid, answer, reason);
 }
 
 // The part of a topic behind {prefix}/{kind}, or NULL when it is another topic.

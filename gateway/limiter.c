@@ -1,6 +1,8 @@
 // Limits for a source; see limiter.h.
 #include "gateway/limiter.h"
 
+#include <stdio.h>
+
 // FNV-1a.
 static size_t place_of(const void *source, size_t length) {
     const unsigned char *bytes = source;
@@ -27,4 +29,11 @@ bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, s
         place->suppressed = 0;
     }
     return true;
+}
+
+char *limiter_note(unsigned suppressed, char *note) {
+    note[0] = '\0';
+    if (suppressed > 0)
+        snprintf(note, LIMITER_NOTE_MAX, " (and %u more like it before)", suppressed);
+    return note;
 }

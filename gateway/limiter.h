@@ -7,7 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LIMITER_PLACES 4096
+#define LIMITER_PLACES   4096
+#define LIMITER_NOTE_MAX 48
+#define LOG_LINES        20 // about the same thing from one source, a second
 
 struct limiter {
     unsigned per_second;
@@ -22,3 +24,7 @@ struct limiter {
 // *suppressed (or NULL) is how many times it might not since it last might.
 bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, size_t length,
                     unsigned *suppressed);
+
+// Writes what a log line says of those before it that were suppressed: nothing when there were none. note has
+// LIMITER_NOTE_MAX bytes and is returned.
+char *limiter_note(unsigned suppressed, char *note);

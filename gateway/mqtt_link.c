@@ -214,10 +214,27 @@ static void on_disconnect(struct mosquitto *client, void *context, int reason,
     note_result(link, MOSQ_ERR_CONN_LOST);
 }
 
+// 0x80 and 0x83 say nothing of the message: Mosquitto says the latter of one that is too large, others when
+// they are in trouble themselves.
+static enum mqtt_answer answer_of(int reason) {
+    if (reason < 0x80)
+        return MQTT_TAKEN;
+    switch (reason) {
+    case MQTT_RC_QUOTA_EXCEEDED:
+    case MQTT_RC_PACKET_ID_IN_USE:
+        return MQTT_TAKEN_LATER;
+    case MQTT_RC_UNSPECIFIED:
+    case MQTT_RC_IMPLEMENTATION_SPECIFIC:
+        return MQTT_NOT_TAKEN;
+    default:
+        return MQTT_NEVER_TAKEN;
+    }
+}
+
 static void on_publish(struct mosquitto *client, void *context, int mid, int reason,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
-    link->handlers->published(link->context, mid, reason >= 0x80 ? mosquitto_reason_string(reason) : NULL);
+    link->handlers->published(link->context, mid, answer_of(reason), mosquitto_reason_string(reason));
 }
 
 static char *read_instance(const mosquitto_property *properties) {

@@ -42,6 +42,14 @@ enum mqtt_publish_result {
     MQTT_REFUSED, // can never be sent: too large, or a topic that is none
 };
 
+// What the broker says of a message.
+enum mqtt_answer {
+    MQTT_TAKEN,
+    MQTT_TAKEN_LATER, // for a reason that passes: a quota
+    MQTT_NOT_TAKEN,   // without a reason that tells whether it ever will be
+    MQTT_NEVER_TAKEN, // for a reason that lies in the message or in what we may publish
+};
+
 struct mqtt_subscription {
     char *filter;
     int qos;
@@ -53,9 +61,9 @@ struct mqtt_link_handlers {
     void (*connected)(void *context); // what is retained for the subscriptions comes after this
     void (*up)(void *context);        // and subscribed
     void (*down)(void *context);      // what was handed over and not acknowledged is unknown to have arrived
-    // The broker has message mid (QoS 1), or it was written to the network (QoS 0); or refused it, then
-    // reason is not NULL.
-    void (*published)(void *context, int mid, const char *reason);
+    // The broker has answered message mid (QoS 1), or it was written to the network (QoS 0), which is taken.
+    // reason is a text.
+    void (*published)(void *context, int mid, enum mqtt_answer answer, const char *reason);
     void (*received)(void *context, const struct mqtt_received *received);
 };
 

@@ -10,6 +10,7 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#include "gateway/limiter.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
 #include "gateway/store.h"
@@ -22,6 +23,7 @@
 #define TICK             500         // milliseconds
 #define LOAD_COUNT       1000        // messages that are read back at once
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
+#define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
 #define ROW_OVERHEAD     64          // bytes of a message on disk besides its text
 
 struct item {
@@ -30,6 +32,7 @@ struct item {
     struct mqtt_publish publish; // its pointers point into bytes
     size_t size;
     int mid; // while it is at the broker
+    int refusals;
     UT_hash_handle hh;
     struct item *prev, *next;
     char bytes[];
@@ -56,9 +59,12 @@ struct outbox {
     struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
     struct item *by_mid;
-    size_t count, bytes; // of items
-    bool pumping;        // messages are being handed over
-    int early_mid;       // of QoS 0: written before the handing over returned; 0: none
+    size_t count, bytes;   // of items
+    bool pumping;          // messages are being handed over
+    int early_mid;         // of QoS 0: written before the handing over returned; 0: none
+    uint64_t held_through; // the last that the broker did not take for now
+    bool may_retry;        // a tick has passed since
+    bool answered;         // on this connection the broker has answered a message
 
     bool spilling;
     bool loading;
@@ -73,6 +79,7 @@ struct outbox {
     struct written *writes;
     size_t unwritten_bytes; // given to the store and not on disk yet
     bool disk_fails;
+    struct limiter log_limiter; // of lines about messages that are lost
 
     bool full;
     struct outbox_waiter *waiters;
@@ -179,8 +186,10 @@ static void delete_taken(struct outbox *outbox, size_t at_least) {
         return;
     outbox->deleted_through = through;
     store_delete_messages(outbox->store, through);
-    if (through == outbox->last_spilled)
-        store_tidy(outbox->store);
+    if (through < outbox->last_spilled)
+        return;
+    outbox->disk_bytes = 0;
+    store_tidy(outbox->store);
 }
 
 static void drop_item(struct outbox *outbox, struct item *item) {
@@ -327,8 +336,11 @@ static void end_spilling(struct outbox *outbox) {
 static void on_loaded(void *context, bool ok) {
     struct outbox *outbox = context;
     outbox->loading = false;
-    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through)
-        outbox->next_load = outbox->load_through + 1; // there is nothing more up to there
+    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through) {
+        // Nothing more is there. A store that was damaged has less than was put.
+        outbox->next_load = outbox->load_through + 1;
+        outbox->disk_count = outbox->last_spilled - outbox->load_through;
+    }
     if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
         end_spilling(outbox);
     else
@@ -342,18 +354,28 @@ static bool has_room(const struct outbox *outbox) {
     return outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
 }
 
+// Whether the broker has been handed all that is in memory and answers in time. Before that, new messages
+// would only wait in memory until they are written after all. A disk that takes nothing is only a detour.
+static bool keeps_up(const struct outbox *outbox) {
+    if (outbox->disk_fails)
+        return true;
+    return outbox->next_out == NULL &&
+           (outbox->items == NULL || uv_now(outbox->loop) - outbox->items->since <= SAFE_WITHIN);
+}
+
 static void load_more(struct outbox *outbox) {
     if (!outbox->spilling || outbox->loading || !has_room(outbox) || !mqtt_link_is_up(outbox->link))
         return;
     if (outbox->next_load > outbox->last_spilled) {
-        end_spilling(outbox);
+        if (keeps_up(outbox))
+            end_spilling(outbox);
         return;
     }
     outbox->loading = true;
     outbox->loaded = 0;
     outbox->load_through = outbox->last_spilled;
     // With messages coming all the time the disk would never be empty if they went there to the last.
-    outbox->catching_up = outbox->disk_count < LOAD_COUNT;
+    outbox->catching_up = outbox->disk_count < LOAD_COUNT && keeps_up(outbox);
     store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
 }
 
@@ -361,9 +383,28 @@ static void load_more(struct outbox *outbox) {
 
 static void refuse_item(struct outbox *outbox, struct item *item, const char *reason) {
     uint64_t number = item->number;
-    log_error("a message to %s is lost, the broker does not take it: %s", item->publish.topic, reason);
+    unsigned suppressed;
+    char note[LIMITER_NOTE_MAX];
+    if (limiter_allows(&outbox->log_limiter, uv_now(outbox->loop), "lost", 4, &suppressed))
+        log_error("a message to %s is lost, the broker does not take it: %s%s", item->publish.topic, reason,
+                  limiter_note(suppressed, note));
     fail_waiters(outbox, number);
     drop_item(outbox, item);
+}
+
+// Whether the next answer is waited for before anything else is handed over.
+static bool is_held(const struct outbox *outbox) {
+    return outbox->items != NULL && outbox->items->number <= outbox->held_through;
+}
+
+static void hold_item(struct outbox *outbox, struct item *item, const char *reason) {
+    if (!is_held(outbox))
+        log_warning("the broker does not take a message to %s for now: %s; it is sent again",
+                    item->publish.topic, reason);
+    if (outbox->held_through < item->number)
+        outbox->held_through = item->number;
+    outbox->may_retry = false;
+    item->refusals++;
 }
 
 // The link has the item, or with QoS 0 the network may have it already.
@@ -377,8 +418,14 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->in_flight++;
 }
 
+// Only when all that was at the broker is answered it is known what goes out again: all that is left of it.
 static void hand_over(struct outbox *outbox) {
-    while (outbox->next_out != NULL && outbox->in_flight < outbox->window) {
+    if (is_held(outbox)) {
+        if (outbox->in_flight > 0 || !outbox->may_retry)
+            return;
+        outbox->next_out = outbox->items;
+    }
+    while (outbox->next_out != NULL && outbox->in_flight < (is_held(outbox) ? 1 : outbox->window)) {
         struct item *item = outbox->next_out;
         outbox->early_mid = 0;
         enum mqtt_publish_result result = mqtt_link_publish(outbox->link, &item->publish, &item->mid);
@@ -432,17 +479,30 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
 }
 
 void outbox_link_up(struct outbox *outbox) {
+    outbox->answered = false;
     pump(outbox);
+}
+
+// Some brokers close the connection after they have refused a message, and what they said is lost with what
+// was behind it. So after a connection without an answer one message goes out at a time.
+static void hold_unanswered(struct outbox *outbox) {
+    if (outbox->in_flight == 0 || outbox->answered)
+        return;
+    // The list's first item knows its last.
+    const struct item *last = outbox->next_out != NULL ? outbox->next_out->prev : outbox->items->prev;
+    if (outbox->held_through < last->number)
+        outbox->held_through = last->number;
 }
 
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
 void outbox_link_down(struct outbox *outbox) {
+    hold_unanswered(outbox);
     HASH_CLEAR(hh, outbox->by_mid);
     outbox->in_flight = 0;
     outbox->next_out = outbox->items;
 }
 
-void outbox_published(struct outbox *outbox, int mid, const char *reason) {
+void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason) {
     struct item *item;
     HASH_FIND_INT(outbox->by_mid, &mid, item);
     if (item == NULL) {
@@ -451,10 +511,13 @@ void outbox_published(struct outbox *outbox, int mid, const char *reason) {
     }
     HASH_DEL(outbox->by_mid, item);
     outbox->in_flight--;
-    if (reason != NULL)
-        refuse_item(outbox, item, reason);
-    else
+    outbox->answered = true;
+    if (answer == MQTT_TAKEN)
         drop_item(outbox, item);
+    else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX))
+        hold_item(outbox, item, reason);
+    else
+        refuse_item(outbox, item, reason);
     delete_taken(outbox, DELETE_COUNT);
     pump(outbox);
 }
@@ -475,6 +538,7 @@ static void on_tick(uv_timer_t *timer) {
         begin_spilling(outbox, mqtt_link_is_up(outbox->link) ? "it does not acknowledge" : "it is away");
     delete_taken(outbox, 1);
     update_full(outbox);
+    outbox->may_retry = true;
     pump(outbox);
 }
 
@@ -489,6 +553,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
         .max_bytes = max_bytes,
         .on_full = on_full,
         .context = context,
+        .log_limiter = {.per_second = LOG_LINES},
         .spilling = stored.count > 0,
         .last_number = stored.last,
         .written_through = stored.last,

@@ -3,8 +3,13 @@
 //
 // At most mqtt.inflight messages are at the broker unacknowledged; the others wait in memory, in order. While
 // the broker keeps up nothing touches the disk. When more wait than a bound, or one waits for too long, the
-// outbox spills: all that is not safe is written, and what comes goes to disk alone, until the broker has
-// taken so much that the rest was read back into memory. The order always holds.
+// outbox spills: all that is not safe is written, and what comes goes to disk alone, until all of it was read
+// back and handed to a broker that answers in time. Their order holds.
+//
+// What the broker does not take for now goes out again, alone, before anything else, until it does; what it
+// refuses without a reason only so often, because one message that it never takes must not stand in front of
+// all others for ever. What it refuses for good is dropped. Of messages that were at the broker together the
+// later ones may have been taken: only here is the order broken.
 #pragma once
 
 #include <stdbool.h>
@@ -58,7 +63,7 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);
 // What the link reports.
 void outbox_link_up(struct outbox *outbox);
 void outbox_link_down(struct outbox *outbox);
-void outbox_published(struct outbox *outbox, int mid, const char *reason);
+void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason);
 
 // Messages that the broker does not have; and those of them that only memory holds.
 size_t outbox_count(const struct outbox *outbox);

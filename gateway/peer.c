@@ -55,13 +55,11 @@ const char *peer_ident(const struct peer *peer) {
 
 static void log_line(const struct peer *peer, enum log_level level, unsigned suppressed, const char *format,
                      va_list arguments) {
-    char *text, more[48] = "";
+    char *text, note[LIMITER_NOTE_MAX];
     if (vasprintf(&text, format, arguments) < 0)
         must_have(NULL);
-    if (suppressed > 0)
-        snprintf(more, sizeof more, " (and %u more like it before)", suppressed);
     log_at(level, "channel %s, %s, device %s: %s%s", peer->channel->config->name, peer->address,
-           peer_ident(peer), text, more);
+           peer_ident(peer), text, limiter_note(suppressed, note));
     free(text);
 }
 
@@ -154,6 +152,8 @@ static void on_identify(void *context, const char *ident) {
     if (!device.allowed) {
         snprintf(text, sizeof text, "device %s is not in the registry and unknown devices are rejected",
                  ident);
+        free(peer->turned_away);
+        peer->turned_away = must_have(strdup(ident));
         report(peer, "rejected", "REJECTED", text);
         peer->close_code = CLOSE_REJECTED;
         return;
@@ -308,6 +308,7 @@ void peer_release(struct peer *peer) {
     peer->replies = NULL;
     session_detach(peer->gateway, peer);
     stream_free(&peer->stream);
+    free(peer->turned_away);
     free(peer->stream.session);
     peer->stream.session = NULL;
 }

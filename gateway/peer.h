@@ -45,6 +45,7 @@ struct peer {
     unsigned char ip[16];           // the same without the port, as in address_key
     struct stream stream;
     struct session *session;    // NULL until the device has said who it is
+    char *turned_away;          // the ident that is not allowed here, or NULL
     uint64_t serial;            // no other peer has it
     enum close_code close_code; // set while bytes are taken: close when that is done
     uint64_t opened;            // by uv_now(), milliseconds

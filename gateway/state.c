@@ -144,6 +144,20 @@ void state_stop(struct gateway *gateway) {
 
 void state_link_connected(struct gateway *gateway) {
     gateway->state.retained = false;
+    gateway->state.again = gateway->state.answered;
+}
+
+static void timestamps_filter(const struct gateway *gateway, char *filter, size_t capacity) {
+    snprintf(filter, capacity, "%s/state/gw/devices/+/telemetry/timestamp",
+             gateway->config->mqtt.topic_prefix);
+}
+
+// The times of the last reports are only of use once, and later there are too many of them.
+void state_link_up(struct gateway *gateway) {
+    char filter[300];
+    timestamps_filter(gateway, filter, sizeof filter);
+    if (!gateway->state.answered && gateway->config->telemetry == TELEMETRY_PARAMETERS)
+        mqtt_link_subscribe(gateway->link, filter);
 }
 
 void state_link_down(struct gateway *gateway) {
@@ -162,13 +176,22 @@ void state_received(struct gateway *gateway, const char *topic, const struct mqt
         gateway->state.retained = true;
 }
 
+void state_answered(struct gateway *gateway) {
+    char filter[300];
+    if (!gateway->state.answered && gateway->config->telemetry == TELEMETRY_PARAMETERS) {
+        timestamps_filter(gateway, filter, sizeof filter);
+        mqtt_link_unsubscribe(gateway->link, filter);
+    }
+    gateway->state.answered = true;
+    state_publish(gateway);
+}
+
 void state_settled(struct gateway *gateway) {
-    if (!gateway->state.retained && gateway->state.reconnected) {
+    if (!gateway->state.retained && gateway->state.again) {
         for (size_t i = 0; i < gateway->config->channel_count; i++)
             gateway->channels[i].state_due = true;
         state_is_due(gateway);
         device_states_restore(gateway);
     }
-    gateway->state.reconnected = true;
     device_states_settled(gateway);
 }

@@ -13,7 +13,8 @@ struct mqtt_received;
 struct state {
     uv_timer_t timer;              // runs while something is due
     struct state_leaving *leaving; // devices whose telemetry is being taken away
-    bool reconnected;              // not for the first time in this run
+    bool answered;                 // the broker has said, in this run, what it retains from earlier ones
+    bool again;                    // it was connected before, and has got state
     bool retained;                 // the broker had our instance's state when we connected
 };
 
@@ -32,8 +33,13 @@ void state_publish_instance(struct gateway *gateway, bool online);
 
 // What the link reports; topic is what follows {prefix}/state/gw/.
 void state_link_connected(struct gateway *gateway);
+void state_link_up(struct gateway *gateway);
 void state_link_down(struct gateway *gateway);
 void state_received(struct gateway *gateway, const char *topic, const struct mqtt_received *received);
+
+// The broker has answered what was asked behind the subscriptions: unless it delivers out of order, it has
+// said what it retains.
+void state_answered(struct gateway *gateway);
 
 // The broker has delivered all that it retained: when it had nothing of us, it has lost it.
 void state_settled(struct gateway *gateway);

@@ -48,6 +48,7 @@ struct operation {
 
 struct store {
     uv_loop_t *loop;
+    char *path;
     sqlite3 *database;
     sqlite3_stmt *statements[STATEMENTS];
     char marker[MARKER_MAX];
@@ -141,28 +142,57 @@ static char *prepare(struct store *store, const char *path, int *result) {
     return describe(path, check);
 }
 
-static void free_store(struct store *store) {
-    for (size_t i = 0; i < STATEMENTS; i++)
+static void close_database(struct store *store) {
+    for (size_t i = 0; i < STATEMENTS; i++) {
         sqlite3_finalize(store->statements[i]);
+        store->statements[i] = NULL;
+    }
     sqlite3_close(store->database);
+    store->database = NULL;
+}
+
+static void free_store(struct store *store) {
+    close_database(store);
+    free(store->path);
     free(store);
 }
 
-static void set_aside(const char *path, const char *suffix) {
-    char *from, *to;
-    if (asprintf(&from, "%s%s", path, suffix) < 0 || asprintf(&to, "%s.damaged%s", path, suffix) < 0)
+// The name that is free for a damaged store: PATH.damaged, or with a number behind it.
+static char *free_name(const char *path) {
+    char *name = NULL;
+    for (int i = 1; name == NULL; i++) {
+        char number[16] = "";
+        if (i > 1)
+            snprintf(number, sizeof number, ".%d", i);
+        if (asprintf(&name, "%s.damaged%s", path, number) < 0)
+            must_have(NULL);
+        if (access(name, F_OK) != 0)
+            break;
+        free(name);
+        name = NULL;
+    }
+    return name;
+}
+
+// What is written ahead of the file belongs to it and takes its name.
+static void set_aside(const char *path) {
+    char *to = free_name(path), *from_wal, *to_wal;
+    if (asprintf(&from_wal, "%s-wal", path) < 0 || asprintf(&to_wal, "%s-wal", to) < 0)
         must_have(NULL);
-    if (rename(from, to) == 0)
+    if (rename(path, to) == 0)
         log_error("the store is damaged and was set aside as %s: messages and commands that waited in it are "
                   "not sent",
                   to);
-    free(from);
+    rename(from_wal, to_wal);
     free(to);
+    free(from_wal);
+    free(to_wal);
 }
 
 static struct store *try_open(uv_loop_t *loop, const char *path, char **reason, int *result) {
     struct store *store = must_have(calloc(1, sizeof *store));
     store->loop = loop;
+    store->path = must_have(strdup(path));
     store->work.data = store->retry.data = store;
     *reason = prepare(store, path, result);
     if (*reason == NULL)
@@ -177,8 +207,7 @@ struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
     if (store == NULL && is_damage(result)) {
         log_error("%s", *reason);
         free(*reason);
-        set_aside(path, "");
-        set_aside(path, "-wal");
+        set_aside(path);
         store = try_open(loop, path, reason, &result);
     }
     if (store != NULL)
@@ -311,7 +340,7 @@ static void load_unwritten(struct store *store, struct operation *load, size_t l
     }
 }
 
-static void load_one(struct store *store, struct operation *load) {
+static int load_one(struct store *store, struct operation *load) {
     sqlite3_stmt *statement = store->statements[LOAD_MESSAGES];
     size_t count = 0;
     sqlite3_bind_int64(statement, 1, load->id);
@@ -335,24 +364,67 @@ static void load_one(struct store *store, struct operation *load) {
     load->failed = result != SQLITE_DONE;
     if (!load->failed)
         load_unwritten(store, load, load->limit - count);
+    return result;
+}
+
+// Nothing of the batch has happened.
+static void undo_batch(struct store *store) {
+    struct operation *operation, *row, *next;
+    DL_FOREACH(store->batch, operation) {
+        operation->finished = false;
+        operation->failed = true;
+        DL_FOREACH_SAFE(operation->rows, row, next) {
+            free(row);
+        }
+        operation->rows = NULL;
+    }
 }
 
 // All in one transaction. When that fails, the disk may be full: deletions may still work, and reading does.
-static int write_batch(struct store *store) {
+static int try_batch(struct store *store) {
     struct operation *operation;
     int result = write_some(store, false);
-    if (result != SQLITE_OK) {
+    if (result != SQLITE_OK && !is_damage(result)) {
         write_some(store, true);
         forget_deleted(store);
     }
     DL_FOREACH(store->batch, operation) {
-        if (operation->kind == LOAD_MESSAGES)
-            load_one(store, operation);
+        if (operation->kind == LOAD_MESSAGES && !is_damage(result)) {
+            int read = load_one(store, operation);
+            result = is_damage(read) ? read : result;
+        }
         if (operation->kind == TIDY && result == SQLITE_OK)
             sqlite3_exec(store->database, "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)", NULL,
                          NULL, NULL);
     }
     return result;
+}
+
+// The file was damaged while it was open: what waits in it is lost, the rest goes to a new one, which has
+// been tried before when there is no database. SQLITE_OK, or why there is none.
+static int begin_anew(struct store *store) {
+    char marker[MARKER_MAX];
+    int result;
+    if (store->database != NULL) {
+        close_database(store);
+        set_aside(store->path);
+    }
+    strcpy(marker, store->marker); // others have it, and keep it until the next start
+    char *reason = prepare(store, store->path, &result);
+    strcpy(store->marker, marker);
+    if (reason != NULL)
+        close_database(store);
+    free(reason);
+    return reason != NULL ? result : SQLITE_OK;
+}
+
+static int write_batch(struct store *store) {
+    int result = store->database != NULL ? try_batch(store) : SQLITE_CORRUPT;
+    if (!is_damage(result))
+        return result;
+    undo_batch(store);
+    result = begin_anew(store);
+    return result == SQLITE_OK ? try_batch(store) : result;
 }
 
 // On a thread of the pool; nothing else uses the database meanwhile.

@@ -11,7 +11,8 @@
 struct mqtt_publish;
 struct store;
 
-// Opens or makes the file (mode 0600). A damaged file is set aside, which is logged. NULL, and *reason (for
+// Opens or makes the file (mode 0600). A damaged file is set aside, also when that shows later, which is
+// logged. NULL, and *reason (for
 // the caller to free), when that fails; a file that another gateway has open is such a failure.
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason);
 

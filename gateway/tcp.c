@@ -1,4 +1,5 @@
 // Channels over TCP: a connection for each tracker.
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
@@ -29,7 +30,6 @@ struct tcp_connection {
     struct address_count *address;
     bool quiet_asked; // the silence after the last bytes was told to the codec
     bool ended;       // the device sends no more
-    bool unheard;     // one refusal of many, which are only counted
     bool closing;
     int handles; // that are not closed yet
 };
@@ -57,19 +57,36 @@ static void release_address(struct gateway *gateway, struct address_count *addre
     free(address);
 }
 
+static bool is_fault(enum close_code code) {
+    return code == CLOSE_VIOLATION || code == CLOSE_PARSE_ERROR || code == CLOSE_REJECTED ||
+           code == CLOSE_NOT_THIS_PROTOCOL || code == CLOSE_LIMIT;
+}
+
+// Whoever connects again and again to be thrown out does not fill the log.
+static void tell_closed(const struct peer *peer, enum close_code code) {
+    char text[256];
+    snprintf(text, sizeof text,
+             "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
+             (unsigned long long)peer->serial, close_code_text(code), code,
+             (unsigned long long)(uv_now(&peer->gateway->loop) - peer->opened) / 1000,
+             (unsigned long long)peer->received, (unsigned long long)peer->sent,
+             (unsigned long long)peer->messages);
+    bool told = true;
+    if (is_fault(code))
+        told = peer_warn(peer, "closed", NULL, "%s", text);
+    else
+        peer_log(peer, "%s", text);
+    if (told)
+        event_closed(peer, code);
+}
+
 static void close_connection(struct peer *peer, enum close_code code) {
     struct tcp_connection *connection = (struct tcp_connection *)peer;
     struct gateway *gateway = peer->gateway;
     if (connection->closing)
         return;
     connection->closing = true;
-    peer_log(peer, "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
-             (unsigned long long)peer->serial, close_code_text(code), code,
-             (unsigned long long)(uv_now(&gateway->loop) - peer->opened) / 1000,
-             (unsigned long long)peer->received, (unsigned long long)peer->sent,
-             (unsigned long long)peer->messages);
-    if (!connection->unheard)
-        event_closed(peer, code);
+    tell_closed(peer, code);
     peer_release(peer);
     DL_DELETE(peer->channel->connections, connection);
     peer->channel->connection_count--;
@@ -227,13 +244,11 @@ static struct address_count *count_address(struct gateway *gateway, const struct
     return found;
 }
 
-// Notes in the connection whether this is one refusal too many to be published.
-static bool within_limits(struct tcp_connection *connection) {
+static bool within_limits(const struct tcp_connection *connection) {
     const struct gateway *gateway = connection->peer.gateway;
     if (gateway->connections > gateway->config->limits.connections) {
-        connection->unheard = !peer_warn(&connection->peer, "limit", NULL,
-                                         "refused: %d connections are open (limits.connections)",
-                                         gateway->config->limits.connections);
+        peer_warn(&connection->peer, "limit", NULL, "refused: %d connections are open (limits.connections)",
+                  gateway->config->limits.connections);
         return false;
     }
     if (connection->address->count > gateway->config->limits.connections_per_address) {
@@ -258,6 +273,7 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
     uv_tcp_nodelay(&connection->tcp, 1);
     uv_tcp_keepalive(&connection->tcp, 1, 60);
     if (!within_limits(connection)) {
+        channel->refused_connections++;
         close_connection(&connection->peer, CLOSE_LIMIT);
         return;
     }
@@ -272,16 +288,22 @@ static void free_refused(uv_handle_t *handle) {
     free(handle->data);
 }
 
+// Without descriptors this happens for each attempt to connect; libuv turns those away.
+static void log_not_accepted(const struct channel *channel, int status) {
+    struct gateway *gateway = channel->gateway;
+    unsigned suppressed;
+    char note[LIMITER_NOTE_MAX];
+    if (limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), "accept", 6, &suppressed))
+        log_error("channel %s: cannot accept a connection: %s%s", channel->config->name, uv_strerror(status),
+                  limiter_note(suppressed, note));
+}
+
 static void on_connection(uv_stream_t *server, int status) {
     struct channel *channel = server->data;
     struct sockaddr_storage address;
     int length = sizeof address;
-    // Without descriptors this happens for each attempt to connect; libuv turns those away.
-    if (status < 0 &&
-        !limiter_allows(&channel->gateway->log_limiter, uv_now(&channel->gateway->loop), "accept", 6, NULL))
-        return;
     if (status < 0) {
-        log_error("channel %s: cannot accept a connection: %s", channel->config->name, uv_strerror(status));
+        log_not_accepted(channel, status);
         return;
     }
     struct tcp_connection *connection = must_have(calloc(1, sizeof *connection));

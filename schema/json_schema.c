@@ -8,8 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+// The last pattern, compiled: an array of a hundred thousand items has the same one each time.
+struct pattern {
+    const char *text; // the schema's; NULL: none yet
+    regex_t expression;
+};
+
 struct check {
     const json_t *root;
+    struct pattern *pattern;
     json_schema_fault_fn *fault; // NULL: only count
     void *context;
     unsigned faults;
@@ -58,7 +65,7 @@ static void fault_expected(struct check *check, const json_t *value, const char 
 
 // Checks with faults only counted: for if and anyOf.
 static bool holds(const struct check *check, const json_t *schema, const json_t *value) {
-    struct check quiet = {.root = check->root};
+    struct check quiet = {.root = check->root, .pattern = check->pattern};
     check_value(&quiet, schema, value, "");
     return quiet.faults == 0;
 }
@@ -169,18 +176,25 @@ static void check_length(struct check *check, const json_t *schema, const json_t
               least ? "at least" : "at most", (long long)bound);
 }
 
-static bool matches(const char *pattern, const char *text) {
-    regex_t expression;
-    if (regcomp(&expression, pattern, REG_EXTENDED | REG_NOSUB) != 0)
-        return false;
-    bool found = regexec(&expression, text, 0, NULL, 0) == 0;
-    regfree(&expression);
-    return found;
+static void forget(struct pattern *pattern) {
+    if (pattern->text != NULL)
+        regfree(&pattern->expression);
+    pattern->text = NULL;
+}
+
+static bool matches(struct pattern *pattern, const char *wanted, const char *text) {
+    if (pattern->text != wanted) {
+        forget(pattern);
+        if (regcomp(&pattern->expression, wanted, REG_EXTENDED | REG_NOSUB) != 0)
+            return false;
+        pattern->text = wanted;
+    }
+    return regexec(&pattern->expression, text, 0, NULL, 0) == 0;
 }
 
 static void check_pattern(struct check *check, const json_t *schema, const json_t *rule, const json_t *value,
                           const char *path) {
-    if (!json_is_string(value) || matches(json_string_value(rule), json_string_value(value)))
+    if (!json_is_string(value) || matches(check->pattern, json_string_value(rule), json_string_value(value)))
         return;
     const char *meaning = json_string_value(json_object_get(schema, "description"));
     char *was = json_schema_brief(value);
@@ -231,14 +245,14 @@ static void check_required(struct check *check, const json_t *schema, const json
 }
 
 // The schema of a property by properties or patternProperties, or NULL.
-static const json_t *property_schema(const json_t *schema, const char *name) {
+static const json_t *property_schema(const struct check *check, const json_t *schema, const char *name) {
     const json_t *found = json_object_get(json_object_get(schema, "properties"), name);
     const char *pattern;
     json_t *inner;
     if (found != NULL)
         return found;
     json_object_foreach(json_object_get(schema, "patternProperties"), pattern, inner) {
-        if (matches(pattern, name))
+        if (matches(check->pattern, pattern, name))
             return inner;
     }
     return NULL;
@@ -272,7 +286,7 @@ static void check_properties(struct check *check, const json_t *schema, const js
         char *inner;
         if (asprintf(&inner, "%s.%s", path, name) < 0)
             return;
-        const json_t *rules = property_schema(schema, name);
+        const json_t *rules = property_schema(check, schema, name);
         if (rules != NULL)
             check_value(check, rules, property, inner);
         else if (json_is_false(others))
@@ -385,8 +399,10 @@ static void check_value(struct check *check, const json_t *schema, const json_t 
 
 unsigned json_schema_check(const json_t *root, const json_t *schema, const json_t *value, const char *path,
                            json_schema_fault_fn *report, void *context) {
-    struct check check = {.root = root, .fault = report, .context = context};
+    struct pattern pattern = {.text = NULL};
+    struct check check = {.root = root, .pattern = &pattern, .fault = report, .context = context};
     check_value(&check, schema, value, path);
+    forget(&pattern);
     return check.faults;
 }
 

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "gateway/mqtt_link.h"
 #include "gateway/store.h"
 
 static char directory[64], path[96];
@@ -252,6 +253,78 @@ Test(store, that_is_another_file_is_set_aside) {
     struct stat status;
     snprintf(aside, sizeof aside, "%s.damaged", path);
     cr_assert(stat(aside, &status) == 0 && status.st_size == 4300, "the letter is gone");
+}
+
+Test(store, that_is_damaged_again_does_not_replace_the_first) {
+    char aside[sizeof path + 16];
+    struct stat status;
+    for (int i = 1; i <= 3; i++) {
+        FILE *file = fopen(path, "w");
+        for (int byte = 0; byte < 1000 * i; byte++)
+            fputc('x', file);
+        fclose(file);
+        close_well(open_well());
+        snprintf(aside, sizeof aside, i == 1 ? "%s.damaged" : "%s.damaged.%d", path, i);
+        cr_assert(stat(aside, &status) == 0 && status.st_size == 1000 * i, "%s is not the one", aside);
+    }
+}
+
+static void put_messages(struct store *store, uint64_t first, uint64_t last) {
+    static const char payload[1000] = "";
+    int written = 0;
+    for (uint64_t i = first; i <= last; i++)
+        store_put_message(store, i,
+                          &(struct mqtt_publish){.topic = "t", .payload = payload, .length = sizeof payload});
+    store_when_written(store, count_written, &written);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(written == 1);
+}
+
+static void count_message(void *context, uint64_t number, const struct mqtt_publish *publish) {
+    ++*(size_t *)context;
+}
+
+static void expect_ok(void *context, bool ok) {
+    cr_assert(ok);
+}
+
+static size_t load_messages(struct store *store, uint64_t first) {
+    size_t count = 0;
+    store_load_messages(store, first, 100000, count_message, expect_ok, &count);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    return count;
+}
+
+static void overwrite(const char *file) {
+    struct stat status;
+    char junk[4096];
+    int descriptor = open(file, O_WRONLY);
+    cr_assert(descriptor >= 0 && fstat(descriptor, &status) == 0);
+    memset(junk, 0xA5, sizeof junk);
+    for (off_t at = sizeof junk; at < status.st_size; at += (off_t)sizeof junk)
+        cr_assert(pwrite(descriptor, junk, sizeof junk, at) == sizeof junk);
+    close(descriptor);
+}
+
+// More than SQLite keeps in memory, so that it reads what was written over.
+Test(store, that_is_damaged_while_it_is_open_is_set_aside) {
+    struct store *store = open_well();
+    char aside[sizeof path + 16];
+    put_messages(store, 1, 10000);
+    cr_assert(load_messages(store, 1) == 10000);
+    overwrite(path);
+    snprintf(aside, sizeof aside, "%s-wal", path);
+    overwrite(aside);
+    size_t left = load_messages(store, 1);
+    cr_assert(left == 0, "%zu messages", left);
+    snprintf(aside, sizeof aside, "%s.damaged", path);
+    cr_assert(access(aside, F_OK) == 0 && mode_of(path) == 0600);
+    put_messages(store, 10001, 10003);
+    cr_assert(load_messages(store, 1) == 3);
+    close_well(store);
+    store = open_well();
+    cr_assert(load_messages(store, 1) == 3);
+    close_well(store);
 }
 
 Test(store, in_a_directory_for_reading_is_refused) {

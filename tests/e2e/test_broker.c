@@ -15,6 +15,7 @@
 TestSuite(broker, .fini = rig_clean);
 
 #define VAN      "866425031361423"
+#define CAR      "866425031377981"
 #define REPORTS  "message/gw/devices/" VAN
 #define INSTANCE "state/gw/instances/trackbus"
 
@@ -175,7 +176,7 @@ Test(broker, that_asks_for_a_password) {
 
 #define WITH_ACK                                                                                             \
     "{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','tcp':'127.0.0.1:0','udp':'127.0.0.1:0',"  \
-    "'udp_ack':'ACK,{ident},{type},{seq}#'}],'telemetry':'off'}"
+    "'udp_ack':'ACK,{ident},{type},{seq}#'}]}"
 
 Test(broker, has_the_message_before_a_datagram_is_acknowledged) {
     struct rig *rig = rig_new();
@@ -187,7 +188,7 @@ Test(broker, has_the_message_before_a_datagram_is_acknowledged) {
     device_expect_datagram(device, "ACK," VAN ",R0,17#");
     kill(rig->broker, SIGSTOP); // it takes bytes, and says nothing
     device_send(device, report(VAN, 18));
-    rig_expect_counters(rig, "outbox: 2 messages");
+    rig_expect_counters(rig, " 2 messages, ");
     cr_assert(!device_has_bytes(device));
     kill(rig->broker, SIGCONT);
     device_expect_datagram(device, "ACK," VAN ",R0,18#");
@@ -218,6 +219,85 @@ Test(broker, rejected_datagrams_are_not_acknowledged) {
     device_send(device, "mode=Success!");
     device_send(device, report(VAN, 19));
     device_expect_datagram(device, "ACK," VAN ",R0,19#");
+    rig_finish(rig);
+}
+
+// A broker that lets one device's messages pass and denies another's; more is further configuration.
+static struct rig *denying_up(const char *more) {
+    struct rig *rig = rig_new();
+    char path[96], extra[256];
+    snprintf(path, sizeof path, "%s/acl", rig->directory);
+    snprintf(extra, sizeof extra, "acl_file %s\n%s", path, more);
+    FILE *file = fopen(path, "w");
+    fputs("topic read #\n" // of the gateway, which has no name
+          "topic write trackbus/state/#\n"
+          "topic write trackbus/log/#\n"
+          "topic write trackbus/message/gw/channels/#\n"
+          "topic write trackbus/message/gw/devices/" CAR "\n"
+          "user " RIG_USER "\n"
+          "topic read #\n",
+          file);
+    fclose(file);
+    rig_broker_start(rig, extra);
+    rig_client_start(rig);
+    rig_gateway_start(rig, WITH_ACK);
+    return rig;
+}
+
+#define DENIED                                                                                               \
+    "a message to trackbus/message/gw/devices/" VAN " is lost, the broker does not take it: Not authorized"
+
+Test(broker, that_refuses_a_message_for_good_does_not_have_it_acknowledged) {
+    struct rig *rig = denying_up(RIG_BROKER_LIMITS);
+    int van = rig_udp(rig), car = rig_udp(rig);
+    rig_expect_log(rig, ": connected");
+    for (int i = 0; i < 3; i++) {
+        char acknowledgement[48];
+        device_send(van, report(VAN, 0)); // and again
+        device_send(car, report(CAR, i));
+        snprintf(acknowledgement, sizeof acknowledgement, "ACK," CAR ",R0,%d#", i);
+        device_expect_datagram(car, acknowledgement);
+    }
+    cr_assert(!device_has_bytes(van));
+    rig_expect_log(rig, DENIED);
+    rig_finish(rig);
+}
+
+// Mosquitto without a limit of its queue: its answer is lost with the connection when more is under way.
+Test(broker, that_closes_the_connection_after_a_refusal_takes_what_is_behind_it) {
+    struct rig *rig = denying_up("");
+    int van = rig_tcp(rig), car = rig_tcp(rig);
+    for (int i = 0; i < 5; i++) {
+        device_send(van, report(VAN, i));
+        device_send(car, report(CAR, i));
+    }
+    rig_expect(rig, "message/gw/devices/" CAR, "{'message.seqnum':4}");
+    rig_expect_log(rig, DENIED);
+    rig_expect_counters(rig, "outbox: 0 messages");
+    rig_finish(rig);
+}
+
+// Where little waits the broker that says nothing is given all of it, and still what comes goes to disk.
+Test(broker, that_freezes_is_not_trusted_until_it_answers) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_gateway_start(rig, WITH_ACK);
+    int device = rig_udp(rig);
+    device_send(device, report(VAN, 0));
+    device_expect_datagram(device, "ACK," VAN ",R0,0#");
+    kill(rig->broker, SIGSTOP);
+    for (int i = 1; i < 5; i++) {
+        char acknowledgement[48];
+        snprintf(acknowledgement, sizeof acknowledgement, "ACK," VAN ",R0,%d#", i);
+        device_send(device, report(VAN, i));
+        device_expect_datagram(device, acknowledgement);
+    }
+    cr_assert(rig_log_count(rig, "they are written to disk") == 1);
+    cr_assert(!rig_log_has(rig, "the broker keeps up again"));
+    kill(rig->broker, SIGCONT);
+    rig_expect_log(rig, "the broker keeps up again");
+    expect_reports(rig, 0, 4);
     rig_finish(rig);
 }
 

@@ -446,7 +446,8 @@ Test(logs, a_datagram_of_a_stranger) {
     device_send(device, "MT;6;8664250313"); // cut off
     json_t *entry = json_of(rig_expect(rig, CHANNEL_ONLY, "{'event_code':103}"));
     check_entry(entry, 103, device, "udp", NULL);
-    cr_assert(integer_member(entry, "offset") >= 0 && integer_member(entry, "offset") < 15);
+    cr_assert(integer_member(entry, "offset") >= 0);
+    cr_assert(integer_member(entry, "offset") <= 15, "what is missing is behind it at most");
     check_packet(entry, "MT;6;8664250313", 15, true);
     check_line(rig, entry);
     json_decref(entry);
@@ -469,13 +470,13 @@ Test(logs, a_datagram_of_junk_as_long_as_there_can_be) {
 Test(logs, values_that_were_left_out) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
-    say(rig, device, VAN, "R0;10+190109091803+22.63827+114.02922+2.14+69+2+999999+113");
+    say(rig, device, VAN, "R0;10+190109091803+95.125+114.02922+2.14+69+2+3744+113");
     json_t *entry = json_of(rig_expect(rig, ERRORS, "{'event_code':305}"));
     check_entry(entry, 305, device, "tcp", VAN);
     check_device(entry, atoll(VAN));
     const char *text = text_member(entry, "error_text");
-    cr_assert(strstr(text, "battery.voltage") != NULL, "error_text does not name the field: %s", text);
-    cr_assert(strstr(text, "999999") != NULL, "error_text does not show the value: %s", text);
+    cr_assert(strstr(text, "position.latitude") != NULL, "error_text does not name the field: %s", text);
+    cr_assert(strstr(text, "95.125") != NULL, "error_text does not show the value: %s", text);
     if (json_object_get(entry, "packet") != NULL)
         check_hex(text_member(entry, "packet"));
     json_decref(entry);

@@ -47,12 +47,17 @@ static void reload(struct rig *rig, const char *devices) {
     rig_gateway_signal(rig, SIGHUP);
 }
 
-// Starts everything with the file as it stands; changes are members of the configuration, or "".
-static void start(struct rig *rig, const char *changes) {
+// Starts the gateway with the file as it stands; changes are members of the configuration, or "".
+static void spawn(struct rig *rig, const char *changes) {
     char all[512], path[96];
     devices_path(rig, path, sizeof path);
     snprintf(all, sizeof all, "{'devices_file':'%s'%s%s}", path, *changes != '\0' ? "," : "", changes);
-    rig_gateway_start(rig, all);
+    rig_gateway_spawn(rig, all);
+}
+
+// The broker runs: once the gateway is connected, it listens too.
+static void start(struct rig *rig, const char *changes) {
+    spawn(rig, changes);
     rig_expect_log(rig, ": connected");
 }
 
@@ -326,10 +331,25 @@ Test(registry, is_read_again_each_time) {
         snprintf(subset, sizeof subset, "{'name':'Van %d'}", i);
         expect_device(rig, topic, subset, "true");
     }
-    talk(rig, device, VAN);
+    say(rig, device, VAN, REPORT_AT("01"));
     rig_expect(rig, "message/gw/devices/12", "{'device.name':'Van 12'}");
     rig_expect_standing(rig, "state/gw/devices/12/telemetry/battery.voltage", "3.744");
     cr_assert(rig_count_retained(rig, "state/gw/devices/+") == 1);
+    rig_finish(rig);
+}
+
+// As far as the gateway can tell from what it has published itself.
+Test(registry, changes_while_the_gateway_is_away) {
+    struct rig *rig = up_with("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':5}]", "");
+    say(rig, rig_tcp(rig), VAN, REPORT_AT("00"));
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    rig_expect_standing(rig, "state/gw/devices/5/connected", "false");
+    kill_gateway(rig);
+    write_devices(rig, VAN_IS_43);
+    start(rig, "");
+    expect_device(rig, STATE_43, "{'id':43,'name':'Van 2','ident':'" VAN "'}", "false");
+    expect_gone(rig, STATE_42);
+    expect_gone(rig, "state/gw/devices/5");
     rig_finish(rig);
 }
 
@@ -534,7 +554,7 @@ Test(registry, of_20000_devices) {
     rig_broker_start(rig, NULL);
     rig_client_start(rig);
     write_many(rig, 1, MANY, "First");
-    start(rig, "");
+    spawn(rig, ""); // which may take its time
     expect_many(rig, "state/gw/devices/+", "\"First ", MANY);
     expect_many(rig, "state/gw/devices/+/connected", "false", MANY);
     int device = rig_tcp(rig);

@@ -97,7 +97,7 @@ Test(faults, the_broker_is_frozen) {
 }
 
 // What was read back from the disk, and a slow broker has yet to take, stands in front of new messages: these
-// are written before long, and acknowledged.
+// are written all the same, and acknowledged.
 Test(faults, new_messages_are_acknowledged_behind_what_was_read_back) {
     struct rig *rig = rig_new();
     struct world *world =
@@ -105,13 +105,16 @@ Test(faults, new_messages_are_acknowledged_behind_what_was_read_back) {
     rig_broker_kill(rig);
     WORLD_EXPECT(world, sent, 3800);
     world_pause(world);
-    world_faults(world)->delay = 1000; // so that all this takes half a minute
+    world_faults(world)->delay = 1000; // so that all this would take half a minute
     rig_broker_start(rig, NULL);
-    rig_expect_log(rig, "the broker keeps up again");
+    WORLD_EXPECT(world, received, 300);
+    world_faults(world)->stalled = true;
     world_rate(world, 100);
     world_send(world, true);
     WORLD_EXPECT(world, acknowledged_magicyo, 20);
     world_faults(world)->delay = 0;
+    world_faults(world)->stalled = false;
+    rig_expect_log(rig, "the broker keeps up again");
     world_finish(world, "behind what was read back");
 }
 
@@ -174,6 +177,52 @@ Test(faults, the_connection_is_slow_and_stalls) {
         WORLD_EXPECT(world, connections, 1);
     } while (!world_is_over(world, seconds));
     world_finish(world, "connection slow and stalled");
+}
+
+// --- refusals ---
+
+#define QUOTA_EXCEEDED 0x97
+#define NOT_AUTHORIZED 0x87
+
+struct refusals {
+    struct world_faults *faults;
+};
+
+static bool are_over(void *context) {
+    const struct refusals *refusals = context;
+    return refusals->faults->refused == 0;
+}
+
+static void refuse(struct world *world, int refusal, int count) {
+    struct refusals refusals = {world_faults(world)};
+    refusals.faults->refusal = refusal;
+    refusals.faults->refused = count;
+    cr_assert(rig_wait(are_over, &refusals, RIG_DEADLINE), "nothing is published");
+}
+
+Test(faults, the_broker_refuses_for_now) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, EVERYONE, NULL);
+    int seconds = world_seconds(0), i = 0;
+    do {
+        refuse(world, QUOTA_EXCEEDED, 1 + rand() % 50);
+        WORLD_EXPECT(world, received, 500);
+    } while (++i < 3 || !world_is_over(world, seconds));
+    cr_assert(!rig_log_has(rig, "is lost"));
+    world_finish(world, "refused for now");
+}
+
+// What is refused for good is lost, and so not acknowledged: devices send it again.
+Test(faults, the_broker_refuses_for_good) {
+    struct rig *rig = rig_new();
+    struct world *world = start(rig, (struct world_setup){.magicyo = 20, .udp = 10, .rate = 500}, NULL);
+    int seconds = world_seconds(0), i = 0;
+    do {
+        refuse(world, NOT_AUTHORIZED, 1 + rand() % 20);
+        WORLD_EXPECT(world, received, 500);
+    } while (++i < 3 || !world_is_over(world, seconds));
+    rig_expect_log(rig, "is lost, the broker does not take it: Not authorized");
+    world_finish(world, "refused for good");
 }
 
 // --- the end ---

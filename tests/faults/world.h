@@ -36,6 +36,9 @@ struct world_counts {
 struct world_faults {
     atomic_int delay;    // milliseconds between two times that bytes are passed on
     atomic_bool stalled; // nothing is passed on
+    atomic_int
+        refused; // that many PUBACKs for reports become refusals, each other one, with refusal as reason
+    atomic_int refusal;
     atomic_int cut; // that many PUBLISHes on, one is cut in the middle and the connection with it; 0: none
 };
 

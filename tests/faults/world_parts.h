@@ -13,7 +13,7 @@
 #define PAIRS_MAX    8
 
 enum device_kind { MICTRACK, MAGICYO, UDP };
-enum report_flag { SENT = 1, ACKNOWLEDGED = 2, RECEIVED = 4 };
+enum report_flag { SENT = 1, ACKNOWLEDGED = 2, RECEIVED = 4, REFUSED = 8 };
 
 struct device {
     enum device_kind kind;
@@ -42,6 +42,7 @@ struct pair {
     struct pipe up, down; // to the broker, to the gateway
     bool open;
     int64_t held_until;
+    int turn; // of PUBACKs: every other one becomes a refusal
     struct {
         int device, sequence;
     } by_id[65536]; // PUBLISHes by packet id

@@ -88,6 +88,10 @@ static bool find_packet(const uint8_t *bytes, size_t length, size_t *head, size_
 
 static void note_order(struct world *world, struct device *device, int sequence) {
     bool may_miss = device->kind == MICTRACK && world->killed;
+    if ((device->flags[sequence] & REFUSED) != 0) {
+        device->flags[sequence] &= (uint8_t)~REFUSED; // later ones were at the broker together with it
+        return;
+    }
     if (sequence > device->highest + 1 && !may_miss)
         world->counts.out_of_order++;
     if (device->kind == MICTRACK && sequence <= device->last_passed)
@@ -132,6 +136,23 @@ static void note_puback(struct world *world, struct pair *pair, const uint8_t *p
     pair->by_id[id].sequence = 0;
 }
 
+// Puts a reason into a PUBACK, which is longer by a byte when it had none.
+static void refuse(struct world *world, struct pair *pair, struct pipe *pipe, size_t head, size_t *whole) {
+    const uint8_t *id = pipe->bytes + pipe->ready + head;
+    int index = pair->by_id[id[0] << 8 | id[1]].device, sequence = pair->by_id[id[0] << 8 | id[1]].sequence;
+    if (world->faults.refused == 0 || index < 0 || sequence == 0 || pair->turn++ % 2 == 0)
+        return;
+    world->faults.refused--;
+    world->devices[index]->flags[sequence] |= REFUSED;
+    if (*whole == head + 2) {
+        pipe->bytes = realloc(pipe->bytes, ++pipe->capacity);
+        uint8_t *rest = pipe->bytes + pipe->ready + (*whole)++;
+        memmove(rest + 1, rest, pipe->length++ - pipe->ready - head - 2);
+        pipe->bytes[pipe->ready + 1]++;
+    }
+    pipe->bytes[pipe->ready + head + 2] = (uint8_t)world->faults.refusal;
+}
+
 // Makes whole packets ready to be written. False: the connection is to be cut now.
 static bool look_at_packets(struct world *world, struct pair *pair, struct pipe *pipe) {
     size_t head, whole;
@@ -145,8 +166,10 @@ static bool look_at_packets(struct world *world, struct pair *pair, struct pipe 
             }
             note_publish(world, pair, packet, head, whole);
         }
-        if (type == TYPE_PUBACK && pipe == &pair->down)
-            note_puback(world, pair, packet, head, whole);
+        if (type == TYPE_PUBACK && pipe == &pair->down) {
+            refuse(world, pair, pipe, head, &whole);
+            note_puback(world, pair, pipe->bytes + pipe->ready, head, whole);
+        }
         pipe->ready += whole;
     }
     return true;

@@ -1,0 +1,346 @@
+// The outbox with a broker of the test's own in place of the link: what is handed over and when, in which
+// order, and what becomes of what the broker does not take.
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "gateway/outbox.h"
+#include "gateway/store.h"
+
+#define WINDOW   4
+#define DEADLINE 15  // seconds
+#define SENT_MAX 100 // messages handed over in one test
+
+// --- the broker: notes what it is handed, and answers when the test says so ---
+
+struct mqtt_link {
+    bool up;
+    bool writes_at_once; // QoS 0 is on the network before the handing over returns
+    size_t count;
+    char texts[SENT_MAX][8];
+};
+
+static char directory[64];
+static uv_loop_t loop;
+static struct store *store;
+static struct outbox *outbox;
+static struct mqtt_link broker;
+
+bool mqtt_link_is_up(const struct mqtt_link *link) {
+    return link->up;
+}
+
+enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
+                                           int *mid) {
+    if (!link->up)
+        return MQTT_NOT_NOW;
+    if (publish->topic[0] == '\0')
+        return MQTT_REFUSED;
+    cr_assert(link->count < SENT_MAX);
+    snprintf(link->texts[link->count++], sizeof link->texts[0], "%.*s", (int)publish->length,
+             (const char *)publish->payload);
+    *mid = (int)link->count;
+    if (publish->qos == 0 && link->writes_at_once)
+        outbox_published(outbox, *mid, MQTT_TAKEN, "");
+    return MQTT_SENT;
+}
+
+// Of the nth message that it was handed, from 1.
+static void answer(int nth, enum mqtt_answer answer) {
+    outbox_published(outbox, nth, answer, "a reason");
+}
+
+static void go_up(void) {
+    broker.up = true;
+    outbox_link_up(outbox);
+}
+
+static void go_down(void) {
+    broker.up = false;
+    outbox_link_down(outbox);
+}
+
+static void expect_handed(const char *expected) {
+    char texts[SENT_MAX * 9] = "";
+    for (size_t i = 0; i < broker.count; i++)
+        sprintf(texts + strlen(texts), "%s%s", i > 0 ? " " : "", broker.texts[i]);
+    cr_assert_str_eq(texts, expected, "'%s' were handed over, expected '%s'", texts, expected);
+}
+
+// --- around it ---
+
+static void ignore_full(void *context, bool full) {
+}
+
+static void open_outbox(void) {
+    char path[96], *reason;
+    snprintf(path, sizeof path, "%s/store.db", directory);
+    store = store_open(&loop, path, &reason);
+    cr_assert(store != NULL, "%s", reason);
+    broker = (struct mqtt_link){.writes_at_once = true};
+    outbox = outbox_new(&loop, store, WINDOW, 1 << 20, ignore_full, NULL);
+    outbox_set_link(outbox, &broker);
+}
+
+static void close_outbox(void) {
+    outbox_stop(outbox);
+    store_stop(store);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    outbox_free(outbox);
+    store_close(store);
+}
+
+static void set_up(void) {
+    strcpy(directory, "/tmp/trackbus-outbox-XXXXXX");
+    cr_assert(mkdtemp(directory) != NULL);
+    uv_loop_init(&loop);
+    open_outbox();
+}
+
+static void tear_down(void) {
+    char command[96];
+    close_outbox();
+    cr_assert(uv_loop_close(&loop) == 0);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    cr_assert(system(command) == 0);
+}
+
+TestSuite(outbox, .init = set_up, .fini = tear_down);
+
+static uint64_t put(const char *text, int qos) {
+    return outbox_put(outbox, &(struct mqtt_publish){
+                                  .topic = "a/topic", .payload = text, .length = strlen(text), .qos = qos});
+}
+
+// "1" to "count", QoS 1.
+static void put_all(int count) {
+    for (int i = 1; i <= count; i++) {
+        char text[8];
+        snprintf(text, sizeof text, "%d", i);
+        put(text, 1);
+    }
+}
+
+static void run_until(bool (*condition)(size_t value), size_t value) {
+    time_t end = time(NULL) + DEADLINE;
+    while (!condition(value)) {
+        cr_assert(time(NULL) < end, "what was waited for did not come");
+        uv_run(&loop, UV_RUN_ONCE); // the outbox ticks
+    }
+}
+
+static bool were_handed(size_t count) {
+    return broker.count >= count;
+}
+
+static bool is_safe(size_t number) {
+    return outbox_is_safe(outbox, number);
+}
+
+struct wait {
+    struct outbox_waiter waiter;
+    int told;
+    bool safe;
+};
+
+static void note(struct outbox_waiter *waiter, bool safe) {
+    struct wait *wait = (struct wait *)waiter;
+    wait->told++;
+    wait->safe = safe;
+}
+
+static void wait_for(struct wait *wait, uint64_t number) {
+    *wait = (struct wait){.waiter = {.first = number, .last = number, .done = note}};
+    outbox_when_safe(outbox, &wait->waiter);
+}
+
+// --- what the broker takes ---
+
+Test(outbox, hands_over_a_window_in_order) {
+    put_all(6);
+    expect_handed("");
+    go_up();
+    expect_handed("1 2 3 4");
+    answer(2, MQTT_TAKEN);
+    expect_handed("1 2 3 4 5");
+    cr_assert(!outbox_is_safe(outbox, 1) && !outbox_is_safe(outbox, 2), "1 is not");
+    answer(1, MQTT_TAKEN);
+    cr_assert(outbox_is_safe(outbox, 2) && !outbox_is_safe(outbox, 3));
+    go_down();
+    go_up();
+    expect_handed("1 2 3 4 5 6 3 4 5 6");
+    cr_assert(outbox_count(outbox) == 4);
+}
+
+Test(outbox, is_done_with_qos_0_once_it_is_written) {
+    struct wait first, second;
+    wait_for(&first, put("1", 0));
+    cr_assert(first.told == 0);
+    go_up();
+    cr_assert(first.told == 1 && first.safe);
+    cr_assert(outbox_count(outbox) == 0);
+    broker.writes_at_once = false;
+    wait_for(&second, put("2", 0));
+    put("3", 1);
+    expect_handed("1 2 3");
+    cr_assert(second.told == 0);
+    answer(2, MQTT_TAKEN);
+    cr_assert(second.told == 1 && second.safe);
+    cr_assert(outbox_count(outbox) == 1);
+}
+
+Test(outbox, hands_over_qos_0_again_that_was_not_written) {
+    go_up();
+    broker.writes_at_once = false;
+    put("1", 0);
+    put("2", 1);
+    go_down();
+    broker.writes_at_once = true;
+    go_up();
+    run_until(were_handed, 4);
+    expect_handed("1 2 1 2");
+    cr_assert(outbox_count(outbox) == 1);
+}
+
+Test(outbox, passes_more_than_a_window_of_qos_0) {
+    for (int i = 0; i < 3 * WINDOW; i++)
+        put("x", 0);
+    go_up();
+    cr_assert(broker.count == 3 * WINDOW && outbox_count(outbox) == 0);
+}
+
+// --- what it does not take ---
+
+Test(outbox, sends_again_what_is_not_taken_for_now) {
+    struct wait waits[7];
+    go_up();
+    put_all(6);
+    for (uint64_t i = 1; i <= 6; i++)
+        wait_for(&waits[i], i);
+    answer(1, MQTT_TAKEN);
+    answer(2, MQTT_TAKEN_LATER);
+    answer(4, MQTT_TAKEN_LATER);
+    uv_run(&loop, UV_RUN_ONCE); // a tick
+    expect_handed("1 2 3 4 5"); // 3 and 5 have no answer yet
+    answer(3, MQTT_TAKEN);
+    answer(5, MQTT_TAKEN);
+    run_until(were_handed, 6);
+    expect_handed("1 2 3 4 5 2"); // alone
+    cr_assert(waits[1].told == 1 && waits[2].told == 0 && waits[5].told == 0);
+    answer(6, MQTT_TAKEN);
+    expect_handed("1 2 3 4 5 2 4");
+    answer(7, MQTT_TAKEN);
+    expect_handed("1 2 3 4 5 2 4 6");
+    answer(8, MQTT_TAKEN);
+    for (size_t i = 1; i <= 6; i++)
+        cr_assert(waits[i].told == 1 && waits[i].safe);
+    put_all(WINDOW + 1); // and the window is whole again
+    expect_handed("1 2 3 4 5 2 4 6 1 2 3 4");
+}
+
+// Until the broker takes it, however long that is; meanwhile it is on disk, and so safe.
+Test(outbox, keeps_what_is_not_taken_for_now) {
+    struct wait first, second;
+    go_up();
+    wait_for(&first, put("1", 1));
+    for (int i = 1; i <= 15; i++) {
+        run_until(were_handed, (size_t)i);
+        answer(i, MQTT_TAKEN_LATER);
+    }
+    wait_for(&second, put("2", 1));
+    run_until(is_safe, 2);
+    cr_assert(first.told == 1 && first.safe && second.told == 1 && second.safe);
+    run_until(were_handed, 16);
+    answer(16, MQTT_TAKEN);
+    run_until(were_handed, 17);
+    cr_assert_str_eq(broker.texts[16], "2");
+    cr_assert(outbox_count(outbox) == 1);
+}
+
+Test(outbox, sends_again_after_a_new_connection) {
+    go_up();
+    put_all(3);
+    answer(1, MQTT_TAKEN_LATER);
+    go_down();
+    go_up();
+    run_until(were_handed, 4);
+    expect_handed("1 2 3 1");
+    answer(4, MQTT_TAKEN);
+    expect_handed("1 2 3 1 2 3");
+}
+
+// A message that the broker closes the connection for takes the answers of all others with it.
+Test(outbox, sends_one_at_a_time_after_a_connection_without_an_answer) {
+    go_up();
+    put_all(6);
+    answer(1, MQTT_TAKEN);
+    go_down();
+    go_up();
+    expect_handed("1 2 3 4 5 2 3 4 5"); // there was one
+    go_down();
+    go_up();
+    run_until(were_handed, 10);
+    expect_handed("1 2 3 4 5 2 3 4 5 2");
+    answer(10, MQTT_NEVER_TAKEN);
+    answer(11, MQTT_TAKEN);
+    answer(12, MQTT_TAKEN);
+    answer(13, MQTT_TAKEN);
+    expect_handed("1 2 3 4 5 2 3 4 5 2 3 4 5 6");
+}
+
+// It must not stand in front of the others for ever.
+Test(outbox, gives_up_what_is_refused_without_a_reason) {
+    struct wait first;
+    int tries = 0;
+    go_up();
+    wait_for(&first, put("1", 1));
+    put("2", 1);
+    answer(2, MQTT_TAKEN_LATER);
+    answer(1, MQTT_NOT_TAKEN);
+    for (tries = 3; outbox_count(outbox) == 2; tries++) {
+        run_until(were_handed, (size_t)tries);
+        cr_assert_str_eq(broker.texts[tries - 1], "1");
+        answer(tries, MQTT_NOT_TAKEN);
+    }
+    cr_assert(tries > 10, "only %d times", tries - 2);
+    run_until(were_handed, (size_t)tries);
+    cr_assert_str_eq(broker.texts[tries - 1], "2");
+    cr_assert(first.told == 1 && first.safe, "it was on disk by then");
+}
+
+Test(outbox, tells_what_is_refused_for_good) {
+    struct wait first, second;
+    go_up();
+    wait_for(&first, put("1", 1));
+    wait_for(&second, put("2", 1));
+    answer(1, MQTT_NEVER_TAKEN);
+    cr_assert(first.told == 1 && !first.safe && second.told == 0);
+    answer(2, MQTT_TAKEN);
+    cr_assert(second.told == 1 && second.safe);
+    cr_assert(outbox_count(outbox) == 0);
+    wait_for(&first, outbox_put(outbox, &(struct mqtt_publish){.topic = "", .qos = 1}));
+    cr_assert(outbox_count(outbox) == 0);
+    put("3", 0);
+    expect_handed("1 2 3");
+}
+
+// --- a broker that says nothing ---
+
+// What was read back from the disk is safe, and stands in front of what is not.
+Test(outbox, writes_what_waits_behind_what_was_read_back) {
+    put_all(3);
+    close_outbox(); // on disk for the next one
+    open_outbox();
+    cr_assert(outbox_count(outbox) == 3);
+    go_up();
+    run_until(were_handed, 3);
+    uint64_t number = put("4", 1);
+    cr_assert(!outbox_is_safe(outbox, number));
+    run_until(is_safe, number);
+    for (int i = 1; i <= 3; i++)
+        answer(i, MQTT_TAKEN);
+    run_until(were_handed, 4);
+    expect_handed("1 2 3 4");
+}
