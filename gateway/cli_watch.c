@@ -28,7 +28,7 @@
 #define RATE_SECONDS 10   // over which messages are counted
 #define TWINS        4096 // messages that may wait for their twin of the other topic
 #define NOTE_MAX     256  // bytes
-#define LOG_LINES    5    // about payloads that are not understood, a second
+#define ODD_LINES    5    // about payloads that are not understood, a second
 
 static const char help[] =
     "trackbus watch [-c FILE] [IDENT]\n"
@@ -379,7 +379,7 @@ static void on_down(void *context) {
     watch_fleet_lost(&watch->fleet);
 }
 
-static void on_published(void *context, int mid, const char *reason) {
+static void on_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
 }
 
 static const struct mqtt_link_handlers handlers = {.connected = on_connected,
@@ -472,7 +472,7 @@ static int run(struct watch *watch) {
     log_setup(watch->config->log_level, watch->config->log_format);
     watch_text_setup();
     watch->live = terminal_is_there();
-    watch->odd_limiter.per_second = LOG_LINES;
+    watch->odd_limiter.per_second = ODD_LINES;
     snprintf(watch->broker, sizeof watch->broker, "%s:%d", watch->config->mqtt.host,
              watch->config->mqtt.port);
     uv_loop_init(&watch->loop);
