@@ -1,6 +1,7 @@
 // Channels; see channel.h. tcp.c and udp.c have what is particular to each.
 #include "gateway/channel.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,6 +16,17 @@ int channel_socket_name(const uv_handle_t *handle, char *text) {
                      : uv_udp_getsockname((const uv_udp_t *)handle, (struct sockaddr *)&name, &length);
     if (result == 0)
         address_write((struct sockaddr *)&name, text);
+    return result;
+}
+
+// The system gives each connection, and each device's datagrams, to one of the sockets.
+int channel_share_port(const uv_handle_t *handle, const struct config *config) {
+    int descriptor, on = 1;
+    if (config->workers < 2)
+        return 0;
+    int result = uv_fileno(handle, &descriptor);
+    if (result == 0 && setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) != 0)
+        result = -errno;
     return result;
 }
 

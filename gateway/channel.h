@@ -49,6 +49,9 @@ void channel_log_counters(const struct channel *channel);
 // For peers over UDP: notes that the datagram at hand is to be acknowledged, if the channel is told to.
 void channel_acknowledge_datagram(struct peer *peer, const struct message *message);
 
+// Lets the other workers listen on the same port, if there are any; before the socket is bound.
+int channel_share_port(const uv_handle_t *handle, const struct config *config);
+
 // The number of the port that a socket has, into "ip:port".
 int channel_socket_name(const uv_handle_t *handle, char *text);
 

@@ -469,7 +469,7 @@ static void free_all(struct watch *watch) {
 }
 
 static int run(struct watch *watch) {
-    log_setup(watch->config->log_level, watch->config->log_format);
+    log_setup(watch->config->log_level, watch->config->log_format, 0);
     watch_text_setup();
     watch->live = terminal_is_there();
     watch->odd_limiter.per_second = ODD_LINES;

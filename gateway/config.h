@@ -69,6 +69,7 @@ struct config {
     } commands;
     const char *store_path;
     size_t store_max_bytes;
+    unsigned worker, workers; // one of several processes that share the ports, from 1; 0: alone
     enum log_level log_level;
     enum log_format log_format;
     json_t *json; // holds the texts above

@@ -297,13 +297,13 @@ static void collect_position(const struct message_member *members, size_t count,
 static void merge_position(const struct device_state *state, struct position *position) {
     size_t length;
     const char *known = device_state_value(state, FIELD_NONE, &length);
-    json_t *whole = known != NULL ? json_loadb(known, length, JSON_DECODE_INT_AS_REAL, NULL) : NULL;
-    json_t *part = json_loadb(position->text, position->length, JSON_DECODE_INT_AS_REAL, NULL);
+    json_t *whole = known != NULL ? json_loadb(known, length, 0, NULL) : NULL;
+    json_t *part = json_loadb(position->text, position->length, 0, NULL);
     char *text = NULL;
     json_object_del(part, "latitude"); // one alone is no place
     json_object_del(part, "longitude");
     if (whole != NULL && json_object_update(whole, part) == 0)
-        text = json_dumps(whole, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16));
+        text = json_dumps(whole, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
     if (text != NULL && strlen(text) < sizeof position->text)
         position->length = strlen(strcpy(position->text, text));
     free(text);

@@ -344,7 +344,7 @@ static void allow_descriptors(const struct config *config) {
 int gateway_run(struct config *config) {
     static struct running running;
     struct gateway *gateway = &running.gateway;
-    log_setup(config->log_level, config->log_format);
+    log_setup(config->log_level, config->log_format, config->worker);
     gateway->log_limiter.per_second = LOG_LINES;
     gateway->datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
     gateway->config = config;

@@ -11,6 +11,7 @@
 
 static enum log_level log_max = LOG_INFO;
 static enum log_format log_form = LOG_TEXT;
+static unsigned log_worker;
 
 static log_sink *log_diverted;
 static void *log_diverted_context;
@@ -18,9 +19,10 @@ static void *log_diverted_context;
 static const char *const level_names[] = {
     [LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
 
-void log_setup(enum log_level level, enum log_format format) {
+void log_setup(enum log_level level, enum log_format format, unsigned worker) {
     log_max = level;
     log_form = format;
+    log_worker = worker;
 }
 
 void log_divert(log_sink *sink, void *context) {
@@ -52,9 +54,14 @@ static void write_line(enum log_level level, const char *format, va_list argumen
     if (log_diverted != NULL) {
         log_diverted(log_diverted_context, level, text);
     } else if (log_form == LOG_TEXT) {
-        fprintf(stderr, "%s %-7s %s\n", when, level_names[level], text);
+        char worker[24] = "";
+        if (log_worker != 0)
+            snprintf(worker, sizeof worker, "worker %u: ", log_worker);
+        fprintf(stderr, "%s %-7s %s%s\n", when, level_names[level], worker, text);
     } else {
         json_t *line = json_pack("{s:s, s:s, s:s}", "time", when, "level", level_names[level], "text", text);
+        if (log_worker != 0)
+            json_object_set_new(line, "worker", json_integer(log_worker));
         char *json = json_dumps(line, JSON_COMPACT);
         fprintf(stderr, "%s\n",
                 json != NULL ? json : "{\"level\":\"error\",\"text\":\"a log line that is no UTF-8\"}");

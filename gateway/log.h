@@ -8,8 +8,9 @@
 enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
 enum log_format { LOG_TEXT, LOG_JSON };
 
-// Until this is called: LOG_INFO and LOG_TEXT.
-void log_setup(enum log_level level, enum log_format format);
+// Until this is called: LOG_INFO and LOG_TEXT. worker is which of several processes this is, and stands in
+// each line; 0: none.
+void log_setup(enum log_level level, enum log_format format, unsigned worker);
 
 // Lines go to this from now on, without their time and escaped, and not to standard error: for a program that
 // draws on the terminal. It may be called on any thread.

@@ -252,10 +252,9 @@ static bool within_limits(const struct tcp_connection *connection) {
         return false;
     }
     if (connection->address->count > gateway->config->limits.connections_per_address) {
-        connection->unheard =
-            !peer_warn(&connection->peer, "limit", NULL,
-                       "refused: %d connections are open from this address (limits.connections_per_address)",
-                       gateway->config->limits.connections_per_address);
+        peer_warn(&connection->peer, "limit", NULL,
+                  "refused: %d connections are open from this address (limits.connections_per_address)",
+                  gateway->config->limits.connections_per_address);
         return false;
     }
     return true;
@@ -319,9 +318,11 @@ static void on_connection(uv_stream_t *server, int status) {
 }
 
 int tcp_listen(struct channel *channel) {
-    uv_tcp_init(&channel->gateway->loop, &channel->tcp);
+    uv_tcp_init_ex(&channel->gateway->loop, &channel->tcp, channel->config->tcp.ss_family);
     channel->tcp.data = channel;
-    int result = uv_tcp_bind(&channel->tcp, (const struct sockaddr *)&channel->config->tcp, 0);
+    int result = channel_share_port((uv_handle_t *)&channel->tcp, channel->gateway->config);
+    if (result == 0)
+        result = uv_tcp_bind(&channel->tcp, (const struct sockaddr *)&channel->config->tcp, 0);
     return result != 0 ? result : uv_listen((uv_stream_t *)&channel->tcp, BACKLOG, on_connection);
 }
 

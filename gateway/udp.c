@@ -181,11 +181,13 @@ static void on_sweep(uv_timer_t *timer) {
 }
 
 int udp_bind(struct channel *channel) {
-    uv_udp_init(&channel->gateway->loop, &channel->udp);
+    uv_udp_init_ex(&channel->gateway->loop, &channel->udp, channel->config->udp.ss_family);
     uv_timer_init(&channel->gateway->loop, &channel->udp_sweep);
     channel->udp.data = channel->udp_sweep.data = channel;
     uv_timer_start(&channel->udp_sweep, on_sweep, SWEEP_INTERVAL, SWEEP_INTERVAL);
-    int result = uv_udp_bind(&channel->udp, (const struct sockaddr *)&channel->config->udp, 0);
+    int result = channel_share_port((uv_handle_t *)&channel->udp, channel->gateway->config);
+    if (result == 0)
+        result = uv_udp_bind(&channel->udp, (const struct sockaddr *)&channel->config->udp, 0);
     return result != 0 ? result : uv_udp_recv_start(&channel->udp, give_buffer, on_datagram);
 }
 
