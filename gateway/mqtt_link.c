@@ -309,7 +309,7 @@ static int make_client(struct mqtt_link *link) {
     mosquitto_publish_v5_callback_set(link->client, on_publish);
     mosquitto_message_v5_callback_set(link->client, on_message);
     int result = mosquitto_username_pw_set(link->client, config->mqtt.username, config->mqtt.password);
-    if (result == MOSQ_ERR_SUCCESS)
+    if (result == MOSQ_ERR_SUCCESS && link->will_topic != NULL)
         result = mosquitto_will_set_v5(link->client, link->will_topic, (int)strlen(link->will_payload),
                                        link->will_payload, 1, true, NULL);
     return result == MOSQ_ERR_SUCCESS ? set_tls(link) : result;
@@ -371,8 +371,8 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
         .subscriptions = subscriptions,
         .subscription_count = subscription_count,
         .persistent = persistent,
-        .will_topic = must_have(strdup(will_topic)),
-        .will_payload = must_have(strdup(will_payload)),
+        .will_topic = will_topic != NULL ? must_have(strdup(will_topic)) : NULL,
+        .will_payload = will_topic != NULL ? must_have(strdup(will_payload)) : NULL,
         .handlers = handlers,
         .context = context,
         .polled = -1,

@@ -70,8 +70,8 @@ struct mqtt_link_handlers {
 struct mqtt_link;
 
 // With persistent set the broker keeps the session, and what comes for the subscriptions, while we are away.
-// will_topic and will_payload are the Last Will, retained. The subscriptions (at least one) and config
-// must stay, the texts are copied.
+// will_topic and will_payload are the Last Will, retained; NULL for none. The subscriptions (at least one)
+// and config must stay, the texts are copied.
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                                 const struct mqtt_subscription *subscriptions, size_t subscription_count,
                                 bool persistent, const char *will_topic, const char *will_payload,
