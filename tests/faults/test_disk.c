@@ -21,7 +21,7 @@ static void clean(void) {
 
 TestSuite(faults_disk, .fini = clean);
 
-#define FEW      ((struct world_setup){.mictrack = 6, .magicyo = 6, .udp = 4, .rate = 3000})
+#define FEW      ((struct world_setup){.mictrack = 6, .magicyo = 6, .udp = 4, .magicyo_udp = 4, .rate = 3000})
 #define VAN      "866425031361423"
 #define REPORTS  "message/gw/devices/" VAN
 #define INSTANCE "state/gw/instances/trackbus"

@@ -77,8 +77,8 @@ Test(faults_flood, does_not_reach_other_devices) {
     struct rig *rig = rig_new();
     static struct others others;
     rig_broker_start(rig, NULL);
-    struct world *world =
-        world_new(rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .rate = 300});
+    struct world *world = world_new(
+        rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .magicyo_udp = 4, .rate = 300});
     world_start_gateway(world, NULL);
     begin(rig, &others);
     world_send(world, true);
