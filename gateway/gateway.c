@@ -65,17 +65,23 @@ uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, enum mq
     return number;
 }
 
-// While the outbox is full nothing is read from devices: they keep what they have to say.
-static void on_outbox_full(void *context, bool full) {
+// While the outbox is full nothing is read from devices: they keep what they have to say. While it is busy
+// only datagrams are, which nobody keeps.
+static void on_intake(void *context, enum outbox_intake intake) {
     struct running *running = context;
-    running->gateway.paused = full;
-    if (!full)
+    struct gateway *gateway = &running->gateway;
+    bool full = intake == OUTBOX_FULL, changed = full != gateway->paused;
+    gateway->paused = full;
+    gateway->holding = intake != OUTBOX_TAKES;
+    if (changed && !full)
         log_warning("devices are read again; %llu datagrams were turned away",
-                    (unsigned long long)running->gateway.turned_away);
-    running->gateway.turned_away = 0;
-    for (size_t i = 0; i < running->gateway.config->channel_count; i++)
-        channel_pause(&running->gateway.channels[i], full);
-    state_publish_instance(&running->gateway, true);
+                    (unsigned long long)gateway->turned_away);
+    if (changed)
+        gateway->turned_away = 0;
+    for (size_t i = 0; i < gateway->config->channel_count && !gateway->holding; i++)
+        channel_resume(&gateway->channels[i]);
+    if (changed)
+        state_publish_instance(gateway, true);
 }
 
 // --- what the link reports ---
@@ -136,7 +142,13 @@ static void on_received(void *context, const struct mqtt_received *received) {
         home_assistant_heard(gateway, received);
 }
 
-static const struct mqtt_link_handlers link_handlers = {.connected = on_link_connected,
+static void on_link_ready(void *context) {
+    struct running *running = context;
+    outbox_link_ready(running->gateway.outbox);
+}
+
+static const struct mqtt_link_handlers link_handlers = {.ready = on_link_ready,
+                                                        .connected = on_link_connected,
                                                         .up = on_link_up,
                                                         .down = on_link_down,
                                                         .published = on_published,
@@ -365,7 +377,7 @@ int gateway_run(struct config *config) {
     if (gateway->store == NULL)
         return 1;
     gateway->outbox = outbox_new(&gateway->loop, gateway->store, (unsigned)config->mqtt.inflight,
-                                 config->store_max_bytes, on_outbox_full, &running);
+                                 config->store_max_bytes, on_intake, &running);
     make_link(&running);
     commands_start(gateway);
     command_sync_start(gateway);

@@ -90,6 +90,8 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
         note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
     if (!link->broken && (events & UV_WRITABLE) != 0)
         note_result(link, mosquitto_loop_write(link->client, READ_PACKETS));
+    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
+        link->handlers->ready(link->context);
 }
 
 static void renew_polling(struct mqtt_link *link) {
@@ -171,6 +173,8 @@ static void on_connack_timeout(uv_timer_t *timer) {
 static void become_up(struct mqtt_link *link) {
     link->state = UP;
     link->backoff = BACKOFF_MIN;
+    // It has no more to say than what the calls return, and would format a line for each packet.
+    mosquitto_log_callback_set(link->client, NULL);
     uv_timer_stop(&link->timer);
     log_info("broker %s:%d: connected", link->config->mqtt.host, link->config->mqtt.port);
     link->handlers->up(link->context);
@@ -438,6 +442,13 @@ bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
     if (mqtt_link_is_up(link))
         note_result(link, mosquitto_unsubscribe(link->client, NULL, filter));
+}
+
+void mqtt_link_reset(struct mqtt_link *link, const char *why) {
+    if (!mqtt_link_is_up(link))
+        return;
+    link->why = why;
+    note_result(link, MOSQ_ERR_CONN_LOST);
 }
 
 void mqtt_link_stop(struct mqtt_link *link) {

@@ -65,6 +65,9 @@ struct mqtt_link_handlers {
     // reason is a text.
     void (*published)(void *context, int mid, enum mqtt_answer answer, const char *reason);
     void (*received)(void *context, const struct mqtt_received *received);
+    // All that had come was passed on. What is published within published() costs more than from here. Or
+    // NULL.
+    void (*ready)(void *context);
 };
 
 struct mqtt_link;
@@ -88,6 +91,9 @@ enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct 
 // retained. False when not connected.
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
+
+// Breaks the connection, to make a new one; why is a constant for the log.
+void mqtt_link_reset(struct mqtt_link *link, const char *why);
 
 // Disconnects in good order, so that the Last Will is not published, and closes all handles on the loop. The
 // memory goes with mqtt_link_free() after the loop has ended.
