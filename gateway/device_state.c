@@ -562,7 +562,7 @@ void device_states_reload(struct gateway *gateway) {
         else
             state_clear_telemetry(gateway, moved[i].from); // of the one that had the id
     free(moved);
-    if (command_sync_is_done(gateway))
+    if (gateway->state.answered)
         device_states_settled(gateway);
 }
 

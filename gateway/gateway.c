@@ -15,6 +15,7 @@
 #include "gateway/home_assistant.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
+#include "gateway/state_reader.h"
 
 #define DRAIN_TIME        10000 // milliseconds to hand over what waits when stopping
 #define OTHER_DESCRIPTORS 128   // that the gateway may need beside those of connections
@@ -182,8 +183,8 @@ static void make_link(struct running *running) {
         subscribe(running, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/command/gw/#", prefix);
     subscribe(running, 1, 0, "%s/state/gw/devices/+/commands-queue/+", prefix);
     subscribe(running, 1, 0, "%s/state/gw/channels/+/+/commands-queue/+", prefix);
-    subscribe(running, 0, 0, "%s/state/gw/devices/+", prefix);
-    subscribe(running, 0, 0, "%s/state/gw/devices/+/connected", prefix);
+    subscribe(running, 0, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER,
+              "%s/state/gw/devices/+/connected", prefix);
     subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/log/gw/devices/+/connected", prefix);
     if (config->home_assistant.enabled)
         subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/status", config->home_assistant.prefix);
@@ -310,7 +311,7 @@ static void catch_signals(struct running *running) {
 
 static void free_all(struct running *running) {
     struct gateway *gateway = &running->gateway;
-    device_states_free(gateway);
+    state_free(gateway);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
     device_registry_free(gateway->registry);
@@ -396,7 +397,7 @@ int gateway_run(struct config *config) {
         stop(&running);
     uv_run(&gateway->loop, UV_RUN_DEFAULT);
     log_info("stopped");
-    if (mqtt_link_is_connecting(gateway->link)) {
+    if (mqtt_link_is_connecting(gateway->link) || state_reader_is_connecting(gateway->state.reader)) {
         // The thread may wait for the network for minutes, and nothing can call it back.
         while (store_is_writing(gateway->store))
             uv_run(&gateway->loop, UV_RUN_ONCE);

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,6 +36,7 @@ enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 struct mqtt_link {
     uv_loop_t *loop;
     const struct config *config;
+    char *name; // for the log
     const struct mqtt_subscription *subscriptions;
     size_t subscription_count, subscribed;
     bool persistent;
@@ -133,8 +135,8 @@ static void retry_later(struct mqtt_link *link) {
     unsigned delay = link->backoff / 2 + (unsigned)rand() % (link->backoff / 2 + 1);
     const char *why = link->why != NULL ? link->why : "the connection was lost";
     int length = (int)strcspn(why, "."); // the library's sentences end with one
-    log_warning("broker %s:%d: %.*s; next attempt in %u.%u s", link->config->mqtt.host,
-                link->config->mqtt.port, length, why, delay / 1000, delay % 1000 / 100);
+    log_warning("%s: %.*s; next attempt in %u.%u s", link->name, length, why, delay / 1000,
+                delay % 1000 / 100);
     link->why = NULL;
     link->state = IDLE;
     uv_timer_start(&link->timer, on_retry, delay, 0);
@@ -176,7 +178,7 @@ static void become_up(struct mqtt_link *link) {
     // It has no more to say than what the calls return, and would format a line for each packet.
     mosquitto_log_callback_set(link->client, NULL);
     uv_timer_stop(&link->timer);
-    log_info("broker %s:%d: connected", link->config->mqtt.host, link->config->mqtt.port);
+    log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
     link->handlers->up(link->context);
 }
 
@@ -203,9 +205,8 @@ static void on_subscribe(struct mosquitto *client, void *context, int mid, int c
     struct mqtt_link *link = context;
     for (int i = 0; i < count && link->subscribed < link->subscription_count; i++, link->subscribed++)
         if (granted[i] >= 0x80)
-            log_error("broker %s:%d: it refused the subscription to %s: %s", link->config->mqtt.host,
-                      link->config->mqtt.port, link->subscriptions[link->subscribed].filter,
-                      mosquitto_reason_string(granted[i]));
+            log_error("%s: it refused the subscription to %s: %s", link->name,
+                      link->subscriptions[link->subscribed].filter, mosquitto_reason_string(granted[i]));
     if (link->state == SUBSCRIBING && link->subscribed == link->subscription_count)
         become_up(link);
 }
@@ -382,6 +383,10 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
         .polled = -1,
         .backoff = BACKOFF_MIN,
     };
+    if (asprintf(&link->name, "broker %s:%d%s%s", config->mqtt.host, config->mqtt.port,
+                 handlers->purpose != NULL ? ", " : "",
+                 handlers->purpose != NULL ? handlers->purpose : "") < 0)
+        must_have(NULL);
     uv_timer_init(loop, &link->timer);
     uv_timer_init(loop, &link->misc);
     uv_prepare_init(loop, &link->prepare);
@@ -468,6 +473,7 @@ void mqtt_link_stop(struct mqtt_link *link) {
 void mqtt_link_free(struct mqtt_link *link) {
     free(link->will_topic);
     free(link->will_payload);
+    free(link->name);
     free(link);
     mosquitto_lib_cleanup();
 }

@@ -58,6 +58,7 @@ struct mqtt_subscription {
 
 // Called on the loop. They may publish.
 struct mqtt_link_handlers {
+    const char *purpose;              // for the log: of a connection that is not the main one; or NULL
     void (*connected)(void *context); // what is retained for the subscriptions comes after this
     void (*up)(void *context);        // and subscribed
     void (*down)(void *context);      // what was handed over and not acknowledged is unknown to have arrived
