@@ -328,17 +328,23 @@ static struct store *open_store(struct gateway *gateway) {
     return store;
 }
 
-// Shells and service managers often allow 1024 descriptors at first and far more on request.
-static void allow_descriptors(const struct config *config) {
-    rlim_t wanted = (rlim_t)config->limits.connections + OTHER_DESCRIPTORS;
+// Shells and service managers often allow 1024 descriptors at first and far more on request. Where there are
+// fewer, connections are refused before there are none left: libuv would close them without a word.
+static void allow_descriptors(struct gateway *gateway) {
+    rlim_t wanted = (rlim_t)gateway->config->limits.connections + OTHER_DESCRIPTORS;
     struct rlimit limit;
+    gateway->connections_max = gateway->config->limits.connections;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
         return;
     limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
     setrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < wanted)
-        log_warning("limits.connections is %d, but the system allows only %llu open files",
-                    config->limits.connections, (unsigned long long)limit.rlim_cur);
+    if (limit.rlim_cur == wanted)
+        return;
+    rlim_t others = limit.rlim_cur / 2 < OTHER_DESCRIPTORS ? limit.rlim_cur / 2 : OTHER_DESCRIPTORS;
+    gateway->connections_max = (int)(limit.rlim_cur - others);
+    log_warning("limits.connections is %d, but the system allows only %llu open files: %d connections",
+                gateway->config->limits.connections, (unsigned long long)limit.rlim_cur,
+                gateway->connections_max);
 }
 
 int gateway_run(struct config *config) {
@@ -366,7 +372,7 @@ int gateway_run(struct config *config) {
     state_start(gateway);
     catch_signals(&running);
     warn_of_what_is_not_there(config);
-    allow_descriptors(config);
+    allow_descriptors(gateway);
     for (size_t i = 0; i < config->channel_count; i++)
         channel_open(&gateway->channels[i], gateway, &config->channels[i]);
     int code = gateway->listening > 0 ? 0 : 1;

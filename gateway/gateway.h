@@ -34,6 +34,7 @@ struct gateway {
     bool paused;                     // nothing is read from devices, because the outbox is full
     uint64_t turned_away;            // datagrams, while paused
     int connections;                 // over TCP, in all channels
+    int connections_max;             // limits.connections, or what the system allows
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address
     struct address_count *addresses; // connections by address

@@ -246,9 +246,9 @@ static struct address_count *count_address(struct gateway *gateway, const struct
 
 static bool within_limits(const struct tcp_connection *connection) {
     const struct gateway *gateway = connection->peer.gateway;
-    if (gateway->connections > gateway->config->limits.connections) {
+    if (gateway->connections > gateway->connections_max) {
         peer_warn(&connection->peer, "limit", NULL, "refused: %d connections are open (limits.connections)",
-                  gateway->config->limits.connections);
+                  gateway->connections_max);
         return false;
     }
     if (connection->address->count > gateway->config->limits.connections_per_address) {
