@@ -303,7 +303,7 @@ Test(magicyo, endless_marks_close_the_connection) {
 // gateway's memory: the system takes some megabytes of them first.
 Test(magicyo, a_device_that_does_not_read_is_cut_off) {
     struct rig *rig = rig_up(CHANNELS);
-    int device = known_car(rig), size = 4096;
+    int device = known_car(rig), size = 65536; // with less the system does not hear what is acknowledged
     uint8_t frames[16 * 64];
     struct bytes one = frame(CAR, DATA, 11, POSITION);
     for (size_t i = 0; i < 16; i++)
