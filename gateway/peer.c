@@ -14,6 +14,7 @@
 #include "gateway/message_stamp.h"
 
 #define QUOTE_MAX 160 // of bytes in a log line
+#define TOPIC_MAX 512 // mqtt.topic_prefix has at most 128
 
 struct pending_reply {
     struct outbox_waiter waiter; // first, so that the one is the other
@@ -201,6 +202,12 @@ static void put_message(struct peer *peer, const char *topic, const char *json, 
     peer->last_number = number;
 }
 
+// {prefix}{middle}{id}; returns its end. Not by printf, as this is done for every message.
+static char *put_topic(char topic[TOPIC_MAX], const struct config *config, const char *middle, int64_t id) {
+    char *end = stpcpy(stpcpy(topic, config->mqtt.topic_prefix), middle);
+    return end + decimal_write(decimal_integer(id), end);
+}
+
 static void on_message(void *context, struct message *message) {
     static char json[MESSAGE_JSON_MAX];
     static struct message_member members[MESSAGE_VALUES_MAX];
@@ -210,7 +217,7 @@ static void on_message(void *context, struct message *message) {
         return;
     const struct config *config = peer->gateway->config;
     const struct device *device = &peer->session->device;
-    char topic[512];
+    char topic[TOPIC_MAX];
     peer->messages++;
     log_removed(peer, message);
     int64_t now = gateway_clock();
@@ -221,13 +228,12 @@ static void on_message(void *context, struct message *message) {
                                                     .device = device});
     size_t length = message_write_members(message, json, sizeof json, members, &member_count);
     if (config->on_channels || !device->known) {
-        snprintf(topic, sizeof topic, "%s/message/gw/channels/%lld/%s", config->mqtt.topic_prefix,
-                 (long long)peer->channel->config->id, peer->session->ident);
+        char *end = put_topic(topic, config, "/message/gw/channels/", peer->channel->config->id);
+        stpcpy(stpcpy(end, "/"), peer->session->ident);
         put_message(peer, topic, json, length);
     }
     if (config->on_devices && device->known) {
-        snprintf(topic, sizeof topic, "%s/message/gw/devices/%lld", config->mqtt.topic_prefix,
-                 (long long)device->id);
+        put_topic(topic, config, "/message/gw/devices/", device->id);
         put_message(peer, topic, json, length);
     }
     channel_acknowledge_datagram(peer, message);

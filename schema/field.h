@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "fields.h"
@@ -12,6 +13,7 @@ enum field_type { FIELD_NUMBER = 1, FIELD_BOOLEAN, FIELD_STRING, FIELD_LIST, FIE
 struct field_info {
     const char *name; // "position.latitude"; a member of a list is "wifi.access.points[].mac"
     const char *key;  // as it stands in JSON: for a member of a list its last part, else the name
+    size_t key_length;
     enum field_type type;
     const char *unit; // "" where the field has none
     int64_t minimum;  // of a number, inclusive

@@ -59,9 +59,9 @@ def write_table(fields, out):
     out.write('// %s\n#include "schema/field.h"\n\nconst struct field_info field_table[FIELD_COUNT] = {\n' % GENERATED)
     for name, field in fields.items():
         owner, _, member = name.rpartition("[].")
-        out.write("    [%s] = {.name = %s, .key = %s, .type = %s, .unit = %s, .minimum = %d, .maximum = %d, "
+        out.write("    [%s] = {.name = %s, .key = %s, .key_length = %d, .type = %s, .unit = %s, .minimum = %d, .maximum = %d, "
                   ".indexed = %s, .list = %s, .description = %s},\n" % (
-                      c_name(name), c_string(name), c_string(member or name), C_TYPES[field["type"]],
+                      c_name(name), c_string(name), c_string(member or name), len(member or name), C_TYPES[field["type"]],
                       c_string(field.get("unit", "")), field.get("minimum", 0), field.get("maximum", 0),
                       "true" if field.get("indexed") else "false", c_name(owner) if owner else "FIELD_NONE",
                       c_string(field["description"])))

@@ -67,9 +67,9 @@ static void put_value(struct output *out, const struct message *message, const s
 }
 
 static void put_key(struct output *out, const struct message *message, const struct message_value *value) {
-    const char *key = field_table[value->field].key;
+    const struct field_info *info = &field_table[value->field];
     put_char(out, '"');
-    put(out, key, strlen(key));
+    put(out, info->key, info->key_length);
     if (value->index.length > 0) {
         put_char(out, '.');
         put(out, message->text + value->index.offset, value->index.length);
