@@ -159,6 +159,8 @@ static void on_identify(void *context, const char *ident) {
         peer->close_code = CLOSE_REJECTED;
         return;
     }
+    if (peer->transport->is_udp && peer->session == NULL)
+        event_accepted(peer); // an address counts as a connection once it has said who it is
     session_attach(peer->gateway, peer, ident, &device);
     event_identified(peer);
     peer_log(peer, "is device %s", ident);
