@@ -641,9 +641,8 @@ static bool is_true(const struct mqtt_received *received) {
 // The device is here and another gateway says that it is not; or we said in an earlier run that it is here.
 static void hear_connected(struct gateway *gateway, int64_t id, const struct mqtt_received *received,
                            bool own) {
-    const struct session *session = session_by_device_id(&gateway->sessions, id);
     struct device_state *state = find(gateway, id);
-    bool here = session != NULL && session->device.known;
+    bool here = session_by_device_id(&gateway->sessions, id) != NULL;
     if (state == NULL)
         return;
     if (!state->heard)
@@ -668,8 +667,9 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
         return;
     memcpy(text, received->payload, received->length);
     text[received->length] = '\0';
-    int64_t since = (int64_t)(strtod(text, NULL) * 1e6);
-    state->since = since <= gateway_clock() ? since : 0; // that clock was ahead
+    double since = strtod(text, NULL) * 1e6;
+    bool possible = since > 0 && since <= (double)gateway_clock(); // otherwise that clock was ahead
+    state->since = possible ? (int64_t)since : 0;
     while (at < state->values_length) {
         struct entry *entry = entry_at(state, at);
         if (entry->timestamp < state->since)

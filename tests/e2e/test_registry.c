@@ -140,6 +140,25 @@ Test(registry, changes_where_commands_go) {
     rig_finish(rig);
 }
 
+// Anyone may say an ident whose number is a listed device's id. It has no identity, and takes nothing away.
+Test(registry, keeps_the_id_of_a_listed_device_from_others) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_tcp(rig), other = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    device_send(other, report("000000000000042", 1));
+    rig_expect(rig, "message/gw/channels/1/000000000000042", "{'ident':'000000000000042'}");
+    rig_publish(rig, "command/gw/devices/42", "netlock,2,3,0#");
+    device_expect(device, "netlock,2,3,0#");
+    device_send(device, "netlock=Success!\r\n");
+    rig_expect(rig, "log/gw/devices/42/commands-queue/custom/processed", "{'executed':true}");
+    reload(rig, VAN_IS_43);
+    expect_device(rig, STATE_43, "{'id':43}", "true");
+    expect_device(rig, STATE_42, "{'id':42,'ident':'000000000000042'}", "true");
+    rig_publish(rig, "command/gw/devices/42", "mode,6,60#");
+    device_expect(other, "mode,6,60#");
+    rig_finish(rig);
+}
+
 Test(registry, changes_a_device_over_udp_at_once) {
     struct rig *rig = up_with(VAN_IS_42, "");
     int device = rig_udp(rig);
