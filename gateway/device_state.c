@@ -445,8 +445,10 @@ static bool publish_device(struct gateway *gateway, struct device_state *state) 
 }
 
 bool device_states_publish(struct gateway *gateway) {
-    // Before the broker has answered, what is due may be older than what stands there.
-    while (gateway->state.answered && gateway->devices.due != NULL && outbox_keeps_up(gateway->outbox))
+    // Before the broker has answered, what is due may be older than what stands there; and what goes would
+    // take away what has come in its place.
+    bool may = gateway->state.answered && gateway->state.unremoved == 0;
+    while (may && gateway->devices.due != NULL && outbox_keeps_up(gateway->outbox))
         if (!publish_device(gateway, gateway->devices.due))
             break;
     return gateway->devices.due == NULL;
@@ -475,12 +477,12 @@ void device_states_announce(struct gateway *gateway) {
 
 // --- what goes ---
 
-// Takes away all that stands retained for the device of an id. Which values those are only the broker knows.
-static void clear(struct gateway *gateway, int64_t id) {
-    gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld", (long long)id);
-    gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld/connected", (long long)id);
+void device_state_remove(struct gateway *gateway, int64_t id) {
+    if (find(gateway, id) == NULL) {
+        gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld", (long long)id);
+        gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld/connected", (long long)id);
+    }
     home_assistant_remove(gateway, id);
-    state_clear_telemetry(gateway, id);
 }
 
 // Whether the device still has what the topic telemetry/{name} says.
@@ -582,12 +584,7 @@ void device_states_reload(struct gateway *gateway) {
         }
     take_registry(gateway);
     for (size_t i = 0; i < count; i++)
-        if (find(gateway, moved[i].from) == NULL) {
-            clear(gateway, moved[i].from);
-        } else { // what only the one had that had the id
-            home_assistant_remove(gateway, moved[i].from);
-            state_clear_telemetry(gateway, moved[i].from);
-        }
+        state_clear(gateway, moved[i].from); // of what another has now, what only the one had that had the id
     free(moved);
     if (gateway->state.answered)
         device_states_settled(gateway);
@@ -599,7 +596,7 @@ void device_states_reload(struct gateway *gateway) {
 static void hear_unknown(struct gateway *gateway, int64_t id, const char *ident, const struct codec *codec) {
     struct device device = device_by_ident(gateway->registry, ident);
     if (!device.known || device.id != id) {
-        clear(gateway, id);
+        state_clear(gateway, id);
         return;
     }
     struct device_state *state = find_or_make(gateway, id, ident);
@@ -615,8 +612,7 @@ static void hear_known(struct gateway *gateway, struct device_state *state, cons
         take_codec(gateway, state, codec);
     if (same || !earlier)
         return;
-    home_assistant_remove(gateway, state->id);
-    state_clear_telemetry(gateway, state->id);
+    state_clear(gateway, state->id);
     announce_anew(gateway, state);
 }
 
