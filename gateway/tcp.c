@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <uthash.h>
 #include <utlist.h>
 
@@ -212,8 +213,9 @@ static void set_timer(struct tcp_connection *connection) {
 
 // --- reading ---
 
+static char memory[65536]; // one for all connections: what is not taken at once the stream keeps itself
+
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
-    static char memory[65536]; // one for all: what is not taken at once the stream keeps itself
     const struct tcp_connection *connection = handle->data;
     bool holding = connection->peer.gateway->holding;
     *buffer = uv_buf_init(memory, holding ? 0 : sizeof memory);
@@ -358,11 +360,28 @@ int tcp_listen(struct channel *channel) {
     return result != 0 ? result : uv_listen((uv_stream_t *)&channel->tcp, BACKLOG, on_connection);
 }
 
+// At the end of the gateway. Of a connection that is behind the beginning of a report may have been read: the
+// rest of it is there, and is neither to be lost nor to be taken for what it is not.
+static void take_last(struct tcp_connection *connection) {
+    size_t most = connection->peer.stream.codec->frame_max;
+    ssize_t count = 0;
+    int descriptor;
+    if (most > sizeof memory)
+        most = sizeof memory;
+    if (stream_waits(&connection->peer.stream) && !connection->ended &&
+        uv_fileno((uv_handle_t *)&connection->tcp, &descriptor) == 0)
+        count = recv(descriptor, memory, most, MSG_DONTWAIT);
+    if (count > 0)
+        take(connection, (const uint8_t *)memory, (size_t)count, CODEC_OPEN);
+    if (!connection->closing && count < (ssize_t)most)
+        take(connection, NULL, 0, CODEC_END); // a report without a terminator is not lost
+}
+
 void tcp_close_all(struct channel *channel) {
     struct tcp_connection *connection, *next;
     uv_close((uv_handle_t *)&channel->tcp, NULL);
     DL_FOREACH_SAFE(channel->connections, connection, next) {
-        take(connection, NULL, 0, CODEC_END); // a report without a terminator is not lost
+        take_last(connection);
         close_connection(&connection->peer, CLOSE_RESTART);
     }
 }
