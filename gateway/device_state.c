@@ -15,7 +15,8 @@
 #define VALUES_MAX                                                                                           \
     1024 // bytes of last values of a device; what does not fit is published each time it is reported
 #define UNLISTED_MAX                                                                                         \
-    200000 // devices outside the registry; beyond that the one heard longest ago is forgotten
+    200000               // devices outside the registry; beyond that the one heard longest ago is forgotten
+#define PASSED_MAX   100 // states that are looked at for one to forget
 #define TOPIC_MAX    1024
 #define POSITION_MAX 1024 // bytes of telemetry/position
 
@@ -67,14 +68,18 @@ static void forget(struct gateway *gateway, struct device_state *state) {
     free(state);
 }
 
-// Keeps the table bounded, whatever idents come in.
+// Keeps the table bounded, whatever idents come in. Those that may not be forgotten go to the end, so that
+// the next one does not pass them again; how many it passes is bounded as well.
 static void make_room(struct gateway *gateway) {
-    struct device_state *state = gateway->devices.heard;
-    while (gateway->devices.unlisted >= UNLISTED_MAX && state != NULL) {
-        struct device_state *next = state->next;
-        if (!state->listed && !state->connected)
+    struct device_state_table *table = &gateway->devices;
+    for (unsigned passed = 0; passed < PASSED_MAX && table->unlisted >= UNLISTED_MAX; passed++) {
+        struct device_state *state = table->heard;
+        if (!state->listed && !state->connected) {
             forget(gateway, state);
-        state = next;
+            continue;
+        }
+        DL_DELETE(table->heard, state);
+        DL_APPEND(table->heard, state);
     }
 }
 
