@@ -175,6 +175,13 @@ static uint64_t next_deadline(const struct tcp_connection *connection) {
     return ask && quiet < deadline ? quiet : deadline;
 }
 
+static bool has_unread(const struct tcp_connection *connection) {
+    int descriptor;
+    char byte;
+    return uv_fileno((const uv_handle_t *)&connection->tcp, &descriptor) == 0 &&
+           recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 static void on_timer(uv_timer_t *timer) {
     struct tcp_connection *connection = timer->data;
     struct peer *peer = &connection->peer;
@@ -196,6 +203,12 @@ static void on_timer(uv_timer_t *timer) {
     bool nameless =
         peer->session == NULL &&
         now - connection->heard_from >= (uint64_t)peer->gateway->config->limits.identify_timeout * 1000;
+    // Timers come before what there is to read: after a turn that took long, or when the connection was held
+    // until now, silence is not the device's.
+    if (!connection->ended && !nameless && has_unread(connection)) {
+        uv_timer_start(timer, on_timer, 1, 0);
+        return;
+    }
     if (connection->ended || idle || nameless) {
         close_connection(peer, connection->ended ? CLOSE_BY_DEVICE : CLOSE_INACTIVE);
         return;
