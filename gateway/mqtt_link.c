@@ -305,6 +305,9 @@ static int make_client(struct mqtt_link *link) {
     // Without a clean start, what came while we were away is delivered.
     link->client = must_have(mosquitto_new(config->mqtt.client_id, !link->persistent, link));
     mosquitto_int_option(link->client, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V5);
+    // With the usual 20 Mosquitto 2.0.11 (and max_inflight_messages 0) never sends what it has for us beyond
+    // that.
+    mosquitto_int_option(link->client, MOSQ_OPT_RECEIVE_MAXIMUM, 65535);
     mosquitto_int_option(link->client, MOSQ_OPT_SEND_MAXIMUM, config->mqtt.inflight);
     mosquitto_int_option(link->client, MOSQ_OPT_TCP_NODELAY, 1);
     mosquitto_log_callback_set(link->client, on_log);

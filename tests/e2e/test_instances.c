@@ -154,21 +154,21 @@ Test(instances, what_comes_while_the_intake_is_away_is_not_missed) {
     struct rig *rig = two_up();
     int device = wake(rig->beside, VAN);
     kill_gateway(rig);
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 50; i++) {
         char text[32];
         snprintf(text, sizeof text, "mode,7,%d#", 10 + i);
         rig_publish(rig, TO_VAN, text);
     }
     cr_assert(!device_has_bytes(device));
     rig_gateway_start(rig, NULL);
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 50; i++) {
         char text[32];
         snprintf(text, sizeof text, "mode,7,%d#", 10 + i);
         device_expect(device, text);
         device_send(device, "mode=Success!\r\n");
     }
     finish(rig);
-    expect_steps(rig, VAN, "sent", 20);
+    expect_steps(rig, VAN, "sent", 50);
 }
 
 // The intake has the command on its disk; meanwhile the other one brought it to its end.
