@@ -23,12 +23,21 @@ struct state_leaving {
 
 // --- instance and channels ---
 
-void state_publish_instance(struct gateway *gateway, bool online) {
+// The text of an instance's state; none of one that there will not be again. For the caller to free.
+static char *instance_text(const struct gateway *gateway, bool online) {
+    if (!online && gateway->config->hand_over)
+        return must_have(strdup(""));
     json_t *state =
         online ? json_pack("{s:s, s:s, s:f, s:b}", "state", "online", "version", TRACKBUS_VERSION, "started",
                            (double)gateway->started / 1e6, "full", outbox_is_full(gateway->outbox))
                : json_pack("{s:s}", "state", "offline");
     char *text = must_have(json_dumps(state, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
+    json_decref(state);
+    return text;
+}
+
+void state_publish_instance(struct gateway *gateway, bool online) {
+    char *text = instance_text(gateway, online);
     char topic[300];
     int mid;
     snprintf(topic, sizeof topic, "%s/state/gw/instances/%s", gateway->config->mqtt.topic_prefix,
@@ -39,7 +48,6 @@ void state_publish_instance(struct gateway *gateway, bool online) {
             .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED},
         &mid);
     free(text);
-    json_decref(state);
 }
 
 static bool publish_channels(struct gateway *gateway) {
