@@ -19,7 +19,7 @@
 
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
 #define OTHER_DESCRIPTORS  128   // that the gateway may need beside those of connections
-#define SUBSCRIPTIONS_MAX  8
+#define SUBSCRIPTIONS_MAX  10
 #define HAND_OVER_INTERVAL 100  // milliseconds between looks at whether all is handed over
 #define THREAD_TIME        1000 // milliseconds to wait for an attempt to connect when stopping
 
@@ -166,13 +166,16 @@ static void make_link(struct running *running) {
     const char *prefix = config->mqtt.topic_prefix;
     // Our own first, because a broker with a full queue drops what comes later. A command that somebody
     // retained by mistake would come again at every connection: no retained ones. The entries of the queue
-    // are wanted with those that we wrote ourselves, which tells that the broker has them. Where devices were
-    // while we were away does not matter: QoS 0.
+    // are wanted with those that we wrote ourselves, which tells that the broker has them. Where devices and
+    // what other instances were while we were away does not matter: QoS 0.
     subscribe(running, 1, 0, "%s/state/gw/instances/%s/#", prefix, config->mqtt.client_id);
     if (config->commands.intake)
         subscribe(running, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/command/gw/#", prefix);
     subscribe(running, 1, 0, "%s/state/gw/devices/+/commands-queue/+", prefix);
     subscribe(running, 1, 0, "%s/state/gw/channels/+/+/commands-queue/+", prefix);
+    subscribe(running, 0, 0, "%s/state/gw/instances/+", prefix);
+    if (config->commands.intake)
+        subscribe(running, 0, 0, "%s/state/gw/instances/+/channels/+", prefix);
     subscribe(running, 0, 0, "%s/state/gw/devices/+", prefix);
     subscribe(running, 0, 0, "%s/state/gw/devices/+/connected", prefix);
     subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/log/gw/devices/+/connected", prefix);
@@ -327,6 +330,7 @@ static void catch_signals(struct running *running) {
 static void free_all(struct running *running) {
     struct gateway *gateway = &running->gateway;
     device_states_free(gateway);
+    instances_free(gateway);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
     device_registry_free(gateway->registry);

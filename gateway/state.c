@@ -51,13 +51,15 @@ void state_publish_instance(struct gateway *gateway, bool online) {
 }
 
 static bool publish_channels(struct gateway *gateway) {
-    bool all = true;
+    bool all = gateway->instances.known; // before that we might say what is another's to say
+    if (!all)
+        return false;
     for (size_t i = 0; i < gateway->config->channel_count; i++) {
         if (gateway->channels[i].state_due && outbox_keeps_up(gateway->outbox))
             channel_publish_state(&gateway->channels[i]);
         all = all && !gateway->channels[i].state_due;
     }
-    return all;
+    return instances_publish(gateway) && all;
 }
 
 // --- telemetry that goes ---
@@ -153,6 +155,7 @@ void state_stop(struct gateway *gateway) {
 void state_link_connected(struct gateway *gateway) {
     gateway->state.retained = false;
     gateway->state.again = gateway->state.answered;
+    instances_begin(gateway);
 }
 
 static void timestamps_filter(const struct gateway *gateway, char *filter, size_t capacity) {
@@ -179,9 +182,8 @@ void state_received(struct gateway *gateway, const char *topic, const struct mqt
     static const char instances[] = "instances/", devices[] = "devices/";
     if (strncmp(topic, devices, sizeof devices - 1) == 0)
         device_states_heard(gateway, topic + sizeof devices - 1, received);
-    else if (strncmp(topic, instances, sizeof instances - 1) == 0 && received->retain &&
-             strcmp(topic + sizeof instances - 1, gateway->config->mqtt.client_id) == 0)
-        gateway->state.retained = true;
+    else if (strncmp(topic, instances, sizeof instances - 1) == 0)
+        instances_heard(gateway, topic + sizeof instances - 1, received);
 }
 
 void state_answered(struct gateway *gateway) {
@@ -191,15 +193,13 @@ void state_answered(struct gateway *gateway) {
         mqtt_link_unsubscribe(gateway->link, filter);
     }
     gateway->state.answered = true;
+    instances_answered(gateway);
     state_publish(gateway);
 }
 
 void state_settled(struct gateway *gateway) {
-    if (!gateway->state.retained && gateway->state.again) {
-        for (size_t i = 0; i < gateway->config->channel_count; i++)
-            gateway->channels[i].state_due = true;
-        state_is_due(gateway);
+    if (!gateway->state.retained && gateway->state.again)
         device_states_restore(gateway);
-    }
+    instances_settled(gateway);
     device_states_settled(gateway);
 }

@@ -169,6 +169,19 @@ Test(workers, are_instances_of_their_own) {
     rig->finished = true;
 }
 
+Test(workers, say_together_how_many_connections_there_are) {
+    struct rig *rig = up(2, NULL);
+    int devices[] = {tcp_at(rig, 1), tcp_at(rig, 2), tcp_at(rig, 2)};
+    json_decref(rig_expect_standing_json(rig, "state/gw/channels/1", "{'id':1,'connections':3}"));
+    json_decref(rig_expect_standing_json(rig, SECOND "/channels/1", "{'id':1,'connections':2}"));
+    kill_worker(rig, 2);
+    json_decref(rig_expect_standing_json(rig, "state/gw/channels/1", "{'id':1,'connections':1}"));
+    for (size_t i = 0; i < 3; i++)
+        close(devices[i]);
+    json_decref(rig_expect_standing_json(rig, "state/gw/channels/1", "{'id':1,'connections':0}"));
+    rig_finish(rig);
+}
+
 Test(workers, one_is_possible) {
     struct rig *rig = up(1, NULL);
     close(wake_at(rig, 1, VAN));
@@ -650,6 +663,7 @@ Test(workers, fewer_send_what_more_have_left) {
     expect_from_disk(rig);
     cr_assert(rig_wait(is_removed, rig, RIG_DEADLINE), "the store is not removed");
     rig_expect_standing(rig, THIRD, NULL); // there is no such instance any more
+    rig_expect_standing(rig, THIRD "/channels/1", NULL);
     rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
     close(wake_at(rig, 2, VAN));
     cr_assert(!rig_log_has(rig, "started again"));
