@@ -182,6 +182,21 @@ Test(workers, say_together_how_many_connections_there_are) {
     rig_finish(rig);
 }
 
+// Each counts its connections from 1.
+Test(workers, log_whose_connection_it_is) {
+    struct rig *rig = up(2, NULL);
+    int van = wake_at(rig, 1, VAN), car = wake_at(rig, 2, CAR);
+    rig_expect(rig, "log/gw/channels/1/connections/+/identified",
+               "{'ident':'" VAN "','instance':'trackbus'}");
+    rig_expect(rig, "log/gw/channels/1/connections/+/identified",
+               "{'ident':'" CAR "','instance':'trackbus-2'}");
+    close(van);
+    close(car);
+    rig_expect(rig, "log/gw/channels/1/connections/+/closed", "{'ident':'" VAN "','instance':'trackbus'}");
+    rig_expect(rig, "log/gw/channels/1/connections/+/closed", "{'ident':'" CAR "','instance':'trackbus-2'}");
+    rig_finish(rig);
+}
+
 Test(workers, one_is_possible) {
     struct rig *rig = up(1, NULL);
     close(wake_at(rig, 1, VAN));
