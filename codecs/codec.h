@@ -128,6 +128,9 @@ struct codec {
     size_t junk_max;     // bytes of junk in a row that a stream may hold
     unsigned quiet_ms;   // silence after which frame() is asked with CODEC_QUIET; 0: never
     bool one_at_a_time;  // answers carry no id: the next command waits for the answer to the last
+    // Alarms that its devices raise: booleans that only reports have that raise them. Ends with FIELD_NONE;
+    // NULL without any.
+    const enum field *alarms;
 
     // Says what bytes[0 .. length) begins with; length is 1 to frame_max. The same bytes give the same
     // answer, and with CODEC_OPEN a READY or SKIP given for some bytes is also given when more follow them.

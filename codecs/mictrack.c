@@ -1140,6 +1140,9 @@ static enum codec_verdict mictrack_encode(void *session, const struct codec_comm
     return CODEC_OK;
 }
 
+static const enum field alarms[] = {FIELD_ALARM_EVENT, FIELD_BATTERY_LOW_ALARM, FIELD_GEOFENCE_IN_ALARM,
+                                    FIELD_GEOFENCE_OUT_ALARM, FIELD_NONE};
+
 const struct codec codec_mictrack = {
     .name = "mictrack",
     .id = 1,
@@ -1149,6 +1152,7 @@ const struct codec codec_mictrack = {
     .junk_max = 1024,
     .quiet_ms = 200,
     .one_at_a_time = true,
+    .alarms = alarms,
     .frame = mictrack_frame,
     .decode = mictrack_decode,
     .encode = mictrack_encode,

@@ -64,9 +64,9 @@ void channel_open(struct channel *channel, struct gateway *gateway, const struct
     channel_changed(channel);
 }
 
-void channel_pause(struct channel *channel, bool pause) {
+void channel_resume(struct channel *channel) {
     if (channel->tcp_open)
-        tcp_pause_all(channel, pause);
+        tcp_resume_all(channel);
 }
 
 void channel_close(struct channel *channel) {

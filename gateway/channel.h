@@ -18,6 +18,7 @@ struct channel {
     uv_tcp_t tcp;
     bool tcp_open, tcp_listens;
     struct tcp_connection *connections;
+    struct tcp_connection *held; // those with something to read, while nothing is read
     size_t connection_count;
     uv_udp_t udp;
     uv_timer_t udp_sweep;
@@ -34,8 +35,8 @@ void channel_open(struct channel *channel, struct gateway *gateway, const struct
 // Closes everything, connections with code 7. The memory stays until the loop has ended.
 void channel_close(struct channel *channel);
 
-// Stops reading from the connections, or goes on.
-void channel_pause(struct channel *channel, bool pause);
+// Goes on reading from the connections that were held.
+void channel_resume(struct channel *channel);
 
 // Notes that its state has to be published again.
 void channel_changed(struct channel *channel);
@@ -58,6 +59,6 @@ int channel_socket_name(const uv_handle_t *handle, char *text);
 // tcp.c and udp.c; 0 or an error of libuv.
 int tcp_listen(struct channel *channel);
 void tcp_close_all(struct channel *channel);
-void tcp_pause_all(struct channel *channel, bool pause);
+void tcp_resume_all(struct channel *channel);
 int udp_bind(struct channel *channel);
 void udp_close_all(struct channel *channel);

@@ -49,6 +49,12 @@ static void mark_due(struct gateway *gateway, struct device_state *state, unsign
     state_is_due(gateway);
 }
 
+// What was announced is no longer right.
+static void announce_anew(struct gateway *gateway, struct device_state *state) {
+    state->announced = 0;
+    mark_due(gateway, state, STATE_DISCOVERY);
+}
+
 static void forget(struct gateway *gateway, struct device_state *state) {
     struct device_state_table *table = &gateway->devices;
     if (state->due != 0)
@@ -184,13 +190,24 @@ static void publish_at_once(struct gateway *gateway, const struct device_state *
                       member->length);
 }
 
+// A field that is not in memory may be one that was never there before.
+static void note_field(struct gateway *gateway, struct device_state *state, enum field field) {
+    uint32_t entity = home_assistant_entity_of(field);
+    if ((entity & ~state->reported) == 0)
+        return;
+    state->reported |= entity;
+    mark_due(gateway, state, STATE_DISCOVERY);
+}
+
 static void take_value(struct gateway *gateway, struct device_state *state,
                        const struct message_member *member, int64_t timestamp, size_t *hint) {
     if (timestamp < state->since)
         return;
     struct entry *entry = find_value(state, member, hint);
-    if (entry == NULL)
+    if (entry == NULL) {
+        note_field(gateway, state, member->field);
         entry = add_value(state, member, hint);
+    }
     if (entry != NULL && timestamp < entry->timestamp)
         return;
     bool same = entry != NULL && entry->length == member->length && entry->timestamp != INT64_MIN &&
@@ -250,10 +267,11 @@ static void identify(struct gateway *gateway, struct device_state *state, const 
     free(state->name);
     state->name = must_have(strdup(device->name));
     state->type_id = device->type_id;
+    announce_anew(gateway, state);
     renew_value(gateway, state, FIELD_DEVICE_ID, json_integer((json_int_t)state->id));
     renew_value(gateway, state, FIELD_DEVICE_NAME, json_string(state->name));
     renew_value(gateway, state, FIELD_DEVICE_TYPE_ID, json_integer((json_int_t)state->type_id));
-    mark_due(gateway, state, STATE_IDENTITY | STATE_DISCOVERY);
+    mark_due(gateway, state, STATE_IDENTITY);
 }
 
 // --- position ---
@@ -327,22 +345,33 @@ static void take_position(struct gateway *gateway, struct device_state *state,
 
 // --- what happens to devices ---
 
+static void take_codec(struct gateway *gateway, struct device_state *state, const struct codec *codec) {
+    if (state->codec == codec)
+        return;
+    state->codec = codec;
+    mark_due(gateway, state, STATE_IDENTITY);
+    announce_anew(gateway, state);
+}
+
 void device_state_connected(struct gateway *gateway, const struct session *session, const struct peer *peer) {
     if (!session->device.known)
         return;
     struct device_state *state = find_or_make(gateway, session->device.id, session->ident);
     identify(gateway, state, &session->device, session->ident);
-    if (state->codec != peer->channel->config->codec) {
-        state->codec = peer->channel->config->codec;
-        mark_due(gateway, state, STATE_IDENTITY | STATE_DISCOVERY);
-    }
+    take_codec(gateway, state, peer->channel->config->codec);
+    if (state->elsewhere)
+        announce_anew(gateway, state);
+    state->elsewhere = false;
     state->connected = true;
     mark_due(gateway, state, STATE_CONNECTED);
 }
 
 void device_state_disconnected(struct gateway *gateway, const struct session *session, bool elsewhere) {
     struct device_state *state = session->device.known ? find(gateway, session->device.id) : NULL;
-    if (state == NULL || elsewhere || strcmp(state->ident, session->ident) != 0)
+    if (state == NULL || strcmp(state->ident, session->ident) != 0)
+        return;
+    state->elsewhere = elsewhere;
+    if (elsewhere)
         return;
     state->connected = false;
     mark_due(gateway, state, STATE_CONNECTED);
@@ -353,7 +382,7 @@ void device_state_report(struct gateway *gateway, const struct session *session,
     struct device_state *state = session->device.known ? find(gateway, session->device.id) : NULL;
     if (state == NULL)
         return;
-    size_t hint = 0, had = state->values_length;
+    size_t hint = 0;
     DL_DELETE(gateway->devices.heard, state);
     DL_APPEND(gateway->devices.heard, state);
     // A clock that is ahead must not keep later reports out.
@@ -364,8 +393,6 @@ void device_state_report(struct gateway *gateway, const struct session *session,
             take_value(gateway, state, &members[i], timestamp, &hint);
     if (gateway->config->telemetry != TELEMETRY_OFF)
         take_position(gateway, state, members, count, timestamp);
-    if (state->values_length > had)
-        mark_due(gateway, state, STATE_DISCOVERY); // there may be a field that was not there before
     device_states_publish(gateway);
 }
 
@@ -407,12 +434,11 @@ static bool publish_device(struct gateway *gateway, struct device_state *state) 
     if ((due & STATE_CONNECTED) != 0)
         publish_connected(gateway, state);
     state->due &= (uint8_t) ~(STATE_IDENTITY | STATE_CONNECTED);
-    if ((due & STATE_VALUES) != 0 && !publish_values(gateway, state)) {
-        state->due |= STATE_VALUES;
+    if ((due & STATE_VALUES) != 0 && !publish_values(gateway, state))
         return false;
-    }
-    if ((due & STATE_DISCOVERY) != 0)
-        home_assistant_announce(gateway, state);
+    state->due &= (uint8_t)~STATE_VALUES;
+    if ((due & STATE_DISCOVERY) != 0 && !home_assistant_announce(gateway, state))
+        return false;
     state->due = 0;
     DL_DELETE2(gateway->devices.due, state, prev_due, next_due);
     return true;
@@ -436,14 +462,14 @@ void device_states_restore(struct gateway *gateway) {
     DL_FOREACH(gateway->devices.heard, state) {
         mark_values(state);
         mark_due(gateway, state, STATE_ALL);
+        announce_anew(gateway, state);
     }
 }
 
 void device_states_announce(struct gateway *gateway) {
     struct device_state *state;
     DL_FOREACH(gateway->devices.heard, state) {
-        state->announced = 0;
-        mark_due(gateway, state, STATE_DISCOVERY);
+        announce_anew(gateway, state);
     }
 }
 
@@ -453,8 +479,7 @@ void device_states_announce(struct gateway *gateway) {
 static void clear(struct gateway *gateway, int64_t id) {
     gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld", (long long)id);
     gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld/connected", (long long)id);
-    if (gateway->config->home_assistant.enabled)
-        home_assistant_remove(gateway, id);
+    home_assistant_remove(gateway, id);
     state_clear_telemetry(gateway, id);
 }
 
@@ -557,34 +582,55 @@ void device_states_reload(struct gateway *gateway) {
         }
     take_registry(gateway);
     for (size_t i = 0; i < count; i++)
-        if (find(gateway, moved[i].from) == NULL)
+        if (find(gateway, moved[i].from) == NULL) {
             clear(gateway, moved[i].from);
-        else
-            state_clear_telemetry(gateway, moved[i].from); // of the one that had the id
+        } else { // what only the one had that had the id
+            home_assistant_remove(gateway, moved[i].from);
+            state_clear_telemetry(gateway, moved[i].from);
+        }
     free(moved);
-    if (command_sync_is_done(gateway))
+    if (gateway->state.answered)
         device_states_settled(gateway);
 }
 
 // --- what the broker has ---
 
 // An identity that we published in an earlier run. What the registry says now may be another one.
-static void hear_identity(struct gateway *gateway, int64_t id, const struct mqtt_received *received) {
-    if (find(gateway, id) != NULL)
+static void hear_unknown(struct gateway *gateway, int64_t id, const char *ident, const struct codec *codec) {
+    struct device device = device_by_ident(gateway->registry, ident);
+    if (!device.known || device.id != id) {
+        clear(gateway, id);
         return;
+    }
+    struct device_state *state = find_or_make(gateway, id, ident);
+    state->codec = codec;
+    identify(gateway, state, &device, ident);
+}
+
+// The id is that of a listed device: which protocol it has may be known from before; or it was another's.
+static void hear_known(struct gateway *gateway, struct device_state *state, const char *ident,
+                       const struct codec *codec, bool earlier) {
+    bool same = strcmp(state->ident, ident) == 0;
+    if (same && state->codec == NULL)
+        take_codec(gateway, state, codec);
+    if (same || !earlier)
+        return;
+    home_assistant_remove(gateway, state->id);
+    state_clear_telemetry(gateway, state->id);
+    announce_anew(gateway, state);
+}
+
+static void hear_identity(struct gateway *gateway, int64_t id, const struct mqtt_received *received,
+                          bool own) {
+    struct device_state *state = find(gateway, id);
     json_t *json = json_loadb(received->payload, received->length, 0, NULL);
     const char *ident = json_string_value(json_object_get(json, "ident"));
-    struct device device = {.known = false};
-    bool valid = ident != NULL && device_ident_valid(ident);
-    if (valid)
-        device = device_by_ident(gateway->registry, ident);
-    if (device.known && device.id == id) {
-        struct device_state *state = find_or_make(gateway, id, ident);
-        state->codec = codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
-        identify(gateway, state, &device, ident);
-    } else if (valid) {
-        clear(gateway, id);
-    }
+    const struct codec *codec =
+        codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
+    if (ident != NULL && device_ident_valid(ident) && state != NULL)
+        hear_known(gateway, state, ident, codec, received->retain && own);
+    else if (ident != NULL && device_ident_valid(ident) && own)
+        hear_unknown(gateway, id, ident, codec);
     json_decref(json);
 }
 
@@ -600,11 +646,15 @@ static void hear_connected(struct gateway *gateway, int64_t id, const struct mqt
     bool here = session != NULL && session->device.known;
     if (state == NULL)
         return;
+    if (!state->heard)
+        mark_due(gateway, state, STATE_DISCOVERY);
     state->heard = true;
     if (here && !is_true(received))
         mark_due(gateway, state, STATE_CONNECTED);
     if (here)
         return;
+    if (own || is_true(received) || received->retain)
+        state->elsewhere = !own;
     state->connected = is_true(received) && !own;
     if (is_true(received) && own)
         mark_due(gateway, state, STATE_CONNECTED);
@@ -648,8 +698,8 @@ void device_states_heard(struct gateway *gateway, const char *topic, const struc
     static const char telemetry[] = "/telemetry/";
     if (rest == topic)
         return;
-    if (*rest == '\0' && own && received->length > 0)
-        hear_identity(gateway, id, received);
+    if (*rest == '\0' && received->length > 0)
+        hear_identity(gateway, id, received, own);
     else if (strcmp(rest, "/connected") == 0)
         hear_connected(gateway, id, received, own);
     else if (strncmp(rest, telemetry, sizeof telemetry - 1) == 0 && received->retain && received->length > 0)
@@ -660,7 +710,7 @@ void device_states_settled(struct gateway *gateway) {
     struct device_state *state;
     DL_FOREACH(gateway->devices.heard, state) {
         if (!state->heard)
-            mark_due(gateway, state, STATE_CONNECTED);
+            mark_due(gateway, state, STATE_CONNECTED | STATE_DISCOVERY);
         state->heard = true;
     }
 }

@@ -37,10 +37,11 @@ struct device_state {
     bool connected;            // here, or when another gateway has it, there
     int64_t since;             // no report from before it counts: microseconds since 1970
     bool heard;                // the broker has said what stands retained of "connected"
+    bool elsewhere;            // another gateway had it last, and announces it
     uint8_t due;               // of enum device_state_part
     uint8_t *values;           // entries, see device_state.c; NULL without any
     uint32_t values_length;
-    uint32_t announced;               // home_assistant.c's: which entities are
+    uint32_t reported, announced;     // home_assistant.c's entities: with a value, and announced
     struct device_state *prev, *next; // in the order in which they were heard, the last at the end
     struct device_state *prev_due, *next_due;
     UT_hash_handle hh; // by id

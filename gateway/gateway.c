@@ -16,6 +16,7 @@
 #include "gateway/home_assistant.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
+#include "gateway/state_reader.h"
 
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
 #define OTHER_DESCRIPTORS  128   // that the gateway may need beside those of connections
@@ -68,17 +69,23 @@ uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, enum mq
     return number;
 }
 
-// While the outbox is full nothing is read from devices: they keep what they have to say.
-static void on_outbox_full(void *context, bool full) {
+// While the outbox is full nothing is read from devices: they keep what they have to say. While it is busy
+// only datagrams are, which nobody keeps.
+static void on_intake(void *context, enum outbox_intake intake) {
     struct running *running = context;
-    running->gateway.paused = full;
-    if (!full)
+    struct gateway *gateway = &running->gateway;
+    bool full = intake == OUTBOX_FULL, changed = full != gateway->paused;
+    gateway->paused = full;
+    gateway->holding = intake != OUTBOX_TAKES;
+    if (changed && !full)
         log_warning("devices are read again; %llu datagrams were turned away",
-                    (unsigned long long)running->gateway.turned_away);
-    running->gateway.turned_away = 0;
-    for (size_t i = 0; i < running->gateway.config->channel_count; i++)
-        channel_pause(&running->gateway.channels[i], full);
-    state_publish_instance(&running->gateway, true);
+                    (unsigned long long)gateway->turned_away);
+    if (changed)
+        gateway->turned_away = 0;
+    for (size_t i = 0; i < gateway->config->channel_count && !gateway->holding; i++)
+        channel_resume(&gateway->channels[i]);
+    if (changed)
+        state_publish_instance(gateway, true);
 }
 
 // --- what the link reports ---
@@ -139,7 +146,13 @@ static void on_received(void *context, const struct mqtt_received *received) {
         home_assistant_heard(gateway, received);
 }
 
-static const struct mqtt_link_handlers link_handlers = {.connected = on_link_connected,
+static void on_link_ready(void *context) {
+    struct running *running = context;
+    outbox_link_ready(running->gateway.outbox);
+}
+
+static const struct mqtt_link_handlers link_handlers = {.ready = on_link_ready,
+                                                        .connected = on_link_connected,
                                                         .up = on_link_up,
                                                         .down = on_link_down,
                                                         .published = on_published,
@@ -176,8 +189,8 @@ static void make_link(struct running *running) {
     subscribe(running, 0, 0, "%s/state/gw/instances/+", prefix);
     if (config->commands.intake)
         subscribe(running, 0, 0, "%s/state/gw/instances/+/channels/+", prefix);
-    subscribe(running, 0, 0, "%s/state/gw/devices/+", prefix);
-    subscribe(running, 0, 0, "%s/state/gw/devices/+/connected", prefix);
+    subscribe(running, 0, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER,
+              "%s/state/gw/devices/+/connected", prefix);
     subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/log/gw/devices/+/connected", prefix);
     if (config->home_assistant.enabled)
         subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/status", config->home_assistant.prefix);
@@ -261,8 +274,8 @@ static void stop(struct running *running) {
 static void on_hand_over_timer(uv_timer_t *timer) {
     struct running *running = timer->data;
     struct gateway *gateway = &running->gateway;
-    if (!running->stopping && command_sync_is_done(gateway) && state_publish(gateway) &&
-        outbox_count(gateway->outbox) == 0)
+    if (!running->stopping && gateway->state.answered && command_sync_is_done(gateway) &&
+        state_publish(gateway) && outbox_count(gateway->outbox) == 0)
         stop(running);
 }
 
@@ -329,8 +342,8 @@ static void catch_signals(struct running *running) {
 
 static void free_all(struct running *running) {
     struct gateway *gateway = &running->gateway;
-    device_states_free(gateway);
     instances_free(gateway);
+    state_free(gateway);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
     device_registry_free(gateway->registry);
@@ -360,17 +373,23 @@ static struct store *open_store(struct gateway *gateway) {
     return store;
 }
 
-// Shells and service managers often allow 1024 descriptors at first and far more on request.
-static void allow_descriptors(const struct config *config) {
-    rlim_t wanted = (rlim_t)config->limits.connections + OTHER_DESCRIPTORS;
+// Shells and service managers often allow 1024 descriptors at first and far more on request. Where there are
+// fewer, connections are refused before there are none left: libuv would close them without a word.
+static void allow_descriptors(struct gateway *gateway) {
+    rlim_t wanted = (rlim_t)gateway->config->limits.connections + OTHER_DESCRIPTORS;
     struct rlimit limit;
+    gateway->connections_max = gateway->config->limits.connections;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
         return;
     limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
     setrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < wanted)
-        log_warning("limits.connections is %d, but the system allows only %llu open files",
-                    config->limits.connections, (unsigned long long)limit.rlim_cur);
+    if (limit.rlim_cur == wanted)
+        return;
+    rlim_t others = limit.rlim_cur / 2 < OTHER_DESCRIPTORS ? limit.rlim_cur / 2 : OTHER_DESCRIPTORS;
+    gateway->connections_max = (int)(limit.rlim_cur - others);
+    log_warning("limits.connections is %d, but the system allows only %llu open files: %d connections",
+                gateway->config->limits.connections, (unsigned long long)limit.rlim_cur,
+                gateway->connections_max);
 }
 
 // Opens the channels and begins to connect to the broker. Returns 1, and stops, when there is nothing to do.
@@ -408,18 +427,18 @@ int gateway_run(struct config *config) {
     if (gateway->store == NULL)
         return 1;
     gateway->outbox = outbox_new(&gateway->loop, gateway->store, (unsigned)config->mqtt.inflight,
-                                 config->store_max_bytes, on_outbox_full, &running);
+                                 config->store_max_bytes, on_intake, &running);
     make_link(&running);
     commands_start(gateway);
     command_sync_start(gateway);
     state_start(gateway);
     catch_signals(&running);
     warn_of_what_is_not_there(config);
-    allow_descriptors(config);
+    allow_descriptors(gateway);
     int code = begin(&running);
     uv_run(&gateway->loop, UV_RUN_DEFAULT);
     log_info("stopped");
-    if (mqtt_link_is_connecting(gateway->link)) {
+    if (mqtt_link_is_connecting(gateway->link) || state_reader_is_connecting(gateway->state.reader)) {
         // The thread may wait for the network for minutes, and nothing can call it back.
         while (store_is_writing(gateway->store))
             uv_run(&gateway->loop, UV_RUN_ONCE);

@@ -33,9 +33,11 @@ struct gateway {
     struct command_sync sync;
     struct channel *channels;        // config->channel_count of them
     size_t listening;                // sockets that trackers can reach
+    bool holding;                    // connections are not read: the outbox is busy or full
     bool paused;                     // nothing is read from devices, because the outbox is full
     uint64_t turned_away;            // datagrams, while paused
     int connections;                 // over TCP, in all channels
+    int connections_max;             // limits.connections, or what the system allows
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address
     struct address_count *addresses; // connections by address

@@ -13,6 +13,9 @@ static enum log_level log_max = LOG_INFO;
 static enum log_format log_form = LOG_TEXT;
 static unsigned log_worker;
 
+static log_sink *log_diverted;
+static void *log_diverted_context;
+
 static const char *const level_names[] = {
     [LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
 
@@ -20,6 +23,11 @@ void log_setup(enum log_level level, enum log_format format, unsigned worker) {
     log_max = level;
     log_form = format;
     log_worker = worker;
+}
+
+void log_divert(log_sink *sink, void *context) {
+    log_diverted = sink;
+    log_diverted_context = context;
 }
 
 static void format_time(char *text, size_t capacity) {
@@ -43,7 +51,9 @@ static void write_line(enum log_level level, const char *format, va_list argumen
         return;
     format_time(when, sizeof when);
     escape_controls(text);
-    if (log_form == LOG_TEXT) {
+    if (log_diverted != NULL) {
+        log_diverted(log_diverted_context, level, text);
+    } else if (log_form == LOG_TEXT) {
         char worker[24] = "";
         if (log_worker != 0)
             snprintf(worker, sizeof worker, "worker %u: ", log_worker);

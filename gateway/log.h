@@ -12,6 +12,11 @@ enum log_format { LOG_TEXT, LOG_JSON };
 // each line; 0: none.
 void log_setup(enum log_level level, enum log_format format, unsigned worker);
 
+// Lines go to this from now on, without their time and escaped, and not to standard error: for a program that
+// draws on the terminal. It may be called on any thread.
+typedef void log_sink(void *context, enum log_level level, const char *text);
+void log_divert(log_sink *sink, void *context);
+
 __attribute__((format(printf, 1, 2))) void log_error(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_info(const char *format, ...);

@@ -9,6 +9,7 @@
 static const char help[] = "trackbus: a gateway between GPS trackers and MQTT\n"
                            "\n"
                            "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
+                           "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
                            "  trackbus check -c FILE                 check a configuration\n"
                            "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
                            "  trackbus encode -p PROTOCOL COMMAND    print the bytes of a command\n"
@@ -22,7 +23,7 @@ static const struct subcommand {
     int (*run)(int argc, char **argv);
 } subcommands[] = {
     {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
-    {"encode", cli_encode}, {"describe", cli_describe},
+    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {

@@ -18,6 +18,7 @@
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -40,6 +41,7 @@ enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 struct mqtt_link {
     uv_loop_t *loop;
     const struct config *config;
+    char *name; // for the log
     const struct mqtt_subscription *subscriptions;
     size_t subscription_count, subscribed;
     bool persistent;
@@ -95,6 +97,8 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
         note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
     if (!link->broken && (events & UV_WRITABLE) != 0)
         note_result(link, mosquitto_loop_write(link->client, READ_PACKETS));
+    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
+        link->handlers->ready(link->context);
 }
 
 static void renew_polling(struct mqtt_link *link) {
@@ -136,8 +140,8 @@ static void retry_later(struct mqtt_link *link) {
     unsigned delay = link->backoff / 2 + (unsigned)rand() % (link->backoff / 2 + 1);
     const char *why = link->why != NULL ? link->why : "the connection was lost";
     int length = (int)strcspn(why, "."); // the library's sentences end with one
-    log_warning("broker %s:%d: %.*s; next attempt in %u.%u s", link->config->mqtt.host,
-                link->config->mqtt.port, length, why, delay / 1000, delay % 1000 / 100);
+    log_warning("%s: %.*s; next attempt in %u.%u s", link->name, length, why, delay / 1000,
+                delay % 1000 / 100);
     link->why = NULL;
     link->state = IDLE;
     uv_timer_start(&link->timer, on_retry, delay, 0);
@@ -176,8 +180,10 @@ static void on_connack_timeout(uv_timer_t *timer) {
 static void become_up(struct mqtt_link *link) {
     link->state = UP;
     link->backoff = BACKOFF_MIN;
+    // It has no more to say than what the calls return, and would format a line for each packet.
+    mosquitto_log_callback_set(link->client, NULL);
     uv_timer_stop(&link->timer);
-    log_info("broker %s:%d: connected", link->config->mqtt.host, link->config->mqtt.port);
+    log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
     link->handlers->up(link->context);
 }
 
@@ -204,9 +210,8 @@ static void on_subscribe(struct mosquitto *client, void *context, int mid, int c
     struct mqtt_link *link = context;
     for (int i = 0; i < count && link->subscribed < link->subscription_count; i++, link->subscribed++)
         if (granted[i] >= 0x80)
-            log_error("broker %s:%d: it refused the subscription to %s: %s", link->config->mqtt.host,
-                      link->config->mqtt.port, link->subscriptions[link->subscribed].filter,
-                      mosquitto_reason_string(granted[i]));
+            log_error("%s: it refused the subscription to %s: %s", link->name,
+                      link->subscriptions[link->subscribed].filter, mosquitto_reason_string(granted[i]));
     if (link->state == SUBSCRIBING && link->subscribed == link->subscription_count)
         become_up(link);
 }
@@ -314,7 +319,7 @@ static int make_client(struct mqtt_link *link) {
     mosquitto_publish_v5_callback_set(link->client, on_publish);
     mosquitto_message_v5_callback_set(link->client, on_message);
     int result = mosquitto_username_pw_set(link->client, config->mqtt.username, config->mqtt.password);
-    if (result == MOSQ_ERR_SUCCESS)
+    if (result == MOSQ_ERR_SUCCESS && link->will_topic != NULL)
         result = mosquitto_will_set_v5(link->client, link->will_topic, (int)strlen(link->will_payload),
                                        link->will_payload, 1, true, NULL);
     return result == MOSQ_ERR_SUCCESS ? set_tls(link) : result;
@@ -376,13 +381,17 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
         .subscriptions = subscriptions,
         .subscription_count = subscription_count,
         .persistent = persistent,
-        .will_topic = must_have(strdup(will_topic)),
-        .will_payload = must_have(strdup(will_payload)),
+        .will_topic = will_topic != NULL ? must_have(strdup(will_topic)) : NULL,
+        .will_payload = will_topic != NULL ? must_have(strdup(will_payload)) : NULL,
         .handlers = handlers,
         .context = context,
         .polled = -1,
         .backoff = BACKOFF_MIN,
     };
+    if (asprintf(&link->name, "broker %s:%d%s%s", config->mqtt.host, config->mqtt.port,
+                 handlers->purpose != NULL ? ", " : "",
+                 handlers->purpose != NULL ? handlers->purpose : "") < 0)
+        must_have(NULL);
     uv_timer_init(loop, &link->timer);
     uv_timer_init(loop, &link->misc);
     uv_prepare_init(loop, &link->prepare);
@@ -445,6 +454,13 @@ void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
         note_result(link, mosquitto_unsubscribe(link->client, NULL, filter));
 }
 
+void mqtt_link_reset(struct mqtt_link *link, const char *why) {
+    if (!mqtt_link_is_up(link))
+        return;
+    link->why = why;
+    note_result(link, MOSQ_ERR_CONN_LOST);
+}
+
 // A socket that is closed with something unread in it is reset, and a broker that sees that before it has
 // read the goodbye publishes the Last Will. So what it still says is read until it closes the connection.
 // handle is a copy, because the library closes its own.
@@ -462,7 +478,8 @@ static void await_close(int handle) {
 void mqtt_link_stop(struct mqtt_link *link) {
     bool connecting = link->state == CONNECTING;
     if (link->state >= WAITING_CONNACK && link->state < STOPPED && !link->broken) {
-        int handle = fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0);
+        int handle =
+            link->will_topic != NULL ? fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0) : -1;
         mosquitto_disconnect_v5(link->client, MQTT_RC_NORMAL_DISCONNECTION, NULL);
         mosquitto_loop_write(link->client, READ_PACKETS);
         if (handle >= 0)
@@ -479,6 +496,7 @@ void mqtt_link_stop(struct mqtt_link *link) {
 void mqtt_link_free(struct mqtt_link *link) {
     free(link->will_topic);
     free(link->will_payload);
+    free(link->name);
     free(link);
     mosquitto_lib_cleanup();
 }

@@ -58,6 +58,7 @@ struct mqtt_subscription {
 
 // Called on the loop. They may publish.
 struct mqtt_link_handlers {
+    const char *purpose;              // for the log: of a connection that is not the main one; or NULL
     void (*connected)(void *context); // what is retained for the subscriptions comes after this
     void (*up)(void *context);        // and subscribed
     void (*down)(void *context);      // what was handed over and not acknowledged is unknown to have arrived
@@ -65,13 +66,16 @@ struct mqtt_link_handlers {
     // reason is a text.
     void (*published)(void *context, int mid, enum mqtt_answer answer, const char *reason);
     void (*received)(void *context, const struct mqtt_received *received);
+    // All that had come was passed on. What is published within published() costs more than from here. Or
+    // NULL.
+    void (*ready)(void *context);
 };
 
 struct mqtt_link;
 
 // With persistent set the broker keeps the session, and what comes for the subscriptions, while we are away.
-// will_topic and will_payload are the Last Will, retained. The subscriptions (at least one) and config
-// must stay, the texts are copied.
+// will_topic and will_payload are the Last Will, retained; NULL for none. The subscriptions (at least one)
+// and config must stay, the texts are copied.
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                                 const struct mqtt_subscription *subscriptions, size_t subscription_count,
                                 bool persistent, const char *will_topic, const char *will_payload,
@@ -88,6 +92,9 @@ enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct 
 // retained. False when not connected.
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
+
+// Breaks the connection, to make a new one; why is a constant for the log.
+void mqtt_link_reset(struct mqtt_link *link, const char *why);
 
 // Disconnects in good order, so that the Last Will is not published, and closes all handles on the loop. The
 // memory goes with mqtt_link_free() after the loop has ended.

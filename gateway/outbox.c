@@ -7,7 +7,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 #include <utlist.h>
 
 #include "gateway/limiter.h"
@@ -17,10 +16,13 @@
 
 #define MEMORY_COUNT     10000       // messages in memory beyond which the outbox spills
 #define MEMORY_BYTES     (32U << 20) // and bytes
+#define BUSY_COUNT       5000        // messages beyond which nothing more is read, if it can wait
+#define BUSY_BYTES       (16U << 20) // and bytes
 #define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
 #define UNWRITTEN_FAILED (4U << 20)  // the same when the disk has just failed to take them
 #define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
 #define TICK             500         // milliseconds
+#define OVERDUE          10000       // milliseconds that the broker may leave out one answer among others
 #define LOAD_COUNT       1000        // messages that are read back at once
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
@@ -31,9 +33,8 @@ struct item {
     uint64_t since;              // by uv_now(): when it was put or read back
     struct mqtt_publish publish; // its pointers point into bytes
     size_t size;
-    int mid; // while it is at the broker
+    int mid; // while it is at the broker; 0: it is not
     int refusals;
-    UT_hash_handle hh;
     struct item *prev, *next;
     char bytes[];
 };
@@ -50,7 +51,7 @@ struct outbox {
     uv_timer_t tick;
     struct mqtt_link *link;
     struct store *store;
-    outbox_full_fn *on_full;
+    outbox_intake_fn *on_intake;
     void *context;
     unsigned window, in_flight;
     size_t max_bytes;
@@ -58,13 +59,14 @@ struct outbox {
 
     struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
-    struct item *by_mid;
     size_t count, bytes;   // of items
     bool pumping;          // messages are being handed over
     int early_mid;         // of QoS 0: written before the handing over returned; 0: none
     uint64_t held_through; // the last that the broker did not take for now
     bool may_retry;        // a tick has passed since
     bool answered;         // on this connection the broker has answered a message
+    uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
+    uint64_t passed_since; // when that was, by uv_now()
 
     bool spilling;
     bool loading;
@@ -81,7 +83,7 @@ struct outbox {
     bool disk_fails;
     struct limiter log_limiter; // of lines about messages that are lost
 
-    bool full;
+    enum outbox_intake intake;
     struct outbox_waiter *waiters;
 };
 
@@ -108,27 +110,38 @@ bool outbox_keeps_up(const struct outbox *outbox) {
 }
 
 bool outbox_is_full(const struct outbox *outbox) {
-    return outbox->full;
+    return outbox->intake == OUTBOX_FULL;
 }
 
-// --- full or not ---
+// --- what it takes in ---
 
-static void update_full(struct outbox *outbox) {
+static bool is_full(const struct outbox *outbox) {
     // Some room between the two bounds, so that it does not change all the time.
-    size_t part = outbox->full ? 2 : 1;
-    bool full = outbox->disk_bytes > outbox->max_bytes / 10 * (outbox->full ? 9 : 10) ||
-                outbox->unwritten_bytes > (outbox->disk_fails ? UNWRITTEN_FAILED : UNWRITTEN_MAX) / part;
-    if (full == outbox->full)
+    bool was = outbox->intake == OUTBOX_FULL;
+    return outbox->disk_bytes > outbox->max_bytes / 10 * (was ? 9 : 10) ||
+           outbox->unwritten_bytes > (outbox->disk_fails ? UNWRITTEN_FAILED : UNWRITTEN_MAX) / (was ? 2 : 1);
+}
+
+// A broker that is there and only slower than the devices: they can wait, better than the disk can grow.
+static bool is_busy(const struct outbox *outbox) {
+    size_t part = outbox->intake == OUTBOX_BUSY ? 2 : 1;
+    return !outbox->spilling && mqtt_link_is_up(outbox->link) &&
+           (outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part);
+}
+
+static void update_intake(struct outbox *outbox) {
+    enum outbox_intake was = outbox->intake;
+    outbox->intake = is_full(outbox) ? OUTBOX_FULL : is_busy(outbox) ? OUTBOX_BUSY : OUTBOX_TAKES;
+    if (outbox->intake == was)
         return;
-    outbox->full = full;
-    if (full)
+    if (outbox->intake == OUTBOX_FULL)
         log_error("the outbox is full: %zu messages wait for the broker, %zu bytes on disk (store.max_bytes "
                   "is %zu), %zu "
                   "bytes not written yet; nothing is taken from devices until there is room",
                   outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
-    else
+    else if (was == OUTBOX_FULL)
         log_warning("the outbox has room again");
-    outbox->on_full(outbox->context, full);
+    outbox->on_intake(outbox->context, outbox->intake);
 }
 
 // --- items ---
@@ -255,7 +268,7 @@ static void on_written(void *context, bool ok) {
     struct written *written = outbox->writes;
     outbox->disk_fails = !ok;
     if (!ok) { // the store tries again, so wait again
-        update_full(outbox);
+        update_intake(outbox);
         store_when_written(outbox->store, on_written, outbox);
         return;
     }
@@ -263,7 +276,7 @@ static void on_written(void *context, bool ok) {
     outbox->written_through = written->through;
     outbox->unwritten_bytes -= written->bytes;
     free(written);
-    update_full(outbox);
+    update_intake(outbox);
     call_waiters(outbox);
 }
 
@@ -411,10 +424,10 @@ static void hold_item(struct outbox *outbox, struct item *item, const char *reas
 static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->next_out = item->next;
     if (outbox->early_mid == item->mid) {
+        item->mid = 0;
         drop_item(outbox, item);
         return;
     }
-    HASH_ADD_INT(outbox->by_mid, mid, item);
     outbox->in_flight++;
 }
 
@@ -429,6 +442,8 @@ static void hand_over(struct outbox *outbox) {
         struct item *item = outbox->next_out;
         outbox->early_mid = 0;
         enum mqtt_publish_result result = mqtt_link_publish(outbox->link, &item->publish, &item->mid);
+        if (result != MQTT_SENT)
+            item->mid = 0;
         if (result == MQTT_NOT_NOW)
             return;
         if (result == MQTT_REFUSED)
@@ -460,7 +475,7 @@ static void put_behind(struct outbox *outbox, const struct mqtt_publish *publish
         tell_when_written(outbox, write_message(outbox, number, publish));
         outbox->disk_count++;
     }
-    update_full(outbox);
+    update_intake(outbox);
 }
 
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
@@ -475,6 +490,7 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
         begin_spilling(outbox, "it takes less than comes");
     else if (outbox->stopped)
         begin_spilling(outbox, "the gateway stops");
+    update_intake(outbox);
     return number;
 }
 
@@ -497,19 +513,44 @@ static void hold_unanswered(struct outbox *outbox) {
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
 void outbox_link_down(struct outbox *outbox) {
     hold_unanswered(outbox);
-    HASH_CLEAR(hh, outbox->by_mid);
+    for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
+        item->mid = 0;
     outbox->in_flight = 0;
     outbox->next_out = outbox->items;
+    outbox->passed_over = 0;
+    update_intake(outbox);
+}
+
+// Answers come in order, so the one that is looked for is at the front.
+static struct item *find_at_broker(const struct outbox *outbox, int mid) {
+    struct item *item = outbox->items;
+    while (item != outbox->next_out && item->mid != mid)
+        item = item->next;
+    return item != outbox->next_out ? item : NULL;
+}
+
+// A broker that drops its answer when too much waits for us (Mosquitto does) would leave a message there for
+// ever.
+static void note_order(struct outbox *outbox, const struct item *answered) {
+    const struct item *oldest = outbox->items;
+    while (oldest->mid == 0)
+        oldest = oldest->next;
+    if (oldest == answered) {
+        outbox->passed_over = 0;
+    } else if (outbox->passed_over != oldest->number) {
+        outbox->passed_over = oldest->number;
+        outbox->passed_since = uv_now(outbox->loop);
+    }
 }
 
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason) {
-    struct item *item;
-    HASH_FIND_INT(outbox->by_mid, &mid, item);
+    struct item *item = find_at_broker(outbox, mid);
     if (item == NULL) {
         outbox->early_mid = outbox->pumping ? mid : 0;
         return;
     }
-    HASH_DEL(outbox->by_mid, item);
+    note_order(outbox, item);
+    item->mid = 0;
     outbox->in_flight--;
     outbox->answered = true;
     if (answer == MQTT_TAKEN)
@@ -518,8 +559,12 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
         hold_item(outbox, item, reason);
     else
         refuse_item(outbox, item, reason);
+}
+
+void outbox_link_ready(struct outbox *outbox) {
     delete_taken(outbox, DELETE_COUNT);
     pump(outbox);
+    update_intake(outbox);
 }
 
 // --- beginning, time, ending ---
@@ -536,14 +581,18 @@ static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
     if (!outbox->spilling && waits_too_long(outbox))
         begin_spilling(outbox, mqtt_link_is_up(outbox->link) ? "it does not acknowledge" : "it is away");
+    if (outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since > OVERDUE) {
+        outbox->passed_over = 0;
+        mqtt_link_reset(outbox->link, "it has left out an acknowledgement");
+    }
     delete_taken(outbox, 1);
-    update_full(outbox);
     outbox->may_retry = true;
     pump(outbox);
+    update_intake(outbox);
 }
 
 struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
-                          outbox_full_fn *on_full, void *context) {
+                          outbox_intake_fn *on_intake, void *context) {
     struct outbox *outbox = must_have(calloc(1, sizeof *outbox));
     struct store_messages stored = store_messages(store);
     *outbox = (struct outbox){
@@ -551,7 +600,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
         .store = store,
         .window = window,
         .max_bytes = max_bytes,
-        .on_full = on_full,
+        .on_intake = on_intake,
         .context = context,
         .log_limiter = {.per_second = LOG_LINES},
         .spilling = stored.count > 0,
@@ -586,7 +635,6 @@ void outbox_stop(struct outbox *outbox) {
 
 void outbox_free(struct outbox *outbox) {
     struct written *written, *next;
-    HASH_CLEAR(hh, outbox->by_mid);
     while (outbox->items != NULL)
         drop_item(outbox, outbox->items);
     DL_FOREACH_SAFE(outbox->writes, written, next) {

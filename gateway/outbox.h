@@ -29,15 +29,22 @@ struct outbox_waiter {
     struct outbox_waiter *prev, *next; // the outbox's own
 };
 
-// Told when the outbox becomes full (store.max_bytes, or a disk that takes nothing), and when there is room
-// again. While it is full nothing more must be read from devices; what was read already it still takes, so
-// that a report that nobody sends again is not lost.
-typedef void outbox_full_fn(void *context, bool full);
+// What the outbox takes in.
+enum outbox_intake {
+    OUTBOX_TAKES, // all that comes
+    OUTBOX_BUSY,  // what can wait with the device had better: the broker is slower than the devices
+    // Nothing more must be read from devices (store.max_bytes, or a disk that takes nothing). What was read
+    // already it still takes, so that a report that nobody sends again is not lost.
+    OUTBOX_FULL,
+};
+
+// Told when it changes.
+typedef void outbox_intake_fn(void *context, enum outbox_intake intake);
 
 // link must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes. Takes up what
 // the store holds.
 struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
-                          outbox_full_fn *on_full, void *context);
+                          outbox_intake_fn *on_intake, void *context);
 void outbox_set_link(struct outbox *outbox, struct mqtt_link *link);
 
 // Closes the handles on the loop. What is not safe by then is given to the store.
@@ -63,6 +70,7 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);
 // What the link reports.
 void outbox_link_up(struct outbox *outbox);
 void outbox_link_down(struct outbox *outbox);
+void outbox_link_ready(struct outbox *outbox);
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason);
 
 // Messages that the broker does not have; and those of them that only memory holds.

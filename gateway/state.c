@@ -10,9 +10,11 @@
 #include "gateway/gateway.h"
 #include "gateway/log.h"
 #include "gateway/memory.h"
+#include "gateway/state_reader.h"
 
-#define INTERVAL   100   // milliseconds between attempts to publish what is due
-#define CLEAR_TIME 10000 // milliseconds that a broker is given to say what it retains of a device's telemetry
+#define INTERVAL   100  // milliseconds between attempts to publish what is due
+#define CLEAR_TIME 1000 // milliseconds that a broker is given to say what it retains of a device's telemetry
+#define CLEAR_MAX  20   // devices for which it is asked at once, lest it has to say too much
 
 // A device whose telemetry goes. Which topics there are only the broker knows: it is asked for them.
 struct state_leaving {
@@ -98,7 +100,7 @@ void state_clear_telemetry(struct gateway *gateway, int64_t device_id) {
         leaving->device_id = device_id;
         DL_APPEND(gateway->state.leaving, leaving);
     }
-    ask(gateway, leaving);
+    leaving->asked = 0;
     state_is_due(gateway);
 }
 
@@ -109,7 +111,10 @@ bool state_clears_telemetry(const struct gateway *gateway, int64_t device_id) {
 static bool go_on_clearing(struct gateway *gateway) {
     struct state_leaving *leaving, *next;
     uint64_t now = uv_now(&gateway->loop);
+    unsigned asked = 0;
     DL_FOREACH_SAFE(gateway->state.leaving, leaving, next) {
+        if (asked++ == CLEAR_MAX)
+            break;
         if (leaving->asked == 0)
             ask(gateway, leaving);
         else if (now - leaving->asked > CLEAR_TIME)
@@ -146,8 +151,14 @@ void state_start(struct gateway *gateway) {
 
 void state_stop(struct gateway *gateway) {
     uv_close((uv_handle_t *)&gateway->state.timer, NULL);
+    state_reader_stop(gateway->state.reader);
     while (gateway->state.leaving != NULL)
         end_leaving(gateway, gateway->state.leaving);
+}
+
+void state_free(struct gateway *gateway) {
+    state_reader_free(gateway->state.reader);
+    device_states_free(gateway);
 }
 
 // --- the broker ---
@@ -158,17 +169,9 @@ void state_link_connected(struct gateway *gateway) {
     instances_begin(gateway);
 }
 
-static void timestamps_filter(const struct gateway *gateway, char *filter, size_t capacity) {
-    snprintf(filter, capacity, "%s/state/gw/devices/+/telemetry/timestamp",
-             gateway->config->mqtt.topic_prefix);
-}
-
-// The times of the last reports are only of use once, and later there are too many of them.
 void state_link_up(struct gateway *gateway) {
-    char filter[300];
-    timestamps_filter(gateway, filter, sizeof filter);
-    if (!gateway->state.answered && gateway->config->telemetry == TELEMETRY_PARAMETERS)
-        mqtt_link_subscribe(gateway->link, filter);
+    if (gateway->state.reader == NULL)
+        gateway->state.reader = state_reader_new(gateway);
 }
 
 void state_link_down(struct gateway *gateway) {
@@ -187,13 +190,8 @@ void state_received(struct gateway *gateway, const char *topic, const struct mqt
 }
 
 void state_answered(struct gateway *gateway) {
-    char filter[300];
-    if (!gateway->state.answered && gateway->config->telemetry == TELEMETRY_PARAMETERS) {
-        timestamps_filter(gateway, filter, sizeof filter);
-        mqtt_link_unsubscribe(gateway->link, filter);
-    }
     gateway->state.answered = true;
-    instances_answered(gateway);
+    device_states_settled(gateway);
     state_publish(gateway);
 }
 
@@ -201,5 +199,4 @@ void state_settled(struct gateway *gateway) {
     if (!gateway->state.retained && gateway->state.again)
         device_states_restore(gateway);
     instances_settled(gateway);
-    device_states_settled(gateway);
 }

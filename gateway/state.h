@@ -10,16 +10,20 @@ struct channel;
 struct gateway;
 struct mqtt_received;
 
+struct state_reader;
+
 struct state {
     uv_timer_t timer;              // runs while something is due
     struct state_leaving *leaving; // devices whose telemetry is being taken away
-    bool answered;                 // the broker has said, in this run, what it retains from earlier ones
+    struct state_reader *reader;   // or NULL
+    bool answered;                 // it is known what the broker retains from earlier runs
     bool again;                    // it was connected before, and has got state
     bool retained;                 // the broker had our instance's state when we connected
 };
 
 void state_start(struct gateway *gateway);
 void state_stop(struct gateway *gateway);
+void state_free(struct gateway *gateway);
 
 // Something is due: it will be published soon.
 void state_is_due(struct gateway *gateway);
@@ -37,8 +41,7 @@ void state_link_up(struct gateway *gateway);
 void state_link_down(struct gateway *gateway);
 void state_received(struct gateway *gateway, const char *topic, const struct mqtt_received *received);
 
-// The broker has answered what was asked behind the subscriptions: unless it delivers out of order, it has
-// said what it retains.
+// What the broker retains from earlier runs has been heard; state is published from now on.
 void state_answered(struct gateway *gateway);
 
 // The broker has delivered all that it retained: when it had nothing of us, it has lost it.

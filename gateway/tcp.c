@@ -27,8 +27,10 @@ struct tcp_connection {
     uv_tcp_t tcp;
     uv_timer_t timer; // silence, identification and idleness, whichever is next
     struct tcp_connection *prev, *next;
+    struct tcp_connection *prev_held, *next_held;
     struct address_count *address;
     bool quiet_asked; // the silence after the last bytes was told to the codec
+    bool held;        // it has something to say, and is not read
     bool ended;       // the device sends no more
     bool closing;
     int handles; // that are not closed yet
@@ -88,6 +90,8 @@ static void close_connection(struct peer *peer, enum close_code code) {
     connection->closing = true;
     tell_closed(peer, code);
     peer_release(peer);
+    if (connection->held)
+        DL_DELETE2(peer->channel->held, connection, prev_held, next_held);
     DL_DELETE(peer->channel->connections, connection);
     peer->channel->connection_count--;
     channel_changed(peer->channel);
@@ -167,7 +171,7 @@ static void on_timer(uv_timer_t *timer) {
         set_timer(connection);
         return;
     }
-    if (peer->gateway->paused) { // that it is not heard is not its fault
+    if (connection->held) { // that it is not heard is not its fault
         peer->last_heard = peer->opened = now;
         set_timer(connection);
         return;
@@ -194,7 +198,16 @@ static void set_timer(struct tcp_connection *connection) {
 
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
     static char memory[65536]; // one for all: what is not taken at once the stream keeps itself
-    *buffer = uv_buf_init(memory, sizeof memory);
+    const struct tcp_connection *connection = handle->data;
+    bool holding = connection->peer.gateway->holding;
+    *buffer = uv_buf_init(memory, holding ? 0 : sizeof memory);
+}
+
+// Only connections that have something to say are held, and only those have to be let go.
+static void hold(struct tcp_connection *connection) {
+    uv_read_stop((uv_stream_t *)&connection->tcp);
+    connection->held = true;
+    DL_APPEND2(connection->peer.channel->held, connection, prev_held, next_held);
 }
 
 // A device that closes its side may still read: it gets the replies that wait for its messages to be safe.
@@ -212,6 +225,10 @@ static void take_end(struct tcp_connection *connection) {
 
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) {
     struct tcp_connection *connection = stream->data;
+    if (count == UV_ENOBUFS) {
+        hold(connection);
+        return;
+    }
     if (count == UV_EOF) {
         take_end(connection);
         return;
@@ -246,9 +263,9 @@ static struct address_count *count_address(struct gateway *gateway, const struct
 
 static bool within_limits(const struct tcp_connection *connection) {
     const struct gateway *gateway = connection->peer.gateway;
-    if (gateway->connections > gateway->config->limits.connections) {
+    if (gateway->connections > gateway->connections_max) {
         peer_warn(&connection->peer, "limit", NULL, "refused: %d connections are open (limits.connections)",
-                  gateway->config->limits.connections);
+                  gateway->connections_max);
         return false;
     }
     if (connection->address->count > gateway->config->limits.connections_per_address) {
@@ -279,8 +296,7 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
     peer_log(&connection->peer, "connection %llu", (unsigned long long)connection->peer.serial);
     event_accepted(&connection->peer);
     set_timer(connection);
-    if (!gateway->paused)
-        uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+    uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
 }
 
 static void free_refused(uv_handle_t *handle) {
@@ -335,12 +351,11 @@ void tcp_close_all(struct channel *channel) {
     }
 }
 
-void tcp_pause_all(struct channel *channel, bool pause) {
-    struct tcp_connection *connection;
-    DL_FOREACH(channel->connections, connection) {
-        if (pause)
-            uv_read_stop((uv_stream_t *)&connection->tcp);
-        else if (!connection->ended)
-            uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+void tcp_resume_all(struct channel *channel) {
+    struct tcp_connection *connection, *next;
+    DL_FOREACH_SAFE2(channel->held, connection, next, next_held) {
+        DL_DELETE2(channel->held, connection, prev_held, next_held);
+        connection->held = false;
+        uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
     }
 }

@@ -17,6 +17,8 @@
 
 struct mqtt_link {
     bool up;
+    bool endless; // takes more than SENT_MAX
+    bool was_reset;
     bool writes_at_once; // QoS 0 is on the network before the handing over returns
     size_t count;
     char texts[SENT_MAX][8];
@@ -38,8 +40,8 @@ enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct 
         return MQTT_NOT_NOW;
     if (publish->topic[0] == '\0')
         return MQTT_REFUSED;
-    cr_assert(link->count < SENT_MAX);
-    snprintf(link->texts[link->count++], sizeof link->texts[0], "%.*s", (int)publish->length,
+    cr_assert(link->count < SENT_MAX || link->endless);
+    snprintf(link->texts[link->count++ % SENT_MAX], sizeof link->texts[0], "%.*s", (int)publish->length,
              (const char *)publish->payload);
     *mid = (int)link->count;
     if (publish->qos == 0 && link->writes_at_once)
@@ -47,9 +49,14 @@ enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct 
     return MQTT_SENT;
 }
 
+void mqtt_link_reset(struct mqtt_link *link, const char *why) {
+    link->was_reset = true;
+}
+
 // Of the nth message that it was handed, from 1.
 static void answer(int nth, enum mqtt_answer answer) {
     outbox_published(outbox, nth, answer, "a reason");
+    outbox_link_ready(outbox);
 }
 
 static void go_up(void) {
@@ -71,7 +78,10 @@ static void expect_handed(const char *expected) {
 
 // --- around it ---
 
-static void ignore_full(void *context, bool full) {
+static enum outbox_intake intake_now;
+
+static void note_intake(void *context, enum outbox_intake intake) {
+    intake_now = intake;
 }
 
 static void open_outbox(void) {
@@ -80,7 +90,7 @@ static void open_outbox(void) {
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
     broker = (struct mqtt_link){.writes_at_once = true};
-    outbox = outbox_new(&loop, store, WINDOW, 1 << 20, ignore_full, NULL);
+    outbox = outbox_new(&loop, store, WINDOW, 1 << 20, note_intake, NULL);
     outbox_set_link(outbox, &broker);
 }
 
@@ -172,6 +182,51 @@ Test(outbox, hands_over_a_window_in_order) {
     go_up();
     expect_handed("1 2 3 4 5 6 3 4 5 6");
     cr_assert(outbox_count(outbox) == 4);
+}
+
+static bool was_reset(size_t value) {
+    return broker.was_reset;
+}
+
+// Brokers that have too much for us drop what they have to say, acknowledgements too.
+Test(outbox, begins_anew_when_an_answer_is_left_out) {
+    go_up();
+    put_all(4);
+    answer(2, MQTT_TAKEN);
+    run_until(was_reset, 0);
+    go_down();
+    go_up();
+    expect_handed("1 2 3 4 1 3 4");
+    answer(5, MQTT_TAKEN);
+    cr_assert(outbox_count(outbox) == 2);
+}
+
+Test(outbox, lets_devices_wait_for_a_broker_that_is_there) {
+    broker.endless = true;
+    go_up();
+    put_all(5000);
+    cr_assert(intake_now == OUTBOX_TAKES);
+    put_all(100);
+    cr_assert(intake_now == OUTBOX_BUSY);
+    for (int i = 1; i < 2550; i++)
+        answer(i, MQTT_TAKEN);
+    cr_assert(intake_now == OUTBOX_BUSY);
+    for (int i = 2550; i <= 2700; i++)
+        answer(i, MQTT_TAKEN);
+    cr_assert(intake_now == OUTBOX_TAKES);
+}
+
+// They would wait for ever, and the disk is there for that.
+Test(outbox, lets_no_device_wait_for_a_broker_that_is_away) {
+    put_all(6000);
+    cr_assert(intake_now == OUTBOX_TAKES);
+    broker.endless = true;
+    go_up();
+    outbox_link_ready(outbox);
+    cr_assert(intake_now == OUTBOX_BUSY);
+    go_down();
+    outbox_link_ready(outbox);
+    cr_assert(intake_now == OUTBOX_TAKES);
 }
 
 Test(outbox, is_done_with_qos_0_once_it_is_written) {

@@ -379,12 +379,21 @@ void rig_gateway_stop(struct rig *rig) {
     cr_assert(!rig_log_has(rig, "runtime error: "), "undefined behaviour"); // which does not end it
 }
 
+static bool has_state(void *context) {
+    return rig_count(context, "state/gw/channels/+") > 0;
+}
+
+void rig_expect_state(struct rig *rig) {
+    cr_assert(rig_wait(has_state, rig, RIG_DEADLINE), "the gateway publishes no state");
+}
+
 struct rig *rig_up(const char *changes) {
     struct rig *rig = rig_new();
     rig_broker_start(rig, NULL);
     rig_client_start(rig);
     rig_gateway_start(rig, changes);
     rig_expect_log(rig, ": connected");
+    rig_expect_state(rig);
     return rig;
 }
 

@@ -75,6 +75,9 @@ int rig_orphan_wait(pid_t process);
 // Writes the configuration alone; path is that of the file.
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity);
 
+// Waits until the gateway publishes state: it hears first what the broker has of it.
+void rig_expect_state(struct rig *rig);
+
 // Everything, and the gateway is connected to the broker.
 struct rig *rig_up(const char *changes);
 // A rig for one more gateway on the same broker, with the same client; its own client_id is for its

@@ -221,6 +221,28 @@ Test(bad_input, values_that_are_left_out) {
     rig_finish(rig);
 }
 
+// Of lines about the same thing from one address only so many are written in a second, and the rest counted.
+struct again {
+    struct rig *rig;
+    int device;
+};
+
+static bool says_more(void *context) {
+    const struct again *again = context;
+    char reports[4096] = "";
+    for (int i = 0; i < 40; i++)
+        sprintf(reports + strlen(reports), "MT;x;" VAN ";R0;%d\r\n", i);
+    device_send(again->device, reports);
+    return rig_log_has(again->rig, " more like it before)");
+}
+
+Test(bad_input, again_and_again_is_counted_in_the_log) {
+    struct rig *rig = rig_up(NULL);
+    struct again again = {rig, rig_tcp(rig)};
+    cr_assert(rig_wait(says_more, &again, RIG_DEADLINE), "the log does not count");
+    rig_finish(rig);
+}
+
 // --- who may connect ---
 
 #define REGISTRY "'devices':[{'ident':'" CAR "','id':5}]"

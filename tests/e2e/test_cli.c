@@ -81,8 +81,8 @@ Test(cli, workers_are_a_number) {
 }
 
 Test(cli, help_and_version) {
-    static const char *const calls[] = {"--help",    "-h",        "run --help",  "run -h",       "check -h",
-                                        "decode -h", "encode -h", "describe -h", "decode --help"};
+    static const char *const calls[] = {"--help",    "-h",        "run --help",  "run -h",        "check -h",
+                                        "decode -h", "encode -h", "describe -h", "decode --help", "watch -h"};
     for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
         const struct outcome *it = call(calls[i], "");
         expect_code(it, 0);
@@ -117,6 +117,10 @@ Test(cli, wrong_usage_says_what_is_wrong) {
         {"encode rconf", "-p"},
         {"encode -p nothing x", "nothing"},
         {"encode -p mictrack reboot 0", "COMMAND"},
+        {"watch --fly", "--fly"},
+        {"watch -c", "-c"},
+        {"watch a b", "IDENT"},
+        {"watch 'a b'", "a b"},
         {"describe", "fields"},
         {"describe everything", "fields"},
         {"describe commands", "-p"},
@@ -274,6 +278,9 @@ Test(cli, check_names_each_fault_with_its_path) {
         it = call("run -c in", wrong[i].config);
         cr_assert(it->code == 1, "run, %s: exit code %d", wrong[i].config, it->code);
         cr_assert(strstr(it->err, wrong[i].path) != NULL, "run, %s: %s", wrong[i].config, it->err);
+        it = call("watch -c in", wrong[i].config);
+        cr_assert(it->code == 1, "watch, %s: exit code %d", wrong[i].config, it->code);
+        cr_assert(strstr(it->err, wrong[i].path) != NULL, "watch, %s: %s", wrong[i].config, it->err);
     }
     const struct outcome *it = call("check -c in", "{\"a\":1,\"mqtt\":{\"b\":2},\"limits\":{\"c\":3}}");
     expect_in(it->out, "$.a: ");

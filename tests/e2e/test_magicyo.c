@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "tests/e2e/rig.h"
 #include "tests/vector.h"
@@ -295,5 +296,23 @@ Test(magicyo, endless_marks_close_the_connection) {
     rig_expect_log(rig, "not this protocol (code 19)");
     send_frame(good, HEARTBEAT, 1, "");
     expect_frame(good, 0x0D, 1, "");
+    rig_finish(rig);
+}
+
+// What is repeated is answered each time. Whoever never reads the answers is cut off before they take the
+// gateway's memory: the system takes some megabytes of them first.
+Test(magicyo, a_device_that_does_not_read_is_cut_off) {
+    struct rig *rig = rig_up(CHANNELS);
+    int device = known_car(rig), size = 65536; // with less the system does not hear what is acknowledged
+    uint8_t frames[16 * 64];
+    struct bytes one = frame(CAR, DATA, 11, POSITION);
+    for (size_t i = 0; i < 16; i++)
+        memcpy(frames + i * one.length, one.data, one.length);
+    setsockopt(device, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+    for (int i = 0; i < 50000; i++)
+        if (send(device, frames, 16 * one.length, MSG_NOSIGNAL) < 0)
+            break;
+    rig_expect_log(rig, "limit reached (code 20)");
+    rig_expect(rig, "message/gw/devices/" CAR, "{'message.seqnum':11}");
     rig_finish(rig);
 }

@@ -435,6 +435,7 @@ static struct rig *fleet_up(void) {
     rig_expect_standing(rig, "state/gw/devices/6/connected", "false");
     rig_expect_standing(rig, VAN_STATE "/telemetry/battery.voltage", "3.831");
     rig_expect_standing(rig, "state/gw/devices/5/telemetry/battery.voltage", "3.9");
+    rig_expect(rig, "state/gw/instances/trackbus/queue", NULL);
     return rig;
 }
 

@@ -9,7 +9,8 @@
 
 TestSuite(faults, .fini = rig_clean);
 
-#define EVERYONE ((struct world_setup){.mictrack = 20, .magicyo = 20, .udp = 10, .rate = 1000})
+#define EVERYONE                                                                                             \
+    ((struct world_setup){.mictrack = 20, .magicyo = 20, .udp = 10, .magicyo_udp = 10, .rate = 1000})
 
 // Kills may come at any moment: the number of reports that pass in between is left to chance.
 static void let_pass(struct world *world, size_t most) {
@@ -100,8 +101,9 @@ Test(faults, the_broker_is_frozen) {
 // are written all the same, and acknowledged.
 Test(faults, new_messages_are_acknowledged_behind_what_was_read_back) {
     struct rig *rig = rig_new();
-    struct world *world =
-        start(rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .rate = 2000}, NULL);
+    struct world *world = start(
+        rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .magicyo_udp = 4, .rate = 2000},
+        NULL);
     rig_broker_kill(rig);
     WORLD_EXPECT(world, sent, 3800);
     world_pause(world);
@@ -121,8 +123,9 @@ Test(faults, new_messages_are_acknowledged_behind_what_was_read_back) {
 // Spilled, read back in part, spilled again, with a restart in the middle: without gaps and in order.
 Test(faults, spilled_drained_and_spilled_again) {
     struct rig *rig = rig_new();
-    struct world *world =
-        start(rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .rate = 3000}, NULL);
+    struct world *world = start(
+        rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .magicyo_udp = 4, .rate = 3000},
+        NULL);
     int seconds = world_seconds(0);
     do {
         rig_broker_kill(rig);
@@ -215,7 +218,8 @@ Test(faults, the_broker_refuses_for_now) {
 // What is refused for good is lost, and so not acknowledged: devices send it again.
 Test(faults, the_broker_refuses_for_good) {
     struct rig *rig = rig_new();
-    struct world *world = start(rig, (struct world_setup){.magicyo = 20, .udp = 10, .rate = 500}, NULL);
+    struct world *world =
+        start(rig, (struct world_setup){.magicyo = 20, .udp = 10, .magicyo_udp = 10, .rate = 500}, NULL);
     int seconds = world_seconds(0), i = 0;
     do {
         refuse(world, NOT_AUTHORIZED, 1 + rand() % 20);
@@ -230,8 +234,9 @@ Test(faults, the_broker_refuses_for_good) {
 // What was read before SIGTERM waits on disk for the next start.
 Test(faults, stopped_while_the_broker_is_away) {
     struct rig *rig = rig_new();
-    struct world *world =
-        start(rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .rate = 1000}, NULL);
+    struct world *world = start(
+        rig, (struct world_setup){.mictrack = 10, .magicyo = 10, .udp = 4, .magicyo_udp = 4, .rate = 1000},
+        NULL);
     int seconds = world_seconds(0), i = 0;
     do {
         rig_broker_kill(rig);

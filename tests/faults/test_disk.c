@@ -21,7 +21,7 @@ static void clean(void) {
 
 TestSuite(faults_disk, .fini = clean);
 
-#define FEW      ((struct world_setup){.mictrack = 6, .magicyo = 6, .udp = 4, .rate = 3000})
+#define FEW      ((struct world_setup){.mictrack = 6, .magicyo = 6, .udp = 4, .magicyo_udp = 4, .rate = 3000})
 #define VAN      "866425031361423"
 #define REPORTS  "message/gw/devices/" VAN
 #define INSTANCE "state/gw/instances/trackbus"
@@ -131,16 +131,23 @@ Test(faults_disk, the_disk_is_full) {
     struct world *world = world_new(rig, FEW);
     snprintf(store, sizeof store, "'store':{'path':'%s/store.db'}", disk);
     world_start_gateway(world, store);
-    world_send(world, true);
-    WORLD_EXPECT(world, received, 20);
-    rig_broker_kill(rig);
-    rig_expect_log(rig, "the store cannot be written: database or disk is full");
-    rig_expect_log(rig, "the outbox is full");
-    expect_held_up(world);
-    rig_broker_start(rig, NULL);
-    rig_expect_log(rig, "devices are read again");
-    WORLD_EXPECT(world, acknowledged, 500);
-    rig_expect_log(rig, "the broker keeps up again");
+    int seconds = world_seconds(0);
+    do {
+        size_t failed = rig_log_count(rig, "the store cannot be written: database or disk is full");
+        size_t full = rig_log_count(rig, "the outbox is full"), read = rig_log_count(rig, "are read again");
+        world_send(world, true);
+        WORLD_EXPECT(world, received, 20);
+        rig_broker_kill(rig);
+        expect_said(rig, "the store cannot be written: database or disk is full", failed + 1);
+        expect_said(rig, "the outbox is full", full + 1);
+        expect_held_up(world);
+        rig_broker_start(rig, NULL);
+        expect_said(rig, "are read again", read + 1);
+        WORLD_EXPECT(world, acknowledged, 500);
+        rig_expect_log(rig, "the broker keeps up again");
+        world_pause(world);
+        rig_expect_counters(rig, "outbox: 0 messages");
+    } while (!world_is_over(world, seconds));
     world_finish(world, "disk full");
 }
 
@@ -312,4 +319,38 @@ Test(faults_disk, below_a_file_is_no_store) {
 
 Test(faults_disk, that_is_a_directory_is_no_store) {
     expect_no_start("", "cannot be used: Is a directory");
+}
+
+Test(faults_disk, that_cannot_be_written_is_no_store) {
+    struct rig *rig = rig_new();
+    char changes[256];
+    mount_disk(rig);
+    cr_assert(mount("tmpfs", disk, "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m") == 0);
+    snprintf(changes, sizeof changes, "{'store':{'path':'%s/store.db'}}", disk);
+    rig_broker_reserve(rig);
+    rig_gateway_spawn(rig, changes);
+    cr_assert(rig_gateway_wait(rig) == 1);
+    rig_expect_log(rig, "/store.db cannot be used: Read-only file system");
+    rig->finished = true;
+}
+
+// The room is taken before there is a store at all.
+Test(faults_disk, on_a_full_disk_cannot_be_made) {
+    struct rig *rig = rig_new();
+    char changes[256], file[128];
+    static const char zeros[4096];
+    mount_disk(rig);
+    snprintf(file, sizeof file, "%s/file", disk);
+    int filler = open(file, O_WRONLY | O_CREAT, 0600);
+    while (write(filler, zeros, sizeof zeros) > 0)
+        ;
+    close(filler);
+    snprintf(changes, sizeof changes, "{'store':{'path':'%s/store.db'}}", disk);
+    rig_broker_reserve(rig);
+    rig_gateway_spawn(rig, changes);
+    cr_assert(rig_gateway_wait(rig) == 1);
+    rig_expect_log(rig, "/store.db cannot be used: database or disk is full");
+    cr_assert(unlink(file) == 0);
+    rig_gateway_start(rig, changes); // and then it can
+    rig_finish(rig);
 }

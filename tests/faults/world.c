@@ -18,6 +18,8 @@
 #define PORT_FIRST  10000 // below the ports that the kernel gives away
 #define PORT_COUNT  22000
 
+#define MEMORY_PARTS 10
+
 int64_t world_clock(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -75,6 +77,22 @@ static void give_reports(struct world *world) {
     }
 }
 
+// Resident pages stand second in /proc/PID/statm.
+static void sample_memory(struct world *world) {
+    char path[64];
+    size_t pages = 0;
+    int64_t seconds = (world_clock() - world->started) / 1000;
+    if (seconds < (int64_t)world->memory_count || world->memory_count == MEMORY_MAX)
+        return;
+    snprintf(path, sizeof path, "/proc/%d/statm", world->rig->gateway);
+    FILE *file = fopen(path, "r");
+    if (file == NULL || fscanf(file, "%*u %zu", &pages) != 1)
+        pages = 0;
+    if (file != NULL)
+        fclose(file);
+    world->memory[world->memory_count++] = pages * (size_t)sysconf(_SC_PAGESIZE) / 1024;
+}
+
 static void turn(struct world *world) {
     world->poll_count = 0;
     proxy_poll(world);
@@ -88,6 +106,7 @@ static void turn(struct world *world) {
     for (int i = 0; i < world->device_count; i++)
         device_turn(world, world->devices[i]);
     proxy_turn(world);
+    sample_memory(world);
 }
 
 static void *run(void *context) {
@@ -126,6 +145,7 @@ struct world *world_new(struct rig *rig, struct world_setup setup) {
     add_devices(world, MICTRACK, setup.mictrack);
     add_devices(world, MAGICYO, setup.magicyo);
     add_devices(world, UDP, setup.udp);
+    add_devices(world, MAGICYO_UDP, setup.magicyo_udp);
     proxy_open(world);
     pthread_mutex_init(&world->lock, NULL);
     pthread_create(&world->thread, NULL, run, world);
@@ -285,13 +305,33 @@ static bool has_grown(void *context) {
     return field_of(growth->world, growth->offset) >= growth->wanted;
 }
 
+static int compare_sizes(const void *a, const void *b) {
+    size_t left = *(const size_t *)a, right = *(const size_t *)b;
+    return (left > right) - (left < right);
+}
+
+// The resident memory of the gateway in ten parts of the time: the median of each.
+static void write_memory(struct world *world, char *text) {
+    size_t parts = world->memory_count < MEMORY_PARTS ? world->memory_count : MEMORY_PARTS;
+    text[0] = '\0';
+    for (size_t i = 0; i < parts; i++) {
+        size_t first = world->memory_count * i / parts, end = world->memory_count * (i + 1) / parts;
+        qsort(world->memory + first, end - first, sizeof world->memory[0], compare_sizes);
+        sprintf(text + strlen(text), " %zu", world->memory[first + (end - first) / 2]);
+    }
+}
+
 static void print_counts(struct world *world, const char *name) {
     struct world_counts counts = world_counts(world);
+    char memory[MEMORY_PARTS * 22];
+    pthread_mutex_lock(&world->lock);
+    write_memory(world, memory);
+    pthread_mutex_unlock(&world->lock);
     fprintf(stderr,
             "%-28s sent %zu, acknowledged %zu, received %zu, lost %zu, duplicates %zu, out of order %zu, "
-            "connections to the broker %zu, peak memory %zu KiB\n",
+            "connections to the broker %zu, peak memory %zu KiB, over time%s KiB\n",
             name, counts.sent, counts.acknowledged, counts.received, counts.lost, counts.duplicates,
-            counts.out_of_order, counts.connections, counts.peak_memory);
+            counts.out_of_order, counts.connections, counts.peak_memory, memory);
 }
 
 void world_expect_growth(struct world *world, size_t offset, size_t by, const char *what) {

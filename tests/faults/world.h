@@ -4,9 +4,9 @@
 // A report has arrived when the broker's PUBACK for it has passed the proxy. Counting with a subscriber would
 // also count what a broker that is killed loses after its PUBACK, which is no fault of the gateway.
 //
-// Devices are of three kinds. Mictrack over TCP sends on and is never answered. Magicyo over TCP has a few
-// frames under way and sends those that were not answered again, after it has connected again. Mictrack over
-// UDP sends a report until it is acknowledged, and then the next.
+// Devices are of four kinds. Mictrack over TCP sends on and is never answered. Magicyo over TCP has a few
+// frames under way and sends those that were not answered again, after it has connected again. Both over
+// UDP send a report until it is acknowledged, and then the next.
 #pragma once
 
 #include <stdatomic.h>
@@ -18,8 +18,8 @@
 struct world;
 
 struct world_setup {
-    int mictrack, magicyo, udp; // devices
-    int rate;                   // reports a second, of all together
+    int mictrack, magicyo, udp, magicyo_udp; // devices
+    int rate;                                // reports a second, of all together
 };
 
 struct world_counts {

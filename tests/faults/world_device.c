@@ -60,6 +60,14 @@ static size_t make_frame(const struct device *device, int sequence, char *text) 
     return sizeof frame;
 }
 
+static bool is_magicyo(const struct device *device) {
+    return device->kind == MAGICYO || device->kind == MAGICYO_UDP;
+}
+
+static size_t make(const struct device *device, int sequence, char *text) {
+    return is_magicyo(device) ? make_frame(device, sequence, text) : make_report(device, sequence, text);
+}
+
 // --- connecting ---
 
 void device_close(struct device *device) {
@@ -71,14 +79,30 @@ void device_close(struct device *device) {
         device->next = device->answered + 1;
 }
 
+static bool is_udp(const struct device *device) {
+    return device->kind == UDP || device->kind == MAGICYO_UDP;
+}
+
+static int port_of(const struct world *world, const struct device *device) {
+    switch (device->kind) {
+    case MICTRACK:
+        return world->tcp_port;
+    case MAGICYO:
+        return world->magicyo_port;
+    case UDP:
+        return world->udp_port;
+    case MAGICYO_UDP:
+        return world->magicyo_udp_port;
+    }
+    return 0;
+}
+
 static void open_socket(struct world *world, struct device *device) {
-    int port = device->kind == MICTRACK  ? world->tcp_port
-               : device->kind == MAGICYO ? world->magicyo_port
-                                         : world->udp_port;
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)port_of(world, device)),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     device->when = world_clock();
-    device->socket = socket(AF_INET, device->kind == UDP ? SOCK_DGRAM : SOCK_STREAM, 0);
+    device->socket = socket(AF_INET, is_udp(device) ? SOCK_DGRAM : SOCK_STREAM, 0);
     if (connect(device->socket, (struct sockaddr *)&address, sizeof address) != 0)
         device_close(device);
     else
@@ -128,6 +152,13 @@ static void hear(struct world *world, struct device *device) {
             hear_datagram(world, device, datagram, got);
         return; // an error says that the gateway is away
     }
+    if (device->kind == MAGICYO_UDP) {
+        got = recv(device->socket, device->in, sizeof device->in, 0);
+        device->in_length = got > 0 ? (size_t)got : 0;
+        hear_frames(world, device);
+        device->in_length = 0;
+        return;
+    }
     got = recv(device->socket, device->in + device->in_length, sizeof device->in - device->in_length, 0);
     if (got == 0 || (got < 0 && errno != EAGAIN)) {
         device_close(device);
@@ -146,7 +177,7 @@ static void mark_sent(struct world *world, struct device *device, int sequence) 
     device->flags[sequence] |= SENT;
     world->counts.sent++;
     world->counts.tcp_sent += device->kind == MICTRACK;
-    world->counts.udp_unique += device->kind == UDP;
+    world->counts.udp_unique += is_udp(device);
 }
 
 static bool may_send(const struct device *device) {
@@ -178,8 +209,7 @@ static void say_tcp(struct world *world, struct device *device) {
         if (device->out_length == 0 && device->kind == MAGICYO && device->next == device->answered + 1)
             device->when = world_clock();
         if (device->out_length == 0)
-            device->out_length = device->kind == MAGICYO ? make_frame(device, device->next, device->out)
-                                                         : make_report(device, device->next, device->out);
+            device->out_length = make(device, device->next, device->out);
         if (!write_out(world, device))
             return;
     }
@@ -191,7 +221,7 @@ static void say_udp(struct world *world, struct device *device, int64_t now) {
     if (!fresh && !again)
         return;
     device->next = device->answered + 2;
-    size_t length = make_report(device, device->answered + 1, device->out);
+    size_t length = make(device, device->answered + 1, device->out);
     world->counts.udp_repeats += (device->flags[device->answered + 1] & SENT) != 0;
     mark_sent(world, device, device->answered + 1);
     send(device->socket, device->out, length, 0);
@@ -220,7 +250,7 @@ void device_turn(struct world *world, struct device *device) {
         return;
     if (device->kind == MAGICYO && device->next > device->answered + 1 && now - device->when > PATIENCE)
         device_close(device);
-    else if (device->kind == UDP)
+    else if (is_udp(device))
         say_udp(world, device, now);
     else
         say_tcp(world, device);

@@ -11,8 +11,9 @@
 #define DEVICES_MAX  128
 #define POLLS_MAX    512
 #define PAIRS_MAX    8
+#define MEMORY_MAX   4000
 
-enum device_kind { MICTRACK, MAGICYO, UDP };
+enum device_kind { MICTRACK, MAGICYO, UDP, MAGICYO_UDP };
 enum report_flag { SENT = 1, ACKNOWLEDGED = 2, RECEIVED = 4, REFUSED = 8 };
 
 struct device {
@@ -65,6 +66,8 @@ struct world {
     struct world_counts counts;
     struct pollfd polls[POLLS_MAX];
     size_t poll_count;
+    size_t memory[MEMORY_MAX]; // of the gateway, KiB, one for each second
+    size_t memory_count;
 };
 
 int64_t world_clock(void);

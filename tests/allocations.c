@@ -1,0 +1,50 @@
+// Counting allocations; see allocations.h.
+#include "tests/allocations.h"
+
+#include <stdatomic.h>
+
+static atomic_size_t count;
+
+size_t allocations_count(void) {
+    return atomic_load(&count);
+}
+
+#ifdef __SANITIZE_ADDRESS__
+// ASan has functions of its own in the place of malloc(), and tells of each call.
+int __sanitizer_install_malloc_and_free_hooks(void (*taken)(const volatile void *, size_t),
+                                              void (*freed)(const volatile void *));
+
+static void on_taken(const volatile void *memory, size_t size) {
+    atomic_fetch_add(&count, 1);
+}
+
+static void on_freed(const volatile void *memory) {
+}
+
+__attribute__((constructor)) static void install(void) {
+    __sanitizer_install_malloc_and_free_hooks(on_taken, on_freed);
+}
+#else
+// The program's functions come before those of glibc, which are there under these names too.
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t items, size_t size);
+void *__libc_realloc(void *memory, size_t size);
+void *malloc(size_t size);
+void *calloc(size_t items, size_t size);
+void *realloc(void *memory, size_t size);
+
+void *malloc(size_t size) {
+    atomic_fetch_add(&count, 1);
+    return __libc_malloc(size);
+}
+
+void *calloc(size_t items, size_t size) {
+    atomic_fetch_add(&count, 1);
+    return __libc_calloc(items, size);
+}
+
+void *realloc(void *memory, size_t size) {
+    atomic_fetch_add(&count, 1);
+    return __libc_realloc(memory, size);
+}
+#endif

@@ -1,0 +1,596 @@
+// Home Assistant's MQTT discovery: what is announced is checked against the keys that Home Assistant
+// documents.
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/e2e/rig.h"
+#include "tests/vector.h"
+
+TestSuite(home_assistant, .fini = rig_clean);
+
+#define VAN     "866425031361423"
+#define CAR     "864867022511015"
+#define ENABLED "'home_assistant':{'enabled':true}"
+#define CONFIGS "/homeassistant/+/+/+/config"
+
+#define BOTH_PROTOCOLS                                                                                       \
+    "{" ENABLED ",'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','tcp':'127.0.0.1:0'},"         \
+    "{'id':2,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0'}]}"
+
+// Two positions of CAR, with their accuracy, speed and satellites.
+#define CAR_POSITIONS                                                                                        \
+    "5555005138363438363730323235313130313503004100330400025f5e10001a00f6adfeaa228b1302db0f00f00900c0000005" \
+    "5f5e1000674e8459155234cd1600000002dfff0000011170633111b2aaaa"
+
+// --- what Home Assistant documents ---
+
+// Of the pages "MQTT device tracker", "MQTT sensor", "MQTT binary sensor" and "MQTT button": those of their
+// keys that may be announced here, with their type. A key that is missing here is none, or is deprecated.
+static const struct documented {
+    const char *key;
+    json_type type;
+    const char *components; // that have it
+    const char *required;   // in these
+} documented[] = {
+    {"availability_template", JSON_STRING, "device_tracker sensor binary_sensor button", ""},
+    {"availability_topic", JSON_STRING, "device_tracker sensor binary_sensor button", ""},
+    {"command_topic", JSON_STRING, "button", "button"},
+    {"device", JSON_OBJECT, "device_tracker sensor binary_sensor button", ""},
+    {"device_class", JSON_STRING, "sensor binary_sensor button", ""},
+    {"entity_category", JSON_STRING, "device_tracker sensor binary_sensor button", ""},
+    {"icon", JSON_STRING, "device_tracker sensor binary_sensor button", ""},
+    {"json_attributes_topic", JSON_STRING, "device_tracker sensor binary_sensor button", "device_tracker"},
+    {"name", JSON_STRING, "device_tracker sensor binary_sensor button",
+     "device_tracker sensor binary_sensor button"},
+    {"origin", JSON_OBJECT, "device_tracker sensor binary_sensor button", ""},
+    {"payload_off", JSON_STRING, "binary_sensor", ""},
+    {"payload_on", JSON_STRING, "binary_sensor", ""},
+    {"payload_press", JSON_STRING, "button", ""},
+    {"qos", JSON_INTEGER, "device_tracker sensor binary_sensor button", ""},
+    {"source_type", JSON_STRING, "device_tracker", ""},
+    {"state_class", JSON_STRING, "sensor", ""},
+    {"state_topic", JSON_STRING, "sensor binary_sensor", "sensor binary_sensor"},
+    {"unique_id", JSON_STRING, "device_tracker sensor binary_sensor button",
+     "device_tracker sensor binary_sensor button"},
+    {"unit_of_measurement", JSON_STRING, "sensor", ""},
+    {"value_template", JSON_STRING, "sensor binary_sensor", ""},
+};
+
+static const struct documented of_device[] = {
+    {"identifiers", JSON_ARRAY, "device", "device"},
+    {"manufacturer", JSON_STRING, "device", ""},
+    {"model", JSON_STRING, "device", ""},
+    {"name", JSON_STRING, "device", ""},
+    {"serial_number", JSON_STRING, "device", ""},
+};
+
+static const struct documented of_origin[] = {
+    {"name", JSON_STRING, "origin", "origin"},
+    {"sw_version", JSON_STRING, "origin", ""},
+};
+
+// Device classes with the units that go with them; "" for none.
+static const struct class {
+    const char *component, *name, *units;
+} classes[] = {
+    {"sensor", "voltage", "V mV µV"},
+    {"sensor", "speed", "km/h m/s mph kn ft/s"},
+    {"binary_sensor", "battery", ""},
+    {"binary_sensor", "battery_charging", ""},
+    {"binary_sensor", "connectivity", ""},
+    {"binary_sensor", "safety", ""},
+    {"button", "restart", ""},
+};
+
+static bool has_word(const char *words, const char *word) {
+    size_t length = strlen(word);
+    for (const char *at = words; (at = strstr(at, word)) != NULL; at += length)
+        if ((at == words || at[-1] == ' ') && (at[length] == ' ' || at[length] == '\0'))
+            return true;
+    return false;
+}
+
+#define CHECK_KEYS(object, table, component)                                                                 \
+    check_keys(object, table, sizeof(table) / sizeof(table)[0], component)
+
+static void check_keys(const json_t *object, const struct documented *table, size_t count,
+                       const char *component) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)object, key, value) {
+        size_t i = 0;
+        while (i < count && strcmp(table[i].key, key) != 0)
+            i++;
+        cr_assert(i < count && has_word(table[i].components, component), "%s has no %s", component, key);
+        bool null = json_is_null(value) && strcmp(key, "name") == 0; // the device's name alone
+        cr_assert(null || json_typeof(value) == table[i].type, "%s of %s has the wrong type", key, component);
+        cr_assert(!json_is_string(value) || *json_string_value(value) != '\0', "%s is empty", key);
+    }
+    for (size_t i = 0; i < count; i++)
+        cr_assert(!has_word(table[i].required, component) || json_object_get(object, table[i].key) != NULL,
+                  "%s lacks %s", component, table[i].key);
+}
+
+static const char *text_of(const json_t *config, const char *key) {
+    const char *text = json_string_value(json_object_get(config, key));
+    return text != NULL ? text : "";
+}
+
+static void check_class(const json_t *config, const char *component) {
+    const char *class = text_of(config, "device_class"), *unit = text_of(config, "unit_of_measurement");
+    size_t i = 0, count = sizeof classes / sizeof classes[0];
+    if (*class == '\0')
+        return;
+    while (i < count && (strcmp(classes[i].name, class) != 0 || strcmp(classes[i].component, component) != 0))
+        i++;
+    cr_assert(i < count, "%s has no class %s", component, class);
+    cr_assert(*unit == '\0' ? *classes[i].units == '\0' : has_word(classes[i].units, unit),
+              "'%s' is no unit of %s", unit, class);
+}
+
+static void check_category(const json_t *config, const char *component) {
+    const char *category = text_of(config, "entity_category");
+    bool reads = strcmp(component, "button") != 0;
+    cr_assert(*category == '\0' || strcmp(category, "diagnostic") == 0 ||
+                  (strcmp(category, "config") == 0 && !reads),
+              "%s cannot be of category %s", component, category);
+}
+
+// A payload as Home Assistant would read it; topic is {prefix}/{component}/{node_id}/{object_id}/config.
+static void check_config(const char *topic, const json_t *config) {
+    char component[32], node[128], object[128], id[300];
+    cr_assert(sscanf(topic, "homeassistant/%31[a-z_]/%127[0-9A-Za-z_-]/%127[0-9A-Za-z_-]/config", component,
+                     node, object) == 3,
+              "%s is no discovery topic", topic);
+    cr_assert(json_is_object(config), "%s", topic);
+    CHECK_KEYS(config, documented, component);
+    CHECK_KEYS(json_object_get(config, "device"), of_device, "device");
+    CHECK_KEYS(json_object_get(config, "origin"), of_origin, "origin");
+    check_class(config, component);
+    check_category(config, component);
+    const json_t *identifiers = json_object_get(json_object_get(config, "device"), "identifiers");
+    cr_assert(json_array_size(identifiers) == 1);
+    cr_assert_str_eq(json_string_value(json_array_get(identifiers, 0)), node);
+    snprintf(id, sizeof id, "%s_%s", node, object);
+    cr_assert_str_eq(text_of(config, "unique_id"), id);
+}
+
+// All that was announced until now.
+static size_t check_configs(struct rig *rig) {
+    size_t count = rig_count(rig, CONFIGS);
+    for (size_t i = 0; i < count; i++) {
+        const struct rig_message *message = rig_message_at(rig, CONFIGS, i);
+        json_t *config = json_loadb(message->payload, message->length, 0, NULL);
+        if (message->length > 0)
+            check_config(message->topic, config);
+        json_decref(config);
+    }
+    return count;
+}
+
+// --- what the tests do ---
+
+static const struct rig_message *expect_entity(struct rig *rig, const char *entity, const char *subset) {
+    char topic[160];
+    const char *object = strchr(entity, '/');
+    snprintf(topic, sizeof topic, "/homeassistant/%.*s/+%s/config", (int)(object - entity), entity, object);
+    return rig_expect(rig, topic, subset);
+}
+
+static json_t *config_of(struct rig *rig, const char *entity) {
+    const struct rig_message *message = expect_entity(rig, entity, "{}");
+    json_t *config = json_loadb(message->payload, message->length, 0, NULL);
+    cr_assert(config != NULL);
+    return config;
+}
+
+// What comes without anything reported.
+static void expect_first_entities(struct rig *rig, const char *subset) {
+    expect_entity(rig, "device_tracker/position", subset);
+    expect_entity(rig, "binary_sensor/connected", subset);
+}
+
+// A device whose report has come through. The state follows the message in the outbox.
+static int van_that_said(struct rig *rig, const char *text) {
+    int device = rig_tcp(rig);
+    device_send(device, text);
+    rig_expect(rig, "message/gw/devices/+", NULL);
+    return device;
+}
+
+static void write_devices(struct rig *rig, const char *text) {
+    char path[96];
+    snprintf(path, sizeof path, "%s/devices.json", rig->directory);
+    json_t *json = rig_json(text);
+    json_dump_file(json, path, 0);
+    json_decref(json);
+}
+
+static struct rig *rig_with_registry(const char *devices) {
+    struct rig *rig = rig_new();
+    char changes[256];
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    write_devices(rig, devices);
+    snprintf(changes, sizeof changes, "{" ENABLED ",'devices_file':'%s/devices.json'}", rig->directory);
+    rig_gateway_start(rig, changes);
+    rig_expect_log(rig, ": connected");
+    return rig;
+}
+
+static void reload(struct rig *rig, const char *devices) {
+    write_devices(rig, devices);
+    rig_gateway_signal(rig, SIGHUP);
+    rig_expect_log(rig, "the registry has");
+}
+
+// --- the entities ---
+
+Test(home_assistant, tracker) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    van_that_said(rig, report(VAN, 113));
+    expect_entity(rig, "device_tracker/position", "{'device':{'model':'Mictrack MT821, MT825'}}");
+    const struct rig_message *message =
+        rig_expect_retained(rig, "/homeassistant/device_tracker/trackbus_" VAN "/position/config", NULL);
+    json_t *config = json_loads(message->payload, 0, NULL);
+    json_t *expected = rig_json(
+        "{'availability_template':'{{ value_json.state }}',"
+        "'availability_topic':'trackbus/state/gw/instances/trackbus',"
+        "'device':{'identifiers':['trackbus_" VAN "'],'model':'Mictrack MT821, MT825','name':'" VAN "',"
+        "'serial_number':'" VAN "'},"
+        "'json_attributes_topic':'trackbus/state/gw/devices/" VAN "/telemetry/position','name':null,"
+        "'origin':{'name':'trackbus','sw_version':'0.1.0'},'qos':1,'source_type':'gps',"
+        "'unique_id':'trackbus_" VAN "_position'}");
+    cr_assert(json_equal(config, expected), "came %s", message->payload);
+    json_decref(expected);
+    json_decref(config);
+    rig_finish(rig);
+}
+
+// Whatever template Home Assistant has for the availability finds "online" and "offline".
+Test(home_assistant, availability_is_that_of_the_gateway) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    van_that_said(rig, report(VAN, 113));
+    json_t *config = config_of(rig, "device_tracker/position");
+    char topic[128];
+    snprintf(topic, sizeof topic, "/%s", text_of(config, "availability_topic"));
+    rig_expect_retained(rig, topic, "{'state':'online'}");
+    rig_gateway_stop(rig);
+    rig_expect_retained(rig, topic, "{'state':'offline'}");
+    rig->finished = true;
+    json_decref(config);
+}
+
+Test(home_assistant, entities_of_a_tracker) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    van_that_said(rig, report(VAN, 113));
+    expect_first_entities(rig, "{}");
+    expect_entity(rig, "sensor/battery_voltage",
+                  "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/battery.voltage',"
+                  "'unit_of_measurement':'V','device_class':'voltage','state_class':'measurement'}");
+    expect_entity(rig, "sensor/position_speed",
+                  "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/position.speed',"
+                  "'unit_of_measurement':'km/h','device_class':'speed','name':'Speed'}");
+    expect_entity(rig, "sensor/position_satellites", "{'state_class':'measurement'}");
+    expect_entity(rig, "binary_sensor/alarm_event",
+                  "{'state_topic':'trackbus/message/gw/devices/" VAN
+                  "','payload_on':'true','payload_off':'false',"
+                  "'value_template':'{{ value_json[\\u0027alarm.event\\u0027] | default(false) | lower }}'}");
+    expect_entity(rig, "binary_sensor/battery_low_alarm", "{'device_class':'battery'}");
+    expect_entity(rig, "binary_sensor/geofence_in_alarm", "{}");
+    expect_entity(rig, "binary_sensor/geofence_out_alarm", "{}");
+    expect_entity(rig, "button/where", "{}");
+    expect_entity(rig, "button/reboot", "{'device_class':'restart'}");
+    cr_assert(check_configs(rig) == 11, "%zu entities", rig_count(rig, CONFIGS));
+    rig_finish(rig);
+}
+
+Test(home_assistant, states_are_what_the_entities_read) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    van_that_said(rig, report(VAN, 113));
+    json_t *connected = config_of(rig, "binary_sensor/connected");
+    char topic[128];
+    snprintf(topic, sizeof topic, "/%s", text_of(connected, "state_topic"));
+    cr_assert_str_eq(rig_expect(rig, topic, NULL)->payload, text_of(connected, "payload_on"));
+    json_t *speed = config_of(rig, "sensor/position_speed");
+    snprintf(topic, sizeof topic, "/%s", text_of(speed, "state_topic"));
+    cr_assert_str_eq(rig_expect(rig, topic, NULL)->payload, "2.14");
+    json_decref(speed);
+    json_decref(connected);
+    rig_finish(rig);
+}
+
+// The report with the SOS event has the member that the template asks for.
+Test(home_assistant, alarm_is_in_the_message) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    int device = van_that_said(rig, report(VAN, 113));
+    json_t *config = config_of(rig, "binary_sensor/alarm_event");
+    char topic[128];
+    snprintf(topic, sizeof topic, "/%s", text_of(config, "state_topic"));
+    device_send(device, "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+5+3744+114\r\n");
+    rig_expect(rig, topic, "{'alarm.event':true}");
+    json_decref(config);
+    rig_finish(rig);
+}
+
+Test(home_assistant, alarms_without_messages_per_device) {
+    struct rig *rig = rig_up("{" ENABLED ",'messages':['channels']}");
+    device_send(rig_tcp(rig), report(VAN, 113));
+    expect_entity(rig, "binary_sensor/alarm_event",
+                  "{'state_topic':'trackbus/message/gw/channels/+/" VAN "'}");
+    check_configs(rig);
+    rig_finish(rig);
+}
+
+// No alarms, and no commands that a button could give.
+Test(home_assistant, entities_of_another_protocol) {
+    struct rig *rig = rig_up(BOTH_PROTOCOLS);
+    size_t length;
+    uint8_t *positions = vector_unhex(CAR_POSITIONS, &length);
+    device_send_bytes(rig_tcp_at("127.0.0.1", rig_tcp_port(rig, "magicyo")), positions, length);
+    expect_first_entities(rig, "{'device':{'model':'Magicyo'}}");
+    expect_entity(rig, "sensor/position_satellites", "{}");
+    expect_entity(rig, "sensor/position_speed", "{}");
+    rig_gateway_stop(rig);
+    rig->finished = true;
+    cr_assert(check_configs(rig) == 4, "%zu entities", rig_count(rig, CONFIGS));
+    free(positions);
+}
+
+// The topic that Home Assistant takes the place from has the members that it looks for, as numbers.
+Test(home_assistant, attributes_of_the_tracker) {
+    struct rig *rig = rig_up(BOTH_PROTOCOLS);
+    size_t length;
+    char topic[128];
+    uint8_t *positions = vector_unhex(CAR_POSITIONS, &length);
+    device_send_bytes(rig_tcp_at("127.0.0.1", rig_tcp_port(rig, "magicyo")), positions, length);
+    json_t *config = config_of(rig, "device_tracker/position");
+    snprintf(topic, sizeof topic, "/%s", text_of(config, "json_attributes_topic"));
+    rig_expect_retained(rig, topic,
+                        "{'latitude':-34.60374,'longitude':-58.38162,'gps_accuracy':70000,'speed':0}");
+    json_decref(config);
+    free(positions);
+    rig_finish(rig);
+}
+
+Test(home_assistant, button_reaches_the_device) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    int device = van_that_said(rig, report(VAN, 113));
+    char topic[128];
+    json_t *where = config_of(rig, "button/where"), *reboot = config_of(rig, "button/reboot");
+    snprintf(topic, sizeof topic, "/%s", text_of(where, "command_topic"));
+    rig_publish(rig, topic, text_of(where, "payload_press"));
+    device_expect(device, "where?");
+    device_send(device, report(VAN, 114));
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/where?/processed", "{'executed':true}");
+    snprintf(topic, sizeof topic, "/%s", text_of(reboot, "command_topic"));
+    rig_publish(rig, topic, text_of(reboot, "payload_press"));
+    device_expect(device, "reboot,0#");
+    json_decref(where);
+    json_decref(reboot);
+    rig_finish(rig);
+}
+
+Test(home_assistant, topics_of_other_prefixes) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig->topic_prefix = "fleet/südtirol";
+    rig_gateway_start(rig, "{'mqtt':{'topic_prefix':'fleet/südtirol'},"
+                           "'home_assistant':{'enabled':true,'prefix':'my/house'}}");
+    device_send(rig_tcp(rig), report(VAN, 113));
+    rig_expect(rig, "/my/house/device_tracker/fleet_s__dtirol_" VAN "/position/config",
+               "{'json_attributes_topic':'fleet/südtirol/state/gw/devices/" VAN "/telemetry/position',"
+               "'unique_id':'fleet_s__dtirol_" VAN "_position'}");
+    rig_finish(rig);
+}
+
+// --- which entities ---
+
+Test(home_assistant, entities_grow) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    int device = van_that_said(rig, "MT;4;" VAN ";RH;5+190116112648+0+0+0+0+11+3954+1\r\n");
+    expect_entity(rig, "sensor/battery_voltage", "{}");
+    expect_entity(rig, "button/reboot", "{}"); // the last
+    cr_assert(rig_count(rig, "/homeassistant/sensor/+/position_speed/config") == 0);
+    device_send(device, report(VAN, 2));
+    expect_entity(rig, "sensor/position_speed", "{}");
+    device_send(device, "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+13+3744+3\r\n");
+    expect_entity(rig, "binary_sensor/battery_charging_status",
+                  "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/battery.charging.status',"
+                  "'payload_on':'true','payload_off':'false','device_class':'battery_charging'}");
+    cr_assert(rig_count(rig, "/homeassistant/sensor/+/battery_voltage/config") == 1, "once is enough");
+    cr_assert(check_configs(rig) == 12, "%zu entities", rig_count(rig, CONFIGS));
+    rig_finish(rig);
+}
+
+Test(home_assistant, listed_device_before_it_is_heard) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'name':'Van 1'}]");
+    expect_first_entities(rig, "{'device':{'name':'Van 1','identifiers':['trackbus_42']}}");
+    cr_assert(check_configs(rig) == 2, "%zu entities", rig_count(rig, CONFIGS));
+    device_send(rig_tcp(rig), report(VAN, 1));
+    expect_entity(rig, "button/where", "{'command_topic':'trackbus/command/gw/devices/42'}");
+    rig_finish(rig);
+}
+
+Test(home_assistant, only_the_position) {
+    struct rig *rig = rig_up("{" ENABLED ",'telemetry':'position'}");
+    device_send(rig_tcp(rig), "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+13+3744+3\r\n");
+    expect_entity(rig, "button/reboot", "{}");
+    rig_expect(rig, "state/gw/devices/" VAN "/telemetry/position", "{'latitude':22.63827}");
+    rig_gateway_stop(rig);
+    rig->finished = true;
+    cr_assert(rig_count(rig, "/homeassistant/device_tracker/#") == 1);
+    cr_assert(rig_count(rig, "/homeassistant/sensor/#") == 0);
+    cr_assert(rig_count(rig, "/homeassistant/+/+/battery_charging_status/config") == 0);
+}
+
+Test(home_assistant, without_telemetry) {
+    struct rig *rig = rig_up("{" ENABLED ",'telemetry':'off'}");
+    device_send(rig_tcp(rig), report(VAN, 1));
+    expect_entity(rig, "binary_sensor/connected", "{}");
+    expect_entity(rig, "button/reboot", "{}");
+    rig_gateway_stop(rig);
+    rig->finished = true;
+    cr_assert(rig_count(rig, "/homeassistant/device_tracker/#") == 0);
+    cr_assert(rig_count(rig, "/homeassistant/sensor/#") == 0);
+}
+
+Test(home_assistant, disabled) {
+    struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42}]}");
+    device_send(rig_tcp(rig), report(VAN, 1));
+    rig_expect(rig, "state/gw/devices/42/telemetry/position", NULL);
+    rig_publish(rig, "/homeassistant/status", "online");
+    rig_gateway_stop(rig);
+    rig->finished = true;
+    cr_assert(rig_count(rig, CONFIGS) == 0);
+}
+
+// --- again ---
+
+Test(home_assistant, birth) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    van_that_said(rig, report(VAN, 113));
+    expect_entity(rig, "sensor/position_speed", "{}");
+    expect_entity(rig, "button/reboot", "{}");
+    rig_publish(rig, "/homeassistant/status", "offline");
+    rig_publish(rig, "/homeassistant/status", "online");
+    expect_entity(rig, "sensor/position_speed", "{}");
+    expect_entity(rig, "button/reboot", "{}");
+    cr_assert(check_configs(rig) == 22, "%zu", rig_count(rig, CONFIGS));
+    rig_finish(rig);
+}
+
+Test(home_assistant, broker_that_lost_all) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    int device = van_that_said(rig, report(VAN, 113));
+    expect_entity(rig, "sensor/position_speed", "{}");
+    expect_entity(rig, "button/reboot", "{}");
+    rig_broker_kill(rig);
+    rig_broker_wipe(rig);
+    rig_broker_start(rig, NULL);
+    expect_entity(rig, "sensor/position_speed", "{}");
+    expect_entity(rig, "button/reboot", "{}");
+    device_send(device, report(VAN, 114));
+    rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':114}");
+    rig_finish(rig);
+}
+
+Test(home_assistant, another_name) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'name':'Van 1'}]");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "sensor/position_speed", "{'device':{'name':'Van 1'}}");
+    expect_entity(rig, "button/reboot", "{'device':{'name':'Van 1'}}");
+    reload(rig, "[{'ident':'" VAN "','id':42,'name':'Van \\u00fc'}]");
+    expect_entity(rig, "device_tracker/position", "{'device':{'name':'Van ü'},'name':null}");
+    expect_entity(rig, "sensor/position_speed", "{'device':{'name':'Van ü'},'name':'Speed'}");
+    expect_entity(rig, "button/reboot", "{'device':{'name':'Van ü'}}");
+    check_configs(rig);
+    rig_finish(rig);
+}
+
+Test(home_assistant, another_id) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42}]");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{'command_topic':'trackbus/command/gw/devices/42'}");
+    reload(rig, "[{'ident':'" VAN "','id':43}]");
+    expect_entity(rig, "button/reboot", "{'command_topic':'trackbus/command/gw/devices/43'}");
+    rig_expect_none_retained(rig, "/homeassistant/+/trackbus_42/+/config");
+    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_43/+/config") == 11);
+    rig_finish(rig);
+}
+
+// The ident that has the id now has not what the other one had.
+Test(home_assistant, id_of_another_device) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42}]");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    reload(rig, "[{'ident':'" CAR "','id':42,'name':'Car'},{'ident':'" VAN "','id':7}]");
+    expect_entity(rig, "button/reboot", "{'command_topic':'trackbus/command/gw/devices/7'}");
+    expect_first_entities(rig, "{'device':{'name':'Car','identifiers':['trackbus_42']}}");
+    rig_expect_none_retained(rig, "/homeassistant/+/trackbus_42/battery_voltage/config");
+    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_42/+/config") == 2);
+    rig_finish(rig);
+}
+
+// --- gone ---
+
+Test(home_assistant, removed_from_the_registry) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':7}]");
+    close(van_that_said(rig, report(VAN, 1)));
+    expect_entity(rig, "button/reboot", "{}");
+    expect_first_entities(rig, "{'device':{'identifiers':['trackbus_7']}}");
+    rig_expect(rig, "state/gw/devices/42/connected", "false");
+    reload(rig, "[{'ident':'" CAR "','id':7}]");
+    rig_expect_none_retained(rig, "/homeassistant/+/trackbus_42/+/config");
+    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_7/+/config") == 2);
+    rig_finish(rig);
+}
+
+Test(home_assistant, removed_while_the_gateway_was_away) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'name':'Van 1'}]");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, "{" ENABLED ",'unknown_devices':'reject'}");
+    rig_expect_none_retained(rig, CONFIGS);
+    rig_finish(rig);
+}
+
+Test(home_assistant, id_given_away_while_the_gateway_was_away) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42}]");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, "{" ENABLED ",'devices':[{'ident':'" CAR "','id':42,'name':'Car'}]}");
+    rig_expect_none_retained(rig, "/homeassistant/button/#");
+    expect_first_entities(rig, "{'device':{'name':'Car'}}");
+    rig_finish(rig);
+}
+
+// What is known of a device from the last run: its protocol.
+Test(home_assistant, gateway_started_again) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'name':'Van 1'}]");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, "{" ENABLED ",'devices':[{'ident':'" VAN "','id':42,'name':'Van 2'}]}");
+    expect_entity(rig, "device_tracker/position",
+                  "{'device':{'name':'Van 2','model':'Mictrack MT821, MT825'}}");
+    expect_entity(rig, "button/reboot", "{'device':{'name':'Van 2'}}");
+    rig_finish(rig);
+}
+
+// --- several gateways ---
+
+// The one that has the device announces it, with itself as what the entities depend on.
+Test(home_assistant, device_that_goes_to_another_gateway) {
+    struct rig *rig = rig_up("{" ENABLED "}"), *second = rig_beside(rig);
+    rig_gateway_start(second, "{" ENABLED ",'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
+    rig_expect_log(second, ": connected");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{'availability_topic':'trackbus/state/gw/instances/trackbus'}");
+    van_that_said(second, report(VAN, 2));
+    expect_entity(rig, "button/reboot", "{'availability_topic':'trackbus/state/gw/instances/second'}");
+    van_that_said(rig, report(VAN, 3));
+    expect_entity(rig, "button/reboot", "{'availability_topic':'trackbus/state/gw/instances/trackbus'}");
+    rig_finish(rig);
+}
+
+// One that starts later does not announce what another has.
+Test(home_assistant, listed_device_of_another_gateway) {
+    struct rig *rig = rig_up("{" ENABLED ",'devices':[{'ident':'" VAN "','id':42}]}");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    struct rig *second = rig_beside(rig);
+    rig_gateway_start(second, "{" ENABLED ",'mqtt':{'client_id':'second'},'commands':{'intake':false},"
+                              "'devices':[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':7}]}");
+    expect_first_entities(rig, "{'device':{'identifiers':['trackbus_7']}}");
+    rig_gateway_stop(second);
+    cr_assert(rig_count(rig, "/homeassistant/button/trackbus_42/reboot/config") == 1);
+    rig_finish(rig);
+}
