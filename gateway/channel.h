@@ -41,7 +41,7 @@ void channel_resume(struct channel *channel);
 // Notes that its state has to be published again.
 void channel_changed(struct channel *channel);
 
-// Publishes it, retained.
+// Publishes it, retained: of this instance, and of all together where that is ours to say.
 void channel_publish_state(struct channel *channel);
 
 // Says in the log what came through.

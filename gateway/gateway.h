@@ -10,6 +10,7 @@
 #include "gateway/config.h"
 #include "gateway/device.h"
 #include "gateway/device_state.h"
+#include "gateway/instances.h"
 #include "gateway/limiter.h"
 #include "gateway/mqtt_link.h"
 #include "gateway/outbox.h"
@@ -26,6 +27,7 @@ struct gateway {
     struct session_table sessions;
     struct device_state_table devices;
     struct state state;
+    struct instance_table instances;
     struct store *store;
     struct command_queue commands;
     struct command_sync sync;
