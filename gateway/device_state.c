@@ -445,7 +445,6 @@ static bool publish_device(struct gateway *gateway, struct device_state *state) 
 }
 
 bool device_states_publish(struct gateway *gateway) {
-    // Before the broker has answered, what is due may be older than what stands there.
     while (gateway->state.answered && gateway->devices.due != NULL && outbox_keeps_up(gateway->outbox))
         if (!publish_device(gateway, gateway->devices.due))
             break;

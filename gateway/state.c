@@ -126,6 +126,8 @@ static bool go_on_clearing(struct gateway *gateway) {
 // --- time ---
 
 bool state_publish(struct gateway *gateway) {
+    if (!gateway->state.answered)
+        return false; // what is due may be older than what stands there
     bool channels = publish_channels(gateway);
     return device_states_publish(gateway) && channels;
 }
