@@ -99,9 +99,9 @@ static void on_link_connected(void *context) {
 static void on_link_up(void *context) {
     struct running *running = context;
     state_publish_instance(&running->gateway, true);
-    state_link_up(&running->gateway);
     command_sync_ask(&running->gateway);
     outbox_link_up(running->gateway.outbox);
+    state_link_up(&running->gateway);
 }
 
 static void on_link_down(void *context) {

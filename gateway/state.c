@@ -132,10 +132,19 @@ bool state_publish(struct gateway *gateway) {
     return device_states_publish(gateway) && channels;
 }
 
+// What an earlier run has left in the outbox may be state, and has to be with the broker before that is asked
+// what it retains. True once it is asked.
+static bool begin_reading(struct gateway *gateway) {
+    if (gateway->state.reader == NULL && outbox_keeps_up(gateway->outbox))
+        gateway->state.reader = state_reader_new(gateway);
+    return gateway->state.reader != NULL;
+}
+
 static void on_timer(uv_timer_t *timer) {
     struct gateway *gateway = timer->data;
+    bool read = begin_reading(gateway);
     bool published = state_publish(gateway), cleared = go_on_clearing(gateway);
-    if (published && cleared)
+    if (read && published && cleared)
         uv_timer_stop(timer);
 }
 
@@ -172,8 +181,8 @@ void state_link_connected(struct gateway *gateway) {
 }
 
 void state_link_up(struct gateway *gateway) {
-    if (gateway->state.reader == NULL)
-        gateway->state.reader = state_reader_new(gateway);
+    if (!begin_reading(gateway))
+        state_is_due(gateway);
 }
 
 void state_link_down(struct gateway *gateway) {
