@@ -64,9 +64,8 @@ void channel_open(struct channel *channel, struct gateway *gateway, const struct
     channel_changed(channel);
 }
 
-void channel_resume(struct channel *channel) {
-    if (channel->tcp_open)
-        tcp_resume_all(channel);
+size_t channel_resume(struct channel *channel, size_t count) {
+    return channel->tcp_open ? tcp_resume(channel, count) : 0;
 }
 
 void channel_close(struct channel *channel) {

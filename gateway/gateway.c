@@ -20,6 +20,7 @@
 
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
 #define OTHER_DESCRIPTORS  128   // that the gateway may need beside those of connections
+#define RESUMED_AT_ONCE    4     // connections of a channel
 #define SUBSCRIPTIONS_MAX  10
 #define HAND_OVER_INTERVAL 100  // milliseconds between looks at whether all is handed over
 #define THREAD_TIME        1000 // milliseconds to wait for an attempt to connect when stopping
@@ -30,6 +31,7 @@ struct running {
     size_t subscription_count;
     uv_signal_t signals[4];
     uv_timer_t drain_timer;
+    uv_idle_t resumer; // while connections that were held are let go
     struct outbox_waiter drained;
     bool stopping, stopped;
     bool nothing_left; // the broker had everything when we stopped
@@ -69,6 +71,18 @@ uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, enum mq
     return number;
 }
 
+// A few in each turn of the loop: what they say may be as much as is taken now, and thousands would only be
+// held again.
+static void on_resume(uv_idle_t *resumer) {
+    struct running *running = resumer->data;
+    struct gateway *gateway = &running->gateway;
+    size_t resumed = 0;
+    for (size_t i = 0; i < gateway->config->channel_count; i++)
+        resumed += channel_resume(&gateway->channels[i], RESUMED_AT_ONCE);
+    if (resumed == 0)
+        uv_idle_stop(resumer);
+}
+
 // While the outbox is full nothing is read from devices: they keep what they have to say. While it is busy
 // only datagrams are, which nobody keeps.
 static void on_intake(void *context, enum outbox_intake intake) {
@@ -82,8 +96,10 @@ static void on_intake(void *context, enum outbox_intake intake) {
                     (unsigned long long)gateway->turned_away);
     if (changed)
         gateway->turned_away = 0;
-    for (size_t i = 0; i < gateway->config->channel_count && !gateway->holding; i++)
-        channel_resume(&gateway->channels[i]);
+    if (gateway->holding)
+        uv_idle_stop(&running->resumer);
+    else if (!uv_is_closing((uv_handle_t *)&running->resumer))
+        uv_idle_start(&running->resumer, on_resume);
     if (changed)
         state_publish_instance(gateway, true);
 }
@@ -219,6 +235,7 @@ static void stop_now(struct running *running) {
     state_publish_instance(&running->gateway, false); // when the link is down, the Last Will says it
     mqtt_link_stop(running->gateway.link);
     outbox_stop(running->gateway.outbox);
+    uv_close((uv_handle_t *)&running->resumer, NULL);
     command_sync_stop(&running->gateway);
     state_stop(&running->gateway);
     commands_stop(&running->gateway);
@@ -419,6 +436,8 @@ int gateway_run(struct config *config) {
     gateway->started = gateway_clock();
     uv_loop_init(&gateway->loop);
     uv_timer_init(&gateway->loop, &running.drain_timer);
+    uv_idle_init(&gateway->loop, &running.resumer);
+    running.resumer.data = &running;
     running.drain_timer.data = &running;
     gateway->registry = device_registry_new(config->devices, config->unknown_devices);
     config->devices = NULL; // the registry has them

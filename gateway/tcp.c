@@ -351,11 +351,14 @@ void tcp_close_all(struct channel *channel) {
     }
 }
 
-void tcp_resume_all(struct channel *channel) {
-    struct tcp_connection *connection, *next;
-    DL_FOREACH_SAFE2(channel->held, connection, next, next_held) {
+size_t tcp_resume(struct channel *channel, size_t count) {
+    size_t resumed = 0;
+    while (channel->held != NULL && resumed < count) {
+        struct tcp_connection *connection = channel->held;
         DL_DELETE2(channel->held, connection, prev_held, next_held);
         connection->held = false;
         uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+        resumed++;
     }
+    return resumed;
 }
