@@ -21,6 +21,7 @@
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
 #define OTHER_DESCRIPTORS  128   // that the gateway may need beside those of connections
 #define RESUMED_AT_ONCE    4     // connections of a channel
+#define TURN_BYTES         32768 // that are read from connections in a turn of the loop
 #define SUBSCRIPTIONS_MAX  10
 #define HAND_OVER_INTERVAL 100  // milliseconds between looks at whether all is handed over
 #define THREAD_TIME        1000 // milliseconds to wait for an attempt to connect when stopping
@@ -31,7 +32,6 @@ struct running {
     size_t subscription_count;
     uv_signal_t signals[4];
     uv_timer_t drain_timer;
-    uv_idle_t resumer; // while connections that were held are let go
     struct outbox_waiter drained;
     bool stopping, stopped;
     bool nothing_left; // the broker had everything when we stopped
@@ -71,16 +71,30 @@ uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, enum mq
     return number;
 }
 
+// A broker waits while the devices are read: what is read at once is bounded.
+static void on_turn(uv_prepare_t *turn) {
+    struct gateway *gateway = turn->data;
+    gateway->turn_left = TURN_BYTES;
+}
+
+bool gateway_reads(const struct gateway *gateway) {
+    return !gateway->holding && gateway->turn_left > 0;
+}
+
 // A few in each turn of the loop: what they say may be as much as is taken now, and thousands would only be
 // held again.
 static void on_resume(uv_idle_t *resumer) {
-    struct running *running = resumer->data;
-    struct gateway *gateway = &running->gateway;
+    struct gateway *gateway = resumer->data;
     size_t resumed = 0;
     for (size_t i = 0; i < gateway->config->channel_count; i++)
         resumed += channel_resume(&gateway->channels[i], RESUMED_AT_ONCE);
     if (resumed == 0)
         uv_idle_stop(resumer);
+}
+
+void gateway_resume_soon(struct gateway *gateway) {
+    if (!gateway->holding && !uv_is_closing((uv_handle_t *)&gateway->resumer))
+        uv_idle_start(&gateway->resumer, on_resume);
 }
 
 // While the outbox is full nothing is read from devices: they keep what they have to say. While it is busy
@@ -97,9 +111,9 @@ static void on_intake(void *context, enum outbox_intake intake) {
     if (changed)
         gateway->turned_away = 0;
     if (gateway->holding)
-        uv_idle_stop(&running->resumer);
-    else if (!uv_is_closing((uv_handle_t *)&running->resumer))
-        uv_idle_start(&running->resumer, on_resume);
+        uv_idle_stop(&gateway->resumer);
+    else
+        gateway_resume_soon(gateway);
     if (changed)
         state_publish_instance(gateway, true);
 }
@@ -235,7 +249,8 @@ static void stop_now(struct running *running) {
     state_publish_instance(&running->gateway, false); // when the link is down, the Last Will says it
     mqtt_link_stop(running->gateway.link);
     outbox_stop(running->gateway.outbox);
-    uv_close((uv_handle_t *)&running->resumer, NULL);
+    uv_close((uv_handle_t *)&running->gateway.resumer, NULL);
+    uv_close((uv_handle_t *)&running->gateway.turn, NULL);
     command_sync_stop(&running->gateway);
     state_stop(&running->gateway);
     commands_stop(&running->gateway);
@@ -436,8 +451,11 @@ int gateway_run(struct config *config) {
     gateway->started = gateway_clock();
     uv_loop_init(&gateway->loop);
     uv_timer_init(&gateway->loop, &running.drain_timer);
-    uv_idle_init(&gateway->loop, &running.resumer);
-    running.resumer.data = &running;
+    uv_idle_init(&gateway->loop, &gateway->resumer);
+    uv_prepare_init(&gateway->loop, &gateway->turn);
+    gateway->resumer.data = gateway->turn.data = gateway;
+    uv_prepare_start(&gateway->turn, on_turn);
+    uv_unref((uv_handle_t *)&gateway->turn);
     running.drain_timer.data = &running;
     gateway->registry = device_registry_new(config->devices, config->unknown_devices);
     config->devices = NULL; // the registry has them

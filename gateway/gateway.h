@@ -33,6 +33,9 @@ struct gateway {
     struct command_sync sync;
     struct channel *channels;        // config->channel_count of them
     size_t listening;                // sockets that trackers can reach
+    uv_prepare_t turn;               // begins a turn of the loop
+    size_t turn_left;                // bytes that may still be read from connections in this turn
+    uv_idle_t resumer;               // while connections that were held are let go
     bool holding;                    // connections are not read: the outbox is busy or full
     bool paused;                     // nothing is read from devices, because the outbox is full
     uint64_t turned_away;            // datagrams, while paused
@@ -47,6 +50,11 @@ struct gateway {
 
 // Microseconds since 1970.
 int64_t gateway_clock(void);
+
+// Whether connections may be read now. When not, they are held, and gateway_resume_soon() has them let go in
+// time.
+bool gateway_reads(const struct gateway *gateway);
+void gateway_resume_soon(struct gateway *gateway);
 
 // Publishes JSON (NULL: an empty payload) to {prefix}/{topic…}, for logs and state. Returns its number in the
 // outbox, 0 when that is full.

@@ -34,7 +34,7 @@
 #define MISC_INTERVAL   1000   // milliseconds
 #define CLOSE_TIME      500    // milliseconds that the broker is given to close the connection at the end
 #define SESSION_EXPIRY  604800 // seconds that the broker keeps commands for a gateway that is away
-#define READ_PACKETS    64     // packets to read or write in one turn
+#define READ_PACKETS    256    // packets to read or write in one turn
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
