@@ -64,9 +64,8 @@ void channel_open(struct channel *channel, struct gateway *gateway, const struct
     channel_changed(channel);
 }
 
-void channel_resume(struct channel *channel) {
-    if (channel->tcp_open)
-        tcp_resume_all(channel);
+size_t channel_resume(struct channel *channel, size_t count) {
+    return channel->tcp_open ? tcp_resume(channel, count) : 0;
 }
 
 void channel_close(struct channel *channel) {
@@ -90,14 +89,22 @@ void channel_changed(struct channel *channel) {
 }
 
 void channel_publish_state(struct channel *channel) {
+    struct gateway *gateway = channel->gateway;
     const struct config_channel *config = channel->config;
-    json_t *state =
-        json_pack("{s:I, s:s, s:i, s:s, s:o, s:o, s:I}", "id", (json_int_t)config->id, "name", config->name,
-                  "protocol_id", (int)config->codec->id, "protocol_name", config->codec->name, "tcp",
-                  listening_at((uv_handle_t *)&channel->tcp, channel->tcp_listens), "udp",
-                  listening_at((uv_handle_t *)&channel->udp, channel->udp_listens), "connections",
-                  (json_int_t)channel->connection_count);
-    gateway_publish(channel->gateway, state, MQTT_RETAINED, "state/gw/channels/%lld", (long long)config->id);
+    json_int_t id = config->id, connections = (json_int_t)channel->connection_count;
+    json_t *state = json_pack("{s:I, s:s, s:i, s:s, s:o, s:o, s:I}", "id", id, "name", config->name,
+                              "protocol_id", (int)config->codec->id, "protocol_name", config->codec->name,
+                              "tcp", listening_at((uv_handle_t *)&channel->tcp, channel->tcp_listens), "udp",
+                              listening_at((uv_handle_t *)&channel->udp, channel->udp_listens), "connections",
+                              connections);
+    if (!gateway->config->commands.intake)
+        gateway_publish(gateway, state, MQTT_RETAINED, "state/gw/instances/%s/channels/%lld",
+                        gateway->config->mqtt.client_id, (long long)id);
+    if (instances_sum_here(gateway)) {
+        json_object_set_new(state, "connections",
+                            json_integer(connections + instances_connections(gateway, id)));
+        gateway_publish(gateway, state, MQTT_RETAINED, "state/gw/channels/%lld", (long long)id);
+    }
     json_decref(state);
     channel->state_due = false;
 }

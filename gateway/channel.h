@@ -35,13 +35,13 @@ void channel_open(struct channel *channel, struct gateway *gateway, const struct
 // Closes everything, connections with code 7. The memory stays until the loop has ended.
 void channel_close(struct channel *channel);
 
-// Goes on reading from the connections that were held.
-void channel_resume(struct channel *channel);
+// Goes on reading from up to count connections that were held, the longest first; returns of how many.
+size_t channel_resume(struct channel *channel, size_t count);
 
 // Notes that its state has to be published again.
 void channel_changed(struct channel *channel);
 
-// Publishes it, retained.
+// Publishes it, retained: of this instance, and of all together where that is ours to say.
 void channel_publish_state(struct channel *channel);
 
 // Says in the log what came through.
@@ -59,6 +59,6 @@ int channel_socket_name(const uv_handle_t *handle, char *text);
 // tcp.c and udp.c; 0 or an error of libuv.
 int tcp_listen(struct channel *channel);
 void tcp_close_all(struct channel *channel);
-void tcp_resume_all(struct channel *channel);
+size_t tcp_resume(struct channel *channel, size_t count);
 int udp_bind(struct channel *channel);
 void udp_close_all(struct channel *channel);

@@ -17,7 +17,8 @@ static const char run_help[] =
     "  -c, --config FILE   the configuration; without it every default holds\n"
     "  -w, --workers N     N processes that share the ports, for more than one core: instances of\n"
     "                      their own, with -2, -3, ... behind client_id and store.path. The first\n"
-    "                      takes commands in. Limits hold for each. One that dies is started again\n"
+    "                      takes commands in. Limits hold for each. One that dies is started again;\n"
+    "                      what more workers have left behind in earlier runs is sent\n"
     "\n"
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD,\n"
     "TRACKBUS_TOPIC_PREFIX and TRACKBUS_STORE override the file.\n";
@@ -63,14 +64,20 @@ static int read_options(int argc, char **argv, const char *help, const char **fi
 
 int cli_run(int argc, char **argv) {
     const char *file = NULL;
-    unsigned workers = 1;
+    unsigned workers = 0;
     int code = read_options(argc, argv, run_help, &file, &workers);
     if (code >= 0)
         return code;
     struct config *config = config_load(file, print_fault, stderr);
     if (config == NULL)
         return 1;
-    code = workers > 1 ? supervisor_run(config, workers) : gateway_run(config);
+    if (workers > 0) {
+        code = supervisor_run(config, workers);
+    } else {
+        log_setup(config->log_level, config->log_format, 0);
+        supervisor_warn_of_leftovers(config);
+        code = gateway_run(config);
+    }
     config_free(config);
     return code;
 }

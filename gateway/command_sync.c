@@ -193,6 +193,7 @@ static void take_own(struct gateway *gateway, const char *last, const struct mqt
     if (strcmp(last, "sync") != 0 || !payload_is(received, sync->nonce) || sync->state != SYNC_OPEN)
         return;
     sync->state = SYNC_SETTLING;
+    instances_answered(gateway);
     uv_timer_start(&sync->settle, on_settled, SETTLE_TIME, 0);
 }
 

@@ -70,6 +70,7 @@ struct config {
     const char *store_path;
     size_t store_max_bytes;
     unsigned worker, workers; // one of several processes that share the ports, from 1; 0: alone
+    bool hand_over;           // ends and removes the store once the broker has what waits in it
     enum log_level log_level;
     enum log_format log_format;
     json_t *json; // holds the texts above

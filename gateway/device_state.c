@@ -450,8 +450,7 @@ static bool publish_device(struct gateway *gateway, struct device_state *state) 
 }
 
 bool device_states_publish(struct gateway *gateway) {
-    // Before the broker has answered, what is due may be older than what stands there; and what goes would
-    // take away what has come in its place.
+    // What goes would take away what has come in its place.
     bool may = gateway->state.answered && gateway->state.unremoved == 0;
     while (may && gateway->devices.due != NULL && outbox_keeps_up(gateway->outbox))
         if (!publish_device(gateway, gateway->devices.due))

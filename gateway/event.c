@@ -9,10 +9,10 @@
 // What all entries have.
 static json_t *make_entry(const struct peer *peer, enum event_code code) {
     const struct session *session = peer->session;
-    json_t *entry =
-        json_pack("{s:i, s:f, s:I, s:s, s:s}", "event_code", (int)code, "timestamp",
-                  (double)gateway_clock() / 1e6, "channel_id", (json_int_t)peer->channel->config->id,
-                  "source", peer->address, "transport", peer->transport->is_udp ? "udp" : "tcp");
+    json_t *entry = json_pack(
+        "{s:i, s:f, s:I, s:s, s:s, s:s}", "event_code", (int)code, "timestamp", (double)gateway_clock() / 1e6,
+        "channel_id", (json_int_t)peer->channel->config->id, "source", peer->address, "transport",
+        peer->transport->is_udp ? "udp" : "tcp", "instance", peer->gateway->config->mqtt.client_id);
     const char *ident = session != NULL ? session->ident : peer->turned_away;
     if (ident != NULL)
         json_object_set_new(entry, "ident", json_string(ident));
@@ -59,7 +59,6 @@ void event_presence(const struct session *session, const struct peer *peer, bool
     json_t *entry = make_entry(peer, connected ? EVENT_CONNECTED : EVENT_DISCONNECTED);
     json_object_set_new(entry, "ident", json_string(session->ident));
     json_object_set_new(entry, "device_id", json_integer((json_int_t)session->device.id));
-    json_object_set_new(entry, "instance", json_string(peer->gateway->config->mqtt.client_id));
     gateway_publish(peer->gateway, entry, MQTT_NOT_RETAINED, "log/gw/devices/%lld/%s",
                     (long long)session->device.id, connected ? "connected" : "disconnected");
     json_decref(entry);

@@ -1,6 +1,7 @@
 // The running gateway: puts the parts together, and takes them apart when it is told to stop.
 #include "gateway/gateway.h"
 
+#include <errno.h>
 #include <mqtt_protocol.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -17,10 +18,13 @@
 #include "gateway/memory.h"
 #include "gateway/state_reader.h"
 
-#define DRAIN_TIME        10000 // milliseconds to hand over what waits when stopping
-#define OTHER_DESCRIPTORS 128   // that the gateway may need beside those of connections
-#define SUBSCRIPTIONS_MAX 8
-#define THREAD_TIME       1000 // milliseconds to wait for an attempt to connect when stopping
+#define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
+#define OTHER_DESCRIPTORS  128   // that the gateway may need beside those of connections
+#define RESUMED_AT_ONCE    4     // connections of a channel
+#define TURN_BYTES         32768 // that are read from connections in a turn of the loop
+#define SUBSCRIPTIONS_MAX  10
+#define HAND_OVER_INTERVAL 100  // milliseconds between looks at whether all is handed over
+#define THREAD_TIME        1000 // milliseconds to wait for an attempt to connect when stopping
 
 struct running {
     struct gateway gateway;
@@ -30,6 +34,7 @@ struct running {
     uv_timer_t drain_timer;
     struct outbox_waiter drained;
     bool stopping, stopped;
+    bool nothing_left; // the broker had everything when we stopped
 };
 
 int64_t gateway_clock(void) {
@@ -66,6 +71,32 @@ uint64_t gateway_publish(struct gateway *gateway, const json_t *payload, enum mq
     return number;
 }
 
+// A broker waits while the devices are read: what is read at once is bounded.
+static void on_turn(uv_prepare_t *turn) {
+    struct gateway *gateway = turn->data;
+    gateway->turn_left = TURN_BYTES;
+}
+
+bool gateway_reads(const struct gateway *gateway) {
+    return !gateway->holding && gateway->turn_left > 0;
+}
+
+// A few in each turn of the loop: what they say may be as much as is taken now, and thousands would only be
+// held again.
+static void on_resume(uv_idle_t *resumer) {
+    struct gateway *gateway = resumer->data;
+    size_t resumed = 0;
+    for (size_t i = 0; i < gateway->config->channel_count; i++)
+        resumed += channel_resume(&gateway->channels[i], RESUMED_AT_ONCE);
+    if (resumed == 0)
+        uv_idle_stop(resumer);
+}
+
+void gateway_resume_soon(struct gateway *gateway) {
+    if (!gateway->holding && !uv_is_closing((uv_handle_t *)&gateway->resumer))
+        uv_idle_start(&gateway->resumer, on_resume);
+}
+
 // While the outbox is full nothing is read from devices: they keep what they have to say. While it is busy
 // only datagrams are, which nobody keeps.
 static void on_intake(void *context, enum outbox_intake intake) {
@@ -79,8 +110,10 @@ static void on_intake(void *context, enum outbox_intake intake) {
                     (unsigned long long)gateway->turned_away);
     if (changed)
         gateway->turned_away = 0;
-    for (size_t i = 0; i < gateway->config->channel_count && !gateway->holding; i++)
-        channel_resume(&gateway->channels[i]);
+    if (gateway->holding)
+        uv_idle_stop(&gateway->resumer);
+    else
+        gateway_resume_soon(gateway);
     if (changed)
         state_publish_instance(gateway, true);
 }
@@ -96,9 +129,9 @@ static void on_link_connected(void *context) {
 static void on_link_up(void *context) {
     struct running *running = context;
     state_publish_instance(&running->gateway, true);
-    state_link_up(&running->gateway);
     command_sync_ask(&running->gateway);
     outbox_link_up(running->gateway.outbox);
+    state_link_up(&running->gateway);
 }
 
 static void on_link_down(void *context) {
@@ -176,13 +209,16 @@ static void make_link(struct running *running) {
     const char *prefix = config->mqtt.topic_prefix;
     // Our own first, because a broker with a full queue drops what comes later. A command that somebody
     // retained by mistake would come again at every connection: no retained ones. The entries of the queue
-    // are wanted with those that we wrote ourselves, which tells that the broker has them. Where devices were
-    // while we were away does not matter: QoS 0.
+    // are wanted with those that we wrote ourselves, which tells that the broker has them. Where devices and
+    // what other instances were while we were away does not matter: QoS 0.
     subscribe(running, 1, 0, "%s/state/gw/instances/%s/#", prefix, config->mqtt.client_id);
     if (config->commands.intake)
         subscribe(running, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/command/gw/#", prefix);
     subscribe(running, 1, 0, "%s/state/gw/devices/+/commands-queue/+", prefix);
     subscribe(running, 1, 0, "%s/state/gw/channels/+/+/commands-queue/+", prefix);
+    subscribe(running, 0, 0, "%s/state/gw/instances/+", prefix);
+    if (config->commands.intake)
+        subscribe(running, 0, 0, "%s/state/gw/instances/+/channels/+", prefix);
     subscribe(running, 0, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER,
               "%s/state/gw/devices/+/connected", prefix);
     subscribe(running, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/log/gw/devices/+/connected", prefix);
@@ -207,17 +243,23 @@ static void stop_now(struct running *running) {
     if (running->stopped)
         return;
     running->stopped = true;
+    running->nothing_left = left == 0;
     if (left > 0)
         log_warning("%zu messages that the broker has not taken wait on disk for the next start", left);
     state_publish_instance(&running->gateway, false); // when the link is down, the Last Will says it
     mqtt_link_stop(running->gateway.link);
     outbox_stop(running->gateway.outbox);
+    uv_close((uv_handle_t *)&running->gateway.resumer, NULL);
+    uv_close((uv_handle_t *)&running->gateway.turn, NULL);
     command_sync_stop(&running->gateway);
     state_stop(&running->gateway);
     commands_stop(&running->gateway);
     store_stop(running->gateway.store);
-    for (size_t i = 0; i < sizeof running->signals / sizeof running->signals[0]; i++)
+    for (size_t i = 0; i < sizeof running->signals / sizeof running->signals[0]; i++) {
+        int number = running->signals[i].signum;
         uv_close((uv_handle_t *)&running->signals[i], NULL);
+        signal(number, SIG_IGN); // it would end the process before the store is closed
+    }
     // All that can still keep the loop alive is a thread that connects.
     uv_timer_start(&running->drain_timer, on_thread_timeout, THREAD_TIME, 0);
     uv_unref((uv_handle_t *)&running->drain_timer);
@@ -259,6 +301,23 @@ static void stop(struct running *running) {
     outbox_when_safe(gateway->outbox, &running->drained);
 }
 
+// --- handing over what is left ---
+
+static void on_hand_over_timer(uv_timer_t *timer) {
+    struct running *running = timer->data;
+    struct gateway *gateway = &running->gateway;
+    if (!running->stopping && gateway->state.answered && command_sync_is_done(gateway) &&
+        state_publish(gateway) && outbox_count(gateway->outbox) == 0)
+        stop(running);
+}
+
+static void remove_store(const char *path) {
+    if (unlink(path) == 0)
+        log_info("the store %s is removed: the broker has what waited in it", path);
+    else
+        log_error("the store %s cannot be removed: %s", path, strerror(errno));
+}
+
 // --- the registry ---
 
 static void log_registry_fault(void *context, const char *path, const char *problem) {
@@ -293,24 +352,29 @@ static void on_signal(uv_signal_t *signal, int number) {
         log_counters(&running->gateway);
     else if (number == SIGHUP)
         reload_registry(&running->gateway);
-    else
-        stop(running);
+    else if (number != SIGTERM || !running->stopping || running->gateway.config->worker == 0)
+        stop(running); // a worker may hear SIGTERM twice, from its supervisor and from a service manager
 }
 
 static void catch_signals(struct running *running) {
     static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
+    sigset_t heard;
     signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&heard);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         uv_signal_init(&running->gateway.loop, &running->signals[i]);
         running->signals[i].data = running;
         uv_signal_start(&running->signals[i], on_signal, numbers[i]);
+        sigaddset(&heard, numbers[i]);
     }
+    sigprocmask(SIG_UNBLOCK, &heard, NULL); // a worker begins with them blocked
 }
 
 // --- running ---
 
 static void free_all(struct running *running) {
     struct gateway *gateway = &running->gateway;
+    instances_free(gateway);
     state_free(gateway);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
@@ -360,6 +424,23 @@ static void allow_descriptors(struct gateway *gateway) {
                 gateway->connections_max);
 }
 
+// Opens the channels and begins to connect to the broker. Returns 1, and stops, when there is nothing to do.
+static int begin(struct running *running) {
+    struct gateway *gateway = &running->gateway;
+    const struct config *config = gateway->config;
+    for (size_t i = 0; i < config->channel_count; i++)
+        channel_open(&gateway->channels[i], gateway, &config->channels[i]);
+    if (gateway->listening == 0 && !config->hand_over) {
+        log_error("no tracker can connect: none of the channels is open");
+        stop(running);
+        return 1;
+    }
+    mqtt_link_start(gateway->link);
+    if (config->hand_over)
+        uv_timer_start(&running->drain_timer, on_hand_over_timer, HAND_OVER_INTERVAL, HAND_OVER_INTERVAL);
+    return 0;
+}
+
 int gateway_run(struct config *config) {
     static struct running running;
     struct gateway *gateway = &running.gateway;
@@ -370,6 +451,11 @@ int gateway_run(struct config *config) {
     gateway->started = gateway_clock();
     uv_loop_init(&gateway->loop);
     uv_timer_init(&gateway->loop, &running.drain_timer);
+    uv_idle_init(&gateway->loop, &gateway->resumer);
+    uv_prepare_init(&gateway->loop, &gateway->turn);
+    gateway->resumer.data = gateway->turn.data = gateway;
+    uv_prepare_start(&gateway->turn, on_turn);
+    uv_unref((uv_handle_t *)&gateway->turn);
     running.drain_timer.data = &running;
     gateway->registry = device_registry_new(config->devices, config->unknown_devices);
     config->devices = NULL; // the registry has them
@@ -386,15 +472,7 @@ int gateway_run(struct config *config) {
     catch_signals(&running);
     warn_of_what_is_not_there(config);
     allow_descriptors(gateway);
-    for (size_t i = 0; i < config->channel_count; i++)
-        channel_open(&gateway->channels[i], gateway, &config->channels[i]);
-    int code = gateway->listening > 0 ? 0 : 1;
-    if (code == 0)
-        mqtt_link_start(gateway->link);
-    else
-        log_error("no tracker can connect: none of the channels is open");
-    if (code != 0)
-        stop(&running);
+    int code = begin(&running);
     uv_run(&gateway->loop, UV_RUN_DEFAULT);
     log_info("stopped");
     if (mqtt_link_is_connecting(gateway->link) || state_reader_is_connecting(gateway->state.reader)) {
@@ -407,5 +485,7 @@ int gateway_run(struct config *config) {
     uv_close((uv_handle_t *)&running.drain_timer, NULL);
     uv_run(&gateway->loop, UV_RUN_DEFAULT);
     free_all(&running);
+    if (config->hand_over && running.nothing_left)
+        remove_store(config->store_path);
     return code;
 }

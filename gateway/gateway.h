@@ -10,6 +10,7 @@
 #include "gateway/config.h"
 #include "gateway/device.h"
 #include "gateway/device_state.h"
+#include "gateway/instances.h"
 #include "gateway/limiter.h"
 #include "gateway/mqtt_link.h"
 #include "gateway/outbox.h"
@@ -26,11 +27,15 @@ struct gateway {
     struct session_table sessions;
     struct device_state_table devices;
     struct state state;
+    struct instance_table instances;
     struct store *store;
     struct command_queue commands;
     struct command_sync sync;
     struct channel *channels;        // config->channel_count of them
     size_t listening;                // sockets that trackers can reach
+    uv_prepare_t turn;               // begins a turn of the loop
+    size_t turn_left;                // bytes that may still be read from connections in this turn
+    uv_idle_t resumer;               // while connections that were held are let go
     bool holding;                    // connections are not read: the outbox is busy or full
     bool paused;                     // nothing is read from devices, because the outbox is full
     uint64_t turned_away;            // datagrams, while paused
@@ -45,6 +50,11 @@ struct gateway {
 
 // Microseconds since 1970.
 int64_t gateway_clock(void);
+
+// Whether connections may be read now. When not, they are held, and gateway_resume_soon() has them let go in
+// time.
+bool gateway_reads(const struct gateway *gateway);
+void gateway_resume_soon(struct gateway *gateway);
 
 // Publishes JSON (NULL: an empty payload) to {prefix}/{topic…}, for logs and state. Returns its number in the
 // outbox, 0 when that is full.

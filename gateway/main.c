@@ -8,7 +8,7 @@
 
 static const char help[] = "trackbus: a gateway between GPS trackers and MQTT\n"
                            "\n"
-                           "  trackbus run [-c FILE]                 run the gateway in the foreground\n"
+                           "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
                            "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
                            "  trackbus check -c FILE                 check a configuration\n"
                            "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"

@@ -26,12 +26,21 @@ struct state_leaving {
 
 // --- instance and channels ---
 
-void state_publish_instance(struct gateway *gateway, bool online) {
+// The text of an instance's state; none of one that there will not be again. For the caller to free.
+static char *instance_text(const struct gateway *gateway, bool online) {
+    if (!online && gateway->config->hand_over)
+        return must_have(strdup(""));
     json_t *state =
         online ? json_pack("{s:s, s:s, s:f, s:b}", "state", "online", "version", TRACKBUS_VERSION, "started",
                            (double)gateway->started / 1e6, "full", outbox_is_full(gateway->outbox))
                : json_pack("{s:s}", "state", "offline");
     char *text = must_have(json_dumps(state, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
+    json_decref(state);
+    return text;
+}
+
+void state_publish_instance(struct gateway *gateway, bool online) {
+    char *text = instance_text(gateway, online);
     char topic[300];
     int mid;
     snprintf(topic, sizeof topic, "%s/state/gw/instances/%s", gateway->config->mqtt.topic_prefix,
@@ -42,17 +51,18 @@ void state_publish_instance(struct gateway *gateway, bool online) {
             .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED},
         &mid);
     free(text);
-    json_decref(state);
 }
 
 static bool publish_channels(struct gateway *gateway) {
-    bool all = true;
+    bool all = gateway->instances.known; // before that we might say what is another's to say
+    if (!all)
+        return false;
     for (size_t i = 0; i < gateway->config->channel_count; i++) {
         if (gateway->channels[i].state_due && outbox_keeps_up(gateway->outbox))
             channel_publish_state(&gateway->channels[i]);
         all = all && !gateway->channels[i].state_due;
     }
-    return all;
+    return instances_publish(gateway) && all;
 }
 
 // --- devices that go ---
@@ -135,15 +145,26 @@ static bool go_on_clearing(struct gateway *gateway) {
 // --- time ---
 
 bool state_publish(struct gateway *gateway) {
+    if (!gateway->state.answered)
+        return false; // what is due may be older than what stands there
     bool channels = publish_channels(gateway);
     remove_devices(gateway);
     return device_states_publish(gateway) && channels;
 }
 
+// What an earlier run has left in the outbox may be state, and has to be with the broker before that is asked
+// what it retains. True once it is asked.
+static bool begin_reading(struct gateway *gateway) {
+    if (gateway->state.reader == NULL && outbox_keeps_up(gateway->outbox))
+        gateway->state.reader = state_reader_new(gateway);
+    return gateway->state.reader != NULL;
+}
+
 static void on_timer(uv_timer_t *timer) {
     struct gateway *gateway = timer->data;
+    bool read = begin_reading(gateway);
     bool published = state_publish(gateway), cleared = go_on_clearing(gateway);
-    if (published && cleared)
+    if (read && published && cleared)
         uv_timer_stop(timer);
 }
 
@@ -176,11 +197,12 @@ void state_free(struct gateway *gateway) {
 void state_link_connected(struct gateway *gateway) {
     gateway->state.retained = false;
     gateway->state.again = gateway->state.answered;
+    instances_begin(gateway);
 }
 
 void state_link_up(struct gateway *gateway) {
-    if (gateway->state.reader == NULL)
-        gateway->state.reader = state_reader_new(gateway);
+    if (!begin_reading(gateway))
+        state_is_due(gateway);
 }
 
 void state_link_down(struct gateway *gateway) {
@@ -194,9 +216,8 @@ void state_received(struct gateway *gateway, const char *topic, const struct mqt
     static const char instances[] = "instances/", devices[] = "devices/";
     if (strncmp(topic, devices, sizeof devices - 1) == 0)
         device_states_heard(gateway, topic + sizeof devices - 1, received);
-    else if (strncmp(topic, instances, sizeof instances - 1) == 0 && received->retain &&
-             strcmp(topic + sizeof instances - 1, gateway->config->mqtt.client_id) == 0)
-        gateway->state.retained = true;
+    else if (strncmp(topic, instances, sizeof instances - 1) == 0)
+        instances_heard(gateway, topic + sizeof instances - 1, received);
 }
 
 void state_answered(struct gateway *gateway) {
@@ -206,10 +227,7 @@ void state_answered(struct gateway *gateway) {
 }
 
 void state_settled(struct gateway *gateway) {
-    if (!gateway->state.retained && gateway->state.again) {
-        for (size_t i = 0; i < gateway->config->channel_count; i++)
-            gateway->channels[i].state_due = true;
-        state_is_due(gateway);
+    if (!gateway->state.retained && gateway->state.again)
         device_states_restore(gateway);
-    }
+    instances_settled(gateway);
 }

@@ -21,7 +21,12 @@
 #define BACKOFF_MAX 30 // doubled each time up to this
 #define LASTS       60 // seconds after which a worker is believed to run well
 
+// What a worker is for: to serve devices, or to hand over what an earlier run with more workers has left
+// behind.
+enum task { TASK_NONE, TASK_SERVE, TASK_HAND_OVER };
+
 struct worker {
+    enum task task;
     pid_t process; // 0: none
     time_t started;
     time_t start_at; // when there is none
@@ -30,8 +35,9 @@ struct worker {
 
 struct supervisor {
     struct config *config;
-    unsigned count;
-    struct worker workers[SUPERVISOR_WORKERS_MAX];
+    unsigned count;                                // that serve
+    struct worker workers[SUPERVISOR_WORKERS_MAX]; // number 1 first
+    sigset_t usual;                                // signals that were blocked before
     bool stopping;
     int code;
 };
@@ -44,59 +50,119 @@ static time_t now(void) {
 
 // --- ports ---
 
-// Port 0 is a free port, and has to be the same one for all workers.
-static bool choose_port(const struct config_channel *channel, int type, struct sockaddr_storage *address) {
+// Port 0 is a free port, and has to be the same one for all workers. Returns a socket that has the port, or
+// -1.
+static int choose_port(const struct config_channel *channel, int type, struct sockaddr_storage *address) {
     socklen_t length =
         address->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
     char name[ADDRESS_TEXT_MAX];
-    int handle = socket(address->ss_family, type, 0);
-    bool chosen = handle >= 0 && bind(handle, (struct sockaddr *)address, length) == 0 &&
-                  getsockname(handle, (struct sockaddr *)address, &length) == 0;
-    if (!chosen)
-        log_error("channel %s: cannot listen on %s %s: %s", channel->name,
-                  type == SOCK_STREAM ? "tcp" : "udp", address_write((struct sockaddr *)address, name),
-                  strerror(errno));
+    int handle = socket(address->ss_family, type | SOCK_CLOEXEC, 0), on = 1;
+    // Connections of an earlier run may linger at a port that is free.
+    bool chosen =
+        handle >= 0 &&
+        (type != SOCK_STREAM || setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0) &&
+        bind(handle, (struct sockaddr *)address, length) == 0 &&
+        (type != SOCK_STREAM || listen(handle, 1) == 0) &&
+        getsockname(handle, (struct sockaddr *)address, &length) == 0;
+    if (chosen)
+        return handle;
+    log_error("channel %s: cannot listen on %s %s: %s", channel->name, type == SOCK_STREAM ? "tcp" : "udp",
+              address_write((struct sockaddr *)address, name), strerror(errno));
     if (handle >= 0)
         close(handle);
-    return chosen;
+    return -1;
 }
 
+// The workers share their ports also with each other's channels, if two have the same one: nobody but this
+// would notice. So all are held until the last is chosen.
 static bool choose_ports(struct config *config) {
+    int *handles = must_have(calloc(2 * config->channel_count + 1, sizeof *handles));
+    size_t count = 0;
     bool all = true;
     for (size_t i = 0; i < config->channel_count; i++) {
         struct config_channel *channel = &config->channels[i];
         if (channel->has_tcp)
-            all = choose_port(channel, SOCK_STREAM, &channel->tcp) && all;
+            handles[count++] = choose_port(channel, SOCK_STREAM, &channel->tcp);
         if (channel->has_udp)
-            all = choose_port(channel, SOCK_DGRAM, &channel->udp) && all;
+            handles[count++] = choose_port(channel, SOCK_DGRAM, &channel->udp);
     }
+    for (size_t i = 0; i < count; i++) {
+        all = all && handles[i] >= 0;
+        if (handles[i] >= 0)
+            close(handles[i]);
+    }
+    free(handles);
     return all;
 }
 
-// --- a worker's life ---
+// --- stores of an earlier run ---
 
 static char *with_number(const char *text, unsigned number) {
     char *result;
     return asprintf(&result, "%s-%u", text, number) < 0 ? must_have(NULL) : result;
 }
 
+// The first store of a worker beyond count, from number first on: 0 when there is none.
+static unsigned find_leftover(const struct config *config, unsigned first) {
+    for (unsigned number = first; number <= SUPERVISOR_WORKERS_MAX; number++) {
+        char *path = with_number(config->store_path, number);
+        bool exists = access(path, F_OK) == 0;
+        free(path);
+        if (exists)
+            return number;
+    }
+    return 0;
+}
+
+void supervisor_warn_of_leftovers(const struct config *config) {
+    for (unsigned number = find_leftover(config, 2); number != 0; number = find_leftover(config, number + 1))
+        log_error("the store %s-%u is left over from a run with more workers: what waits in it is not sent; "
+                  "'trackbus run --workers 1' sends it",
+                  config->store_path, number);
+}
+
+static void take_leftovers(struct supervisor *supervisor) {
+    unsigned number = supervisor->count;
+    while ((number = find_leftover(supervisor->config, number + 1)) != 0) {
+        log_warning("the store %s-%u is left over from a run with more workers: what waits in it is sent",
+                    supervisor->config->store_path, number);
+        supervisor->workers[number - 1].task = TASK_HAND_OVER;
+    }
+}
+
+// --- a worker's life ---
+
+static const int passed_on[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
+#define PASSED_ON (sizeof passed_on / sizeof passed_on[0])
+
+// What only the supervisor is to hear does not reach the worker; what it is told before it can hear waits.
+static void set_signals(const sigset_t *usual) {
+    sigset_t blocked = *usual;
+    for (size_t i = 0; i < PASSED_ON; i++)
+        sigaddset(&blocked, passed_on[i]);
+    sigprocmask(SIG_SETMASK, &blocked, NULL);
+    setpgid(0, 0); // Ctrl-C at a terminal goes to a whole group
+}
+
 // In the worker's process.
-static _Noreturn void be_worker(struct config *config, unsigned number, unsigned count,
-                                const sigset_t *usual) {
-    pid_t supervisor = getppid();
+static _Noreturn void be_worker(struct supervisor *supervisor, unsigned number, pid_t parent) {
+    struct config *config = supervisor->config;
     char *client_id = NULL, *store_path = NULL;
     // When the supervisor dies nobody would tell the workers to stop.
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != supervisor)
+    if (getppid() != parent)
         _exit(1);
-    sigprocmask(SIG_SETMASK, usual, NULL);
+    set_signals(&supervisor->usual);
     config->worker = number;
-    config->workers = count;
+    config->workers = supervisor->count;
     if (number > 1) {
         config->mqtt.client_id = client_id = with_number(config->mqtt.client_id, number);
         config->store_path = store_path = with_number(config->store_path, number);
         config->commands.intake = false;
     }
+    config->hand_over = supervisor->workers[number - 1].task == TASK_HAND_OVER;
+    if (config->hand_over)
+        config->channel_count = 0;
     int code = gateway_run(config);
     config_free(config);
     free(client_id);
@@ -104,27 +170,30 @@ static _Noreturn void be_worker(struct config *config, unsigned number, unsigned
     exit(code);
 }
 
-static void start(struct supervisor *supervisor, unsigned number, const sigset_t *usual) {
+static void start(struct supervisor *supervisor, unsigned number) {
     struct worker *worker = &supervisor->workers[number - 1];
-    pid_t process = fork();
+    pid_t parent = getpid(), process = fork();
     if (process == 0)
-        be_worker(supervisor->config, number, supervisor->count, usual);
+        be_worker(supervisor, number, parent);
     worker->started = now();
     worker->process = process > 0 ? process : 0;
     worker->start_at = worker->started + worker->backoff;
-    if (process < 0)
+    if (process > 0)
+        log_info("worker %u is process %d", number, (int)process);
+    else
         log_error("worker %u cannot be started: %s", number, strerror(errno));
 }
 
 static void tell_all(const struct supervisor *supervisor, int number) {
-    for (unsigned i = 0; i < supervisor->count; i++)
+    for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX; i++)
         if (supervisor->workers[i].process != 0)
             kill(supervisor->workers[i].process, number);
 }
 
+// Told twice: without waiting. For a worker that stops already, SIGINT alone means that.
 static void stop(struct supervisor *supervisor) {
+    tell_all(supervisor, supervisor->stopping ? SIGINT : SIGTERM);
     supervisor->stopping = true;
-    tell_all(supervisor, SIGTERM);
 }
 
 static void log_end(unsigned number, int status, int backoff) {
@@ -137,48 +206,68 @@ static void log_end(unsigned number, int status, int backoff) {
 }
 
 static void note_code(struct supervisor *supervisor, int status) {
-    // It may be told to stop before it knows how to.
-    bool stopped = WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM;
-    if (!stopped && supervisor->code == 0)
+    if (supervisor->code == 0)
         supervisor->code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
-// A worker that gives up by itself as soon as it is started will not do better the next time.
-static void take_end(struct supervisor *supervisor, unsigned number, int status) {
-    struct worker *worker = &supervisor->workers[number - 1];
-    time_t lasted = now() - worker->started;
-    bool gave_up = WIFEXITED(status) && WEXITSTATUS(status) != 0 && worker->backoff == 0 && lasted < LASTS;
-    worker->process = 0;
-    if (supervisor->stopping || gave_up) {
-        note_code(supervisor, status);
-        if (!supervisor->stopping)
-            stop(supervisor);
-        return;
-    }
-    worker->backoff = worker->backoff == 0 || lasted >= LASTS ? BACKOFF_MIN : worker->backoff * 2;
+static void start_later(struct worker *worker, unsigned number, int status) {
+    bool lasted = now() - worker->started >= LASTS;
+    worker->backoff = worker->backoff == 0 || lasted ? BACKOFF_MIN : worker->backoff * 2;
     if (worker->backoff > BACKOFF_MAX)
         worker->backoff = BACKOFF_MAX;
     worker->start_at = now() + worker->backoff;
     log_end(number, status, worker->backoff);
 }
 
+// A worker that gives up by itself as soon as it is started will not do better the next time.
+static bool gave_up(const struct worker *worker, int status) {
+    return WIFEXITED(status) && WEXITSTATUS(status) != 0 && worker->backoff == 0 &&
+           now() - worker->started < LASTS;
+}
+
+static void end_handing_over(struct worker *worker, unsigned number, int status) {
+    worker->task = TASK_NONE;
+    if (WEXITSTATUS(status) != 0)
+        log_error("worker %u cannot send what is left over from an earlier run", number);
+}
+
+static void take_end(struct supervisor *supervisor, unsigned number, int status) {
+    struct worker *worker = &supervisor->workers[number - 1];
+    worker->process = 0;
+    if (worker->task == TASK_HAND_OVER && WIFEXITED(status)) {
+        end_handing_over(worker, number, status);
+    } else if (supervisor->stopping) {
+        note_code(supervisor, status);
+    } else if (gave_up(worker, status)) {
+        log_error("worker %u cannot run (code %d): all stop", number, WEXITSTATUS(status));
+        note_code(supervisor, status);
+        stop(supervisor);
+    } else {
+        start_later(worker, number, status);
+    }
+}
+
 static void collect_ends(struct supervisor *supervisor) {
     int status;
     pid_t process;
     while ((process = waitpid(-1, &status, WNOHANG)) > 0)
-        for (unsigned i = 0; i < supervisor->count; i++)
+        for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX; i++)
             if (supervisor->workers[i].process == process)
                 take_end(supervisor, i + 1, status);
 }
 
-static void start_due(struct supervisor *supervisor, const sigset_t *usual) {
-    for (unsigned i = 0; i < supervisor->count && !supervisor->stopping; i++)
-        if (supervisor->workers[i].process == 0 && supervisor->workers[i].start_at <= now())
-            start(supervisor, i + 1, usual);
+static bool is_due(const struct worker *worker) {
+    return worker->task != TASK_NONE && worker->process == 0 && worker->start_at <= now();
+}
+
+static void start_due(struct supervisor *supervisor) {
+    for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX && !supervisor->stopping; i++)
+        if (is_due(&supervisor->workers[i]))
+            start(supervisor, i + 1);
 }
 
 static bool any_runs(const struct supervisor *supervisor) {
-    for (unsigned i = 0; i < supervisor->count; i++)
+    for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX; i++)
         if (supervisor->workers[i].process != 0)
             return true;
     return false;
@@ -209,24 +298,31 @@ static void take_signal(struct supervisor *supervisor, int number) {
     }
 }
 
+static void catch_signals(struct supervisor *supervisor, sigset_t *signals) {
+    sigemptyset(signals);
+    sigaddset(signals, SIGCHLD);
+    for (size_t i = 0; i < PASSED_ON; i++)
+        sigaddset(signals, passed_on[i]);
+    sigprocmask(SIG_BLOCK, signals, &supervisor->usual);
+}
+
 int supervisor_run(struct config *config, unsigned count) {
     struct supervisor supervisor = {.config = config, .count = count};
-    static const int caught[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGCHLD};
     const struct timespec second = {.tv_sec = 1};
-    sigset_t signals, usual;
+    sigset_t signals;
     log_setup(config->log_level, config->log_format, 0);
-    sigemptyset(&signals);
-    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++)
-        sigaddset(&signals, caught[i]);
-    sigprocmask(SIG_BLOCK, &signals, &usual);
     if (!choose_ports(config))
         return 1;
-    start_due(&supervisor, &usual);
+    catch_signals(&supervisor, &signals);
+    for (unsigned i = 0; i < count; i++)
+        supervisor.workers[i].task = TASK_SERVE;
+    take_leftovers(&supervisor);
+    start_due(&supervisor);
     while (any_runs(&supervisor) || !supervisor.stopping) {
         int number = sigtimedwait(&signals, NULL, &second);
         collect_ends(&supervisor);
         take_signal(&supervisor, number);
-        start_due(&supervisor, &usual);
+        start_due(&supervisor);
     }
     return supervisor.code;
 }

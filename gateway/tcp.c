@@ -13,6 +13,7 @@
 #include "gateway/memory.h"
 
 #define BACKLOG         4096
+#define RECEIVE_BUFFER  32768 // bytes that the system keeps of what a connection has sent and was not read
 #define WRITE_QUEUE_MAX 65536 // bytes that a connection may have waiting to be written
 #define DRAIN_TIME      5000  // milliseconds that a connection lives on after its end, for replies that wait
 
@@ -226,12 +227,11 @@ static void set_timer(struct tcp_connection *connection) {
 
 // --- reading ---
 
-static char memory[65536]; // one for all connections: what is not taken at once the stream keeps itself
+static char memory[16384]; // one for all connections: what is not taken at once the stream keeps itself
 
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
     const struct tcp_connection *connection = handle->data;
-    bool holding = connection->peer.gateway->holding;
-    *buffer = uv_buf_init(memory, holding ? 0 : sizeof memory);
+    *buffer = uv_buf_init(memory, gateway_reads(connection->peer.gateway) ? sizeof memory : 0);
 }
 
 // Only connections that have something to say are held, and only those have to be let go.
@@ -239,6 +239,7 @@ static void hold(struct tcp_connection *connection) {
     uv_read_stop((uv_stream_t *)&connection->tcp);
     connection->held = true;
     DL_APPEND2(connection->peer.channel->held, connection, prev_held, next_held);
+    gateway_resume_soon(connection->peer.gateway);
 }
 
 // A device that closes its side may still read: it gets the replies that wait for its messages to be safe.
@@ -269,6 +270,8 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
         close_connection(&connection->peer, CLOSE_BY_DEVICE);
         return;
     }
+    struct gateway *gateway = connection->peer.gateway;
+    gateway->turn_left -= (size_t)count < gateway->turn_left ? (size_t)count : gateway->turn_left;
     bool was_nameless = connection->peer.session == NULL;
     connection->quiet_asked = false;
     take(connection, (const uint8_t *)buffer->base, (size_t)count, CODEC_OPEN);
@@ -370,6 +373,11 @@ int tcp_listen(struct channel *channel) {
     int result = channel_share_port((uv_handle_t *)&channel->tcp, channel->gateway->config);
     if (result == 0)
         result = uv_tcp_bind(&channel->tcp, (const struct sockaddr *)&channel->config->tcp, 0);
+    // Connections inherit it. Otherwise the system would take megabytes for each one that is not read for a
+    // while.
+    int size = RECEIVE_BUFFER;
+    if (result == 0)
+        result = uv_recv_buffer_size((uv_handle_t *)&channel->tcp, &size);
     return result != 0 ? result : uv_listen((uv_stream_t *)&channel->tcp, BACKLOG, on_connection);
 }
 
@@ -399,11 +407,14 @@ void tcp_close_all(struct channel *channel) {
     }
 }
 
-void tcp_resume_all(struct channel *channel) {
-    struct tcp_connection *connection, *next;
-    DL_FOREACH_SAFE2(channel->held, connection, next, next_held) {
+size_t tcp_resume(struct channel *channel, size_t count) {
+    size_t resumed = 0;
+    while (channel->held != NULL && resumed < count) {
+        struct tcp_connection *connection = channel->held;
         DL_DELETE2(channel->held, connection, prev_held, next_held);
         connection->held = false;
         uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+        resumed++;
     }
+    return resumed;
 }

@@ -9,6 +9,7 @@
 
 #include "tests/bench/course.h"
 
+#define SEND_BUFFER  32768       // bytes of a connection
 #define PENDING_MAX  512         // connections that are being made at once
 #define PER_ADDRESS  500         // connections from one source address
 #define TURN         1000000     // nanoseconds that a turn of sending may take
@@ -159,7 +160,11 @@ static int connect_tcp(struct device *device, const struct sockaddr_in *source,
         course_fail("out of memory");
     uv_tcp_init(&course.loop, &device->socket.tcp);
     device->socket.handle.data = device;
+    // With the system's usual megabytes most of its work would be to fill them.
+    int size = SEND_BUFFER;
     int result = uv_tcp_bind(&device->socket.tcp, (const struct sockaddr *)source, 0);
+    if (result == 0)
+        result = uv_send_buffer_size(&device->socket.handle, &size);
     pending++;
     return result != 0
                ? result

@@ -19,6 +19,7 @@
 
 #define POLL_INTERVAL 4000  // microseconds
 #define TEST_TIME     120   // seconds after which a test that hangs is killed
+#define WORKERS_MAX   8     // that a test starts
 #define PORT_FIRST    10000 // below the ports that the kernel gives away: nobody takes one while a
 #define PORT_COUNT    22000 // broker is away
 
@@ -127,6 +128,7 @@ static struct rig *make_rig(void) {
 struct rig *rig_new(void) {
     // Not Criterion's timeout, which leaks now and then: the whole run would count as failed.
     alarm(TEST_TIME);
+    prctl(PR_SET_CHILD_SUBREAPER, 1); // of a gateway's workers
     the_rig = make_rig();
     return the_rig;
 }
@@ -148,6 +150,17 @@ static void show_log(const struct rig *rig, const char *name) {
     free(text);
 }
 
+// Workers of a gateway that is killed stop by themselves, but not before the test's files are removed.
+static void end_workers(struct rig *rig) {
+    for (unsigned i = 1; rig->workers > 0 && i <= WORKERS_MAX; i++) {
+        pid_t pid = rig_worker(rig, i);
+        if (pid > 0 && waitpid(pid, NULL, WNOHANG) == 0) {
+            kill(pid, SIGKILL);
+            waitpid(pid, NULL, 0);
+        }
+    }
+}
+
 static void end_process(pid_t pid) {
     if (pid == 0)
         return;
@@ -159,6 +172,7 @@ static void clean_gateway(struct rig *rig, bool show) {
     if (show)
         show_log(rig, "gateway.log");
     end_process(rig->gateway);
+    end_workers(rig);
     nftw(rig->directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
     free(rig);
 }
@@ -312,15 +326,20 @@ void rig_write_config(struct rig *rig, const char *changes, char *path, size_t c
 }
 
 void rig_gateway_spawn(struct rig *rig, const char *changes) {
-    char config[96];
+    char config[96], workers[16];
     rig_write_config(rig, changes, config, sizeof config);
     remove(rig->log_path);
-    rig->gateway = spawn(rig->log_path, (const char *[]){TRACKBUS_BINARY, "run", "-c", config, NULL});
+    snprintf(workers, sizeof workers, "%u", rig->workers);
+    rig->gateway =
+        spawn(rig->log_path, (const char *[]){TRACKBUS_BINARY, "run", "-c", config,
+                                              rig->workers > 0 ? "--workers" : NULL, workers, NULL});
 }
 
 static bool listens(void *context) {
     struct rig *rig = context;
-    return rig_log_count(rig, "devices connect to") + rig_log_count(rig, "cannot listen on") == rig->sockets;
+    size_t processes = rig->workers > 0 ? rig->workers : 1;
+    return rig_log_count(rig, "devices connect to") + rig_log_count(rig, "cannot listen on") ==
+           rig->sockets * processes;
 }
 
 void rig_gateway_start(struct rig *rig, const char *changes) {
@@ -330,6 +349,23 @@ void rig_gateway_start(struct rig *rig, const char *changes) {
 
 void rig_gateway_signal(struct rig *rig, int number) {
     cr_assert(rig->gateway > 0 && kill(rig->gateway, number) == 0);
+}
+
+pid_t rig_worker(struct rig *rig, unsigned number) {
+    char text[48];
+    char *log = read_file(rig->log_path);
+    pid_t pid = 0;
+    snprintf(text, sizeof text, "worker %u is process ", number);
+    for (const char *at = log; (at = strstr(at, text)) != NULL;) {
+        at += strlen(text);
+        pid = atoi(at); // the last one counts
+    }
+    free(log);
+    return pid;
+}
+
+int rig_orphan_wait(pid_t process) {
+    return wait_for_end(&process, "a worker");
 }
 
 int rig_gateway_wait(struct rig *rig) {

@@ -2,7 +2,8 @@
 // that keeps all that is published, and devices on TCP and UDP.
 //
 // Nothing here sleeps for a fixed time: everything waits for a condition and gives up at a deadline. Nothing
-// outlives the test: what runs is killed by the kernel when the test's process ends, however it ends.
+// outlives the test: what runs is killed by the kernel when the test's process ends, however it ends; a
+// gateway's workers stop by themselves then.
 #pragma once
 
 #include <jansson.h>
@@ -34,7 +35,8 @@ struct rig {
     char log_path[96]; // what the gateway said
     struct rig_client *client;
     const char *topic_prefix; // "trackbus"; a test may change it
-    size_t sockets;           // that the configuration opens
+    unsigned workers;         // processes that share the ports; 0, unless a test changes it: run without
+    size_t sockets;           // that the configuration opens in each process
     struct rig *beside;       // another gateway on the same broker, or NULL
     bool finished;            // the test came to its end
 };
@@ -66,6 +68,10 @@ void rig_gateway_spawn(struct rig *rig, const char *changes); // does not wait
 void rig_gateway_signal(struct rig *rig, int number);
 int rig_gateway_wait(struct rig *rig);  // for its end; the exit code, or minus the signal
 void rig_gateway_stop(struct rig *rig); // SIGTERM, and the exit code must be 0
+// The process of a worker, from 1, as the log says.
+pid_t rig_worker(struct rig *rig, unsigned number);
+// Waits for the end of a process that the gateway started, and that has outlived it; as rig_gateway_wait().
+int rig_orphan_wait(pid_t process);
 // Writes the configuration alone; path is that of the file.
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity);
 

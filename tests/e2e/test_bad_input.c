@@ -1,8 +1,10 @@
 // Bad input: it costs only itself, and the log says what was wrong and where.
+#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "tests/e2e/rig.h"
@@ -310,6 +312,29 @@ Test(bad_input, more_connections_than_there_may_be) {
     device_expect_closed(rig_tcp(rig));
     rig_expect_log(rig, "1 connections are open (limits.connections)");
     expect_others_go_on(rig, first, 1);
+    rig_finish(rig);
+}
+
+static int udp_from(const char *address, int port) {
+    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = inet_addr(address)};
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int device = socket(AF_INET, SOCK_DGRAM, 0);
+    cr_assert(bind(device, (struct sockaddr *)&from, sizeof from) == 0);
+    cr_assert(connect(device, (struct sockaddr *)&to, sizeof to) == 0);
+    return device;
+}
+
+// One a second: the others are dropped, and those from another address are not.
+Test(bad_input, more_datagrams_than_an_address_may_send) {
+    struct rig *rig = rig_up("{'limits':{'datagrams_per_second':1}}");
+    int port = rig_udp_port(rig, "mictrack"), many = udp_from("127.0.0.1", port);
+    for (int i = 0; i < 40; i++)
+        device_send(many, report(VAN, i));
+    device_send(udp_from("127.0.0.2", port), report(CAR, 1));
+    rig_expect(rig, REPORTS, "{'ident':'" CAR "','message.seqnum':1}");
+    rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':0}");
+    cr_assert(rig_count(rig, "message/gw/devices/" VAN) < 40);
     rig_finish(rig);
 }
 

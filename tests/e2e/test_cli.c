@@ -67,6 +67,19 @@ static const struct outcome *call(const char *arguments, const char *input) {
               (outcome)->err)
 #define expect_in(text, part) cr_assert(strstr(text, part) != NULL, "no '%s' in: %s", part, text)
 
+Test(cli, workers_are_a_number) {
+    static const char *const wrong[] = {"0", "65", "x", "2x", "''", "-1", "1000000000000"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        char arguments[64];
+        snprintf(arguments, sizeof arguments, "run --workers %s", wrong[i]);
+        const struct outcome *it = call(arguments, "");
+        expect_code(it, 2);
+        expect_in(it->err, "expected 1 to 64");
+    }
+    expect_code(call("run --workers", ""), 2);
+    expect_code(call("check -c in --workers 2", "{}"), 2);
+}
+
 Test(cli, help_and_version) {
     static const char *const calls[] = {"--help",    "-h",        "run --help",  "run -h",        "check -h",
                                         "decode -h", "encode -h", "describe -h", "decode --help", "watch -h"};

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "tests/e2e/command_life.h"
@@ -166,21 +167,21 @@ Test(instances, what_comes_while_the_intake_is_away_is_not_missed) {
     struct rig *rig = two_up();
     int device = wake(rig->beside, VAN);
     kill_gateway(rig);
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 50; i++) {
         char text[32];
         snprintf(text, sizeof text, "mode,7,%d#", 10 + i);
         rig_publish(rig, TO_VAN, text);
     }
     cr_assert(!device_has_bytes(device));
     rig_gateway_start(rig, NULL);
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 50; i++) {
         char text[32];
         snprintf(text, sizeof text, "mode,7,%d#", 10 + i);
         device_expect(device, text);
         device_send(device, "mode=Success!\r\n");
     }
     finish(rig);
-    expect_steps(rig, VAN, "sent", 20);
+    expect_steps(rig, VAN, "sent", 50);
 }
 
 // The intake has the command on its disk; meanwhile the other one brought it to its end.
@@ -280,4 +281,139 @@ Test(instances, both_outlive_a_broker_that_loses_all) {
     expect_step(rig, VAN, "reboot", "processed", "{'executed':true}");
     expect_steps(rig, VAN, "sent", 1);
     finish(rig);
+}
+
+// --- what all have together ---
+
+#define CHANNEL "state/gw/channels/1"
+#define PART    "state/gw/instances/second/channels/1"
+
+static void expect_connections(struct rig *rig, const char *topic, int count) {
+    char subset[64];
+    snprintf(subset, sizeof subset, "{'id':1,'name':'mictrack','connections':%d}", count);
+    json_decref(rig_expect_standing_json(rig, topic, subset));
+}
+
+Test(instances, their_connections_are_added_up) {
+    struct rig *rig = two_up();
+    int here = rig_tcp(rig), there = rig_tcp(rig->beside), also = rig_tcp(rig->beside);
+    expect_connections(rig, CHANNEL, 3);
+    expect_connections(rig, PART, 2);
+    close(there);
+    expect_connections(rig, CHANNEL, 2);
+    expect_connections(rig, PART, 1);
+    close(here);
+    expect_connections(rig, CHANNEL, 1);
+    close(also);
+    expect_connections(rig, CHANNEL, 0);
+    rig_expect_standing(rig, "state/gw/instances/trackbus/channels/1", NULL); // which says the sum
+    rig_finish(rig);
+}
+
+Test(instances, one_that_is_gone_has_no_connections) {
+    struct rig *rig = two_up();
+    rig_tcp(rig);
+    rig_tcp(rig->beside);
+    expect_connections(rig, CHANNEL, 2);
+    kill_gateway(rig->beside);
+    expect_connections(rig, CHANNEL, 1); // although what it said last still stands
+    expect_connections(rig, PART, 1);
+    rig_gateway_start(rig->beside, SECOND);
+    expect_connections(rig, PART, 0);
+    rig_tcp(rig->beside);
+    expect_connections(rig, CHANNEL, 2);
+    rig_gateway_stop(rig->beside);
+    expect_connections(rig, CHANNEL, 1);
+    rig_finish(rig);
+}
+
+Test(instances, one_that_adds_up_later_hears_what_there_is) {
+    struct rig *rig = two_up();
+    rig_tcp(rig);
+    rig_tcp(rig->beside);
+    expect_connections(rig, CHANNEL, 2);
+    kill_gateway(rig);
+    expect_connections(rig, CHANNEL, 1); // the other one is alone, and says so itself
+    rig_tcp(rig->beside);
+    expect_connections(rig, CHANNEL, 2);
+    rig_gateway_start(rig, NULL);
+    rig_tcp(rig);
+    expect_connections(rig, CHANNEL, 3);
+    rig_tcp(rig->beside);
+    expect_connections(rig, CHANNEL, 4);
+    expect_connections(rig, PART, 3);
+    rig_finish(rig);
+}
+
+Test(instances, their_connections_are_added_up_again_after_the_broker_lost_all) {
+    struct rig *rig = two_up();
+    rig_tcp(rig);
+    rig_tcp(rig->beside);
+    expect_connections(rig, CHANNEL, 2);
+    rig_broker_kill(rig);
+    rig_tcp(rig->beside);
+    rig_broker_start(rig, NULL);
+    expect_connections(rig, CHANNEL, 3);
+    expect_connections(rig, PART, 2);
+    rig_finish(rig);
+}
+
+// A channel that the one that adds up does not have.
+#define APART                                                                                                \
+    "{'mqtt':{'client_id':'second'},'commands':{'intake':false},'channels':[{'id':5,'name':'far',"           \
+    "'protocol':'mictrack','tcp':'127.0.0.1:0'}]}"
+
+Test(instances, a_channel_that_only_another_has_is_said_too) {
+    struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
+    rig_gateway_start(second, APART);
+    rig_tcp_at("127.0.0.1", rig_tcp_port(second, "far"));
+    json_t *state =
+        rig_expect_standing_json(rig, "state/gw/channels/5", "{'id':5,'name':'far','connections':1}");
+    cr_assert(json_is_string(json_object_get(state, "tcp")));
+    json_decref(state);
+    kill_gateway(second);
+    json_decref(rig_expect_standing_json(rig, "state/gw/channels/5", "{'name':'far','connections':0}"));
+    rig_gateway_start(second, SECOND); // without that channel
+    rig_expect_standing(rig, "state/gw/instances/second/channels/5", NULL);
+    rig_finish(rig);
+}
+
+Test(instances, one_that_is_alone_says_what_it_has) {
+    struct rig *rig = rig_up("{'commands':{'intake':false}}");
+    rig_tcp(rig);
+    expect_connections(rig, CHANNEL, 1);
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, NULL); // now it takes commands in: its part goes
+    rig_expect_standing(rig, "state/gw/instances/trackbus/channels/1", NULL);
+    rig_tcp(rig);
+    expect_connections(rig, CHANNEL, 1);
+    rig_finish(rig);
+}
+
+Test(instances, what_is_no_state_counts_for_nothing) {
+    static const char *const forged[] = {"{'connections':-1}",
+                                         "{'connections':'many'}",
+                                         "[1]",
+                                         "17",
+                                         "{'connections':1e300}",
+                                         "no JSON",
+                                         "{'connections':9223372036854775807}"};
+    struct rig *rig = two_up();
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"online\"}");
+    rig_publish_retained(rig, "state/gw/instances/third/channels/x", "{\"connections\":50}");
+    rig_publish_retained(rig, "state/gw/instances/third/channels/1", "{\"connections\":50}");
+    expect_connections(rig, CHANNEL, 50);
+    for (size_t i = 0; i < sizeof forged / sizeof forged[0]; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "%s", forged[i]);
+        for (char *quote; (quote = strchr(text, '\'')) != NULL;)
+            *quote = '"';
+        rig_publish_retained(rig, "state/gw/instances/third/channels/1", text);
+        expect_connections(rig, CHANNEL, 0);
+        rig_publish_retained(rig, "state/gw/instances/third/channels/1", "{\"connections\":50}");
+        expect_connections(rig, CHANNEL, 50);
+    }
+    rig_publish_retained(rig, "state/gw/instances/third", "");
+    expect_connections(rig, CHANNEL, 0);
+    rig_finish(rig);
 }

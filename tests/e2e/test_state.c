@@ -1,6 +1,7 @@
 // What stands retained about channels and devices, and what becomes of it when the gateway or the broker
 // ends. Telemetry has a file of its own; the instance is looked at in test_broker.c.
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -514,5 +515,24 @@ Test(state, of_the_registry_at_a_new_broker_and_a_new_start) {
     rig_gateway_start(rig, "{" LISTED "}");
     rig_expect_standing(rig, "state/gw/devices/42/connected", "false");
     json_decref(rig_expect_standing_json(rig, "state/gw/devices/42", "{'name':'Van 1'}"));
+    rig_finish(rig);
+}
+
+// The device was there when the broker went away, and is gone when both are back; that it was there stands in
+// the store.
+Test(state, connected_of_an_earlier_run_is_not_the_last_word) {
+    struct rig *rig = rig_up(
+        "{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','udp':'127.0.0.1:0','udp_ack':'ok'}]}");
+    int device = rig_udp(rig);
+    rig_broker_freeze(rig);
+    device_send(device, report(VAN, 1));
+    device_expect_datagram(device, "ok"); // all of it is on disk
+    rig_gateway_signal(rig, SIGKILL);
+    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
+    rig_broker_kill(rig);
+    rig_broker_start(rig, NULL);
+    rig_gateway_start(rig, NULL);
+    rig_expect(rig, VAN_CONNECTED, "true");
+    rig_expect_standing(rig, VAN_CONNECTED, "false");
     rig_finish(rig);
 }

@@ -80,7 +80,9 @@ Test(faults_disk, store_max_bytes_is_reached) {
         rig_expect(rig, INSTANCE, "{'full':true}");
         rig_expect(rig, INSTANCE, "{'full':false}");
         expect_said(rig, "devices are read again", round);
-        cr_assert(!rig_log_has(rig, "again; 0 datagrams were turned away"));
+        // It may become full again at once with what connections had to say, but not the first time.
+        cr_assert(rig_log_count(rig, "datagrams were turned away") >
+                  rig_log_count(rig, "again; 0 datagrams were turned away"));
         WORLD_EXPECT(world, acknowledged, 100);
     } while (!world_is_over(world, seconds));
     world_finish(world, "store.max_bytes");

@@ -27,8 +27,9 @@ struct world_counts {
     size_t tcp_sent;   // of Mictrack over TCP
     size_t udp_unique; // reports sent over UDP, without repeats
     size_t udp_repeats;
-    size_t connections; // of the gateway at the proxy
-    size_t peak_memory; // of the gateway, KiB
+    size_t own_duplicates; // of Mictrack over TCP, which never repeats anything itself
+    size_t connections;    // of the gateway at the proxy
+    size_t peak_memory;    // of the gateway, KiB
     size_t acknowledged_magicyo;
 };
 

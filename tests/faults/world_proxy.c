@@ -128,10 +128,12 @@ static void note_puback(struct world *world, struct pair *pair, const uint8_t *p
     if (index < 0 || sequence == 0 || refused)
         return;
     uint8_t *flags = &world->devices[index]->flags[sequence];
-    if ((*flags & RECEIVED) != 0)
-        world->counts.duplicates++;
-    else
+    if ((*flags & RECEIVED) == 0) {
         world->counts.received++;
+    } else {
+        world->counts.duplicates++;
+        world->counts.own_duplicates += world->devices[index]->kind == MICTRACK;
+    }
     *flags |= RECEIVED;
     pair->by_id[id].sequence = 0;
 }
