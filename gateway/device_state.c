@@ -15,7 +15,8 @@
 #define VALUES_MAX                                                                                           \
     1024 // bytes of last values of a device; what does not fit is published each time it is reported
 #define UNLISTED_MAX                                                                                         \
-    200000 // devices outside the registry; beyond that the one heard longest ago is forgotten
+    200000               // devices outside the registry; beyond that the one heard longest ago is forgotten
+#define PASSED_MAX   100 // states that are looked at for one to forget
 #define TOPIC_MAX    1024
 #define POSITION_MAX 1024 // bytes of telemetry/position
 
@@ -67,14 +68,18 @@ static void forget(struct gateway *gateway, struct device_state *state) {
     free(state);
 }
 
-// Keeps the table bounded, whatever idents come in.
+// Keeps the table bounded, whatever idents come in. Those that may not be forgotten go to the end, so that
+// the next one does not pass them again; how many it passes is bounded as well.
 static void make_room(struct gateway *gateway) {
-    struct device_state *state = gateway->devices.heard;
-    while (gateway->devices.unlisted >= UNLISTED_MAX && state != NULL) {
-        struct device_state *next = state->next;
-        if (!state->listed && !state->connected)
+    struct device_state_table *table = &gateway->devices;
+    for (unsigned passed = 0; passed < PASSED_MAX && table->unlisted >= UNLISTED_MAX; passed++) {
+        struct device_state *state = table->heard;
+        if (!state->listed && !state->connected) {
             forget(gateway, state);
-        state = next;
+            continue;
+        }
+        DL_DELETE(table->heard, state);
+        DL_APPEND(table->heard, state);
     }
 }
 
@@ -445,7 +450,9 @@ static bool publish_device(struct gateway *gateway, struct device_state *state) 
 }
 
 bool device_states_publish(struct gateway *gateway) {
-    while (gateway->state.answered && gateway->devices.due != NULL && outbox_keeps_up(gateway->outbox))
+    // What goes would take away what has come in its place.
+    bool may = gateway->state.answered && gateway->state.unremoved == 0;
+    while (may && gateway->devices.due != NULL && outbox_keeps_up(gateway->outbox))
         if (!publish_device(gateway, gateway->devices.due))
             break;
     return gateway->devices.due == NULL;
@@ -474,12 +481,12 @@ void device_states_announce(struct gateway *gateway) {
 
 // --- what goes ---
 
-// Takes away all that stands retained for the device of an id. Which values those are only the broker knows.
-static void clear(struct gateway *gateway, int64_t id) {
-    gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld", (long long)id);
-    gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld/connected", (long long)id);
+void device_state_remove(struct gateway *gateway, int64_t id) {
+    if (find(gateway, id) == NULL) {
+        gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld", (long long)id);
+        gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/devices/%lld/connected", (long long)id);
+    }
     home_assistant_remove(gateway, id);
-    state_clear_telemetry(gateway, id);
 }
 
 // Whether the device still has what the topic telemetry/{name} says.
@@ -581,12 +588,7 @@ void device_states_reload(struct gateway *gateway) {
         }
     take_registry(gateway);
     for (size_t i = 0; i < count; i++)
-        if (find(gateway, moved[i].from) == NULL) {
-            clear(gateway, moved[i].from);
-        } else { // what only the one had that had the id
-            home_assistant_remove(gateway, moved[i].from);
-            state_clear_telemetry(gateway, moved[i].from);
-        }
+        state_clear(gateway, moved[i].from); // of what another has now, what only the one had that had the id
     free(moved);
     if (gateway->state.answered)
         device_states_settled(gateway);
@@ -598,7 +600,7 @@ void device_states_reload(struct gateway *gateway) {
 static void hear_unknown(struct gateway *gateway, int64_t id, const char *ident, const struct codec *codec) {
     struct device device = device_by_ident(gateway->registry, ident);
     if (!device.known || device.id != id) {
-        clear(gateway, id);
+        state_clear(gateway, id);
         return;
     }
     struct device_state *state = find_or_make(gateway, id, ident);
@@ -614,8 +616,7 @@ static void hear_known(struct gateway *gateway, struct device_state *state, cons
         take_codec(gateway, state, codec);
     if (same || !earlier)
         return;
-    home_assistant_remove(gateway, state->id);
-    state_clear_telemetry(gateway, state->id);
+    state_clear(gateway, state->id);
     announce_anew(gateway, state);
 }
 
@@ -640,9 +641,8 @@ static bool is_true(const struct mqtt_received *received) {
 // The device is here and another gateway says that it is not; or we said in an earlier run that it is here.
 static void hear_connected(struct gateway *gateway, int64_t id, const struct mqtt_received *received,
                            bool own) {
-    const struct session *session = session_by_device_id(&gateway->sessions, id);
     struct device_state *state = find(gateway, id);
-    bool here = session != NULL && session->device.known;
+    bool here = session_by_device_id(&gateway->sessions, id) != NULL;
     if (state == NULL)
         return;
     if (!state->heard)
@@ -667,8 +667,9 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
         return;
     memcpy(text, received->payload, received->length);
     text[received->length] = '\0';
-    int64_t since = (int64_t)(strtod(text, NULL) * 1e6);
-    state->since = since <= gateway_clock() ? since : 0; // that clock was ahead
+    double since = strtod(text, NULL) * 1e6;
+    bool possible = since > 0 && since <= (double)gateway_clock(); // otherwise that clock was ahead
+    state->since = possible ? (int64_t)since : 0;
     while (at < state->values_length) {
         struct entry *entry = entry_at(state, at);
         if (entry->timestamp < state->since)

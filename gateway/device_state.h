@@ -84,6 +84,10 @@ void device_states_heard(struct gateway *gateway, const char *topic, const struc
 // The registry has changed: names, ids, devices that are new or gone. sessions_reload() comes after it.
 void device_states_reload(struct gateway *gateway);
 
+// Takes away what stands retained under an id, but for telemetry: for Home Assistant only where a device has
+// it. For state.c.
+void device_state_remove(struct gateway *gateway, int64_t id);
+
 // All are due for Home Assistant again.
 void device_states_announce(struct gateway *gateway);
 

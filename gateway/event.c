@@ -27,8 +27,15 @@ static void publish_connection(const struct peer *peer, json_t *entry, const cha
     json_decref(entry);
 }
 
-void event_accepted(const struct peer *peer) {
-    publish_connection(peer, make_entry(peer, EVENT_ACCEPTED), "accepted");
+static void add_suppressed(json_t *entry, unsigned suppressed) {
+    if (suppressed > 0)
+        json_object_set_new(entry, "suppressed", json_integer(suppressed));
+}
+
+void event_accepted(const struct peer *peer, unsigned suppressed) {
+    json_t *entry = make_entry(peer, EVENT_ACCEPTED);
+    add_suppressed(entry, suppressed);
+    publish_connection(peer, entry, "accepted");
 }
 
 void event_identified(const struct peer *peer) {
@@ -80,8 +87,7 @@ void event_error(const struct peer *peer, const struct event_error *error) {
         json_object_set_new(entry, "packet", hexadecimal(error->bytes, error->length));
     if (error->bytes != NULL && error->length > PACKET_MAX)
         json_object_set_new(entry, "packet_length", json_integer((json_int_t)error->length));
-    if (error->suppressed > 0)
-        json_object_set_new(entry, "suppressed", json_integer(error->suppressed));
+    add_suppressed(entry, error->suppressed);
     gateway_publish(peer->gateway, entry, MQTT_NOT_RETAINED, "log/gw/channels/%lld/error",
                     (long long)peer->channel->config->id);
     json_decref(entry);

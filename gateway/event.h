@@ -23,7 +23,8 @@ enum event_code {
 };
 
 // log/gw/channels/{id}/connections/{conn_id}/…
-void event_accepted(const struct peer *peer);
+// suppressed: entries like it that were left out before.
+void event_accepted(const struct peer *peer, unsigned suppressed);
 void event_identified(const struct peer *peer);
 void event_closed(const struct peer *peer, enum close_code code);
 
@@ -39,7 +40,7 @@ struct event_error {
     uint64_t offset;
     const uint8_t *bytes; // what is wrong with it, or NULL
     size_t length;
-    unsigned suppressed; // entries like it that were left out before
+    unsigned suppressed; // as above
 };
 
 // log/gw/channels/{id}/error

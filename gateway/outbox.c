@@ -105,8 +105,8 @@ size_t outbox_unsafe_count(const struct outbox *outbox) {
 }
 
 bool outbox_keeps_up(const struct outbox *outbox) {
-    return mqtt_link_is_up(outbox->link) && !outbox->spilling && outbox->count < MEMORY_COUNT / 2 &&
-           outbox->bytes < MEMORY_BYTES / 2;
+    return mqtt_link_is_up(outbox->link) && !outbox->spilling && !outbox_is_full(outbox) &&
+           outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
 }
 
 bool outbox_is_full(const struct outbox *outbox) {

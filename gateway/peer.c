@@ -71,16 +71,20 @@ void peer_log(const struct peer *peer, const char *format, ...) {
     va_end(arguments);
 }
 
-bool peer_warn(const struct peer *peer, const char *kind, unsigned *suppressed, const char *format, ...) {
+bool peer_may_tell(const struct peer *peer, const char *kind, unsigned *suppressed) {
     struct gateway *gateway = peer->gateway;
     struct {
         const char *kind;
         unsigned char ip[16];
     } source = {.kind = kind};
+    memcpy(source.ip, peer->ip, sizeof source.ip);
+    return limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), &source, sizeof source, suppressed);
+}
+
+bool peer_warn(const struct peer *peer, const char *kind, unsigned *suppressed, const char *format, ...) {
     unsigned before = 0;
     va_list arguments;
-    memcpy(source.ip, peer->ip, sizeof source.ip);
-    if (!limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), &source, sizeof source, &before))
+    if (!peer_may_tell(peer, kind, &before))
         return false;
     va_start(arguments, format);
     log_line(peer, LOG_WARNING, before, format, arguments);
@@ -160,7 +164,7 @@ static void on_identify(void *context, const char *ident) {
         return;
     }
     if (peer->transport->is_udp && peer->session == NULL)
-        event_accepted(peer); // an address counts as a connection once it has said who it is
+        event_accepted(peer, 0); // an address counts as a connection once it has said who it is
     session_attach(peer->gateway, peer, ident, &device);
     event_identified(peer);
     peer_log(peer, "is device %s", ident);

@@ -17,6 +17,17 @@ struct session *session_by_ident(const struct session_table *table, const char *
     return session;
 }
 
+// Only devices with an identity have the id to themselves: others may share a listed device's.
+static void enter_id(struct session_table *table, struct session *session) {
+    if (session->device.known)
+        HASH_ADD(by_id, table->by_id, device.id, sizeof session->device.id, session);
+}
+
+static void leave_id(struct session_table *table, struct session *session) {
+    if (session->device.known)
+        HASH_DELETE(by_id, table->by_id, session);
+}
+
 struct session *session_by_device_id(const struct session_table *table, int64_t id) {
     struct session *session;
     HASH_FIND(by_id, table->by_id, &id, sizeof id, session);
@@ -35,7 +46,7 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     if (device->name == ident)
         session->device.name = session->ident;
     HASH_ADD_KEYPTR(by_ident, table->by_ident, session->ident, strlen(session->ident), session);
-    HASH_ADD(by_id, table->by_id, device.id, sizeof session->device.id, session);
+    enter_id(table, session);
     return session;
 }
 
@@ -77,7 +88,7 @@ void session_detach(struct gateway *gateway, struct peer *peer) {
         return;
     leave(gateway, session, peer);
     HASH_DELETE(by_ident, gateway->sessions.by_ident, session);
-    HASH_DELETE(by_id, gateway->sessions.by_id, session);
+    leave_id(&gateway->sessions, session);
     free(session);
 }
 
@@ -107,16 +118,17 @@ static void let_go(struct session *session) {
 
 void session_heard(struct gateway *gateway, int64_t device_id, const char *entry, size_t length) {
     struct session *session = session_by_device_id(&gateway->sessions, device_id);
-    if (session == NULL || !session->device.known)
+    if (session == NULL)
         return;
     json_t *json = json_loadb(entry, length, 0, NULL);
     const char *instance = json_string_value(json_object_get(json, "instance"));
     bool own = instance != NULL && strcmp(instance, gateway->config->mqtt.client_id) == 0;
+    bool others = instance != NULL && !own;
     bool late = time_of(json) < session->since; // of a time before the device came here
     json_decref(json);
     if (!late && own)
         settle(gateway, session);
-    else if (!late)
+    else if (!late && others)
         let_go(session);
 }
 
@@ -139,11 +151,13 @@ static void turn_away(struct session *session) {
         udp->transport->close(udp, CLOSE_REJECTED);
 }
 
-// The device begins anew under its new id.
+// The device begins anew under its new id. For a moment two may have one, where ids are exchanged.
 static void take_identity(struct gateway *gateway, struct session *session, const struct device *device) {
     struct peer *peer = any_peer(session);
     leave(gateway, session, peer);
+    leave_id(&gateway->sessions, session);
     session->device = *device;
+    enter_id(&gateway->sessions, session);
     session->since = gateway_clock();
     session->settled = false;
     arrive(gateway, session, peer);
@@ -161,9 +175,7 @@ void sessions_reload(struct gateway *gateway) {
         else
             take_identity(gateway, session, &device);
     }
-    HASH_CLEAR(by_id, table->by_id); // ids may have been exchanged
     HASH_ITER(by_ident, table->by_ident, session, next) {
-        HASH_ADD(by_id, table->by_id, device.id, sizeof session->device.id, session);
         commands_device_talks(gateway, session);
     }
 }

@@ -36,7 +36,7 @@ void session_detach(struct gateway *gateway, struct peer *peer);
 
 // The broker tells of a log entry (JSON) that the device is connected. Our own: what others have said of its
 // commands before has been heard. Another instance's: unless the device connected here later, its connections
-// here are closed (code 12).
+// here are closed (code 12). What says of nobody that he has it is ignored.
 void session_heard(struct gateway *gateway, int64_t device_id, const char *entry, size_t length);
 
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it
@@ -47,7 +47,7 @@ bool session_is_settled(const struct gateway *gateway, const struct session *ses
 // (code 13).
 void sessions_reload(struct gateway *gateway);
 
-// NULL when the device is not here.
+// NULL when the device is not here. Only devices with an identity are found by an id.
 struct session *session_by_ident(const struct session_table *table, const char *ident);
 struct session *session_by_device_id(const struct session_table *table, int64_t id);
 

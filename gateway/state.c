@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utlist.h>
+#include <uthash.h>
 
 #include "gateway/gateway.h"
 #include "gateway/log.h"
@@ -19,8 +19,9 @@
 // A device whose telemetry goes. Which topics there are only the broker knows: it is asked for them.
 struct state_leaving {
     int64_t device_id;
+    bool removed;   // what else stood retained of it
     uint64_t asked; // when, by uv_now(); 0: not yet
-    struct state_leaving *prev, *next;
+    UT_hash_handle hh;
 };
 
 // --- instance and channels ---
@@ -64,11 +65,11 @@ static bool publish_channels(struct gateway *gateway) {
     return instances_publish(gateway) && all;
 }
 
-// --- telemetry that goes ---
+// --- devices that go ---
 
 static struct state_leaving *find_leaving(const struct gateway *gateway, int64_t device_id) {
     struct state_leaving *leaving;
-    DL_SEARCH_SCALAR(gateway->state.leaving, leaving, device_id, device_id);
+    HASH_FIND(hh, gateway->state.leaving, &device_id, sizeof device_id, leaving);
     return leaving;
 }
 
@@ -88,18 +89,22 @@ static void ask(struct gateway *gateway, struct state_leaving *leaving) {
 static void end_leaving(struct gateway *gateway, struct state_leaving *leaving) {
     char filter[300];
     telemetry_filter(gateway, leaving->device_id, filter, sizeof filter);
-    mqtt_link_unsubscribe(gateway->link, filter);
-    DL_DELETE(gateway->state.leaving, leaving);
+    if (leaving->asked != 0)
+        mqtt_link_unsubscribe(gateway->link, filter);
+    HASH_DEL(gateway->state.leaving, leaving);
     free(leaving);
 }
 
-void state_clear_telemetry(struct gateway *gateway, int64_t device_id) {
+void state_clear(struct gateway *gateway, int64_t device_id) {
     struct state_leaving *leaving = find_leaving(gateway, device_id);
     if (leaving == NULL) {
         leaving = must_have(calloc(1, sizeof *leaving));
         leaving->device_id = device_id;
-        DL_APPEND(gateway->state.leaving, leaving);
+        leaving->removed = true;
+        HASH_ADD(hh, gateway->state.leaving, device_id, sizeof leaving->device_id, leaving);
     }
+    gateway->state.unremoved += leaving->removed;
+    leaving->removed = false;
     leaving->asked = 0;
     state_is_due(gateway);
 }
@@ -108,12 +113,26 @@ bool state_clears_telemetry(const struct gateway *gateway, int64_t device_id) {
     return find_leaving(gateway, device_id) != NULL;
 }
 
+// As far as the broker keeps up: a registry may lose all its devices at once.
+static void remove_devices(struct gateway *gateway) {
+    struct state_leaving *leaving, *next;
+    HASH_ITER(hh, gateway->state.leaving, leaving, next) {
+        if (gateway->state.unremoved == 0 || !outbox_keeps_up(gateway->outbox))
+            return;
+        if (leaving->removed)
+            continue;
+        leaving->removed = true;
+        gateway->state.unremoved--;
+        device_state_remove(gateway, leaving->device_id);
+    }
+}
+
 static bool go_on_clearing(struct gateway *gateway) {
     struct state_leaving *leaving, *next;
     uint64_t now = uv_now(&gateway->loop);
     unsigned asked = 0;
-    DL_FOREACH_SAFE(gateway->state.leaving, leaving, next) {
-        if (asked++ == CLEAR_MAX)
+    HASH_ITER(hh, gateway->state.leaving, leaving, next) {
+        if (asked++ == CLEAR_MAX || !leaving->removed)
             break;
         if (leaving->asked == 0)
             ask(gateway, leaving);
@@ -129,6 +148,7 @@ bool state_publish(struct gateway *gateway) {
     if (!gateway->state.answered)
         return false; // what is due may be older than what stands there
     bool channels = publish_channels(gateway);
+    remove_devices(gateway);
     return device_states_publish(gateway) && channels;
 }
 
@@ -186,8 +206,8 @@ void state_link_up(struct gateway *gateway) {
 }
 
 void state_link_down(struct gateway *gateway) {
-    struct state_leaving *leaving;
-    DL_FOREACH(gateway->state.leaving, leaving) {
+    struct state_leaving *leaving, *next;
+    HASH_ITER(hh, gateway->state.leaving, leaving, next) {
         leaving->asked = 0;
     }
 }

@@ -14,7 +14,8 @@ struct state_reader;
 
 struct state {
     uv_timer_t timer;              // runs while something is due
-    struct state_leaving *leaving; // devices whose telemetry is being taken away
+    struct state_leaving *leaving; // devices of which what stands retained is being taken away
+    size_t unremoved;              // of these: all of it still does
     struct state_reader *reader;   // or NULL
     bool answered;                 // it is known what the broker retains from earlier runs
     bool again;                    // it was connected before, and has got state
@@ -47,6 +48,8 @@ void state_answered(struct gateway *gateway);
 // The broker has delivered all that it retained: when it had nothing of us, it has lost it.
 void state_settled(struct gateway *gateway);
 
-// Takes away the retained telemetry of a device: all but what its device_state has.
-void state_clear_telemetry(struct gateway *gateway, int64_t device_id);
+// Takes away all that stands retained of the device of an id, but for what its device_state has, if there is
+// one. What is due of devices is published behind it.
+void state_clear(struct gateway *gateway, int64_t device_id);
+// Whether telemetry of the device is being taken away.
 bool state_clears_telemetry(const struct gateway *gateway, int64_t device_id);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <uthash.h>
 #include <utlist.h>
 
@@ -26,10 +27,12 @@ struct address_count {
 struct tcp_connection {
     struct peer peer; // first, so that the one is the other
     uv_tcp_t tcp;
-    uv_timer_t timer; // silence, identification and idleness, whichever is next
+    uv_timer_t timer;    // silence, identification and idleness, whichever is next
+    uint64_t heard_from; // since when it could say who it is, by uv_now()
     struct tcp_connection *prev, *next;
     struct tcp_connection *prev_held, *next_held;
     struct address_count *address;
+    bool told;        // that it began
     bool quiet_asked; // the silence after the last bytes was told to the codec
     bool held;        // it has something to say, and is not read
     bool ended;       // the device sends no more
@@ -65,8 +68,21 @@ static bool is_fault(enum close_code code) {
            code == CLOSE_NOT_THIS_PROTOCOL || code == CLOSE_LIMIT;
 }
 
-// Whoever connects again and again to be thrown out does not fill the log.
-static void tell_closed(const struct peer *peer, enum close_code code) {
+// Whoever connects again and again does not fill the log, nor the outbox before the messages of others: of
+// connections that never say who they are, only those that were told of at their beginning are at their end.
+static void tell_accepted(struct tcp_connection *connection) {
+    const struct peer *peer = &connection->peer;
+    char note[LIMITER_NOTE_MAX];
+    unsigned suppressed;
+    connection->told = peer_may_tell(peer, "accepted", &suppressed);
+    if (!connection->told)
+        return;
+    peer_log(peer, "connection %llu%s", (unsigned long long)peer->serial, limiter_note(suppressed, note));
+    event_accepted(peer, suppressed);
+}
+
+static void tell_closed(const struct tcp_connection *connection, enum close_code code) {
+    const struct peer *peer = &connection->peer;
     char text[256];
     snprintf(text, sizeof text,
              "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
@@ -74,10 +90,10 @@ static void tell_closed(const struct peer *peer, enum close_code code) {
              (unsigned long long)(uv_now(&peer->gateway->loop) - peer->opened) / 1000,
              (unsigned long long)peer->received, (unsigned long long)peer->sent,
              (unsigned long long)peer->messages);
-    bool told = true;
+    bool told = connection->told || peer->session != NULL;
     if (is_fault(code))
         told = peer_warn(peer, "closed", NULL, "%s", text);
-    else
+    else if (told)
         peer_log(peer, "%s", text);
     if (told)
         event_closed(peer, code);
@@ -89,7 +105,7 @@ static void close_connection(struct peer *peer, enum close_code code) {
     if (connection->closing)
         return;
     connection->closing = true;
-    tell_closed(peer, code);
+    tell_closed(connection, code);
     peer_release(peer);
     if (connection->held)
         DL_DELETE2(peer->channel->held, connection, prev_held, next_held);
@@ -150,7 +166,7 @@ static uint64_t next_deadline(const struct tcp_connection *connection) {
     const struct peer *peer = &connection->peer;
     const struct config *config = peer->gateway->config;
     uint64_t deadline = peer->last_heard + (uint64_t)config->limits.idle_timeout * 1000;
-    uint64_t identify = peer->opened + (uint64_t)config->limits.identify_timeout * 1000;
+    uint64_t identify = connection->heard_from + (uint64_t)config->limits.identify_timeout * 1000;
     uint64_t quiet = peer->last_heard + peer->stream.codec->quiet_ms;
     if (connection->ended)
         return peer->replies != NULL ? peer->last_heard + DRAIN_TIME : 0;
@@ -158,6 +174,13 @@ static uint64_t next_deadline(const struct tcp_connection *connection) {
         deadline = identify;
     bool ask = peer->stream.codec->quiet_ms > 0 && stream_waits(&peer->stream) && !connection->quiet_asked;
     return ask && quiet < deadline ? quiet : deadline;
+}
+
+static bool has_unread(const struct tcp_connection *connection) {
+    int descriptor;
+    char byte;
+    return uv_fileno((const uv_handle_t *)&connection->tcp, &descriptor) == 0 &&
+           recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -173,13 +196,20 @@ static void on_timer(uv_timer_t *timer) {
         return;
     }
     if (connection->held) { // that it is not heard is not its fault
-        peer->last_heard = peer->opened = now;
+        peer->last_heard = connection->heard_from = now;
         set_timer(connection);
         return;
     }
     bool idle = now - peer->last_heard >= (uint64_t)peer->gateway->config->limits.idle_timeout * 1000;
-    bool nameless = peer->session == NULL &&
-                    now - peer->opened >= (uint64_t)peer->gateway->config->limits.identify_timeout * 1000;
+    bool nameless =
+        peer->session == NULL &&
+        now - connection->heard_from >= (uint64_t)peer->gateway->config->limits.identify_timeout * 1000;
+    // Timers come before what there is to read: after a turn that took long, or when the connection was held
+    // until now, silence is not the device's.
+    if (!connection->ended && !nameless && has_unread(connection)) {
+        uv_timer_start(timer, on_timer, 1, 0);
+        return;
+    }
     if (connection->ended || idle || nameless) {
         close_connection(peer, connection->ended ? CLOSE_BY_DEVICE : CLOSE_INACTIVE);
         return;
@@ -197,8 +227,9 @@ static void set_timer(struct tcp_connection *connection) {
 
 // --- reading ---
 
+static char memory[16384]; // one for all connections: what is not taken at once the stream keeps itself
+
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
-    static char memory[16384]; // one for all: what is not taken at once the stream keeps itself
     const struct tcp_connection *connection = handle->data;
     *buffer = uv_buf_init(memory, gateway_reads(connection->peer.gateway) ? sizeof memory : 0);
 }
@@ -284,6 +315,7 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
                   const struct sockaddr *address) {
     struct gateway *gateway = channel->gateway;
     peer_init(&connection->peer, gateway, channel, &tcp_transport, address);
+    connection->heard_from = connection->peer.opened;
     connection->address = count_address(gateway, address);
     DL_APPEND(channel->connections, connection);
     channel->connection_count++;
@@ -296,8 +328,7 @@ static void begin(struct channel *channel, struct tcp_connection *connection,
         close_connection(&connection->peer, CLOSE_LIMIT);
         return;
     }
-    peer_log(&connection->peer, "connection %llu", (unsigned long long)connection->peer.serial);
-    event_accepted(&connection->peer);
+    tell_accepted(connection);
     set_timer(connection);
     uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
 }
@@ -350,11 +381,28 @@ int tcp_listen(struct channel *channel) {
     return result != 0 ? result : uv_listen((uv_stream_t *)&channel->tcp, BACKLOG, on_connection);
 }
 
+// At the end of the gateway. Of a connection that is behind the beginning of a report may have been read: the
+// rest of it is there, and is neither to be lost nor to be taken for what it is not.
+static void take_last(struct tcp_connection *connection) {
+    size_t most = connection->peer.stream.codec->frame_max;
+    ssize_t count = 0;
+    int descriptor;
+    if (most > sizeof memory)
+        most = sizeof memory;
+    if (stream_waits(&connection->peer.stream) && !connection->ended &&
+        uv_fileno((uv_handle_t *)&connection->tcp, &descriptor) == 0)
+        count = recv(descriptor, memory, most, MSG_DONTWAIT);
+    if (count > 0)
+        take(connection, (const uint8_t *)memory, (size_t)count, CODEC_OPEN);
+    if (!connection->closing && count < (ssize_t)most)
+        take(connection, NULL, 0, CODEC_END); // a report without a terminator is not lost
+}
+
 void tcp_close_all(struct channel *channel) {
     struct tcp_connection *connection, *next;
     uv_close((uv_handle_t *)&channel->tcp, NULL);
     DL_FOREACH_SAFE(channel->connections, connection, next) {
-        take(connection, NULL, 0, CODEC_END); // a report without a terminator is not lost
+        take_last(connection);
         close_connection(&connection->peer, CLOSE_RESTART);
     }
 }

@@ -347,6 +347,48 @@ Test(broker, gets_what_waits_when_the_gateway_is_told_to_stop) {
     rig->finished = true;
 }
 
+// So many reports that the gateway leaves some of them unread; what it reads ends in the middle of one.
+static pid_t send_without_end(int device) {
+    static char text[65536];
+    size_t length = 0;
+    for (int i = 0; length + 128 < sizeof text; i++)
+        length += strlen(strcpy(text + length, report(VAN, i)));
+    pid_t child = fork();
+    for (size_t at = 0; child == 0; at = at + 2000 < length ? at + 1000 : 0)
+        device_send_bytes(device, text + at, at + 2000 < length ? 1000 : length - at);
+    return child;
+}
+
+#define BEHIND 5000 // messages at which the gateway lets devices wait
+
+static bool is_behind(void *context) {
+    struct rig *rig = context;
+    FILE *log = fopen(rig->log_path, "r");
+    char line[1024];
+    const char *count;
+    bool behind = rig_log_has(rig, "they are written to disk"); // a slow machine came that far
+    while (fgets(line, sizeof line, log) != NULL)
+        behind = behind || ((count = strstr(line, "outbox: ")) != NULL && atol(count + 8) > BEHIND);
+    fclose(log);
+    rig_gateway_signal(rig, SIGUSR1);
+    return behind;
+}
+
+Test(broker, that_is_behind_at_the_end_gets_whole_reports) {
+    struct rig *rig = rig_up("{'telemetry':'off'}");
+    int device = rig_tcp(rig);
+    kill(rig->broker, SIGSTOP);
+    pid_t child = send_without_end(device);
+    bool behind = rig_wait(is_behind, rig, RIG_DEADLINE);
+    rig_gateway_signal(rig, SIGTERM);
+    rig_expect_log(rig, "stopping: no more connections");
+    kill(child, SIGKILL);
+    kill(rig->broker, SIGCONT);
+    cr_assert(behind && rig_gateway_wait(rig) == 0);
+    cr_assert(!rig_log_has(rig, "BAD_VALUE") && !rig_log_has(rig, "JUNK"));
+    rig->finished = true;
+}
+
 Test(broker, away_at_the_end) {
     struct rig *rig = rig_new();
     rig_broker_reserve(rig);

@@ -67,6 +67,18 @@ Test(instances, the_one_that_holds_the_device_delivers) {
     finish(rig);
 }
 
+// A log entry that is none does not say that another gateway has the device.
+Test(instances, a_device_does_not_move_on_a_word_of_nobody) {
+    struct rig *rig = rig_up(NULL);
+    int device = wake(rig, VAN);
+    rig_publish(rig, "log/gw/devices/" VAN "/connected", "");
+    rig_publish(rig, "log/gw/devices/" VAN "/connected", "no JSON");
+    rig_publish(rig, "log/gw/devices/" VAN "/connected", "{\"instance\":42}");
+    rig_publish(rig, TO_VAN, "where?");
+    device_expect(device, "where?");
+    rig_finish(rig);
+}
+
 Test(instances, any_delivers_when_the_device_wakes) {
     struct rig *rig = two_up();
     queue(rig, REBOOT);

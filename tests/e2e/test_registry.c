@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/e2e/state.h"
@@ -137,6 +138,25 @@ Test(registry, changes_where_commands_go) {
     device_expect(device, "mode,6,60#");
     device_send(device, "mode=Success!\r\n");
     rig_expect(rig, "log/gw/devices/43/commands-queue/custom/processed", "{'executed':true}");
+    rig_finish(rig);
+}
+
+// Anyone may say an ident whose number is a listed device's id. It has no identity, and takes nothing away.
+Test(registry, keeps_the_id_of_a_listed_device_from_others) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = rig_tcp(rig), other = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    device_send(other, report("000000000000042", 1));
+    rig_expect(rig, "message/gw/channels/1/000000000000042", "{'ident':'000000000000042'}");
+    rig_publish(rig, "command/gw/devices/42", "netlock,2,3,0#");
+    device_expect(device, "netlock,2,3,0#");
+    device_send(device, "netlock=Success!\r\n");
+    rig_expect(rig, "log/gw/devices/42/commands-queue/custom/processed", "{'executed':true}");
+    reload(rig, VAN_IS_43);
+    expect_device(rig, STATE_43, "{'id':43}", "true");
+    expect_device(rig, STATE_42, "{'id':42,'ident':'000000000000042'}", "true");
+    rig_publish(rig, "command/gw/devices/42", "mode,6,60#");
+    device_expect(other, "mode,6,60#");
     rig_finish(rig);
 }
 
@@ -570,5 +590,52 @@ Test(registry, of_20000_devices) {
     rig_expect_standing(rig, "state/gw/devices/12345/connected", "true");
     say(rig, device, "860000000012345", REPORT_AT("01"));
     rig_expect(rig, "message/gw/devices/12345", "{'device.name':'Second 12345'}");
+    reload(rig, "[]"); // and what goes does not come all at once over the broker
+    rig_expect(rig, "state/gw/devices/860000000012345", "{'ident':'860000000012345'}");
+    expect_many(rig, "state/gw/devices/+", "\"860000000012345\"", 1);
+    expect_many(rig, "state/gw/devices/+/connected", "true", 1);
+    cr_assert(!rig_log_has(rig, "it takes less than comes"));
+    rig_finish(rig);
+}
+
+static long milliseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static bool never(void *context) {
+    return false;
+}
+
+// The gateway has read the first bytes of a report and is busy then. False when that took so long that it may
+// have been at rest and have taken them for a whole one.
+static bool reload_within(struct rig *rig, int device, size_t length, size_t *sent) {
+    char counter[48];
+    long begin = milliseconds();
+    device_send_bytes(device, report(VAN, 12345), length);
+    snprintf(counter, sizeof counter, "1 connections, %zu bytes", *sent += length);
+    rig_expect_counters(rig, counter);
+    rig_gateway_signal(rig, SIGHUP);
+    return milliseconds() - begin < 150;
+}
+
+// The rest of a report comes while the registry is read: that it was not read yet is not the device's
+// silence.
+Test(registry, that_takes_long_to_read_cuts_no_report) {
+    struct rig *rig = rig_new();
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    write_many(rig, 1, MANY, "First");
+    start(rig, "");
+    int device = rig_tcp(rig);
+    size_t half = strlen(report(VAN, 12345)) - strlen("345\r\n"), sent = 0;
+    while (!reload_within(rig, device, half, &sent)) {
+        device_send(device, "\r\n");
+        sent += 2;
+    }
+    rig_wait(never, NULL, 20); // it has begun
+    device_send(device, "345\r\n");
+    rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':12345}");
     rig_finish(rig);
 }
