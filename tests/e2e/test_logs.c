@@ -565,12 +565,12 @@ Test(logs, do_not_grow_with_a_flood) {
 // Nor with a flood of connections that say nothing; a device among them is seen from its name to its end.
 Test(logs, do_not_grow_with_a_flood_of_connections) {
     struct rig *rig = rig_up(NULL);
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < 800; i++) // fewer than an address may have at once
         close(rig_tcp(rig));
     say(rig, rig_tcp(rig), VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+113");
     stop_and_hear(rig);
     size_t accepted = rig_count(rig, ACCEPTED), closed = rig_count(rig, CLOSED);
-    cr_assert(accepted > 0 && accepted < 500, "%zu entries of 1001 beginnings", accepted);
+    cr_assert(accepted > 0 && accepted < 400, "%zu entries of 801 beginnings", accepted);
     cr_assert(closed <= accepted + 1, "%zu entries of ends, %zu of beginnings", closed, accepted);
     rig_expect(rig, IDENTIFIED, "{'ident':'" VAN "'}");
     rig_expect(rig, CLOSED, "{'ident':'" VAN "','close_code':7,'msgs':1}");
