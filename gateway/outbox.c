@@ -56,6 +56,7 @@ struct outbox {
     unsigned window, in_flight;
     size_t max_bytes;
     uint64_t last_number;
+    uint64_t earlier; // the last that an earlier run has left
 
     struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
@@ -217,6 +218,10 @@ static void drop_item(struct outbox *outbox, struct item *item) {
 }
 
 // --- waiting for safety ---
+
+bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
+    return taken_through(outbox) >= outbox->earlier;
+}
 
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
     return number <= outbox->written_through || number <= taken_through(outbox);
@@ -605,6 +610,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
         .log_limiter = {.per_second = LOG_LINES},
         .spilling = stored.count > 0,
         .last_number = stored.last,
+        .earlier = stored.last,
         .written_through = stored.last,
         .last_spilled = stored.last,
         .next_load = stored.first,

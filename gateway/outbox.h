@@ -58,6 +58,9 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
 // waits.
 bool outbox_keeps_up(const struct outbox *outbox);
 
+// Whether the broker has all that an earlier run has left.
+bool outbox_is_rid_of_earlier(const struct outbox *outbox);
+
 bool outbox_is_full(const struct outbox *outbox);
 
 // Whether the message of that number, and all before it, are safe. Number 0 is.

@@ -155,7 +155,8 @@ bool state_publish(struct gateway *gateway) {
 // What an earlier run has left in the outbox may be state, and has to be with the broker before that is asked
 // what it retains. True once it is asked.
 static bool begin_reading(struct gateway *gateway) {
-    if (gateway->state.reader == NULL && outbox_keeps_up(gateway->outbox))
+    if (gateway->state.reader == NULL && outbox_keeps_up(gateway->outbox) &&
+        outbox_is_rid_of_earlier(gateway->outbox))
         gateway->state.reader = state_reader_new(gateway);
     return gateway->state.reader != NULL;
 }
