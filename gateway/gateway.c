@@ -20,8 +20,8 @@
 
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
 #define OTHER_DESCRIPTORS  128   // that the gateway may need beside those of connections
-#define RESUMED_AT_ONCE    16    // connections of a channel
-#define TURN_BYTES         65536 // that are read from connections in a turn of the loop
+#define RESUMED_AT_ONCE    4     // connections of a channel
+#define TURN_BYTES         32768 // that are read from connections in a turn of the loop
 #define SUBSCRIPTIONS_MAX  10
 #define HAND_OVER_INTERVAL 100  // milliseconds between looks at whether all is handed over
 #define THREAD_TIME        1000 // milliseconds to wait for an attempt to connect when stopping
