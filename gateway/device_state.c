@@ -426,9 +426,9 @@ static void publish_identity(struct gateway *gateway, const struct device_state 
     json_decref(json);
 }
 
-static void publish_connected(struct gateway *gateway, const struct device_state *state) {
-    gateway_publish(gateway, state->connected ? json_true() : json_false(), MQTT_RETAINED_SIGNED,
-                    "state/gw/devices/%lld/connected", (long long)state->id);
+static void publish_connected(struct gateway *gateway, int64_t id, bool connected) {
+    gateway_publish(gateway, connected ? json_true() : json_false(), MQTT_RETAINED_SIGNED,
+                    "state/gw/devices/%lld/connected", (long long)id);
 }
 
 // False when the broker does not keep up any more.
@@ -437,7 +437,7 @@ static bool publish_device(struct gateway *gateway, struct device_state *state) 
     if ((due & STATE_IDENTITY) != 0)
         publish_identity(gateway, state);
     if ((due & STATE_CONNECTED) != 0)
-        publish_connected(gateway, state);
+        publish_connected(gateway, state->id, state->connected);
     state->due &= (uint8_t) ~(STATE_IDENTITY | STATE_CONNECTED);
     if ((due & STATE_VALUES) != 0 && !publish_values(gateway, state))
         return false;
@@ -643,6 +643,8 @@ static void hear_connected(struct gateway *gateway, int64_t id, const struct mqt
                            bool own) {
     struct device_state *state = find(gateway, id);
     bool here = session_by_device_id(&gateway->sessions, id) != NULL;
+    if (state == NULL && own && is_true(received) && !here) // another gateway has said last who it is
+        publish_connected(gateway, id, false);
     if (state == NULL)
         return;
     if (!state->heard)

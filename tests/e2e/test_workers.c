@@ -670,6 +670,19 @@ static bool is_removed(void *context) {
     return !has_file(context, "store.db-3");
 }
 
+// What stands may also be nothing: it was there while no broker was.
+static bool is_not_connected(void *context) {
+    json_t *standing = rig_retained(context, "state/gw/devices/" VAN "/connected");
+    const char *topic;
+    json_t *value;
+    bool connected = false;
+    json_object_foreach(standing, topic, value) {
+        connected = connected || strcmp(json_string_value(value), "true") == 0;
+    }
+    json_decref(standing);
+    return !connected;
+}
+
 Test(workers, fewer_send_what_more_have_left) {
     struct rig *rig = with_leftover();
     rig->workers = 2;
@@ -679,6 +692,7 @@ Test(workers, fewer_send_what_more_have_left) {
     cr_assert(rig_wait(is_removed, rig, RIG_DEADLINE), "the store is not removed");
     rig_expect_standing(rig, THIRD, NULL); // there is no such instance any more
     rig_expect_standing(rig, THIRD "/channels/1", NULL);
+    cr_assert(rig_wait(is_not_connected, rig, RIG_DEADLINE), "the device still stands as connected");
     close(wake_at(rig, 2, VAN));
     cr_assert(!rig_log_has(rig, "started again"));
     rig_finish(rig);
