@@ -32,6 +32,7 @@ struct running {
     size_t subscription_count;
     uv_signal_t signals[4];
     uv_timer_t drain_timer;
+    uint64_t drain_until; // by uv_now()
     struct outbox_waiter drained;
     bool stopping, stopped;
     bool nothing_left; // the broker had everything when we stopped
@@ -269,16 +270,31 @@ static void on_drain_timeout(uv_timer_t *timer) {
     stop_now(timer->data);
 }
 
+static void on_drained(struct outbox_waiter *waiter, bool safe);
+
+// Calls on_drained() when the outbox is empty, and stops when that takes too long.
+static void wait_until_drained(struct running *running) {
+    uint64_t now = uv_now(&running->gateway.loop), until = running->drain_until;
+    uv_timer_start(&running->drain_timer, on_drain_timeout, until > now ? until - now : 0, 0);
+    running->drained.first = running->drained.last = UINT64_MAX; // when nothing is left at all
+    running->drained.done = on_drained;
+    outbox_when_safe(running->gateway.outbox, &running->drained);
+}
+
+// What devices have left behind may be more than the outbox takes at once.
+static void on_look_again(uv_timer_t *timer) {
+    struct running *running = timer->data;
+    state_publish(&running->gateway);
+    if (outbox_count(running->gateway.outbox) > 0)
+        wait_until_drained(running);
+    else
+        stop_now(running);
+}
+
+// Nothing is done from here: the outbox may be in the middle of publishing, and the link has just called.
 static void on_drained(struct outbox_waiter *waiter, bool safe) {
     struct running *running = (struct running *)((char *)waiter - offsetof(struct running, drained));
-    state_publish(
-        &running->gateway); // what devices have left behind may be more than the outbox takes at once
-    if (outbox_count(running->gateway.outbox) > 0) {
-        outbox_when_safe(running->gateway.outbox, &running->drained);
-        return;
-    }
-    // Not from here: the link that is to be stopped has just called.
-    uv_timer_start(&running->drain_timer, on_drain_timeout, 0, 0);
+    uv_timer_start(&running->drain_timer, on_look_again, 0, 0);
 }
 
 static void stop(struct running *running) {
@@ -293,12 +309,9 @@ static void stop(struct running *running) {
         channel_close(&gateway->channels[i]);
         channel_log_counters(&gateway->channels[i]);
     }
-    uv_timer_start(&running->drain_timer, on_drain_timeout, mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0,
-                   0);
+    running->drain_until = uv_now(&gateway->loop) + (mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0);
     state_publish(gateway);
-    running->drained.first = running->drained.last = UINT64_MAX; // when nothing is left at all
-    running->drained.done = on_drained;
-    outbox_when_safe(gateway->outbox, &running->drained);
+    wait_until_drained(running);
 }
 
 // --- handing over what is left ---

@@ -374,7 +374,7 @@ static bool has_room(const struct outbox *outbox) {
 
 // Whether the broker has been handed all that is in memory and answers in time. Before that, new messages
 // would only wait in memory until they are written after all. A disk that takes nothing is only a detour.
-static bool keeps_up(const struct outbox *outbox) {
+static bool has_caught_up(const struct outbox *outbox) {
     if (outbox->disk_fails)
         return true;
     return outbox->next_out == NULL &&
@@ -385,7 +385,7 @@ static void load_more(struct outbox *outbox) {
     if (!outbox->spilling || outbox->loading || !has_room(outbox) || !mqtt_link_is_up(outbox->link))
         return;
     if (outbox->next_load > outbox->last_spilled) {
-        if (keeps_up(outbox))
+        if (has_caught_up(outbox))
             end_spilling(outbox);
         return;
     }
@@ -393,7 +393,7 @@ static void load_more(struct outbox *outbox) {
     outbox->loaded = 0;
     outbox->load_through = outbox->last_spilled;
     // With messages coming all the time the disk would never be empty if they went there to the last.
-    outbox->catching_up = outbox->disk_count < LOAD_COUNT && keeps_up(outbox);
+    outbox->catching_up = outbox->disk_count < LOAD_COUNT && has_caught_up(outbox);
     store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
 }
 
