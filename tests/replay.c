@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gateway/command_parse.h"
-#include "gateway/message_stamp.h"
+#include "gateway/channels/message_stamp.h"
+#include "gateway/commands/parse.h"
 #include "schema/json_schema.h"
 #include "schema/schemas.h"
 

@@ -2,7 +2,7 @@
 // words of the vector files.
 #pragma once
 
-#include "gateway/stream.h"
+#include "gateway/channels/stream.h"
 #include "tests/vector.h"
 
 struct replay {

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gateway/stream.h"
+#include "gateway/channels/stream.h"
 #include "tests/allocations.h"
 #include "tests/vector.h"
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gateway/command.h"
+#include "gateway/commands/command.h"
 
 static json_t *parsed(const char *text) {
     json_t *json = json_loads(text, 0, NULL);

@@ -16,8 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gateway/message_stamp.h"
-#include "gateway/stream.h"
+#include "gateway/channels/message_stamp.h"
+#include "gateway/channels/stream.h"
 #include "schema/field.h"
 #include "tests/vector.h"
 

@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "gateway/stream.h"
+#include "gateway/channels/stream.h"
 #include "schema/properties.h"
 
 struct seen {

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "gateway/outbox.h"
-#include "gateway/store.h"
+#include "gateway/broker/outbox.h"
+#include "gateway/broker/store.h"
 
 #define WINDOW   4
 #define DEADLINE 15  // seconds

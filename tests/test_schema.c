@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gateway/command_parse.h"
+#include "gateway/commands/parse.h"
 #include "schema/field.h"
 #include "schema/json_schema.h"
 #include "schema/schemas.h"

@@ -10,8 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "gateway/mqtt_link.h"
-#include "gateway/store.h"
+#include "gateway/broker/mqtt_link.h"
+#include "gateway/broker/store.h"
 
 static char directory[64], path[96];
 static uv_loop_t loop;

@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "gateway/command_parse.h"
+#include "gateway/commands/parse.h"
 #include "tests/each_vector.h"
 #include "tests/replay.h"
 

@@ -6,10 +6,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "gateway/watch_fleet.h"
-#include "gateway/watch_report.h"
-#include "gateway/watch_text.h"
-#include "gateway/watch_view.h"
+#include "gateway/fleet/fleet.h"
+#include "gateway/fleet/report.h"
+#include "gateway/watch/text.h"
+#include "gateway/watch/view.h"
 
 #define SECOND INT64_C(1000000)
 #define NOW    (1600000100 * SECOND) // 2020-09-13T12:28:20 UTC

@@ -5,9 +5,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "gateway/device.h"
-#include "gateway/message_stamp.h"
-#include "gateway/stream.h"
+#include "gateway/channels/message_stamp.h"
+#include "gateway/channels/stream.h"
+#include "gateway/config/registry.h"
 #include "tests/bench/reports.h"
 
 #define FRAMES   8192

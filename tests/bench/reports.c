@@ -4,9 +4,9 @@
 #include <assert.h>
 #include <string.h>
 
-#include "gateway/device.h"
-#include "gateway/message_stamp.h"
-#include "gateway/stream.h"
+#include "gateway/channels/message_stamp.h"
+#include "gateway/channels/stream.h"
+#include "gateway/config/registry.h"
 
 #define IDENT    "860000000000000"
 #define SEQUENCE "10000"

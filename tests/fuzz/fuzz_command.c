@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gateway/command_parse.h"
+#include "gateway/commands/parse.h"
 #include "schema/utf8.h"
 #include "tests/fuzz/fuzz.h"
 

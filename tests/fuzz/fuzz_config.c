@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gateway/config.h"
+#include "gateway/config/config.h"
 #include "schema/utf8.h"
 #include "tests/fuzz/fuzz.h"
 

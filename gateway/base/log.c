@@ -1,0 +1,106 @@
+// The gateway's own log; see log.h.
+#include "gateway/base/log.h"
+
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static enum log_level log_max = LOG_INFO;
+static enum log_format log_form = LOG_TEXT;
+static unsigned log_worker;
+
+static log_sink *log_diverted;
+static void *log_diverted_context;
+
+static const char *const level_names[] = {
+    [LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
+
+void log_setup(enum log_level level, enum log_format format, unsigned worker) {
+    log_max = level;
+    log_form = format;
+    log_worker = worker;
+}
+
+void log_divert(log_sink *sink, void *context) {
+    log_diverted = sink;
+    log_diverted_context = context;
+}
+
+static void format_time(char *text, size_t capacity) {
+    struct timespec now;
+    struct tm parts;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &parts);
+    size_t length = strftime(text, capacity, "%Y-%m-%dT%H:%M:%S", &parts);
+    snprintf(text + length, capacity - length, ".%03ldZ", now.tv_nsec / 1000000);
+}
+
+static void escape_controls(char *text) {
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < 0x20 || (unsigned char)*text == 0x7F)
+            *text = '?'; // what comes from outside is quoted before; this is the net below
+}
+
+static void write_line(enum log_level level, const char *format, va_list arguments) {
+    char when[40], *text;
+    if (level > log_max || vasprintf(&text, format, arguments) < 0)
+        return;
+    format_time(when, sizeof when);
+    escape_controls(text);
+    if (log_diverted != NULL) {
+        log_diverted(log_diverted_context, level, text);
+    } else if (log_form == LOG_TEXT) {
+        char worker[24] = "";
+        if (log_worker != 0)
+            snprintf(worker, sizeof worker, "worker %u: ", log_worker);
+        fprintf(stderr, "%s %-7s %s%s\n", when, level_names[level], worker, text);
+    } else {
+        json_t *line = json_pack("{s:s, s:s, s:s}", "time", when, "level", level_names[level], "text", text);
+        if (log_worker != 0)
+            json_object_set_new(line, "worker", json_integer(log_worker));
+        char *json = json_dumps(line, JSON_COMPACT);
+        fprintf(stderr, "%s\n",
+                json != NULL ? json : "{\"level\":\"error\",\"text\":\"a log line that is no UTF-8\"}");
+        free(json);
+        json_decref(line);
+    }
+    free(text);
+}
+
+#define DEFINE(name, level)                                                                                  \
+    void name(const char *format, ...) {                                                                     \
+        va_list arguments;                                                                                   \
+        va_start(arguments, format);                                                                         \
+        write_line(level, format, arguments);                                                                \
+        va_end(arguments);                                                                                   \
+    }
+
+DEFINE(log_error, LOG_ERROR)
+DEFINE(log_warning, LOG_WARNING)
+DEFINE(log_info, LOG_INFO)
+DEFINE(log_debug, LOG_DEBUG)
+
+void log_at(enum log_level level, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    write_line(level, format, arguments);
+    va_end(arguments);
+}
+
+char *log_quote(const uint8_t *bytes, size_t length, char *text, size_t capacity) {
+    size_t used = 0;
+    for (size_t i = 0; i < length; i++) {
+        if (used + 8 > capacity) {
+            strcpy(text + used, "…");
+            return text;
+        }
+        bool plain = bytes[i] >= ' ' && bytes[i] <= '~' && bytes[i] != '\\';
+        used += (size_t)snprintf(text + used, capacity - used, plain ? "%c" : "\\x%02x", bytes[i]);
+    }
+    text[used] = '\0';
+    return text;
+}

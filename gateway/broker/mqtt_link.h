@@ -1,0 +1,106 @@
+// The link to the broker: libmosquitto driven by the libuv loop, MQTT 5, with reconnecting of our own.
+//
+// Each attempt uses a fresh client of libmosquitto, so that nothing published earlier is in it: what the
+// broker has not acknowledged is the outbox's to send again, and nobody else's.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "gateway/config/config.h"
+
+// Whether the broker keeps a message as the topic's last one. A signed one says whose it is: it carries our
+// client_id as the user property "instance".
+enum mqtt_retain { MQTT_NOT_RETAINED, MQTT_RETAINED, MQTT_RETAINED_SIGNED };
+
+struct mqtt_publish {
+    const char *topic;
+    const void *payload;
+    size_t length;
+    int qos; // 0 or 1
+    enum mqtt_retain retain;
+    const void *correlation; // MQTT 5 correlation data, or NULL
+    size_t correlation_length;
+};
+
+struct mqtt_received {
+    const char *topic;
+    const char *payload;
+    size_t length;
+    bool retain;
+    const char *instance;       // that signed it, or NULL
+    const char *response_topic; // or NULL
+    const void *correlation;    // or NULL
+    size_t correlation_length;
+};
+
+enum mqtt_publish_result {
+    MQTT_SENT,    // handed over; published() will say more
+    MQTT_NOT_NOW, // not connected (any more): try again after up()
+    MQTT_REFUSED, // can never be sent: too large, or a topic that is none
+};
+
+// What the broker says of a message.
+enum mqtt_answer {
+    MQTT_TAKEN,
+    MQTT_TAKEN_LATER, // for a reason that passes: a quota
+    MQTT_NOT_TAKEN,   // without a reason that tells whether it ever will be
+    MQTT_NEVER_TAKEN, // for a reason that lies in the message or in what we may publish
+};
+
+struct mqtt_subscription {
+    char *filter;
+    int qos;
+    int options; // MQTT_SUB_OPT_…
+};
+
+// Called on the loop. They may publish.
+struct mqtt_link_handlers {
+    const char *purpose;              // for the log: of a connection that is not the main one; or NULL
+    void (*connected)(void *context); // what is retained for the subscriptions comes after this
+    void (*up)(void *context);        // and subscribed
+    void (*down)(void *context);      // what was handed over and not acknowledged is unknown to have arrived
+    // The broker has answered message mid (QoS 1), or it was written to the network (QoS 0), which is taken.
+    // reason is a text.
+    void (*published)(void *context, int mid, enum mqtt_answer answer, const char *reason);
+    void (*received)(void *context, const struct mqtt_received *received);
+    // All that had come was passed on. What is published within published() costs more than from here. Or
+    // NULL.
+    void (*ready)(void *context);
+};
+
+struct mqtt_link;
+
+// With persistent set the broker keeps the session, and what comes for the subscriptions, while we are away.
+// will_topic and will_payload are the Last Will, retained; NULL for none. The subscriptions (at least one)
+// and config must stay, the texts are copied.
+struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
+                                const struct mqtt_subscription *subscriptions, size_t subscription_count,
+                                bool persistent, const char *will_topic, const char *will_payload,
+                                const struct mqtt_link_handlers *handlers, void *context);
+
+void mqtt_link_start(struct mqtt_link *link);
+bool mqtt_link_is_up(const struct mqtt_link *link);
+
+// On MQTT_SENT *mid identifies the message in published().
+enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
+                                           int *mid);
+
+// Subscribes for now, or no longer, with QoS 0 and without what we publish ourselves: to learn what is
+// retained. False when not connected.
+bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
+void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
+
+// Breaks the connection, to make a new one; why is a constant for the log.
+void mqtt_link_reset(struct mqtt_link *link, const char *why);
+
+// Disconnects in good order, so that the Last Will is not published, and closes all handles on the loop. The
+// memory goes with mqtt_link_free() after the loop has ended.
+void mqtt_link_stop(struct mqtt_link *link);
+void mqtt_link_free(struct mqtt_link *link);
+
+// Whether an attempt to connect is still on a thread, which cannot be called back; the loop will not end
+// before it.
+bool mqtt_link_is_connecting(const struct mqtt_link *link);

@@ -1,0 +1,650 @@
+// The outbox; see outbox.h.
+//
+// Numbers tell where a message is. items holds, in order, those that memory has: from the oldest that the
+// broker does not have on. While spilling, messages from next_load to last_spilled are on disk alone (or on
+// their way there). All up to written_through that the broker does not have are on disk.
+#include "gateway/broker/outbox.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "gateway/base/limiter.h"
+#include "gateway/base/log.h"
+#include "gateway/base/memory.h"
+#include "gateway/broker/store.h"
+
+#define MEMORY_COUNT     10000       // messages in memory beyond which the outbox spills
+#define MEMORY_BYTES     (32U << 20) // and bytes
+#define BUSY_COUNT       5000        // messages beyond which nothing more is read, if it can wait
+#define BUSY_BYTES       (16U << 20) // and bytes
+#define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
+#define UNWRITTEN_FAILED (4U << 20)  // the same when the disk has just failed to take them
+#define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
+#define TICK             500         // milliseconds
+#define OVERDUE          10000       // milliseconds that the broker may leave out one answer among others
+#define LOAD_COUNT       1000        // messages that are read back at once
+#define DELETE_COUNT     1000        // messages that are deleted from the disk at once
+#define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
+#define ROW_OVERHEAD     64          // bytes of a message on disk besides its text
+
+struct item {
+    uint64_t number;
+    uint64_t since;              // by uv_now(): when it was put or read back
+    struct mqtt_publish publish; // its pointers point into bytes
+    size_t size;
+    int mid; // while it is at the broker; 0: it is not
+    int refusals;
+    struct item *prev, *next;
+    char bytes[];
+};
+
+// Messages that were given to the store and are not on disk yet.
+struct written {
+    uint64_t through; // the last of them
+    size_t bytes;
+    struct written *prev, *next;
+};
+
+struct outbox {
+    uv_loop_t *loop;
+    uv_timer_t tick;
+    struct mqtt_link *link;
+    struct store *store;
+    outbox_intake_fn *on_intake;
+    void *context;
+    unsigned window, in_flight;
+    size_t max_bytes;
+    uint64_t last_number;
+    uint64_t earlier; // the last that an earlier run has left
+
+    struct item *items; // in order; those before next_out are at the broker
+    struct item *next_out;
+    size_t count, bytes;   // of items
+    bool pumping;          // messages are being handed over
+    int early_mid;         // of QoS 0: written before the handing over returned; 0: none
+    uint64_t held_through; // the last that the broker did not take for now
+    bool may_retry;        // a tick has passed since
+    bool answered;         // on this connection the broker has answered a message
+    uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
+    uint64_t passed_since; // when that was, by uv_now()
+
+    bool spilling;
+    bool loading;
+    uint64_t load_through; // the last on disk when the loading began
+    size_t loaded;         // messages of this loading
+    struct item *late;     // what came while the last messages are read back: it follows these in memory
+    bool catching_up;      // these are being read back
+    bool stopped;
+    uint64_t written_through, last_spilled, next_load, deleted_through;
+    size_t disk_count; // messages on disk that are not in items
+    size_t disk_bytes; // of all on disk that are not deleted
+    struct written *writes;
+    size_t unwritten_bytes; // given to the store and not on disk yet
+    bool disk_fails;
+    struct limiter log_limiter; // of lines about messages that are lost
+
+    enum outbox_intake intake;
+    struct outbox_waiter *waiters;
+};
+
+static void pump(struct outbox *outbox);
+
+static size_t disk_size(const struct mqtt_publish *publish) {
+    return strlen(publish->topic) + publish->length + publish->correlation_length + ROW_OVERHEAD;
+}
+
+size_t outbox_count(const struct outbox *outbox) {
+    return outbox->count + outbox->disk_count;
+}
+
+size_t outbox_unsafe_count(const struct outbox *outbox) {
+    const struct item *item;
+    size_t count = 0;
+    DL_FOREACH(outbox->items, item) count += item->number > outbox->written_through;
+    return count;
+}
+
+bool outbox_keeps_up(const struct outbox *outbox) {
+    return mqtt_link_is_up(outbox->link) && !outbox->spilling && !outbox_is_full(outbox) &&
+           outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
+}
+
+bool outbox_is_full(const struct outbox *outbox) {
+    return outbox->intake == OUTBOX_FULL;
+}
+
+// --- what it takes in ---
+
+static bool is_full(const struct outbox *outbox) {
+    // Some room between the two bounds, so that it does not change all the time.
+    bool was = outbox->intake == OUTBOX_FULL;
+    return outbox->disk_bytes > outbox->max_bytes / 10 * (was ? 9 : 10) ||
+           outbox->unwritten_bytes > (outbox->disk_fails ? UNWRITTEN_FAILED : UNWRITTEN_MAX) / (was ? 2 : 1);
+}
+
+// A broker that is there and only slower than the devices: they can wait, better than the disk can grow.
+static bool is_busy(const struct outbox *outbox) {
+    size_t part = outbox->intake == OUTBOX_BUSY ? 2 : 1;
+    return !outbox->spilling && mqtt_link_is_up(outbox->link) &&
+           (outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part);
+}
+
+static void update_intake(struct outbox *outbox) {
+    enum outbox_intake was = outbox->intake;
+    outbox->intake = is_full(outbox) ? OUTBOX_FULL : is_busy(outbox) ? OUTBOX_BUSY : OUTBOX_TAKES;
+    if (outbox->intake == was)
+        return;
+    if (outbox->intake == OUTBOX_FULL)
+        log_error("the outbox is full: %zu messages wait for the broker, %zu bytes on disk (store.max_bytes "
+                  "is %zu), %zu "
+                  "bytes not written yet; nothing is taken from devices until there is room",
+                  outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
+    else if (was == OUTBOX_FULL)
+        log_warning("the outbox has room again");
+    outbox->on_intake(outbox->context, outbox->intake);
+}
+
+// --- items ---
+
+static struct item *make_item(const struct mqtt_publish *publish) {
+    size_t topic = strlen(publish->topic) + 1;
+    size_t size = sizeof(struct item) + topic + publish->length + publish->correlation_length;
+    struct item *item = must_have(malloc(size));
+    *item = (struct item){.publish = *publish, .size = size};
+    char *next = item->bytes;
+    item->publish.topic = memcpy(next, publish->topic, topic);
+    next += topic;
+    if (publish->length > 0)
+        item->publish.payload = memcpy(next, publish->payload, publish->length);
+    next += publish->length;
+    if (publish->correlation != NULL)
+        item->publish.correlation = memcpy(next, publish->correlation, publish->correlation_length);
+    return item;
+}
+
+static struct item *new_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    struct item *item = make_item(publish);
+    item->number = number;
+    item->since = uv_now(outbox->loop);
+    outbox->bytes += item->size;
+    outbox->count++;
+    return item;
+}
+
+static void append_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    struct item *item = new_item(outbox, publish, number);
+    DL_APPEND(outbox->items, item);
+    if (outbox->next_out == NULL)
+        outbox->next_out = item;
+}
+
+static void free_item(struct outbox *outbox, struct item *item) {
+    outbox->bytes -= item->size;
+    outbox->count--;
+    free(item);
+}
+
+// The broker has all up to this number, or refused them for good.
+static uint64_t taken_through(const struct outbox *outbox) {
+    if (outbox->items != NULL)
+        return outbox->items->number - 1;
+    return outbox->spilling ? outbox->next_load - 1 : UINT64_MAX;
+}
+
+static void delete_taken(struct outbox *outbox, size_t at_least) {
+    uint64_t through = taken_through(outbox);
+    if (through > outbox->last_spilled)
+        through = outbox->last_spilled;
+    if (through <= outbox->deleted_through || through - outbox->deleted_through < at_least)
+        return;
+    outbox->deleted_through = through;
+    store_delete_messages(outbox->store, through);
+    if (through < outbox->last_spilled)
+        return;
+    outbox->disk_bytes = 0;
+    store_tidy(outbox->store);
+}
+
+static void drop_item(struct outbox *outbox, struct item *item) {
+    if (item == outbox->next_out)
+        outbox->next_out = item->next;
+    DL_DELETE(outbox->items, item);
+    if (item->number <= outbox->last_spilled && item->number > outbox->deleted_through) {
+        size_t size = disk_size(&item->publish);
+        outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
+    }
+    free_item(outbox, item);
+}
+
+// --- waiting for safety ---
+
+bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
+    return taken_through(outbox) >= outbox->earlier;
+}
+
+bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
+    return number <= outbox->written_through || number <= taken_through(outbox);
+}
+
+// A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
+// forget any other waiter, so each time the first one is taken anew.
+static void call_waiters(struct outbox *outbox) {
+    while (outbox->waiters != NULL && outbox_is_safe(outbox, outbox->waiters->last)) {
+        struct outbox_waiter *waiter = outbox->waiters;
+        DL_DELETE(outbox->waiters, waiter);
+        waiter->done(waiter, true);
+    }
+}
+
+static struct outbox_waiter *find_waiter(const struct outbox *outbox, uint64_t number) {
+    struct outbox_waiter *waiter;
+    DL_FOREACH(outbox->waiters, waiter) {
+        if (waiter->first <= number && number <= waiter->last)
+            return waiter;
+    }
+    return NULL;
+}
+
+static void fail_waiters(struct outbox *outbox, uint64_t refused) {
+    struct outbox_waiter *waiter;
+    while ((waiter = find_waiter(outbox, refused)) != NULL) {
+        DL_DELETE(outbox->waiters, waiter);
+        waiter->done(waiter, false);
+    }
+}
+
+void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
+    if (outbox_is_safe(outbox, waiter->last))
+        waiter->done(waiter, true);
+    else
+        DL_APPEND(outbox->waiters, waiter);
+}
+
+void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
+    DL_DELETE(outbox->waiters, waiter);
+}
+
+// --- to the disk ---
+
+// Writes under way are told of in the order in which they were asked for.
+static void on_written(void *context, bool ok) {
+    struct outbox *outbox = context;
+    struct written *written = outbox->writes;
+    outbox->disk_fails = !ok;
+    if (!ok) { // the store tries again, so wait again
+        update_intake(outbox);
+        store_when_written(outbox->store, on_written, outbox);
+        return;
+    }
+    DL_DELETE(outbox->writes, written);
+    outbox->written_through = written->through;
+    outbox->unwritten_bytes -= written->bytes;
+    free(written);
+    update_intake(outbox);
+    call_waiters(outbox);
+}
+
+static size_t write_message(struct outbox *outbox, uint64_t number, const struct mqtt_publish *publish) {
+    size_t size = disk_size(publish);
+    store_put_message(outbox->store, number, publish);
+    outbox->last_spilled = number;
+    outbox->disk_bytes += size;
+    outbox->unwritten_bytes += size;
+    return size;
+}
+
+static void tell_when_written(struct outbox *outbox, size_t bytes) {
+    struct written *written = must_have(malloc(sizeof *written));
+    *written = (struct written){.through = outbox->last_spilled, .bytes = bytes};
+    DL_APPEND(outbox->writes, written);
+    store_when_written(outbox->store, on_written, outbox);
+}
+
+// Writes all in memory that is not on disk; from now on messages go there.
+static void begin_spilling(struct outbox *outbox, const char *why) {
+    struct item *item;
+    size_t bytes = 0;
+    uint64_t before = outbox->last_spilled;
+    log_warning("%zu messages wait for the broker: %s; they are written to disk", outbox->count, why);
+    outbox->spilling = true;
+    DL_FOREACH(outbox->items, item) {
+        if (item->number > before)
+            bytes += write_message(outbox, item->number, &item->publish);
+    }
+    outbox->last_spilled = outbox->last_number;
+    outbox->next_load = outbox->last_number + 1;
+    tell_when_written(outbox, bytes);
+}
+
+// What came late goes to disk after all.
+static void spill_late(struct outbox *outbox) {
+    struct item *item, *next;
+    outbox->catching_up = false;
+    DL_FOREACH_SAFE(outbox->late, item, next) {
+        DL_DELETE(outbox->late, item);
+        tell_when_written(outbox, write_message(outbox, item->number, &item->publish));
+        outbox->disk_count++;
+        free_item(outbox, item);
+    }
+}
+
+// --- back from the disk ---
+
+static void take_loaded(void *context, uint64_t number, const struct mqtt_publish *publish) {
+    struct outbox *outbox = context;
+    if (number < outbox->next_load)
+        return;
+    append_item(outbox, publish, number);
+    outbox->loaded++;
+    outbox->next_load = number + 1;
+    outbox->disk_count -= outbox->disk_count > 0;
+}
+
+static void end_spilling(struct outbox *outbox) {
+    outbox->spilling = outbox->catching_up = false;
+    DL_CONCAT(outbox->items, outbox->late);
+    if (outbox->next_out == NULL)
+        outbox->next_out = outbox->late;
+    outbox->late = NULL;
+    log_info("the broker keeps up again; messages no longer go to disk");
+    call_waiters(outbox);
+}
+
+static void on_loaded(void *context, bool ok) {
+    struct outbox *outbox = context;
+    outbox->loading = false;
+    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through) {
+        // Nothing more is there. A store that was damaged has less than was put.
+        outbox->next_load = outbox->load_through + 1;
+        outbox->disk_count = outbox->last_spilled - outbox->load_through;
+    }
+    if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
+        end_spilling(outbox);
+    else
+        spill_late(outbox);
+    if (ok)
+        pump(outbox); // otherwise the next tick tries again
+}
+
+// Whether memory has room for what is on disk.
+static bool has_room(const struct outbox *outbox) {
+    return outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
+}
+
+// Whether the broker has been handed all that is in memory and answers in time. Before that, new messages
+// would only wait in memory until they are written after all. A disk that takes nothing is only a detour.
+static bool has_caught_up(const struct outbox *outbox) {
+    if (outbox->disk_fails)
+        return true;
+    return outbox->next_out == NULL &&
+           (outbox->items == NULL || uv_now(outbox->loop) - outbox->items->since <= SAFE_WITHIN);
+}
+
+static void load_more(struct outbox *outbox) {
+    if (!outbox->spilling || outbox->loading || !has_room(outbox) || !mqtt_link_is_up(outbox->link))
+        return;
+    if (outbox->next_load > outbox->last_spilled) {
+        if (has_caught_up(outbox))
+            end_spilling(outbox);
+        return;
+    }
+    outbox->loading = true;
+    outbox->loaded = 0;
+    outbox->load_through = outbox->last_spilled;
+    // With messages coming all the time the disk would never be empty if they went there to the last.
+    outbox->catching_up = outbox->disk_count < LOAD_COUNT && has_caught_up(outbox);
+    store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
+}
+
+// --- to the broker ---
+
+static void refuse_item(struct outbox *outbox, struct item *item, const char *reason) {
+    uint64_t number = item->number;
+    unsigned suppressed;
+    char note[LIMITER_NOTE_MAX];
+    if (limiter_allows(&outbox->log_limiter, uv_now(outbox->loop), "lost", 4, &suppressed))
+        log_error("a message to %s is lost, the broker does not take it: %s%s", item->publish.topic, reason,
+                  limiter_note(suppressed, note));
+    fail_waiters(outbox, number);
+    drop_item(outbox, item);
+}
+
+// Whether the next answer is waited for before anything else is handed over.
+static bool is_held(const struct outbox *outbox) {
+    return outbox->items != NULL && outbox->items->number <= outbox->held_through;
+}
+
+static void hold_item(struct outbox *outbox, struct item *item, const char *reason) {
+    if (!is_held(outbox))
+        log_warning("the broker does not take a message to %s for now: %s; it is sent again",
+                    item->publish.topic, reason);
+    if (outbox->held_through < item->number)
+        outbox->held_through = item->number;
+    outbox->may_retry = false;
+    item->refusals++;
+}
+
+// The link has the item, or with QoS 0 the network may have it already.
+static void note_handed_over(struct outbox *outbox, struct item *item) {
+    outbox->next_out = item->next;
+    if (outbox->early_mid == item->mid) {
+        item->mid = 0;
+        drop_item(outbox, item);
+        return;
+    }
+    outbox->in_flight++;
+}
+
+// Only when all that was at the broker is answered it is known what goes out again: all that is left of it.
+static void hand_over(struct outbox *outbox) {
+    if (is_held(outbox)) {
+        if (outbox->in_flight > 0 || !outbox->may_retry)
+            return;
+        outbox->next_out = outbox->items;
+    }
+    while (outbox->next_out != NULL && outbox->in_flight < (is_held(outbox) ? 1 : outbox->window)) {
+        struct item *item = outbox->next_out;
+        outbox->early_mid = 0;
+        enum mqtt_publish_result result = mqtt_link_publish(outbox->link, &item->publish, &item->mid);
+        if (result != MQTT_SENT)
+            item->mid = 0;
+        if (result == MQTT_NOT_NOW)
+            return;
+        if (result == MQTT_REFUSED)
+            refuse_item(outbox, item, "it is too large, or its topic is none");
+        else
+            note_handed_over(outbox, item);
+    }
+}
+
+// The link may report what was published from within, also of the very message that is being handed over.
+static void pump(struct outbox *outbox) {
+    if (outbox->pumping)
+        return; // the loop below goes on with what there is
+    outbox->pumping = true;
+    hand_over(outbox);
+    outbox->pumping = false;
+    load_more(outbox);
+    call_waiters(outbox);
+}
+
+// While spilling.
+static void put_behind(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    if (outbox->catching_up) {
+        struct item *item = new_item(outbox, publish, number);
+        DL_APPEND(outbox->late, item);
+        if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
+            spill_late(outbox);
+    } else {
+        tell_when_written(outbox, write_message(outbox, number, publish));
+        outbox->disk_count++;
+    }
+    update_intake(outbox);
+}
+
+uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
+    uint64_t number = ++outbox->last_number;
+    if (outbox->spilling) {
+        put_behind(outbox, publish, number);
+        return number;
+    }
+    append_item(outbox, publish, number);
+    pump(outbox);
+    if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
+        begin_spilling(outbox, "it takes less than comes");
+    else if (outbox->stopped)
+        begin_spilling(outbox, "the gateway stops");
+    update_intake(outbox);
+    return number;
+}
+
+void outbox_link_up(struct outbox *outbox) {
+    outbox->answered = false;
+    pump(outbox);
+}
+
+// Some brokers close the connection after they have refused a message, and what they said is lost with what
+// was behind it. So after a connection without an answer one message goes out at a time.
+static void hold_unanswered(struct outbox *outbox) {
+    if (outbox->in_flight == 0 || outbox->answered)
+        return;
+    // The list's first item knows its last.
+    const struct item *last = outbox->next_out != NULL ? outbox->next_out->prev : outbox->items->prev;
+    if (outbox->held_through < last->number)
+        outbox->held_through = last->number;
+}
+
+// What was at the broker may have arrived or not: it goes out again, before all that waits.
+void outbox_link_down(struct outbox *outbox) {
+    hold_unanswered(outbox);
+    for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
+        item->mid = 0;
+    outbox->in_flight = 0;
+    outbox->next_out = outbox->items;
+    outbox->passed_over = 0;
+    update_intake(outbox);
+}
+
+// Answers come in order, so the one that is looked for is at the front.
+static struct item *find_at_broker(const struct outbox *outbox, int mid) {
+    struct item *item = outbox->items;
+    while (item != outbox->next_out && item->mid != mid)
+        item = item->next;
+    return item != outbox->next_out ? item : NULL;
+}
+
+// A broker that drops its answer when too much waits for us (Mosquitto does) would leave a message there for
+// ever.
+static void note_order(struct outbox *outbox, const struct item *answered) {
+    const struct item *oldest = outbox->items;
+    while (oldest->mid == 0)
+        oldest = oldest->next;
+    if (oldest == answered) {
+        outbox->passed_over = 0;
+    } else if (outbox->passed_over != oldest->number) {
+        outbox->passed_over = oldest->number;
+        outbox->passed_since = uv_now(outbox->loop);
+    }
+}
+
+void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason) {
+    struct item *item = find_at_broker(outbox, mid);
+    if (item == NULL) {
+        outbox->early_mid = outbox->pumping ? mid : 0;
+        return;
+    }
+    note_order(outbox, item);
+    item->mid = 0;
+    outbox->in_flight--;
+    outbox->answered = true;
+    if (answer == MQTT_TAKEN)
+        drop_item(outbox, item);
+    else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX))
+        hold_item(outbox, item, reason);
+    else
+        refuse_item(outbox, item, reason);
+}
+
+void outbox_link_ready(struct outbox *outbox) {
+    delete_taken(outbox, DELETE_COUNT);
+    pump(outbox);
+    update_intake(outbox);
+}
+
+// --- beginning, time, ending ---
+
+// What was read back from the disk, and still stands there, may wait in front of the oldest unsafe one.
+static bool waits_too_long(const struct outbox *outbox) {
+    const struct item *oldest = outbox->items;
+    while (oldest != NULL && oldest->number <= outbox->written_through)
+        oldest = oldest->next;
+    return oldest != NULL && uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
+}
+
+static void on_tick(uv_timer_t *timer) {
+    struct outbox *outbox = timer->data;
+    if (!outbox->spilling && waits_too_long(outbox))
+        begin_spilling(outbox, mqtt_link_is_up(outbox->link) ? "it does not acknowledge" : "it is away");
+    if (outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since > OVERDUE) {
+        outbox->passed_over = 0;
+        mqtt_link_reset(outbox->link, "it has left out an acknowledgement");
+    }
+    delete_taken(outbox, 1);
+    outbox->may_retry = true;
+    pump(outbox);
+    update_intake(outbox);
+}
+
+struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
+                          outbox_intake_fn *on_intake, void *context) {
+    struct outbox *outbox = must_have(calloc(1, sizeof *outbox));
+    struct store_messages stored = store_messages(store);
+    *outbox = (struct outbox){
+        .loop = loop,
+        .store = store,
+        .window = window,
+        .max_bytes = max_bytes,
+        .on_intake = on_intake,
+        .context = context,
+        .log_limiter = {.per_second = LOG_LINES},
+        .spilling = stored.count > 0,
+        .last_number = stored.last,
+        .earlier = stored.last,
+        .written_through = stored.last,
+        .last_spilled = stored.last,
+        .next_load = stored.first,
+        .deleted_through = stored.count > 0 ? stored.first - 1 : 0,
+        .disk_count = stored.count,
+        .disk_bytes = stored.bytes + stored.count * ROW_OVERHEAD,
+    };
+    if (stored.count > 0)
+        log_warning("%zu messages wait since the last run", stored.count);
+    uv_timer_init(loop, &outbox->tick);
+    outbox->tick.data = outbox;
+    uv_timer_start(&outbox->tick, on_tick, TICK, TICK);
+    return outbox;
+}
+
+void outbox_set_link(struct outbox *outbox, struct mqtt_link *link) {
+    outbox->link = link;
+}
+
+void outbox_stop(struct outbox *outbox) {
+    uv_close((uv_handle_t *)&outbox->tick, NULL);
+    outbox->stopped = true;
+    spill_late(outbox);
+    if (!outbox->spilling && outbox_unsafe_count(outbox) > 0)
+        begin_spilling(outbox, "the gateway stops");
+    delete_taken(outbox, 1);
+}
+
+void outbox_free(struct outbox *outbox) {
+    struct written *written, *next;
+    while (outbox->items != NULL)
+        drop_item(outbox, outbox->items);
+    DL_FOREACH_SAFE(outbox->writes, written, next) {
+        free(written);
+    }
+    free(outbox);
+}

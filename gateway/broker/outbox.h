@@ -1,0 +1,81 @@
+// The outbox: keeps each message until the broker has it, and says when it is safe: with the broker, or on
+// disk.
+//
+// At most mqtt.inflight messages are at the broker unacknowledged; the others wait in memory, in order. While
+// the broker keeps up nothing touches the disk. When more wait than a bound, or one waits for too long, the
+// outbox spills: all that is not safe is written, and what comes goes to disk alone, until all of it was read
+// back and handed to a broker that answers in time. Their order holds.
+//
+// What the broker does not take for now goes out again, alone, before anything else, until it does; what it
+// refuses without a reason only so often, because one message that it never takes must not stand in front of
+// all others for ever. What it refuses for good is dropped. Of messages that were at the broker together the
+// later ones may have been taken: only here is the order broken.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gateway/broker/mqtt_link.h"
+
+struct outbox;
+struct store;
+
+// Waits until a range of messages is safe. The memory is the caller's, until the callback or outbox_forget().
+struct outbox_waiter {
+    uint64_t first, last; // of the messages to wait for; last 0: none
+    // safe is false when the broker refused one of them for good.
+    void (*done)(struct outbox_waiter *waiter, bool safe);
+    struct outbox_waiter *prev, *next; // the outbox's own
+};
+
+// What the outbox takes in.
+enum outbox_intake {
+    OUTBOX_TAKES, // all that comes
+    OUTBOX_BUSY,  // what can wait with the device had better: the broker is slower than the devices
+    // Nothing more must be read from devices (store.max_bytes, or a disk that takes nothing). What was read
+    // already it still takes, so that a report that nobody sends again is not lost.
+    OUTBOX_FULL,
+};
+
+// Told when it changes.
+typedef void outbox_intake_fn(void *context, enum outbox_intake intake);
+
+// link must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes. Takes up what
+// the store holds.
+struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
+                          outbox_intake_fn *on_intake, void *context);
+void outbox_set_link(struct outbox *outbox, struct mqtt_link *link);
+
+// Closes the handles on the loop. What is not safe by then is given to the store.
+void outbox_stop(struct outbox *outbox);
+void outbox_free(struct outbox *outbox);
+
+// Takes a message in; all of publish is copied. Returns its number, which only grows.
+uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
+
+// Whether what is put now will soon be with the broker: it is connected, nothing is on disk, and little
+// waits.
+bool outbox_keeps_up(const struct outbox *outbox);
+
+// Whether the broker has all that an earlier run has left.
+bool outbox_is_rid_of_earlier(const struct outbox *outbox);
+
+bool outbox_is_full(const struct outbox *outbox);
+
+// Whether the message of that number, and all before it, are safe. Number 0 is.
+bool outbox_is_safe(const struct outbox *outbox, uint64_t number);
+
+// Calls waiter->done once the messages are safe: now, when they are already.
+void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter);
+void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);
+
+// What the link reports.
+void outbox_link_up(struct outbox *outbox);
+void outbox_link_down(struct outbox *outbox);
+void outbox_link_ready(struct outbox *outbox);
+void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason);
+
+// Messages that the broker does not have; and those of them that only memory holds.
+size_t outbox_count(const struct outbox *outbox);
+size_t outbox_unsafe_count(const struct outbox *outbox);

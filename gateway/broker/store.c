@@ -1,0 +1,573 @@
+// The gateway's own disk; see store.h.
+#include "gateway/broker/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include "gateway/base/log.h"
+#include "gateway/base/memory.h"
+#include "gateway/broker/mqtt_link.h"
+
+#define STORE_VERSION  1
+#define RETRY_INTERVAL 1000 // milliseconds until a write that failed is tried again
+#define MARKER_MAX     33
+
+// What waits for its turn on the thread. The kinds up to DELETE_MESSAGES write.
+enum kind { PUT_COMMAND, DELETE_COMMAND, PUT_MESSAGE, DELETE_MESSAGES, LOAD_MESSAGES, TIDY, TELL };
+#define STATEMENTS TIDY
+
+static const char *const statement_texts[STATEMENTS] = {
+    [PUT_COMMAND] = "INSERT OR REPLACE INTO commands VALUES(?,?)",
+    [DELETE_COMMAND] = "DELETE FROM commands WHERE id=?",
+    [PUT_MESSAGE] = "INSERT OR REPLACE INTO messages VALUES(?,?,?,?,?,?)",
+    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=?",
+    [LOAD_MESSAGES] = "SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
+                      "ORDER BY number LIMIT ?",
+};
+
+struct operation {
+    enum kind kind;
+    int64_t id;                  // of a command, or number of a message
+    char *entry;                 // of PUT_COMMAND
+    struct mqtt_publish publish; // of PUT_MESSAGE and rows; its pointers point into bytes
+    size_t limit;                // of LOAD_MESSAGES
+    struct operation *rows;      // that it found
+    store_message_fn *take;
+    store_done_fn *done;
+    void *context;
+    bool finished, failed; // failed: LOAD_MESSAGES could not read
+    struct operation *prev, *next;
+    char bytes[];
+};
+
+struct store {
+    uv_loop_t *loop;
+    char *path;
+    sqlite3 *database;
+    sqlite3_stmt *statements[STATEMENTS];
+    char marker[MARKER_MAX];
+    struct operation *waiting;
+    struct operation *batch; // being written on a thread
+    bool writing, failed, stopping;
+    bool unreadable; // the last read failed
+    int result;      // of the batch
+    uv_work_t work;
+    uv_timer_t retry;
+};
+
+// --- opening ---
+
+// Before anything is read, so that SQLite needs no file to share memory in, which a full disk has no room
+// for.
+static const char alone[] = "PRAGMA locking_mode=EXCLUSIVE;";
+
+static const char settings[] = "PRAGMA auto_vacuum=INCREMENTAL;"
+                               "PRAGMA journal_mode=WAL;"
+                               "PRAGMA synchronous=FULL;"
+                               "PRAGMA journal_size_limit=16777216;";
+
+static const char layout[] =
+    "BEGIN;"
+    "CREATE TABLE IF NOT EXISTS commands(id INTEGER PRIMARY KEY, entry TEXT NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS messages(number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB, qos "
+    "INTEGER NOT "
+    "NULL, retain INTEGER NOT NULL, correlation BLOB);"
+    "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
+    "INSERT OR IGNORE INTO meta VALUES('marker', lower(hex(randomblob(16))));"
+    "PRAGMA user_version=1;"
+    "COMMIT;";
+
+static bool read_text(struct store *store, const char *query, char *text, size_t capacity) {
+    sqlite3_stmt *statement = NULL;
+    bool found = sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) == SQLITE_OK &&
+                 sqlite3_step(statement) == SQLITE_ROW;
+    if (found)
+        snprintf(text, capacity, "%s", (const char *)sqlite3_column_text(statement, 0));
+    sqlite3_finalize(statement);
+    return found;
+}
+
+static char *describe(const char *path, const char *what) {
+    char *reason;
+    return asprintf(&reason, "the store %s cannot be used: %s", path, what) < 0 ? must_have(NULL) : reason;
+}
+
+static bool is_damage(int result) {
+    return result == SQLITE_NOTADB || result == SQLITE_CORRUPT;
+}
+
+// SQLITE_OK, or what went wrong. A file that has the layout is not written to: the disk may be full, with
+// what waits in this very file.
+static int prepare_statements(struct store *store, int version) {
+    int result = sqlite3_exec(store->database, settings, NULL, NULL, NULL);
+    if (result == SQLITE_OK && version != STORE_VERSION)
+        result = sqlite3_exec(store->database, layout, NULL, NULL, NULL);
+    for (size_t i = 0; i < STATEMENTS && result == SQLITE_OK; i++)
+        result = sqlite3_prepare_v2(store->database, statement_texts[i], -1, &store->statements[i], NULL);
+    if (result == SQLITE_OK &&
+        !read_text(store, "SELECT value FROM meta WHERE name='marker'", store->marker, sizeof store->marker))
+        result = SQLITE_CORRUPT;
+    return result;
+}
+
+// NULL, or why the file cannot be used; *result says whether it is damaged.
+static char *prepare(struct store *store, const char *path, int *result) {
+    char version[16] = "", check[64] = "";
+    // The file is made here, because SQLite would make it for all to read.
+    int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    *result = SQLITE_CANTOPEN;
+    if (file < 0)
+        return describe(path, strerror(errno));
+    close(file);
+    *result = sqlite3_open_v2(path, &store->database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (*result != SQLITE_OK)
+        return describe(path, sqlite3_errmsg(store->database));
+    sqlite3_exec(store->database, alone, NULL, NULL, NULL);
+    if (read_text(store, "PRAGMA user_version", version, sizeof version) && atoi(version) > STORE_VERSION)
+        return describe(path, "it was written by a newer version");
+    *result = prepare_statements(store, atoi(version));
+    if (*result == SQLITE_BUSY)
+        return describe(path, "another gateway has it open; each needs a store.path of its own");
+    if (*result != SQLITE_OK)
+        return describe(path, sqlite3_errmsg(store->database));
+    if (read_text(store, "PRAGMA quick_check(1)", check, sizeof check) && strcmp(check, "ok") == 0)
+        return NULL;
+    *result = SQLITE_CORRUPT;
+    return describe(path, check);
+}
+
+static void close_database(struct store *store) {
+    for (size_t i = 0; i < STATEMENTS; i++) {
+        sqlite3_finalize(store->statements[i]);
+        store->statements[i] = NULL;
+    }
+    sqlite3_close(store->database);
+    store->database = NULL;
+}
+
+static void free_store(struct store *store) {
+    close_database(store);
+    free(store->path);
+    free(store);
+}
+
+// The name that is free for a damaged store: PATH.damaged, or with a number behind it.
+static char *free_name(const char *path) {
+    char *name = NULL;
+    for (int i = 1; name == NULL; i++) {
+        char number[16] = "";
+        if (i > 1)
+            snprintf(number, sizeof number, ".%d", i);
+        if (asprintf(&name, "%s.damaged%s", path, number) < 0)
+            must_have(NULL);
+        if (access(name, F_OK) != 0)
+            break;
+        free(name);
+        name = NULL;
+    }
+    return name;
+}
+
+// What is written ahead of the file belongs to it and takes its name.
+static void set_aside(const char *path) {
+    char *to = free_name(path), *from_wal, *to_wal;
+    if (asprintf(&from_wal, "%s-wal", path) < 0 || asprintf(&to_wal, "%s-wal", to) < 0)
+        must_have(NULL);
+    if (rename(path, to) == 0)
+        log_error("the store is damaged and was set aside as %s: messages and commands that waited in it are "
+                  "not sent",
+                  to);
+    rename(from_wal, to_wal);
+    free(to);
+    free(from_wal);
+    free(to_wal);
+}
+
+static struct store *try_open(uv_loop_t *loop, const char *path, char **reason, int *result) {
+    struct store *store = must_have(calloc(1, sizeof *store));
+    store->loop = loop;
+    store->path = must_have(strdup(path));
+    store->work.data = store->retry.data = store;
+    *reason = prepare(store, path, result);
+    if (*reason == NULL)
+        return store;
+    free_store(store);
+    return NULL;
+}
+
+struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
+    int result;
+    struct store *store = try_open(loop, path, reason, &result);
+    if (store == NULL && is_damage(result)) {
+        log_error("%s", *reason);
+        free(*reason);
+        set_aside(path);
+        store = try_open(loop, path, reason, &result);
+    }
+    if (store != NULL)
+        uv_timer_init(loop, &store->retry);
+    return store;
+}
+
+void store_stop(struct store *store) {
+    store->stopping = true;
+    uv_close((uv_handle_t *)&store->retry, NULL);
+}
+
+const char *store_marker(const struct store *store) {
+    return store->marker;
+}
+
+void store_each_command(struct store *store, store_command_fn *fn, void *context) {
+    sqlite3_stmt *statement;
+    if (sqlite3_prepare_v2(store->database, "SELECT id, entry FROM commands ORDER BY id", -1, &statement,
+                           NULL) != SQLITE_OK) {
+        log_error("the store cannot be read: %s", sqlite3_errmsg(store->database));
+        return;
+    }
+    while (sqlite3_step(statement) == SQLITE_ROW)
+        fn(context, sqlite3_column_int64(statement, 0), (const char *)sqlite3_column_text(statement, 1));
+    sqlite3_finalize(statement);
+}
+
+struct store_messages store_messages(struct store *store) {
+    static const char query[] =
+        "SELECT min(number), max(number), count(*), sum(length(CAST(topic AS BLOB)) + "
+        "ifnull(length(payload), 0)) FROM messages";
+    struct store_messages found = {0};
+    sqlite3_stmt *statement = NULL;
+    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) == SQLITE_OK &&
+        sqlite3_step(statement) == SQLITE_ROW)
+        found = (struct store_messages){.first = (uint64_t)sqlite3_column_int64(statement, 0),
+                                        .last = (uint64_t)sqlite3_column_int64(statement, 1),
+                                        .count = (size_t)sqlite3_column_int64(statement, 2),
+                                        .bytes = (size_t)sqlite3_column_int64(statement, 3)};
+    sqlite3_finalize(statement);
+    return found;
+}
+
+// --- writing ---
+
+static struct operation *make_message(uint64_t number, const struct mqtt_publish *publish) {
+    size_t topic = strlen(publish->topic) + 1;
+    struct operation *operation =
+        must_have(malloc(sizeof *operation + topic + publish->length + publish->correlation_length));
+    *operation = (struct operation){.kind = PUT_MESSAGE, .id = (int64_t)number, .publish = *publish};
+    char *next = operation->bytes;
+    operation->publish.topic = memcpy(next, publish->topic, topic);
+    next += topic;
+    if (publish->length > 0)
+        operation->publish.payload = memcpy(next, publish->payload, publish->length);
+    next += publish->length;
+    if (publish->correlation != NULL)
+        operation->publish.correlation = memcpy(next, publish->correlation, publish->correlation_length);
+    return operation;
+}
+
+static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *publish) {
+    sqlite3_bind_text(statement, 2, publish->topic, -1, SQLITE_STATIC);
+    sqlite3_bind_blob(statement, 3, publish->payload, (int)publish->length, SQLITE_STATIC);
+    sqlite3_bind_int(statement, 4, publish->qos);
+    sqlite3_bind_int(statement, 5, (int)publish->retain);
+    sqlite3_bind_blob(statement, 6, publish->correlation, (int)publish->correlation_length, SQLITE_STATIC);
+}
+
+static bool is_write(const struct operation *operation) {
+    return operation->kind <= DELETE_MESSAGES;
+}
+
+static int write_one(struct store *store, const struct operation *operation) {
+    sqlite3_stmt *statement = store->statements[operation->kind];
+    sqlite3_bind_int64(statement, 1, operation->id);
+    if (operation->kind == PUT_COMMAND)
+        sqlite3_bind_text(statement, 2, operation->entry, -1, SQLITE_STATIC);
+    if (operation->kind == PUT_MESSAGE)
+        bind_message(statement, &operation->publish);
+    int result = sqlite3_step(statement);
+    sqlite3_reset(statement);
+    return result == SQLITE_DONE ? SQLITE_OK : result;
+}
+
+// Writes those of the batch that are wanted in one transaction, and marks them.
+static int write_some(struct store *store, bool deletions_only) {
+    struct operation *operation;
+    int result = sqlite3_exec(store->database, "BEGIN", NULL, NULL, NULL);
+    DL_FOREACH(store->batch, operation) {
+        if (result == SQLITE_OK && is_write(operation) &&
+            !(deletions_only && operation->kind != DELETE_MESSAGES))
+            result = write_one(store, operation);
+    }
+    if (result == SQLITE_OK)
+        result = sqlite3_exec(store->database, "COMMIT", NULL, NULL, NULL);
+    if (result != SQLITE_OK)
+        sqlite3_exec(store->database, "ROLLBACK", NULL, NULL, NULL);
+    DL_FOREACH(store->batch, operation) {
+        if (result == SQLITE_OK && !(deletions_only && operation->kind != DELETE_MESSAGES))
+            operation->finished = true;
+    }
+    return result;
+}
+
+// Messages that were deleted before they could be written are not to be written later.
+static void forget_deleted(struct store *store) {
+    struct operation *operation;
+    int64_t through = 0;
+    DL_FOREACH(store->batch, operation) {
+        if (operation->kind == DELETE_MESSAGES && operation->id > through)
+            through = operation->id;
+    }
+    DL_FOREACH(store->batch, operation) {
+        if (operation->kind == PUT_MESSAGE && operation->id <= through)
+            operation->finished = true;
+    }
+}
+
+// What the disk did not take is all behind what it has.
+static void load_unwritten(struct store *store, struct operation *load, size_t limit) {
+    const struct operation *operation;
+    for (operation = store->batch; operation != load && limit > 0; operation = operation->next) {
+        if (operation->kind != PUT_MESSAGE || operation->finished || operation->id < load->id)
+            continue;
+        struct operation *row = make_message((uint64_t)operation->id, &operation->publish);
+        DL_APPEND(load->rows, row);
+        limit--;
+    }
+}
+
+static int load_one(struct store *store, struct operation *load) {
+    sqlite3_stmt *statement = store->statements[LOAD_MESSAGES];
+    size_t count = 0;
+    sqlite3_bind_int64(statement, 1, load->id);
+    sqlite3_bind_int64(statement, 2, (sqlite3_int64)load->limit);
+    int result;
+    while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
+        struct mqtt_publish publish = {
+            .topic = (const char *)sqlite3_column_text(statement, 1),
+            .payload = sqlite3_column_blob(statement, 2),
+            .length = (size_t)sqlite3_column_bytes(statement, 2),
+            .qos = sqlite3_column_int(statement, 3),
+            .retain = (enum mqtt_retain)sqlite3_column_int(statement, 4),
+            .correlation = sqlite3_column_blob(statement, 5),
+            .correlation_length = (size_t)sqlite3_column_bytes(statement, 5),
+        };
+        struct operation *row = make_message((uint64_t)sqlite3_column_int64(statement, 0), &publish);
+        DL_APPEND(load->rows, row);
+        count++;
+    }
+    sqlite3_reset(statement);
+    load->failed = result != SQLITE_DONE;
+    if (!load->failed)
+        load_unwritten(store, load, load->limit - count);
+    return result;
+}
+
+// Nothing of the batch has happened.
+static void undo_batch(struct store *store) {
+    struct operation *operation, *row, *next;
+    DL_FOREACH(store->batch, operation) {
+        operation->finished = false;
+        operation->failed = true;
+        DL_FOREACH_SAFE(operation->rows, row, next) {
+            free(row);
+        }
+        operation->rows = NULL;
+    }
+}
+
+// All in one transaction. When that fails, the disk may be full: deletions may still work, and reading does.
+static int try_batch(struct store *store) {
+    struct operation *operation;
+    int result = write_some(store, false);
+    if (result != SQLITE_OK && !is_damage(result)) {
+        write_some(store, true);
+        forget_deleted(store);
+    }
+    DL_FOREACH(store->batch, operation) {
+        if (operation->kind == LOAD_MESSAGES && !is_damage(result)) {
+            int read = load_one(store, operation);
+            result = is_damage(read) ? read : result;
+        }
+        if (operation->kind == TIDY && result == SQLITE_OK)
+            sqlite3_exec(store->database, "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)", NULL,
+                         NULL, NULL);
+    }
+    return result;
+}
+
+// The file was damaged while it was open: what waits in it is lost, the rest goes to a new one, which has
+// been tried before when there is no database. SQLITE_OK, or why there is none.
+static int begin_anew(struct store *store) {
+    char marker[MARKER_MAX];
+    int result;
+    if (store->database != NULL) {
+        close_database(store);
+        set_aside(store->path);
+    }
+    strcpy(marker, store->marker); // others have it, and keep it until the next start
+    char *reason = prepare(store, store->path, &result);
+    strcpy(store->marker, marker);
+    if (reason != NULL)
+        close_database(store);
+    free(reason);
+    return reason != NULL ? result : SQLITE_OK;
+}
+
+static int write_batch(struct store *store) {
+    int result = store->database != NULL ? try_batch(store) : SQLITE_CORRUPT;
+    if (!is_damage(result))
+        return result;
+    undo_batch(store);
+    result = begin_anew(store);
+    return result == SQLITE_OK ? try_batch(store) : result;
+}
+
+// On a thread of the pool; nothing else uses the database meanwhile.
+static void write_on_thread(uv_work_t *work) {
+    struct store *store = work->data;
+    store->result = write_batch(store);
+}
+
+static void begin_batch(struct store *store);
+
+static void free_operation(struct operation *operation) {
+    struct operation *row, *next;
+    DL_FOREACH_SAFE(operation->rows, row, next) {
+        free(row);
+    }
+    free(operation->entry);
+    free(operation);
+}
+
+static void end_load(struct store *store, struct operation *load) {
+    const struct operation *row;
+    if (load->failed && !store->unreadable)
+        log_error("the store cannot be read, and what waits in it not sent; it is tried again");
+    store->unreadable = load->failed;
+    DL_FOREACH(load->rows, row) {
+        load->take(load->context, (uint64_t)row->id, &row->publish);
+    }
+    load->done(load->context, !load->failed);
+}
+
+// Ends what is finished, and what only waits to be told; the rest is written again, before what came after
+// it. To be told that all is on disk does not need deletions.
+static void end_batch(struct store *store, bool ok) {
+    struct operation *batch = store->batch, *kept = NULL, *operation, *next;
+    bool all_put = true;
+    store->batch = NULL;
+    DL_FOREACH_SAFE(batch, operation, next) {
+        DL_DELETE(batch, operation);
+        if (!ok && !operation->finished && is_write(operation)) {
+            all_put = all_put && operation->kind == DELETE_MESSAGES;
+            DL_APPEND(kept, operation);
+            continue;
+        }
+        if (operation->kind == LOAD_MESSAGES)
+            end_load(store, operation);
+        if (operation->kind == TELL)
+            operation->done(operation->context, all_put);
+        free_operation(operation);
+    }
+    DL_CONCAT(kept, store->waiting);
+    store->waiting = kept;
+}
+
+static void on_retry(uv_timer_t *timer) {
+    begin_batch(timer->data);
+}
+
+static void on_written(uv_work_t *work, int status) {
+    struct store *store = work->data;
+    bool ok = store->result == SQLITE_OK;
+    if (ok == store->failed) {
+        store->failed = !ok;
+        if (ok)
+            log_info("the store can be written again");
+        else
+            log_error("the store cannot be written: %s; it is tried again", sqlite3_errstr(store->result));
+    }
+    end_batch(store, ok); // writing still holds, so that what the callbacks add only waits
+    store->writing = false;
+    if (ok)
+        begin_batch(store);
+    else if (!store->stopping)
+        uv_timer_start(&store->retry, on_retry, RETRY_INTERVAL, 0);
+}
+
+static void begin_batch(struct store *store) {
+    if (store->writing || store->waiting == NULL)
+        return;
+    store->writing = true;
+    store->batch = store->waiting;
+    store->waiting = NULL;
+    uv_queue_work(store->loop, &store->work, write_on_thread, on_written);
+}
+
+static void add(struct store *store, struct operation *operation) {
+    DL_APPEND(store->waiting, operation);
+    if (!store->stopping && !uv_is_active((uv_handle_t *)&store->retry))
+        begin_batch(store);
+}
+
+static void add_copy(struct store *store, const struct operation *template) {
+    struct operation *operation = must_have(malloc(sizeof *operation));
+    *operation = *template;
+    add(store, operation);
+}
+
+void store_put_command(struct store *store, int64_t id, const char *entry) {
+    add_copy(store, &(struct operation){.kind = PUT_COMMAND, .id = id, .entry = must_have(strdup(entry))});
+}
+
+void store_delete_command(struct store *store, int64_t id) {
+    add_copy(store, &(struct operation){.kind = DELETE_COMMAND, .id = id});
+}
+
+void store_put_message(struct store *store, uint64_t number, const struct mqtt_publish *publish) {
+    add(store, make_message(number, publish));
+}
+
+void store_delete_messages(struct store *store, uint64_t through) {
+    add_copy(store, &(struct operation){.kind = DELETE_MESSAGES, .id = (int64_t)through});
+}
+
+void store_load_messages(struct store *store, uint64_t first, size_t limit, store_message_fn *take,
+                         store_done_fn *done, void *context) {
+    add_copy(store, &(struct operation){.kind = LOAD_MESSAGES,
+                                        .id = (int64_t)first,
+                                        .limit = limit,
+                                        .take = take,
+                                        .done = done,
+                                        .context = context});
+}
+
+void store_tidy(struct store *store) {
+    add_copy(store, &(struct operation){.kind = TIDY});
+}
+
+void store_when_written(struct store *store, store_done_fn *done, void *context) {
+    add_copy(store, &(struct operation){.kind = TELL, .done = done, .context = context});
+}
+
+bool store_is_writing(const struct store *store) {
+    return store->writing;
+}
+
+void store_close(struct store *store) {
+    struct operation *operation, *next;
+    store->batch = store->waiting;
+    store->waiting = NULL;
+    if (store->batch != NULL && write_batch(store) != SQLITE_OK)
+        log_error("the store cannot be written, what was not is lost: %s", sqlite3_errmsg(store->database));
+    DL_FOREACH_SAFE(store->batch, operation, next) {
+        DL_DELETE(store->batch, operation);
+        free_operation(operation);
+    }
+    free_store(store);
+}

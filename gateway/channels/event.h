@@ -1,0 +1,47 @@
+// Log entries: what happened to connections and devices, published under {prefix}/log/gw/ and not retained.
+#pragma once
+
+#include <jansson.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gateway/channels/peer.h"
+
+struct session;
+
+// The numbers are flespi's.
+enum event_code {
+    EVENT_NONE = 0,
+    EVENT_ACCEPTED = 100,
+    EVENT_IDENTIFIED = 101,
+    EVENT_CLOSED = 102,
+    EVENT_CHANNEL_ERROR = 103, // bytes that made no sense, and nobody knows whose
+    EVENT_CONNECTED = 300,
+    EVENT_DISCONNECTED = 301,
+    EVENT_DEVICE_ERROR = 304,   // the same from a device that has said who it is
+    EVENT_VALUES_REMOVED = 305, // a value that cannot be was left out
+};
+
+// log/gw/channels/{id}/connections/{conn_id}/…
+// suppressed: entries like it that were left out before.
+void event_accepted(const struct peer *peer, unsigned suppressed);
+void event_identified(const struct peer *peer);
+void event_closed(const struct peer *peer, enum close_code code);
+
+// log/gw/devices/{id}/{connected,disconnected}. Other instances read them too, and let go of a device that is
+// here now.
+void event_presence(const struct session *session, const struct peer *peer, bool connected);
+
+struct event_error {
+    enum event_code code;
+    const char *text;    // what is wrong
+    const char *verdict; // in a word
+    bool has_offset;     // in the stream
+    uint64_t offset;
+    const uint8_t *bytes; // what is wrong with it, or NULL
+    size_t length;
+    unsigned suppressed; // as above
+};
+
+// log/gw/channels/{id}/error
+void event_error(const struct peer *peer, const struct event_error *error);

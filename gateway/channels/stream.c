@@ -1,0 +1,163 @@
+// The loop that drives codecs; see stream.h.
+#include "gateway/channels/stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/memory.h"
+
+// Filled by one decode at a time: everything runs on one thread.
+static struct message scratch;
+
+static void count_message(void *context, struct message *message) {
+    struct stream *stream = context;
+    stream->counters->messages++;
+    stream->counters->removed_values += message->removed_count;
+    stream->sink->message(stream->context, message);
+}
+
+static void count_answer(void *context, const struct codec_answer *answer) {
+    struct stream *stream = context;
+    stream->counters->answers += !answer->implicit;
+    stream->sink->answer(stream->context, answer);
+}
+
+static void pass_ident(void *context, const char *ident) {
+    struct stream *stream = context;
+    stream->sink->identify(stream->context, ident);
+}
+
+static void pass_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
+    struct stream *stream = context;
+    stream->sink->reply(stream->context, bytes, length, when);
+}
+
+void stream_init(struct stream *stream, const struct codec *codec, void *session,
+                 const struct stream_sink *sink, void *context, struct stream_counters *counters) {
+    *stream = (struct stream){
+        .codec = codec, .session = session, .sink = sink, .context = context, .counters = counters};
+}
+
+void stream_free(struct stream *stream) {
+    free(stream->kept);
+    stream->kept = NULL;
+    stream->kept_length = 0;
+}
+
+bool stream_waits(const struct stream *stream) {
+    return stream->kept_length > 0;
+}
+
+static void put_fault(struct stream *stream, size_t at, const char *verdict, const char *reason,
+                      const uint8_t *bytes, size_t length) {
+    stream->sink->fault(stream->context, &(struct stream_fault){.offset = stream->offset + at,
+                                                                .verdict = verdict,
+                                                                .reason = reason,
+                                                                .bytes = bytes,
+                                                                .length = length});
+}
+
+static enum stream_state take_frame(struct stream *stream, const uint8_t *frame, size_t length) {
+    struct codec_out out = {
+        .context = stream,
+        .identify = pass_ident,
+        .message = count_message,
+        .reply = pass_reply,
+        .answer = count_answer,
+        .scratch = &scratch,
+    };
+    enum codec_verdict verdict = stream->codec->decode(stream->session, frame, length, &out);
+    stream->counters->verdicts[verdict]++;
+    stream->junk_in_a_row = 0;
+    stream->had_frame = true;
+    if (verdict != CODEC_OK)
+        put_fault(stream, out.reason_offset, codec_verdict_name(verdict), out.reason, frame, length);
+    if (verdict == CODEC_VIOLATION)
+        return STREAM_VIOLATION;
+    return out.closes ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
+}
+
+static enum stream_state take_junk(struct stream *stream, const uint8_t *bytes, size_t length,
+                                   const char *reason) {
+    stream->counters->junk_bytes += length;
+    stream->junk_in_a_row += length;
+    put_fault(stream, 0, "JUNK", reason, bytes, length);
+    if (stream->junk_in_a_row <= stream->codec->junk_max)
+        return STREAM_OPEN;
+    return stream->had_frame ? STREAM_BROKEN : STREAM_NOT_THIS_PROTOCOL;
+}
+
+// A frame that does not end: for good, or not within the longest frame that there is.
+static enum stream_state take_unended(struct stream *stream, const uint8_t *bytes, size_t length,
+                                      enum codec_follow follow) {
+    if (follow == CODEC_END)
+        return take_junk(stream, bytes, length, "a record that was cut off");
+    stream->counters->junk_bytes += length;
+    put_fault(stream, 0, "JUNK", "a record without an end", bytes, length);
+    return STREAM_BROKEN;
+}
+
+// Takes what bytes begin with; *used says how much that was, 0 when more bytes are needed.
+static enum stream_state take_next(struct stream *stream, const uint8_t *bytes, size_t length,
+                                   enum codec_follow follow, size_t *used) {
+    size_t window = length < stream->codec->frame_max ? length : stream->codec->frame_max;
+    // What follows the window is known to be there.
+    enum codec_follow after = window < length ? CODEC_OPEN : follow;
+    struct codec_frame frame = stream->codec->frame(bytes, window, after);
+    *used = frame.length;
+    switch (frame.kind) {
+    case CODEC_READY:
+        return take_frame(stream, bytes, frame.length);
+    case CODEC_GAP:
+        return STREAM_OPEN;
+    case CODEC_SKIP:
+        return take_junk(stream, bytes, frame.length, frame.reason);
+    case CODEC_BAD:
+        *used = window;
+        put_fault(stream, 0, "JUNK", frame.reason, bytes, window);
+        return STREAM_BROKEN;
+    case CODEC_MORE:
+        break;
+    }
+    *used = window == stream->codec->frame_max || after == CODEC_END ? window : 0;
+    return *used > 0 ? take_unended(stream, bytes, window, after) : STREAM_OPEN;
+}
+
+static void keep(struct stream *stream, const uint8_t *bytes, size_t length) {
+    uint8_t *kept = NULL;
+    if (length > 0) {
+        kept = must_have(malloc(length));
+        memcpy(kept, bytes, length);
+    }
+    free(stream->kept);
+    stream->kept = kept;
+    stream->kept_length = length;
+}
+
+enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_t length,
+                              enum codec_follow follow) {
+    enum stream_state state = STREAM_OPEN;
+    stream->counters->bytes += length;
+    // An idle connection keeps no buffer: bytes are looked at where they were read, and only the beginning of
+    // a frame is kept for the next time.
+    if (stream->kept_length > 0 && length > 0) {
+        stream->kept = must_have(realloc(stream->kept, stream->kept_length + length));
+        memcpy(stream->kept + stream->kept_length, bytes, length);
+        stream->kept_length += length;
+    }
+    if (stream->kept_length > 0) {
+        bytes = stream->kept;
+        length = stream->kept_length;
+    }
+    size_t at = 0, used = 1;
+    while (state == STREAM_OPEN && used > 0 && at < length) {
+        state = take_next(stream, bytes + at, length - at, follow, &used);
+        at += used;
+        stream->offset += used;
+    }
+    if (state != STREAM_OPEN || at == length)
+        keep(stream, NULL, 0);
+    else if (at > 0 || stream->kept_length == 0)
+        keep(stream, bytes + at, length - at);
+    return state;
+}

@@ -1,0 +1,420 @@
+// Channels over TCP: a connection for each tracker.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include "gateway/base/log.h"
+#include "gateway/base/memory.h"
+#include "gateway/channels/channel.h"
+#include "gateway/channels/event.h"
+#include "gateway/run/gateway.h"
+
+#define BACKLOG         4096
+#define RECEIVE_BUFFER  32768 // bytes that the system keeps of what a connection has sent and was not read
+#define WRITE_QUEUE_MAX 65536 // bytes that a connection may have waiting to be written
+#define DRAIN_TIME      5000  // milliseconds that a connection lives on after its end, for replies that wait
+
+// Connections from one IP address.
+struct address_count {
+    unsigned char ip[16];
+    int count;
+    UT_hash_handle hh;
+};
+
+struct tcp_connection {
+    struct peer peer; // first, so that the one is the other
+    uv_tcp_t tcp;
+    uv_timer_t timer;    // silence, identification and idleness, whichever is next
+    uint64_t heard_from; // since when it could say who it is, by uv_now()
+    struct tcp_connection *prev, *next;
+    struct tcp_connection *prev_held, *next_held;
+    struct address_count *address;
+    bool told;        // that it began
+    bool quiet_asked; // the silence after the last bytes was told to the codec
+    bool held;        // it has something to say, and is not read
+    bool ended;       // the device sends no more
+    bool closing;
+    int handles; // that are not closed yet
+};
+
+struct write {
+    uv_write_t request;
+    uint8_t bytes[];
+};
+
+static void set_timer(struct tcp_connection *connection);
+static void on_timer(uv_timer_t *timer);
+
+// --- closing ---
+
+static void on_handle_closed(uv_handle_t *handle) {
+    struct tcp_connection *connection = handle->data;
+    if (--connection->handles == 0)
+        free(connection);
+}
+
+static void release_address(struct gateway *gateway, struct address_count *address) {
+    if (--address->count > 0)
+        return;
+    HASH_DEL(gateway->addresses, address);
+    free(address);
+}
+
+static bool is_fault(enum close_code code) {
+    return code == CLOSE_VIOLATION || code == CLOSE_PARSE_ERROR || code == CLOSE_REJECTED ||
+           code == CLOSE_NOT_THIS_PROTOCOL || code == CLOSE_LIMIT;
+}
+
+// Whoever connects again and again does not fill the log, nor the outbox before the messages of others: of
+// connections that never say who they are, only those that were told of at their beginning are at their end.
+static void tell_accepted(struct tcp_connection *connection) {
+    const struct peer *peer = &connection->peer;
+    char note[LIMITER_NOTE_MAX];
+    unsigned suppressed;
+    connection->told = peer_may_tell(peer, "accepted", &suppressed);
+    if (!connection->told)
+        return;
+    peer_log(peer, "connection %llu%s", (unsigned long long)peer->serial, limiter_note(suppressed, note));
+    event_accepted(peer, suppressed);
+}
+
+static void tell_closed(const struct tcp_connection *connection, enum close_code code) {
+    const struct peer *peer = &connection->peer;
+    char text[256];
+    snprintf(text, sizeof text,
+             "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
+             (unsigned long long)peer->serial, close_code_text(code), code,
+             (unsigned long long)(uv_now(&peer->gateway->loop) - peer->opened) / 1000,
+             (unsigned long long)peer->received, (unsigned long long)peer->sent,
+             (unsigned long long)peer->messages);
+    bool told = connection->told || peer->session != NULL;
+    if (is_fault(code))
+        told = peer_warn(peer, "closed", NULL, "%s", text);
+    else if (told)
+        peer_log(peer, "%s", text);
+    if (told)
+        event_closed(peer, code);
+}
+
+static void close_connection(struct peer *peer, enum close_code code) {
+    struct tcp_connection *connection = (struct tcp_connection *)peer;
+    struct gateway *gateway = peer->gateway;
+    if (connection->closing)
+        return;
+    connection->closing = true;
+    tell_closed(connection, code);
+    peer_release(peer);
+    if (connection->held)
+        DL_DELETE2(peer->channel->held, connection, prev_held, next_held);
+    DL_DELETE(peer->channel->connections, connection);
+    peer->channel->connection_count--;
+    channel_changed(peer->channel);
+    gateway->connections--;
+    release_address(gateway, connection->address);
+    connection->handles = 2;
+    uv_close((uv_handle_t *)&connection->tcp, on_handle_closed);
+    uv_close((uv_handle_t *)&connection->timer, on_handle_closed);
+}
+
+// --- writing ---
+
+static void on_written(uv_write_t *request, int status) {
+    free(request); // a broken connection is told to the reading side
+}
+
+static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
+    struct tcp_connection *connection = (struct tcp_connection *)peer;
+    uv_buf_t buffer = uv_buf_init((char *)bytes, (unsigned)length);
+    if (connection->closing)
+        return;
+    peer->sent += length;
+    if (connection->ended)
+        set_timer(connection); // this may be what it still waited for
+    int written = uv_try_write((uv_stream_t *)&connection->tcp, &buffer, 1);
+    if (written == (int)length)
+        return;
+    size_t done = written > 0 ? (size_t)written : 0;
+    if (uv_stream_get_write_queue_size((uv_stream_t *)&connection->tcp) + length > WRITE_QUEUE_MAX) {
+        peer->close_code =
+            CLOSE_LIMIT; // it does not read; the timer closes it, nobody's caller loses it here
+        uv_timer_start(&connection->timer, on_timer, 0, 0);
+        return;
+    }
+    struct write *write = must_have(malloc(sizeof *write + length - done));
+    memcpy(write->bytes, bytes + done, length - done);
+    buffer = uv_buf_init((char *)write->bytes, (unsigned)(length - done));
+    if (uv_write(&write->request, (uv_stream_t *)&connection->tcp, &buffer, 1, on_written) != 0)
+        free(write);
+}
+
+static const struct peer_transport tcp_transport = {.send = send_bytes, .close = close_connection};
+
+// --- time ---
+
+static void take(struct tcp_connection *connection, const uint8_t *bytes, size_t length,
+                 enum codec_follow follow) {
+    enum close_code code = peer_take(&connection->peer, bytes, length, follow);
+    if (code != CLOSE_NONE)
+        close_connection(&connection->peer, code);
+}
+
+// When the connection is to be looked at next, by uv_now().
+static uint64_t next_deadline(const struct tcp_connection *connection) {
+    const struct peer *peer = &connection->peer;
+    const struct config *config = peer->gateway->config;
+    uint64_t deadline = peer->last_heard + (uint64_t)config->limits.idle_timeout * 1000;
+    uint64_t identify = connection->heard_from + (uint64_t)config->limits.identify_timeout * 1000;
+    uint64_t quiet = peer->last_heard + peer->stream.codec->quiet_ms;
+    if (connection->ended)
+        return peer->replies != NULL ? peer->last_heard + DRAIN_TIME : 0;
+    if (peer->session == NULL && identify < deadline)
+        deadline = identify;
+    bool ask = peer->stream.codec->quiet_ms > 0 && stream_waits(&peer->stream) && !connection->quiet_asked;
+    return ask && quiet < deadline ? quiet : deadline;
+}
+
+static bool has_unread(const struct tcp_connection *connection) {
+    int descriptor;
+    char byte;
+    return uv_fileno((const uv_handle_t *)&connection->tcp, &descriptor) == 0 &&
+           recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+static void on_timer(uv_timer_t *timer) {
+    struct tcp_connection *connection = timer->data;
+    struct peer *peer = &connection->peer;
+    uint64_t now = uv_now(&peer->gateway->loop);
+    if (peer->close_code != CLOSE_NONE) {
+        close_connection(peer, peer->close_code);
+        return;
+    }
+    if (now < next_deadline(connection)) {
+        set_timer(connection);
+        return;
+    }
+    if (connection->held) { // that it is not heard is not its fault
+        peer->last_heard = connection->heard_from = now;
+        set_timer(connection);
+        return;
+    }
+    bool idle = now - peer->last_heard >= (uint64_t)peer->gateway->config->limits.idle_timeout * 1000;
+    bool nameless =
+        peer->session == NULL &&
+        now - connection->heard_from >= (uint64_t)peer->gateway->config->limits.identify_timeout * 1000;
+    // Timers come before what there is to read: after a turn that took long, or when the connection was held
+    // until now, silence is not the device's.
+    if (!connection->ended && !nameless && has_unread(connection)) {
+        uv_timer_start(timer, on_timer, 1, 0);
+        return;
+    }
+    if (connection->ended || idle || nameless) {
+        close_connection(peer, connection->ended ? CLOSE_BY_DEVICE : CLOSE_INACTIVE);
+        return;
+    }
+    connection->quiet_asked = true;
+    take(connection, NULL, 0, CODEC_QUIET);
+    if (!connection->closing)
+        set_timer(connection);
+}
+
+static void set_timer(struct tcp_connection *connection) {
+    uint64_t now = uv_now(&connection->peer.gateway->loop), deadline = next_deadline(connection);
+    uv_timer_start(&connection->timer, on_timer, deadline > now ? deadline - now : 0, 0);
+}
+
+// --- reading ---
+
+static char memory[16384]; // one for all connections: what is not taken at once the stream keeps itself
+
+static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
+    const struct tcp_connection *connection = handle->data;
+    *buffer = uv_buf_init(memory, gateway_reads(connection->peer.gateway) ? sizeof memory : 0);
+}
+
+// Only connections that have something to say are held, and only those have to be let go.
+static void hold(struct tcp_connection *connection) {
+    uv_read_stop((uv_stream_t *)&connection->tcp);
+    connection->held = true;
+    DL_APPEND2(connection->peer.channel->held, connection, prev_held, next_held);
+    gateway_resume_soon(connection->peer.gateway);
+}
+
+// A device that closes its side may still read: it gets the replies that wait for its messages to be safe.
+static void take_end(struct tcp_connection *connection) {
+    connection->ended = true;
+    uv_read_stop((uv_stream_t *)&connection->tcp);
+    take(connection, NULL, 0, CODEC_END);
+    if (connection->closing)
+        return;
+    if (connection->peer.replies == NULL)
+        close_connection(&connection->peer, CLOSE_BY_DEVICE);
+    else
+        set_timer(connection);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) {
+    struct tcp_connection *connection = stream->data;
+    if (count == UV_ENOBUFS) {
+        hold(connection);
+        return;
+    }
+    if (count == UV_EOF) {
+        take_end(connection);
+        return;
+    }
+    if (count < 0) {
+        take(connection, NULL, 0, CODEC_END);
+        close_connection(&connection->peer, CLOSE_BY_DEVICE);
+        return;
+    }
+    struct gateway *gateway = connection->peer.gateway;
+    gateway->turn_left -= (size_t)count < gateway->turn_left ? (size_t)count : gateway->turn_left;
+    bool was_nameless = connection->peer.session == NULL;
+    connection->quiet_asked = false;
+    take(connection, (const uint8_t *)buffer->base, (size_t)count, CODEC_OPEN);
+    // Idleness alone needs no new timer: when it fires, it looks again.
+    if (!connection->closing && (stream_waits(&connection->peer.stream) || was_nameless))
+        set_timer(connection);
+}
+
+// --- accepting ---
+
+static struct address_count *count_address(struct gateway *gateway, const struct sockaddr *address) {
+    struct address_key key = address_key_of(address);
+    struct address_count *found;
+    HASH_FIND(hh, gateway->addresses, key.ip, sizeof key.ip, found);
+    if (found == NULL) {
+        found = must_have(calloc(1, sizeof *found));
+        memcpy(found->ip, key.ip, sizeof found->ip);
+        HASH_ADD(hh, gateway->addresses, ip, sizeof found->ip, found);
+    }
+    found->count++;
+    return found;
+}
+
+static bool within_limits(const struct tcp_connection *connection) {
+    const struct gateway *gateway = connection->peer.gateway;
+    if (gateway->connections > gateway->connections_max) {
+        peer_warn(&connection->peer, "limit", NULL, "refused: %d connections are open (limits.connections)",
+                  gateway->connections_max);
+        return false;
+    }
+    if (connection->address->count > gateway->config->limits.connections_per_address) {
+        peer_warn(&connection->peer, "limit", NULL,
+                  "refused: %d connections are open from this address (limits.connections_per_address)",
+                  gateway->config->limits.connections_per_address);
+        return false;
+    }
+    return true;
+}
+
+static void begin(struct channel *channel, struct tcp_connection *connection,
+                  const struct sockaddr *address) {
+    struct gateway *gateway = channel->gateway;
+    peer_init(&connection->peer, gateway, channel, &tcp_transport, address);
+    connection->heard_from = connection->peer.opened;
+    connection->address = count_address(gateway, address);
+    DL_APPEND(channel->connections, connection);
+    channel->connection_count++;
+    channel_changed(channel);
+    gateway->connections++;
+    uv_tcp_nodelay(&connection->tcp, 1);
+    uv_tcp_keepalive(&connection->tcp, 1, 60);
+    if (!within_limits(connection)) {
+        channel->refused_connections++;
+        close_connection(&connection->peer, CLOSE_LIMIT);
+        return;
+    }
+    tell_accepted(connection);
+    set_timer(connection);
+    uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+}
+
+static void free_refused(uv_handle_t *handle) {
+    free(handle->data);
+}
+
+// Without descriptors this happens for each attempt to connect; libuv turns those away.
+static void log_not_accepted(const struct channel *channel, int status) {
+    struct gateway *gateway = channel->gateway;
+    unsigned suppressed;
+    char note[LIMITER_NOTE_MAX];
+    if (limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), "accept", 6, &suppressed))
+        log_error("channel %s: cannot accept a connection: %s%s", channel->config->name, uv_strerror(status),
+                  limiter_note(suppressed, note));
+}
+
+static void on_connection(uv_stream_t *server, int status) {
+    struct channel *channel = server->data;
+    struct sockaddr_storage address;
+    int length = sizeof address;
+    if (status < 0) {
+        log_not_accepted(channel, status);
+        return;
+    }
+    struct tcp_connection *connection = must_have(calloc(1, sizeof *connection));
+    uv_tcp_init(&channel->gateway->loop, &connection->tcp);
+    connection->tcp.data = connection->timer.data = connection;
+    if (uv_accept(server, (uv_stream_t *)&connection->tcp) != 0 ||
+        uv_tcp_getpeername(&connection->tcp, (struct sockaddr *)&address, &length) != 0) {
+        uv_close((uv_handle_t *)&connection->tcp, free_refused); // gone before we looked
+        return;
+    }
+    uv_timer_init(&channel->gateway->loop, &connection->timer);
+    begin(channel, connection, (struct sockaddr *)&address);
+}
+
+int tcp_listen(struct channel *channel) {
+    uv_tcp_init_ex(&channel->gateway->loop, &channel->tcp, channel->config->tcp.ss_family);
+    channel->tcp.data = channel;
+    int result = channel_share_port((uv_handle_t *)&channel->tcp, channel->gateway->config);
+    if (result == 0)
+        result = uv_tcp_bind(&channel->tcp, (const struct sockaddr *)&channel->config->tcp, 0);
+    // Connections inherit it. Otherwise the system would take megabytes for each one that is not read for a
+    // while.
+    int size = RECEIVE_BUFFER;
+    if (result == 0)
+        result = uv_recv_buffer_size((uv_handle_t *)&channel->tcp, &size);
+    return result != 0 ? result : uv_listen((uv_stream_t *)&channel->tcp, BACKLOG, on_connection);
+}
+
+// At the end of the gateway. Of a connection that is behind the beginning of a report may have been read: the
+// rest of it is there, and is neither to be lost nor to be taken for what it is not.
+static void take_last(struct tcp_connection *connection) {
+    size_t most = connection->peer.stream.codec->frame_max;
+    ssize_t count = 0;
+    int descriptor;
+    if (most > sizeof memory)
+        most = sizeof memory;
+    if (stream_waits(&connection->peer.stream) && !connection->ended &&
+        uv_fileno((uv_handle_t *)&connection->tcp, &descriptor) == 0)
+        count = recv(descriptor, memory, most, MSG_DONTWAIT);
+    if (count > 0)
+        take(connection, (const uint8_t *)memory, (size_t)count, CODEC_OPEN);
+    if (!connection->closing && count < (ssize_t)most)
+        take(connection, NULL, 0, CODEC_END); // a report without a terminator is not lost
+}
+
+void tcp_close_all(struct channel *channel) {
+    struct tcp_connection *connection, *next;
+    uv_close((uv_handle_t *)&channel->tcp, NULL);
+    DL_FOREACH_SAFE(channel->connections, connection, next) {
+        take_last(connection);
+        close_connection(&connection->peer, CLOSE_RESTART);
+    }
+}
+
+size_t tcp_resume(struct channel *channel, size_t count) {
+    size_t resumed = 0;
+    while (channel->held != NULL && resumed < count) {
+        struct tcp_connection *connection = channel->held;
+        DL_DELETE2(channel->held, connection, prev_held, next_held);
+        connection->held = false;
+        uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+        resumed++;
+    }
+    return resumed;
+}

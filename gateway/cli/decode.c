@@ -1,0 +1,264 @@
+// trackbus decode: a capture to messages, offline.
+#include <errno.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "gateway/base/memory.h"
+#include "gateway/channels/message_stamp.h"
+#include "gateway/channels/stream.h"
+#include "gateway/cli/cli.h"
+#include "gateway/commands/parse.h"
+
+static const char help[] =
+    "trackbus decode -p PROTOCOL [--hex] [--udp] [--now UNIX_SECONDS] [FILE]\n"
+    "\n"
+    "Prints each message in a capture (standard input without FILE) as a line of JSON. What was rejected, "
+    "skipped or\n"
+    "left out goes to standard error as 'offset N: VERDICT: reason'.\n"
+    "\n"
+    "  -p, --protocol PROTOCOL  one of those that 'trackbus describe protocols' lists\n"
+    "      --hex                the capture is hexadecimal text; white space is ignored\n"
+    "      --udp                each line is a datagram; otherwise all is one TCP stream\n"
+    "      --now UNIX_SECONDS   take this as the time of receipt\n"
+    "\n"
+    "Exit codes: 0 everything was understood, 1 something was rejected, 2 wrong usage.\n";
+
+struct options {
+    const struct codec *codec;
+    bool hex, udp;
+    int64_t now; // microseconds; 0: the clock's
+    const char *file;
+};
+
+struct decoding {
+    struct stream stream;
+    int64_t now;
+    char ident[CODEC_IDENT_MAX + 1];
+    bool rejected;
+};
+
+static int64_t clock_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static void take_ident(void *context, const char *ident) {
+    struct decoding *decoding = context;
+    snprintf(decoding->ident, sizeof decoding->ident, "%s", ident);
+}
+
+static void print_escaped(const char *text, FILE *file) {
+    for (; *text != '\0'; text++) {
+        if (*text >= ' ' && *text <= '~')
+            fputc(*text, file);
+        else
+            fprintf(file, "\\x%02x", (unsigned char)*text);
+    }
+}
+
+static void print_removed(struct decoding *decoding, const struct message *message) {
+    for (size_t i = 0; i < message->removed_count && i < MESSAGE_REMOVED_MAX; i++) {
+        const struct message_removed *removed = &message->removed[i];
+        bool absent = removed->reason == message_absent;
+        fprintf(stderr, "offset %llu: %s: %s is left out: ", (unsigned long long)decoding->stream.offset,
+                absent ? "OK" : "BAD_VALUE", field_table[removed->field].name);
+        fputs(absent ? "" : "'", stderr);
+        print_escaped(removed->text, stderr);
+        fprintf(stderr, "%s%s\n", absent ? "" : "' is ", removed->reason);
+        decoding->rejected = decoding->rejected || !absent;
+    }
+}
+
+static void print_message(void *context, struct message *message) {
+    static char json[MESSAGE_JSON_MAX];
+    struct decoding *decoding = context;
+    print_removed(decoding, message);
+    message_stamp(message,
+                  &(struct message_origin){.codec = decoding->stream.codec,
+                                           .received = decoding->now != 0 ? decoding->now : clock_now()});
+    message_write_json(message, json, sizeof json);
+    puts(json);
+}
+
+static void ignore_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
+}
+
+static void print_answer(void *context, const struct codec_answer *answer) {
+    const struct decoding *decoding = context;
+    if (answer->implicit)
+        return;
+    json_t *line = json_pack("{s:s?, s:o}", "ident", decoding->ident[0] != '\0' ? decoding->ident : NULL,
+                             "command.reply", command_response(answer));
+    json_dumpf(line, stdout, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
+    putchar('\n');
+    json_decref(line);
+}
+
+static void print_fault(void *context, const struct stream_fault *fault) {
+    struct decoding *decoding = context;
+    decoding->rejected = true;
+    fprintf(stderr, "offset %llu: %s: %s (%zu bytes)\n", (unsigned long long)fault->offset, fault->verdict,
+            fault->reason, fault->length);
+}
+
+static const struct stream_sink sink = {
+    .identify = take_ident,
+    .message = print_message,
+    .reply = ignore_reply,
+    .answer = print_answer,
+    .fault = print_fault,
+};
+
+static uint8_t *read_all(FILE *file, size_t *length) {
+    size_t capacity = 65536, got;
+    uint8_t *bytes = must_have(malloc(capacity));
+    *length = 0;
+    while ((got = fread(bytes + *length, 1, capacity - *length, file)) > 0) {
+        *length += got;
+        if (*length == capacity) {
+            capacity *= 2;
+            bytes = must_have(realloc(bytes, capacity));
+        }
+    }
+    return bytes;
+}
+
+static int hex_value(uint8_t c) {
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+// In place. False when the text is no hexadecimal; *length then is the offset of what is not.
+static bool unhex(uint8_t *bytes, size_t *length) {
+    size_t out = 0;
+    int high = -1;
+    for (size_t i = 0; i < *length; i++) {
+        int value = hex_value(bytes[i]);
+        if (value < 0 && strchr(" \t\r\n\v\f", bytes[i]) != NULL && bytes[i] != '\0')
+            continue;
+        if (value < 0) {
+            *length = i;
+            return false;
+        }
+        if (high >= 0)
+            bytes[out++] = (uint8_t)(high << 4 | value);
+        high = high >= 0 ? -1 : value;
+    }
+    bool even = high < 0;
+    if (even)
+        *length = out;
+    return even;
+}
+
+static bool feed(struct decoding *decoding, const struct options *options, uint8_t *bytes, size_t length) {
+    if (options->hex && !unhex(bytes, &length)) {
+        fprintf(stderr, "offset %llu: BAD_VALUE: not hexadecimal: digits in pairs, and white space\n",
+                (unsigned long long)(decoding->stream.offset + length));
+        decoding->rejected = true;
+        return true;
+    }
+    enum stream_state state = stream_feed(&decoding->stream, bytes, length, CODEC_END);
+    if (state != STREAM_OPEN && !options->udp)
+        fprintf(stderr, "offset %llu: the gateway would close the connection here\n",
+                (unsigned long long)decoding->stream.offset);
+    return state == STREAM_OPEN;
+}
+
+// Each line is a datagram; what one of them breaks is no matter of the next.
+static void feed_lines(struct decoding *decoding, const struct options *options, uint8_t *bytes,
+                       size_t length) {
+    for (size_t at = 0; at < length;) {
+        uint8_t *end = memchr(bytes + at, '\n', length - at);
+        size_t line = end != NULL ? (size_t)(end - (bytes + at)) : length - at;
+        decoding->stream.junk_in_a_row = 0;
+        decoding->stream.offset = at; // line ends count, and what was left of a broken datagram
+        feed(decoding, options, bytes + at, line);
+        at += line + 1;
+    }
+}
+
+static int decode(const struct options *options, FILE *file) {
+    struct stream_counters counters = {0};
+    struct decoding decoding = {.now = options->now};
+    size_t length;
+    void *session = must_have(calloc(1, options->codec->session_size));
+    uint8_t *bytes = read_all(file, &length);
+    stream_init(&decoding.stream, options->codec, session, &sink, &decoding, &counters);
+    if (options->udp)
+        feed_lines(&decoding, options, bytes, length);
+    else
+        feed(&decoding, options, bytes, length);
+    stream_free(&decoding.stream);
+    free(session);
+    free(bytes);
+    return decoding.rejected ? 1 : 0;
+}
+
+static int read_options(int argc, char **argv, struct options *options) {
+    static const struct option longs[] = {
+        {"protocol", required_argument, NULL, 'p'},
+        {"hex", no_argument, NULL, 'x'},
+        {"udp", no_argument, NULL, 'u'},
+        {"now", required_argument, NULL, 'n'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+    const char *protocol = NULL;
+    struct decimal now;
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1) {
+        switch (option) {
+        case 'p':
+            protocol = optarg;
+            break;
+        case 'x':
+            options->hex = true;
+            break;
+        case 'u':
+            options->udp = true;
+            break;
+        case 'n':
+            if (!decimal_parse(optarg, strlen(optarg), &now) || !decimal_in_range(now, 0, 253402300799))
+                return cli_usage_fault(argv[0], "--now takes Unix seconds, not '%s'", optarg);
+            options->now = (int64_t)(decimal_to_double(now) * 1e6 + 0.5);
+            break;
+        case 'h':
+            fputs(help, stdout);
+            return 0;
+        default:
+            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+        }
+    }
+    if (protocol == NULL)
+        return cli_usage_fault(argv[0], "which protocol? -p is missing");
+    options->codec = codec_find(protocol);
+    if (options->codec == NULL)
+        return cli_usage_fault(argv[0], "there is no protocol '%s'; see: trackbus describe protocols",
+                               protocol);
+    if (optind + 1 < argc)
+        return cli_usage_fault(argv[0], "one FILE, not %d", argc - optind);
+    options->file = argv[optind];
+    return -1;
+}
+
+int cli_decode(int argc, char **argv) {
+    struct options options = {0};
+    int code = read_options(argc, argv, &options);
+    if (code >= 0)
+        return code;
+    FILE *file = options.file == NULL || strcmp(options.file, "-") == 0 ? stdin : fopen(options.file, "rb");
+    if (file == NULL)
+        return cli_usage_fault(argv[0], "cannot read %s: %s", options.file, strerror(errno));
+    code = decode(&options, file);
+    if (file != stdin)
+        fclose(file);
+    return code;
+}

@@ -1,0 +1,136 @@
+// trackbus describe: the dictionary, the commands and the protocols, for people and for machines.
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "codecs/codec.h"
+#include "gateway/base/memory.h"
+#include "gateway/cli/cli.h"
+#include "schema/field.h"
+#include "schema/schemas.h"
+
+static const char help[] =
+    "trackbus describe fields [--json]\n"
+    "trackbus describe commands -p PROTOCOL [--json]\n"
+    "trackbus describe protocols [--json]\n"
+    "\n"
+    "Prints every field that a message may carry, every command of a protocol, or the protocols.\n";
+
+static int print_json(json_t *json) {
+    json_dumpf(json, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
+    putchar('\n');
+    json_decref(json);
+    return 0;
+}
+
+static json_t *field_json(const struct field_info *info) {
+    json_t *field = json_pack("{s:s, s:s}", "name", info->name, "type", field_type_name(info->type));
+    if (*info->unit != '\0')
+        json_object_set_new(field, "unit", json_string(info->unit));
+    if (info->type == FIELD_NUMBER) {
+        json_object_set_new(field, "minimum", json_integer(info->minimum));
+        json_object_set_new(field, "maximum", json_integer(info->maximum));
+    }
+    json_object_set_new(field, "indexed", json_boolean(info->indexed));
+    json_object_set_new(field, "description", json_string(info->description));
+    return field;
+}
+
+static int describe_fields(bool json) {
+    json_t *fields = must_have(json_array());
+    if (!json)
+        printf("%-32s %-8s %-12s %-24s %s\n", "NAME", "TYPE", "UNIT", "RANGE", "MEANING");
+    for (int i = FIELD_NONE + 1; i < FIELD_COUNT; i++) {
+        const struct field_info *info = &field_table[i];
+        char name[64], range[64] = "";
+        if (json) {
+            json_array_append_new(fields, field_json(info));
+            continue;
+        }
+        snprintf(name, sizeof name, "%s%s", info->name, info->indexed ? ".INDEX" : "");
+        if (info->type == FIELD_NUMBER)
+            snprintf(range, sizeof range, "%lld to %lld", (long long)info->minimum, (long long)info->maximum);
+        printf("%-32s %-8s %-12s %-24s %s\n", name, field_type_name(info->type), info->unit, range,
+               info->description);
+    }
+    if (json)
+        return print_json(fields);
+    json_decref(fields);
+    return 0;
+}
+
+static int describe_commands(const struct codec *codec, bool json) {
+    const json_t *catalogue = schema_of_commands(codec->name);
+    const char *name;
+    json_t *schema, *example;
+    size_t i;
+    if (json)
+        return print_json(json_deep_copy(catalogue));
+    json_object_foreach(json_object_get(catalogue, "$defs"), name, schema) {
+        const char *description = json_string_value(json_object_get(schema, "description"));
+        printf("%s: %s\n", name, json_string_value(json_object_get(schema, "title")));
+        if (description != NULL)
+            printf("    %s\n", description);
+        json_array_foreach(json_object_get(schema, "examples"), i, example) {
+            json_t *whole = json_pack("{s:s, s:O}", "name", name, "properties", example);
+            fputs("    ", stdout);
+            json_dumpf(whole, stdout, 0);
+            putchar('\n');
+            json_decref(whole);
+        }
+    }
+    return 0;
+}
+
+static int describe_protocols(bool json) {
+    json_t *protocols = must_have(json_array());
+    if (!json)
+        printf("%-12s %-4s %s\n", "NAME", "ID", "DEVICES");
+    for (size_t i = 0; codec_at(i) != NULL; i++) {
+        const struct codec *codec = codec_at(i);
+        if (json)
+            json_array_append_new(protocols, json_pack("{s:s, s:i, s:s}", "name", codec->name, "id",
+                                                       (int)codec->id, "title", codec->title));
+        else
+            printf("%-12s %-4u %s\n", codec->name, codec->id, codec->title);
+    }
+    if (json)
+        return print_json(protocols);
+    json_decref(protocols);
+    return 0;
+}
+
+int cli_describe(int argc, char **argv) {
+    static const struct option longs[] = {
+        {"protocol", required_argument, NULL, 'p'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+    const char *protocol = NULL;
+    bool json = false;
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help, stdout);
+            return 0;
+        }
+        if (option != 'p' && option != 'j')
+            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+        json = json || option == 'j';
+        protocol = option == 'p' ? optarg : protocol;
+    }
+    const char *what = optind + 1 == argc ? argv[optind] : "";
+    if (strcmp(what, "fields") == 0)
+        return describe_fields(json);
+    if (strcmp(what, "protocols") == 0)
+        return describe_protocols(json);
+    if (strcmp(what, "commands") != 0)
+        return cli_usage_fault(argv[0], "describe what? fields, commands or protocols");
+    if (protocol == NULL || codec_find(protocol) == NULL)
+        return cli_usage_fault(argv[0],
+                               "commands of which protocol? -p takes one of: trackbus describe protocols");
+    return describe_commands(codec_find(protocol), json);
+}

@@ -1,0 +1,60 @@
+// trackbus: the command line.
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gateway/cli/cli.h"
+#include "schema/schemas.h"
+
+static const char help[] = "trackbus: a gateway between GPS trackers and MQTT\n"
+                           "\n"
+                           "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
+                           "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
+                           "  trackbus check -c FILE                 check a configuration\n"
+                           "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
+                           "  trackbus encode -p PROTOCOL COMMAND    print the bytes of a command\n"
+                           "  trackbus describe fields|commands|protocols\n"
+                           "  trackbus --help, --version             and -h for each of the above\n"
+                           "\n"
+                           "Exit codes: 0 done, 1 something in the input was wrong, 2 wrong usage.\n";
+
+static const struct subcommand {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} subcommands[] = {
+    {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
+    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
+};
+
+int cli_usage_fault(const char *subcommand, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fprintf(stderr, "trackbus%s%s: ", *subcommand != '\0' ? " " : "", subcommand);
+    vfprintf(stderr, format, arguments);
+    fprintf(stderr, "\nTry: trackbus%s%s --help\n", *subcommand != '\0' ? " " : "", subcommand);
+    va_end(arguments);
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        fputs(help, stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        fputs(help, stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        puts("trackbus " TRACKBUS_VERSION);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof subcommands / sizeof subcommands[0]; i++) {
+        if (strcmp(argv[1], subcommands[i].name) != 0)
+            continue;
+        int code = subcommands[i].run(argc - 1, argv + 1);
+        schema_free_all();
+        return code;
+    }
+    return cli_usage_fault("", "there is no subcommand '%s'", argv[1]);
+}

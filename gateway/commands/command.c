@@ -1,0 +1,197 @@
+// Commands and their entries; see command.h.
+#include "gateway/commands/command.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/memory.h"
+#include "schema/json_schema.h"
+#include "schema/schemas.h"
+
+static const char *const state_names[] = {
+    [COMMAND_QUEUED] = "queued",   [COMMAND_SENT] = "sent",         [COMMAND_PROCESSED] = "processed",
+    [COMMAND_EXPIRED] = "expired", [COMMAND_CANCELED] = "canceled",
+};
+
+// Parts of a command that are its definition, as the publisher gave it.
+static const char *const definition_keys[] = {"name", "properties", "meta", "priority", "timeout"};
+#define DEFINITION_KEYS (sizeof definition_keys / sizeof definition_keys[0])
+
+const char *command_state_name(enum command_state state) {
+    return state_names[state];
+}
+
+const char *command_name(const struct command *command) {
+    const char *name = json_string_value(json_object_get(command->definition, "name"));
+    return name != NULL ? name : "invalid";
+}
+
+bool command_has_ended(const struct command *command) {
+    return command->state >= COMMAND_PROCESSED;
+}
+
+void command_free(struct command *command) {
+    free(command->key);
+    json_decref(command->definition);
+    free(command->response_topic);
+    free(command->correlation);
+    free(command->instance);
+    json_decref(command->result);
+    free(command);
+}
+
+static json_t *seconds(int64_t microseconds) {
+    return json_real((double)microseconds / 1e6);
+}
+
+static int64_t microseconds(const json_t *entry, const char *key) {
+    return (int64_t)(json_number_value(json_object_get(entry, key)) * 1e6 + 0.5);
+}
+
+static json_t *hex_text(const uint8_t *bytes, size_t length) {
+    char *text = must_have(malloc(2 * length + 1));
+    for (size_t i = 0; i < length; i++)
+        sprintf(text + 2 * i, "%02x", bytes[i]);
+    text[2 * length] = '\0';
+    json_t *json = json_string(text);
+    free(text);
+    return json;
+}
+
+static void add_sent(const struct command *command, json_t *entry) {
+    json_object_set_new(entry, "attempts", json_integer(command->attempts));
+    if (command->attempts == 0)
+        return;
+    json_object_set_new(entry, "answer_by", seconds(command->answer_by));
+    json_object_set_new(entry, "answer_key", json_string(command->expectation.key));
+    json_object_set_new(entry, "answer_final", json_boolean(command->expectation.final_after_progress));
+}
+
+json_t *command_to_json(const struct command *command) {
+    json_t *entry = must_have(json_object());
+    for (size_t i = 0; i < DEFINITION_KEYS; i++)
+        if (json_object_get(command->definition, definition_keys[i]) != NULL)
+            json_object_set(entry, definition_keys[i],
+                            json_object_get(command->definition, definition_keys[i]));
+    json_object_set_new(entry, "id", json_integer(command->id));
+    json_object_set_new(entry, "created", seconds(command->created));
+    json_object_set_new(entry, "expires", seconds(command->expires));
+    json_object_set_new(entry, "max_attempts", json_integer(command->max_attempts));
+    json_object_set_new(entry, "state", json_string(state_names[command->state]));
+    add_sent(command, entry);
+    if (command->instance != NULL)
+        json_object_set_new(entry, "instance", json_string(command->instance));
+    if (command->device_id >= 0)
+        json_object_set_new(entry, "device_id", json_integer(command->device_id));
+    if (command->ident[0] != '\0')
+        json_object_set_new(entry, "ident", json_string(command->ident));
+    if (command->channel_id != 0)
+        json_object_set_new(entry, "channel_id", json_integer(command->channel_id));
+    if (command->response_topic != NULL)
+        json_object_set_new(entry, "response_topic", json_string(command->response_topic));
+    if (command->correlation != NULL)
+        json_object_set_new(entry, "correlation_data",
+                            hex_text(command->correlation, command->correlation_length));
+    if (command->result != NULL)
+        json_object_set(entry, "result", command->result);
+    return entry;
+}
+
+// --- reading ---
+
+static void keep_first(void *context, const char *path, const char *problem) {
+    char **reason = context;
+    if (*reason == NULL && asprintf(reason, "%s %s", path, problem) < 0)
+        must_have(NULL);
+}
+
+static void read_correlation(struct command *command, const char *hex) {
+    size_t length = strlen(hex) / 2;
+    command->correlation = must_have(malloc(length + 1));
+    command->correlation_length = length;
+    for (size_t i = 0; i < length; i++) {
+        unsigned value = 0;
+        sscanf(hex + 2 * i, "%2x", &value);
+        command->correlation[i] = (uint8_t)value;
+    }
+}
+
+static char *copy_text(const json_t *entry, const char *key) {
+    const char *text = json_string_value(json_object_get(entry, key));
+    return text != NULL ? must_have(strdup(text)) : NULL;
+}
+
+static int integer_of(const json_t *entry, const char *key) {
+    return (int)json_schema_integer(json_object_get(entry, key));
+}
+
+static enum command_state state_of(const json_t *entry) {
+    int state = COMMAND_QUEUED;
+    while (strcmp(state_names[state], json_string_value(json_object_get(entry, "state"))) != 0)
+        state++;
+    return (enum command_state)state;
+}
+
+static void read_target(struct command *command, const json_t *entry) {
+    const json_t *device_id = json_object_get(entry, "device_id");
+    const char *ident = json_string_value(json_object_get(entry, "ident"));
+    command->device_id = device_id != NULL ? json_schema_integer(device_id) : -1;
+    command->channel_id = json_schema_integer(json_object_get(entry, "channel_id"));
+    if (ident != NULL)
+        strcpy(command->ident, ident);
+}
+
+static void read_sent(struct command *command, const json_t *entry) {
+    const char *key = json_string_value(json_object_get(entry, "answer_key"));
+    command->attempts = integer_of(entry, "attempts");
+    command->answer_by = microseconds(entry, "answer_by");
+    command->expectation.final_after_progress = json_is_true(json_object_get(entry, "answer_final"));
+    command->instance = copy_text(entry, "instance");
+    if (key != NULL)
+        strcpy(command->expectation.key, key);
+}
+
+static struct command *read_command(const char *key, const json_t *entry) {
+    struct command *command = must_have(calloc(1, sizeof *command));
+    const char *correlation = json_string_value(json_object_get(entry, "correlation_data"));
+    command->id = json_schema_integer(json_object_get(entry, "id"));
+    command->key = must_have(strdup(key));
+    command->definition = must_have(json_object());
+    for (size_t i = 0; i < DEFINITION_KEYS; i++)
+        if (json_object_get(entry, definition_keys[i]) != NULL)
+            json_object_set(command->definition, definition_keys[i],
+                            json_object_get(entry, definition_keys[i]));
+    command->created = microseconds(entry, "created");
+    command->expires = microseconds(entry, "expires");
+    command->priority = integer_of(entry, "priority");
+    command->max_attempts = integer_of(entry, "max_attempts");
+    command->timeout = integer_of(entry, "timeout");
+    command->state = state_of(entry);
+    command->response_topic = copy_text(entry, "response_topic");
+    command->result = json_incref(json_object_get(entry, "result"));
+    if (correlation != NULL)
+        read_correlation(command, correlation);
+    read_target(command, entry);
+    read_sent(command, entry);
+    return command;
+}
+
+struct command *command_from_json(const char *key, json_t *entry, char **reason) {
+    const json_t *schema = schema_find("command_entry.schema.json");
+    char expected[80];
+    *reason = NULL;
+    if (json_schema_check(schema, schema, entry, "entry", keep_first, reason) > 0)
+        return NULL;
+    struct command *command = read_command(key, entry);
+    if (command->device_id >= 0)
+        snprintf(expected, sizeof expected, "devices/%lld", (long long)command->device_id);
+    else
+        snprintf(expected, sizeof expected, "channels/%lld/%s", (long long)command->channel_id,
+                 command->ident);
+    if (strcmp(expected, key) == 0)
+        return command;
+    keep_first(reason, "entry", "is for another device than its topic");
+    command_free(command);
+    return NULL;
+}

@@ -1,0 +1,68 @@
+// A command on its way to a device, and the JSON that it is in the broker and on disk
+// (schema/command_entry.schema.json).
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <uthash.h>
+
+#include "codecs/codec.h"
+#include "gateway/broker/outbox.h"
+
+#define COMMAND_CORRELATION_MAX 512
+#define COMMAND_TOPIC_MAX       1024
+
+enum command_state { COMMAND_QUEUED, COMMAND_SENT, COMMAND_PROCESSED, COMMAND_EXPIRED, COMMAND_CANCELED };
+
+struct command_target;
+struct gateway;
+
+// Times are microseconds since 1970.
+struct command {
+    int64_t id;
+    char *key; // "devices/{device.id}", or "channels/{channel.id}/{ident}" for a device without an identity
+    char ident[CODEC_IDENT_MAX + 1]; // empty: not known
+    int64_t device_id;               // -1: without an identity
+    int64_t channel_id;              // that it must go out on; 0: any
+    int64_t sent_on;                 // channel that it was sent on last; 0: none from here
+    json_t *definition;              // name, properties, meta, priority, timeout
+    char *response_topic;            // or NULL
+    uint8_t *correlation;            // or NULL
+    size_t correlation_length;
+    int64_t created, expires;
+    int priority, max_attempts, attempts;
+    int timeout; // seconds; 0: not said
+    enum command_state state;
+    int64_t answer_by;
+    struct codec_expectation expectation;
+    char *instance; // client_id of the gateway that wrote the entry last, and so has sent a sent command; or
+                    // NULL
+    json_t *result; // of one that has ended: executed, response, reason
+
+    // The queue's own.
+    struct gateway *gateway;
+    struct command_target *target; // whose list it stands in, while it has not ended
+    bool confirmed;                // the broker is known to have its entry, or has been sent it
+    uint64_t published;            // number in the outbox of its entry as last published
+    uint64_t sent_to;              // of one that was sent from here: serial number of the peer
+    bool has_begun;                // the device has said that it is at it
+    bool end_written;              // of one that has ended: it is on disk
+    int64_t forget_at;             // of one whose end the broker has; else 0
+    struct outbox_waiter waiter;   // of one that has ended: until the broker has the result
+    struct command *prev, *next;
+    UT_hash_handle hh; // by id
+};
+
+void command_free(struct command *command);
+
+const char *command_name(const struct command *command);
+const char *command_state_name(enum command_state state);
+bool command_has_ended(const struct command *command);
+
+// The entry; for the caller to free.
+json_t *command_to_json(const struct command *command);
+
+// Reads an entry that stands under key. NULL, and *reason (for the caller to free), when it is none. Its
+// definition is not checked against the protocol's schemas.
+struct command *command_from_json(const char *key, json_t *entry, char **reason);

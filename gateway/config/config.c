@@ -1,0 +1,382 @@
+// Reading the configuration; see config.h.
+#include "gateway/config/config.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "gateway/base/address.h"
+#include "gateway/base/memory.h"
+#include "schema/json_schema.h"
+#include "schema/schemas.h"
+#include "schema/utf8.h"
+
+struct loading {
+    config_fault_fn *fault;
+    void *context;
+    unsigned faults;
+};
+
+__attribute__((format(printf, 3, 4))) static void add_fault(struct loading *loading, const char *path,
+                                                            const char *format, ...) {
+    char *problem;
+    va_list arguments;
+    va_start(arguments, format);
+    if (vasprintf(&problem, format, arguments) < 0)
+        must_have(NULL);
+    va_end(arguments);
+    loading->faults++;
+    loading->fault(loading->context, path, problem);
+    free(problem);
+}
+
+static void on_schema_fault(void *context, const char *path, const char *problem) {
+    add_fault(context, path, "%s", problem);
+}
+
+static const char *text_of(const json_t *object, const char *key) {
+    return json_string_value(json_object_get(object, key));
+}
+
+static int integer_of(const json_t *object, const char *key) {
+    return (int)json_schema_integer(json_object_get(object, key));
+}
+
+static void add_json_fault(struct loading *loading, const char *file, const char *path, json_error_t *error) {
+    utf8_mend(error->text); // jansson quotes the file and may cut it anywhere
+    if (error->line < 0)
+        add_fault(loading, path, "%s", error->text);
+    else
+        add_fault(loading, path, "%s, line %d, column %d: %s, expected JSON", file, error->line,
+                  error->column, error->text);
+}
+
+static json_t *load_json(struct loading *loading, const char *file, const char *path) {
+    json_error_t error;
+    json_t *json = json_load_file(file, JSON_REJECT_DUPLICATES, &error);
+    if (json == NULL)
+        add_json_fault(loading, file, path, &error);
+    return json;
+}
+
+static const struct {
+    const char *variable;
+    const char *section; // NULL: see key
+    const char *key;
+} environment[] = {
+    {"TRACKBUS_MQTT_URL", "mqtt", "url"},
+    {"TRACKBUS_MQTT_USERNAME", "mqtt", "username"},
+    {"TRACKBUS_MQTT_PASSWORD", "mqtt", "password"},
+    {"TRACKBUS_TOPIC_PREFIX", "mqtt", "topic_prefix"},
+    {"TRACKBUS_STORE", "store", "path"},
+};
+
+static void apply_environment(json_t *json) {
+    for (size_t i = 0; i < sizeof environment / sizeof environment[0]; i++) {
+        const char *value = getenv(environment[i].variable);
+        if (value == NULL || *value == '\0')
+            continue;
+        if (json_object_get(json, environment[i].section) == NULL)
+            json_object_set_new(json, environment[i].section, json_object());
+        json_t *section = json_object_get(json, environment[i].section);
+        if (json_is_object(section))
+            json_object_set_new(section, environment[i].key, json_string(value));
+        if (strcmp(environment[i].key, "password") == 0 && json_is_object(section))
+            json_object_set_new(section, "password_file", json_null());
+    }
+}
+
+// --- what a schema cannot say ---
+
+static void read_address(struct loading *loading, const json_t *channel, const char *key, size_t index,
+                         struct sockaddr_storage *address, bool *present) {
+    const char *text = text_of(channel, key);
+    char path[48];
+    *present = text != NULL;
+    snprintf(path, sizeof path, "$.channels[%zu].%s", index, key);
+    if (text != NULL && !address_parse(text, address))
+        add_fault(loading, path,
+                  "is \"%s\", expected HOST:PORT with a numeric host, such as 0.0.0.0:7700 or [::]:7700",
+                  text);
+}
+
+static void known_protocols(char *list, size_t capacity) {
+    *list = '\0';
+    for (size_t i = 0; codec_at(i) != NULL; i++) {
+        size_t used = strlen(list);
+        snprintf(list + used, capacity - used, "%s%s", i == 0 ? "" : " or ", codec_at(i)->name);
+    }
+}
+
+static void read_channel(struct loading *loading, struct config *config, const json_t *json, size_t index) {
+    struct config_channel *channel = &config->channels[index];
+    const char *protocol = text_of(json, "protocol");
+    char path[48], list[256];
+    *channel = (struct config_channel){
+        .id = json_schema_integer(json_object_get(json, "id")),
+        .name = text_of(json, "name") != NULL ? text_of(json, "name") : protocol,
+        .codec = codec_find(protocol),
+        .udp_ack = text_of(json, "udp_ack"),
+    };
+    snprintf(path, sizeof path, "$.channels[%zu]", index);
+    if (channel->codec == NULL) {
+        known_protocols(list, sizeof list);
+        add_fault(loading, path, "has the protocol \"%s\", expected %s", protocol, list);
+    }
+    read_address(loading, json, "tcp", index, &channel->tcp, &channel->has_tcp);
+    read_address(loading, json, "udp", index, &channel->udp, &channel->has_udp);
+    for (size_t i = 0; i < index; i++)
+        if (config->channels[i].id == channel->id)
+            add_fault(loading, path, "has the id %lld, which channels[%zu] has already",
+                      (long long)channel->id, i);
+}
+
+static void read_channels(struct loading *loading, struct config *config) {
+    const json_t *channels = json_object_get(config->json, "channels");
+    config->channel_count = json_array_size(channels);
+    config->channels = must_have(calloc(config->channel_count + 1, sizeof *config->channels));
+    for (size_t i = 0; i < config->channel_count; i++)
+        read_channel(loading, config, json_array_get(channels, i), i);
+}
+
+static void read_url(struct loading *loading, struct config *config, const char *url) {
+    char host[256] = "", port[6];
+    int end = 0;
+    bool tls = strncasecmp(url, "mqtts://", 8) == 0;
+    const char *rest = tls ? url + 8 : url + 7;
+    config->mqtt.tls = tls;
+    config->mqtt.port = tls ? 8883 : 1883;
+    bool scheme = tls || strncasecmp(url, "mqtt://", 7) == 0;
+    bool read = scheme && (sscanf(rest, "[%255[0-9A-Fa-f:.]]%n", host, &end) == 1 ||
+                           sscanf(rest, "%255[0-9A-Za-z._-]%n", host, &end) == 1);
+    rest = read ? rest + end : "?";
+    if (read && *rest == ':' && sscanf(rest, ":%5[0-9]%n", port, &end) == 1) {
+        config->mqtt.port = atoi(port);
+        rest += end;
+    }
+    if (*rest == '/')
+        rest++;
+    if (*rest != '\0' || config->mqtt.port < 1 || config->mqtt.port > 65535)
+        add_fault(loading, "$.mqtt.url", "is \"%s\", expected mqtt://HOST:PORT or mqtts://HOST:PORT", url);
+    config->mqtt.host = must_have(strdup(host));
+}
+
+static void read_password_file(struct loading *loading, struct config *config, const char *path) {
+    FILE *file = fopen(path, "r");
+    size_t capacity = 0;
+    ssize_t length = file != NULL ? getline(&config->password_text, &capacity, file) : -1;
+    if (file == NULL)
+        add_fault(loading, "$.mqtt.password_file", "is \"%s\", which cannot be read: %s", path,
+                  strerror(errno));
+    else if (length < 0)
+        add_fault(loading, "$.mqtt.password_file", "is \"%s\", which is empty, expected the password in it",
+                  path);
+    else
+        config->password_text[strcspn(config->password_text, "\r\n")] = '\0';
+    if (file != NULL)
+        fclose(file);
+    config->mqtt.password = config->password_text;
+}
+
+static void check_readable(struct loading *loading, const char *path, const char *file) {
+    if (file != NULL && access(file, R_OK) != 0)
+        add_fault(loading, path, "is \"%s\", which cannot be read: %s", file, strerror(errno));
+}
+
+static void read_mqtt(struct loading *loading, struct config *config) {
+    const json_t *mqtt = json_object_get(config->json, "mqtt");
+    const char *password_file = text_of(mqtt, "password_file");
+    read_url(loading, config, text_of(mqtt, "url"));
+    config->mqtt.client_id = text_of(mqtt, "client_id");
+    config->mqtt.username = text_of(mqtt, "username");
+    config->mqtt.password = text_of(mqtt, "password");
+    config->mqtt.ca_file = text_of(mqtt, "ca_file");
+    config->mqtt.cert_file = text_of(mqtt, "cert_file");
+    config->mqtt.key_file = text_of(mqtt, "key_file");
+    config->mqtt.topic_prefix = text_of(mqtt, "topic_prefix");
+    config->mqtt.qos = integer_of(mqtt, "qos");
+    config->mqtt.inflight = integer_of(mqtt, "inflight");
+    if (password_file != NULL && config->mqtt.password != NULL)
+        add_fault(loading, "$.mqtt.password_file", "is set, and password too, expected one of them");
+    else if (password_file != NULL)
+        read_password_file(loading, config, password_file);
+    check_readable(loading, "$.mqtt.ca_file", config->mqtt.ca_file);
+    check_readable(loading, "$.mqtt.cert_file", config->mqtt.cert_file);
+    check_readable(loading, "$.mqtt.key_file", config->mqtt.key_file);
+    if ((config->mqtt.cert_file == NULL) != (config->mqtt.key_file == NULL))
+        add_fault(loading, "$.mqtt", "has one of cert_file and key_file, expected both or none");
+}
+
+static void add_devices(struct config_devices *devices, const json_t *array) {
+    size_t i;
+    json_t *json;
+    json_array_foreach(array, i, json) {
+        const char *name = text_of(json, "name");
+        devices->list[devices->count++] = (struct config_device){
+            .ident = text_of(json, "ident"),
+            .id = json_schema_integer(json_object_get(json, "id")),
+            .name = name != NULL ? name : text_of(json, "ident"),
+            .type_id = json_schema_integer(json_object_get(json, "type_id")),
+        };
+    }
+}
+
+// Finds pairs without comparing all with all: there may be a hundred thousand.
+static void check_unique_devices(struct loading *loading, const struct config_devices *devices) {
+    json_t *idents = json_object(), *ids = json_object();
+    for (size_t i = 0; i < devices->count; i++) {
+        const struct config_device *device = &devices->list[i];
+        char id[24];
+        snprintf(id, sizeof id, "%lld", (long long)device->id);
+        if (json_object_get(idents, device->ident) != NULL)
+            add_fault(loading, "$.devices", "has the ident %s twice", device->ident);
+        if (json_object_get(ids, id) != NULL)
+            add_fault(loading, "$.devices", "has the id %s twice", id);
+        json_object_set_new(idents, device->ident, json_true());
+        json_object_set_new(ids, id, json_true());
+    }
+    json_decref(idents);
+    json_decref(ids);
+}
+
+// The array that devices_file holds; NULL without a file, or when there was a fault.
+static json_t *read_devices_file(struct loading *loading, const struct config *config) {
+    const json_t *schema = schema_find("config.schema.json");
+    const json_t *rules = json_object_get(json_object_get(schema, "properties"), "devices");
+    unsigned before = loading->faults;
+    if (config->devices_file == NULL)
+        return NULL;
+    json_t *json = load_json(loading, config->devices_file, "$.devices_file");
+    if (json != NULL)
+        json_schema_check(schema, rules, json, "$.devices_file", on_schema_fault, loading);
+    if (loading->faults > before) {
+        json_decref(json);
+        return NULL;
+    }
+    json_schema_fill_defaults(rules, json);
+    return json;
+}
+
+static struct config_devices *read_devices(struct loading *loading, const struct config *config) {
+    const json_t *array = json_object_get(config->json, "devices");
+    struct config_devices *devices = must_have(calloc(1, sizeof *devices));
+    devices->file = read_devices_file(loading, config);
+    size_t count = json_array_size(array) + json_array_size(devices->file);
+    devices->list = must_have(calloc(count + 1, sizeof *devices->list));
+    add_devices(devices, array);
+    add_devices(devices, devices->file);
+    check_unique_devices(loading, devices);
+    return devices;
+}
+
+struct config_devices *config_read_devices(const struct config *config, config_fault_fn *fault,
+                                           void *context) {
+    struct loading loading = {.fault = fault, .context = context};
+    struct config_devices *devices = read_devices(&loading, config);
+    if (loading.faults == 0)
+        return devices;
+    config_devices_free(devices);
+    return NULL;
+}
+
+void config_devices_free(struct config_devices *devices) {
+    if (devices == NULL)
+        return;
+    free(devices->list);
+    json_decref(devices->file);
+    free(devices);
+}
+
+// Which of the names a value is; the schema has made sure that it is one.
+static int choice_of(const json_t *object, const char *key, const char *const *names) {
+    int choice = 0;
+    while (names[choice] != NULL && strcmp(names[choice], text_of(object, key)) != 0)
+        choice++;
+    return choice;
+}
+
+static void read_rest(struct config *config) {
+    static const char *const unknown[] = {"accept", "channel", "reject", NULL};
+    static const char *const telemetry[] = {"parameters", "position", "off", NULL};
+    static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
+    static const char *const formats[] = {"text", "json", NULL};
+    const json_t *limits = json_object_get(config->json, "limits"), *entry;
+    const json_t *commands = json_object_get(config->json, "commands");
+    const json_t *log = json_object_get(config->json, "log");
+    const json_t *home_assistant = json_object_get(config->json, "home_assistant");
+    size_t i;
+    config->telemetry = (enum config_telemetry)choice_of(config->json, "telemetry", telemetry);
+    config->home_assistant.enabled = json_is_true(json_object_get(home_assistant, "enabled"));
+    config->home_assistant.prefix = text_of(home_assistant, "prefix");
+    config->unknown_devices = (enum config_unknown)choice_of(config->json, "unknown_devices", unknown);
+    json_array_foreach(json_object_get(config->json, "messages"), i, entry) {
+        config->on_channels = config->on_channels || strcmp(json_string_value(entry), "channels") == 0;
+        config->on_devices = config->on_devices || strcmp(json_string_value(entry), "devices") == 0;
+    }
+    config->limits.connections = integer_of(limits, "connections");
+    config->limits.connections_per_address = integer_of(limits, "connections_per_address");
+    config->limits.idle_timeout = integer_of(limits, "idle_timeout");
+    config->limits.identify_timeout = integer_of(limits, "identify_timeout");
+    config->limits.datagrams_per_second = integer_of(limits, "datagrams_per_second");
+    config->commands.intake = json_is_true(json_object_get(commands, "intake"));
+    config->commands.ttl = integer_of(commands, "ttl");
+    config->commands.timeout = integer_of(commands, "timeout");
+    config->commands.max_attempts = integer_of(commands, "max_attempts");
+    config->commands.udp_reachable = integer_of(commands, "udp_reachable");
+    config->store_max_bytes =
+        (size_t)json_integer_value(json_object_get(json_object_get(config->json, "store"), "max_bytes"));
+    config->store_path = text_of(json_object_get(config->json, "store"), "path");
+    config->log_level = (enum log_level)choice_of(log, "level", levels);
+    config->log_format = (enum log_format)choice_of(log, "format", formats);
+}
+
+// Takes json.
+static struct config *read_config(struct loading *loading, json_t *json) {
+    const json_t *schema = schema_find("config.schema.json");
+    struct config *config = must_have(calloc(1, sizeof *config));
+    config->json = json;
+    apply_environment(json);
+    if (json_schema_check(schema, schema, json, "$", on_schema_fault, loading) == 0) {
+        json_schema_fill_defaults(schema, json);
+        read_channels(loading, config);
+        read_mqtt(loading, config);
+        config->devices_file = text_of(config->json, "devices_file");
+        config->devices = read_devices(loading, config);
+        read_rest(config);
+    }
+    if (loading->faults == 0)
+        return config;
+    config_free(config);
+    return NULL;
+}
+
+struct config *config_load(const char *file, config_fault_fn *fault, void *context) {
+    struct loading loading = {.fault = fault, .context = context};
+    json_t *json = file != NULL ? load_json(&loading, file, "$") : json_object();
+    return json != NULL ? read_config(&loading, json) : NULL;
+}
+
+struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context) {
+    struct loading loading = {.fault = fault, .context = context};
+    json_error_t error;
+    json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
+    if (json == NULL)
+        add_json_fault(&loading, "the text", "$", &error);
+    return json != NULL ? read_config(&loading, json) : NULL;
+}
+
+void config_free(struct config *config) {
+    if (config == NULL)
+        return;
+    free(config->channels);
+    free(config->mqtt.host);
+    config_devices_free(config->devices);
+    free(config->password_text);
+    json_decref(config->json);
+    free(config);
+}

@@ -1,0 +1,95 @@
+// The configuration: file, environment and defaults, checked as a whole. The schema
+// (schema/config.schema.json) has the types, ranges and defaults; here are the rules that a schema cannot
+// say.
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "codecs/codec.h"
+#include "gateway/base/log.h"
+
+struct config_channel {
+    int64_t id;
+    const char *name;
+    const struct codec *codec;
+    bool has_tcp, has_udp;
+    struct sockaddr_storage tcp, udp;
+    const char *udp_ack; // or NULL
+};
+
+struct config_device {
+    const char *ident;
+    int64_t id;
+    const char *name;
+    int64_t type_id;
+};
+
+// The registry as it was read: devices and what devices_file holds.
+struct config_devices {
+    struct config_device *list;
+    size_t count;
+    json_t *file; // holds the texts of those that come from devices_file, or NULL
+};
+
+enum config_unknown { UNKNOWN_ACCEPT, UNKNOWN_CHANNEL, UNKNOWN_REJECT };
+enum config_telemetry { TELEMETRY_PARAMETERS, TELEMETRY_POSITION, TELEMETRY_OFF };
+
+struct config {
+    struct config_channel *channels;
+    size_t channel_count;
+    struct {
+        bool tls;
+        char *host; // without brackets
+        int port;
+        const char *client_id, *username, *password; // username and password NULL without them
+        const char *ca_file, *cert_file, *key_file;  // NULL without them
+        const char *topic_prefix;
+        int qos, inflight;
+    } mqtt;
+    struct config_devices *devices;
+    const char *devices_file; // or NULL
+    enum config_unknown unknown_devices;
+    bool on_channels, on_devices; // which message topics
+    enum config_telemetry telemetry;
+    struct {
+        bool enabled;
+        const char *prefix;
+    } home_assistant;
+    struct {
+        int connections, connections_per_address, idle_timeout, identify_timeout; // seconds
+        int datagrams_per_second;                                                 // from one address
+    } limits;
+    struct {
+        bool intake;
+        int ttl, timeout, max_attempts, udp_reachable; // seconds
+    } commands;
+    const char *store_path;
+    size_t store_max_bytes;
+    unsigned worker, workers; // one of several processes that share the ports, from 1; 0: alone
+    bool hand_over;           // ends and removes the store once the broker has what waits in it
+    enum log_level log_level;
+    enum log_format log_format;
+    json_t *json; // holds the texts above
+    char *password_text;
+};
+
+// Called for each fault: path is a JSON path such as "$.mqtt.url".
+typedef void config_fault_fn(void *context, const char *path, const char *problem);
+
+// Reads file (NULL: defaults only) and the environment. NULL when there was any fault, each of which was
+// reported.
+struct config *config_load(const char *file, config_fault_fn *fault, void *context);
+
+// The same for text that is in memory already.
+struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context);
+
+void config_free(struct config *config);
+
+// Reads the registry again: devices, which stay as they are, and devices_file. NULL when there was any fault.
+struct config_devices *config_read_devices(const struct config *config, config_fault_fn *fault,
+                                           void *context);
+void config_devices_free(struct config_devices *devices);

@@ -1,0 +1,213 @@
+// What one message or log entry says; see report.h.
+#include "gateway/fleet/report.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gateway/config/registry.h"
+#include "gateway/watch/text.h"
+#include "schema/field.h"
+#include "schema/message.h"
+
+#define LATE 60000000 // microseconds between report and receipt from which on the time of the report is shown
+
+// What a boolean says, in the order in which it is told. An empty text is not worth telling.
+static const struct flag {
+    enum field field;
+    const char *yes, *no;
+    bool notable, alarm;
+} flags[] = {
+    {FIELD_ALARM_EVENT, "ALARM", "", true, true},
+    {FIELD_BATTERY_LOW_ALARM, "battery low", "", true, true},
+    {FIELD_GEOFENCE_IN_ALARM, "entered geofence", "", true, true},
+    {FIELD_GEOFENCE_OUT_ALARM, "left geofence", "", true, true},
+    {FIELD_ENGINE_IGNITION_STATUS, "ignition on", "ignition off", true, false},
+    {FIELD_POWER_ON_STATUS, "switched on", "switched off", true, false},
+    {FIELD_BATTERY_CHARGING_STATUS, "charging", "not charging", true, false},
+    {FIELD_IMMOBILIZER_SERVICE_STATUS, "immobilizer in service mode", "", true, false},
+    {FIELD_POSITION_VALID, "", "no fix", false, false},
+    {FIELD_MESSAGE_BUFFERED_STATUS, "from memory", "", false, false},
+};
+
+static const struct text {
+    enum field field;
+    const char *says;
+    bool notable;
+} texts[] = {
+    {FIELD_POWER_ON_REASON, "power on: ", true},
+    {FIELD_WAKEUP_TRIGGER, "woke up: ", true},
+    {FIELD_SLEEP_MODE, "sleep mode ", true},
+    {FIELD_CUSTOM_PAYLOAD, "says ", false},
+};
+
+// NULL when it is no JSON object. Whole numbers of any size are read, as reals.
+static json_t *read_object(const char *payload, size_t length) {
+    json_t *json = NULL;
+    if (length > 0 && length < MESSAGE_JSON_MAX)
+        json = json_loadb(payload, length, JSON_DECODE_INT_AS_REAL, NULL);
+    if (json_is_object(json))
+        return json;
+    json_decref(json);
+    return NULL;
+}
+
+static double in_range(enum field field, const json_t *value) {
+    double number = json_is_number(value) ? json_number_value(value) : NAN;
+    const struct field_info *info = &field_table[field];
+    return number >= (double)info->minimum && number <= (double)info->maximum ? number : NAN;
+}
+
+static double number_of(const json_t *json, enum field field) {
+    return in_range(field, json_object_get(json, field_table[field].key));
+}
+
+// A time is not after now: a clock that is ahead must not keep a device on top.
+static int64_t time_of(const json_t *value, int64_t now) {
+    double seconds = in_range(FIELD_TIMESTAMP, value);
+    return seconds * 1e6 <= (double)now ? (int64_t)(seconds * 1e6) : now;
+}
+
+static int64_t id_of(const json_t *value) {
+    double id = in_range(FIELD_DEVICE_ID, value);
+    return id >= 0 ? (int64_t)id : -1;
+}
+
+static void copy_clean(const json_t *value, char *out, size_t capacity) {
+    *out = '\0';
+    if (json_is_string(value))
+        watch_clean(json_string_value(value), json_string_length(value), out, capacity);
+}
+
+// Makes an empty report of this ident. False when that is none.
+static bool begin(struct watch_report *report, const json_t *ident) {
+    *report =
+        (struct watch_report){.id = -1, .latitude = NAN, .longitude = NAN, .speed = NAN, .battery = NAN};
+    if (!json_is_string(ident) || !device_ident_valid(json_string_value(ident)))
+        return false;
+    snprintf(report->ident, sizeof report->ident, "%s", json_string_value(ident));
+    return true;
+}
+
+// --- the event ---
+
+static void tell(struct watch_line *line, const char *what, const char *text) {
+    watch_add(line, "%s%s%s", line->length > 0 ? ", " : "", what, text);
+}
+
+static void tell_flags(const json_t *json, struct watch_report *report, struct watch_line *line) {
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        const json_t *value = json_object_get(json, field_table[flags[i].field].key);
+        const char *says = json_is_boolean(value) ? (json_is_true(value) ? flags[i].yes : flags[i].no) : "";
+        if (*says == '\0')
+            continue;
+        tell(line, says, "");
+        report->notable = report->notable || flags[i].notable;
+        report->alarm = report->alarm || flags[i].alarm;
+    }
+}
+
+static void tell_texts(const json_t *json, struct watch_report *report, struct watch_line *line) {
+    char text[64];
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const json_t *value = json_object_get(json, field_table[texts[i].field].key);
+        if (json_is_number(value))
+            snprintf(text, sizeof text, "%.10g", json_number_value(value));
+        else
+            copy_clean(value, text, sizeof text);
+        if (*text == '\0')
+            continue;
+        tell(line, texts[i].says, text);
+        report->notable = report->notable || texts[i].notable;
+    }
+}
+
+// "ignition on (R0), of 2026-11-21T09:05:07"
+static void tell_event(const json_t *json, struct watch_report *report) {
+    struct watch_line line = {.length = 0};
+    char type[32], time[WATCH_TIME_MAX];
+    tell_flags(json, report, &line);
+    tell_texts(json, report, &line);
+    copy_clean(json_object_get(json, field_table[FIELD_MESSAGE_TYPE].key), type, sizeof type);
+    if (*type != '\0')
+        watch_add(&line, line.length > 0 ? " (%s)" : "%s", type);
+    if (report->received - report->reported > LATE)
+        tell(&line, "of ", watch_time(report->reported, time));
+    watch_clean(line.text, line.length, report->event, sizeof report->event); // for its cutting
+}
+
+// --- what others call ---
+
+bool watch_report_message(struct watch_report *report, const char *payload, size_t length, int64_t now) {
+    json_t *json = read_object(payload, length);
+    bool valid = begin(report, json_object_get(json, field_table[FIELD_IDENT].key));
+    if (valid) {
+        copy_clean(json_object_get(json, field_table[FIELD_DEVICE_NAME].key), report->name,
+                   sizeof report->name);
+        report->id = id_of(json_object_get(json, field_table[FIELD_DEVICE_ID].key));
+        report->received = time_of(json_object_get(json, field_table[FIELD_SERVER_TIMESTAMP].key), now);
+        report->reported = time_of(json_object_get(json, field_table[FIELD_TIMESTAMP].key), report->received);
+        report->latitude = number_of(json, FIELD_POSITION_LATITUDE);
+        report->longitude = number_of(json, FIELD_POSITION_LONGITUDE);
+        report->speed = number_of(json, FIELD_POSITION_SPEED);
+        if (isnan(report->speed))
+            report->speed = number_of(json, FIELD_VEHICLE_SPEED);
+        report->battery = number_of(json, FIELD_BATTERY_VOLTAGE);
+        tell_event(json, report);
+    }
+    json_decref(json);
+    return valid;
+}
+
+static uint32_t hash_of(const char *text) {
+    uint32_t hash = 2166136261U; // FNV-1a
+    for (; text != NULL && *text != '\0'; text++)
+        hash = (hash ^ (unsigned char)*text) * 16777619U;
+    return hash;
+}
+
+bool watch_report_presence(struct watch_presence *presence, bool connected, const char *payload,
+                           size_t length, int64_t now) {
+    json_t *json = read_object(payload, length);
+    struct watch_report *report = &presence->report;
+    bool valid = begin(report, json_object_get(json, "ident"));
+    if (valid) {
+        char source[64];
+        report->id = id_of(json_object_get(json, "device_id"));
+        report->received = report->reported = time_of(json_object_get(json, "timestamp"), now);
+        copy_clean(json_object_get(json, "source"), source, sizeof source);
+        snprintf(report->event, sizeof report->event, connected ? "connected%s%s" : "disconnected%s%s",
+                 *source != '\0' ? ", " : "", source);
+        presence->connected = connected;
+        presence->instance = hash_of(json_string_value(json_object_get(json, "instance")));
+    }
+    json_decref(json);
+    return valid;
+}
+
+bool watch_report_identity(struct watch_report *report, const char *payload, size_t length) {
+    json_t *json = read_object(payload, length);
+    bool valid = begin(report, json_object_get(json, "ident"));
+    report->id = id_of(json_object_get(json, "id"));
+    copy_clean(json_object_get(json, "name"), report->name, sizeof report->name);
+    json_decref(json);
+    return valid;
+}
+
+bool watch_report_position(struct watch_report *report, const char *payload, size_t length) {
+    json_t *json = read_object(payload, length);
+    report->latitude = in_range(FIELD_POSITION_LATITUDE, json_object_get(json, "latitude"));
+    report->longitude = in_range(FIELD_POSITION_LONGITUDE, json_object_get(json, "longitude"));
+    report->speed = in_range(FIELD_POSITION_SPEED, json_object_get(json, "speed"));
+    bool valid = json != NULL;
+    json_decref(json);
+    return valid;
+}
+
+double watch_report_number(enum field field, const char *payload, size_t length) {
+    json_t *json = json_loadb(payload, length, JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, NULL);
+    double number = length < MESSAGE_JSON_MAX ? in_range(field, json) : NAN;
+    json_decref(json);
+    return number;
+}

@@ -1,0 +1,328 @@
+// The supervisor; see supervisor.h. It is a process without a loop or threads, so that it can fork.
+#include "gateway/run/supervisor.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gateway/base/address.h"
+#include "gateway/base/log.h"
+#include "gateway/base/memory.h"
+#include "gateway/run/gateway.h"
+
+#define BACKOFF_MIN 1  // seconds until a worker that died is started again
+#define BACKOFF_MAX 30 // doubled each time up to this
+#define LASTS       60 // seconds after which a worker is believed to run well
+
+// What a worker is for: to serve devices, or to hand over what an earlier run with more workers has left
+// behind.
+enum task { TASK_NONE, TASK_SERVE, TASK_HAND_OVER };
+
+struct worker {
+    enum task task;
+    pid_t process; // 0: none
+    time_t started;
+    time_t start_at; // when there is none
+    int backoff;
+};
+
+struct supervisor {
+    struct config *config;
+    unsigned count;                                // that serve
+    struct worker workers[SUPERVISOR_WORKERS_MAX]; // number 1 first
+    sigset_t usual;                                // signals that were blocked before
+    bool stopping;
+    int code;
+};
+
+static time_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec;
+}
+
+// --- ports ---
+
+// Port 0 is a free port, and has to be the same one for all workers. Returns a socket that has the port, or
+// -1.
+static int choose_port(const struct config_channel *channel, int type, struct sockaddr_storage *address) {
+    socklen_t length =
+        address->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    char name[ADDRESS_TEXT_MAX];
+    int handle = socket(address->ss_family, type | SOCK_CLOEXEC, 0), on = 1;
+    // Connections of an earlier run may linger at a port that is free.
+    bool chosen =
+        handle >= 0 &&
+        (type != SOCK_STREAM || setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0) &&
+        bind(handle, (struct sockaddr *)address, length) == 0 &&
+        (type != SOCK_STREAM || listen(handle, 1) == 0) &&
+        getsockname(handle, (struct sockaddr *)address, &length) == 0;
+    if (chosen)
+        return handle;
+    log_error("channel %s: cannot listen on %s %s: %s", channel->name, type == SOCK_STREAM ? "tcp" : "udp",
+              address_write((struct sockaddr *)address, name), strerror(errno));
+    if (handle >= 0)
+        close(handle);
+    return -1;
+}
+
+// The workers share their ports also with each other's channels, if two have the same one: nobody but this
+// would notice. So all are held until the last is chosen.
+static bool choose_ports(struct config *config) {
+    int *handles = must_have(calloc(2 * config->channel_count + 1, sizeof *handles));
+    size_t count = 0;
+    bool all = true;
+    for (size_t i = 0; i < config->channel_count; i++) {
+        struct config_channel *channel = &config->channels[i];
+        if (channel->has_tcp)
+            handles[count++] = choose_port(channel, SOCK_STREAM, &channel->tcp);
+        if (channel->has_udp)
+            handles[count++] = choose_port(channel, SOCK_DGRAM, &channel->udp);
+    }
+    for (size_t i = 0; i < count; i++) {
+        all = all && handles[i] >= 0;
+        if (handles[i] >= 0)
+            close(handles[i]);
+    }
+    free(handles);
+    return all;
+}
+
+// --- stores of an earlier run ---
+
+static char *with_number(const char *text, unsigned number) {
+    char *result;
+    return asprintf(&result, "%s-%u", text, number) < 0 ? must_have(NULL) : result;
+}
+
+// The first store of a worker beyond count, from number first on: 0 when there is none.
+static unsigned find_leftover(const struct config *config, unsigned first) {
+    for (unsigned number = first; number <= SUPERVISOR_WORKERS_MAX; number++) {
+        char *path = with_number(config->store_path, number);
+        bool exists = access(path, F_OK) == 0;
+        free(path);
+        if (exists)
+            return number;
+    }
+    return 0;
+}
+
+void supervisor_warn_of_leftovers(const struct config *config) {
+    for (unsigned number = find_leftover(config, 2); number != 0; number = find_leftover(config, number + 1))
+        log_error("the store %s-%u is left over from a run with more workers: what waits in it is not sent; "
+                  "'trackbus run --workers 1' sends it",
+                  config->store_path, number);
+}
+
+static void take_leftovers(struct supervisor *supervisor) {
+    unsigned number = supervisor->count;
+    while ((number = find_leftover(supervisor->config, number + 1)) != 0) {
+        log_warning("the store %s-%u is left over from a run with more workers: what waits in it is sent",
+                    supervisor->config->store_path, number);
+        supervisor->workers[number - 1].task = TASK_HAND_OVER;
+    }
+}
+
+// --- a worker's life ---
+
+static const int passed_on[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
+#define PASSED_ON (sizeof passed_on / sizeof passed_on[0])
+
+// What only the supervisor is to hear does not reach the worker; what it is told before it can hear waits.
+static void set_signals(const sigset_t *usual) {
+    sigset_t blocked = *usual;
+    for (size_t i = 0; i < PASSED_ON; i++)
+        sigaddset(&blocked, passed_on[i]);
+    sigprocmask(SIG_SETMASK, &blocked, NULL);
+    setpgid(0, 0); // Ctrl-C at a terminal goes to a whole group
+}
+
+// In the worker's process.
+static _Noreturn void be_worker(struct supervisor *supervisor, unsigned number, pid_t parent) {
+    struct config *config = supervisor->config;
+    char *client_id = NULL, *store_path = NULL;
+    // When the supervisor dies nobody would tell the workers to stop.
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent)
+        _exit(1);
+    set_signals(&supervisor->usual);
+    config->worker = number;
+    config->workers = supervisor->count;
+    if (number > 1) {
+        config->mqtt.client_id = client_id = with_number(config->mqtt.client_id, number);
+        config->store_path = store_path = with_number(config->store_path, number);
+        config->commands.intake = false;
+    }
+    config->hand_over = supervisor->workers[number - 1].task == TASK_HAND_OVER;
+    if (config->hand_over)
+        config->channel_count = 0;
+    int code = gateway_run(config);
+    config_free(config);
+    free(client_id);
+    free(store_path);
+    exit(code);
+}
+
+static void start(struct supervisor *supervisor, unsigned number) {
+    struct worker *worker = &supervisor->workers[number - 1];
+    pid_t parent = getpid(), process = fork();
+    if (process == 0)
+        be_worker(supervisor, number, parent);
+    worker->started = now();
+    worker->process = process > 0 ? process : 0;
+    worker->start_at = worker->started + worker->backoff;
+    if (process > 0)
+        log_info("worker %u is process %d", number, (int)process);
+    else
+        log_error("worker %u cannot be started: %s", number, strerror(errno));
+}
+
+static void tell_all(const struct supervisor *supervisor, int number) {
+    for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX; i++)
+        if (supervisor->workers[i].process != 0)
+            kill(supervisor->workers[i].process, number);
+}
+
+// Told twice: without waiting. For a worker that stops already, SIGINT alone means that.
+static void stop(struct supervisor *supervisor) {
+    tell_all(supervisor, supervisor->stopping ? SIGINT : SIGTERM);
+    supervisor->stopping = true;
+}
+
+static void log_end(unsigned number, int status, int backoff) {
+    if (WIFSIGNALED(status))
+        log_error("worker %u was ended by signal %d (%s); it is started again in %d s", number,
+                  WTERMSIG(status), strsignal(WTERMSIG(status)), backoff);
+    else
+        log_error("worker %u ended with code %d; it is started again in %d s", number, WEXITSTATUS(status),
+                  backoff);
+}
+
+static void note_code(struct supervisor *supervisor, int status) {
+    if (supervisor->code == 0)
+        supervisor->code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+static void start_later(struct worker *worker, unsigned number, int status) {
+    bool lasted = now() - worker->started >= LASTS;
+    worker->backoff = worker->backoff == 0 || lasted ? BACKOFF_MIN : worker->backoff * 2;
+    if (worker->backoff > BACKOFF_MAX)
+        worker->backoff = BACKOFF_MAX;
+    worker->start_at = now() + worker->backoff;
+    log_end(number, status, worker->backoff);
+}
+
+// A worker that gives up by itself as soon as it is started will not do better the next time.
+static bool gave_up(const struct worker *worker, int status) {
+    return WIFEXITED(status) && WEXITSTATUS(status) != 0 && worker->backoff == 0 &&
+           now() - worker->started < LASTS;
+}
+
+static void end_handing_over(struct worker *worker, unsigned number, int status) {
+    worker->task = TASK_NONE;
+    if (WEXITSTATUS(status) != 0)
+        log_error("worker %u cannot send what is left over from an earlier run", number);
+}
+
+static void take_end(struct supervisor *supervisor, unsigned number, int status) {
+    struct worker *worker = &supervisor->workers[number - 1];
+    worker->process = 0;
+    if (worker->task == TASK_HAND_OVER && WIFEXITED(status)) {
+        end_handing_over(worker, number, status);
+    } else if (supervisor->stopping) {
+        note_code(supervisor, status);
+    } else if (gave_up(worker, status)) {
+        log_error("worker %u cannot run (code %d): all stop", number, WEXITSTATUS(status));
+        note_code(supervisor, status);
+        stop(supervisor);
+    } else {
+        start_later(worker, number, status);
+    }
+}
+
+static void collect_ends(struct supervisor *supervisor) {
+    int status;
+    pid_t process;
+    while ((process = waitpid(-1, &status, WNOHANG)) > 0)
+        for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX; i++)
+            if (supervisor->workers[i].process == process)
+                take_end(supervisor, i + 1, status);
+}
+
+static bool is_due(const struct worker *worker) {
+    return worker->task != TASK_NONE && worker->process == 0 && worker->start_at <= now();
+}
+
+static void start_due(struct supervisor *supervisor) {
+    for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX && !supervisor->stopping; i++)
+        if (is_due(&supervisor->workers[i]))
+            start(supervisor, i + 1);
+}
+
+static bool any_runs(const struct supervisor *supervisor) {
+    for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX; i++)
+        if (supervisor->workers[i].process != 0)
+            return true;
+    return false;
+}
+
+// --- signals ---
+
+static void ignore_fault(void *context, const char *path, const char *problem) {
+    // the workers say it
+}
+
+// A worker that is started later begins with the registry that the others have.
+static void read_registry(struct config *config) {
+    struct config_devices *devices = config_read_devices(config, ignore_fault, NULL);
+    if (devices == NULL)
+        return;
+    config_devices_free(config->devices);
+    config->devices = devices;
+}
+
+static void take_signal(struct supervisor *supervisor, int number) {
+    if (number == SIGINT || number == SIGTERM) {
+        stop(supervisor);
+    } else if (number == SIGHUP || number == SIGUSR1) {
+        if (number == SIGHUP)
+            read_registry(supervisor->config);
+        tell_all(supervisor, number);
+    }
+}
+
+static void catch_signals(struct supervisor *supervisor, sigset_t *signals) {
+    sigemptyset(signals);
+    sigaddset(signals, SIGCHLD);
+    for (size_t i = 0; i < PASSED_ON; i++)
+        sigaddset(signals, passed_on[i]);
+    sigprocmask(SIG_BLOCK, signals, &supervisor->usual);
+}
+
+int supervisor_run(struct config *config, unsigned count) {
+    struct supervisor supervisor = {.config = config, .count = count};
+    const struct timespec second = {.tv_sec = 1};
+    sigset_t signals;
+    log_setup(config->log_level, config->log_format, 0);
+    if (!choose_ports(config))
+        return 1;
+    catch_signals(&supervisor, &signals);
+    for (unsigned i = 0; i < count; i++)
+        supervisor.workers[i].task = TASK_SERVE;
+    take_leftovers(&supervisor);
+    start_due(&supervisor);
+    while (any_runs(&supervisor) || !supervisor.stopping) {
+        int number = sigtimedwait(&signals, NULL, &second);
+        collect_ends(&supervisor);
+        take_signal(&supervisor, number);
+        start_due(&supervisor);
+    }
+    return supervisor.code;
+}

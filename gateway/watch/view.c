@@ -1,0 +1,188 @@
+// How `trackbus watch` looks; see view.h.
+#include "gateway/watch/view.h"
+
+#include <math.h>
+#include <string.h>
+
+#define CELL_MAX   64        // bytes of a value
+#define IDENT_MIN  15        // columns; an IMEI
+#define NAME_MIN   12        // columns in a line of its own
+#define NAME_WIDTH 20        // columns at most, in a row
+#define RECENT     600000000 // microseconds for which an alarm is highlighted
+
+#define PLAIN   ""
+#define BOLD    "1"
+#define REVERSE "7"
+#define ALARM   "1;31"
+
+// --- values ---
+
+static const char *position_text(double latitude, double longitude, char out[CELL_MAX]) {
+    snprintf(out, CELL_MAX, "-");
+    if (!isnan(latitude) && !isnan(longitude))
+        snprintf(out, CELL_MAX, "%.5f,%.5f", latitude, longitude);
+    return out;
+}
+
+static const char *number_text(const char *format, double number, char out[CELL_MAX]) {
+    snprintf(out, CELL_MAX, "-");
+    if (!isnan(number))
+        snprintf(out, CELL_MAX, strcmp(format, "V") == 0 ? "%.2f %s" : "%.0f %s", number, format);
+    return out;
+}
+
+static const char *or_dash(const char *text) {
+    return *text != '\0' ? text : "-";
+}
+
+// A name that only repeats the ident is none.
+static const char *name_text(const char *name, const char *ident) {
+    return *name != '\0' && strcmp(name, ident) != 0 ? name : "-";
+}
+
+// --- a line a message ---
+
+void watch_view_line(struct watch_line *line, const struct watch_report *report) {
+    char time[WATCH_TIME_MAX], position[CELL_MAX], speed[CELL_MAX], battery[CELL_MAX];
+    const char *name = name_text(report->name, report->ident);
+    int blanks = NAME_MIN - watch_columns(name);
+    line->length = 0;
+    watch_add(line, "%s  %-15s  %s%*s  %-20s  %8s  %7s  %s", watch_time(report->received, time),
+              report->ident, name, blanks > 0 ? blanks : 0, "",
+              position_text(report->latitude, report->longitude, position),
+              number_text("km/h", report->speed, speed), number_text("V", report->battery, battery),
+              or_dash(report->event));
+}
+
+// --- the screen ---
+
+struct screen {
+    FILE *out;
+    int rows, columns; // rows are those that are left
+    int64_t now;
+    int ident, name; // widths
+};
+
+// The last line has no end, or the terminal would scroll.
+static void put_line(struct screen *screen, struct watch_line *line, const char *look) {
+    if (screen->rows <= 0)
+        return;
+    watch_cut(line, screen->columns);
+    fprintf(screen->out, "\033[0;%sm%s\033[0m%s%s", look, line->text,
+            watch_columns(line->text) < screen->columns ? "\033[K" : "", --screen->rows > 0 ? "\r\n" : "");
+}
+
+static void put_header(struct screen *screen, const struct watch_fleet *fleet,
+                       const struct watch_status *status) {
+    struct watch_line line = {.length = 0};
+    watch_add(&line, "%s: %s  %zu devices, %zu connected  %.1f messages/s", status->broker, status->state,
+              fleet->count, fleet->connected, status->rate);
+    if (status->odd > 0)
+        watch_add(&line, "  %llu not understood", status->odd);
+    watch_cell(&line, "",
+               screen->columns - watch_columns(line.text) > 0 ? screen->columns - watch_columns(line.text)
+                                                              : 0);
+    put_line(screen, &line, REVERSE);
+    line.length = 0;
+    watch_add(&line, "%s", status->note != NULL ? status->note : "");
+    if (line.length > 0)
+        put_line(screen, &line, BOLD);
+}
+
+// The columns of titles and rows.
+static void put_cells(struct screen *screen, const char *const cells[8], const char *look) {
+    struct watch_line line = {.length = 0};
+    const int widths[] = {-6, screen->ident, screen->name, 4, -8, -7, 20};
+    for (size_t i = 0; i < 7; i++) {
+        if (widths[i] == 0)
+            continue;
+        watch_cell(&line, cells[i], widths[i]);
+        watch_add(&line, "  ");
+    }
+    watch_add(&line, "%s", cells[7]);
+    put_line(screen, &line, look);
+}
+
+// What the last message says; and what was notable before it, with its age.
+static void tell_event(const struct watch_device *device, int64_t now, struct watch_line *event) {
+    char age[WATCH_TIME_MAX];
+    event->length = 0;
+    watch_add(event, "%s", device->event);
+    if (*device->notable == '\0' || strcmp(device->notable, device->event) == 0)
+        return;
+    watch_add(event, "; %s %s ago", device->notable, watch_age(now - device->notable_at, age));
+}
+
+static void put_device(struct screen *screen, const struct watch_device *device) {
+    static const char *const connections[] = {
+        [WATCH_UNKNOWN] = "-", [WATCH_CONNECTED] = "on", [WATCH_DISCONNECTED] = "off"};
+    char age[WATCH_TIME_MAX] = "-", position[CELL_MAX], speed[CELL_MAX], battery[CELL_MAX];
+    struct watch_line event;
+    if (device->heard > 0)
+        watch_age(screen->now - device->heard, age);
+    tell_event(device, screen->now, &event);
+    const char *const cells[] = {age,
+                                 device->ident,
+                                 name_text(device->name, device->ident),
+                                 connections[device->connection],
+                                 number_text("km/h", device->speed, speed),
+                                 number_text("V", device->battery, battery),
+                                 position_text(device->latitude, device->longitude, position),
+                                 or_dash(event.text)};
+    bool alarm = device->alarm && screen->now - device->notable_at < RECENT;
+    put_cells(screen, cells, alarm ? ALARM : PLAIN);
+}
+
+// The columns are as wide as what is to be seen; without names there is no column of them.
+static void measure(struct screen *screen, const struct watch_device *device) {
+    screen->ident = IDENT_MIN;
+    screen->name = 0;
+    for (int i = 0; device != NULL && i < screen->rows; device = device->next, i++) {
+        int ident = watch_columns(device->ident);
+        int name = watch_columns(name_text(device->name, device->ident));
+        screen->ident = ident > screen->ident ? ident : screen->ident;
+        screen->name = name > screen->name ? name : screen->name;
+    }
+    if (screen->name == 1) // "-" in each
+        screen->name = 0;
+    else
+        screen->name = screen->name < 4 ? 4 : screen->name < NAME_WIDTH ? screen->name : NAME_WIDTH;
+}
+
+static void put_devices(struct screen *screen, struct watch_fleet *fleet) {
+    static const char *const titles[] = {"AGO",   "IDENT",   "NAME",     "CONN",
+                                         "SPEED", "BATTERY", "POSITION", "LAST EVENT"};
+    const struct watch_device *device = watch_fleet_newest(fleet);
+    size_t left = fleet->count;
+    measure(screen, device);
+    put_cells(screen, titles, BOLD);
+    for (; device != NULL && screen->rows > (left > (size_t)screen->rows); device = device->next, left--)
+        put_device(screen, device);
+    if (left > 0) {
+        struct watch_line line = {.length = 0};
+        watch_add(&line, "… and %zu more, heard before these", left);
+        put_line(screen, &line, PLAIN);
+    }
+}
+
+static void put_nothing(struct screen *screen, const struct watch_status *status) {
+    struct watch_line line = {.length = 0};
+    if (status->ident != NULL)
+        watch_add(&line, "Nothing has come from %s yet.", status->ident);
+    else
+        watch_add(&line, "Nothing has come yet.");
+    put_line(screen, &line, PLAIN);
+}
+
+void watch_view_screen(FILE *out, struct watch_fleet *fleet, const struct watch_status *status, int rows,
+                       int columns, int64_t now) {
+    struct screen screen = {.out = out, .rows = rows, .columns = columns, .now = now};
+    fputs("\033[H", out);
+    put_header(&screen, fleet, status);
+    if (fleet->count > 0)
+        put_devices(&screen, fleet);
+    else
+        put_nothing(&screen, status);
+    if (screen.rows > 0)
+        fputs("\033[J", out);
+}
