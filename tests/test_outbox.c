@@ -15,43 +15,43 @@
 
 // --- the broker: notes what it is handed, and answers when the test says so ---
 
-struct mqtt_link {
+static struct broker {
     bool up;
     bool endless; // takes more than SENT_MAX
     bool was_reset;
     bool writes_at_once; // QoS 0 is on the network before the handing over returns
     size_t count;
     char texts[SENT_MAX][8];
-};
+} broker;
 
 static char directory[64];
 static uv_loop_t loop;
 static struct store *store;
 static struct outbox *outbox;
-static struct mqtt_link broker;
 
-bool mqtt_link_is_up(const struct mqtt_link *link) {
-    return link->up;
+static bool is_up(void *context) {
+    return broker.up;
 }
 
-enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
-                                           int *mid) {
-    if (!link->up)
+static enum mqtt_publish_result publish(void *context, const struct mqtt_publish *publish, int *mid) {
+    if (!broker.up)
         return MQTT_NOT_NOW;
     if (publish->topic[0] == '\0')
         return MQTT_REFUSED;
-    cr_assert(link->count < SENT_MAX || link->endless);
-    snprintf(link->texts[link->count++ % SENT_MAX], sizeof link->texts[0], "%.*s", (int)publish->length,
+    cr_assert(broker.count < SENT_MAX || broker.endless);
+    snprintf(broker.texts[broker.count++ % SENT_MAX], sizeof broker.texts[0], "%.*s", (int)publish->length,
              (const char *)publish->payload);
-    *mid = (int)link->count;
-    if (publish->qos == 0 && link->writes_at_once)
+    *mid = (int)broker.count;
+    if (publish->qos == 0 && broker.writes_at_once)
         outbox_published(outbox, *mid, MQTT_TAKEN, "");
     return MQTT_SENT;
 }
 
-void mqtt_link_reset(struct mqtt_link *link, const char *why) {
-    link->was_reset = true;
+static void reset(void *context, const char *why) {
+    broker.was_reset = true;
 }
+
+static const struct mqtt_carrier carrier = {.is_up = is_up, .publish = publish, .reset = reset};
 
 // Of the nth message that it was handed, from 1.
 static void answer(int nth, enum mqtt_answer answer) {
@@ -89,9 +89,9 @@ static void open_outbox(void) {
     snprintf(path, sizeof path, "%s/store.db", directory);
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
-    broker = (struct mqtt_link){.writes_at_once = true};
+    broker = (struct broker){.writes_at_once = true};
     outbox = outbox_new(&loop, store, WINDOW, 1 << 20, note_intake, NULL);
-    outbox_set_link(outbox, &broker);
+    outbox_set_carrier(outbox, &carrier);
 }
 
 static void close_outbox(void) {

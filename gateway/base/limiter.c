@@ -3,12 +3,10 @@
 
 #include <stdio.h>
 
-// FNV-1a.
+#include "gateway/base/hash.h"
+
 static size_t place_of(const void *source, size_t length) {
-    const unsigned char *bytes = source;
-    uint64_t hash = 0xcbf29ce484222325U;
-    for (size_t i = 0; i < length; i++)
-        hash = (hash ^ bytes[i]) * 0x100000001b3U;
+    uint64_t hash = hash_fnv1a(source, length);
     return (size_t)(hash ^ hash >> 32) % LIMITER_PLACES;
 }
 

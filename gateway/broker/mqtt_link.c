@@ -1,16 +1,17 @@
 // The link to the broker; see mqtt_link.h. What libmosquitto 2.0.11 asks of its user:
 //
 //  - mosquitto_loop_start() uses select() and never connects once there are more than 1024 descriptors, so
-//  the loop
-//    here drives loop_read, loop_write and loop_misc.
-//  - The library closes its socket before on_disconnect, and the next socket often has the same number. The
-//    descriptor is therefore compared after every turn of the loop, and each connection has a fresh
-//    uv_poll_t.
+//  the
+//    loop here drives loop_read, loop_write and loop_misc.
+//  - The library closes its socket before on_disconnect, and the next socket often has the same number. So
+//  the
+//    descriptor is compared after every turn of the loop, and each connection has a fresh uv_poll_t.
 //  - A publish inside a callback only queues, so the interest in writing is renewed in every turn.
 //  - Connecting resolves the name and waits for the connection, and only the blocking call takes the
-//  properties of
-//    MQTT 5. It runs on libuv's thread pool, where it may block; the client is handed over to the loop when
-//    it returns, and no two threads ever use it at once. The name stays with the client, which TLS needs.
+//  properties
+//    of MQTT 5. It runs on libuv's thread pool, where it may block; the client is handed over to the loop
+//    when it returns, and no two threads ever use it at once. The name stays with the client, which TLS
+//    needs.
 #include "gateway/broker/mqtt_link.h"
 
 #include <errno.h>
@@ -61,6 +62,7 @@ struct mqtt_link {
     uv_timer_t timer;     // the next attempt, or the wait for CONNACK
     uv_timer_t misc;      // keep-alive
     uv_prepare_t prepare; // renews what is polled, once a turn
+    struct mqtt_carrier carrier;
 };
 
 static void attempt(struct mqtt_link *link);
@@ -370,6 +372,53 @@ static void attempt(struct mqtt_link *link) {
     uv_queue_work(link->loop, &link->work, connect_blocking, on_connected);
 }
 
+// --- carrying messages ---
+
+static bool carrier_is_up(void *context) {
+    return mqtt_link_is_up(context);
+}
+
+static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
+    switch (result) {
+    case MOSQ_ERR_SUCCESS:
+        return MQTT_SENT;
+    case MOSQ_ERR_INVAL:
+    case MOSQ_ERR_MALFORMED_UTF8:
+    case MOSQ_ERR_OVERSIZE_PACKET:
+    case MOSQ_ERR_PAYLOAD_SIZE:
+        return MQTT_REFUSED;
+    default:
+        note_result(link, result);
+        return MQTT_NOT_NOW;
+    }
+}
+
+static enum mqtt_publish_result publish(void *context, const struct mqtt_publish *publish, int *mid) {
+    struct mqtt_link *link = context;
+    mosquitto_property *properties = NULL;
+    if (!mqtt_link_is_up(link))
+        return MQTT_NOT_NOW;
+    if (publish->correlation != NULL)
+        mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, publish->correlation,
+                                      (uint16_t)publish->correlation_length);
+    if (publish->retain == MQTT_RETAINED_SIGNED)
+        mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "instance",
+                                           link->config->mqtt.client_id);
+    int result =
+        mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
+                             publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
+    mosquitto_property_free_all(&properties);
+    return result_of(link, result);
+}
+
+static void reset(void *context, const char *why) {
+    struct mqtt_link *link = context;
+    if (!mqtt_link_is_up(link))
+        return;
+    link->why = why;
+    note_result(link, MOSQ_ERR_CONN_LOST);
+}
+
 // --- what others call ---
 
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
@@ -390,6 +439,7 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
         .context = context,
         .polled = -1,
         .backoff = BACKOFF_MIN,
+        .carrier = {.context = link, .is_up = carrier_is_up, .publish = publish, .reset = reset},
     };
     if (asprintf(&link->name, "broker %s:%d%s%s", config->mqtt.host, config->mqtt.port,
                  handlers->purpose != NULL ? ", " : "",
@@ -415,33 +465,8 @@ bool mqtt_link_is_connecting(const struct mqtt_link *link) {
     return link->client != NULL && link->state == STOPPED;
 }
 
-enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
-                                           int *mid) {
-    mosquitto_property *properties = NULL;
-    if (!mqtt_link_is_up(link))
-        return MQTT_NOT_NOW;
-    if (publish->correlation != NULL)
-        mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, publish->correlation,
-                                      (uint16_t)publish->correlation_length);
-    if (publish->retain == MQTT_RETAINED_SIGNED)
-        mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "instance",
-                                           link->config->mqtt.client_id);
-    int result =
-        mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
-                             publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
-    mosquitto_property_free_all(&properties);
-    switch (result) {
-    case MOSQ_ERR_SUCCESS:
-        return MQTT_SENT;
-    case MOSQ_ERR_INVAL:
-    case MOSQ_ERR_MALFORMED_UTF8:
-    case MOSQ_ERR_OVERSIZE_PACKET:
-    case MOSQ_ERR_PAYLOAD_SIZE:
-        return MQTT_REFUSED;
-    default:
-        note_result(link, result);
-        return MQTT_NOT_NOW;
-    }
+const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {
+    return &link->carrier;
 }
 
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
@@ -455,13 +480,6 @@ bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
     if (mqtt_link_is_up(link))
         note_result(link, mosquitto_unsubscribe(link->client, NULL, filter));
-}
-
-void mqtt_link_reset(struct mqtt_link *link, const char *why) {
-    if (!mqtt_link_is_up(link))
-        return;
-    link->why = why;
-    note_result(link, MOSQ_ERR_CONN_LOST);
 }
 
 // A socket that is closed with something unread in it is reset, and a broker that sees that before it has

@@ -9,46 +9,8 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "gateway/broker/mqtt.h"
 #include "gateway/config/config.h"
-
-// Whether the broker keeps a message as the topic's last one. A signed one says whose it is: it carries our
-// client_id as the user property "instance".
-enum mqtt_retain { MQTT_NOT_RETAINED, MQTT_RETAINED, MQTT_RETAINED_SIGNED };
-
-struct mqtt_publish {
-    const char *topic;
-    const void *payload;
-    size_t length;
-    int qos; // 0 or 1
-    enum mqtt_retain retain;
-    const void *correlation; // MQTT 5 correlation data, or NULL
-    size_t correlation_length;
-};
-
-struct mqtt_received {
-    const char *topic;
-    const char *payload;
-    size_t length;
-    bool retain;
-    const char *instance;       // that signed it, or NULL
-    const char *response_topic; // or NULL
-    const void *correlation;    // or NULL
-    size_t correlation_length;
-};
-
-enum mqtt_publish_result {
-    MQTT_SENT,    // handed over; published() will say more
-    MQTT_NOT_NOW, // not connected (any more): try again after up()
-    MQTT_REFUSED, // can never be sent: too large, or a topic that is none
-};
-
-// What the broker says of a message.
-enum mqtt_answer {
-    MQTT_TAKEN,
-    MQTT_TAKEN_LATER, // for a reason that passes: a quota
-    MQTT_NOT_TAKEN,   // without a reason that tells whether it ever will be
-    MQTT_NEVER_TAKEN, // for a reason that lies in the message or in what we may publish
-};
 
 struct mqtt_subscription {
     char *filter;
@@ -84,17 +46,13 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
 void mqtt_link_start(struct mqtt_link *link);
 bool mqtt_link_is_up(const struct mqtt_link *link);
 
-// On MQTT_SENT *mid identifies the message in published().
-enum mqtt_publish_result mqtt_link_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
-                                           int *mid);
+// What carries the outbox's messages; it lives as long as the link.
+const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link);
 
 // Subscribes for now, or no longer, with QoS 0 and without what we publish ourselves: to learn what is
 // retained. False when not connected.
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
-
-// Breaks the connection, to make a new one; why is a constant for the log.
-void mqtt_link_reset(struct mqtt_link *link, const char *why);
 
 // Disconnects in good order, so that the Last Will is not published, and closes all handles on the loop. The
 // memory goes with mqtt_link_free() after the loop has ended.

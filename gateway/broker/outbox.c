@@ -1,8 +1,20 @@
 // The outbox; see outbox.h.
 //
-// Numbers tell where a message is. items holds, in order, those that memory has: from the oldest that the
-// broker does not have on. While spilling, messages from next_load to last_spilled are on disk alone (or on
-// their way there). All up to written_through that the broker does not have are on disk.
+// Each message has a number, which only grows, and the number tells where the message is:
+//
+//    taken by the broker │ in memory (items)             │ on disk alone             │ in memory (late)
+//    ────────────────────┼───────────────────────────────┼───────────────────────────┼─────────────────
+//                        │ at the broker … next_out …    │ next_load … last_spilled  │ while catching up
+//
+//   - items are in order, the oldest that the broker does not have first. Those before next_out are at the
+//     broker, unacknowledged; the others wait.
+//   - While spilling, messages from next_load to last_spilled are on disk alone, or on their way there.
+//   - While catching up (the last ones are being read back from the disk), what comes is kept in late, behind
+//     them.
+//   - Safe are all up to written_through (the high-water mark of the disk) and all before the first that the
+//     broker does not have. Only what is safe is acknowledged to a device.
+//   - On disk are those above deleted_through up to written_through. What the broker has taken is deleted from
+//     there in batches: after a crash a message may go out twice, never not at all.
 #include "gateway/broker/outbox.h"
 
 #include <stdlib.h>
@@ -49,7 +61,7 @@ struct written {
 struct outbox {
     uv_loop_t *loop;
     uv_timer_t tick;
-    struct mqtt_link *link;
+    const struct mqtt_carrier *carrier;
     struct store *store;
     outbox_intake_fn *on_intake;
     void *context;
@@ -90,6 +102,10 @@ struct outbox {
 
 static void pump(struct outbox *outbox);
 
+static bool carrier_is_up(const struct outbox *outbox) {
+    return outbox->carrier->is_up(outbox->carrier->context);
+}
+
 static size_t disk_size(const struct mqtt_publish *publish) {
     return strlen(publish->topic) + publish->length + publish->correlation_length + ROW_OVERHEAD;
 }
@@ -106,7 +122,7 @@ size_t outbox_unsafe_count(const struct outbox *outbox) {
 }
 
 bool outbox_keeps_up(const struct outbox *outbox) {
-    return mqtt_link_is_up(outbox->link) && !outbox->spilling && !outbox_is_full(outbox) &&
+    return carrier_is_up(outbox) && !outbox->spilling && !outbox_is_full(outbox) &&
            outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
 }
 
@@ -126,7 +142,7 @@ static bool is_full(const struct outbox *outbox) {
 // A broker that is there and only slower than the devices: they can wait, better than the disk can grow.
 static bool is_busy(const struct outbox *outbox) {
     size_t part = outbox->intake == OUTBOX_BUSY ? 2 : 1;
-    return !outbox->spilling && mqtt_link_is_up(outbox->link) &&
+    return !outbox->spilling && carrier_is_up(outbox) &&
            (outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part);
 }
 
@@ -136,10 +152,10 @@ static void update_intake(struct outbox *outbox) {
     if (outbox->intake == was)
         return;
     if (outbox->intake == OUTBOX_FULL)
-        log_error("the outbox is full: %zu messages wait for the broker, %zu bytes on disk (store.max_bytes "
-                  "is %zu), %zu "
-                  "bytes not written yet; nothing is taken from devices until there is room",
-                  outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
+        log_error(
+            "the outbox is full: %zu messages wait for the broker, %zu bytes on disk (store.max_bytes is "
+            "%zu), %zu bytes not written yet; nothing is taken from devices until there is room",
+            outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
     else if (was == OUTBOX_FULL)
         log_warning("the outbox has room again");
     outbox->on_intake(outbox->context, outbox->intake);
@@ -382,7 +398,7 @@ static bool has_caught_up(const struct outbox *outbox) {
 }
 
 static void load_more(struct outbox *outbox) {
-    if (!outbox->spilling || outbox->loading || !has_room(outbox) || !mqtt_link_is_up(outbox->link))
+    if (!outbox->spilling || outbox->loading || !has_room(outbox) || !carrier_is_up(outbox))
         return;
     if (outbox->next_load > outbox->last_spilled) {
         if (has_caught_up(outbox))
@@ -446,7 +462,8 @@ static void hand_over(struct outbox *outbox) {
     while (outbox->next_out != NULL && outbox->in_flight < (is_held(outbox) ? 1 : outbox->window)) {
         struct item *item = outbox->next_out;
         outbox->early_mid = 0;
-        enum mqtt_publish_result result = mqtt_link_publish(outbox->link, &item->publish, &item->mid);
+        enum mqtt_publish_result result =
+            outbox->carrier->publish(outbox->carrier->context, &item->publish, &item->mid);
         if (result != MQTT_SENT)
             item->mid = 0;
         if (result == MQTT_NOT_NOW)
@@ -585,10 +602,10 @@ static bool waits_too_long(const struct outbox *outbox) {
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
     if (!outbox->spilling && waits_too_long(outbox))
-        begin_spilling(outbox, mqtt_link_is_up(outbox->link) ? "it does not acknowledge" : "it is away");
+        begin_spilling(outbox, carrier_is_up(outbox) ? "it does not acknowledge" : "it is away");
     if (outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since > OVERDUE) {
         outbox->passed_over = 0;
-        mqtt_link_reset(outbox->link, "it has left out an acknowledgement");
+        outbox->carrier->reset(outbox->carrier->context, "it has left out an acknowledgement");
     }
     delete_taken(outbox, 1);
     outbox->may_retry = true;
@@ -626,8 +643,8 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
     return outbox;
 }
 
-void outbox_set_link(struct outbox *outbox, struct mqtt_link *link) {
-    outbox->link = link;
+void outbox_set_carrier(struct outbox *outbox, const struct mqtt_carrier *carrier) {
+    outbox->carrier = carrier;
 }
 
 void outbox_stop(struct outbox *outbox) {

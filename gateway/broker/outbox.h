@@ -15,8 +15,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <uv.h>
 
-#include "gateway/broker/mqtt_link.h"
+#include "gateway/broker/mqtt.h"
 
 struct outbox;
 struct store;
@@ -41,11 +42,12 @@ enum outbox_intake {
 // Told when it changes.
 typedef void outbox_intake_fn(void *context, enum outbox_intake intake);
 
-// link must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes. Takes up what
-// the store holds.
+// The carrier must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes. Takes
+// up what the store holds.
 struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
                           outbox_intake_fn *on_intake, void *context);
-void outbox_set_link(struct outbox *outbox, struct mqtt_link *link);
+// The carrier stays the caller's.
+void outbox_set_carrier(struct outbox *outbox, const struct mqtt_carrier *carrier);
 
 // Closes the handles on the loop. What is not safe by then is given to the store.
 void outbox_stop(struct outbox *outbox);

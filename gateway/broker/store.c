@@ -12,7 +12,6 @@
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
-#include "gateway/broker/mqtt_link.h"
 
 #define STORE_VERSION  1
 #define RETRY_INTERVAL 1000 // milliseconds until a write that failed is tried again
@@ -75,9 +74,8 @@ static const char settings[] = "PRAGMA auto_vacuum=INCREMENTAL;"
 static const char layout[] =
     "BEGIN;"
     "CREATE TABLE IF NOT EXISTS commands(id INTEGER PRIMARY KEY, entry TEXT NOT NULL);"
-    "CREATE TABLE IF NOT EXISTS messages(number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB, qos "
-    "INTEGER NOT "
-    "NULL, retain INTEGER NOT NULL, correlation BLOB);"
+    "CREATE TABLE IF NOT EXISTS messages(number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB, "
+    "qos INTEGER NOT NULL, retain INTEGER NOT NULL, correlation BLOB);"
     "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
     "INSERT OR IGNORE INTO meta VALUES('marker', lower(hex(randomblob(16))));"
     "PRAGMA user_version=1;"

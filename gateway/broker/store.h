@@ -8,12 +8,13 @@
 #include <stdint.h>
 #include <uv.h>
 
-struct mqtt_publish;
+#include "gateway/broker/mqtt.h"
+
 struct store;
 
 // Opens or makes the file (mode 0600). A damaged file is set aside, also when that shows later, which is
-// logged. NULL, and *reason (for
-// the caller to free), when that fails; a file that another gateway has open is such a failure.
+// logged. NULL, and *reason (for the caller to free), when that fails; a file that another gateway has open
+// is such a failure.
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason);
 
 // Closes the handles on the loop; what is being written goes on. After the loop has ended, or when nothing is

@@ -1,0 +1,127 @@
+// The bus; see bus.h.
+#include "gateway/broker/bus.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/memory.h"
+#include "gateway/base/text.h"
+
+struct bus {
+    const char *prefix, *client_id;
+    struct outbox *outbox;
+    const struct mqtt_carrier *carrier;
+};
+
+struct bus *bus_new(const char *prefix, const char *client_id, struct outbox *outbox,
+                    const struct mqtt_carrier *carrier) {
+    struct bus *bus = must_have(malloc(sizeof *bus));
+    *bus = (struct bus){.prefix = prefix, .client_id = client_id, .outbox = outbox, .carrier = carrier};
+    return bus;
+}
+
+void bus_free(struct bus *bus) {
+    free(bus);
+}
+
+// --- to the broker ---
+
+uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *text, size_t length,
+                          enum mqtt_retain retain) {
+    if (outbox_is_full(bus->outbox))
+        return 0;
+    return outbox_put(bus->outbox,
+                      &(struct mqtt_publish){
+                          .topic = topic, .payload = text, .length = length, .qos = 1, .retain = retain});
+}
+
+__attribute__((format(printf, 3, 0))) static void write_topic(const struct bus *bus, char topic[TOPIC_MAX],
+                                                              const char *format, va_list arguments) {
+    int prefix = snprintf(topic, TOPIC_MAX, "%s/", bus->prefix);
+    vsnprintf(topic + prefix, TOPIC_MAX - (size_t)prefix, format, arguments);
+}
+
+// NULL for an empty payload.
+static char *text_of(const json_t *payload, size_t *length) {
+    char *text = payload != NULL ? text_of_json(payload, TEXT_TIME_DIGITS) : NULL;
+    *length = text != NULL ? strlen(text) : 0;
+    return text;
+}
+
+uint64_t bus_publish(const struct bus *bus, const json_t *payload, enum mqtt_retain retain,
+                     const char *format, ...) {
+    char topic[TOPIC_MAX];
+    va_list arguments;
+    if (outbox_is_full(bus->outbox))
+        return 0;
+    va_start(arguments, format);
+    write_topic(bus, topic, format, arguments);
+    va_end(arguments);
+    size_t length;
+    char *text = text_of(payload, &length);
+    uint64_t number = bus_publish_text(bus, topic, text, length, retain);
+    free(text);
+    return number;
+}
+
+void bus_publish_now(const struct bus *bus, const json_t *payload, const char *format, ...) {
+    char topic[TOPIC_MAX];
+    int mid;
+    va_list arguments;
+    va_start(arguments, format);
+    write_topic(bus, topic, format, arguments);
+    va_end(arguments);
+    size_t length;
+    char *text = text_of(payload, &length);
+    bus->carrier->publish(
+        bus->carrier->context,
+        &(struct mqtt_publish){
+            .topic = topic, .payload = text, .length = length, .qos = 1, .retain = MQTT_RETAINED},
+        &mid);
+    free(text);
+}
+
+bool bus_is_up(const struct bus *bus) {
+    return bus->carrier->is_up(bus->carrier->context);
+}
+
+bool bus_keeps_up(const struct bus *bus) {
+    return outbox_keeps_up(bus->outbox);
+}
+
+bool bus_is_full(const struct bus *bus) {
+    return outbox_is_full(bus->outbox);
+}
+
+// --- names ---
+
+const char *bus_prefix(const struct bus *bus) {
+    return bus->prefix;
+}
+
+const char *bus_client_id(const struct bus *bus) {
+    return bus->client_id;
+}
+
+bool bus_is_own(const struct bus *bus, const char *client_id) {
+    return client_id != NULL && strcmp(client_id, bus->client_id) == 0;
+}
+
+char *bus_topic(const struct bus *bus, char *text, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    write_topic(bus, text, format, arguments);
+    va_end(arguments);
+    return text;
+}
+
+const char *topic_after(const char *text, const char *start) {
+    size_t length = strlen(start);
+    return strncmp(text, start, length) == 0 ? text + length : NULL;
+}
+
+const char *bus_topic_after(const struct bus *bus, const char *topic, const char *kind) {
+    const char *rest = topic_after(topic, bus->prefix);
+    return rest != NULL && *rest == '/' ? topic_after(rest + 1, kind) : NULL;
+}

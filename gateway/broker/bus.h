@@ -1,0 +1,57 @@
+// The bus: JSON to topics under the prefix, and topics taken apart again.
+#pragma once
+
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/broker/mqtt.h"
+#include "gateway/broker/outbox.h"
+#include "gateway/broker/topic.h"
+
+struct bus;
+
+// prefix is mqtt.topic_prefix, client_id says which instance we are; both stay the caller's, as do outbox and
+// carrier.
+struct bus *bus_new(const char *prefix, const char *client_id, struct outbox *outbox,
+                    const struct mqtt_carrier *carrier);
+void bus_free(struct bus *bus);
+
+// --- to the broker ---
+
+// Publishes JSON (NULL: an empty payload) to {prefix}/{topic…}, by way of the outbox. For logs and state:
+// into a full outbox nothing is put. Returns its number in the outbox, 0 when that is full.
+__attribute__((format(printf, 4, 5))) uint64_t bus_publish(const struct bus *bus, const json_t *payload,
+                                                           enum mqtt_retain retain, const char *topic, ...);
+// The same for text, which is copied, to a topic that stands as it is, with its prefix.
+uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *text, size_t length,
+                          enum mqtt_retain retain);
+
+// Publishes JSON (NULL: an empty payload) past the outbox, at QoS 1, retained: what must not wait behind all
+// messages. Lost when the broker is away.
+__attribute__((format(printf, 3, 4))) void bus_publish_now(const struct bus *bus, const json_t *payload,
+                                                           const char *topic, ...);
+
+bool bus_is_up(const struct bus *bus); // the broker is connected
+// Whether what is published now will soon be with the broker; see outbox_keeps_up().
+bool bus_keeps_up(const struct bus *bus);
+bool bus_is_full(const struct bus *bus); // nothing more is put into the outbox
+
+// --- names ---
+
+const char *bus_prefix(const struct bus *bus);
+const char *bus_client_id(const struct bus *bus);
+
+// Whether that is the name of this instance; NULL is not.
+bool bus_is_own(const struct bus *bus, const char *client_id);
+
+// Writes {prefix}/{topic…} to text of TOPIC_MAX bytes; returns text.
+__attribute__((format(printf, 3, 4))) char *bus_topic(const struct bus *bus, char *text, const char *topic,
+                                                      ...);
+
+// What follows {prefix}/{kind} in a topic, or NULL when it is another topic.
+const char *bus_topic_after(const struct bus *bus, const char *topic, const char *kind);
+
+// What follows start in text, or NULL when it does not begin with it.
+const char *topic_after(const char *text, const char *start);

@@ -1,0 +1,54 @@
+// What is said to a broker and what it says: the words that the link, the outbox and the store share.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+// Whether the broker keeps a message as the topic's last one. A signed one says whose it is: it carries our
+// client_id as the user property "instance".
+enum mqtt_retain { MQTT_NOT_RETAINED, MQTT_RETAINED, MQTT_RETAINED_SIGNED };
+
+struct mqtt_publish {
+    const char *topic;
+    const void *payload;
+    size_t length;
+    int qos; // 0 or 1
+    enum mqtt_retain retain;
+    const void *correlation; // MQTT 5 correlation data, or NULL
+    size_t correlation_length;
+};
+
+struct mqtt_received {
+    const char *topic;
+    const char *payload;
+    size_t length;
+    bool retain;
+    const char *instance;       // that signed it, or NULL
+    const char *response_topic; // or NULL
+    const void *correlation;    // or NULL
+    size_t correlation_length;
+};
+
+enum mqtt_publish_result {
+    MQTT_SENT,    // handed over; the answer will say more
+    MQTT_NOT_NOW, // not connected (any more): try again once it is
+    MQTT_REFUSED, // can never be sent: too large, or the topic is not valid
+};
+
+// What the broker says of a message.
+enum mqtt_answer {
+    MQTT_TAKEN,
+    MQTT_TAKEN_LATER, // refused for a reason that passes: a quota
+    MQTT_NOT_TAKEN,   // refused without a reason that tells whether it will ever be taken
+    MQTT_NEVER_TAKEN, // refused for a reason that lies in the message or in what we may publish
+};
+
+// What carries messages to the broker: the link, or a test's own broker. mid of publish() is set on MQTT_SENT
+// and identifies the message in the answer.
+struct mqtt_carrier {
+    void *context;
+    bool (*is_up)(void *context);
+    enum mqtt_publish_result (*publish)(void *context, const struct mqtt_publish *publish, int *mid);
+    // Breaks the connection, to make a new one; why is a constant for the log.
+    void (*reset)(void *context, const char *why);
+};

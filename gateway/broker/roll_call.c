@@ -1,0 +1,108 @@
+// The roll call; see roll_call.h.
+#include "gateway/broker/roll_call.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/memory.h"
+
+#define ASK_TIME    2000 // milliseconds until we ask again
+#define SETTLE_TIME 1000 // milliseconds of the quiet period
+
+enum state {
+    NEVER, // the broker has not said yet what it retains
+    OPEN,  // it delivers
+    SETTLING,
+    DONE,
+    NO_LINK, // but it was done before
+};
+
+struct roll_call {
+    const struct bus *bus;
+    struct roll_call_handlers handlers;
+    enum state state;
+    char nonce[40]; // of the question that is out, as JSON
+    uv_timer_t timer;
+};
+
+bool roll_call_is_open(const struct roll_call *roll_call) {
+    return roll_call->state <= SETTLING;
+}
+
+bool roll_call_is_done(const struct roll_call *roll_call) {
+    return roll_call->state == DONE;
+}
+
+static void on_settled(uv_timer_t *timer) {
+    struct roll_call *roll_call = timer->data;
+    roll_call->state = DONE;
+    roll_call->handlers.settled(roll_call->handlers.context);
+}
+
+void roll_call_goes_on(struct roll_call *roll_call) {
+    if (roll_call->state == SETTLING)
+        uv_timer_start(&roll_call->timer, on_settled, SETTLE_TIME, 0);
+}
+
+// A broker whose queue is full drops the question: then we ask again.
+static void ask(uv_timer_t *timer) {
+    struct roll_call *roll_call = timer->data;
+    json_t *question = json_loads(roll_call->nonce, JSON_DECODE_ANY, NULL);
+    bus_publish(roll_call->bus, question, MQTT_NOT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s/sync",
+                bus_client_id(roll_call->bus));
+    json_decref(question);
+    uv_timer_start(timer, ask, ASK_TIME, 0);
+}
+
+static bool is_answer(const struct roll_call *roll_call, const char *topic,
+                      const struct mqtt_received *received) {
+    const char *rest = topic_after(topic, TOPIC_INSTANCES);
+    rest = rest != NULL ? topic_after(rest, bus_client_id(roll_call->bus)) : NULL;
+    return rest != NULL && strcmp(rest, "/sync") == 0 && received->length == strlen(roll_call->nonce) &&
+           memcmp(received->payload, roll_call->nonce, received->length) == 0;
+}
+
+void roll_call_received(struct roll_call *roll_call, const char *topic,
+                        const struct mqtt_received *received) {
+    if (received->retain)
+        roll_call_goes_on(roll_call);
+    if (roll_call->state != OPEN || !is_answer(roll_call, topic, received))
+        return;
+    roll_call->state = SETTLING;
+    roll_call->handlers.answered(roll_call->handlers.context);
+    roll_call_goes_on(roll_call);
+}
+
+void roll_call_begin(struct roll_call *roll_call) {
+    roll_call->state = OPEN;
+}
+
+void roll_call_ask(struct roll_call *roll_call) {
+    snprintf(roll_call->nonce, sizeof roll_call->nonce, "\"%lld\"", (long long)clock_now());
+    ask(&roll_call->timer);
+}
+
+void roll_call_lost(struct roll_call *roll_call) {
+    roll_call->state = roll_call_is_open(roll_call) ? NEVER : NO_LINK;
+    uv_timer_stop(&roll_call->timer);
+}
+
+struct roll_call *roll_call_new(uv_loop_t *loop, const struct bus *bus,
+                                const struct roll_call_handlers *handlers) {
+    struct roll_call *roll_call = must_have(calloc(1, sizeof *roll_call));
+    roll_call->bus = bus;
+    roll_call->handlers = *handlers;
+    uv_timer_init(loop, &roll_call->timer);
+    roll_call->timer.data = roll_call;
+    return roll_call;
+}
+
+void roll_call_stop(struct roll_call *roll_call) {
+    uv_close((uv_handle_t *)&roll_call->timer, NULL);
+}
+
+void roll_call_free(struct roll_call *roll_call) {
+    free(roll_call);
+}
