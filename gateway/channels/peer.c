@@ -153,7 +153,7 @@ static void on_identify(void *context, const char *ident) {
         peer->close_code = CLOSE_VIOLATION;
         return;
     }
-    struct device device = device_by_ident(peer->gateway->registry, ident);
+    struct device device = registry_device(peer->gateway->registry, ident);
     if (!device.allowed) {
         snprintf(text, sizeof text, "device %s is not in the registry and unknown devices are rejected",
                  ident);

@@ -1,75 +1,55 @@
-// A peer: the other end of a conversation, be it a TCP connection or an address over UDP. Here is all that
-// the two have in common: what becomes of messages, replies and answers.
+// A peer: the other end of a conversation, be it a TCP connection or an address over UDP.
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "gateway/base/address.h"
+#include "gateway/channels/close_code.h"
+#include "gateway/channels/parts.h"
 #include "gateway/channels/stream.h"
 
-struct channel;
-struct gateway;
 struct peer;
 struct pending_reply;
 struct session;
-
-// Why a connection was closed; the numbers are flespi's.
-enum close_code {
-    CLOSE_NONE = 0,
-    CLOSE_BY_DEVICE = 2,
-    CLOSE_VIOLATION = 4,
-    CLOSE_PARSE_ERROR = 6,
-    CLOSE_RESTART = 7,
-    CLOSE_SAME_IDENT = 12,
-    CLOSE_REJECTED = 13,
-    CLOSE_INACTIVE = 17,
-    CLOSE_NOT_THIS_PROTOCOL = 19,
-    CLOSE_LIMIT = 20,
-};
-
-const char *close_code_text(enum close_code code);
 
 struct peer_transport {
     bool is_udp;
     void (*send)(struct peer *peer, const uint8_t *bytes, size_t length);
     // Ends the conversation; the peer is freed some time after the call.
     void (*close)(struct peer *peer, enum close_code code);
+    // Notes that the datagram at hand is to be acknowledged, if the channel is told to. NULL over TCP.
+    void (*acknowledge)(struct peer *peer, const struct message *message);
 };
 
 struct peer {
-    struct gateway *gateway;
-    struct channel *channel;
+    struct channel_parts *parts;
+    const struct config_channel *channel;
     const struct peer_transport *transport;
     char address[ADDRESS_TEXT_MAX]; // "ip:port"
     unsigned char ip[16];           // the same without the port, as in address_key
     struct stream stream;
-    struct session *session;    // NULL until the device has said who it is
-    char *turned_away;          // the ident that is not allowed here, or NULL
-    uint64_t serial;            // no other peer has it
-    enum close_code close_code; // set while bytes are taken: close when that is done
-    uint64_t opened;            // by uv_now(), milliseconds
-    uint64_t last_heard;        // the same
-    uint64_t received, sent;    // bytes
-    uint64_t messages;          // taken from it
-    uint64_t first_number;      // in the outbox: of the messages since the last reply; 0: none
-    uint64_t last_number;       // of the last message
+    struct session *session;     // NULL until the device has said who it is; then also the next two
+    const char *ident;           // NULL or the session's
+    const struct device *device; // the same
+    char *turned_away;           // the ident that is not allowed here, or NULL
+    uint64_t serial;             // no other peer has it
+    enum close_code close_code;  // set while bytes are taken: close when that is done
+    uint64_t opened;             // by uv_now(), milliseconds
+    uint64_t last_heard;         // the same
+    uint64_t received, sent;     // bytes
+    uint64_t messages;           // taken from it
+    uint64_t first_number;       // in the outbox: of the messages since the last reply; 0: none
+    uint64_t last_number;        // of the last message
     bool refused; // the broker did not take a message: what it says again is not to be acknowledged
     struct pending_reply *replies; // that wait until messages are safe
 };
 
-// Fills a peer that is all zero; address is copied.
-void peer_init(struct peer *peer, struct gateway *gateway, struct channel *channel,
-               const struct peer_transport *transport, const struct sockaddr *address);
-
-// Leaves its session and frees what the peer holds, but not the peer.
-void peer_release(struct peer *peer);
-
-// Takes what came from the device. Returns the code to close it with, or CLOSE_NONE.
-enum close_code peer_take(struct peer *peer, const uint8_t *bytes, size_t length, enum codec_follow follow);
-
 // Sends bytes once all messages taken so far are safe; not at all when the broker refuses one of them.
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length);
+
+// Drops the replies that wait.
+void peer_drop_replies(struct peer *peer);
 
 // Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …".
 __attribute__((format(printf, 2, 3))) void peer_log(const struct peer *peer, const char *format, ...);

@@ -167,7 +167,7 @@ void sessions_reload(struct gateway *gateway) {
     struct session_table *table = &gateway->sessions;
     struct session *session, *next;
     HASH_ITER(by_ident, table->by_ident, session, next) {
-        struct device device = device_by_ident(gateway->registry, session->ident);
+        struct device device = registry_device(gateway->registry, session->ident);
         if (!device.allowed)
             turn_away(session);
         else if (device.known == session->device.known && device.id == session->device.id)

@@ -47,7 +47,7 @@ static const char *read_device_address(struct gateway *gateway, const char *text
     }
     const struct session *session = session_by_device_id(&gateway->sessions, address->device_id);
     const char *ident =
-        session != NULL ? session->ident : device_ident_by_id(gateway->registry, address->device_id);
+        session != NULL ? session->ident : registry_ident_of(gateway->registry, address->device_id);
     if (ident != NULL)
         strcpy(address->ident, ident);
     if (session != NULL && (session->tcp != NULL || session->udp != NULL))
@@ -63,7 +63,7 @@ static const char *read_channel_address(struct gateway *gateway, const char *tex
     if (!device_ident_valid(end + 1))
         return "the ident is not 1 to 32 letters, digits, dots, dashes, underscores";
     const struct config_channel *channel = find_channel(gateway, address->channel_id);
-    struct device device = device_by_ident(gateway->registry, end + 1);
+    struct device device = registry_device(gateway->registry, end + 1);
     strcpy(address->ident, end + 1);
     address->device_id = device.known ? device.id : -1;
     if (device.known)

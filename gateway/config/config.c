@@ -12,6 +12,7 @@
 
 #include "gateway/base/address.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 #include "schema/json_schema.h"
 #include "schema/schemas.h"
 #include "schema/utf8.h"
@@ -24,11 +25,9 @@ struct loading {
 
 __attribute__((format(printf, 3, 4))) static void add_fault(struct loading *loading, const char *path,
                                                             const char *format, ...) {
-    char *problem;
     va_list arguments;
     va_start(arguments, format);
-    if (vasprintf(&problem, format, arguments) < 0)
-        must_have(NULL);
+    char *problem = text_vformat(format, arguments);
     va_end(arguments);
     loading->faults++;
     loading->fault(loading->context, path, problem);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <uthash.h>
 
+#include "gateway/base/hash.h"
 #include "gateway/base/memory.h"
 
 struct entry {
@@ -12,16 +13,14 @@ struct entry {
     UT_hash_handle by_ident, by_id;
 };
 
-struct device_registry {
+struct registry {
     enum config_unknown unknown;
     struct config_devices *devices;
     struct entry *entries; // as many
     struct entry *by_ident, *by_id;
 };
 
-struct device_registry *device_registry_new(struct config_devices *devices, enum config_unknown unknown) {
-    struct device_registry *registry = must_have(calloc(1, sizeof *registry));
-    registry->unknown = unknown;
+static void enter_devices(struct registry *registry, struct config_devices *devices) {
     registry->devices = devices;
     registry->entries = must_have(calloc(devices->count + 1, sizeof *registry->entries));
     for (size_t i = 0; i < devices->count; i++) {
@@ -31,18 +30,35 @@ struct device_registry *device_registry_new(struct config_devices *devices, enum
         HASH_ADD_KEYPTR(by_ident, registry->by_ident, device->ident, strlen(device->ident), entry);
         HASH_ADD_KEYPTR(by_id, registry->by_id, &device->id, sizeof device->id, entry);
     }
-    return registry;
 }
 
-void device_registry_free(struct device_registry *registry) {
+static void clear_entries(struct registry *registry) {
     HASH_CLEAR(by_ident, registry->by_ident);
     HASH_CLEAR(by_id, registry->by_id);
     free(registry->entries);
+}
+
+struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown) {
+    struct registry *registry = must_have(calloc(1, sizeof *registry));
+    registry->unknown = unknown;
+    enter_devices(registry, devices);
+    return registry;
+}
+
+struct config_devices *registry_replace(struct registry *registry, struct config_devices *devices) {
+    struct config_devices *old = registry->devices;
+    clear_entries(registry);
+    enter_devices(registry, devices);
+    return old;
+}
+
+void registry_free(struct registry *registry) {
+    clear_entries(registry);
     config_devices_free(registry->devices);
     free(registry);
 }
 
-struct device device_by_ident(const struct device_registry *registry, const char *ident) {
+struct device registry_device(const struct registry *registry, const char *ident) {
     struct entry *entry;
     HASH_FIND(by_ident, registry->by_ident, ident, strlen(ident), entry);
     if (entry != NULL)
@@ -53,19 +69,19 @@ struct device device_by_ident(const struct device_registry *registry, const char
                                .name = entry->device->name,
                                .type_id = entry->device->type_id};
     int64_t id = device_default_id(ident);
-    return (struct device){
-        // Nobody gets the topics of a listed device by its id.
-        .known = registry->unknown == UNKNOWN_ACCEPT && device_ident_by_id(registry, id) == NULL,
-        .allowed = registry->unknown != UNKNOWN_REJECT,
-        .id = id,
-        .name = ident};
+    return (struct device){// Nobody gets the topics of a listed device by its id.
+                           .known =
+                               registry->unknown == UNKNOWN_ACCEPT && registry_ident_of(registry, id) == NULL,
+                           .allowed = registry->unknown != UNKNOWN_REJECT,
+                           .id = id,
+                           .name = ident};
 }
 
-const struct config_device *device_listed_at(const struct device_registry *registry, size_t index) {
+const struct config_device *registry_at(const struct registry *registry, size_t index) {
     return index < registry->devices->count ? &registry->devices->list[index] : NULL;
 }
 
-const char *device_ident_by_id(const struct device_registry *registry, int64_t id) {
+const char *registry_ident_of(const struct registry *registry, int64_t id) {
     struct entry *entry;
     HASH_FIND(by_id, registry->by_id, &id, sizeof id, entry);
     return entry != NULL ? entry->device->ident : NULL;
@@ -79,10 +95,7 @@ bool device_ident_valid(const char *ident) {
 
 int64_t device_default_id(const char *ident) {
     size_t length = strlen(ident);
-    uint64_t hash = 0xcbf29ce484222325U;
     if (length >= 1 && length <= 15 && strspn(ident, "0123456789") == length)
         return strtoll(ident, NULL, 10);
-    for (size_t i = 0; i < length; i++)
-        hash = (hash ^ (unsigned char)ident[i]) * 0x100000001b3U;
-    return (int64_t)(hash >> 11);
+    return (int64_t)(hash_fnv1a(ident, length) >> 11);
 }

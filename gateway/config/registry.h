@@ -11,24 +11,28 @@ struct device {
     bool listed;  // in the registry
     bool allowed; // false: unknown_devices is "reject" and it is not listed
     int64_t id;
-    const char *name; // lives as long as the registry, or is the ident that was asked for
+    const char *name; // lives as long as the devices of the registry, or is the ident that was asked for
     int64_t type_id;
 };
 
-struct device_registry;
+struct registry;
 
 // Takes devices over; frees them with the registry.
-struct device_registry *device_registry_new(struct config_devices *devices, enum config_unknown unknown);
-void device_registry_free(struct device_registry *registry);
+struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown);
+void registry_free(struct registry *registry);
+
+// Takes devices over in place of those that it had, which are returned for the caller to free with
+// config_devices_free(), once nobody points to their texts any more.
+struct config_devices *registry_replace(struct registry *registry, struct config_devices *devices);
 
 // Who the device of this ident is; name points to ident where it is not listed.
-struct device device_by_ident(const struct device_registry *registry, const char *ident);
+struct device registry_device(const struct registry *registry, const char *ident);
 
 // Listed device number index, or NULL after the last.
-const struct config_device *device_listed_at(const struct device_registry *registry, size_t index);
+const struct config_device *registry_at(const struct registry *registry, size_t index);
 
 // The ident of the listed device of this id, or NULL.
-const char *device_ident_by_id(const struct device_registry *registry, int64_t id);
+const char *registry_ident_of(const struct registry *registry, int64_t id);
 
 // Whether a text may be an ident: 1 to CODEC_IDENT_MAX letters, digits, dots, dashes, underscores.
 bool device_ident_valid(const char *ident);

@@ -338,17 +338,17 @@ static void log_registry_fault(void *context, const char *path, const char *prob
 }
 
 static void reload_registry(struct gateway *gateway) {
-    struct device_registry *old = gateway->registry;
+    struct registry *old = gateway->registry;
     struct config_devices *devices = config_read_devices(gateway->config, log_registry_fault, NULL);
     if (devices == NULL) {
         log_error("the registry stays as it was");
         return;
     }
     log_info("the registry has %zu devices", devices->count);
-    gateway->registry = device_registry_new(devices, gateway->config->unknown_devices);
+    gateway->registry = registry_new(devices, gateway->config->unknown_devices);
     device_states_reload(gateway);
     sessions_reload(gateway);
-    device_registry_free(old); // sessions pointed to its names until now
+    registry_free(old); // sessions pointed to its names until now
 }
 
 // --- signals ---
@@ -391,7 +391,7 @@ static void free_all(struct running *running) {
     state_free(gateway);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
-    device_registry_free(gateway->registry);
+    registry_free(gateway->registry);
     free(gateway->channels);
     commands_free(gateway);
     store_close(gateway->store);
@@ -470,7 +470,7 @@ int gateway_run(struct config *config) {
     uv_prepare_start(&gateway->turn, on_turn);
     uv_unref((uv_handle_t *)&gateway->turn);
     running.drain_timer.data = &running;
-    gateway->registry = device_registry_new(config->devices, config->unknown_devices);
+    gateway->registry = registry_new(config->devices, config->unknown_devices);
     config->devices = NULL; // the registry has them
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
     gateway->store = open_store(gateway);

@@ -21,7 +21,7 @@
 struct gateway {
     uv_loop_t loop;
     const struct config *config;
-    struct device_registry *registry;
+    struct registry *registry;
     struct mqtt_link *link;
     struct outbox *outbox;
     struct session_table sessions;

@@ -511,14 +511,14 @@ static bool has_value(const struct device_state *state, const char *name) {
 // Makes or updates the state of a listed device. Whether it is connected is said once it is known that no
 // other gateway has it.
 static void take_listed(struct gateway *gateway, const struct config_device *listed) {
-    struct device device = device_by_ident(gateway->registry, listed->ident);
+    struct device device = registry_device(gateway->registry, listed->ident);
     struct device_state *state = find_or_make(gateway, device.id, listed->ident);
     identify(gateway, state, &device, listed->ident);
 }
 
 static void take_registry(struct gateway *gateway) {
     const struct config_device *device;
-    for (size_t i = 0; (device = device_listed_at(gateway->registry, i)) != NULL; i++)
+    for (size_t i = 0; (device = registry_at(gateway->registry, i)) != NULL; i++)
         take_listed(gateway, device);
 }
 
@@ -552,7 +552,7 @@ struct moved {
 
 // Where the registry has the device of a state now.
 static struct moved place_of(const struct gateway *gateway, struct device_state *state) {
-    struct device device = device_by_ident(gateway->registry, state->ident);
+    struct device device = registry_device(gateway->registry, state->ident);
     bool stays = device.known && (device.listed || !state->listed ||
                                   session_by_ident(&gateway->sessions, state->ident) != NULL);
     return (struct moved){.from = state->id, .to = device.id, .state = stays ? state : NULL};
@@ -563,7 +563,7 @@ static size_t collect_moved(struct gateway *gateway, struct moved *moved) {
     size_t count = 0;
     DL_FOREACH_SAFE(gateway->devices.heard, state, next) {
         struct moved place = place_of(gateway, state);
-        struct device device = device_by_ident(gateway->registry, state->ident);
+        struct device device = registry_device(gateway->registry, state->ident);
         if (place.state != NULL && place.to == place.from) {
             identify(gateway, state, &device, state->ident);
             continue;
@@ -582,7 +582,7 @@ void device_states_reload(struct gateway *gateway) {
     size_t count = collect_moved(gateway, moved);
     for (size_t i = 0; i < count; i++)
         if (moved[i].state != NULL) {
-            struct device device = device_by_ident(gateway->registry, moved[i].state->ident);
+            struct device device = registry_device(gateway->registry, moved[i].state->ident);
             move(gateway, moved[i].state, moved[i].to);
             identify(gateway, moved[i].state, &device, moved[i].state->ident);
         }
@@ -598,7 +598,7 @@ void device_states_reload(struct gateway *gateway) {
 
 // An identity that we published in an earlier run. What the registry says now may be another one.
 static void hear_unknown(struct gateway *gateway, int64_t id, const char *ident, const struct codec *codec) {
-    struct device device = device_by_ident(gateway->registry, ident);
+    struct device device = registry_device(gateway->registry, ident);
     if (!device.known || device.id != id) {
         state_clear(gateway, id);
         return;

@@ -1,0 +1,17 @@
+// The conversation with a peer: what becomes of what it says. Messages go to the outbox, replies back to the
+// device, answers and news to the observer, faults into the log.
+#pragma once
+
+#include "gateway/channels/peer.h"
+
+// Fills a peer that is all zero; address is copied, the rest stays the caller's.
+void conversation_begin(struct peer *peer, struct channel_parts *parts, const struct config_channel *channel,
+                        struct stream_counters *counters, const struct peer_transport *transport,
+                        const struct sockaddr *address);
+
+// Leaves the session and frees what the peer holds, but not the peer.
+void conversation_end(struct peer *peer);
+
+// Takes what came from the device. Returns the code to close it with, or CLOSE_NONE.
+enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_t length,
+                                  enum codec_follow follow);

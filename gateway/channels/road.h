@@ -1,0 +1,31 @@
+// The road to a device that can be reached now: what a command needs to go out, and an answer to be known by.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gateway/channels/parts.h"
+
+struct peer;
+struct session;
+
+struct road {
+    const struct config_channel *channel;
+    const char *ident;
+    int64_t device_id;  // -1: a device without an identity
+    const char *source; // "ip:port"
+    bool is_udp;
+    uint64_t serial;     // no other connection has it
+    void *codec_session; // what the codec remembers of the device
+    void *context;       // for send
+    void (*send)(void *context, const uint8_t *bytes, size_t length);
+};
+
+// The road by which a peer was heard. It holds as long as the peer.
+struct road road_of(struct peer *peer);
+
+// Finds the road to the device of that id (-1: without an identity) and ident: its connection, or its UDP
+// address when it was heard from within commands.udp_reachable. False when there is none, or another gateway
+// may still have to say what it has sent. *road holds until the loop goes on.
+bool road_find(const struct channel_parts *parts, int64_t device_id, const char *ident, struct road *road);

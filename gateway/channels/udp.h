@@ -1,0 +1,23 @@
+// Trackers over UDP: a socket, the addresses that devices were heard from, and what to send back to them.
+#pragma once
+
+#include "gateway/channels/peer.h"
+
+struct udp_peer;
+
+struct udp_socket {
+    struct channel_parts *parts;
+    const struct config_channel *channel;
+    struct stream_counters *counters;
+    uv_udp_t socket;
+    uv_timer_t sweep;
+    struct udp_peer *peers; // by address, the one heard last at the end
+    uint64_t refused;       // datagrams beyond limits.datagrams_per_second
+};
+
+// Binds to channel->udp. 0 or an error of libuv; also then udp_close() is due.
+int udp_bind(struct udp_socket *udp, struct channel_parts *parts, const struct config_channel *channel,
+             struct stream_counters *counters);
+
+// Forgets all addresses (code 7) and closes the socket.
+void udp_close(struct udp_socket *udp);
