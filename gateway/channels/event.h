@@ -7,8 +7,6 @@
 
 #include "gateway/channels/peer.h"
 
-struct session;
-
 // The numbers are flespi's.
 enum event_code {
     EVENT_NONE = 0,
@@ -30,7 +28,8 @@ void event_closed(const struct peer *peer, enum close_code code);
 
 // log/gw/devices/{id}/{connected,disconnected}. Other instances read them too, and let go of a device that is
 // here now.
-void event_presence(const struct session *session, const struct peer *peer, bool connected);
+// ident and device say who; peer is where. Nothing is published of a device without an identity.
+void event_presence(const struct peer *peer, const char *ident, const struct device *device, bool connected);
 
 struct event_error {
     enum event_code code;

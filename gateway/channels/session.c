@@ -4,10 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
-#include "gateway/channels/peer.h"
-#include "gateway/run/gateway.h"
 
 #define SETTLE_TIME 2000000 // microseconds to wait for our own log entry, which may be behind many messages
 
@@ -42,7 +41,7 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     session = must_have(calloc(1, sizeof *session));
     strcpy(session->ident, ident);
     session->device = *device;
-    session->since = gateway_clock();
+    session->since = clock_now();
     if (device->name == ident)
         session->device.name = session->ident;
     HASH_ADD_KEYPTR(by_ident, table->by_ident, session->ident, strlen(session->ident), session);
@@ -50,45 +49,55 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     return session;
 }
 
-static void arrive(struct gateway *gateway, const struct session *session, const struct peer *peer) {
-    event_presence(session, peer, true);
-    device_state_connected(gateway, session, peer);
+static void arrive(const struct session *session, const struct peer *peer) {
+    const struct channel_observer *observer = peer->parts->observer;
+    event_presence(peer, session->ident, &session->device, true);
+    observer->arrived(observer->context, session, peer->channel);
 }
 
-static void leave(struct gateway *gateway, const struct session *session, const struct peer *peer) {
-    event_presence(session, peer, false);
-    device_state_disconnected(gateway, session, session->elsewhere);
+static void leave(const struct session *session, const struct peer *peer) {
+    const struct channel_observer *observer = peer->parts->observer;
+    event_presence(peer, session->ident, &session->device, false);
+    observer->left(observer->context, session);
 }
 
-void session_attach(struct gateway *gateway, struct peer *peer, const char *ident,
-                    const struct device *device) {
-    session_detach(gateway, peer);
-    struct session *session = find_or_make(&gateway->sessions, ident, device);
+static void enter(struct session *session, struct peer *peer) {
+    peer->session = session;
+    peer->ident = session->ident;
+    peer->device = &session->device;
+}
+
+void session_attach(struct peer *peer, const char *ident, const struct device *device) {
+    session_detach(peer);
+    struct session *session = find_or_make(peer->parts->sessions, ident, device);
     struct peer **place = peer->transport->is_udp ? &session->udp : &session->tcp;
     struct peer *old = *place;
     if (session->tcp == NULL && session->udp == NULL)
-        arrive(gateway, session, peer);
+        arrive(session, peer);
     *place = peer;
-    peer->session = session;
+    enter(session, peer);
     // It is in the session until then, so that its log line says whose connection it was.
     if (old != NULL)
         old->transport->close(old, CLOSE_SAME_IDENT);
 }
 
-void session_detach(struct gateway *gateway, struct peer *peer) {
+void session_detach(struct peer *peer) {
+    struct session_table *table = peer->parts->sessions;
     struct session *session = peer->session;
     if (session == NULL)
         return;
     peer->session = NULL;
+    peer->ident = NULL;
+    peer->device = NULL;
     if (session->tcp == peer)
         session->tcp = NULL;
     if (session->udp == peer)
         session->udp = NULL;
     if (session->tcp != NULL || session->udp != NULL)
         return;
-    leave(gateway, session, peer);
-    HASH_DELETE(by_ident, gateway->sessions.by_ident, session);
-    leave_id(&gateway->sessions, session);
+    leave(session, peer);
+    HASH_DELETE(by_ident, table->by_ident, session);
+    leave_id(table, session);
     free(session);
 }
 
@@ -100,91 +109,75 @@ static int64_t time_of(const json_t *entry) {
                                           : INT64_MAX; // a double may be less by one
 }
 
-static void settle(struct gateway *gateway, struct session *session) {
+// The quiet period after its coming is over: what waits for the device may go out.
+static void settle(const struct channel_parts *parts, struct session *session) {
     if (session->settled)
         return;
     session->settled = true;
-    commands_device_talks(gateway, session);
+    parts->observer->talks(parts->observer->context, session);
 }
 
-static void let_go(struct session *session) {
+static void close_all(struct session *session, enum close_code code) {
     struct peer *tcp = session->tcp, *udp = session->udp;
-    session->elsewhere = true;
     if (tcp != NULL)
-        tcp->transport->close(tcp, CLOSE_SAME_IDENT);
+        tcp->transport->close(tcp, code);
     if (udp != NULL)
-        udp->transport->close(udp, CLOSE_SAME_IDENT);
+        udp->transport->close(udp, code);
 }
 
-void session_heard(struct gateway *gateway, int64_t device_id, const char *entry, size_t length) {
-    struct session *session = session_by_device_id(&gateway->sessions, device_id);
+void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length) {
+    struct session *session = session_by_device_id(parts->sessions, device_id);
     if (session == NULL)
         return;
     json_t *json = json_loadb(entry, length, 0, NULL);
     const char *instance = json_string_value(json_object_get(json, "instance"));
-    bool own = instance != NULL && strcmp(instance, gateway->config->mqtt.client_id) == 0;
-    bool others = instance != NULL && !own;
+    bool own = bus_is_own(parts->bus, instance), others = instance != NULL && !own;
     bool late = time_of(json) < session->since; // of a time before the device came here
     json_decref(json);
-    if (!late && own)
-        settle(gateway, session);
-    else if (!late && others)
-        let_go(session);
+    if (!late && own) {
+        settle(parts, session);
+    } else if (!late && others) {
+        session->elsewhere = true;
+        close_all(session, CLOSE_SAME_IDENT);
+    }
 }
 
-bool session_is_settled(const struct gateway *gateway, const struct session *session) {
-    return session->settled || !session->device.known || !mqtt_link_is_up(gateway->link) ||
-           gateway_clock() - session->since > SETTLE_TIME;
+bool session_is_settled(const struct channel_parts *parts, const struct session *session) {
+    return session->settled || !session->device.known || !bus_is_up(parts->bus) ||
+           clock_now() - session->since > SETTLE_TIME;
 }
 
 // --- a registry that has changed ---
 
-static struct peer *any_peer(const struct session *session) {
+struct peer *session_any_peer(const struct session *session) {
     return session->tcp != NULL ? session->tcp : session->udp;
 }
 
-static void turn_away(struct session *session) {
-    struct peer *tcp = session->tcp, *udp = session->udp;
-    if (tcp != NULL)
-        tcp->transport->close(tcp, CLOSE_REJECTED);
-    if (udp != NULL)
-        udp->transport->close(udp, CLOSE_REJECTED);
-}
-
 // The device begins anew under its new id. For a moment two may have one, where ids are exchanged.
-static void take_identity(struct gateway *gateway, struct session *session, const struct device *device) {
-    struct peer *peer = any_peer(session);
-    leave(gateway, session, peer);
-    leave_id(&gateway->sessions, session);
+static void take_identity(struct session_table *table, struct session *session, const struct device *device) {
+    struct peer *peer = session_any_peer(session);
+    leave(session, peer);
+    leave_id(table, session);
     session->device = *device;
-    enter_id(&gateway->sessions, session);
-    session->since = gateway_clock();
+    enter_id(table, session);
+    session->since = clock_now();
     session->settled = false;
-    arrive(gateway, session, peer);
+    arrive(session, peer);
 }
 
-void sessions_reload(struct gateway *gateway) {
-    struct session_table *table = &gateway->sessions;
+void sessions_reload(struct channel_parts *parts) {
+    struct session_table *table = parts->sessions;
     struct session *session, *next;
     HASH_ITER(by_ident, table->by_ident, session, next) {
-        struct device device = registry_device(gateway->registry, session->ident);
+        struct device device = registry_device(parts->registry, session->ident);
         if (!device.allowed)
-            turn_away(session);
+            close_all(session, CLOSE_REJECTED);
         else if (device.known == session->device.known && device.id == session->device.id)
             session->device = device;
         else
-            take_identity(gateway, session, &device);
+            take_identity(table, session, &device);
     }
     HASH_ITER(by_ident, table->by_ident, session, next) {
-        commands_device_talks(gateway, session);
+        parts->observer->talks(parts->observer->context, session);
     }
-}
-
-struct peer *session_reachable(const struct session *session, uint64_t reachable) {
-    if (session->tcp != NULL)
-        return session->tcp;
-    if (session->udp == NULL)
-        return NULL;
-    uint64_t now = uv_now(&session->udp->gateway->loop);
-    return now - session->udp->last_heard <= reachable ? session->udp : NULL;
 }

@@ -1,37 +1,32 @@
-// Channels over TCP: a connection for each tracker.
+// Trackers over TCP; see tcp.h.
+#include "gateway/channels/tcp.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <uthash.h>
 #include <utlist.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
-#include "gateway/channels/channel.h"
+#include "gateway/channels/conversation.h"
 #include "gateway/channels/event.h"
-#include "gateway/run/gateway.h"
+#include "gateway/channels/socket.h"
 
 #define BACKLOG         4096
 #define RECEIVE_BUFFER  32768 // bytes that the system keeps of what a connection has sent and was not read
 #define WRITE_QUEUE_MAX 65536 // bytes that a connection may have waiting to be written
 #define DRAIN_TIME      5000  // milliseconds that a connection lives on after its end, for replies that wait
 
-// Connections from one IP address.
-struct address_count {
-    unsigned char ip[16];
-    int count;
-    UT_hash_handle hh;
-};
-
 struct tcp_connection {
     struct peer peer; // first, so that the one is the other
+    struct tcp_listener *listener;
     uv_tcp_t tcp;
     uv_timer_t timer;    // silence, identification and idleness, whichever is next
     uint64_t heard_from; // since when it could say who it is, by uv_now()
     struct tcp_connection *prev, *next;
     struct tcp_connection *prev_held, *next_held;
-    struct address_count *address;
+    struct gate_address *address;
     bool told;        // that it began
     bool quiet_asked; // the silence after the last bytes was told to the codec
     bool held;        // it has something to say, and is not read
@@ -54,13 +49,6 @@ static void on_handle_closed(uv_handle_t *handle) {
     struct tcp_connection *connection = handle->data;
     if (--connection->handles == 0)
         free(connection);
-}
-
-static void release_address(struct gateway *gateway, struct address_count *address) {
-    if (--address->count > 0)
-        return;
-    HASH_DEL(gateway->addresses, address);
-    free(address);
 }
 
 static bool is_fault(enum close_code code) {
@@ -87,7 +75,7 @@ static void tell_closed(const struct tcp_connection *connection, enum close_code
     snprintf(text, sizeof text,
              "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
              (unsigned long long)peer->serial, close_code_text(code), code,
-             (unsigned long long)(uv_now(&peer->gateway->loop) - peer->opened) / 1000,
+             (unsigned long long)(uv_now(peer->parts->loop) - peer->opened) / 1000,
              (unsigned long long)peer->received, (unsigned long long)peer->sent,
              (unsigned long long)peer->messages);
     bool told = connection->told || peer->session != NULL;
@@ -99,21 +87,28 @@ static void tell_closed(const struct tcp_connection *connection, enum close_code
         event_closed(peer, code);
 }
 
+static void tell_changed(const struct tcp_listener *listener) {
+    listener->parts->observer->changed(listener->parts->observer->context, listener->channel);
+}
+
+static void leave_listener(struct tcp_connection *connection) {
+    struct tcp_listener *listener = connection->listener;
+    if (connection->held)
+        DL_DELETE2(listener->held, connection, prev_held, next_held);
+    DL_DELETE(listener->connections, connection);
+    listener->count--;
+    gate_leave(listener->parts->gate, connection->address);
+    tell_changed(listener);
+}
+
 static void close_connection(struct peer *peer, enum close_code code) {
     struct tcp_connection *connection = (struct tcp_connection *)peer;
-    struct gateway *gateway = peer->gateway;
     if (connection->closing)
         return;
     connection->closing = true;
     tell_closed(connection, code);
-    peer_release(peer);
-    if (connection->held)
-        DL_DELETE2(peer->channel->held, connection, prev_held, next_held);
-    DL_DELETE(peer->channel->connections, connection);
-    peer->channel->connection_count--;
-    channel_changed(peer->channel);
-    gateway->connections--;
-    release_address(gateway, connection->address);
+    conversation_end(peer);
+    leave_listener(connection);
     connection->handles = 2;
     uv_close((uv_handle_t *)&connection->tcp, on_handle_closed);
     uv_close((uv_handle_t *)&connection->timer, on_handle_closed);
@@ -156,7 +151,7 @@ static const struct peer_transport tcp_transport = {.send = send_bytes, .close =
 
 static void take(struct tcp_connection *connection, const uint8_t *bytes, size_t length,
                  enum codec_follow follow) {
-    enum close_code code = peer_take(&connection->peer, bytes, length, follow);
+    enum close_code code = conversation_take(&connection->peer, bytes, length, follow);
     if (code != CLOSE_NONE)
         close_connection(&connection->peer, code);
 }
@@ -164,7 +159,7 @@ static void take(struct tcp_connection *connection, const uint8_t *bytes, size_t
 // When the connection is to be looked at next, by uv_now().
 static uint64_t next_deadline(const struct tcp_connection *connection) {
     const struct peer *peer = &connection->peer;
-    const struct config *config = peer->gateway->config;
+    const struct config *config = peer->parts->config;
     uint64_t deadline = peer->last_heard + (uint64_t)config->limits.idle_timeout * 1000;
     uint64_t identify = connection->heard_from + (uint64_t)config->limits.identify_timeout * 1000;
     uint64_t quiet = peer->last_heard + peer->stream.codec->quiet_ms;
@@ -186,7 +181,7 @@ static bool has_unread(const struct tcp_connection *connection) {
 static void on_timer(uv_timer_t *timer) {
     struct tcp_connection *connection = timer->data;
     struct peer *peer = &connection->peer;
-    uint64_t now = uv_now(&peer->gateway->loop);
+    uint64_t now = uv_now(peer->parts->loop);
     if (peer->close_code != CLOSE_NONE) {
         close_connection(peer, peer->close_code);
         return;
@@ -200,10 +195,10 @@ static void on_timer(uv_timer_t *timer) {
         set_timer(connection);
         return;
     }
-    bool idle = now - peer->last_heard >= (uint64_t)peer->gateway->config->limits.idle_timeout * 1000;
+    bool idle = now - peer->last_heard >= (uint64_t)peer->parts->config->limits.idle_timeout * 1000;
     bool nameless =
         peer->session == NULL &&
-        now - connection->heard_from >= (uint64_t)peer->gateway->config->limits.identify_timeout * 1000;
+        now - connection->heard_from >= (uint64_t)peer->parts->config->limits.identify_timeout * 1000;
     // Timers come before what there is to read: after a turn that took long, or when the connection was held
     // until now, silence is not the device's.
     if (!connection->ended && !nameless && has_unread(connection)) {
@@ -221,7 +216,7 @@ static void on_timer(uv_timer_t *timer) {
 }
 
 static void set_timer(struct tcp_connection *connection) {
-    uint64_t now = uv_now(&connection->peer.gateway->loop), deadline = next_deadline(connection);
+    uint64_t now = uv_now(connection->peer.parts->loop), deadline = next_deadline(connection);
     uv_timer_start(&connection->timer, on_timer, deadline > now ? deadline - now : 0, 0);
 }
 
@@ -231,15 +226,15 @@ static char memory[16384]; // one for all connections: what is not taken at once
 
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
     const struct tcp_connection *connection = handle->data;
-    *buffer = uv_buf_init(memory, gateway_reads(connection->peer.gateway) ? sizeof memory : 0);
+    *buffer = uv_buf_init(memory, gate_reads(connection->peer.parts->gate) ? sizeof memory : 0);
 }
 
 // Only connections that have something to say are held, and only those have to be let go.
 static void hold(struct tcp_connection *connection) {
     uv_read_stop((uv_stream_t *)&connection->tcp);
     connection->held = true;
-    DL_APPEND2(connection->peer.channel->held, connection, prev_held, next_held);
-    gateway_resume_soon(connection->peer.gateway);
+    DL_APPEND2(connection->listener->held, connection, prev_held, next_held);
+    gate_resume_soon(connection->peer.parts->gate);
 }
 
 // A device that closes its side may still read: it gets the replies that wait for its messages to be safe.
@@ -270,8 +265,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
         close_connection(&connection->peer, CLOSE_BY_DEVICE);
         return;
     }
-    struct gateway *gateway = connection->peer.gateway;
-    gateway->turn_left -= (size_t)count < gateway->turn_left ? (size_t)count : gateway->turn_left;
+    gate_has_read(connection->peer.parts->gate, (size_t)count);
     bool was_nameless = connection->peer.session == NULL;
     connection->quiet_asked = false;
     take(connection, (const uint8_t *)buffer->base, (size_t)count, CODEC_OPEN);
@@ -282,49 +276,41 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
 
 // --- accepting ---
 
-static struct address_count *count_address(struct gateway *gateway, const struct sockaddr *address) {
-    struct address_key key = address_key_of(address);
-    struct address_count *found;
-    HASH_FIND(hh, gateway->addresses, key.ip, sizeof key.ip, found);
-    if (found == NULL) {
-        found = must_have(calloc(1, sizeof *found));
-        memcpy(found->ip, key.ip, sizeof found->ip);
-        HASH_ADD(hh, gateway->addresses, ip, sizeof found->ip, found);
-    }
-    found->count++;
-    return found;
-}
-
 static bool within_limits(const struct tcp_connection *connection) {
-    const struct gateway *gateway = connection->peer.gateway;
-    if (gateway->connections > gateway->connections_max) {
+    const struct channel_parts *parts = connection->peer.parts;
+    int per_address = parts->config->limits.connections_per_address;
+    if (gate_is_crowded(parts->gate)) {
         peer_warn(&connection->peer, "limit", NULL, "refused: %d connections are open (limits.connections)",
-                  gateway->connections_max);
+                  gate_connections_max(parts->gate));
         return false;
     }
-    if (connection->address->count > gateway->config->limits.connections_per_address) {
+    if (gate_count_from(connection->address) > per_address) {
         peer_warn(&connection->peer, "limit", NULL,
                   "refused: %d connections are open from this address (limits.connections_per_address)",
-                  gateway->config->limits.connections_per_address);
+                  per_address);
         return false;
     }
     return true;
 }
 
-static void begin(struct channel *channel, struct tcp_connection *connection,
-                  const struct sockaddr *address) {
-    struct gateway *gateway = channel->gateway;
-    peer_init(&connection->peer, gateway, channel, &tcp_transport, address);
+static void enter_listener(struct tcp_connection *connection) {
+    struct tcp_listener *listener = connection->listener;
+    connection->address = gate_enter(listener->parts->gate, connection->peer.ip);
+    DL_APPEND(listener->connections, connection);
+    listener->count++;
+    tell_changed(listener);
+}
+
+static void begin(struct tcp_connection *connection, const struct sockaddr *address) {
+    struct tcp_listener *listener = connection->listener;
+    conversation_begin(&connection->peer, listener->parts, listener->channel, listener->counters,
+                       &tcp_transport, address);
     connection->heard_from = connection->peer.opened;
-    connection->address = count_address(gateway, address);
-    DL_APPEND(channel->connections, connection);
-    channel->connection_count++;
-    channel_changed(channel);
-    gateway->connections++;
+    enter_listener(connection);
     uv_tcp_nodelay(&connection->tcp, 1);
     uv_tcp_keepalive(&connection->tcp, 1, 60);
     if (!within_limits(connection)) {
-        channel->refused_connections++;
+        listener->refused++;
         close_connection(&connection->peer, CLOSE_LIMIT);
         return;
     }
@@ -338,47 +324,50 @@ static void free_refused(uv_handle_t *handle) {
 }
 
 // Without descriptors this happens for each attempt to connect; libuv turns those away.
-static void log_not_accepted(const struct channel *channel, int status) {
-    struct gateway *gateway = channel->gateway;
+static void log_not_accepted(const struct tcp_listener *listener, int status) {
+    struct channel_parts *parts = listener->parts;
     unsigned suppressed;
     char note[LIMITER_NOTE_MAX];
-    if (limiter_allows(&gateway->log_limiter, uv_now(&gateway->loop), "accept", 6, &suppressed))
-        log_error("channel %s: cannot accept a connection: %s%s", channel->config->name, uv_strerror(status),
-                  limiter_note(suppressed, note));
+    if (limiter_allows(&parts->log_limiter, uv_now(parts->loop), "accept", 6, &suppressed))
+        log_error("channel %s: cannot accept a connection: %s%s", listener->channel->name,
+                  uv_strerror(status), limiter_note(suppressed, note));
 }
 
 static void on_connection(uv_stream_t *server, int status) {
-    struct channel *channel = server->data;
+    struct tcp_listener *listener = server->data;
     struct sockaddr_storage address;
     int length = sizeof address;
     if (status < 0) {
-        log_not_accepted(channel, status);
+        log_not_accepted(listener, status);
         return;
     }
     struct tcp_connection *connection = must_have(calloc(1, sizeof *connection));
-    uv_tcp_init(&channel->gateway->loop, &connection->tcp);
+    connection->listener = listener;
+    uv_tcp_init(listener->parts->loop, &connection->tcp);
     connection->tcp.data = connection->timer.data = connection;
     if (uv_accept(server, (uv_stream_t *)&connection->tcp) != 0 ||
         uv_tcp_getpeername(&connection->tcp, (struct sockaddr *)&address, &length) != 0) {
         uv_close((uv_handle_t *)&connection->tcp, free_refused); // gone before we looked
         return;
     }
-    uv_timer_init(&channel->gateway->loop, &connection->timer);
-    begin(channel, connection, (struct sockaddr *)&address);
+    uv_timer_init(listener->parts->loop, &connection->timer);
+    begin(connection, (struct sockaddr *)&address);
 }
 
-int tcp_listen(struct channel *channel) {
-    uv_tcp_init_ex(&channel->gateway->loop, &channel->tcp, channel->config->tcp.ss_family);
-    channel->tcp.data = channel;
-    int result = channel_share_port((uv_handle_t *)&channel->tcp, channel->gateway->config);
+int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
+               const struct config_channel *channel, struct stream_counters *counters) {
+    *listener = (struct tcp_listener){.parts = parts, .channel = channel, .counters = counters};
+    uv_tcp_init_ex(parts->loop, &listener->socket, channel->tcp.ss_family);
+    listener->socket.data = listener;
+    int result = parts->config->workers < 2 ? 0 : socket_share_port((const uv_handle_t *)&listener->socket);
     if (result == 0)
-        result = uv_tcp_bind(&channel->tcp, (const struct sockaddr *)&channel->config->tcp, 0);
+        result = uv_tcp_bind(&listener->socket, (const struct sockaddr *)&channel->tcp, 0);
     // Connections inherit it. Otherwise the system would take megabytes for each one that is not read for a
     // while.
     int size = RECEIVE_BUFFER;
     if (result == 0)
-        result = uv_recv_buffer_size((uv_handle_t *)&channel->tcp, &size);
-    return result != 0 ? result : uv_listen((uv_stream_t *)&channel->tcp, BACKLOG, on_connection);
+        result = uv_recv_buffer_size((uv_handle_t *)&listener->socket, &size);
+    return result != 0 ? result : uv_listen((uv_stream_t *)&listener->socket, BACKLOG, on_connection);
 }
 
 // At the end of the gateway. Of a connection that is behind the beginning of a report may have been read: the
@@ -398,20 +387,20 @@ static void take_last(struct tcp_connection *connection) {
         take(connection, NULL, 0, CODEC_END); // a report without a terminator is not lost
 }
 
-void tcp_close_all(struct channel *channel) {
+void tcp_close(struct tcp_listener *listener) {
     struct tcp_connection *connection, *next;
-    uv_close((uv_handle_t *)&channel->tcp, NULL);
-    DL_FOREACH_SAFE(channel->connections, connection, next) {
+    uv_close((uv_handle_t *)&listener->socket, NULL);
+    DL_FOREACH_SAFE(listener->connections, connection, next) {
         take_last(connection);
         close_connection(&connection->peer, CLOSE_RESTART);
     }
 }
 
-size_t tcp_resume(struct channel *channel, size_t count) {
+size_t tcp_resume(struct tcp_listener *listener, size_t count) {
     size_t resumed = 0;
-    while (channel->held != NULL && resumed < count) {
-        struct tcp_connection *connection = channel->held;
-        DL_DELETE2(channel->held, connection, prev_held, next_held);
+    while (listener->held != NULL && resumed < count) {
+        struct tcp_connection *connection = listener->held;
+        DL_DELETE2(listener->held, connection, prev_held, next_held);
         connection->held = false;
         uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
         resumed++;

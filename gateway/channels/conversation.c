@@ -1,0 +1,262 @@
+// The conversation with a peer; see conversation.h.
+#include "gateway/channels/conversation.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/log.h"
+#include "gateway/base/memory.h"
+#include "gateway/channels/event.h"
+#include "gateway/channels/message_stamp.h"
+#include "gateway/channels/road.h"
+#include "gateway/channels/session.h"
+
+#define QUOTE_MAX 160 // of bytes in a log line
+
+// --- replies ---
+
+static void on_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
+    struct peer *peer = context;
+    if (peer->close_code != CLOSE_NONE)
+        return;
+    if (when == CODEC_NOW)
+        peer->transport->send(peer, bytes, length);
+    else
+        peer_send_when_safe(peer, bytes, length);
+}
+
+// --- who it is ---
+
+// Warns of a fault that is not one of bytes, and publishes it.
+static void report(const struct peer *peer, const char *kind, const char *verdict, const char *text) {
+    struct event_error error = {.code = EVENT_CHANNEL_ERROR, .text = text, .verdict = verdict};
+    if (peer_warn(peer, kind, &error.suppressed, "%s", text))
+        event_error(peer, &error);
+}
+
+static void on_identify(void *context, const char *ident) {
+    struct peer *peer = context;
+    char text[160];
+    if (peer->close_code != CLOSE_NONE || strcmp(peer_ident(peer), ident) == 0)
+        return;
+    if (!device_ident_valid(ident)) {
+        snprintf(text, sizeof text,
+                 "an ident that is none: 1 to %d letters, digits, dots, dashes, underscores",
+                 CODEC_IDENT_MAX);
+        report(peer, "ident", "BAD_VALUE", text);
+        peer->close_code = CLOSE_VIOLATION;
+        return;
+    }
+    struct device device = registry_device(peer->parts->registry, ident);
+    if (!device.allowed) {
+        snprintf(text, sizeof text, "device %s is not in the registry and unknown devices are rejected",
+                 ident);
+        free(peer->turned_away);
+        peer->turned_away = must_have(strdup(ident));
+        report(peer, "rejected", "REJECTED", text);
+        peer->close_code = CLOSE_REJECTED;
+        return;
+    }
+    if (peer->transport->is_udp && peer->session == NULL)
+        event_accepted(peer, 0); // an address counts as a connection once it has said who it is
+    session_attach(peer, ident, &device);
+    event_identified(peer);
+    peer_log(peer, "identified");
+}
+
+// --- messages ---
+
+static void report_removed(const struct peer *peer, const struct message_removed *removed) {
+    char quoted[QUOTE_MAX], text[QUOTE_MAX + 128];
+    size_t length = strlen(removed->text);
+    snprintf(text, sizeof text, "%s is left out: '%s' is %s", field_table[removed->field].name,
+             log_quote((const uint8_t *)removed->text, length, quoted, sizeof quoted), removed->reason);
+    struct event_error error = {.code = EVENT_VALUES_REMOVED,
+                                .text = text,
+                                .verdict = codec_verdict_name(CODEC_BAD_VALUE),
+                                .bytes = (const uint8_t *)removed->text,
+                                .length = length};
+    if (peer_warn(peer, "removed", &error.suppressed, "%s (value %llu of the channel)", text,
+                  (unsigned long long)peer->stream.counters->removed_values))
+        event_error(peer, &error);
+}
+
+static void log_removed(const struct peer *peer, const struct message *message) {
+    for (size_t i = 0; i < message->removed_count && i < MESSAGE_REMOVED_MAX; i++) {
+        const struct message_removed *removed = &message->removed[i];
+        if (removed->reason == message_absent)
+            log_debug("channel %s, %s, device %s: no %s in the report", peer->channel->name, peer->address,
+                      peer_ident(peer), field_table[removed->field].name);
+        else
+            report_removed(peer, removed);
+    }
+}
+
+static void put_message(struct peer *peer, const char *topic, const char *json, size_t length) {
+    uint64_t number = outbox_put(
+        peer->parts->outbox,
+        &(struct mqtt_publish){
+            .topic = topic, .payload = json, .length = length, .qos = peer->parts->config->mqtt.qos});
+    if (peer->first_number == 0)
+        peer->first_number = number;
+    peer->last_number = number;
+}
+
+// {prefix}{middle}{id}; returns its end. Not by printf, as this is done for every message.
+static char *put_topic(char topic[TOPIC_MAX], const struct config *config, const char *middle, int64_t id) {
+    char *end = stpcpy(stpcpy(topic, config->mqtt.topic_prefix), middle);
+    return end + decimal_write(decimal_integer(id), end);
+}
+
+static void on_message(void *context, struct message *message) {
+    static char json[MESSAGE_JSON_MAX];
+    static struct message_member members[MESSAGE_VALUES_MAX];
+    size_t member_count;
+    struct peer *peer = context;
+    if (peer->close_code != CLOSE_NONE || peer->session == NULL)
+        return;
+    const struct config *config = peer->parts->config;
+    const struct device *device = &peer->session->device;
+    char topic[TOPIC_MAX];
+    peer->messages++;
+    log_removed(peer, message);
+    int64_t now = clock_now();
+    message_stamp(message, &(struct message_origin){.codec = peer->channel->codec,
+                                                    .received = now,
+                                                    .channel_id = peer->channel->id,
+                                                    .peer = peer->address,
+                                                    .device = device});
+    size_t length = message_write_members(message, json, sizeof json, members, &member_count);
+    if (config->on_channels || !device->known) {
+        char *end = put_topic(topic, config, "/" TOPIC_MESSAGE TOPIC_CHANNELS, peer->channel->id);
+        stpcpy(stpcpy(end, "/"), peer->session->ident);
+        put_message(peer, topic, json, length);
+    }
+    if (config->on_devices && device->known) {
+        put_topic(topic, config, "/" TOPIC_MESSAGE TOPIC_DEVICES, device->id);
+        put_message(peer, topic, json, length);
+    }
+    if (peer->transport->acknowledge != NULL)
+        peer->transport->acknowledge(peer, message);
+    const struct channel_report report = {
+        .members = members,
+        .count = member_count,
+        .timestamp = (int64_t)(decimal_to_double(message_get(message, FIELD_TIMESTAMP)->number) * 1e6),
+        .received = now};
+    peer->parts->observer->reported(peer->parts->observer->context, peer->session, &report);
+}
+
+static void report_unidentified(const struct peer *peer, const struct codec_answer *answer) {
+    char text[160];
+    snprintf(text, sizeof text, "NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is",
+             answer->key);
+    report(peer, "not identified", codec_verdict_name(CODEC_NOT_IDENTIFIED), text);
+}
+
+static void tell_answered(struct peer *peer, const struct codec_answer *answer) {
+    const struct channel_observer *observer = peer->parts->observer;
+    struct road from = road_of(peer);
+    observer->answered(observer->context, &from, answer);
+}
+
+static void on_answer(void *context, const struct codec_answer *answer) {
+    struct peer *peer = context;
+    if (peer->close_code != CLOSE_NONE)
+        return;
+    if (peer->session != NULL)
+        tell_answered(peer, answer);
+    else if (!answer->implicit)
+        report_unidentified(peer, answer);
+}
+
+static void on_fault(void *context, const struct stream_fault *fault) {
+    struct peer *peer = context;
+    const struct stream_counters *counters = peer->stream.counters;
+    char quoted[QUOTE_MAX];
+    uint64_t rejected = 0;
+    for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++)
+        rejected += counters->verdicts[verdict];
+    struct event_error error = {.code = peer->session != NULL ? EVENT_DEVICE_ERROR : EVENT_CHANNEL_ERROR,
+                                .text = fault->reason,
+                                .verdict = fault->verdict,
+                                .has_offset = true,
+                                .offset = fault->offset,
+                                .bytes = fault->bytes,
+                                .length = fault->length};
+    if (peer_warn(peer, fault->verdict, &error.suppressed,
+                  "%s at offset %llu: %s: \"%s\" (%llu records rejected, %llu bytes of junk on this channel)",
+                  fault->verdict, (unsigned long long)fault->offset, fault->reason,
+                  log_quote(fault->bytes, fault->length, quoted, sizeof quoted), (unsigned long long)rejected,
+                  (unsigned long long)counters->junk_bytes))
+        event_error(peer, &error);
+}
+
+static const struct stream_sink sink = {
+    .identify = on_identify,
+    .message = on_message,
+    .reply = on_reply,
+    .answer = on_answer,
+    .fault = on_fault,
+};
+
+// --- beginning, taking, ending ---
+
+void conversation_begin(struct peer *peer, struct channel_parts *parts, const struct config_channel *channel,
+                        struct stream_counters *counters, const struct peer_transport *transport,
+                        const struct sockaddr *address) {
+    void *session = must_have(calloc(1, channel->codec->session_size));
+    peer->parts = parts;
+    peer->channel = channel;
+    peer->transport = transport;
+    peer->opened = peer->last_heard = uv_now(parts->loop);
+    peer->serial = ++parts->last_serial;
+    memcpy(peer->ip, address_key_of(address).ip, sizeof peer->ip);
+    address_write(address, peer->address);
+    stream_init(&peer->stream, channel->codec, session, &sink, peer, counters);
+}
+
+void conversation_end(struct peer *peer) {
+    peer_drop_replies(peer);
+    session_detach(peer);
+    stream_free(&peer->stream);
+    free(peer->turned_away);
+    free(peer->stream.session);
+    peer->stream.session = NULL;
+}
+
+static enum close_code code_of(enum stream_state state) {
+    switch (state) {
+    case STREAM_OPEN:
+        return CLOSE_NONE;
+    case STREAM_NOT_THIS_PROTOCOL:
+        return CLOSE_NOT_THIS_PROTOCOL;
+    case STREAM_BROKEN:
+        return CLOSE_PARSE_ERROR;
+    case STREAM_VIOLATION:
+        return CLOSE_VIOLATION;
+    case STREAM_CLOSED_BY_DEVICE:
+        return CLOSE_BY_DEVICE;
+    }
+    return CLOSE_PARSE_ERROR;
+}
+
+enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_t length,
+                                  enum codec_follow follow) {
+    peer->received += length;
+    if (length > 0)
+        peer->last_heard = uv_now(peer->parts->loop);
+    enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
+    if (peer->close_code == CLOSE_NONE)
+        peer->close_code = code_of(state);
+    // The codec believes that it has passed on what the broker refused. A new connection begins without that
+    // belief.
+    if (peer->close_code == CLOSE_NONE && peer->refused)
+        peer->close_code = CLOSE_LIMIT;
+    // A report without a terminator is taken at the silence after it.
+    bool talks = length > 0 || follow == CODEC_QUIET;
+    if (peer->close_code == CLOSE_NONE && peer->session != NULL && talks)
+        peer->parts->observer->talks(peer->parts->observer->context, peer->session);
+    return peer->close_code;
+}
