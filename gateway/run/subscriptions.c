@@ -1,0 +1,44 @@
+// The gateway's subscriptions; see subscriptions.h.
+#include "gateway/run/subscriptions.h"
+
+#include <mqtt_protocol.h>
+#include <stdlib.h>
+
+#include "gateway/base/text.h"
+#include "gateway/broker/topic.h"
+
+__attribute__((format(printf, 4, 5))) static void add(struct subscriptions *subscriptions, int qos,
+                                                      int options, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    subscriptions->list[subscriptions->count++] =
+        (struct mqtt_subscription){.filter = text_vformat(format, arguments), .qos = qos, .options = options};
+    va_end(arguments);
+}
+
+// Our own first, because a broker with a full queue drops what comes later. A command that somebody retained by
+// mistake would come again at every connection: no retained ones. The entries of the queue are wanted with those
+// that we wrote ourselves, which tells that the broker has them. Where devices and what other instances were
+// while we were away does not matter: QoS 0.
+void subscriptions_fill(struct subscriptions *list, const struct config *config) {
+    const char *prefix = config->mqtt.topic_prefix;
+    bool intake = config->commands.intake;
+    add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "%s/#", prefix, config->mqtt.client_id);
+    if (intake)
+        add(list, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_COMMAND "#", prefix);
+    add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_DEVICES "+" TOPIC_QUEUE "+", prefix);
+    add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_CHANNELS "+/+" TOPIC_QUEUE "+", prefix);
+    add(list, 0, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "+", prefix);
+    if (intake)
+        add(list, 0, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "+/" TOPIC_CHANNELS "+", prefix);
+    add(list, 0, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER,
+        "%s/" TOPIC_STATE TOPIC_DEVICES "+" TOPIC_CONNECTED, prefix);
+    add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_LOG TOPIC_DEVICES "+" TOPIC_CONNECTED, prefix);
+    if (config->home_assistant.enabled)
+        add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/status", config->home_assistant.prefix);
+}
+
+void subscriptions_free(struct subscriptions *subscriptions) {
+    for (size_t i = 0; i < subscriptions->count; i++)
+        free(subscriptions->list[i].filter);
+}
