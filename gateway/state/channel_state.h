@@ -14,11 +14,11 @@
 
 struct channel_state;
 
-// channels are config's, in the same order. Adds itself to the publisher, and is the one whom the instances
+// channels[0 .. count) are config's, in the same order. Adds itself to the publisher, and is the one whom the instances
 // tell. All that is handed in stays the caller's.
 struct channel_state *channel_state_new(const struct config *config, const struct bus *bus,
                                         struct publisher *publisher, struct instances *instances,
-                                        const struct channel *channels);
+                                        const struct channel *channels, size_t count);
 void channel_state_free(struct channel_state *channel_state);
 
 // The state of one of config's channels has changed.
