@@ -5,17 +5,22 @@
 #include "gateway/state/home_assistant.h"
 
 #include <jansson.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/base/memory.h"
-#include "gateway/run/gateway.h"
-#include "gateway/state/devices.h"
+#include "gateway/base/text.h"
 #include "schema/schemas.h"
 
-#define TOPIC_MAX 2048
-#define NODE_MAX  640 // a prefix of 128 characters, a device id
+#define DISCOVERY_TOPIC_MAX 2048
+#define NODE_MAX            640 // a prefix of 128 characters, a device id
+
+struct home_assistant {
+    const struct config *config;
+    const struct bus *bus;
+};
 
 // What an entity shows or does, and so when a device has it.
 enum entity_kind {
@@ -97,19 +102,19 @@ static bool has_alarm(const struct codec *codec, enum field field) {
     return alarm != NULL && *alarm == field;
 }
 
-static bool has_entity(const struct gateway *gateway, const struct device_state *state,
-                       const struct entity *entity) {
+static bool has_entity(const struct home_assistant *home_assistant,
+                       const struct home_assistant_device *device, const struct entity *entity) {
     switch (entity->kind) {
     case TRACKER:
-        return gateway->config->telemetry != TELEMETRY_OFF;
+        return home_assistant->config->telemetry != TELEMETRY_OFF;
     case CONNECTED:
         return true;
     case VALUE:
-        return (state->reported & bit_of(entity)) != 0;
+        return (device->reported & bit_of(entity)) != 0;
     case ALARM:
-        return has_alarm(state->codec, entity->field);
+        return has_alarm(device->codec, entity->field);
     case COMMAND:
-        return has_command(state->codec, entity->command);
+        return has_command(device->codec, entity->command);
     }
     return false;
 }
@@ -117,55 +122,54 @@ static bool has_entity(const struct gateway *gateway, const struct device_state 
 // --- topics ---
 
 // Names the device among all gateways' on the broker, in the letters that Home Assistant allows in topics.
-static void write_node(const struct gateway *gateway, int64_t device_id, char *node) {
-    snprintf(node, NODE_MAX, "%s_%lld", gateway->config->mqtt.topic_prefix, (long long)device_id);
+static void write_node(const struct home_assistant *home_assistant, int64_t device_id, char *node) {
+    snprintf(node, NODE_MAX, "%s_%lld", bus_prefix(home_assistant->bus), (long long)device_id);
     for (char *c = node; *c != '\0'; c++)
         if (strchr("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-", *c) == NULL)
             *c = '_';
 }
 
-static uint64_t publish(struct gateway *gateway, int64_t device_id, const struct entity *entity,
-                        const char *text, size_t length) {
-    char topic[TOPIC_MAX], node[NODE_MAX];
-    write_node(gateway, device_id, node);
-    snprintf(topic, sizeof topic, "%s/%s/%s/%s/config", gateway->config->home_assistant.prefix,
+static uint64_t publish(const struct home_assistant *home_assistant, int64_t device_id,
+                        const struct entity *entity, const char *text, size_t length) {
+    char topic[DISCOVERY_TOPIC_MAX], node[NODE_MAX];
+    write_node(home_assistant, device_id, node);
+    snprintf(topic, sizeof topic, "%s/%s/%s/%s/config", home_assistant->config->home_assistant.prefix,
              entity->component, node, entity->object_id);
-    return gateway_publish_text(gateway, topic, text, length, MQTT_RETAINED);
+    return bus_publish_text(home_assistant->bus, topic, text, length, MQTT_RETAINED);
 }
 
 // --- the payload ---
 
-// Sets key to {topic prefix}/{…}.
-__attribute__((format(printf, 4, 5))) static void set_topic(json_t *config, const struct gateway *gateway,
+// Sets key to {prefix}/{topic…}.
+__attribute__((format(printf, 4, 5))) static void set_topic(json_t *config,
+                                                            const struct home_assistant *home_assistant,
                                                             const char *key, const char *format, ...) {
-    char *rest;
     va_list arguments;
     va_start(arguments, format);
-    if (vasprintf(&rest, format, arguments) < 0)
-        must_have(NULL);
+    char *topic = text_vformat(format, arguments);
     va_end(arguments);
-    json_object_set_new(config, key, json_sprintf("%s/%s", gateway->config->mqtt.topic_prefix, rest));
-    free(rest);
+    json_object_set_new(config, key, json_sprintf("%s/%s", bus_prefix(home_assistant->bus), topic));
+    free(topic);
 }
 
 static void set_text(json_t *config, const char *key, const char *text) {
     json_object_set_new(config, key, json_string(text));
 }
 
-static void describe_device(json_t *config, const struct device_state *state, const char *node) {
-    const char *model = state->codec != NULL ? state->codec->title : NULL;
+static void describe_device(json_t *config, const struct home_assistant_device *device, const char *node) {
+    const char *model = device->codec != NULL ? device->codec->title : NULL;
     json_object_set_new(config, "device",
-                        json_pack("{s:[s], s:s, s:s, s:s*}", "identifiers", node, "name", state->name,
-                                  "serial_number", state->ident, "model", model));
+                        json_pack("{s:[s], s:s, s:s, s:s*}", "identifiers", node, "name", device->name,
+                                  "serial_number", device->ident, "model", model));
     json_object_set_new(config, "origin",
                         json_pack("{s:s, s:s}", "name", "trackbus", "sw_version", TRACKBUS_VERSION));
 }
 
 // A tracker that sleeps is not unavailable: what it said last still holds, and commands wait for it. The
 // gateway is, when it is gone.
-static void describe_availability(json_t *config, const struct gateway *gateway) {
-    set_topic(config, gateway, "availability_topic", "state/gw/instances/%s",
-              gateway->config->mqtt.client_id);
+static void describe_availability(json_t *config, const struct home_assistant *home_assistant) {
+    set_topic(config, home_assistant, "availability_topic", TOPIC_STATE TOPIC_INSTANCES "%s",
+              bus_client_id(home_assistant->bus));
     set_text(config, "availability_template", "{{ value_json.state }}");
 }
 
@@ -174,112 +178,119 @@ static void describe_truth(json_t *config) {
     set_text(config, "payload_off", "false");
 }
 
-static void describe_value(json_t *config, const struct gateway *gateway, const struct device_state *state,
-                           enum field field) {
-    set_topic(config, gateway, "state_topic", "state/gw/devices/%lld/telemetry/%s", (long long)state->id,
-              field_table[field].key);
+static void describe_value(json_t *config, const struct home_assistant *home_assistant,
+                           const struct home_assistant_device *device, enum field field) {
+    set_topic(config, home_assistant, "state_topic", TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s",
+              (long long)device->id, field_table[field].key);
     if (field_table[field].type == FIELD_BOOLEAN)
         describe_truth(config);
     else
         set_text(config, "state_class", "measurement");
 }
 
-static void describe_alarm(json_t *config, const struct gateway *gateway, const struct device_state *state,
-                           enum field field) {
-    if (gateway->config->on_devices)
-        set_topic(config, gateway, "state_topic", "message/gw/devices/%lld", (long long)state->id);
+static void describe_alarm(json_t *config, const struct home_assistant *home_assistant,
+                           const struct home_assistant_device *device, enum field field) {
+    if (home_assistant->config->on_devices)
+        set_topic(config, home_assistant, "state_topic", TOPIC_MESSAGE TOPIC_DEVICES "%lld",
+                  (long long)device->id);
     else
-        set_topic(config, gateway, "state_topic", "message/gw/channels/+/%s", state->ident);
+        set_topic(config, home_assistant, "state_topic", TOPIC_MESSAGE TOPIC_CHANNELS "+/%s", device->ident);
     json_object_set_new(
         config, "value_template",
         json_sprintf("{{ value_json['%s'] | default(false) | lower }}", field_table[field].key));
     describe_truth(config);
 }
 
-static void describe_command(json_t *config, const struct gateway *gateway, const struct device_state *state,
-                             const char *command) {
-    set_topic(config, gateway, "command_topic", "command/gw/devices/%lld", (long long)state->id);
+static void describe_command(json_t *config, const struct home_assistant *home_assistant,
+                             const struct home_assistant_device *device, const char *command) {
+    set_topic(config, home_assistant, "command_topic", TOPIC_COMMAND TOPIC_DEVICES "%lld",
+              (long long)device->id);
     json_object_set_new(config, "payload_press", json_sprintf("{\"name\":\"%s\"}", command));
 }
 
 // What the entity reads or writes.
-static void describe_topics(json_t *config, const struct gateway *gateway, const struct device_state *state,
-                            const struct entity *entity) {
+static void describe_topics(json_t *config, const struct home_assistant *home_assistant,
+                            const struct home_assistant_device *device, const struct entity *entity) {
     switch (entity->kind) {
     case TRACKER:
-        set_topic(config, gateway, "json_attributes_topic", "state/gw/devices/%lld/telemetry/position",
-                  (long long)state->id);
+        set_topic(config, home_assistant, "json_attributes_topic",
+                  TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "position", (long long)device->id);
         set_text(config, "source_type", "gps");
         break;
     case CONNECTED:
-        set_topic(config, gateway, "state_topic", "state/gw/devices/%lld/connected", (long long)state->id);
+        set_topic(config, home_assistant, "state_topic", TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_CONNECTED,
+                  (long long)device->id);
         describe_truth(config);
         break;
     case VALUE:
-        describe_value(config, gateway, state, entity->field);
+        describe_value(config, home_assistant, device, entity->field);
         break;
     case ALARM:
-        describe_alarm(config, gateway, state, entity->field);
+        describe_alarm(config, home_assistant, device, entity->field);
         break;
     case COMMAND:
-        describe_command(config, gateway, state, entity->command);
+        describe_command(config, home_assistant, device, entity->command);
         break;
     }
 }
 
-static json_t *describe(const struct gateway *gateway, const struct device_state *state,
-                        const struct entity *entity) {
+static json_t *describe(const struct home_assistant *home_assistant,
+                        const struct home_assistant_device *device, const struct entity *entity) {
     char node[NODE_MAX];
-    write_node(gateway, state->id, node);
+    write_node(home_assistant, device->id, node);
     json_t *config = json_pack("{s:o, s:s?, s:s*, s:s*, s:s*, s:s*, s:i}", "unique_id",
                                json_sprintf("%s_%s", node, entity->object_id), "name", entity->name,
                                "device_class", entity->device_class, "unit_of_measurement", entity->unit,
                                "entity_category", entity->category, "icon", entity->icon, "qos", 1);
-    describe_device(must_have(config), state, node);
-    describe_availability(config, gateway);
-    describe_topics(config, gateway, state, entity);
+    describe_device(must_have(config), device, node);
+    describe_availability(config, home_assistant);
+    describe_topics(config, home_assistant, device, entity);
     return config;
 }
 
 // --- announcing ---
 
-static bool announce(struct gateway *gateway, const struct device_state *state, const struct entity *entity) {
-    json_t *config = describe(gateway, state, entity);
-    char *text = must_have(json_dumps(config, JSON_COMPACT | JSON_SORT_KEYS));
-    bool published = publish(gateway, state->id, entity, text, strlen(text)) != 0;
+static bool announce(const struct home_assistant *home_assistant, const struct home_assistant_device *device,
+                     const struct entity *entity) {
+    json_t *config = describe(home_assistant, device, entity);
+    char *text = text_of_json(config, TEXT_VALUE_DIGITS);
+    bool published = publish(home_assistant, device->id, entity, text, strlen(text)) != 0;
     free(text);
     json_decref(config);
     return published;
 }
 
-// Several gateways on one broker would announce a device each with itself as what it depends on: the one
-// that had it last does. Whether another had it the broker says.
-static bool is_ours(const struct device_state *state) {
-    return (state->heard || state->connected) && !state->elsewhere;
-}
-
-bool home_assistant_announce(struct gateway *gateway, struct device_state *state) {
-    if (!is_ours(state))
-        return true; // due again when it comes here, or when the broker has said
+bool home_assistant_announce(const struct home_assistant *home_assistant,
+                             struct home_assistant_device *device) {
     for (size_t i = 0; i < ENTITY_COUNT; i++) {
         uint32_t bit = bit_of(&entities[i]);
-        if ((state->announced & bit) != 0 || !has_entity(gateway, state, &entities[i]))
+        if ((device->announced & bit) != 0 || !has_entity(home_assistant, device, &entities[i]))
             continue;
-        if (!outbox_keeps_up(gateway->outbox) || !announce(gateway, state, &entities[i]))
+        if (!bus_keeps_up(home_assistant->bus) || !announce(home_assistant, device, &entities[i]))
             return false;
-        state->announced |= bit;
+        device->announced |= bit;
     }
     return true;
 }
 
-void home_assistant_remove(struct gateway *gateway, int64_t device_id) {
-    for (size_t i = 0; gateway->config->home_assistant.enabled && i < ENTITY_COUNT; i++)
-        publish(gateway, device_id, &entities[i], "", 0);
+void home_assistant_remove(const struct home_assistant *home_assistant, int64_t device_id) {
+    for (size_t i = 0; home_assistant->config->home_assistant.enabled && i < ENTITY_COUNT; i++)
+        publish(home_assistant, device_id, &entities[i], "", 0);
 }
 
-void home_assistant_heard(struct gateway *gateway, const struct mqtt_received *received) {
+bool home_assistant_received(const struct home_assistant *home_assistant,
+                             const struct mqtt_received *received) {
     static const char online[] = "online";
-    if (gateway->config->home_assistant.enabled && received->length == sizeof online - 1 &&
-        memcmp(received->payload, online, sizeof online - 1) == 0)
-        device_states_announce(gateway);
+    return home_assistant->config->home_assistant.enabled && received->length == sizeof online - 1 &&
+           memcmp(received->payload, online, sizeof online - 1) == 0;
+}
+
+struct home_assistant *home_assistant_new(const struct config *config, const struct bus *bus) {
+    struct home_assistant *home_assistant = must_have(malloc(sizeof *home_assistant));
+    *home_assistant = (struct home_assistant){.config = config, .bus = bus};
+    return home_assistant;
+}
+
+void home_assistant_free(struct home_assistant *home_assistant) {
+    free(home_assistant);
 }

@@ -5,22 +5,38 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "codecs/codec.h"
+#include "gateway/broker/bus.h"
+#include "gateway/config/config.h"
 #include "schema/field.h"
 
-struct device_state;
-struct gateway;
-struct mqtt_received;
+struct home_assistant;
 
-// The entity that shows the values of a field, as its bit in reported and announced of a device_state; 0 when
-// there is none.
+// What is announced. An entity is a bit in reported and announced.
+struct home_assistant_device {
+    int64_t id;
+    const char *ident, *name;
+    const struct codec *codec; // or NULL
+    uint32_t reported;         // those whose fields have a value
+    uint32_t announced;        // those that are announced
+};
+
+// config and bus stay the caller's.
+struct home_assistant *home_assistant_new(const struct config *config, const struct bus *bus);
+void home_assistant_free(struct home_assistant *home_assistant);
+
+// The entity that shows the values of a field, or 0 when there is none.
 uint32_t home_assistant_entity_of(enum field field);
 
-// Announces the entities of a device that are not announced yet, as far as the broker keeps up. True when
-// none is left.
-bool home_assistant_announce(struct gateway *gateway, struct device_state *state);
+// Announces the entities of a device that are not announced yet, as far as the broker keeps up, and notes
+// them in device->announced. True when none is left.
+bool home_assistant_announce(const struct home_assistant *home_assistant,
+                             struct home_assistant_device *device);
 
 // Takes all entities of a device away, whenever they were announced.
-void home_assistant_remove(struct gateway *gateway, int64_t device_id);
+void home_assistant_remove(const struct home_assistant *home_assistant, int64_t device_id);
 
-// A message on {prefix}/status: when Home Assistant has started, all is announced again.
-void home_assistant_heard(struct gateway *gateway, const struct mqtt_received *received);
+// A message on {prefix}/status. True when Home Assistant has started: then all devices are to be announced
+// again.
+bool home_assistant_received(const struct home_assistant *home_assistant,
+                             const struct mqtt_received *received);

@@ -1,14 +1,12 @@
 // The other instances on the broker; see instances.h.
 #include "gateway/state/instances.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
 #include <utlist.h>
 
 #include "gateway/base/memory.h"
-#include "gateway/run/gateway.h"
 
 #define STATE_MAX       4096       // bytes of a state that is read
 #define CONNECTIONS_MAX 1000000000 // that is believed
@@ -17,7 +15,6 @@
 struct remote_channel {
     int64_t id;
     json_t *state;
-    bool due; // the sum has to be published again
     struct remote_channel *next;
 };
 
@@ -28,16 +25,24 @@ struct instance {
     UT_hash_handle hh;
 };
 
+struct instances {
+    const struct bus *bus;
+    bool intake;
+    struct instances_handlers handlers;
+    struct instance *by_id; // others
+    bool known;             // the broker has said, in this connection, whether there are any
+};
+
 // --- the table ---
 
-static struct instance *find_or_make(struct instance_table *table, const char *client_id, size_t length) {
+static struct instance *find_or_make(struct instances *instances, const char *client_id, size_t length) {
     struct instance *instance;
-    HASH_FIND(hh, table->by_id, client_id, length, instance);
+    HASH_FIND(hh, instances->by_id, client_id, length, instance);
     if (instance != NULL)
         return instance;
     instance = must_have(calloc(1, sizeof *instance));
     instance->client_id = must_have(strndup(client_id, length));
-    HASH_ADD_KEYPTR(hh, table->by_id, instance->client_id, length, instance);
+    HASH_ADD_KEYPTR(hh, instances->by_id, instance->client_id, length, instance);
     return instance;
 }
 
@@ -47,39 +52,67 @@ static struct remote_channel *find_channel(const struct instance *instance, int6
     return channel;
 }
 
+static struct remote_channel *find_or_make_channel(struct instance *instance, int64_t id) {
+    struct remote_channel *channel = find_channel(instance, id);
+    if (channel != NULL)
+        return channel;
+    channel = must_have(calloc(1, sizeof *channel));
+    channel->id = id;
+    LL_APPEND(instance->channels, channel);
+    return channel;
+}
+
 static void remove_channel(struct instance *instance, struct remote_channel *channel) {
     LL_DELETE(instance->channels, channel);
     json_decref(channel->state);
     free(channel);
 }
 
-void instances_free(struct gateway *gateway) {
+static void forget_all(struct instances *instances) {
     struct instance *instance, *next;
-    HASH_ITER(hh, gateway->instances.by_id, instance, next) {
+    HASH_ITER(hh, instances->by_id, instance, next) {
         while (instance->channels != NULL)
             remove_channel(instance, instance->channels);
-        HASH_DEL(gateway->instances.by_id, instance);
+        HASH_DEL(instances->by_id, instance);
         free(instance->client_id);
         free(instance);
     }
 }
 
-static bool any_online(const struct instance_table *table) {
+struct instances *instances_new(const struct bus *bus, bool intake) {
+    struct instances *instances = must_have(calloc(1, sizeof *instances));
+    instances->bus = bus;
+    instances->intake = intake;
+    return instances;
+}
+
+void instances_free(struct instances *instances) {
+    forget_all(instances);
+    free(instances);
+}
+
+// --- what is asked ---
+
+static bool any_online(const struct instances *instances) {
     const struct instance *instance;
-    for (instance = table->by_id; instance != NULL; instance = instance->hh.next)
+    for (instance = instances->by_id; instance != NULL; instance = instance->hh.next)
         if (instance->online)
             return true;
     return false;
 }
 
-bool instances_sum_here(const struct gateway *gateway) {
-    return gateway->config->commands.intake || !any_online(&gateway->instances);
+bool instances_are_known(const struct instances *instances) {
+    return instances->known;
 }
 
-int64_t instances_connections(const struct gateway *gateway, int64_t channel_id) {
+bool instances_sum_here(const struct instances *instances) {
+    return instances->intake || !any_online(instances);
+}
+
+int64_t instances_connections(const struct instances *instances, int64_t channel_id) {
     const struct instance *instance;
     int64_t sum = 0;
-    for (instance = gateway->instances.by_id; instance != NULL; instance = instance->hh.next) {
+    for (instance = instances->by_id; instance != NULL; instance = instance->hh.next) {
         const struct remote_channel *channel = find_channel(instance, channel_id);
         if (instance->online && channel != NULL)
             sum += json_integer_value(json_object_get(channel->state, "connections"));
@@ -87,94 +120,68 @@ int64_t instances_connections(const struct gateway *gateway, int64_t channel_id)
     return sum;
 }
 
-// --- what is due ---
-
-static struct channel *own_channel(const struct gateway *gateway, int64_t id) {
-    for (size_t i = 0; i < gateway->config->channel_count; i++)
-        if (gateway->config->channels[i].id == id)
-            return &gateway->channels[i];
-    return NULL;
-}
-
-static void channel_is_due(struct gateway *gateway, struct remote_channel *remote) {
-    struct channel *own = own_channel(gateway, remote->id);
-    remote->due = own == NULL;
-    if (own != NULL)
-        channel_changed(own);
-    state_is_due(gateway);
-}
-
-static void all_are_due(struct gateway *gateway) {
-    struct instance *instance;
-    struct remote_channel *channel;
-    for (size_t i = 0; i < gateway->config->channel_count; i++)
-        channel_changed(&gateway->channels[i]);
-    for (instance = gateway->instances.by_id; instance != NULL; instance = instance->hh.next)
-        LL_FOREACH(instance->channels, channel)
-    channel_is_due(gateway, channel);
-}
-
-// The state of a channel that we do not have, as one of those says that have it; online ones first. Nothing
-// of it is due any more.
-static const json_t *take_due(struct gateway *gateway, int64_t id) {
-    struct instance *instance;
+const json_t *instances_channel(const struct instances *instances, int64_t channel_id) {
+    const struct instance *instance;
     const json_t *state = NULL;
     bool online = false;
-    for (instance = gateway->instances.by_id; instance != NULL; instance = instance->hh.next) {
-        struct remote_channel *channel = find_channel(instance, id);
-        if (channel == NULL)
+    for (instance = instances->by_id; instance != NULL; instance = instance->hh.next) {
+        const struct remote_channel *channel = find_channel(instance, channel_id);
+        if (channel == NULL || (state != NULL && (online || !instance->online)))
             continue;
-        channel->due = false;
-        if (state == NULL || (instance->online && !online)) {
-            state = channel->state;
-            online = instance->online;
-        }
+        state = channel->state;
+        online = instance->online;
     }
     return state;
 }
 
-static void publish_sum(struct gateway *gateway, int64_t id) {
-    json_t *state = must_have(json_copy((json_t *)take_due(gateway, id)));
-    json_object_set_new(state, "connections", json_integer(instances_connections(gateway, id)));
-    gateway_publish(gateway, state, MQTT_RETAINED, "state/gw/channels/%lld", (long long)id);
-    json_decref(state);
+void instances_each_channel(const struct instances *instances, void (*fn)(void *context, int64_t channel_id),
+                            void *context) {
+    const struct instance *instance;
+    const struct remote_channel *channel;
+    for (instance = instances->by_id; instance != NULL; instance = instance->hh.next)
+        LL_FOREACH(instance->channels, channel) {
+            fn(context, channel->id);
+        }
 }
 
-bool instances_publish(struct gateway *gateway) {
-    struct instance *instance;
-    struct remote_channel *channel;
-    for (instance = gateway->instances.by_id; instance != NULL; instance = instance->hh.next)
-        LL_FOREACH(instance->channels, channel) {
-            if (channel->due && !outbox_keeps_up(gateway->outbox))
-                return false;
-            if (channel->due)
-                publish_sum(gateway, channel->id);
-        }
-    return true;
+// --- who is told ---
+
+void instances_set_handlers(struct instances *instances, const struct instances_handlers *handlers) {
+    instances->handlers = *handlers;
+}
+
+static void tell_channel(const struct instances *instances, int64_t channel_id) {
+    if (instances->handlers.channel_changed != NULL)
+        instances->handlers.channel_changed(instances->handlers.context, channel_id);
+}
+
+static void tell_all(const struct instances *instances) {
+    if (instances->handlers.all_changed != NULL)
+        instances->handlers.all_changed(instances->handlers.context);
 }
 
 // --- what the broker says ---
 
-void instances_begin(struct gateway *gateway) {
-    instances_free(gateway);
-    gateway->instances.known = false;
+void instances_begin(struct instances *instances) {
+    forget_all(instances);
+    instances->known = false;
 }
 
-static void end_waiting(struct gateway *gateway) {
-    if (gateway->instances.known)
+static void end_waiting(struct instances *instances) {
+    if (instances->known)
         return;
-    gateway->instances.known = true;
-    all_are_due(gateway);
+    instances->known = true;
+    tell_all(instances);
 }
 
 // The sum is ours to say whoever there is, and what comes late is added to it.
-void instances_answered(struct gateway *gateway) {
-    if (gateway->config->commands.intake)
-        end_waiting(gateway);
+void instances_answered(struct instances *instances) {
+    if (instances->intake)
+        end_waiting(instances);
 }
 
-void instances_settled(struct gateway *gateway) {
-    end_waiting(gateway);
+void instances_settled(struct instances *instances) {
+    end_waiting(instances);
 }
 
 static json_t *read_state(const struct mqtt_received *received) {
@@ -187,62 +194,54 @@ static json_t *read_state(const struct mqtt_received *received) {
     return state;
 }
 
-static void hear_instance(struct gateway *gateway, struct instance *instance,
+static void hear_instance(struct instances *instances, struct instance *instance,
                           const struct mqtt_received *received) {
     json_t *json = read_state(received);
     const char *state = json_string_value(json_object_get(json, "state"));
     bool online = state != NULL && strcmp(state, "online") == 0;
     json_decref(json);
-    if (online != instance->online) {
-        instance->online = online;
-        all_are_due(gateway);
-    }
+    if (online == instance->online)
+        return;
+    instance->online = online;
+    tell_all(instances);
 }
 
-static void hear_channel(struct gateway *gateway, struct instance *instance, int64_t id,
-                         const struct mqtt_received *received) {
-    struct remote_channel *channel = find_channel(instance, id);
+// One that says nothing we understand has no connections.
+static json_t *read_channel(int64_t id, const struct mqtt_received *received) {
     json_t *state = read_state(received);
     const json_t *count = json_object_get(state, "connections");
-    bool valid = json_is_integer(count) && json_integer_value(count) >= 0 &&
-                 json_integer_value(count) <= CONNECTIONS_MAX;
-    if (!valid) {
-        json_decref(state);
-        state = json_pack("{s:I, s:i}", "id", (json_int_t)id, "connections", 0);
-    }
-    if (channel == NULL) {
-        channel = must_have(calloc(1, sizeof *channel));
-        channel->id = id;
-        LL_APPEND(instance->channels, channel);
-    }
+    if (json_is_integer(count) && json_integer_value(count) >= 0 &&
+        json_integer_value(count) <= CONNECTIONS_MAX)
+        return state;
+    json_decref(state);
+    return json_pack("{s:I, s:i}", "id", (json_int_t)id, "connections", 0);
+}
+
+static void hear_channel(struct instances *instances, struct instance *instance, int64_t id,
+                         const struct mqtt_received *received) {
+    struct remote_channel *channel = find_or_make_channel(instance, id);
     json_decref(channel->state);
-    channel->state = state;
-    channel_is_due(gateway, channel);
+    channel->state = read_channel(id, received);
+    tell_channel(instances, id);
 }
 
-// What we said of a channel in an earlier run, and do not say any more.
-static void hear_own_channel(struct gateway *gateway, int64_t id, const struct mqtt_received *received) {
-    bool stale = gateway->config->commands.intake || own_channel(gateway, id) == NULL;
-    if (received->retain && received->length > 0 && stale)
-        gateway_publish(gateway, NULL, MQTT_RETAINED, "state/gw/instances/%s/channels/%lld",
-                        gateway->config->mqtt.client_id, (long long)id);
+int64_t instances_channel_of(const char *rest) {
+    static const char channels[] = "/" TOPIC_CHANNELS;
+    const char *digits = topic_after(rest, channels);
+    if (digits == NULL || digits[strspn(digits, "0123456789")] != '\0')
+        return 0;
+    return strtoll(digits, NULL, 10);
 }
 
-void instances_heard(struct gateway *gateway, const char *topic, const struct mqtt_received *received) {
-    static const char channels[] = "/channels/";
-    const char *client_id = gateway->config->mqtt.client_id, *rest = topic + strcspn(topic, "/");
+void instances_received(struct instances *instances, const char *topic,
+                        const struct mqtt_received *received) {
+    const char *rest = topic + strcspn(topic, "/");
     size_t length = (size_t)(rest - topic);
-    bool own = length == strlen(client_id) && memcmp(topic, client_id, length) == 0;
-    bool of_channel = strncmp(rest, channels, sizeof channels - 1) == 0;
-    const char *digits = of_channel ? rest + sizeof channels - 1 : "";
-    int64_t id = strtoll(digits, NULL, 10);
-    of_channel = of_channel && id > 0 && digits[strspn(digits, "0123456789")] == '\0';
-    if (own && of_channel)
-        hear_own_channel(gateway, id, received);
-    else if (own && *rest == '\0')
-        gateway->state.retained = gateway->state.retained || received->retain;
-    else if (!own && of_channel)
-        hear_channel(gateway, find_or_make(&gateway->instances, topic, length), id, received);
-    else if (!own && *rest == '\0')
-        hear_instance(gateway, find_or_make(&gateway->instances, topic, length), received);
+    int64_t channel_id = instances_channel_of(rest);
+    if (topic_after(topic, bus_client_id(instances->bus)) == rest)
+        return; // our own
+    if (channel_id > 0)
+        hear_channel(instances, find_or_make(instances, topic, length), channel_id, received);
+    else if (*rest == '\0')
+        hear_instance(instances, find_or_make(instances, topic, length), received);
 }

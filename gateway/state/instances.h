@@ -1,39 +1,54 @@
-// The other instances on the broker: which are online, and what they say of their channels. Each instance
-// says of its own channels what it has; one says for all what they have together.
-//
-// An instance that does not take commands in keeps state/gw/instances/{client_id}/channels/{id}. The one that
-// does reads those, and publishes state/gw/channels/{id} with the sum; an instance that is offline counts for
-// nothing. Without another one online each does so, for itself.
+// The other instances on the broker: which are online, and what they say of their channels.
 #pragma once
 
+#include <jansson.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
-struct gateway;
-struct instance;
-struct mqtt_received;
+#include "gateway/broker/bus.h"
 
-struct instance_table {
-    struct instance *by_id; // others
-    bool known;             // the broker has said, in this connection, whether there are any
+struct instances;
+
+// Told when what an instance says of a channel has changed; and when what all say together may have changed,
+// because an instance has come or gone, or the broker has said which there are.
+struct instances_handlers {
+    void *context;
+    void (*channel_changed)(void *context, int64_t channel_id);
+    void (*all_changed)(void *context);
 };
 
-// What the link reports: is connected; has said what it retains, and, should it deliver out of order, all of
-// it; has something under {prefix}/state/gw/instances/, topic is what follows that.
-void instances_begin(struct gateway *gateway);
-void instances_answered(struct gateway *gateway);
-void instances_settled(struct gateway *gateway);
-void instances_heard(struct gateway *gateway, const char *topic, const struct mqtt_received *received);
+// intake: this instance takes commands in, and says for all what their channels have together. The bus stays
+// the caller's.
+struct instances *instances_new(const struct bus *bus, bool intake);
+void instances_free(struct instances *instances);
+
+// handlers are copied; without any nobody is told.
+void instances_set_handlers(struct instances *instances, const struct instances_handlers *handlers);
+
+// The link is connected: what was known of others is not any more.
+void instances_begin(struct instances *instances);
+// The roll call: is answered; is settled, after the quiet period.
+void instances_answered(struct instances *instances);
+void instances_settled(struct instances *instances);
+// Something came under {prefix}/state/gw/instances/; topic is what follows that. Ours is passed over.
+void instances_received(struct instances *instances, const char *topic, const struct mqtt_received *received);
+
+// Whether the broker has said, in this connection, which others there are.
+bool instances_are_known(const struct instances *instances);
 
 // Whether it is for us to say what all have together.
-bool instances_sum_here(const struct gateway *gateway);
+bool instances_sum_here(const struct instances *instances);
 
 // Connections that the others have in a channel.
-int64_t instances_connections(const struct gateway *gateway, int64_t channel_id);
+int64_t instances_connections(const struct instances *instances, int64_t channel_id);
 
-// Publishes what is due of channels that only others have, as far as the broker keeps up. True when nothing
-// is left.
-bool instances_publish(struct gateway *gateway);
+// The state of a channel as one of the others says that has it, online ones first; or NULL.
+const json_t *instances_channel(const struct instances *instances, int64_t channel_id);
 
-void instances_free(struct gateway *gateway);
+// Calls fn for each channel of each of the others; a channel that several have comes several times.
+void instances_each_channel(const struct instances *instances, void (*fn)(void *context, int64_t channel_id),
+                            void *context);
+
+// The id of a channel, when rest (what follows an instance's client_id in a topic) is /channels/{id};
+// otherwise 0.
+int64_t instances_channel_of(const char *rest);

@@ -1,13 +1,14 @@
 // Reading what is retained; see reader.h.
 #include "gateway/state/reader.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
-#include "gateway/run/gateway.h"
+#include "gateway/base/text.h"
+#include "gateway/broker/bus.h"
+#include "gateway/broker/mqtt_link.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
 #define QUIET_TIME 1000  // milliseconds without a message after which nothing more is believed to come
@@ -16,8 +17,10 @@
 enum { FILTERS = 4 };
 
 struct state_reader {
-    struct gateway *gateway;
+    struct state_reader_handlers handlers;
     struct config config; // the gateway's, but for the client_id
+    char *client_id;      // config's
+    char *base;           // {prefix}/state/gw/
     struct mqtt_link *link;
     struct mqtt_subscription subscriptions[FILTERS];
     uv_timer_t timer;
@@ -28,14 +31,13 @@ struct state_reader {
 };
 
 static void finish(struct state_reader *reader) {
-    struct gateway *gateway = reader->gateway;
     if (!reader->ended && reader->count > 0)
         log_warning(
             "the broker has not told all that it retains of devices, of %zu topics it did; Mosquitto does "
             "with max_queued_messages 0",
             reader->count);
     state_reader_stop(reader);
-    state_answered(gateway);
+    reader->handlers.answered(reader->handlers.context);
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -60,53 +62,54 @@ static void ignore_published(void *context, int mid, enum mqtt_answer answer, co
 static void on_received(void *context, const struct mqtt_received *received) {
     struct state_reader *reader = context;
     const char *end = reader->subscriptions[FILTERS - 1].filter;
-    size_t prefix = strlen(reader->config.mqtt.topic_prefix) + strlen("/state/gw/");
+    const char *topic = topic_after(received->topic, reader->base);
     reader->heard = uv_now(reader->timer.loop);
     reader->count++;
     reader->ended = reader->ended || strcmp(received->topic, end) == 0;
     if (reader->ended)
         uv_timer_start(&reader->timer, on_timer, 0, INTERVAL); // not from here: the link would be gone
-    else if (strlen(received->topic) > prefix)
-        state_received(reader->gateway, received->topic + prefix, received);
+    else if (topic != NULL)
+        reader->handlers.received(reader->handlers.context, topic, received);
 }
 
-static const struct mqtt_link_handlers handlers = {.purpose = "what it retains",
-                                                   .connected = ignore,
-                                                   .up = on_up,
-                                                   .down = ignore,
-                                                   .published = ignore_published,
-                                                   .received = on_received};
-
-__attribute__((format(printf, 2, 3))) static char *make_text(const char *prefix, const char *format, ...) {
-    char *rest, *text;
-    va_list arguments;
-    va_start(arguments, format);
-    if (vasprintf(&rest, format, arguments) < 0 || asprintf(&text, "%s%s", prefix, rest) < 0)
-        must_have(NULL);
-    va_end(arguments);
-    free(rest);
-    return text;
-}
+static const struct mqtt_link_handlers link_handlers = {.purpose = "what it retains",
+                                                        .connected = ignore,
+                                                        .up = on_up,
+                                                        .down = ignore,
+                                                        .published = ignore_published,
+                                                        .received = on_received};
 
 // Identities come first, because the rest is of use only for devices that are known; what we have published
 // just now comes last.
-struct state_reader *state_reader_new(struct gateway *gateway) {
-    struct state_reader *reader = must_have(calloc(1, sizeof *reader));
-    const char *prefix = gateway->config->mqtt.topic_prefix, *client_id = gateway->config->mqtt.client_id;
-    reader->gateway = gateway;
-    reader->config = *gateway->config;
-    reader->config.mqtt.client_id = make_text(client_id, "-reader");
-    reader->subscriptions[0].filter = make_text(prefix, "/state/gw/devices/+");
-    reader->subscriptions[1].filter = make_text(prefix, "/state/gw/devices/+/connected");
-    reader->subscriptions[2].filter = make_text(prefix, "/state/gw/devices/+/telemetry/timestamp");
-    reader->subscriptions[3].filter = make_text(prefix, "/state/gw/instances/%s", client_id);
-    reader->link = mqtt_link_new(&gateway->loop, &reader->config, reader->subscriptions, FILTERS, false, NULL,
-                                 NULL, &handlers, reader);
-    uv_timer_init(&gateway->loop, &reader->timer);
+static void fill_subscriptions(struct state_reader *reader, const char *client_id) {
+    const char *base = reader->base;
+    struct mqtt_subscription *subscriptions = reader->subscriptions;
+    subscriptions[0].filter = text_format("%s" TOPIC_DEVICES "+", base);
+    subscriptions[1].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_CONNECTED, base);
+    subscriptions[2].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "timestamp", base);
+    subscriptions[3].filter = text_format("%s" TOPIC_INSTANCES "%s", base, client_id);
+}
+
+static void start(struct state_reader *reader, uv_loop_t *loop) {
+    reader->link = mqtt_link_new(loop, &reader->config, reader->subscriptions, FILTERS, false, NULL, NULL,
+                                 &link_handlers, reader);
+    uv_timer_init(loop, &reader->timer);
     reader->timer.data = reader;
-    reader->begun = uv_now(&gateway->loop);
+    reader->begun = uv_now(loop);
     uv_timer_start(&reader->timer, on_timer, INTERVAL, INTERVAL);
     mqtt_link_start(reader->link);
+}
+
+struct state_reader *state_reader_new(uv_loop_t *loop, const struct config *config,
+                                      const struct state_reader_handlers *handlers) {
+    struct state_reader *reader = must_have(calloc(1, sizeof *reader));
+    reader->handlers = *handlers;
+    reader->config = *config;
+    reader->client_id = text_format("%s-reader", config->mqtt.client_id);
+    reader->config.mqtt.client_id = reader->client_id;
+    reader->base = text_format("%s/" TOPIC_STATE, config->mqtt.topic_prefix);
+    fill_subscriptions(reader, config->mqtt.client_id);
+    start(reader, loop);
     return reader;
 }
 
@@ -124,7 +127,8 @@ void state_reader_free(struct state_reader *reader) {
     mqtt_link_free(reader->link);
     for (size_t i = 0; i < FILTERS; i++)
         free(reader->subscriptions[i].filter);
-    free((char *)reader->config.mqtt.client_id);
+    free(reader->client_id);
+    free(reader->base);
     free(reader);
 }
 

@@ -4,12 +4,25 @@
 #pragma once
 
 #include <stdbool.h>
+#include <uv.h>
 
-struct gateway;
+#include "gateway/broker/mqtt.h"
+#include "gateway/config/config.h"
+
 struct state_reader;
 
-// Begins when the link is up, and calls state_answered() once: when all has been heard, or it takes too long.
-struct state_reader *state_reader_new(struct gateway *gateway);
+struct state_reader_handlers {
+    void *context;
+    // Something is retained; topic is what follows {prefix}/state/gw/.
+    void (*received)(void *context, const char *topic, const struct mqtt_received *received);
+    // All of it was heard, or it takes too long. Called once.
+    void (*answered)(void *context);
+};
+
+// Connects at once; the link must be up, so that there is a broker. config stays the caller's, handlers are
+// copied.
+struct state_reader *state_reader_new(uv_loop_t *loop, const struct config *config,
+                                      const struct state_reader_handlers *handlers);
 
 // Closes the handles on the loop; the memory goes with state_reader_free() after the loop has ended. NULL is
 // allowed.

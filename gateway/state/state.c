@@ -1,234 +1,215 @@
-// When retained state is published; see state.h.
+// The front of this room; see state.h.
 #include "gateway/state/state.h"
 
-#include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <uthash.h>
 
-#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
-#include "gateway/run/gateway.h"
+#include "gateway/state/channel_state.h"
+#include "gateway/state/clearing.h"
+#include "gateway/state/devices.h"
+#include "gateway/state/home_assistant.h"
+#include "gateway/state/instance_state.h"
+#include "gateway/state/instances.h"
+#include "gateway/state/publisher.h"
 #include "gateway/state/reader.h"
 
-#define INTERVAL   100  // milliseconds between attempts to publish what is due
-#define CLEAR_TIME 1000 // milliseconds that a broker is given to say what it retains of a device's telemetry
-#define CLEAR_MAX  20   // devices for which it is asked at once, lest it has to say too much
+#define INTERVAL 100 // milliseconds between attempts to begin reading
 
-// A device whose telemetry goes. Which topics there are only the broker knows: it is asked for them.
-struct state_leaving {
-    int64_t device_id;
-    bool removed;   // what else stood retained of it
-    uint64_t asked; // when, by uv_now(); 0: not yet
-    UT_hash_handle hh;
+struct state {
+    struct state_parts parts;
+    struct publisher *publisher; // open once it is known what the broker retains from earlier runs
+    struct instances *instances;
+    struct channel_state *channel_state;
+    struct clearing *clearing;
+    struct home_assistant *home_assistant;
+    struct instance_state *instance_state;
+    struct devices *devices;
+    struct state_reader *reader; // or NULL
+    uv_timer_t timer;            // runs until reading begins
+    bool again;                  // the broker was connected before, and has got state
 };
 
-// --- instance and channels ---
+// --- what the broker retains from earlier runs ---
 
-// The text of an instance's state; none of one that there will not be again. For the caller to free.
-static char *instance_text(const struct gateway *gateway, bool online) {
-    if (!online && gateway->config->hand_over)
-        return must_have(strdup(""));
-    json_t *state =
-        online ? json_pack("{s:s, s:s, s:f, s:b}", "state", "online", "version", TRACKBUS_VERSION, "started",
-                           (double)gateway->started / 1e6, "full", outbox_is_full(gateway->outbox))
-               : json_pack("{s:s}", "state", "offline");
-    char *text = must_have(json_dumps(state, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(16)));
-    json_decref(state);
-    return text;
+static void on_read(void *context, const char *topic, const struct mqtt_received *received) {
+    state_received(context, topic, received);
 }
 
-void state_publish_instance(struct gateway *gateway, bool online) {
-    char *text = instance_text(gateway, online);
-    char topic[300];
-    int mid;
-    snprintf(topic, sizeof topic, "%s/state/gw/instances/%s", gateway->config->mqtt.topic_prefix,
-             gateway->config->mqtt.client_id);
-    mqtt_link_publish(
-        gateway->link,
-        &(struct mqtt_publish){
-            .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED},
-        &mid);
-    free(text);
-}
-
-static bool publish_channels(struct gateway *gateway) {
-    bool all = gateway->instances.known; // before that we might say what is another's to say
-    if (!all)
-        return false;
-    for (size_t i = 0; i < gateway->config->channel_count; i++) {
-        if (gateway->channels[i].state_due && outbox_keeps_up(gateway->outbox))
-            channel_publish_state(&gateway->channels[i]);
-        all = all && !gateway->channels[i].state_due;
-    }
-    return instances_publish(gateway) && all;
-}
-
-// --- devices that go ---
-
-static struct state_leaving *find_leaving(const struct gateway *gateway, int64_t device_id) {
-    struct state_leaving *leaving;
-    HASH_FIND(hh, gateway->state.leaving, &device_id, sizeof device_id, leaving);
-    return leaving;
-}
-
-static void telemetry_filter(const struct gateway *gateway, int64_t device_id, char *filter,
-                             size_t capacity) {
-    snprintf(filter, capacity, "%s/state/gw/devices/%lld/telemetry/+", gateway->config->mqtt.topic_prefix,
-             (long long)device_id);
-}
-
-static void ask(struct gateway *gateway, struct state_leaving *leaving) {
-    char filter[300];
-    telemetry_filter(gateway, leaving->device_id, filter, sizeof filter);
-    if (mqtt_link_subscribe(gateway->link, filter))
-        leaving->asked = uv_now(&gateway->loop);
-}
-
-static void end_leaving(struct gateway *gateway, struct state_leaving *leaving) {
-    char filter[300];
-    telemetry_filter(gateway, leaving->device_id, filter, sizeof filter);
-    if (leaving->asked != 0)
-        mqtt_link_unsubscribe(gateway->link, filter);
-    HASH_DEL(gateway->state.leaving, leaving);
-    free(leaving);
-}
-
-void state_clear(struct gateway *gateway, int64_t device_id) {
-    struct state_leaving *leaving = find_leaving(gateway, device_id);
-    if (leaving == NULL) {
-        leaving = must_have(calloc(1, sizeof *leaving));
-        leaving->device_id = device_id;
-        leaving->removed = true;
-        HASH_ADD(hh, gateway->state.leaving, device_id, sizeof leaving->device_id, leaving);
-    }
-    gateway->state.unremoved += leaving->removed;
-    leaving->removed = false;
-    leaving->asked = 0;
-    state_is_due(gateway);
-}
-
-bool state_clears_telemetry(const struct gateway *gateway, int64_t device_id) {
-    return find_leaving(gateway, device_id) != NULL;
-}
-
-// As far as the broker keeps up: a registry may lose all its devices at once.
-static void remove_devices(struct gateway *gateway) {
-    struct state_leaving *leaving, *next;
-    HASH_ITER(hh, gateway->state.leaving, leaving, next) {
-        if (gateway->state.unremoved == 0 || !outbox_keeps_up(gateway->outbox))
-            return;
-        if (leaving->removed)
-            continue;
-        leaving->removed = true;
-        gateway->state.unremoved--;
-        device_state_remove(gateway, leaving->device_id);
-    }
-}
-
-static bool go_on_clearing(struct gateway *gateway) {
-    struct state_leaving *leaving, *next;
-    uint64_t now = uv_now(&gateway->loop);
-    unsigned asked = 0;
-    HASH_ITER(hh, gateway->state.leaving, leaving, next) {
-        if (asked++ == CLEAR_MAX || !leaving->removed)
-            break;
-        if (leaving->asked == 0)
-            ask(gateway, leaving);
-        else if (now - leaving->asked > CLEAR_TIME)
-            end_leaving(gateway, leaving);
-    }
-    return gateway->state.leaving == NULL;
-}
-
-// --- time ---
-
-bool state_publish(struct gateway *gateway) {
-    if (!gateway->state.answered)
-        return false; // what is due may be older than what stands there
-    bool channels = publish_channels(gateway);
-    remove_devices(gateway);
-    return device_states_publish(gateway) && channels;
+static void on_all_read(void *context) {
+    struct state *state = context;
+    publisher_open(state->publisher);
+    devices_settled(state->devices);
+    publisher_publish(state->publisher);
 }
 
 // What an earlier run has left in the outbox may be state, and has to be with the broker before that is asked
 // what it retains. True once it is asked.
-static bool begin_reading(struct gateway *gateway) {
-    if (gateway->state.reader == NULL && outbox_keeps_up(gateway->outbox) &&
-        outbox_is_rid_of_earlier(gateway->outbox))
-        gateway->state.reader = state_reader_new(gateway);
-    return gateway->state.reader != NULL;
+static bool begin_reading(struct state *state) {
+    const struct outbox *outbox = state->parts.outbox;
+    const struct state_reader_handlers handlers = {
+        .context = state, .received = on_read, .answered = on_all_read};
+    if (state->reader == NULL && outbox_keeps_up(outbox) && outbox_is_rid_of_earlier(outbox))
+        state->reader = state_reader_new(state->parts.loop, state->parts.config, &handlers);
+    return state->reader != NULL;
 }
 
 static void on_timer(uv_timer_t *timer) {
-    struct gateway *gateway = timer->data;
-    bool read = begin_reading(gateway);
-    bool published = state_publish(gateway), cleared = go_on_clearing(gateway);
-    if (read && published && cleared)
+    if (begin_reading(timer->data))
         uv_timer_stop(timer);
 }
 
-void state_is_due(struct gateway *gateway) {
-    if (!uv_is_active((uv_handle_t *)&gateway->state.timer) &&
-        !uv_is_closing((uv_handle_t *)&gateway->state.timer))
-        uv_timer_start(&gateway->state.timer, on_timer, INTERVAL, INTERVAL);
+static void begin_reading_soon(struct state *state) {
+    if (!uv_is_closing((uv_handle_t *)&state->timer))
+        uv_timer_start(&state->timer, on_timer, INTERVAL, INTERVAL);
 }
 
-void state_start(struct gateway *gateway) {
-    uv_timer_init(&gateway->loop, &gateway->state.timer);
-    gateway->state.timer.data = gateway;
-    device_states_start(gateway);
+bool state_is_answered(const struct state *state) {
+    return publisher_is_open(state->publisher);
 }
 
-void state_stop(struct gateway *gateway) {
-    uv_close((uv_handle_t *)&gateway->state.timer, NULL);
-    state_reader_stop(gateway->state.reader);
-    while (gateway->state.leaving != NULL)
-        end_leaving(gateway, gateway->state.leaving);
+bool state_is_connecting(const struct state *state) {
+    return state_reader_is_connecting(state->reader);
 }
 
-void state_free(struct gateway *gateway) {
-    state_reader_free(gateway->state.reader);
-    device_states_free(gateway);
+// --- what the link reports ---
+
+void state_link_connected(struct state *state) {
+    state->again = state_is_answered(state);
+    instance_state_begin(state->instance_state);
+    instances_begin(state->instances);
 }
 
-// --- the broker ---
-
-void state_link_connected(struct gateway *gateway) {
-    gateway->state.retained = false;
-    gateway->state.again = gateway->state.answered;
-    instances_begin(gateway);
+void state_link_up(struct state *state) {
+    if (!begin_reading(state))
+        begin_reading_soon(state);
 }
 
-void state_link_up(struct gateway *gateway) {
-    if (!begin_reading(gateway))
-        state_is_due(gateway);
+void state_link_down(struct state *state) {
+    clearing_link_down(state->clearing);
 }
 
-void state_link_down(struct gateway *gateway) {
-    struct state_leaving *leaving, *next;
-    HASH_ITER(hh, gateway->state.leaving, leaving, next) {
-        leaving->asked = 0;
-    }
+static void hear_instance(struct state *state, const char *topic, const struct mqtt_received *received) {
+    instance_state_received(state->instance_state, topic, received);
+    instances_received(state->instances, topic, received);
+    channel_state_received(state->channel_state, topic, received);
 }
 
-void state_received(struct gateway *gateway, const char *topic, const struct mqtt_received *received) {
-    static const char instances[] = "instances/", devices[] = "devices/";
-    if (strncmp(topic, devices, sizeof devices - 1) == 0)
-        device_states_heard(gateway, topic + sizeof devices - 1, received);
-    else if (strncmp(topic, instances, sizeof instances - 1) == 0)
-        instances_heard(gateway, topic + sizeof instances - 1, received);
+void state_received(struct state *state, const char *topic, const struct mqtt_received *received) {
+    const char *device = topic_after(topic, TOPIC_DEVICES);
+    const char *instance = topic_after(topic, TOPIC_INSTANCES);
+    if (device != NULL)
+        devices_received(state->devices, device, received);
+    else if (instance != NULL)
+        hear_instance(state, instance, received);
 }
 
-void state_answered(struct gateway *gateway) {
-    gateway->state.answered = true;
-    device_states_settled(gateway);
-    state_publish(gateway);
+void state_heard_home_assistant(struct state *state, const struct mqtt_received *received) {
+    if (home_assistant_received(state->home_assistant, received))
+        devices_announce(state->devices);
 }
 
-void state_settled(struct gateway *gateway) {
-    if (!gateway->state.retained && gateway->state.again)
-        device_states_restore(gateway);
-    instances_settled(gateway);
+void state_roll_call_answered(struct state *state) {
+    instances_answered(state->instances);
+}
+
+void state_roll_call_settled(struct state *state) {
+    if (!instance_state_is_retained(state->instance_state) && state->again)
+        devices_restore(state->devices);
+    instances_settled(state->instances);
+}
+
+// --- what the channels report ---
+
+void state_arrived(struct state *state, const struct session *session, const struct config_channel *channel) {
+    devices_arrived(state->devices, session, channel);
+}
+
+void state_left(struct state *state, const struct session *session) {
+    devices_left(state->devices, session);
+}
+
+void state_reported(struct state *state, const struct session *session, const struct channel_report *report) {
+    devices_reported(state->devices, session, report);
+}
+
+void state_channel_changed(struct state *state, const struct config_channel *channel) {
+    channel_state_changed(state->channel_state, channel);
+}
+
+// --- what is published ---
+
+const char *state_last_will(void) {
+    return instance_state_last_will;
+}
+
+bool state_publish(struct state *state) {
+    return publisher_publish(state->publisher);
+}
+
+void state_publish_instance(struct state *state, bool online) {
+    instance_state_publish(state->instance_state, online);
+}
+
+void state_reload(struct state *state) {
+    devices_reload(state->devices);
+}
+
+// --- making and taking apart ---
+
+static void remove_device(void *context, int64_t device_id) {
+    struct state *state = context;
+    devices_remove(state->devices, device_id);
+}
+
+static struct devices *make_devices(const struct state *state) {
+    return devices_new(&(struct devices_parts){.config = state->parts.config,
+                                               .registry = state->parts.registry,
+                                               .bus = state->parts.bus,
+                                               .publisher = state->publisher,
+                                               .clearing = state->clearing,
+                                               .home_assistant = state->home_assistant,
+                                               .sessions = state->parts.sessions});
+}
+
+// In this order they publish: channels first; what stands of devices that go before what has come in its
+// place.
+static void make_publishing(struct state *state) {
+    const struct state_parts *parts = &state->parts;
+    state->publisher = publisher_new(parts->loop);
+    state->channel_state = channel_state_new(parts->config, parts->bus, state->publisher, state->instances,
+                                             parts->channels, parts->channel_count);
+    state->clearing =
+        clearing_new(parts->loop, parts->bus, parts->link, state->publisher, remove_device, state);
+    state->devices = make_devices(state);
+}
+
+struct state *state_new(const struct state_parts *parts) {
+    struct state *state = must_have(calloc(1, sizeof *state));
+    state->parts = *parts;
+    state->instances = instances_new(parts->bus, parts->config->commands.intake);
+    state->instance_state = instance_state_new(parts->config, parts->bus, parts->started);
+    state->home_assistant = home_assistant_new(parts->config, parts->bus);
+    make_publishing(state);
+    uv_timer_init(parts->loop, &state->timer);
+    state->timer.data = state;
+    return state;
+}
+
+void state_stop(struct state *state) {
+    uv_close((uv_handle_t *)&state->timer, NULL);
+    publisher_stop(state->publisher);
+    state_reader_stop(state->reader);
+    clearing_stop(state->clearing);
+}
+
+void state_free(struct state *state) {
+    state_reader_free(state->reader);
+    devices_free(state->devices);
+    clearing_free(state->clearing);
+    channel_state_free(state->channel_state);
+    publisher_free(state->publisher);
+    home_assistant_free(state->home_assistant);
+    instance_state_free(state->instance_state);
+    instances_free(state->instances);
+    free(state);
 }

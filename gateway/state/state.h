@@ -1,55 +1,79 @@
-// When retained state is published: of the instance, the channels and the devices. State is not put into the
-// outbox while that is behind: what is due waits here, and only its last value goes out.
+// The front of this room: all that stands retained of the instance, its channels and its devices. Makes the
+// parts, tells them what the link and the channels report, and decides when the broker is asked what it
+// retains, and when it has lost it.
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
 
-struct channel;
-struct gateway;
-struct mqtt_received;
+#include "gateway/broker/bus.h"
+#include "gateway/broker/mqtt_link.h"
+#include "gateway/broker/outbox.h"
+#include "gateway/channels/channel.h"
+#include "gateway/channels/observer.h"
+#include "gateway/channels/session.h"
+#include "gateway/config/config.h"
+#include "gateway/config/registry.h"
 
-struct state_reader;
+struct state;
 
-struct state {
-    uv_timer_t timer;              // runs while something is due
-    struct state_leaving *leaving; // devices of which what stands retained is being taken away
-    size_t unremoved;              // of these: all of it still does
-    struct state_reader *reader;   // or NULL
-    bool answered;                 // it is known what the broker retains from earlier runs
-    bool again;                    // it was connected before, and has got state
-    bool retained;                 // the broker had our instance's state when we connected
+// All stay the caller's.
+struct state_parts {
+    uv_loop_t *loop;
+    const struct config *config;
+    const struct registry *registry;
+    const struct bus *bus;
+    const struct outbox *outbox;
+    struct mqtt_link *link;
+    const struct session_table *sessions;
+    const struct channel *channels; // config's, in the same order; all zero until they are opened
+    size_t channel_count;
+    int64_t started; // microseconds since 1970
 };
 
-void state_start(struct gateway *gateway);
-void state_stop(struct gateway *gateway);
-void state_free(struct gateway *gateway);
+// The payload of the Last Will, for the topic state/gw/instances/{client_id}.
+const char *state_last_will(void);
 
-// Something is due: it will be published soon.
-void state_is_due(struct gateway *gateway);
+struct state *state_new(const struct state_parts *parts);
+// Closes all handles on the loop. The memory goes with state_free() after the loop has ended.
+void state_stop(struct state *state);
+void state_free(struct state *state);
 
-// Publishes all that is due, as far as the broker keeps up. True when nothing is left.
-bool state_publish(struct gateway *gateway);
+// What the channels tell; see struct channel_observer.
+void state_arrived(struct state *state, const struct session *session, const struct config_channel *channel);
+void state_left(struct state *state, const struct session *session);
+void state_reported(struct state *state, const struct session *session, const struct channel_report *report);
+void state_channel_changed(struct state *state, const struct config_channel *channel);
 
-// The state of the instance. It goes to the broker at once and not through the outbox, where it would wait
-// behind all messages.
-void state_publish_instance(struct gateway *gateway, bool online);
+// The link: is connected (what is retained begins to come); is up; is lost.
+void state_link_connected(struct state *state);
+void state_link_up(struct state *state);
+void state_link_down(struct state *state);
+// Something came under {prefix}/state/gw/; topic is what follows that.
+void state_received(struct state *state, const char *topic, const struct mqtt_received *received);
+// Something came on Home Assistant's status topic.
+void state_heard_home_assistant(struct state *state, const struct mqtt_received *received);
 
-// What the link reports; topic is what follows {prefix}/state/gw/.
-void state_link_connected(struct gateway *gateway);
-void state_link_up(struct gateway *gateway);
-void state_link_down(struct gateway *gateway);
-void state_received(struct gateway *gateway, const char *topic, const struct mqtt_received *received);
+// The roll call: the broker has delivered what it delivers in order; and, after the quiet period, all that it
+// retains. When it had nothing of us by then, it has lost it.
+void state_roll_call_answered(struct state *state);
+void state_roll_call_settled(struct state *state);
 
-// What the broker retains from earlier runs has been heard; state is published from now on.
-void state_answered(struct gateway *gateway);
+// Publishes all that is due, as far as the broker keeps up. True when nothing is left; false while it is not
+// known what the broker retains from earlier runs.
+bool state_publish(struct state *state);
 
-// The broker has delivered all that it retained: when it had nothing of us, it has lost it.
-void state_settled(struct gateway *gateway);
+// The state of the instance: at once, past the outbox.
+void state_publish_instance(struct state *state, bool online);
 
-// Takes away all that stands retained of the device of an id, but for what its device_state has, if there is
-// one. What is due of devices is published behind it.
-void state_clear(struct gateway *gateway, int64_t device_id);
-// Whether telemetry of the device is being taken away.
-bool state_clears_telemetry(const struct gateway *gateway, int64_t device_id);
+// The registry has changed; registry_replace() comes before it, sessions_reload() after it.
+void state_reload(struct state *state);
+
+// Whether what the broker retains from earlier runs has been heard: state is published from then on.
+bool state_is_answered(const struct state *state);
+
+// Whether an attempt to connect is still on a thread, which cannot be called back; the loop will not end
+// before it.
+bool state_is_connecting(const struct state *state);

@@ -1,0 +1,180 @@
+// What stands retained of channels; see channel_state.h.
+#include "gateway/state/channel_state.h"
+
+#include <stdlib.h>
+#include <uthash.h>
+
+#include "gateway/base/address.h"
+#include "gateway/base/memory.h"
+
+// A channel that only others have, and whose sum is due.
+struct due_channel {
+    int64_t id;
+    UT_hash_handle hh;
+};
+
+struct channel_state {
+    const struct config *config;
+    const struct bus *bus;
+    struct publisher *publisher;
+    struct instances *instances;
+    const struct channel *channels; // ours
+    size_t count;
+    bool *due;                  // as many
+    struct due_channel *others; // that are due
+};
+
+// --- what is due ---
+
+// NULL when it is not ours.
+static const struct config_channel *own_channel(const struct channel_state *channel_state, int64_t id) {
+    for (size_t i = 0; i < channel_state->count; i++)
+        if (channel_state->config->channels[i].id == id)
+            return &channel_state->config->channels[i];
+    return NULL;
+}
+
+void channel_state_changed(struct channel_state *channel_state, const struct config_channel *channel) {
+    channel_state->due[channel - channel_state->config->channels] = true;
+    publisher_wake(channel_state->publisher);
+}
+
+static void sum_is_due(struct channel_state *channel_state, int64_t id) {
+    struct due_channel *due;
+    HASH_FIND(hh, channel_state->others, &id, sizeof id, due);
+    if (due == NULL) {
+        due = must_have(calloc(1, sizeof *due));
+        due->id = id;
+        HASH_ADD(hh, channel_state->others, id, sizeof due->id, due);
+    }
+    publisher_wake(channel_state->publisher);
+}
+
+static void on_channel_changed(void *context, int64_t id) {
+    struct channel_state *channel_state = context;
+    const struct config_channel *own = own_channel(channel_state, id);
+    if (own != NULL)
+        channel_state_changed(channel_state, own);
+    else
+        sum_is_due(channel_state, id);
+}
+
+static void on_all_changed(void *context) {
+    struct channel_state *channel_state = context;
+    for (size_t i = 0; i < channel_state->count; i++)
+        channel_state_changed(channel_state, &channel_state->config->channels[i]);
+    instances_each_channel(channel_state->instances, on_channel_changed, channel_state);
+}
+
+// --- publishing ---
+
+static void publish_sum(const struct channel_state *channel_state, json_t *state, int64_t id, int64_t own) {
+    int64_t sum = own + instances_connections(channel_state->instances, id);
+    json_object_set_new(state, "connections", json_integer((json_int_t)sum));
+    bus_publish(channel_state->bus, state, MQTT_RETAINED, TOPIC_STATE TOPIC_CHANNELS "%lld", (long long)id);
+}
+
+// Where devices connect, or null.
+static json_t *describe(const struct channel *channel, const struct config_channel *config) {
+    char tcp[ADDRESS_TEXT_MAX], udp[ADDRESS_TEXT_MAX];
+    return must_have(json_pack("{s:I, s:s, s:i, s:s, s:s?, s:s?, s:I}", "id", (json_int_t)config->id, "name",
+                               config->name, "protocol_id", (int)config->codec->id, "protocol_name",
+                               config->codec->name, "tcp", channel_tcp_name(channel, tcp), "udp",
+                               channel_udp_name(channel, udp), "connections",
+                               (json_int_t)channel_connections(channel)));
+}
+
+static void publish_own(struct channel_state *channel_state, size_t i) {
+    const struct config_channel *config = &channel_state->config->channels[i];
+    const struct channel *channel = &channel_state->channels[i];
+    json_t *state = describe(channel, config);
+    if (!channel_state->config->commands.intake)
+        bus_publish(channel_state->bus, state, MQTT_RETAINED,
+                    TOPIC_STATE TOPIC_INSTANCES "%s/" TOPIC_CHANNELS "%lld",
+                    bus_client_id(channel_state->bus), (long long)config->id);
+    if (instances_sum_here(channel_state->instances))
+        publish_sum(channel_state, state, config->id, (int64_t)channel_connections(channel));
+    json_decref(state);
+    channel_state->due[i] = false;
+}
+
+static bool publish_ours(struct channel_state *channel_state) {
+    bool all = true;
+    for (size_t i = 0; i < channel_state->count; i++) {
+        if (channel_state->due[i] && bus_keeps_up(channel_state->bus))
+            publish_own(channel_state, i);
+        all = all && !channel_state->due[i];
+    }
+    return all;
+}
+
+// As one of those says that have it.
+static void publish_other(const struct channel_state *channel_state, int64_t id) {
+    const json_t *known = instances_channel(channel_state->instances, id);
+    if (known == NULL)
+        return;
+    json_t *state = must_have(json_copy((json_t *)known));
+    publish_sum(channel_state, state, id, 0);
+    json_decref(state);
+}
+
+static void drop_due(struct channel_state *channel_state, struct due_channel *due) {
+    HASH_DEL(channel_state->others, due);
+    free(due);
+}
+
+static bool publish_others(struct channel_state *channel_state) {
+    struct due_channel *due, *next;
+    HASH_ITER(hh, channel_state->others, due, next) {
+        if (!bus_keeps_up(channel_state->bus))
+            return false;
+        publish_other(channel_state, due->id);
+        drop_due(channel_state, due);
+    }
+    return true;
+}
+
+static bool publish(void *context) {
+    struct channel_state *channel_state = context;
+    if (!instances_are_known(channel_state->instances))
+        return false; // we might say what is another's to say
+    bool ours = publish_ours(channel_state);
+    return publish_others(channel_state) && ours;
+}
+
+// --- what the broker has ---
+
+void channel_state_received(struct channel_state *channel_state, const char *topic,
+                            const struct mqtt_received *received) {
+    const char *client_id = bus_client_id(channel_state->bus), *rest = topic_after(topic, client_id);
+    int64_t id = rest != NULL ? instances_channel_of(rest) : 0;
+    bool stale = channel_state->config->commands.intake || own_channel(channel_state, id) == NULL;
+    if (id > 0 && stale && received->retain && received->length > 0)
+        bus_publish(channel_state->bus, NULL, MQTT_RETAINED,
+                    TOPIC_STATE TOPIC_INSTANCES "%s/" TOPIC_CHANNELS "%lld", client_id, (long long)id);
+}
+
+struct channel_state *channel_state_new(const struct config *config, const struct bus *bus,
+                                        struct publisher *publisher, struct instances *instances,
+                                        const struct channel *channels, size_t count) {
+    struct channel_state *channel_state = must_have(malloc(sizeof *channel_state));
+    *channel_state = (struct channel_state){.config = config,
+                                            .bus = bus,
+                                            .publisher = publisher,
+                                            .instances = instances,
+                                            .channels = channels,
+                                            .count = count,
+                                            .due = must_have(calloc(count + 1, sizeof(bool)))};
+    instances_set_handlers(instances, &(struct instances_handlers){.context = channel_state,
+                                                                   .channel_changed = on_channel_changed,
+                                                                   .all_changed = on_all_changed});
+    publisher_add(publisher, publish, channel_state);
+    return channel_state;
+}
+
+void channel_state_free(struct channel_state *channel_state) {
+    while (channel_state->others != NULL)
+        drop_due(channel_state, channel_state->others);
+    free(channel_state->due);
+    free(channel_state);
+}

@@ -1,0 +1,39 @@
+// Devices that go: all that stands retained of them is taken away. Which telemetry there is only the broker
+// knows, so it is asked: we subscribe to the device's telemetry for a second, and whoever receives it takes
+// away what comes.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "gateway/broker/bus.h"
+#include "gateway/broker/mqtt_link.h"
+#include "gateway/state/publisher.h"
+
+struct clearing;
+
+// Takes away all that stands retained of a device but its telemetry.
+typedef void clearing_remove_fn(void *context, int64_t device_id);
+
+// Adds itself to the publisher. All that is handed in stays the caller's.
+struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, struct mqtt_link *link,
+                              struct publisher *publisher, clearing_remove_fn *remove, void *context);
+// Closes the handle on the loop, and asks for nothing any more. The memory goes with clearing_free() after
+// the loop has ended.
+void clearing_stop(struct clearing *clearing);
+void clearing_free(struct clearing *clearing);
+
+// The device of that id goes. remove is called when the publisher is open and the broker keeps up, and
+// telemetry is asked for after that.
+void clearing_begin(struct clearing *clearing, int64_t device_id);
+
+// Whether telemetry of the device is being taken away.
+bool clearing_is_under_way(const struct clearing *clearing, int64_t device_id);
+
+// Whether remove was called for all: what is published of a device before that would be taken away with what
+// stood in its place.
+bool clearing_is_clear(const struct clearing *clearing);
+
+// The link is lost: what was asked is asked again.
+void clearing_link_down(struct clearing *clearing);

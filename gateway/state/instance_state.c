@@ -1,0 +1,58 @@
+// The instance's own state; see instance_state.h.
+#include "gateway/state/instance_state.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "gateway/base/memory.h"
+
+const char instance_state_last_will[] = "{\"state\":\"offline\"}";
+
+struct instance_state {
+    const struct bus *bus;
+    bool hand_over;  // there will not be this instance again
+    int64_t started; // microseconds since 1970
+    bool retained;   // the broker had our state when we connected
+};
+
+struct instance_state *instance_state_new(const struct config *config, const struct bus *bus,
+                                          int64_t started) {
+    struct instance_state *instance_state = must_have(malloc(sizeof *instance_state));
+    *instance_state = (struct instance_state){.bus = bus, .hand_over = config->hand_over, .started = started};
+    return instance_state;
+}
+
+void instance_state_free(struct instance_state *instance_state) {
+    free(instance_state);
+}
+
+static json_t *online_state(const struct instance_state *instance_state) {
+    return json_pack("{s:s, s:s, s:f, s:b}", "state", "online", "version", TRACKBUS_VERSION, "started",
+                     (double)instance_state->started / 1e6, "full", bus_is_full(instance_state->bus));
+}
+
+// Nothing (NULL) of an instance that there will not be again.
+static json_t *offline_state(const struct instance_state *instance_state) {
+    return instance_state->hand_over ? NULL : json_loads(instance_state_last_will, 0, NULL);
+}
+
+void instance_state_publish(const struct instance_state *instance_state, bool online) {
+    json_t *state = online ? online_state(instance_state) : offline_state(instance_state);
+    bus_publish_now(instance_state->bus, state, TOPIC_STATE TOPIC_INSTANCES "%s",
+                    bus_client_id(instance_state->bus));
+    json_decref(state);
+}
+
+void instance_state_begin(struct instance_state *instance_state) {
+    instance_state->retained = false;
+}
+
+void instance_state_received(struct instance_state *instance_state, const char *topic,
+                             const struct mqtt_received *received) {
+    if (bus_is_own(instance_state->bus, topic) && received->retain)
+        instance_state->retained = true;
+}
+
+bool instance_state_is_retained(const struct instance_state *instance_state) {
+    return instance_state->retained;
+}

@@ -1,0 +1,30 @@
+// What stands retained of this instance: state/gw/instances/{client_id}.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/broker/bus.h"
+#include "gateway/config/config.h"
+
+struct instance_state;
+
+// The Last Will: what the broker is to say of us when the connection breaks.
+extern const char instance_state_last_will[];
+
+// started: microseconds since 1970. config and bus stay the caller's.
+struct instance_state *instance_state_new(const struct config *config, const struct bus *bus,
+                                          int64_t started);
+void instance_state_free(struct instance_state *instance_state);
+
+// Goes to the broker at once and not through the outbox, where it would wait behind all messages. Lost while
+// the broker is away.
+void instance_state_publish(const struct instance_state *instance_state, bool online);
+
+// The link is connected: it is not known yet whether the broker has our state.
+void instance_state_begin(struct instance_state *instance_state);
+// Something came under {prefix}/state/gw/instances/; topic is what follows that.
+void instance_state_received(struct instance_state *instance_state, const char *topic,
+                             const struct mqtt_received *received);
+// Whether the broker had our state when we connected.
+bool instance_state_is_retained(const struct instance_state *instance_state);

@@ -1,0 +1,69 @@
+// What is due and when; see publisher.h.
+#include "gateway/state/publisher.h"
+
+#include <stdlib.h>
+
+#include "gateway/base/memory.h"
+
+#define INTERVAL 100 // milliseconds between attempts to publish what is due
+
+struct entry {
+    publish_fn *publish;
+    void *context;
+};
+
+struct publisher {
+    uv_timer_t timer; // runs while something is due
+    bool open;
+    struct entry *entries;
+    size_t count;
+};
+
+struct publisher *publisher_new(uv_loop_t *loop) {
+    struct publisher *publisher = must_have(calloc(1, sizeof *publisher));
+    uv_timer_init(loop, &publisher->timer);
+    publisher->timer.data = publisher;
+    return publisher;
+}
+
+void publisher_stop(struct publisher *publisher) {
+    uv_close((uv_handle_t *)&publisher->timer, NULL);
+}
+
+void publisher_free(struct publisher *publisher) {
+    free(publisher->entries);
+    free(publisher);
+}
+
+void publisher_add(struct publisher *publisher, publish_fn *publish, void *context) {
+    size_t count = publisher->count + 1;
+    publisher->entries = must_have(realloc(publisher->entries, count * sizeof *publisher->entries));
+    publisher->entries[publisher->count] = (struct entry){publish, context};
+    publisher->count = count;
+}
+
+void publisher_open(struct publisher *publisher) {
+    publisher->open = true;
+}
+
+bool publisher_is_open(const struct publisher *publisher) {
+    return publisher->open;
+}
+
+bool publisher_publish(struct publisher *publisher) {
+    bool all = publisher->open;
+    for (size_t i = 0; publisher->open && i < publisher->count; i++)
+        all = publisher->entries[i].publish(publisher->entries[i].context) && all;
+    return all;
+}
+
+static void on_timer(uv_timer_t *timer) {
+    if (publisher_publish(timer->data))
+        uv_timer_stop(timer);
+}
+
+void publisher_wake(struct publisher *publisher) {
+    uv_handle_t *handle = (uv_handle_t *)&publisher->timer;
+    if (!uv_is_active(handle) && !uv_is_closing(handle))
+        uv_timer_start(&publisher->timer, on_timer, INTERVAL, INTERVAL);
+}
