@@ -90,6 +90,7 @@ static void finish(struct command_queue *queue, struct command *command, enum co
                    json_t *result) {
     command->state = end;
     command->published = 0;
+    json_decref(command->result);
     command->result = result;
     command->queue = queue;
     log_end(command);
