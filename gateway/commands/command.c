@@ -5,7 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
+#include "gateway/broker/topic.h"
 #include "schema/json_schema.h"
 #include "schema/schemas.h"
 
@@ -17,6 +20,14 @@ static const char *const state_names[] = {
 // Parts of a command that are its definition, as the publisher gave it.
 static const char *const definition_keys[] = {"name", "properties", "meta", "priority", "timeout"};
 #define DEFINITION_KEYS (sizeof definition_keys / sizeof definition_keys[0])
+
+char *command_key(char key[COMMAND_KEY_MAX], int64_t device_id, int64_t channel_id, const char *ident) {
+    if (device_id >= 0)
+        snprintf(key, COMMAND_KEY_MAX, TOPIC_DEVICES "%lld", (long long)device_id);
+    else
+        snprintf(key, COMMAND_KEY_MAX, TOPIC_CHANNELS "%lld/%s", (long long)channel_id, ident);
+    return key;
+}
 
 const char *command_state_name(enum command_state state) {
     return state_names[state];
@@ -51,16 +62,21 @@ static int64_t microseconds(const json_t *entry, const char *key) {
 
 static json_t *hex_text(const uint8_t *bytes, size_t length) {
     char *text = must_have(malloc(2 * length + 1));
-    for (size_t i = 0; i < length; i++)
-        sprintf(text + 2 * i, "%02x", bytes[i]);
-    text[2 * length] = '\0';
-    json_t *json = json_string(text);
+    json_t *json = json_string(hex_write(bytes, length, text));
     free(text);
     return json;
 }
 
+static void copy_definition(json_t *to, const json_t *from) {
+    for (size_t i = 0; i < DEFINITION_KEYS; i++)
+        if (json_object_get(from, definition_keys[i]) != NULL)
+            json_object_set(to, definition_keys[i], json_object_get(from, definition_keys[i]));
+}
+
 static void add_sent(const struct command *command, json_t *entry) {
     json_object_set_new(entry, "attempts", json_integer(command->attempts));
+    if (command->instance != NULL)
+        json_object_set_new(entry, "instance", json_string(command->instance));
     if (command->attempts == 0)
         return;
     json_object_set_new(entry, "answer_by", seconds(command->answer_by));
@@ -68,26 +84,16 @@ static void add_sent(const struct command *command, json_t *entry) {
     json_object_set_new(entry, "answer_final", json_boolean(command->expectation.final_after_progress));
 }
 
-json_t *command_to_json(const struct command *command) {
-    json_t *entry = must_have(json_object());
-    for (size_t i = 0; i < DEFINITION_KEYS; i++)
-        if (json_object_get(command->definition, definition_keys[i]) != NULL)
-            json_object_set(entry, definition_keys[i],
-                            json_object_get(command->definition, definition_keys[i]));
-    json_object_set_new(entry, "id", json_integer(command->id));
-    json_object_set_new(entry, "created", seconds(command->created));
-    json_object_set_new(entry, "expires", seconds(command->expires));
-    json_object_set_new(entry, "max_attempts", json_integer(command->max_attempts));
-    json_object_set_new(entry, "state", json_string(state_names[command->state]));
-    add_sent(command, entry);
-    if (command->instance != NULL)
-        json_object_set_new(entry, "instance", json_string(command->instance));
+static void add_target(const struct command *command, json_t *entry) {
     if (command->device_id >= 0)
         json_object_set_new(entry, "device_id", json_integer(command->device_id));
     if (command->ident[0] != '\0')
         json_object_set_new(entry, "ident", json_string(command->ident));
     if (command->channel_id != 0)
         json_object_set_new(entry, "channel_id", json_integer(command->channel_id));
+}
+
+static void add_response(const struct command *command, json_t *entry) {
     if (command->response_topic != NULL)
         json_object_set_new(entry, "response_topic", json_string(command->response_topic));
     if (command->correlation != NULL)
@@ -95,6 +101,19 @@ json_t *command_to_json(const struct command *command) {
                             hex_text(command->correlation, command->correlation_length));
     if (command->result != NULL)
         json_object_set(entry, "result", command->result);
+}
+
+json_t *command_to_json(const struct command *command) {
+    json_t *entry = must_have(json_object());
+    copy_definition(entry, command->definition);
+    json_object_set_new(entry, "id", json_integer(command->id));
+    json_object_set_new(entry, "created", seconds(command->created));
+    json_object_set_new(entry, "expires", seconds(command->expires));
+    json_object_set_new(entry, "max_attempts", json_integer(command->max_attempts));
+    json_object_set_new(entry, "state", json_string(state_names[command->state]));
+    add_sent(command, entry);
+    add_target(command, entry);
+    add_response(command, entry);
     return entry;
 }
 
@@ -102,19 +121,8 @@ json_t *command_to_json(const struct command *command) {
 
 static void keep_first(void *context, const char *path, const char *problem) {
     char **reason = context;
-    if (*reason == NULL && asprintf(reason, "%s %s", path, problem) < 0)
-        must_have(NULL);
-}
-
-static void read_correlation(struct command *command, const char *hex) {
-    size_t length = strlen(hex) / 2;
-    command->correlation = must_have(malloc(length + 1));
-    command->correlation_length = length;
-    for (size_t i = 0; i < length; i++) {
-        unsigned value = 0;
-        sscanf(hex + 2 * i, "%2x", &value);
-        command->correlation[i] = (uint8_t)value;
-    }
+    if (*reason == NULL)
+        *reason = text_format("%s %s", path, problem);
 }
 
 static char *copy_text(const json_t *entry, const char *key) {
@@ -152,26 +160,35 @@ static void read_sent(struct command *command, const json_t *entry) {
         strcpy(command->expectation.key, key);
 }
 
-static struct command *read_command(const char *key, const json_t *entry) {
+static void read_response(struct command *command, const json_t *entry) {
+    const char *hex = json_string_value(json_object_get(entry, "correlation_data"));
+    command->response_topic = copy_text(entry, "response_topic");
+    command->result = json_incref(json_object_get(entry, "result"));
+    if (hex == NULL)
+        return;
+    command->correlation_length = strlen(hex) / 2;
+    command->correlation = must_have(malloc(command->correlation_length + 1));
+    hex_read(hex, 2 * command->correlation_length, command->correlation);
+}
+
+static struct command *new_command(int64_t id, const char *key) {
     struct command *command = must_have(calloc(1, sizeof *command));
-    const char *correlation = json_string_value(json_object_get(entry, "correlation_data"));
-    command->id = json_schema_integer(json_object_get(entry, "id"));
+    command->id = id;
     command->key = must_have(strdup(key));
     command->definition = must_have(json_object());
-    for (size_t i = 0; i < DEFINITION_KEYS; i++)
-        if (json_object_get(entry, definition_keys[i]) != NULL)
-            json_object_set(command->definition, definition_keys[i],
-                            json_object_get(entry, definition_keys[i]));
+    return command;
+}
+
+static struct command *read_command(const char *key, const json_t *entry) {
+    struct command *command = new_command(json_schema_integer(json_object_get(entry, "id")), key);
+    copy_definition(command->definition, entry);
     command->created = microseconds(entry, "created");
     command->expires = microseconds(entry, "expires");
     command->priority = integer_of(entry, "priority");
     command->max_attempts = integer_of(entry, "max_attempts");
     command->timeout = integer_of(entry, "timeout");
     command->state = state_of(entry);
-    command->response_topic = copy_text(entry, "response_topic");
-    command->result = json_incref(json_object_get(entry, "result"));
-    if (correlation != NULL)
-        read_correlation(command, correlation);
+    read_response(command, entry);
     read_target(command, entry);
     read_sent(command, entry);
     return command;
@@ -179,19 +196,33 @@ static struct command *read_command(const char *key, const json_t *entry) {
 
 struct command *command_from_json(const char *key, json_t *entry, char **reason) {
     const json_t *schema = schema_find("command_entry.schema.json");
-    char expected[80];
+    char expected[COMMAND_KEY_MAX];
     *reason = NULL;
     if (json_schema_check(schema, schema, entry, "entry", keep_first, reason) > 0)
         return NULL;
     struct command *command = read_command(key, entry);
-    if (command->device_id >= 0)
-        snprintf(expected, sizeof expected, "devices/%lld", (long long)command->device_id);
-    else
-        snprintf(expected, sizeof expected, "channels/%lld/%s", (long long)command->channel_id,
-                 command->ident);
+    command_key(expected, command->device_id, command->channel_id, command->ident);
     if (strcmp(expected, key) == 0)
         return command;
     keep_first(reason, "entry", "is for another device than its topic");
     command_free(command);
     return NULL;
+}
+
+// --- tombstones ---
+
+json_t *command_to_tombstone(const struct command *command) {
+    return json_pack("{s:s, s:i, s:I}", "key", command->key, "ended", (int)command->state, "forget_at",
+                     (json_int_t)command->forget_at);
+}
+
+struct command *command_from_tombstone(int64_t id, const json_t *row) {
+    const char *key = json_string_value(json_object_get(row, "key"));
+    json_int_t end = json_integer_value(json_object_get(row, "ended"));
+    if (key == NULL || end < COMMAND_PROCESSED || end > COMMAND_CANCELED)
+        return NULL;
+    struct command *command = new_command(id, key);
+    command->state = (enum command_state)end;
+    command->forget_at = json_integer_value(json_object_get(row, "forget_at"));
+    return command;
 }

@@ -12,11 +12,12 @@
 
 #define COMMAND_CORRELATION_MAX 512
 #define COMMAND_TOPIC_MAX       1024
+#define COMMAND_KEY_MAX         96
 
 enum command_state { COMMAND_QUEUED, COMMAND_SENT, COMMAND_PROCESSED, COMMAND_EXPIRED, COMMAND_CANCELED };
 
+struct command_queue;
 struct command_target;
-struct gateway;
 
 // Times are microseconds since 1970.
 struct command {
@@ -40,16 +41,18 @@ struct command {
                     // NULL
     json_t *result; // of one that has ended: executed, response, reason
 
-    // The queue's own.
-    struct gateway *gateway;
+    // Not in the entry.
+    bool confirmed;              // the broker is known to have its entry, or has been sent it
+    uint64_t published;          // number in the outbox of its entry as last published
+    uint64_t sent_to;            // of one that was sent from here: serial number of the road
+    bool has_begun;              // the device has said that it is at it
+    bool end_written;            // of one that has ended: it is on disk
+    int64_t forget_at;           // of a tombstone, which is an ended command whose end the broker has; else 0
+    struct outbox_waiter waiter; // of one that has ended: until the broker has the result
+    struct command_queue *queue; // the same: that waits for it
+
+    // The table's own.
     struct command_target *target; // whose list it stands in, while it has not ended
-    bool confirmed;                // the broker is known to have its entry, or has been sent it
-    uint64_t published;            // number in the outbox of its entry as last published
-    uint64_t sent_to;              // of one that was sent from here: serial number of the peer
-    bool has_begun;                // the device has said that it is at it
-    bool end_written;              // of one that has ended: it is on disk
-    int64_t forget_at;             // of one whose end the broker has; else 0
-    struct outbox_waiter waiter;   // of one that has ended: until the broker has the result
     struct command *prev, *next;
     UT_hash_handle hh; // by id
 };
@@ -60,9 +63,16 @@ const char *command_name(const struct command *command);
 const char *command_state_name(enum command_state state);
 bool command_has_ended(const struct command *command);
 
+// Writes the key of a device (device_id -1: without an identity) to key; returns key.
+char *command_key(char key[COMMAND_KEY_MAX], int64_t device_id, int64_t channel_id, const char *ident);
+
 // The entry; for the caller to free.
 json_t *command_to_json(const struct command *command);
 
 // Reads an entry that stands under key. NULL, and *reason (for the caller to free), when it is none. Its
 // definition is not checked against the protocol's schemas.
 struct command *command_from_json(const char *key, json_t *entry, char **reason);
+
+// The same of a tombstone, which stands on disk only and has little more than the id. NULL when row is none.
+json_t *command_to_tombstone(const struct command *command);
+struct command *command_from_tombstone(int64_t id, const json_t *row);

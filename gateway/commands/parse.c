@@ -1,41 +1,31 @@
 // Commands from text and JSON; see parse.h.
 #include "gateway/commands/parse.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 #include "gateway/commands/properties_json.h"
 #include "schema/json_schema.h"
 #include "schema/schemas.h"
 #include "schema/utf8.h"
-
-__attribute__((format(printf, 1, 2))) static char *reason_of(const char *format, ...) {
-    char *reason;
-    va_list arguments;
-    va_start(arguments, format);
-    if (vasprintf(&reason, format, arguments) < 0)
-        must_have(NULL);
-    va_end(arguments);
-    return reason;
-}
 
 static json_t *parse_json(const char *payload, size_t length, char **reason) {
     json_error_t error;
     json_t *commands = json_loadb(payload, length, JSON_REJECT_DUPLICATES, &error);
     if (commands == NULL) {
         utf8_mend(error.text); // jansson quotes the payload and may cut it anywhere
-        *reason = reason_of("the command is no valid JSON: line %d, column %d: %s", error.line, error.column,
-                            error.text);
+        *reason = text_format("the command is no valid JSON: line %d, column %d: %s", error.line,
+                              error.column, error.text);
         return NULL;
     }
     if (json_is_object(commands))
         return json_pack("[o]", commands);
     if (json_array_size(commands) > 0 && json_array_size(commands) <= COMMANDS_AT_ONCE_MAX)
         return commands;
-    *reason = reason_of("an array of commands has 1 to %d of them, this one has %zu", COMMANDS_AT_ONCE_MAX,
-                        json_array_size(commands));
+    *reason = text_format("an array of commands has 1 to %d of them, this one has %zu", COMMANDS_AT_ONCE_MAX,
+                          json_array_size(commands));
     json_decref(commands);
     return NULL;
 }
@@ -50,13 +40,13 @@ static char first_char(const char *payload, size_t length) {
 json_t *command_parse(const char *payload, size_t length, char **reason) {
     char first = first_char(payload, length);
     if (length == 0) {
-        *reason = reason_of("the command is empty");
+        *reason = text_format("the command is empty");
         return NULL;
     }
     if (first == '{' || first == '[')
         return parse_json(payload, length, reason);
     if (!utf8_valid(payload, length)) {
-        *reason = reason_of("the command is not text in UTF-8");
+        *reason = text_format("the command is not text in UTF-8");
         return NULL;
     }
     return json_pack("[{s:s, s:{s:s%}}]", "name", "custom", "properties", "payload", payload, length);
@@ -65,8 +55,8 @@ json_t *command_parse(const char *payload, size_t length, char **reason) {
 // Collects the faults of a check in one line.
 static void collect(void *context, const char *path, const char *problem) {
     char **faults = context;
-    char *more =
-        *faults == NULL ? reason_of("%s %s", path, problem) : reason_of("%s; %s %s", *faults, path, problem);
+    char *more = *faults == NULL ? text_format("%s %s", path, problem)
+                                 : text_format("%s; %s %s", *faults, path, problem);
     free(*faults);
     *faults = more;
 }
@@ -80,25 +70,56 @@ bool command_is_of(const json_t *command, const struct codec *codec) {
     return schema_of(command, codec) != NULL;
 }
 
-char *command_check(json_t *command, const struct codec *codec) {
+static char *check_envelope(json_t *command) {
     const json_t *envelope = schema_find("command.schema.json");
     char *faults = NULL;
     json_schema_check(envelope, envelope, command, "command", collect, &faults);
-    if (faults != NULL)
-        return faults;
-    json_schema_fill_defaults(envelope, command);
-    const json_t *catalogue = schema_of_commands(codec->name), *schema = schema_of(command, codec);
-    if (schema == NULL) {
-        char *was = json_schema_brief(json_object_get(command, "name"));
-        faults = reason_of("%s has no command %s", codec->name, was);
-        free(was);
-        return faults;
-    }
-    json_t *properties = json_object_get(command, "properties");
-    json_schema_check(catalogue, schema, properties, "properties", collect, &faults);
+    if (faults == NULL)
+        json_schema_fill_defaults(envelope, command);
+    return faults;
+}
+
+static char *say_unknown(const json_t *command, const struct codec *codec) {
+    char *was = json_schema_brief(json_object_get(command, "name"));
+    char *fault = text_format("%s has no command %s", codec->name, was);
+    free(was);
+    return fault;
+}
+
+static char *check_properties(json_t *properties, const json_t *schema, const struct codec *codec) {
+    char *faults = NULL;
+    json_schema_check(schema_of_commands(codec->name), schema, properties, "properties", collect, &faults);
     if (faults == NULL)
         json_schema_fill_defaults(schema, properties);
     return faults;
+}
+
+char *command_check(json_t *command, const struct codec *codec) {
+    char *faults = check_envelope(command);
+    if (faults != NULL)
+        return faults;
+    const json_t *schema = schema_of(command, codec);
+    return schema == NULL ? say_unknown(command, codec)
+                          : check_properties(json_object_get(command, "properties"), schema, codec);
+}
+
+char *command_check_for_any(json_t *command, const struct config *config) {
+    char *first = NULL;
+    bool known = false; // the protocol that said the first fault has a command of that name
+    for (size_t i = 0; i < config->channel_count; i++) {
+        const struct codec *codec = config->channels[i].codec;
+        char *fault = command_check(command, codec);
+        if (fault == NULL) {
+            free(first);
+            return NULL;
+        }
+        // What a protocol says that has such a command tells more than that another one has none.
+        bool better = first == NULL || (!known && command_is_of(command, codec));
+        known = known || command_is_of(command, codec);
+        free(better ? first : fault);
+        first = better ? fault : first;
+    }
+    return first;
 }
 
 char *command_encode(const json_t *command, const struct codec *codec, void *session,
@@ -111,7 +132,7 @@ char *command_encode(const json_t *command, const struct codec *codec, void *ses
     flat_properties_free(&flat);
     if (verdict == CODEC_OK && writer->length <= writer->capacity)
         return NULL;
-    return verdict == CODEC_OK ? reason_of("the command is too long") : reason_of("%s", reason);
+    return verdict == CODEC_OK ? text_format("the command is too long") : text_format("%s", reason);
 }
 
 static json_t *message_to_json(const struct message *message) {

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "codecs/codec.h"
+#include "gateway/config/config.h"
 
 #define COMMANDS_AT_ONCE_MAX 1000 // of one array
 
@@ -21,6 +22,10 @@ bool command_is_of(const json_t *command, const struct codec *codec);
 // the command leaves out, as the schemas say. NULL when it is valid, else what is wrong with it, for the
 // caller to free.
 char *command_check(json_t *command, const struct codec *codec);
+
+// The same where it is not known which protocol the device speaks: valid is what is valid for one of the
+// channels' protocols.
+char *command_check_for_any(json_t *command, const struct config *config);
 
 // Encodes a checked command. NULL when writer holds the bytes, else why not, for the caller to free.
 char *command_encode(const json_t *command, const struct codec *codec, void *session,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 
 static void flatten(struct flat_properties *flat, const char *path, const json_t *value);
 
@@ -23,51 +24,54 @@ static struct property *add(struct flat_properties *flat, const char *path, enum
 
 static void flatten_child(struct flat_properties *flat, const char *path, const char *name,
                           const json_t *value) {
-    char *inner;
-    if (asprintf(&inner, "%s%s%s", path, *path != '\0' ? "." : "", name) < 0)
-        must_have(NULL);
+    char *inner = text_format("%s%s%s", path, *path != '\0' ? "." : "", name);
     flatten(flat, inner, value);
     free(inner);
+}
+
+// Without zeros at the end of its fraction; returns the length.
+static size_t write_number(const json_t *value, char *text, size_t capacity) {
+    if (json_is_integer(value))
+        return (size_t)snprintf(text, capacity, "%lld", (long long)json_integer_value(value));
+    snprintf(text, capacity, "%.9f", json_real_value(value));
+    size_t length = strlen(text);
+    if (strchr(text, '.') == NULL)
+        return length;
+    while (text[length - 1] == '0')
+        length--;
+    return length - (text[length - 1] == '.');
 }
 
 static void flatten_number(struct flat_properties *flat, const char *path, const json_t *value) {
     char text[64];
     struct decimal number;
-    if (json_is_integer(value))
-        snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));
-    else
-        snprintf(text, sizeof text, "%.9f", json_real_value(value));
-    size_t length = strlen(text);
-    if (strchr(text, '.') != NULL) {
-        while (text[length - 1] == '0')
-            length--;
-        length -= text[length - 1] == '.';
-    }
-    if (decimal_parse(text, length, &number))
+    if (decimal_parse(text, write_number(value, text, sizeof text), &number))
         add(flat, path, PROPERTY_NUMBER)->number = number;
 }
 
-static void flatten(struct flat_properties *flat, const char *path, const json_t *value) {
+static void flatten_children(struct flat_properties *flat, const char *path, const json_t *value) {
     const char *name;
     json_t *inner;
     size_t i;
-    if (json_is_object(value)) {
-        json_object_foreach((json_t *)value, name, inner) {
-            flatten_child(flat, path, name, inner);
-        }
-    } else if (json_is_array(value)) {
-        json_array_foreach(value, i, inner) {
-            char index[24];
-            snprintf(index, sizeof index, "%zu", i);
-            flatten_child(flat, path, index, inner);
-        }
-    } else if (json_is_boolean(value)) {
-        add(flat, path, PROPERTY_BOOLEAN)->boolean = json_is_true(value);
-    } else if (json_is_string(value)) {
-        add(flat, path, PROPERTY_TEXT)->text = must_have(strdup(json_string_value(value)));
-    } else if (json_is_number(value)) {
-        flatten_number(flat, path, value);
+    json_object_foreach((json_t *)value, name, inner) {
+        flatten_child(flat, path, name, inner);
     }
+    json_array_foreach(value, i, inner) {
+        char index[24];
+        snprintf(index, sizeof index, "%zu", i);
+        flatten_child(flat, path, index, inner);
+    }
+}
+
+static void flatten(struct flat_properties *flat, const char *path, const json_t *value) {
+    if (json_is_object(value) || json_is_array(value))
+        flatten_children(flat, path, value);
+    else if (json_is_boolean(value))
+        add(flat, path, PROPERTY_BOOLEAN)->boolean = json_is_true(value);
+    else if (json_is_string(value))
+        add(flat, path, PROPERTY_TEXT)->text = must_have(strdup(json_string_value(value)));
+    else if (json_is_number(value))
+        flatten_number(flat, path, value);
 }
 
 struct flat_properties properties_from_json(const json_t *object) {

@@ -424,7 +424,7 @@ static void answer_unheard(struct rig *rig, bool frozen) {
     else
         rig_broker_kill(rig);
     device_send(device, "reboot=Success!\r\n");
-    rig_expect_log(rig, "command reboot is processed, executed");
+    rig_expect_log(rig, "command reboot executed");
     usleep(200000); // until it is on disk, which nothing says
     kill_gateway(rig);
 }
@@ -520,7 +520,7 @@ static void answer_while_down(bool wiped) {
     expect_entry(rig, VAN, id, "{'state':'sent'}");
     rig_broker_kill(rig);
     device_send(device, "reboot=Success!\r\n");
-    rig_expect_log(rig, "command reboot is processed, executed");
+    rig_expect_log(rig, "command reboot executed");
     if (wiped)
         rig_broker_wipe(rig);
     rig_broker_start(rig, RIG_BROKER_KEEPS);

@@ -1,0 +1,97 @@
+// Commands, as the rest of the gateway sees them; see commands.h.
+#include "gateway/commands/commands.h"
+
+#include <stdlib.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/memory.h"
+#include "gateway/commands/intake.h"
+#include "gateway/commands/sync.h"
+
+#define SWEEP_INTERVAL 500 // milliseconds
+
+struct commands {
+    struct commands_parts parts;
+    struct command_table table;
+    struct command_voice voice;
+    struct command_queue queue;
+    struct command_sync sync;
+    struct command_intake intake;
+    uv_timer_t sweep;
+};
+
+static void wire(struct commands *commands) {
+    const struct commands_parts *parts = &commands->parts;
+    commands->voice =
+        (struct command_voice){.bus = parts->bus, .outbox = parts->outbox, .store = parts->store};
+    commands->queue = (struct command_queue){.config = parts->config,
+                                             .table = &commands->table,
+                                             .voice = &commands->voice,
+                                             .roll_call = parts->roll_call,
+                                             .roads = &parts->roads};
+    commands->sync = (struct command_sync){.queue = &commands->queue, .roll_call = parts->roll_call};
+    commands->intake = (struct command_intake){.queue = &commands->queue, .registry = parts->registry};
+}
+
+struct commands *commands_new(const struct commands_parts *parts) {
+    struct commands *commands = must_have(calloc(1, sizeof *commands));
+    commands->parts = *parts;
+    wire(commands);
+    uv_timer_init(parts->loop, &commands->sweep);
+    commands->sweep.data = commands;
+    return commands;
+}
+
+static void on_sweep(uv_timer_t *timer) {
+    struct commands *commands = timer->data;
+    command_queue_sweep(&commands->queue, clock_now());
+    command_sync_mark(&commands->sync);
+}
+
+void commands_start(struct commands *commands) {
+    uv_timer_start(&commands->sweep, on_sweep, SWEEP_INTERVAL, SWEEP_INTERVAL);
+    command_sync_start(&commands->sync);
+}
+
+void commands_stop(struct commands *commands) {
+    uv_close((uv_handle_t *)&commands->sweep, NULL);
+}
+
+void commands_free(struct commands *commands) {
+    command_table_clear(&commands->table);
+    free(commands);
+}
+
+// --- the broker ---
+
+void commands_link_connected(struct commands *commands) {
+    command_sync_connected(&commands->sync);
+}
+
+void commands_roll_call_settled(struct commands *commands) {
+    command_sync_settled(&commands->sync);
+}
+
+bool commands_is_settled(const struct commands *commands) {
+    return roll_call_is_done(commands->parts.roll_call);
+}
+
+void commands_received(struct commands *commands, const char *topic, const struct mqtt_received *received) {
+    command_sync_received(&commands->sync, topic, received);
+}
+
+void commands_take_in(struct commands *commands, const char *topic, const struct mqtt_received *received) {
+    command_intake_take(&commands->intake, topic, received);
+}
+
+// --- devices ---
+
+void commands_device_talks(struct commands *commands, int64_t device_id, int64_t channel_id,
+                           const char *ident) {
+    command_queue_device_talks(&commands->queue, device_id, channel_id, ident);
+}
+
+void commands_answered(struct commands *commands, const struct road *from,
+                       const struct codec_answer *answer) {
+    command_queue_answered(&commands->queue, from, answer);
+}

@@ -1,0 +1,51 @@
+// Says where a command is: its retained entry in the broker, the entry on disk, the log entries of its steps,
+// and the result to whoever asked for it.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/broker/bus.h"
+#include "gateway/broker/outbox.h"
+#include "gateway/broker/store.h"
+#include "gateway/commands/command.h"
+
+struct command_voice {
+    const struct bus *bus;
+    struct outbox *outbox;
+    struct store *store;
+};
+
+// The command's name as a level of a topic: "invalid" when it cannot be one.
+const char *command_voice_name(const struct command *command);
+
+// Logs a step. more (or NULL) goes into the log entry.
+void command_voice_log(const struct command_voice *voice, const struct command *command,
+                       enum command_state step, const json_t *more);
+
+// Publishes the result of a command that has ended, as log entry and to its response topic.
+void command_voice_result(const struct command_voice *voice, const struct command *command);
+
+// Writes the entry to broker and disk as it stands, signed with our client_id.
+void command_voice_publish(const struct command_voice *voice, struct command *command);
+
+// Publishes that a command has ended: how, its result, and then the empty entry, whose number in the outbox
+// command->published becomes; 0 when the outbox is full and it must be said again.
+void command_voice_publish_end(const struct command_voice *voice, struct command *command);
+
+// The broker holds stale for a command that has ended: it is told again that it has.
+void command_voice_clear_stale(const struct command_voice *voice, const struct command *command,
+                               struct command *stale);
+
+// Whether the broker may not have its entry as we published it last.
+bool command_voice_is_on_its_way(const struct command_voice *voice, const struct command *command);
+
+// What we write of a command from now on is ours; and whether what was written last is.
+void command_voice_sign(const struct command_voice *voice, struct command *command);
+bool command_voice_is_own(const struct command_voice *voice, const struct command *command);
+
+// --- on disk only ---
+
+void command_voice_keep(const struct command_voice *voice, const struct command *command);
+void command_voice_keep_tombstone(const struct command_voice *voice, const struct command *command);
+void command_voice_forget(const struct command_voice *voice, const struct command *command);
