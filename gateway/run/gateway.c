@@ -158,7 +158,9 @@ static void on_reported(void *context, const struct session *session, const stru
 
 static void on_talks(void *context, const struct session *session) {
     struct gateway *gateway = context;
-    commands_device_talks(gateway->commands, session);
+    int64_t device_id = session->device.known ? session->device.id : -1;
+    commands_device_talks(gateway->commands, device_id, session_any_peer(session)->channel->id,
+                          session->ident);
 }
 
 static void on_device_answered(void *context, const struct road *from, const struct codec_answer *answer) {
@@ -361,9 +363,9 @@ static void make_broker(struct gateway *gateway) {
     subscriptions_fill(&gateway->subscriptions, config);
     snprintf(will_topic, sizeof will_topic, "%s/" TOPIC_STATE TOPIC_INSTANCES "%s", config->mqtt.topic_prefix,
              config->mqtt.client_id);
-    gateway->link = mqtt_link_new(&gateway->loop, config, gateway->subscriptions.list,
-                                  gateway->subscriptions.count, config->commands.intake, will_topic,
-                                  "{\"state\":\"offline\"}", &link_handlers, gateway);
+    gateway->link =
+        mqtt_link_new(&gateway->loop, config, gateway->subscriptions.list, gateway->subscriptions.count,
+                      config->commands.intake, will_topic, state_last_will(), &link_handlers, gateway);
     outbox_set_carrier(gateway->outbox, mqtt_link_carrier(gateway->link));
     gateway->bus = bus_new(config->mqtt.topic_prefix, config->mqtt.client_id, gateway->outbox,
                            mqtt_link_carrier(gateway->link));
