@@ -1,4 +1,4 @@
-// trackbus encode: a command to the bytes that a device gets.
+// trackbus encode: a command, as the bytes that a device gets.
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,10 +11,10 @@
 static const char help[] =
     "trackbus encode -p PROTOCOL [--hex] COMMAND\n"
     "\n"
-    "Prints the bytes that a command becomes. COMMAND is text, or JSON such as\n"
+    "Prints the bytes that a device gets for a command. COMMAND is text, or JSON such as\n"
     "  {\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":60}}\n"
     "\n"
-    "  -p, --protocol PROTOCOL  one of those that 'trackbus describe protocols' lists\n"
+    "  -p, --protocol PROTOCOL  one of those listed by 'trackbus describe protocols'\n"
     "      --hex                print hexadecimal digits\n"
     "\n"
     "Exit codes: 0 done, 1 the command is not valid, 2 wrong usage.\n";
@@ -27,7 +27,7 @@ static void print_bytes(const uint8_t *bytes, size_t length, bool hex) {
             putchar(bytes[i]);
     }
     if (hex || length == 0 || bytes[length - 1] != '\n')
-        putchar('\n'); // for people; no byte of the command
+        putchar('\n'); // for people; not part of the command
 }
 
 static char *encode_one(json_t *command, const struct codec *codec, bool hex) {
