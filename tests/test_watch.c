@@ -1,4 +1,4 @@
-// What `trackbus watch` makes of messages, states and texts from outside.
+// What fleet/ and watch/ make of messages, states and texts from outside.
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,6 +8,7 @@
 
 #include "gateway/base/clean.h"
 #include "gateway/fleet/fleet.h"
+#include "gateway/fleet/listener.h"
 #include "gateway/fleet/report.h"
 #include "gateway/fleet/when.h"
 #include "gateway/watch/line.h"
@@ -22,14 +23,15 @@ static void set_up(void) {
     line_setup();
 }
 
-TestSuite(watch_text, .init = set_up);
-TestSuite(watch_report, .init = set_up);
+TestSuite(line, .init = set_up);
+TestSuite(when, .init = set_up);
+TestSuite(report, .init = set_up);
 TestSuite(fleet, .init = set_up);
-TestSuite(watch_view, .init = set_up);
+TestSuite(view, .init = set_up);
 
 // --- texts ---
 
-Test(watch_text, what_a_terminal_would_obey_is_escaped) {
+Test(clean, what_a_terminal_would_obey_is_escaped) {
     static const struct {
         const char *text, *clean;
     } cases[] = {
@@ -47,6 +49,13 @@ Test(watch_text, what_a_terminal_would_obey_is_escaped) {
         {"\u200b\ufeff", "\\u200b\\ufeff"},
         {"\u2028", "\\u2028"},
         {"\xff\xc3", "\\xff\\xc3"},
+        {"\xc0\x80", "\\xc0\\x80"},                   // a NUL in two bytes
+        {"\xed\xa0\x80", "\\xed\\xa0\\x80"},          // half of a pair of UTF-16
+        {"\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80"}, // beyond the last character
+        {"\xe6\x9d", "\\xe6\\x9d"},                   // cut
+        {"\u00a0\U0001f69a", "\u00a0\U0001f69a"},
+        {"\U000e0041\U0010ffff", "\\ue0041\\u10ffff"},
+        {"\ufffe\ufdd0", "\\ufffe\\ufdd0"},
     };
     char out[128];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
@@ -54,7 +63,7 @@ Test(watch_text, what_a_terminal_would_obey_is_escaped) {
     cr_assert_str_eq(clean_text("a\0b", 3, out, sizeof out), "a\\x00b");
 }
 
-Test(watch_text, clean_text_is_cut_where_the_memory_ends) {
+Test(clean, text_is_cut_where_the_memory_ends) {
     char out[20], text[100];
     memset(text, 'x', sizeof text);
     cr_assert_str_eq(clean_text(text, sizeof text, out, sizeof out), "xxxxxxxxx…");
@@ -62,7 +71,31 @@ Test(watch_text, clean_text_is_cut_where_the_memory_ends) {
     cr_assert_str_eq(clean_text(text, sizeof text, out, sizeof out), "\\x1b\\x1b\\x1b…");
 }
 
-Test(watch_text, cells_have_their_width) {
+// Of whatever is in it, no byte is written behind the memory.
+Test(clean, text_of_any_bytes_stays_within_its_memory) {
+    static const char *const texts[] = {"\xff\xff\xff\xff\xff\xff\xff\xff", "\U0010ffff\U0010ffff\U0010ffff",
+                                        "\u202e\u202e\u202e\u202e", "東京都東京都", "\x1b\x1b\x1b\x1b\x1b"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        for (size_t capacity = 16; capacity < 40; capacity++) {
+            char *out = malloc(capacity); // AddressSanitizer watches its end
+            clean_text(texts[i], strlen(texts[i]), out, capacity);
+            cr_assert_lt(strlen(out), capacity);
+            free(out);
+        }
+}
+
+Test(clean, characters_are_decoded) {
+    size_t size;
+    cr_assert(clean_decode("a", 1, &size) == 'a' && size == 1);
+    cr_assert(clean_decode("ß", 2, &size) == 0xDF && size == 2);
+    cr_assert(clean_decode("東x", 4, &size) == 0x6771 && size == 3);
+    cr_assert(clean_decode("\U0001f69a", 4, &size) == 0x1F69A && size == 4);
+    cr_assert(clean_decode("東", 2, &size) == CLEAN_INVALID && size == 1);
+    cr_assert(clean_decode("\x80", 1, &size) == CLEAN_INVALID && size == 1);
+    cr_assert(clean_decode("", 1, &size) == CLEAN_INVALID && size == 1);
+}
+
+Test(line, cells_have_their_width) {
     static const struct {
         const char *text;
         int columns;
@@ -80,7 +113,7 @@ Test(watch_text, cells_have_their_width) {
     }
 }
 
-Test(watch_text, a_line_is_cut_between_characters) {
+Test(line, is_cut_between_characters) {
     static const char *const cuts[] = {"", "a", "aä", "aä", "aä東", "aä東b", "aä東b"};
     for (int i = 0; i < 7; i++) {
         struct line line = {.length = 0};
@@ -90,7 +123,7 @@ Test(watch_text, a_line_is_cut_between_characters) {
     }
 }
 
-Test(watch_text, a_line_takes_no_more_than_it_holds) {
+Test(line, takes_no_more_than_it_holds) {
     struct line line = {.length = 0};
     for (int i = 0; i < 1000; i++)
         line_add(&line, "äöü");
@@ -98,7 +131,7 @@ Test(watch_text, a_line_takes_no_more_than_it_holds) {
     cr_assert_eq(strlen(line.text), line.length);
 }
 
-Test(watch_text, times_and_ages) {
+Test(when, times_and_ages) {
     static const struct {
         int64_t seconds;
         const char *age;
@@ -120,7 +153,7 @@ static struct report read_message(const char *json) {
 
 #define IDENT "\"ident\":\"a-1\""
 
-Test(watch_report, a_message) {
+Test(report, a_message) {
     struct report report = read_message(
         "{" IDENT ",\"device.id\":42,\"device.name\":\"Van\\u0007 1\",\"timestamp\":1600000090.5,"
         "\"server.timestamp\":1600000099,\"position.latitude\":-1.5,\"position.longitude\":2,"
@@ -135,7 +168,7 @@ Test(watch_report, a_message) {
     cr_assert_str_eq(report.event, "R0");
 }
 
-Test(watch_report, what_is_no_message) {
+Test(report, what_is_no_message) {
     static const char *const wrong[] = {
         "",
         "nope",
@@ -162,7 +195,7 @@ Test(watch_report, what_is_no_message) {
     free(big);
 }
 
-Test(watch_report, a_value_of_the_wrong_type_or_out_of_range_is_none) {
+Test(report, a_value_of_the_wrong_type_or_out_of_range_is_none) {
     struct report report = read_message(
         "{" IDENT ",\"device.id\":\"42\",\"device.name\":[1],\"timestamp\":\"x\",\"server.timestamp\":-5,"
         "\"position.latitude\":95,\"position.longitude\":\"2\",\"position.speed\":1e300,"
@@ -177,13 +210,13 @@ Test(watch_report, a_value_of_the_wrong_type_or_out_of_range_is_none) {
     cr_assert_eq(read_message("{" IDENT ",\"device.id\":99999999999999999999999}").id, -1);
 }
 
-Test(watch_report, a_clock_ahead_is_now) {
+Test(report, a_clock_ahead_is_now) {
     struct report report =
         read_message("{" IDENT ",\"timestamp\":250000000000,\"server.timestamp\":1600000101}");
     cr_assert(report.received == NOW && report.reported == NOW);
 }
 
-Test(watch_report, events) {
+Test(report, events) {
     static const struct {
         const char *json, *event;
         bool notable, alarm;
@@ -227,7 +260,7 @@ Test(watch_report, events) {
     }
 }
 
-Test(watch_report, an_event_is_bounded) {
+Test(report, an_event_is_bounded) {
     char json[4096];
     snprintf(json, sizeof json,
              "{" IDENT
@@ -238,7 +271,7 @@ Test(watch_report, an_event_is_bounded) {
     cr_assert(strstr(report.event, "…") != NULL);
 }
 
-Test(watch_report, log_entries) {
+Test(report, log_entries) {
     struct presence presence;
     const char *entry =
         "{" IDENT ",\"device_id\":42,\"timestamp\":1600000099,\"source\":\"1.2.3.4:5\",\"instance\":\"g\"}";
@@ -396,9 +429,169 @@ Test(fleet, who_is_connected_is_counted_once) {
     fleet_free(&fleet);
 }
 
+// --- the listener ---
+
+static struct heard {
+    size_t messages, presences, odd;
+    struct report last;
+} heard;
+
+static void on_message(void *context, const struct report *report) {
+    heard.messages++;
+    heard.last = *report;
+}
+
+static void on_presence(void *context, const struct report *report) {
+    heard.presences++;
+    heard.last = *report;
+}
+
+static void on_odd(void *context, const struct mqtt_received *received) {
+    heard.odd++;
+}
+
+static const struct listener_handlers on_heard = {
+    .message = on_message, .presence = on_presence, .not_understood = on_odd};
+static struct config config = {.mqtt.topic_prefix = "p/q", .on_channels = true, .on_devices = true};
+
+static bool take(struct listener *listener, const char *topic, const char *payload) {
+    const struct mqtt_received received = {
+        .topic = topic, .payload = payload, .length = strlen(payload), .retain = true};
+    return listener_take(listener, &received, NOW);
+}
+
+static void expect_heard(size_t messages, size_t presences, size_t odd) {
+    cr_assert(heard.messages == messages && heard.presences == presences && heard.odd == odd,
+              "%zu messages, %zu presences, %zu not understood", heard.messages, heard.presences, heard.odd);
+}
+
+static void expect_filters(const char *ident, const char *wanted) {
+    struct listener *listener = listener_new(&config, ident, &on_heard);
+    char filters[512] = "";
+    size_t count;
+    const struct mqtt_subscription *subscriptions = listener_subscriptions(listener, &count);
+    cr_assert_leq(count, LISTENER_SUBSCRIPTIONS_MAX);
+    for (size_t i = 0; i < count; i++)
+        strcat(strcat(filters, subscriptions[i].filter), " ");
+    cr_assert_str_eq(filters, wanted);
+    listener_free(listener);
+}
+
+#define LOGS "p/q/log/gw/devices/+/connected p/q/log/gw/devices/+/disconnected "
+
+Test(listener, subscribes_to_what_is_published) {
+    expect_filters(NULL, LOGS "p/q/message/gw/channels/+/+ p/q/message/gw/devices/+ ");
+    expect_filters("a-1", LOGS "p/q/message/gw/channels/+/a-1 p/q/message/gw/devices/+ ");
+    config.on_channels = false;
+    expect_filters(NULL, LOGS "p/q/message/gw/devices/+ ");
+    config.unknown_devices = UNKNOWN_CHANNEL; // those are on the channel's topic in any case
+    expect_filters(NULL, LOGS "p/q/message/gw/channels/+/+ p/q/message/gw/devices/+ ");
+}
+
+Test(listener, asks_for_one_state_after_the_other_and_again_after_a_loss) {
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    static const char *const filters[] = {
+        "p/q/state/gw/devices/+", "p/q/state/gw/devices/+/telemetry/server.timestamp",
+        "p/q/state/gw/devices/+/connected", "p/q/state/gw/devices/+/telemetry/position",
+        "p/q/state/gw/devices/+/telemetry/battery.voltage"};
+    for (size_t i = 0; i < 5; i++) {
+        cr_assert_str_eq(listener_states(listener), filters[i]);
+        cr_assert_str_eq(listener_states(listener), filters[i]); // until it is subscribed to
+        listener_states_asked(listener);
+    }
+    cr_assert_null(listener_states(listener));
+    listener_lost(listener);
+    cr_assert_str_eq(listener_states(listener), filters[0]);
+    listener_free(listener);
+}
+
+Test(listener, a_message_on_both_topics_is_one) {
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    for (size_t i = 1; i <= 2; i++) {
+        cr_assert(!take(listener, "p/q/message/gw/channels/1/a-1", "{" IDENT "}"));
+        cr_assert(!take(listener, "p/q/message/gw/devices/7", "{" IDENT "}"));
+        expect_heard(i, 0, 0);
+    }
+    take(listener, "p/q/message/gw/devices/7", "{" IDENT "}");
+    take(listener, "p/q/message/gw/devices/7", "{" IDENT "}"); // twice on the same topic is twice
+    expect_heard(4, 0, 0);
+    take(listener, "p/q/message/gw/devices/7", "[]");
+    expect_heard(4, 0, 1);
+    listener_free(listener);
+}
+
+Test(listener, a_connection_has_the_name_of_its_device) {
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    cr_assert(take(listener, "p/q/state/gw/devices/7", "{" IDENT ",\"id\":7,\"name\":\"Van 1\"}"));
+    take(listener, "p/q/log/gw/devices/7/connected", "{" IDENT ",\"device_id\":7}");
+    expect_heard(0, 1, 0);
+    cr_assert_str_eq(heard.last.name, "Van 1");
+    cr_assert_str_eq(heard.last.event, "connected");
+    cr_assert_eq(listener_fleet(listener)->connected, 1);
+    take(listener, "p/q/log/gw/devices/7/disconnected", "{" IDENT ",\"device_id\":7}");
+    cr_assert_str_eq(heard.last.event, "disconnected");
+    cr_assert_eq(listener_fleet(listener)->connected, 0);
+    listener_free(listener);
+}
+
+Test(listener, states_are_taken_until_messages_come) {
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    take(listener, "p/q/state/gw/devices/7", "{" IDENT ",\"id\":7}");
+    take(listener, "p/q/state/gw/devices/7/connected", "true");
+    take(listener, "p/q/state/gw/devices/7/telemetry/position", "{\"latitude\":1,\"longitude\":2}");
+    take(listener, "p/q/state/gw/devices/7/telemetry/battery.voltage", "3.5");
+    take(listener, "p/q/state/gw/devices/7/telemetry/server.timestamp", "1600000050");
+    const struct fleet_device *device = fleet_by_ident(listener_fleet(listener), "a-1");
+    cr_assert(device->latitude == 1 && device->battery == 3.5 && device->heard == 1600000050 * SECOND);
+    cr_assert_eq(device->connection, FLEET_CONNECTED);
+    take(listener, "p/q/message/gw/devices/7", "{" IDENT ",\"device.id\":7,\"battery.voltage\":3.6}");
+    take(listener, "p/q/state/gw/devices/7/telemetry/battery.voltage", "3.5");
+    cr_assert(device->battery == 3.6);
+    take(listener, "p/q/state/gw/devices/7/connected", "");
+    cr_assert_eq(device->connection, FLEET_UNKNOWN);
+    take(listener, "p/q/state/gw/devices/7", "");
+    cr_assert_eq(listener_fleet(listener)->count, 0);
+    expect_heard(1, 0, 0);
+    listener_free(listener);
+}
+
+Test(listener, with_an_ident_other_devices_are_ignored) {
+    struct listener *listener = listener_new(&config, "b", &on_heard);
+    take(listener, "p/q/message/gw/devices/7", "{" IDENT "}");
+    take(listener, "p/q/log/gw/devices/7/connected", "{" IDENT "}");
+    take(listener, "p/q/state/gw/devices/7", "{" IDENT ",\"id\":7}");
+    take(listener, "p/q/state/gw/devices/7/connected", "true");
+    cr_assert_null(fleet_by_id(listener_fleet(listener), 7));
+    expect_heard(0, 0, 0);
+    take(listener, "p/q/message/gw/devices/8", "{\"ident\":\"b\"}");
+    expect_heard(1, 0, 0);
+    listener_free(listener);
+}
+
+Test(listener, what_is_not_understood) {
+    static const struct {
+        const char *topic, *payload;
+    } odd[] = {{"p/q/state/gw/devices/x", "{}"},
+               {"p/q/state/gw/devices/-1", "{}"},
+               {"p/q/state/gw/devices/7x", "{}"},
+               {"p/q/state/gw/devices/99999999999999999999", "{}"},
+               {"p/q/state/gw/devices/7", "{" IDENT ",\"id\":8}"},
+               {"p/q/state/gw/devices/7", "nope"},
+               {"p/q/state/gw/devices/7/connected", "yes"},
+               {"p/q/state/gw/devices/7/telemetry/position", "5"},
+               {"p/q/log/gw/devices/7/connected", "{}"}};
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        take(listener, odd[i].topic, odd[i].payload);
+        expect_heard(0, 0, i + 1);
+    }
+    cr_assert_eq(listener_fleet(listener)->count, 0);
+    listener_free(listener);
+}
+
 // --- the view ---
 
-Test(watch_view, lines) {
+Test(view, lines) {
     struct line line;
     struct report report = read_message(
         "{" IDENT
@@ -436,7 +629,7 @@ static const char *screen(struct fleet *fleet, const struct view_status *status,
 
 static const struct view_status connected = {.broker = "b:1883", .state = "connected", .rate = 1.5};
 
-Test(watch_view, a_screen) {
+Test(view, a_screen) {
     struct fleet fleet = {0};
     struct report report = read_message(
         "{" IDENT
@@ -459,7 +652,7 @@ Test(watch_view, a_screen) {
     fleet_free(&fleet);
 }
 
-Test(watch_view, a_screen_of_nothing) {
+Test(view, a_screen_of_nothing) {
     struct fleet fleet = {0};
     struct view_status status = {
         .broker = "b:1", .state = "connecting", .note = "refused", .ident = "a", .odd = 3};
@@ -471,7 +664,7 @@ Test(watch_view, a_screen_of_nothing) {
 }
 
 // Whatever the size, no more lines and no wider ones than there is room.
-Test(watch_view, a_screen_fits) {
+Test(view, a_screen_fits) {
     struct fleet fleet = {0};
     char ident[16];
     for (int i = 0; i < 30; i++) {

@@ -26,8 +26,9 @@ uint32_t clean_decode(const char *text, size_t length, size_t *size) {
     return character;
 }
 
-static bool is_control(uint32_t c) {
-    return c < 0x20 || (c >= 0x7F && c <= 0x9F) || (c & 0xFFFE) == 0xFFFE;
+// Control characters, and code points that Unicode promises never to be characters.
+static bool is_unprintable(uint32_t c) {
+    return c < 0x20 || (c >= 0x7F && c <= 0x9F) || (c >= 0xFDD0 && c <= 0xFDEF) || (c & 0xFFFE) == 0xFFFE;
 }
 
 // Marks without a width that reorder, hide or break what stands beside them. The joiners (200C, 200D) are not
@@ -51,7 +52,7 @@ char *clean_text(const char *text, size_t length, char *out, size_t capacity) {
             strcpy(out + used, "…");
             return out;
         }
-        if (c == CLEAN_INVALID || is_control(c) || is_treacherous(c)) {
+        if (c == CLEAN_INVALID || is_unprintable(c) || is_treacherous(c)) {
             used += (size_t)write_escape(out + used, c, (unsigned char)text[at]);
         } else {
             memcpy(out + used, text + at, size);
