@@ -190,7 +190,7 @@ static void on_odd(void *context, const struct mqtt_received *received) {
     watch->odd++;
     if (!watch->live && limiter_allows(&watch->odd_limiter, uv_now(&watch->loop), "", 0, NULL))
         log_warning(
-            "payload on %s is not understood",
+            "what came on %s is not understood",
             log_quote((const uint8_t *)received->topic, strlen(received->topic), topic, sizeof topic));
 }
 
