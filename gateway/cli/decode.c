@@ -28,6 +28,7 @@ static const char help[] =
     "Exit codes: 0 everything was understood, 1 something was rejected, 2 wrong usage.\n";
 
 struct options {
+    const char *protocol;
     const struct codec *codec;
     bool hex, udp;
     int64_t now; // microseconds; 0: the clock's
@@ -188,6 +189,33 @@ static int decode(const struct options *options, FILE *file) {
     return decoding.rejected ? 1 : 0;
 }
 
+static bool read_now(const char *text, int64_t *now) {
+    struct decimal seconds;
+    if (!decimal_parse(text, strlen(text), &seconds) || !decimal_in_range(seconds, 0, 253402300799))
+        return false;
+    *now = (int64_t)(decimal_to_double(seconds) * 1e6 + 0.5);
+    return true;
+}
+
+// -1 to go on, else the exit code.
+static int take_option(char **argv, int option, struct options *options) {
+    if (option == 'h') {
+        fputs(help, stdout);
+        return 0;
+    }
+    if (option == 'p')
+        options->protocol = optarg;
+    else if (option == 'x')
+        options->hex = true;
+    else if (option == 'u')
+        options->udp = true;
+    else if (option != 'n')
+        return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+    else if (!read_now(optarg, &options->now))
+        return cli_usage_fault(argv[0], "--now takes Unix seconds, not '%s'", optarg);
+    return -1;
+}
+
 static int read_options(int argc, char **argv, struct options *options) {
     static const struct option longs[] = {
         {"protocol", required_argument, NULL, 'p'},
@@ -197,43 +225,16 @@ static int read_options(int argc, char **argv, struct options *options) {
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    const char *protocol = NULL;
-    struct decimal now;
-    int option;
+    int option, code = -1;
     opterr = 0;
-    while ((option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1) {
-        switch (option) {
-        case 'p':
-            protocol = optarg;
-            break;
-        case 'x':
-            options->hex = true;
-            break;
-        case 'u':
-            options->udp = true;
-            break;
-        case 'n':
-            if (!decimal_parse(optarg, strlen(optarg), &now) || !decimal_in_range(now, 0, 253402300799))
-                return cli_usage_fault(argv[0], "--now takes Unix seconds, not '%s'", optarg);
-            options->now = (int64_t)(decimal_to_double(now) * 1e6 + 0.5);
-            break;
-        case 'h':
-            fputs(help, stdout);
-            return 0;
-        default:
-            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
-        }
-    }
-    if (protocol == NULL)
-        return cli_usage_fault(argv[0], "which protocol? -p is missing");
-    options->codec = codec_find(protocol);
-    if (options->codec == NULL)
-        return cli_usage_fault(argv[0], "there is no protocol '%s'; see: trackbus describe protocols",
-                               protocol);
-    if (optind + 1 < argc)
-        return cli_usage_fault(argv[0], "one FILE, not %d", argc - optind);
+    while (code < 0 && (option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1)
+        code = take_option(argv, option, options);
+    if (code < 0)
+        code = cli_find_protocol(argv[0], options->protocol, &options->codec);
+    if (code < 0 && optind + 1 < argc)
+        code = cli_usage_fault(argv[0], "one FILE, not %d", argc - optind);
     options->file = argv[optind];
-    return -1;
+    return code;
 }
 
 int cli_decode(int argc, char **argv) {

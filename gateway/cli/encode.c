@@ -60,38 +60,39 @@ static int encode(const char *text, const struct codec *codec, bool hex) {
     return failed ? 1 : 0;
 }
 
-int cli_encode(int argc, char **argv) {
-    static const struct option longs[] = {
-        {"protocol", required_argument, NULL, 'p'},
-        {"hex", no_argument, NULL, 'x'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
-    };
-    const struct codec *codec = NULL;
-    bool hex = false;
+struct options {
+    const char *protocol;
+    const struct codec *codec;
+    bool hex;
+};
+
+// -1 to go on, else the exit code.
+static int read_options(int argc, char **argv, struct options *options) {
+    static const struct option longs[] = {{"protocol", required_argument, NULL, 'p'},
+                                          {"hex", no_argument, NULL, 'x'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {0}};
     int option;
     opterr = 0;
     while ((option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1) {
-        switch (option) {
-        case 'p':
-            codec = codec_find(optarg);
-            if (codec == NULL)
-                return cli_usage_fault(argv[0], "there is no protocol '%s'; see: trackbus describe protocols",
-                                       optarg);
-            break;
-        case 'x':
-            hex = true;
-            break;
-        case 'h':
+        if (option == 'h') {
             fputs(help, stdout);
             return 0;
-        default:
-            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
         }
+        if (option != 'p' && option != 'x')
+            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+        options->hex = options->hex || option == 'x';
+        options->protocol = option == 'p' ? optarg : options->protocol;
     }
-    if (codec == NULL)
-        return cli_usage_fault(argv[0], "which protocol? -p is missing");
+    return cli_find_protocol(argv[0], options->protocol, &options->codec);
+}
+
+int cli_encode(int argc, char **argv) {
+    struct options options = {0};
+    int code = read_options(argc, argv, &options);
+    if (code >= 0)
+        return code;
     if (optind + 1 != argc)
         return cli_usage_fault(argv[0], "one COMMAND, not %d; quote it as one argument", argc - optind);
-    return encode(argv[optind], codec, hex);
+    return encode(argv[optind], options.codec, options.hex);
 }

@@ -36,6 +36,17 @@ int cli_usage_fault(const char *subcommand, const char *format, ...) {
     return EXIT_USAGE;
 }
 
+int cli_find_protocol(const char *subcommand, const char *name, const struct codec **codec) {
+    if (name == NULL)
+        return cli_usage_fault(subcommand, "which protocol? -p is missing");
+    const struct codec *found = codec_find(name);
+    if (found == NULL)
+        return cli_usage_fault(subcommand, "there is no protocol '%s'; see: trackbus describe protocols",
+                               name);
+    *codec = found;
+    return -1;
+}
+
 void cli_print_fault(void *file, const char *path, const char *problem) {
     fprintf(file, "%s: %s\n", path, problem);
 }

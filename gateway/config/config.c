@@ -131,7 +131,7 @@ static void read_channel(struct loading *loading, struct config *config, const j
     read_address(loading, json, "udp", index, &channel->udp, &channel->has_udp);
     for (size_t i = 0; i < index; i++)
         if (config->channels[i].id == channel->id)
-            add_fault(loading, path, "has the id %lld, which channels[%zu] has already",
+            add_fault(loading, path, "has the id %lld, which channels[%zu] already has",
                       (long long)channel->id, i);
 }
 
@@ -201,7 +201,7 @@ static void read_mqtt(struct loading *loading, struct config *config) {
     config->mqtt.qos = integer_of(mqtt, "qos");
     config->mqtt.inflight = integer_of(mqtt, "inflight");
     if (password_file != NULL && config->mqtt.password != NULL)
-        add_fault(loading, "$.mqtt.password_file", "is set, and password too, expected one of them");
+        add_fault(loading, "$.mqtt.password_file", "is set, and so is password, expected only one of them");
     else if (password_file != NULL)
         read_password_file(loading, config, password_file);
     check_readable(loading, "$.mqtt.ca_file", config->mqtt.ca_file);

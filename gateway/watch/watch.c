@@ -126,14 +126,16 @@ static const char *state_of(const struct watch *watch) {
     return watch->is_up ? "connected" : watch->was_up ? "reconnecting" : "connecting";
 }
 
-static void draw(struct watch *watch) {
-    char *text = NULL, why[NOTE_MAX];
-    size_t length = 0;
-    int rows, columns;
-    FILE *memory = must_have(open_memstream(&text, &length));
+static void copy_note(char copy[NOTE_MAX]) {
     pthread_mutex_lock(&note.lock);
-    strcpy(why, note.text);
+    strcpy(copy, note.text);
     pthread_mutex_unlock(&note.lock);
+}
+
+static void write_screen(struct watch *watch, FILE *out) {
+    char why[NOTE_MAX];
+    int rows, columns;
+    copy_note(why);
     const struct view_status status = {.broker = watch->broker,
                                        .state = state_of(watch),
                                        .note = *why != '\0' ? why : NULL,
@@ -141,7 +143,14 @@ static void draw(struct watch *watch) {
                                        .rate = rate(watch),
                                        .odd = watch->odd};
     terminal_size(&rows, &columns);
-    view_screen(memory, listener_fleet(watch->listener), &status, rows, columns, clock_now());
+    view_screen(out, listener_fleet(watch->listener), &status, rows, columns, clock_now());
+}
+
+static void draw(struct watch *watch) {
+    char *text = NULL;
+    size_t length = 0;
+    FILE *memory = must_have(open_memstream(&text, &length));
+    write_screen(watch, memory);
     fclose(memory);
     bool written = terminal_write(text, length);
     free(text);
