@@ -1,4 +1,4 @@
-// What `trackbus watch` makes of messages, states and texts from outside.
+// What fleet/ and watch/ make of messages, states and texts from outside.
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -6,9 +6,12 @@
 #include <string.h>
 #include <time.h>
 
+#include "gateway/base/clean.h"
 #include "gateway/fleet/fleet.h"
+#include "gateway/fleet/listener.h"
 #include "gateway/fleet/report.h"
-#include "gateway/watch/text.h"
+#include "gateway/fleet/when.h"
+#include "gateway/watch/line.h"
 #include "gateway/watch/view.h"
 
 #define SECOND INT64_C(1000000)
@@ -17,17 +20,18 @@
 static void set_up(void) {
     setenv("TZ", "UTC", 1);
     tzset();
-    watch_text_setup();
+    line_setup();
 }
 
-TestSuite(watch_text, .init = set_up);
-TestSuite(watch_report, .init = set_up);
-TestSuite(watch_fleet, .init = set_up);
-TestSuite(watch_view, .init = set_up);
+TestSuite(line, .init = set_up);
+TestSuite(when, .init = set_up);
+TestSuite(report, .init = set_up);
+TestSuite(fleet, .init = set_up);
+TestSuite(view, .init = set_up);
 
 // --- texts ---
 
-Test(watch_text, what_a_terminal_would_obey_is_escaped) {
+Test(clean, what_a_terminal_would_obey_is_escaped) {
     static const struct {
         const char *text, *clean;
     } cases[] = {
@@ -45,22 +49,53 @@ Test(watch_text, what_a_terminal_would_obey_is_escaped) {
         {"\u200b\ufeff", "\\u200b\\ufeff"},
         {"\u2028", "\\u2028"},
         {"\xff\xc3", "\\xff\\xc3"},
+        {"\xc0\x80", "\\xc0\\x80"},                   // a NUL in two bytes
+        {"\xed\xa0\x80", "\\xed\\xa0\\x80"},          // half of a pair of UTF-16
+        {"\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80"}, // beyond the last character
+        {"\xe6\x9d", "\\xe6\\x9d"},                   // cut
+        {"\u00a0\U0001f69a", "\u00a0\U0001f69a"},
+        {"\U000e0041\U0010ffff", "\\ue0041\\u10ffff"},
+        {"\ufffe\ufdd0", "\\ufffe\\ufdd0"},
     };
     char out[128];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        cr_assert_str_eq(watch_clean(cases[i].text, strlen(cases[i].text), out, sizeof out), cases[i].clean);
-    cr_assert_str_eq(watch_clean("a\0b", 3, out, sizeof out), "a\\x00b");
+        cr_assert_str_eq(clean_text(cases[i].text, strlen(cases[i].text), out, sizeof out), cases[i].clean);
+    cr_assert_str_eq(clean_text("a\0b", 3, out, sizeof out), "a\\x00b");
 }
 
-Test(watch_text, clean_text_is_cut_where_the_memory_ends) {
+Test(clean, text_is_cut_where_the_memory_ends) {
     char out[20], text[100];
     memset(text, 'x', sizeof text);
-    cr_assert_str_eq(watch_clean(text, sizeof text, out, sizeof out), "xxxxxxxxx…");
+    cr_assert_str_eq(clean_text(text, sizeof text, out, sizeof out), "xxxxxxxxx…");
     memset(text, 0x1b, sizeof text);
-    cr_assert_str_eq(watch_clean(text, sizeof text, out, sizeof out), "\\x1b\\x1b\\x1b…");
+    cr_assert_str_eq(clean_text(text, sizeof text, out, sizeof out), "\\x1b\\x1b\\x1b…");
 }
 
-Test(watch_text, cells_have_their_width) {
+// Of whatever is in it, no byte is written behind the memory.
+Test(clean, text_of_any_bytes_stays_within_its_memory) {
+    static const char *const texts[] = {"\xff\xff\xff\xff\xff\xff\xff\xff", "\U0010ffff\U0010ffff\U0010ffff",
+                                        "\u202e\u202e\u202e\u202e", "東京都東京都", "\x1b\x1b\x1b\x1b\x1b"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        for (size_t capacity = 16; capacity < 40; capacity++) {
+            char *out = malloc(capacity); // AddressSanitizer watches its end
+            clean_text(texts[i], strlen(texts[i]), out, capacity);
+            cr_assert_lt(strlen(out), capacity);
+            free(out);
+        }
+}
+
+Test(clean, characters_are_decoded) {
+    size_t size;
+    cr_assert(clean_decode("a", 1, &size) == 'a' && size == 1);
+    cr_assert(clean_decode("ß", 2, &size) == 0xDF && size == 2);
+    cr_assert(clean_decode("東x", 4, &size) == 0x6771 && size == 3);
+    cr_assert(clean_decode("\U0001f69a", 4, &size) == 0x1F69A && size == 4);
+    cr_assert(clean_decode("東", 2, &size) == CLEAN_INVALID && size == 1);
+    cr_assert(clean_decode("\x80", 1, &size) == CLEAN_INVALID && size == 1);
+    cr_assert(clean_decode("", 1, &size) == CLEAN_INVALID && size == 1);
+}
+
+Test(line, cells_have_their_width) {
     static const struct {
         const char *text;
         int columns;
@@ -71,55 +106,55 @@ Test(watch_text, cells_have_their_width) {
         {"東京都", 4, "東… "}, {"東京都", -4, " 東…"}, {"e\u0301", 2, "e\u0301 "}, {"", 2, "  "},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct watch_line line = {.length = 0};
-        watch_cell(&line, cases[i].text, cases[i].columns);
+        struct line line = {.length = 0};
+        line_cell(&line, cases[i].text, cases[i].columns);
         cr_assert_str_eq(line.text, cases[i].cell);
         cr_assert_eq(line.length, strlen(cases[i].cell));
     }
 }
 
-Test(watch_text, a_line_is_cut_between_characters) {
+Test(line, is_cut_between_characters) {
     static const char *const cuts[] = {"", "a", "aä", "aä", "aä東", "aä東b", "aä東b"};
     for (int i = 0; i < 7; i++) {
-        struct watch_line line = {.length = 0};
-        watch_add(&line, "aä東b");
-        watch_cut(&line, i);
+        struct line line = {.length = 0};
+        line_add(&line, "aä東b");
+        line_cut(&line, i);
         cr_assert_str_eq(line.text, cuts[i]);
     }
 }
 
-Test(watch_text, a_line_takes_no_more_than_it_holds) {
-    struct watch_line line = {.length = 0};
+Test(line, takes_no_more_than_it_holds) {
+    struct line line = {.length = 0};
     for (int i = 0; i < 1000; i++)
-        watch_add(&line, "äöü");
+        line_add(&line, "äöü");
     cr_assert_eq(line.length, sizeof line.text / 6 * 6 - (sizeof line.text % 6 == 0 ? 6 : 0));
     cr_assert_eq(strlen(line.text), line.length);
 }
 
-Test(watch_text, times_and_ages) {
+Test(when, times_and_ages) {
     static const struct {
         int64_t seconds;
         const char *age;
     } cases[] = {{-5, "0 s"},   {0, "0 s"},      {59, "59 s"},   {60, "1 min"},         {3599, "59 min"},
                  {3600, "1 h"}, {86399, "23 h"}, {86400, "1 d"}, {86400 * 400, "400 d"}};
-    char out[WATCH_TIME_MAX];
+    char out[WHEN_MAX];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        cr_assert_str_eq(watch_age(cases[i].seconds * SECOND, out), cases[i].age);
-    cr_assert_str_eq(watch_time(NOW + 999999, out), "2020-09-13T12:28:20");
+        cr_assert_str_eq(when_age(cases[i].seconds * SECOND, out), cases[i].age);
+    cr_assert_str_eq(when_time(NOW + 999999, out), "2020-09-13T12:28:20");
 }
 
 // --- messages ---
 
-static struct watch_report read_message(const char *json) {
-    struct watch_report report;
-    cr_assert(watch_report_message(&report, json, strlen(json), NOW), "not understood: %s", json);
+static struct report read_message(const char *json) {
+    struct report report;
+    cr_assert(report_message(&report, json, strlen(json), NOW), "not understood: %s", json);
     return report;
 }
 
 #define IDENT "\"ident\":\"a-1\""
 
-Test(watch_report, a_message) {
-    struct watch_report report = read_message(
+Test(report, a_message) {
+    struct report report = read_message(
         "{" IDENT ",\"device.id\":42,\"device.name\":\"Van\\u0007 1\",\"timestamp\":1600000090.5,"
         "\"server.timestamp\":1600000099,\"position.latitude\":-1.5,\"position.longitude\":2,"
         "\"position.speed\":3.25,\"battery.voltage\":3.7,\"message.type\":\"R0\"}");
@@ -133,7 +168,7 @@ Test(watch_report, a_message) {
     cr_assert_str_eq(report.event, "R0");
 }
 
-Test(watch_report, what_is_no_message) {
+Test(report, what_is_no_message) {
     static const char *const wrong[] = {
         "",
         "nope",
@@ -150,18 +185,18 @@ Test(watch_report, what_is_no_message) {
         "{\"ident\":\"123456789012345678901234567890123\"}",
         "{\"ident\":\"\xff\"}",
     };
-    struct watch_report report;
+    struct report report;
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
-        cr_assert(!watch_report_message(&report, wrong[i], strlen(wrong[i]), NOW), "%s", wrong[i]);
+        cr_assert(!report_message(&report, wrong[i], strlen(wrong[i]), NOW), "%s", wrong[i]);
     char *big = malloc(300000);
     memset(big, ' ', 300000);
     memcpy(big, "{" IDENT "}", strlen("{" IDENT "}"));
-    cr_assert(!watch_report_message(&report, big, 300000, NOW));
+    cr_assert(!report_message(&report, big, 300000, NOW));
     free(big);
 }
 
-Test(watch_report, a_value_of_the_wrong_type_or_out_of_range_is_none) {
-    struct watch_report report = read_message(
+Test(report, a_value_of_the_wrong_type_or_out_of_range_is_none) {
+    struct report report = read_message(
         "{" IDENT ",\"device.id\":\"42\",\"device.name\":[1],\"timestamp\":\"x\",\"server.timestamp\":-5,"
         "\"position.latitude\":95,\"position.longitude\":\"2\",\"position.speed\":1e300,"
         "\"battery.voltage\":true,\"message.type\":6,\"alarm.event\":1,\"power.on.reason\":{}}");
@@ -175,13 +210,13 @@ Test(watch_report, a_value_of_the_wrong_type_or_out_of_range_is_none) {
     cr_assert_eq(read_message("{" IDENT ",\"device.id\":99999999999999999999999}").id, -1);
 }
 
-Test(watch_report, a_clock_ahead_is_now) {
-    struct watch_report report =
+Test(report, a_clock_ahead_is_now) {
+    struct report report =
         read_message("{" IDENT ",\"timestamp\":250000000000,\"server.timestamp\":1600000101}");
     cr_assert(report.received == NOW && report.reported == NOW);
 }
 
-Test(watch_report, events) {
+Test(report, events) {
     static const struct {
         const char *json, *event;
         bool notable, alarm;
@@ -213,10 +248,10 @@ Test(watch_report, events) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char json[512];
-        struct watch_report report;
+        struct report report;
         snprintf(json, sizeof json, "{" IDENT ",%s}", cases[i].json);
         if (*cases[i].event == '\0') {
-            cr_assert(!watch_report_message(&report, json, strlen(json), NOW));
+            cr_assert(!report_message(&report, json, strlen(json), NOW));
             continue;
         }
         report = read_message(json);
@@ -225,62 +260,61 @@ Test(watch_report, events) {
     }
 }
 
-Test(watch_report, an_event_is_bounded) {
+Test(report, an_event_is_bounded) {
     char json[4096];
     snprintf(json, sizeof json,
              "{" IDENT
              ",\"message.type\":\"%0500d\",\"power.on.reason\":\"%0500d\",\"custom.payload\":\"%0500d\"}",
              0, 0, 0);
-    struct watch_report report = read_message(json);
+    struct report report = read_message(json);
     cr_assert(strlen(report.event) < sizeof report.event);
     cr_assert(strstr(report.event, "…") != NULL);
 }
 
-Test(watch_report, log_entries) {
-    struct watch_presence presence;
+Test(report, log_entries) {
+    struct presence presence;
     const char *entry =
         "{" IDENT ",\"device_id\":42,\"timestamp\":1600000099,\"source\":\"1.2.3.4:5\",\"instance\":\"g\"}";
-    cr_assert(watch_report_presence(&presence, true, entry, strlen(entry), NOW));
+    cr_assert(report_presence(&presence, true, entry, strlen(entry), NOW));
     cr_assert_str_eq(presence.report.event, "connected, 1.2.3.4:5");
     cr_assert(presence.report.id == 42 && presence.report.received == 1600000099 * SECOND &&
               presence.connected);
     entry = "{" IDENT ",\"source\":[]}";
-    cr_assert(watch_report_presence(&presence, false, entry, strlen(entry), NOW));
+    cr_assert(report_presence(&presence, false, entry, strlen(entry), NOW));
     cr_assert_str_eq(presence.report.event, "disconnected");
-    cr_assert(!watch_report_presence(&presence, true, "[]", 2, NOW));
+    cr_assert(!report_presence(&presence, true, "[]", 2, NOW));
 }
 
 // --- the fleet ---
 
-static struct watch_report make_report(const char *ident, int64_t id, int64_t received) {
-    struct watch_report report = {.id = id,
-                                  .received = received * SECOND,
-                                  .reported = received * SECOND,
-                                  .latitude = NAN,
-                                  .longitude = NAN,
-                                  .speed = NAN,
-                                  .battery = NAN};
+static struct report make_report(const char *ident, int64_t id, int64_t received) {
+    struct report report = {.id = id,
+                            .received = received * SECOND,
+                            .reported = received * SECOND,
+                            .latitude = NAN,
+                            .longitude = NAN,
+                            .speed = NAN,
+                            .battery = NAN};
     strcpy(report.ident, ident);
     return report;
 }
 
-static void report_at(struct watch_fleet *fleet, const char *ident, int64_t id, int64_t received) {
-    struct watch_report report = make_report(ident, id, received);
-    watch_fleet_report(fleet, &report);
+static void report_at(struct fleet *fleet, const char *ident, int64_t id, int64_t received) {
+    struct report report = make_report(ident, id, received);
+    fleet_report(fleet, &report);
 }
 
-static void expect_order(struct watch_fleet *fleet, const char *idents) {
+static void expect_order(struct fleet *fleet, const char *idents) {
     char order[256] = "";
-    for (const struct watch_device *device = watch_fleet_newest(fleet); device != NULL;
-         device = device->next) {
+    for (const struct fleet_device *device = fleet_newest(fleet); device != NULL; device = device->next) {
         strcat(order, device->ident);
         strcat(order, " ");
     }
     cr_assert_str_eq(order, idents);
 }
 
-Test(watch_fleet, newest_first) {
-    struct watch_fleet fleet = {0};
+Test(fleet, newest_first) {
+    struct fleet fleet = {0};
     report_at(&fleet, "a", 1, 100);
     report_at(&fleet, "b", 2, 101);
     report_at(&fleet, "c", 3, 102);
@@ -292,12 +326,12 @@ Test(watch_fleet, newest_first) {
     report_at(&fleet, "d", 4, 50);
     expect_order(&fleet, "a b c d ");
     cr_assert_eq(fleet.count, 4);
-    watch_fleet_free(&fleet);
+    fleet_free(&fleet);
 }
 
 // Longer ways than the list is walked each time.
-Test(watch_fleet, any_order_of_many_comes_out_sorted) {
-    struct watch_fleet fleet = {0};
+Test(fleet, any_order_of_many_comes_out_sorted) {
+    struct fleet fleet = {0};
     char ident[16];
     for (int i = 0; i < 1000; i++) {
         snprintf(ident, sizeof ident, "d%d", i);
@@ -305,122 +339,280 @@ Test(watch_fleet, any_order_of_many_comes_out_sorted) {
     }
     int64_t last = INT64_MAX;
     size_t count = 0;
-    for (const struct watch_device *device = watch_fleet_newest(&fleet); device != NULL;
-         device = device->next) {
+    for (const struct fleet_device *device = fleet_newest(&fleet); device != NULL; device = device->next) {
         cr_assert(device->heard <= last);
         last = device->heard;
         count++;
     }
     cr_assert(count == 1000 && fleet.count == 1000);
-    watch_fleet_free(&fleet);
+    fleet_free(&fleet);
 }
 
-Test(watch_fleet, a_late_report_does_not_move_values_back) {
-    struct watch_fleet fleet = {0};
-    struct watch_report report = make_report("a", 1, 100);
+Test(fleet, a_late_report_does_not_move_values_back) {
+    struct fleet fleet = {0};
+    struct report report = make_report("a", 1, 100);
     report.speed = 50;
-    watch_fleet_report(&fleet, &report);
+    fleet_report(&fleet, &report);
     report.received = 110 * SECOND;
     report.reported = 90 * SECOND;
     report.speed = 20;
-    watch_fleet_report(&fleet, &report);
-    const struct watch_device *device = watch_fleet_by_ident(&fleet, "a");
+    fleet_report(&fleet, &report);
+    const struct fleet_device *device = fleet_by_ident(&fleet, "a");
     cr_assert(device->speed == 50 && device->heard == 110 * SECOND);
     report = make_report("a", 1, 120); // without values: those that are known stay
-    watch_fleet_report(&fleet, &report);
+    fleet_report(&fleet, &report);
     cr_assert(device->speed == 50);
-    watch_fleet_free(&fleet);
+    fleet_free(&fleet);
 }
 
-Test(watch_fleet, states_of_an_id_find_their_device) {
-    struct watch_fleet fleet = {0};
-    struct watch_report values = make_report("a", 7, 0);
+Test(fleet, states_of_an_id_find_their_device) {
+    struct fleet fleet = {0};
+    struct report values = make_report("a", 7, 0);
     values.latitude = values.longitude = 5;
-    watch_fleet_connected(&fleet, 7, WATCH_CONNECTED); // before it is known who that is
-    watch_fleet_position(&fleet, 7, &values);
-    watch_fleet_battery(&fleet, 7, 3.5);
-    watch_fleet_heard(&fleet, 7, 99 * SECOND);
+    fleet_connected(&fleet, 7, FLEET_CONNECTED); // before it is known who that is
+    fleet_position(&fleet, 7, &values);
+    fleet_battery(&fleet, 7, 3.5);
+    fleet_heard(&fleet, 7, 99 * SECOND);
     cr_assert(fleet.count == 0 && fleet.connected == 0);
     expect_order(&fleet, "");
-    watch_fleet_identity(&fleet, 7, &values);
-    const struct watch_device *device = watch_fleet_by_ident(&fleet, "a");
-    cr_assert(device == watch_fleet_by_id(&fleet, 7) && fleet.count == 1 && fleet.connected == 1);
+    fleet_identity(&fleet, 7, &values);
+    const struct fleet_device *device = fleet_by_ident(&fleet, "a");
+    cr_assert(device == fleet_by_id(&fleet, 7) && fleet.count == 1 && fleet.connected == 1);
     cr_assert(device->latitude == 5 && device->battery == 3.5 && device->heard == 99 * SECOND);
-    watch_fleet_free(&fleet);
+    fleet_free(&fleet);
 }
 
-Test(watch_fleet, a_device_known_by_ident_gets_the_states_of_its_id) {
-    struct watch_fleet fleet = {0};
-    struct watch_report identity = make_report("a", 7, 0);
+Test(fleet, a_device_known_by_ident_gets_the_states_of_its_id) {
+    struct fleet fleet = {0};
+    struct report identity = make_report("a", 7, 0);
     report_at(&fleet, "a", -1, 100); // of the channel topic, without identity
-    watch_fleet_connected(&fleet, 7, WATCH_CONNECTED);
-    watch_fleet_battery(&fleet, 7, 3.5);
-    watch_fleet_identity(&fleet, 7, &identity);
-    const struct watch_device *device = watch_fleet_by_ident(&fleet, "a");
-    cr_assert(device->id == 7 && device->connection == WATCH_CONNECTED && fleet.count == 1);
+    fleet_connected(&fleet, 7, FLEET_CONNECTED);
+    fleet_battery(&fleet, 7, 3.5);
+    fleet_identity(&fleet, 7, &identity);
+    const struct fleet_device *device = fleet_by_ident(&fleet, "a");
+    cr_assert(device->id == 7 && device->connection == FLEET_CONNECTED && fleet.count == 1);
     cr_assert(isnan(device->battery)); // what a message said is not older
-    watch_fleet_free(&fleet);
+    fleet_free(&fleet);
 }
 
-Test(watch_fleet, an_id_goes_over_to_another_ident) {
-    struct watch_fleet fleet = {0};
+Test(fleet, an_id_goes_over_to_another_ident) {
+    struct fleet fleet = {0};
     report_at(&fleet, "a", 7, 100);
     report_at(&fleet, "b", 7, 101);
-    cr_assert(watch_fleet_by_id(&fleet, 7) == watch_fleet_by_ident(&fleet, "b"));
-    cr_assert_eq(watch_fleet_by_ident(&fleet, "a")->id, -1);
+    cr_assert(fleet_by_id(&fleet, 7) == fleet_by_ident(&fleet, "b"));
+    cr_assert_eq(fleet_by_ident(&fleet, "a")->id, -1);
     report_at(&fleet, "b", 8, 102);
-    cr_assert(watch_fleet_by_id(&fleet, 7) == NULL && watch_fleet_by_id(&fleet, 8) != NULL);
-    watch_fleet_identity(&fleet, 8, NULL); // gone
-    watch_fleet_identity(&fleet, 9, NULL); // never there
-    cr_assert(watch_fleet_by_ident(&fleet, "b") == NULL && fleet.count == 1);
-    watch_fleet_free(&fleet);
+    cr_assert(fleet_by_id(&fleet, 7) == NULL && fleet_by_id(&fleet, 8) != NULL);
+    fleet_identity(&fleet, 8, NULL); // gone
+    fleet_identity(&fleet, 9, NULL); // never there
+    cr_assert(fleet_by_ident(&fleet, "b") == NULL && fleet.count == 1);
+    fleet_free(&fleet);
 }
 
-Test(watch_fleet, who_is_connected_is_counted_once) {
-    struct watch_fleet fleet = {0};
-    struct watch_presence here = {.report = make_report("a", 7, 100), .connected = true, .instance = 1};
-    struct watch_presence there = {.report = make_report("a", 7, 101), .connected = true, .instance = 2};
-    watch_fleet_presence(&fleet, &here);
-    watch_fleet_connected(&fleet, 7, WATCH_CONNECTED);
+Test(fleet, who_is_connected_is_counted_once) {
+    struct fleet fleet = {0};
+    struct presence here = {.report = make_report("a", 7, 100), .connected = true, .instance = 1};
+    struct presence there = {.report = make_report("a", 7, 101), .connected = true, .instance = 2};
+    fleet_presence(&fleet, &here);
+    fleet_connected(&fleet, 7, FLEET_CONNECTED);
     cr_assert_eq(fleet.connected, 1);
-    watch_fleet_presence(&fleet, &there);
+    fleet_presence(&fleet, &there);
     here.connected = false; // the first gateway lets go of it after that
-    watch_fleet_presence(&fleet, &here);
+    fleet_presence(&fleet, &here);
     cr_assert_eq(fleet.connected, 1);
     there.connected = false;
-    watch_fleet_presence(&fleet, &there);
-    cr_assert(fleet.connected == 0 && watch_fleet_by_id(&fleet, 7)->connection == WATCH_DISCONNECTED);
-    watch_fleet_connected(&fleet, 7, WATCH_CONNECTED);
-    watch_fleet_identity(&fleet, 7, NULL);
+    fleet_presence(&fleet, &there);
+    cr_assert(fleet.connected == 0 && fleet_by_id(&fleet, 7)->connection == FLEET_DISCONNECTED);
+    fleet_connected(&fleet, 7, FLEET_CONNECTED);
+    fleet_identity(&fleet, 7, NULL);
     cr_assert(fleet.connected == 0 && fleet.count == 0);
-    watch_fleet_free(&fleet);
+    fleet_free(&fleet);
+}
+
+// --- the listener ---
+
+static struct heard {
+    size_t messages, presences, odd;
+    struct report last;
+} heard;
+
+static void on_message(void *context, const struct report *report) {
+    heard.messages++;
+    heard.last = *report;
+}
+
+static void on_presence(void *context, const struct report *report) {
+    heard.presences++;
+    heard.last = *report;
+}
+
+static void on_odd(void *context, const struct mqtt_received *received) {
+    heard.odd++;
+}
+
+static const struct listener_handlers on_heard = {
+    .message = on_message, .presence = on_presence, .not_understood = on_odd};
+static struct config config = {.mqtt.topic_prefix = "p/q", .on_channels = true, .on_devices = true};
+
+static bool take(struct listener *listener, const char *topic, const char *payload) {
+    const struct mqtt_received received = {
+        .topic = topic, .payload = payload, .length = strlen(payload), .retain = true};
+    return listener_take(listener, &received, NOW);
+}
+
+static void expect_heard(size_t messages, size_t presences, size_t odd) {
+    cr_assert(heard.messages == messages && heard.presences == presences && heard.odd == odd,
+              "%zu messages, %zu presences, %zu not understood", heard.messages, heard.presences, heard.odd);
+}
+
+static void expect_filters(const char *ident, const char *wanted) {
+    struct listener *listener = listener_new(&config, ident, &on_heard);
+    char filters[512] = "";
+    size_t count;
+    const struct mqtt_subscription *subscriptions = listener_subscriptions(listener, &count);
+    cr_assert_leq(count, LISTENER_SUBSCRIPTIONS_MAX);
+    for (size_t i = 0; i < count; i++)
+        strcat(strcat(filters, subscriptions[i].filter), " ");
+    cr_assert_str_eq(filters, wanted);
+    listener_free(listener);
+}
+
+#define LOGS "p/q/log/gw/devices/+/connected p/q/log/gw/devices/+/disconnected "
+
+Test(listener, subscribes_to_what_is_published) {
+    expect_filters(NULL, LOGS "p/q/message/gw/channels/+/+ p/q/message/gw/devices/+ ");
+    expect_filters("a-1", LOGS "p/q/message/gw/channels/+/a-1 p/q/message/gw/devices/+ ");
+    config.on_channels = false;
+    expect_filters(NULL, LOGS "p/q/message/gw/devices/+ ");
+    config.unknown_devices = UNKNOWN_CHANNEL; // those are on the channel's topic in any case
+    expect_filters(NULL, LOGS "p/q/message/gw/channels/+/+ p/q/message/gw/devices/+ ");
+}
+
+Test(listener, asks_for_one_state_after_the_other_and_again_after_a_loss) {
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    static const char *const filters[] = {
+        "p/q/state/gw/devices/+", "p/q/state/gw/devices/+/telemetry/server.timestamp",
+        "p/q/state/gw/devices/+/connected", "p/q/state/gw/devices/+/telemetry/position",
+        "p/q/state/gw/devices/+/telemetry/battery.voltage"};
+    for (size_t i = 0; i < 5; i++) {
+        cr_assert_str_eq(listener_states(listener), filters[i]);
+        cr_assert_str_eq(listener_states(listener), filters[i]); // until it is subscribed to
+        listener_states_asked(listener);
+    }
+    cr_assert_null(listener_states(listener));
+    listener_lost(listener);
+    cr_assert_str_eq(listener_states(listener), filters[0]);
+    listener_free(listener);
+}
+
+Test(listener, a_message_on_both_topics_is_one) {
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    for (size_t i = 1; i <= 2; i++) {
+        cr_assert(!take(listener, "p/q/message/gw/channels/1/a-1", "{" IDENT "}"));
+        cr_assert(!take(listener, "p/q/message/gw/devices/7", "{" IDENT "}"));
+        expect_heard(i, 0, 0);
+    }
+    take(listener, "p/q/message/gw/devices/7", "{" IDENT "}");
+    take(listener, "p/q/message/gw/devices/7", "{" IDENT "}"); // twice on the same topic is twice
+    expect_heard(4, 0, 0);
+    take(listener, "p/q/message/gw/devices/7", "[]");
+    expect_heard(4, 0, 1);
+    listener_free(listener);
+}
+
+Test(listener, a_connection_has_the_name_of_its_device) {
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    cr_assert(take(listener, "p/q/state/gw/devices/7", "{" IDENT ",\"id\":7,\"name\":\"Van 1\"}"));
+    take(listener, "p/q/log/gw/devices/7/connected", "{" IDENT ",\"device_id\":7}");
+    expect_heard(0, 1, 0);
+    cr_assert_str_eq(heard.last.name, "Van 1");
+    cr_assert_str_eq(heard.last.event, "connected");
+    cr_assert_eq(listener_fleet(listener)->connected, 1);
+    take(listener, "p/q/log/gw/devices/7/disconnected", "{" IDENT ",\"device_id\":7}");
+    cr_assert_str_eq(heard.last.event, "disconnected");
+    cr_assert_eq(listener_fleet(listener)->connected, 0);
+    listener_free(listener);
+}
+
+Test(listener, states_are_taken_until_messages_come) {
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    take(listener, "p/q/state/gw/devices/7", "{" IDENT ",\"id\":7}");
+    take(listener, "p/q/state/gw/devices/7/connected", "true");
+    take(listener, "p/q/state/gw/devices/7/telemetry/position", "{\"latitude\":1,\"longitude\":2}");
+    take(listener, "p/q/state/gw/devices/7/telemetry/battery.voltage", "3.5");
+    take(listener, "p/q/state/gw/devices/7/telemetry/server.timestamp", "1600000050");
+    const struct fleet_device *device = fleet_by_ident(listener_fleet(listener), "a-1");
+    cr_assert(device->latitude == 1 && device->battery == 3.5 && device->heard == 1600000050 * SECOND);
+    cr_assert_eq(device->connection, FLEET_CONNECTED);
+    take(listener, "p/q/message/gw/devices/7", "{" IDENT ",\"device.id\":7,\"battery.voltage\":3.6}");
+    take(listener, "p/q/state/gw/devices/7/telemetry/battery.voltage", "3.5");
+    cr_assert(device->battery == 3.6);
+    take(listener, "p/q/state/gw/devices/7/connected", "");
+    cr_assert_eq(device->connection, FLEET_UNKNOWN);
+    take(listener, "p/q/state/gw/devices/7", "");
+    cr_assert_eq(listener_fleet(listener)->count, 0);
+    expect_heard(1, 0, 0);
+    listener_free(listener);
+}
+
+Test(listener, with_an_ident_other_devices_are_ignored) {
+    struct listener *listener = listener_new(&config, "b", &on_heard);
+    take(listener, "p/q/message/gw/devices/7", "{" IDENT "}");
+    take(listener, "p/q/log/gw/devices/7/connected", "{" IDENT "}");
+    take(listener, "p/q/state/gw/devices/7", "{" IDENT ",\"id\":7}");
+    take(listener, "p/q/state/gw/devices/7/connected", "true");
+    cr_assert_null(fleet_by_id(listener_fleet(listener), 7));
+    expect_heard(0, 0, 0);
+    take(listener, "p/q/message/gw/devices/8", "{\"ident\":\"b\"}");
+    expect_heard(1, 0, 0);
+    listener_free(listener);
+}
+
+Test(listener, what_is_not_understood) {
+    static const struct {
+        const char *topic, *payload;
+    } odd[] = {{"p/q/state/gw/devices/x", "{}"},
+               {"p/q/state/gw/devices/-1", "{}"},
+               {"p/q/state/gw/devices/7x", "{}"},
+               {"p/q/state/gw/devices/99999999999999999999", "{}"},
+               {"p/q/state/gw/devices/7", "{" IDENT ",\"id\":8}"},
+               {"p/q/state/gw/devices/7", "nope"},
+               {"p/q/state/gw/devices/7/connected", "yes"},
+               {"p/q/state/gw/devices/7/telemetry/position", "5"},
+               {"p/q/log/gw/devices/7/connected", "{}"}};
+    struct listener *listener = listener_new(&config, NULL, &on_heard);
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        take(listener, odd[i].topic, odd[i].payload);
+        expect_heard(0, 0, i + 1);
+    }
+    cr_assert_eq(listener_fleet(listener)->count, 0);
+    listener_free(listener);
 }
 
 // --- the view ---
 
-Test(watch_view, lines) {
-    struct watch_line line;
-    struct watch_report report = read_message(
+Test(view, lines) {
+    struct line line;
+    struct report report = read_message(
         "{" IDENT
         ",\"device.name\":\"Bär\",\"position.latitude\":-22.638271,\"position.longitude\":114.02922,"
         "\"position.speed\":62.14,\"battery.voltage\":3.744,\"message.type\":\"R0\"}");
-    watch_view_line(&line, &report);
+    view_line(&line, &report);
     cr_assert_str_eq(line.text, "2020-09-13T12:28:20  a-1              Bär           -22.63827,114.02922 "
                                 "   62 km/h   3.74 V  R0");
     report = read_message("{" IDENT ",\"device.name\":\"a-1\"}");
-    watch_view_line(&line, &report);
+    view_line(&line, &report);
     cr_assert_str_eq(line.text, "2020-09-13T12:28:20  a-1              -             -                    "
                                 "        -        -  -");
 }
 
 // The screen without its sequences, lines ended by '\n'.
-static const char *screen(struct watch_fleet *fleet, const struct watch_status *status, int rows,
-                          int columns) {
+static const char *screen(struct fleet *fleet, const struct view_status *status, int rows, int columns) {
     static char plain[8192];
     char *text, *out = plain;
     size_t length;
     FILE *memory = open_memstream(&text, &length);
-    watch_view_screen(memory, fleet, status, rows, columns, NOW);
+    view_screen(memory, fleet, status, rows, columns, NOW);
     fclose(memory);
     for (const char *in = text; *in != '\0'; in++) {
         if (*in == '\033') {
@@ -435,21 +627,21 @@ static const char *screen(struct watch_fleet *fleet, const struct watch_status *
     return plain;
 }
 
-static const struct watch_status connected = {.broker = "b:1883", .state = "connected", .rate = 1.5};
+static const struct view_status connected = {.broker = "b:1883", .state = "connected", .rate = 1.5};
 
-Test(watch_view, a_screen) {
-    struct watch_fleet fleet = {0};
-    struct watch_report report = read_message(
+Test(view, a_screen) {
+    struct fleet fleet = {0};
+    struct report report = read_message(
         "{" IDENT
         ",\"device.id\":1,\"device.name\":\"Van 1\",\"server.timestamp\":1600000000,\"alarm.event\":true}");
-    watch_fleet_report(&fleet, &report);
+    fleet_report(&fleet, &report);
     report =
         read_message("{" IDENT ",\"device.id\":1,\"server.timestamp\":1600000088,\"position.latitude\":1,"
                      "\"position.longitude\":2,\"position.speed\":3,\"message.type\":\"R0\"}");
-    watch_fleet_report(&fleet, &report);
-    watch_fleet_connected(&fleet, 1, WATCH_CONNECTED);
+    fleet_report(&fleet, &report);
+    fleet_connected(&fleet, 1, FLEET_CONNECTED);
     report = make_report("b", 2, 0);
-    watch_fleet_identity(&fleet, 2, &report);
+    fleet_identity(&fleet, 2, &report);
     cr_assert_str_eq(
         screen(&fleet, &connected, 10, 112),
         "b:1883: connected  2 devices, 1 connected  1.5 messages/s                                           "
@@ -457,12 +649,12 @@ Test(watch_view, a_screen) {
         "   AGO  IDENT            NAME   CONN     SPEED  BATTERY  POSITION              LAST EVENT\n"
         "  12 s  a-1              Van 1  on      3 km/h        -  1.00000,2.00000       R0; ALARM 1 min ago\n"
         "     -  b                -      -            -        -  -                     -\n");
-    watch_fleet_free(&fleet);
+    fleet_free(&fleet);
 }
 
-Test(watch_view, a_screen_of_nothing) {
-    struct watch_fleet fleet = {0};
-    struct watch_status status = {
+Test(view, a_screen_of_nothing) {
+    struct fleet fleet = {0};
+    struct view_status status = {
         .broker = "b:1", .state = "connecting", .note = "refused", .ident = "a", .odd = 3};
     cr_assert_str_eq(screen(&fleet, &status, 10, 20),
                      "b:1: connecting  0 d\nrefused\nNothing has come fro\n");
@@ -472,21 +664,21 @@ Test(watch_view, a_screen_of_nothing) {
 }
 
 // Whatever the size, no more lines and no wider ones than there is room.
-Test(watch_view, a_screen_fits) {
-    struct watch_fleet fleet = {0};
+Test(view, a_screen_fits) {
+    struct fleet fleet = {0};
     char ident[16];
     for (int i = 0; i < 30; i++) {
         snprintf(ident, sizeof ident, "d%d", i);
-        struct watch_report report = make_report(ident, i, 1000 + i);
+        struct report report = make_report(ident, i, 1000 + i);
         strcpy(report.name, "東京都 ä very long name of a van");
-        watch_fleet_report(&fleet, &report);
+        fleet_report(&fleet, &report);
     }
     for (int rows = 1; rows < 40; rows++) {
         for (int columns = 1; columns < 130; columns += 3) {
             char *text = strdup(screen(&fleet, &connected, rows, columns));
             int lines = 0;
             for (char *rest = text, *line; (line = strsep(&rest, "\n")) != NULL;) {
-                cr_assert(watch_columns(line) <= columns, "%d columns: %s", columns, line);
+                cr_assert(line_columns(line) <= columns, "%d columns: %s", columns, line);
                 lines += *line != '\0' || rest != NULL;
             }
             free(text);
@@ -495,5 +687,5 @@ Test(watch_view, a_screen_fits) {
     }
     cr_assert(strstr(screen(&fleet, &connected, 12, 80), "\n… and 21 more, heard before these") != NULL);
     cr_assert(strstr(screen(&fleet, &connected, 32, 80), "more") == NULL);
-    watch_fleet_free(&fleet);
+    fleet_free(&fleet);
 }

@@ -1,4 +1,4 @@
-// The wall clock. Deadlines never come from it: those are the loop's (uv_now()).
+// The wall clock. Not for deadlines: they come from the clock of the loop (uv_now()).
 #pragma once
 
 #include <stdint.h>

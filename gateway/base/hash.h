@@ -1,5 +1,5 @@
 // FNV-1a, 64 bits: a hash that is the same in every run and on every machine. Not for tables that strangers
-// can fill: they can choose what collides.
+// fill: they could choose what collides.
 #pragma once
 
 #include <stddef.h>

@@ -1,4 +1,4 @@
-// Limits for a source; see limiter.h.
+// Limits per source; see limiter.h.
 #include "gateway/base/limiter.h"
 
 #include <stdio.h>

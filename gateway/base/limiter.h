@@ -1,6 +1,6 @@
-// Limits how often something happens for one source: log lines for the same fault, datagrams from one
-// address. Memory is fixed: sources share a place when their hashes do, and so a limit, which under a flood
-// of forged addresses is what one wants.
+// Limits how often something happens per source: log lines about the same fault, datagrams from one address.
+// Memory is fixed: sources whose hashes collide share a place and so a limit. Under a flood of forged addresses
+// that is what one wants.
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +9,7 @@
 
 #define LIMITER_PLACES   4096
 #define LIMITER_NOTE_MAX 48
-#define LOG_LINES        20 // about the same thing from one source, a second
+#define LOG_LINES        20 // per second, about the same thing from one source
 
 struct limiter {
     unsigned per_second;
@@ -20,11 +20,11 @@ struct limiter {
     } places[LIMITER_PLACES];
 };
 
-// Whether the source (any bytes) may do it once more in this second; now is in milliseconds. When it may,
-// *suppressed (or NULL) is how many times it might not since it last might.
+// Whether the source (any bytes) may do it once more in this second; now is in milliseconds. If so, *suppressed
+// (may be NULL) is how often it was refused since the last time it was allowed.
 bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, size_t length,
                     unsigned *suppressed);
 
-// Writes what a log line says of those before it that were suppressed: nothing when there were none. note has
+// Writes what a log line adds about suppressed lines before it; an empty text when there were none. note has
 // LIMITER_NOTE_MAX bytes and is returned.
 char *limiter_note(unsigned suppressed, char *note);

@@ -42,7 +42,7 @@ static void format_time(char *text, size_t capacity) {
 static void escape_controls(char *text) {
     for (; *text != '\0'; text++)
         if ((unsigned char)*text < 0x20 || (unsigned char)*text == 0x7F)
-            *text = '?'; // what comes from outside is quoted before; this is the net below
+            *text = '?'; // the last resort: what comes from outside is quoted before it gets here
 }
 
 static void write_line(enum log_level level, const char *format, va_list arguments) {
@@ -64,7 +64,7 @@ static void write_line(enum log_level level, const char *format, va_list argumen
             json_object_set_new(line, "worker", json_integer(log_worker));
         char *json = json_dumps(line, JSON_COMPACT);
         fprintf(stderr, "%s\n",
-                json != NULL ? json : "{\"level\":\"error\",\"text\":\"a log line that is no UTF-8\"}");
+                json != NULL ? json : "{\"level\":\"error\",\"text\":\"a log line that is not UTF-8\"}");
         free(json);
         json_decref(line);
     }

@@ -1,16 +1,16 @@
-// Texts on the heap, which are there or end the program (see memory.h), and JSON as text.
+// Texts on the heap, and JSON as text. Without memory for them the program ends (see memory.h).
 #pragma once
 
 #include <jansson.h>
 #include <stdarg.h>
 
-// A formatted text, for the caller to free.
+// Returns a formatted text, for the caller to free.
 __attribute__((format(printf, 1, 2))) char *text_format(const char *format, ...);
 __attribute__((format(printf, 1, 0))) char *text_vformat(const char *format, va_list arguments);
 
-// Digits of a real number. Times with their microseconds need 16; values of devices print as the device meant
-// them with 15.
+// Digits of a real number. Times need 16 for their microseconds; with 15, values from devices print as the device
+// meant them.
 enum { TEXT_TIME_DIGITS = 16, TEXT_VALUE_DIGITS = 15 };
 
-// JSON of any type on one line with sorted keys, for the caller to free.
+// Returns JSON of any type on one line with sorted keys, for the caller to free.
 char *text_of_json(const json_t *json, unsigned digits);

@@ -1,6 +1,8 @@
 // The subcommands of the one binary. Each takes its own arguments (argv[0] is the subcommand's name) and
-// returns the exit code: 0 done, 1 the input was bad, 2 wrong usage.
+// returns the exit code: 0 done, 1 the input was bad, 2 wrong usage. cli_X() is in X.c.
 #pragma once
+
+#include "codecs/codec.h"
 
 #define EXIT_USAGE 2
 
@@ -13,3 +15,10 @@ int cli_watch(int argc, char **argv);
 
 // Prints what was wrong with the arguments and where help is; returns EXIT_USAGE.
 __attribute__((format(printf, 2, 3))) int cli_usage_fault(const char *subcommand, const char *format, ...);
+
+// Finds the protocol that -p names (NULL: it was not given). Returns -1 and sets *codec, or prints what is wrong
+// and returns EXIT_USAGE.
+int cli_find_protocol(const char *subcommand, const char *name, const struct codec **codec);
+
+// Prints a fault of the configuration to file, a FILE *: a config_fault_fn.
+void cli_print_fault(void *file, const char *path, const char *problem);

@@ -5,8 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "gateway/base/clock.h"
+#include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
 #include "gateway/channels/message_stamp.h"
 #include "gateway/channels/stream.h"
@@ -16,18 +17,18 @@
 static const char help[] =
     "trackbus decode -p PROTOCOL [--hex] [--udp] [--now UNIX_SECONDS] [FILE]\n"
     "\n"
-    "Prints each message in a capture (standard input without FILE) as a line of JSON. What was rejected, "
-    "skipped or\n"
-    "left out goes to standard error as 'offset N: VERDICT: reason'.\n"
+    "Prints each message in a capture (standard input without FILE) as one line of JSON. What was\n"
+    "rejected, skipped or left out goes to standard error as 'offset N: VERDICT: reason'.\n"
     "\n"
-    "  -p, --protocol PROTOCOL  one of those that 'trackbus describe protocols' lists\n"
-    "      --hex                the capture is hexadecimal text; white space is ignored\n"
-    "      --udp                each line is a datagram; otherwise all is one TCP stream\n"
-    "      --now UNIX_SECONDS   take this as the time of receipt\n"
+    "  -p, --protocol PROTOCOL  one of those listed by 'trackbus describe protocols'\n"
+    "      --hex                the capture is hexadecimal text; whitespace is ignored\n"
+    "      --udp                each line is a datagram; otherwise all of it is one TCP stream\n"
+    "      --now UNIX_SECONDS   the time of receipt, instead of now\n"
     "\n"
     "Exit codes: 0 everything was understood, 1 something was rejected, 2 wrong usage.\n";
 
 struct options {
+    const char *protocol;
     const struct codec *codec;
     bool hex, udp;
     int64_t now; // microseconds; 0: the clock's
@@ -40,12 +41,6 @@ struct decoding {
     char ident[CODEC_IDENT_MAX + 1];
     bool rejected;
 };
-
-static int64_t clock_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
 
 static void take_ident(void *context, const char *ident) {
     struct decoding *decoding = context;
@@ -128,19 +123,12 @@ static uint8_t *read_all(FILE *file, size_t *length) {
     return bytes;
 }
 
-static int hex_value(uint8_t c) {
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-// In place. False when the text is no hexadecimal; *length then is the offset of what is not.
+// In place. False when the text is not hexadecimal; *length then is the offset of what is not.
 static bool unhex(uint8_t *bytes, size_t *length) {
     size_t out = 0;
     int high = -1;
     for (size_t i = 0; i < *length; i++) {
-        int value = hex_value(bytes[i]);
+        int value = hex_digit((char)bytes[i]);
         if (value < 0 && strchr(" \t\r\n\v\f", bytes[i]) != NULL && bytes[i] != '\0')
             continue;
         if (value < 0) {
@@ -159,7 +147,7 @@ static bool unhex(uint8_t *bytes, size_t *length) {
 
 static bool feed(struct decoding *decoding, const struct options *options, uint8_t *bytes, size_t length) {
     if (options->hex && !unhex(bytes, &length)) {
-        fprintf(stderr, "offset %llu: BAD_VALUE: not hexadecimal: digits in pairs, and white space\n",
+        fprintf(stderr, "offset %llu: BAD_VALUE: not hexadecimal: digits in pairs, and whitespace\n",
                 (unsigned long long)(decoding->stream.offset + length));
         decoding->rejected = true;
         return true;
@@ -171,7 +159,7 @@ static bool feed(struct decoding *decoding, const struct options *options, uint8
     return state == STREAM_OPEN;
 }
 
-// Each line is a datagram; what one of them breaks is no matter of the next.
+// Each line is a datagram; what is broken in one does not affect the next.
 static void feed_lines(struct decoding *decoding, const struct options *options, uint8_t *bytes,
                        size_t length) {
     for (size_t at = 0; at < length;) {
@@ -201,6 +189,33 @@ static int decode(const struct options *options, FILE *file) {
     return decoding.rejected ? 1 : 0;
 }
 
+static bool read_now(const char *text, int64_t *now) {
+    struct decimal seconds;
+    if (!decimal_parse(text, strlen(text), &seconds) || !decimal_in_range(seconds, 0, 253402300799))
+        return false;
+    *now = (int64_t)(decimal_to_double(seconds) * 1e6 + 0.5);
+    return true;
+}
+
+// -1 to go on, else the exit code.
+static int take_option(char **argv, int option, struct options *options) {
+    if (option == 'h') {
+        fputs(help, stdout);
+        return 0;
+    }
+    if (option == 'p')
+        options->protocol = optarg;
+    else if (option == 'x')
+        options->hex = true;
+    else if (option == 'u')
+        options->udp = true;
+    else if (option != 'n')
+        return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+    else if (!read_now(optarg, &options->now))
+        return cli_usage_fault(argv[0], "--now takes Unix seconds, not '%s'", optarg);
+    return -1;
+}
+
 static int read_options(int argc, char **argv, struct options *options) {
     static const struct option longs[] = {
         {"protocol", required_argument, NULL, 'p'},
@@ -210,43 +225,16 @@ static int read_options(int argc, char **argv, struct options *options) {
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    const char *protocol = NULL;
-    struct decimal now;
-    int option;
+    int option, code = -1;
     opterr = 0;
-    while ((option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1) {
-        switch (option) {
-        case 'p':
-            protocol = optarg;
-            break;
-        case 'x':
-            options->hex = true;
-            break;
-        case 'u':
-            options->udp = true;
-            break;
-        case 'n':
-            if (!decimal_parse(optarg, strlen(optarg), &now) || !decimal_in_range(now, 0, 253402300799))
-                return cli_usage_fault(argv[0], "--now takes Unix seconds, not '%s'", optarg);
-            options->now = (int64_t)(decimal_to_double(now) * 1e6 + 0.5);
-            break;
-        case 'h':
-            fputs(help, stdout);
-            return 0;
-        default:
-            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
-        }
-    }
-    if (protocol == NULL)
-        return cli_usage_fault(argv[0], "which protocol? -p is missing");
-    options->codec = codec_find(protocol);
-    if (options->codec == NULL)
-        return cli_usage_fault(argv[0], "there is no protocol '%s'; see: trackbus describe protocols",
-                               protocol);
-    if (optind + 1 < argc)
-        return cli_usage_fault(argv[0], "one FILE, not %d", argc - optind);
+    while (code < 0 && (option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1)
+        code = take_option(argv, option, options);
+    if (code < 0)
+        code = cli_find_protocol(argv[0], options->protocol, &options->codec);
+    if (code < 0 && optind + 1 < argc)
+        code = cli_usage_fault(argv[0], "one FILE, not %d", argc - optind);
     options->file = argv[optind];
-    return -1;
+    return code;
 }
 
 int cli_decode(int argc, char **argv) {

@@ -37,68 +37,89 @@ static json_t *field_json(const struct field_info *info) {
     return field;
 }
 
-static int describe_fields(bool json) {
+static int describe_fields_json(void) {
     json_t *fields = must_have(json_array());
-    if (!json)
-        printf("%-32s %-8s %-12s %-24s %s\n", "NAME", "TYPE", "UNIT", "RANGE", "MEANING");
-    for (int i = FIELD_NONE + 1; i < FIELD_COUNT; i++) {
-        const struct field_info *info = &field_table[i];
-        char name[64], range[64] = "";
-        if (json) {
-            json_array_append_new(fields, field_json(info));
-            continue;
-        }
-        snprintf(name, sizeof name, "%s%s", info->name, info->indexed ? ".INDEX" : "");
-        if (info->type == FIELD_NUMBER)
-            snprintf(range, sizeof range, "%lld to %lld", (long long)info->minimum, (long long)info->maximum);
-        printf("%-32s %-8s %-12s %-24s %s\n", name, field_type_name(info->type), info->unit, range,
-               info->description);
-    }
+    for (int i = FIELD_NONE + 1; i < FIELD_COUNT; i++)
+        json_array_append_new(fields, field_json(&field_table[i]));
+    return print_json(fields);
+}
+
+static void print_field(const struct field_info *info) {
+    char name[64], range[64] = "";
+    snprintf(name, sizeof name, "%s%s", info->name, info->indexed ? ".INDEX" : "");
+    if (info->type == FIELD_NUMBER)
+        snprintf(range, sizeof range, "%lld to %lld", (long long)info->minimum, (long long)info->maximum);
+    printf("%-32s %-8s %-12s %-24s %s\n", name, field_type_name(info->type), info->unit, range,
+           info->description);
+}
+
+static int describe_fields(bool json) {
     if (json)
-        return print_json(fields);
-    json_decref(fields);
+        return describe_fields_json();
+    printf("%-32s %-8s %-12s %-24s %s\n", "NAME", "TYPE", "UNIT", "RANGE", "MEANING");
+    for (int i = FIELD_NONE + 1; i < FIELD_COUNT; i++)
+        print_field(&field_table[i]);
     return 0;
+}
+
+static void print_example(const char *name, json_t *properties) {
+    json_t *whole = json_pack("{s:s, s:O}", "name", name, "properties", properties);
+    fputs("    ", stdout);
+    json_dumpf(whole, stdout, 0);
+    putchar('\n');
+    json_decref(whole);
+}
+
+static void print_command(const char *name, const json_t *schema) {
+    const char *description = json_string_value(json_object_get(schema, "description"));
+    json_t *example;
+    size_t i;
+    printf("%s: %s\n", name, json_string_value(json_object_get(schema, "title")));
+    if (description != NULL)
+        printf("    %s\n", description);
+    json_array_foreach(json_object_get(schema, "examples"), i, example) print_example(name, example);
 }
 
 static int describe_commands(const struct codec *codec, bool json) {
     const json_t *catalogue = schema_of_commands(codec->name);
     const char *name;
-    json_t *schema, *example;
-    size_t i;
+    json_t *schema;
     if (json)
         return print_json(json_deep_copy(catalogue));
-    json_object_foreach(json_object_get(catalogue, "$defs"), name, schema) {
-        const char *description = json_string_value(json_object_get(schema, "description"));
-        printf("%s: %s\n", name, json_string_value(json_object_get(schema, "title")));
-        if (description != NULL)
-            printf("    %s\n", description);
-        json_array_foreach(json_object_get(schema, "examples"), i, example) {
-            json_t *whole = json_pack("{s:s, s:O}", "name", name, "properties", example);
-            fputs("    ", stdout);
-            json_dumpf(whole, stdout, 0);
-            putchar('\n');
-            json_decref(whole);
-        }
-    }
+    json_object_foreach(json_object_get(catalogue, "$defs"), name, schema) print_command(name, schema);
     return 0;
 }
 
-static int describe_protocols(bool json) {
+static int describe_protocols_json(void) {
     json_t *protocols = must_have(json_array());
-    if (!json)
-        printf("%-12s %-4s %s\n", "NAME", "ID", "DEVICES");
     for (size_t i = 0; codec_at(i) != NULL; i++) {
         const struct codec *codec = codec_at(i);
-        if (json)
-            json_array_append_new(protocols, json_pack("{s:s, s:i, s:s}", "name", codec->name, "id",
-                                                       (int)codec->id, "title", codec->title));
-        else
-            printf("%-12s %-4u %s\n", codec->name, codec->id, codec->title);
+        json_array_append_new(protocols, json_pack("{s:s, s:i, s:s}", "name", codec->name, "id",
+                                                   (int)codec->id, "title", codec->title));
     }
+    return print_json(protocols);
+}
+
+static int describe_protocols(bool json) {
     if (json)
-        return print_json(protocols);
-    json_decref(protocols);
+        return describe_protocols_json();
+    printf("%-12s %-4s %s\n", "NAME", "ID", "DEVICES");
+    for (size_t i = 0; codec_at(i) != NULL; i++)
+        printf("%-12s %-4u %s\n", codec_at(i)->name, codec_at(i)->id, codec_at(i)->title);
     return 0;
+}
+
+static int describe(const char *subcommand, const char *what, const char *protocol, bool json) {
+    if (strcmp(what, "fields") == 0)
+        return describe_fields(json);
+    if (strcmp(what, "protocols") == 0)
+        return describe_protocols(json);
+    if (strcmp(what, "commands") != 0)
+        return cli_usage_fault(subcommand, "describe what? fields, commands or protocols");
+    if (protocol == NULL || codec_find(protocol) == NULL)
+        return cli_usage_fault(subcommand,
+                               "commands of which protocol? -p takes one of: trackbus describe protocols");
+    return describe_commands(codec_find(protocol), json);
 }
 
 int cli_describe(int argc, char **argv) {
@@ -122,15 +143,5 @@ int cli_describe(int argc, char **argv) {
         json = json || option == 'j';
         protocol = option == 'p' ? optarg : protocol;
     }
-    const char *what = optind + 1 == argc ? argv[optind] : "";
-    if (strcmp(what, "fields") == 0)
-        return describe_fields(json);
-    if (strcmp(what, "protocols") == 0)
-        return describe_protocols(json);
-    if (strcmp(what, "commands") != 0)
-        return cli_usage_fault(argv[0], "describe what? fields, commands or protocols");
-    if (protocol == NULL || codec_find(protocol) == NULL)
-        return cli_usage_fault(argv[0],
-                               "commands of which protocol? -p takes one of: trackbus describe protocols");
-    return describe_commands(codec_find(protocol), json);
+    return describe(argv[0], optind + 1 == argc ? argv[optind] : "", protocol, json);
 }

@@ -1,4 +1,4 @@
-// trackbus encode: a command to the bytes that a device gets.
+// trackbus encode: a command, as the bytes that a device gets.
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,10 +11,10 @@
 static const char help[] =
     "trackbus encode -p PROTOCOL [--hex] COMMAND\n"
     "\n"
-    "Prints the bytes that a command becomes. COMMAND is text, or JSON such as\n"
+    "Prints the bytes that a device gets for a command. COMMAND is text, or JSON such as\n"
     "  {\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":60}}\n"
     "\n"
-    "  -p, --protocol PROTOCOL  one of those that 'trackbus describe protocols' lists\n"
+    "  -p, --protocol PROTOCOL  one of those listed by 'trackbus describe protocols'\n"
     "      --hex                print hexadecimal digits\n"
     "\n"
     "Exit codes: 0 done, 1 the command is not valid, 2 wrong usage.\n";
@@ -27,7 +27,7 @@ static void print_bytes(const uint8_t *bytes, size_t length, bool hex) {
             putchar(bytes[i]);
     }
     if (hex || length == 0 || bytes[length - 1] != '\n')
-        putchar('\n'); // for people; no byte of the command
+        putchar('\n'); // for people; not part of the command
 }
 
 static char *encode_one(json_t *command, const struct codec *codec, bool hex) {
@@ -60,38 +60,39 @@ static int encode(const char *text, const struct codec *codec, bool hex) {
     return failed ? 1 : 0;
 }
 
-int cli_encode(int argc, char **argv) {
-    static const struct option longs[] = {
-        {"protocol", required_argument, NULL, 'p'},
-        {"hex", no_argument, NULL, 'x'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
-    };
-    const struct codec *codec = NULL;
-    bool hex = false;
+struct options {
+    const char *protocol;
+    const struct codec *codec;
+    bool hex;
+};
+
+// -1 to go on, else the exit code.
+static int read_options(int argc, char **argv, struct options *options) {
+    static const struct option longs[] = {{"protocol", required_argument, NULL, 'p'},
+                                          {"hex", no_argument, NULL, 'x'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {0}};
     int option;
     opterr = 0;
     while ((option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1) {
-        switch (option) {
-        case 'p':
-            codec = codec_find(optarg);
-            if (codec == NULL)
-                return cli_usage_fault(argv[0], "there is no protocol '%s'; see: trackbus describe protocols",
-                                       optarg);
-            break;
-        case 'x':
-            hex = true;
-            break;
-        case 'h':
+        if (option == 'h') {
             fputs(help, stdout);
             return 0;
-        default:
-            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
         }
+        if (option != 'p' && option != 'x')
+            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+        options->hex = options->hex || option == 'x';
+        options->protocol = option == 'p' ? optarg : options->protocol;
     }
-    if (codec == NULL)
-        return cli_usage_fault(argv[0], "which protocol? -p is missing");
+    return cli_find_protocol(argv[0], options->protocol, &options->codec);
+}
+
+int cli_encode(int argc, char **argv) {
+    struct options options = {0};
+    int code = read_options(argc, argv, &options);
+    if (code >= 0)
+        return code;
     if (optind + 1 != argc)
         return cli_usage_fault(argv[0], "one COMMAND, not %d; quote it as one argument", argc - optind);
-    return encode(argv[optind], codec, hex);
+    return encode(argv[optind], options.codec, options.hex);
 }

@@ -36,6 +36,32 @@ int cli_usage_fault(const char *subcommand, const char *format, ...) {
     return EXIT_USAGE;
 }
 
+int cli_find_protocol(const char *subcommand, const char *name, const struct codec **codec) {
+    if (name == NULL)
+        return cli_usage_fault(subcommand, "which protocol? -p is missing");
+    const struct codec *found = codec_find(name);
+    if (found == NULL)
+        return cli_usage_fault(subcommand, "there is no protocol '%s'; see: trackbus describe protocols",
+                               name);
+    *codec = found;
+    return -1;
+}
+
+void cli_print_fault(void *file, const char *path, const char *problem) {
+    fprintf(file, "%s: %s\n", path, problem);
+}
+
+static int run(const char *name, int argc, char **argv) {
+    for (size_t i = 0; i < sizeof subcommands / sizeof subcommands[0]; i++) {
+        if (strcmp(name, subcommands[i].name) != 0)
+            continue;
+        int code = subcommands[i].run(argc, argv);
+        schema_free_all();
+        return code;
+    }
+    return cli_usage_fault("", "there is no subcommand '%s'", name);
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         fputs(help, stderr);
@@ -49,12 +75,5 @@ int main(int argc, char **argv) {
         puts("trackbus " TRACKBUS_VERSION);
         return 0;
     }
-    for (size_t i = 0; i < sizeof subcommands / sizeof subcommands[0]; i++) {
-        if (strcmp(argv[1], subcommands[i].name) != 0)
-            continue;
-        int code = subcommands[i].run(argc - 1, argv + 1);
-        schema_free_all();
-        return code;
-    }
-    return cli_usage_fault("", "there is no subcommand '%s'", argv[1]);
+    return run(argv[1], argc - 1, argv + 1);
 }

@@ -1,99 +1,79 @@
-// trackbus run and trackbus check.
+// trackbus run: the gateway itself.
 #include <getopt.h>
+#include <stdbool.h>
 #include <stdio.h>
 
+#include "gateway/base/log.h"
 #include "gateway/cli/cli.h"
 #include "gateway/config/config.h"
 #include "gateway/run/gateway.h"
 #include "gateway/run/supervisor.h"
 
-static const char run_help[] =
+static const char help[] =
     "trackbus run [-c FILE] [--workers N]\n"
     "\n"
     "Runs the gateway in the foreground; it logs to standard error. SIGINT or SIGTERM: stops\n"
-    "accepting, hands over what waits, exits 0; a second one stops it at once. SIGHUP reads\n"
+    "accepting, hands over what is waiting, exits 0; a second one stops it at once. SIGHUP reads\n"
     "devices_file again, SIGUSR1 logs the counters.\n"
     "\n"
-    "  -c, --config FILE   the configuration; without it every default holds\n"
-    "  -w, --workers N     N processes that share the ports, for more than one core: instances of\n"
-    "                      their own, with -2, -3, ... behind client_id and store.path. The first\n"
-    "                      takes commands in. Limits hold for each. One that dies is started again;\n"
-    "                      what more workers have left behind in earlier runs is sent\n"
+    "  -c, --config FILE   the configuration; without it, everything is at its default\n"
+    "  -w, --workers N     N processes that share the ports, to use more than one core. Each is an\n"
+    "                      instance of its own, with -2, -3, ... appended to client_id and\n"
+    "                      store.path. The first one takes commands in. Limits apply to each. A\n"
+    "                      worker that dies is restarted. What earlier runs with more workers left\n"
+    "                      behind is sent\n"
     "\n"
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD,\n"
     "TRACKBUS_TOPIC_PREFIX and TRACKBUS_STORE override the file.\n";
 
-static const char check_help[] =
-    "trackbus check -c FILE\n"
-    "\n"
-    "Checks a configuration, with the environment that 'run' would use. Each fault is a line: its\n"
-    "JSON path, what is there and what was expected.\n"
-    "\n"
-    "Exit codes: 0 no faults, 1 faults, 2 wrong usage.\n";
-
-static void print_fault(void *context, const char *path, const char *problem) {
-    fprintf(context, "%s: %s\n", path, problem);
+static bool read_workers(const char *text, unsigned *workers) {
+    int end = 0;
+    return sscanf(text, "%2u%n", workers, &end) == 1 && text[end] == '\0' && *workers >= 1 &&
+           *workers <= SUPERVISOR_WORKERS_MAX;
 }
 
-// -1 to go on, else the exit code. workers is NULL where there are none.
-static int read_options(int argc, char **argv, const char *help, const char **file, unsigned *workers) {
+// -1 to go on, else the exit code.
+static int read_options(int argc, char **argv, const char **file, unsigned *workers) {
     static const struct option longs[] = {{"config", required_argument, NULL, 'c'},
                                           {"workers", required_argument, NULL, 'w'},
                                           {"help", no_argument, NULL, 'h'},
                                           {0}};
-    int option, end = 0;
+    int option;
     opterr = 0;
     while ((option = getopt_long(argc, argv, ":c:w:h", longs, NULL)) != -1) {
         if (option == 'h') {
             fputs(help, stdout);
             return 0;
         }
-        if (option == 'c') {
+        if (option == 'c')
             *file = optarg;
-            continue;
-        }
-        if (option != 'w' || workers == NULL)
+        else if (option != 'w')
             return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
-        if (sscanf(optarg, "%2u%n", workers, &end) != 1 || optarg[end] != '\0' || *workers < 1 ||
-            *workers > SUPERVISOR_WORKERS_MAX)
+        else if (!read_workers(optarg, workers))
             return cli_usage_fault(argv[0], "--workers is '%s', expected 1 to %d", optarg,
                                    SUPERVISOR_WORKERS_MAX);
     }
-    return optind < argc ? cli_usage_fault(argv[0], "'%s' is too much", argv[optind]) : -1;
+    return optind < argc ? cli_usage_fault(argv[0], "unexpected argument '%s'", argv[optind]) : -1;
+}
+
+static int run(struct config *config, unsigned workers) {
+    if (workers > 0)
+        return supervisor_run(config, workers);
+    log_setup(config->log_level, config->log_format, 0);
+    supervisor_warn_of_leftovers(config);
+    return gateway_run(config);
 }
 
 int cli_run(int argc, char **argv) {
     const char *file = NULL;
     unsigned workers = 0;
-    int code = read_options(argc, argv, run_help, &file, &workers);
+    int code = read_options(argc, argv, &file, &workers);
     if (code >= 0)
         return code;
-    struct config *config = config_load(file, print_fault, stderr);
+    struct config *config = config_load(file, cli_print_fault, stderr);
     if (config == NULL)
         return 1;
-    if (workers > 0) {
-        code = supervisor_run(config, workers);
-    } else {
-        log_setup(config->log_level, config->log_format, 0);
-        supervisor_warn_of_leftovers(config);
-        code = gateway_run(config);
-    }
-    config_free(config);
-    return code;
-}
-
-int cli_check(int argc, char **argv) {
-    const char *file = NULL;
-    int code = read_options(argc, argv, check_help, &file, NULL);
-    if (code >= 0)
-        return code;
-    if (file == NULL)
-        return cli_usage_fault(argv[0], "which configuration? -c is missing");
-    struct config *config = config_load(file, print_fault, stdout);
-    if (config != NULL)
-        printf("%s is valid: %zu channels, %zu devices\n", file, config->channel_count,
-               config->devices->count);
-    code = config != NULL ? 0 : 1;
+    code = run(config, workers);
     config_free(config);
     return code;
 }

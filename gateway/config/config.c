@@ -47,7 +47,7 @@ static int integer_of(const json_t *object, const char *key) {
 }
 
 static void add_json_fault(struct loading *loading, const char *file, const char *path, json_error_t *error) {
-    utf8_mend(error->text); // jansson quotes the file and may cut it anywhere
+    utf8_mend(error->text); // jansson quotes the file and may cut the quote anywhere
     if (error->line < 0)
         add_fault(loading, path, "%s", error->text);
     else
@@ -65,7 +65,7 @@ static json_t *load_json(struct loading *loading, const char *file, const char *
 
 static const struct {
     const char *variable;
-    const char *section; // NULL: see key
+    const char *section;
     const char *key;
 } environment[] = {
     {"TRACKBUS_MQTT_URL", "mqtt", "url"},
@@ -131,7 +131,7 @@ static void read_channel(struct loading *loading, struct config *config, const j
     read_address(loading, json, "udp", index, &channel->udp, &channel->has_udp);
     for (size_t i = 0; i < index; i++)
         if (config->channels[i].id == channel->id)
-            add_fault(loading, path, "has the id %lld, which channels[%zu] has already",
+            add_fault(loading, path, "has the id %lld, which channels[%zu] already has",
                       (long long)channel->id, i);
 }
 
@@ -201,7 +201,7 @@ static void read_mqtt(struct loading *loading, struct config *config) {
     config->mqtt.qos = integer_of(mqtt, "qos");
     config->mqtt.inflight = integer_of(mqtt, "inflight");
     if (password_file != NULL && config->mqtt.password != NULL)
-        add_fault(loading, "$.mqtt.password_file", "is set, and password too, expected one of them");
+        add_fault(loading, "$.mqtt.password_file", "is set, and so is password, expected only one of them");
     else if (password_file != NULL)
         read_password_file(loading, config, password_file);
     check_readable(loading, "$.mqtt.ca_file", config->mqtt.ca_file);
@@ -225,7 +225,7 @@ static void add_devices(struct config_devices *devices, const json_t *array) {
     }
 }
 
-// Finds pairs without comparing all with all: there may be a hundred thousand.
+// Without comparing each with each: there may be a hundred thousand.
 static void check_unique_devices(struct loading *loading, const struct config_devices *devices) {
     json_t *idents = json_object(), *ids = json_object();
     for (size_t i = 0; i < devices->count; i++) {
@@ -243,7 +243,7 @@ static void check_unique_devices(struct loading *loading, const struct config_de
     json_decref(ids);
 }
 
-// The array that devices_file holds; NULL without a file, or when there was a fault.
+// The array in devices_file; NULL when there is no file or it has a fault.
 static json_t *read_devices_file(struct loading *loading, const struct config *config) {
     const json_t *schema = schema_find("config.schema.json");
     const json_t *rules = json_object_get(json_object_get(schema, "properties"), "devices");
@@ -291,7 +291,7 @@ void config_devices_free(struct config_devices *devices) {
     free(devices);
 }
 
-// Which of the names a value is; the schema has made sure that it is one.
+// The index of a value in names; the schema has made sure that it is there.
 static int choice_of(const json_t *object, const char *key, const char *const *names) {
     int choice = 0;
     while (names[choice] != NULL && strcmp(names[choice], text_of(object, key)) != 0)
@@ -334,7 +334,7 @@ static void read_rest(struct config *config) {
     config->log_format = (enum log_format)choice_of(log, "format", formats);
 }
 
-// Takes json.
+// Takes ownership of json.
 static struct config *read_config(struct loading *loading, json_t *json) {
     const json_t *schema = schema_find("config.schema.json");
     struct config *config = must_have(calloc(1, sizeof *config));

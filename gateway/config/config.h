@@ -1,6 +1,6 @@
 // The configuration: file, environment and defaults, checked as a whole. The schema
-// (schema/config.schema.json) has the types, ranges and defaults; here are the rules that a schema cannot
-// say.
+// (schema/config.schema.json) has the types, ranges and defaults; the rules that a schema cannot express are
+// here.
 #pragma once
 
 #include <jansson.h>
@@ -28,11 +28,11 @@ struct config_device {
     int64_t type_id;
 };
 
-// The registry as it was read: devices and what devices_file holds.
+// The registry as it was read: devices, and the contents of devices_file.
 struct config_devices {
     struct config_device *list;
     size_t count;
-    json_t *file; // holds the texts of those that come from devices_file, or NULL
+    json_t *file; // owns the texts of the devices from devices_file; or NULL
 };
 
 enum config_unknown { UNKNOWN_ACCEPT, UNKNOWN_CHANNEL, UNKNOWN_REJECT };
@@ -45,15 +45,15 @@ struct config {
         bool tls;
         char *host; // without brackets
         int port;
-        const char *client_id, *username, *password; // username and password NULL without them
-        const char *ca_file, *cert_file, *key_file;  // NULL without them
+        const char *client_id, *username, *password; // username and password: NULL if not set
+        const char *ca_file, *cert_file, *key_file;  // NULL if not set
         const char *topic_prefix;
         int qos, inflight;
     } mqtt;
     struct config_devices *devices;
     const char *devices_file; // or NULL
     enum config_unknown unknown_devices;
-    bool on_channels, on_devices; // which message topics
+    bool on_channels, on_devices; // which topics messages are published on
     enum config_telemetry telemetry;
     struct {
         bool enabled;
@@ -69,22 +69,22 @@ struct config {
     } commands;
     const char *store_path;
     size_t store_max_bytes;
-    unsigned worker, workers; // one of several processes that share the ports, from 1; 0: alone
-    bool hand_over;           // ends and removes the store once the broker has what waits in it
+    unsigned worker, workers; // which one of how many processes that share the ports, from 1; 0: the only one
+    bool hand_over;           // end, and remove the store, once the broker has what waits in it
     enum log_level log_level;
     enum log_format log_format;
-    json_t *json; // holds the texts above
+    json_t *json; // owns the texts above
     char *password_text;
 };
 
 // Called for each fault: path is a JSON path such as "$.mqtt.url".
 typedef void config_fault_fn(void *context, const char *path, const char *problem);
 
-// Reads file (NULL: defaults only) and the environment. NULL when there was any fault, each of which was
+// Reads file (NULL: defaults only) and the environment. NULL when there was any fault; each one is
 // reported.
 struct config *config_load(const char *file, config_fault_fn *fault, void *context);
 
-// The same for text that is in memory already.
+// The same for text in memory.
 struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context);
 
 void config_free(struct config *config);

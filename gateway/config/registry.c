@@ -16,7 +16,7 @@ struct entry {
 struct registry {
     enum config_unknown unknown;
     struct config_devices *devices;
-    struct entry *entries; // as many
+    struct entry *entries; // one per device
     struct entry *by_ident, *by_id;
 };
 
@@ -69,7 +69,7 @@ struct device registry_device(const struct registry *registry, const char *ident
                                .name = entry->device->name,
                                .type_id = entry->device->type_id};
     int64_t id = device_default_id(ident);
-    return (struct device){// Nobody gets the topics of a listed device by its id.
+    return (struct device){// No other device gets the topics of a listed one by having its id.
                            .known =
                                registry->unknown == UNKNOWN_ACCEPT && registry_ident_of(registry, id) == NULL,
                            .allowed = registry->unknown != UNKNOWN_REJECT,

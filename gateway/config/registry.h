@@ -17,21 +17,21 @@ struct device {
 
 struct registry;
 
-// Takes devices over; frees them with the registry.
+// Takes ownership of devices; frees them with the registry.
 struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown);
 void registry_free(struct registry *registry);
 
-// Takes devices over in place of those that it had, which are returned for the caller to free with
-// config_devices_free(), once nobody points to their texts any more.
+// Takes ownership of devices in place of those that it had. These are returned, for the caller to free with
+// config_devices_free() once nothing points to their texts any more.
 struct config_devices *registry_replace(struct registry *registry, struct config_devices *devices);
 
-// Who the device of this ident is; name points to ident where it is not listed.
+// The device with this ident; its name points to ident when it is not listed.
 struct device registry_device(const struct registry *registry, const char *ident);
 
-// Listed device number index, or NULL after the last.
+// The listed device at index, from 0; NULL after the last.
 const struct config_device *registry_at(const struct registry *registry, size_t index);
 
-// The ident of the listed device of this id, or NULL.
+// The ident of the listed device with this id, or NULL.
 const char *registry_ident_of(const struct registry *registry, int64_t id);
 
 // Whether a text may be an ident: 1 to CODEC_IDENT_MAX letters, digits, dots, dashes, underscores.

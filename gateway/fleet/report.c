@@ -3,17 +3,20 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "gateway/base/clean.h"
+#include "gateway/base/hash.h"
 #include "gateway/config/registry.h"
-#include "gateway/watch/text.h"
+#include "gateway/fleet/when.h"
 #include "schema/field.h"
 #include "schema/message.h"
 
-#define LATE 60000000 // microseconds between report and receipt from which on the time of the report is shown
+#define LATE 60000000 // microseconds from report to receipt; the time of the report is shown beyond this
 
-// What a boolean says, in the order in which it is told. An empty text is not worth telling.
+// What a boolean says, in this order. An empty text is not worth telling.
 static const struct flag {
     enum field field;
     const char *yes, *no;
@@ -42,7 +45,7 @@ static const struct text {
     {FIELD_CUSTOM_PAYLOAD, "says ", false},
 };
 
-// NULL when it is no JSON object. Whole numbers of any size are read, as reals.
+// NULL when it is not a JSON object. Whole numbers of any size are read, as reals.
 static json_t *read_object(const char *payload, size_t length) {
     json_t *json = NULL;
     if (length > 0 && length < MESSAGE_JSON_MAX)
@@ -63,7 +66,7 @@ static double number_of(const json_t *json, enum field field) {
     return in_range(field, json_object_get(json, field_table[field].key));
 }
 
-// A time is not after now: a clock that is ahead must not keep a device on top.
+// A time is never after now: a clock that is ahead must not keep a device at the top.
 static int64_t time_of(const json_t *value, int64_t now) {
     double seconds = in_range(FIELD_TIMESTAMP, value);
     return seconds * 1e6 <= (double)now ? (int64_t)(seconds * 1e6) : now;
@@ -77,13 +80,12 @@ static int64_t id_of(const json_t *value) {
 static void copy_clean(const json_t *value, char *out, size_t capacity) {
     *out = '\0';
     if (json_is_string(value))
-        watch_clean(json_string_value(value), json_string_length(value), out, capacity);
+        clean_text(json_string_value(value), json_string_length(value), out, capacity);
 }
 
-// Makes an empty report of this ident. False when that is none.
-static bool begin(struct watch_report *report, const json_t *ident) {
-    *report =
-        (struct watch_report){.id = -1, .latitude = NAN, .longitude = NAN, .speed = NAN, .battery = NAN};
+// Makes an empty report of this ident. False when that is not one.
+static bool begin(struct report *report, const json_t *ident) {
+    *report = (struct report){.id = -1, .latitude = NAN, .longitude = NAN, .speed = NAN, .battery = NAN};
     if (!json_is_string(ident) || !device_ident_valid(json_string_value(ident)))
         return false;
     snprintf(report->ident, sizeof report->ident, "%s", json_string_value(ident));
@@ -92,23 +94,38 @@ static bool begin(struct watch_report *report, const json_t *ident) {
 
 // --- the event ---
 
-static void tell(struct watch_line *line, const char *what, const char *text) {
-    watch_add(line, "%s%s%s", line->length > 0 ? ", " : "", what, text);
+// What is told of a message: the texts in it are clean, and together shorter than this.
+struct telling {
+    char text[1024];
+    size_t length;
+};
+
+__attribute__((format(printf, 2, 3))) static void add(struct telling *telling, const char *format, ...) {
+    size_t room = sizeof telling->text - telling->length;
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(telling->text + telling->length, room, format, arguments);
+    va_end(arguments);
+    telling->length += length > 0 && (size_t)length < room ? (size_t)length : 0;
 }
 
-static void tell_flags(const json_t *json, struct watch_report *report, struct watch_line *line) {
+static void tell(struct telling *telling, const char *what, const char *text) {
+    add(telling, "%s%s%s", telling->length > 0 ? ", " : "", what, text);
+}
+
+static void tell_flags(const json_t *json, struct report *report, struct telling *telling) {
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
         const json_t *value = json_object_get(json, field_table[flags[i].field].key);
         const char *says = json_is_boolean(value) ? (json_is_true(value) ? flags[i].yes : flags[i].no) : "";
         if (*says == '\0')
             continue;
-        tell(line, says, "");
+        tell(telling, says, "");
         report->notable = report->notable || flags[i].notable;
         report->alarm = report->alarm || flags[i].alarm;
     }
 }
 
-static void tell_texts(const json_t *json, struct watch_report *report, struct watch_line *line) {
+static void tell_texts(const json_t *json, struct report *report, struct telling *telling) {
     char text[64];
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         const json_t *value = json_object_get(json, field_table[texts[i].field].key);
@@ -118,28 +135,28 @@ static void tell_texts(const json_t *json, struct watch_report *report, struct w
             copy_clean(value, text, sizeof text);
         if (*text == '\0')
             continue;
-        tell(line, texts[i].says, text);
+        tell(telling, texts[i].says, text);
         report->notable = report->notable || texts[i].notable;
     }
 }
 
 // "ignition on (R0), of 2026-11-21T09:05:07"
-static void tell_event(const json_t *json, struct watch_report *report) {
-    struct watch_line line = {.length = 0};
-    char type[32], time[WATCH_TIME_MAX];
-    tell_flags(json, report, &line);
-    tell_texts(json, report, &line);
+static void tell_event(const json_t *json, struct report *report) {
+    struct telling telling = {.length = 0};
+    char type[32], time[WHEN_MAX];
+    tell_flags(json, report, &telling);
+    tell_texts(json, report, &telling);
     copy_clean(json_object_get(json, field_table[FIELD_MESSAGE_TYPE].key), type, sizeof type);
     if (*type != '\0')
-        watch_add(&line, line.length > 0 ? " (%s)" : "%s", type);
+        add(&telling, telling.length > 0 ? " (%s)" : "%s", type);
     if (report->received - report->reported > LATE)
-        tell(&line, "of ", watch_time(report->reported, time));
-    watch_clean(line.text, line.length, report->event, sizeof report->event); // for its cutting
+        tell(&telling, "of ", when_time(report->reported, time));
+    clean_text(telling.text, telling.length, report->event, sizeof report->event); // for its cutting
 }
 
 // --- what others call ---
 
-bool watch_report_message(struct watch_report *report, const char *payload, size_t length, int64_t now) {
+bool report_message(struct report *report, const char *payload, size_t length, int64_t now) {
     json_t *json = read_object(payload, length);
     bool valid = begin(report, json_object_get(json, field_table[FIELD_IDENT].key));
     if (valid) {
@@ -160,17 +177,14 @@ bool watch_report_message(struct watch_report *report, const char *payload, size
     return valid;
 }
 
-static uint32_t hash_of(const char *text) {
-    uint32_t hash = 2166136261U; // FNV-1a
-    for (; text != NULL && *text != '\0'; text++)
-        hash = (hash ^ (unsigned char)*text) * 16777619U;
-    return hash;
+static uint64_t hash_of(const char *text) {
+    return hash_fnv1a(text, text != NULL ? strlen(text) : 0);
 }
 
-bool watch_report_presence(struct watch_presence *presence, bool connected, const char *payload,
-                           size_t length, int64_t now) {
+bool report_presence(struct presence *presence, bool connected, const char *payload, size_t length,
+                     int64_t now) {
     json_t *json = read_object(payload, length);
-    struct watch_report *report = &presence->report;
+    struct report *report = &presence->report;
     bool valid = begin(report, json_object_get(json, "ident"));
     if (valid) {
         char source[64];
@@ -186,7 +200,7 @@ bool watch_report_presence(struct watch_presence *presence, bool connected, cons
     return valid;
 }
 
-bool watch_report_identity(struct watch_report *report, const char *payload, size_t length) {
+bool report_identity(struct report *report, const char *payload, size_t length) {
     json_t *json = read_object(payload, length);
     bool valid = begin(report, json_object_get(json, "ident"));
     report->id = id_of(json_object_get(json, "id"));
@@ -195,7 +209,7 @@ bool watch_report_identity(struct watch_report *report, const char *payload, siz
     return valid;
 }
 
-bool watch_report_position(struct watch_report *report, const char *payload, size_t length) {
+bool report_position(struct report *report, const char *payload, size_t length) {
     json_t *json = read_object(payload, length);
     report->latitude = in_range(FIELD_POSITION_LATITUDE, json_object_get(json, "latitude"));
     report->longitude = in_range(FIELD_POSITION_LONGITUDE, json_object_get(json, "longitude"));
@@ -205,7 +219,7 @@ bool watch_report_position(struct watch_report *report, const char *payload, siz
     return valid;
 }
 
-double watch_report_number(enum field field, const char *payload, size_t length) {
+double report_number(enum field field, const char *payload, size_t length) {
     json_t *json = json_loadb(payload, length, JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, NULL);
     double number = length < MESSAGE_JSON_MAX ? in_range(field, json) : NAN;
     json_decref(json);

@@ -1,5 +1,5 @@
-// What one message or log entry says, as far as `trackbus watch` shows it. All texts in it are clean: they
-// may go to a terminal.
+// What one message, log entry or retained state says about a device, as far as people are shown it. All texts
+// in it are clean (see gateway/base/clean.h).
 #pragma once
 
 #include <stdbool.h>
@@ -7,40 +7,41 @@
 #include <stdint.h>
 
 #include "codecs/codec.h"
+#include "schema/field.h"
 
-#define WATCH_NAME_MAX  64  // bytes with the NUL
-#define WATCH_EVENT_MAX 128 // bytes with the NUL
+#define REPORT_NAME_MAX  64  // bytes with the NUL
+#define REPORT_EVENT_MAX 128 // bytes with the NUL
 
-struct watch_report {
+struct report {
     char ident[CODEC_IDENT_MAX + 1];
-    char name[WATCH_NAME_MAX];  // "" where it is not said
+    char name[REPORT_NAME_MAX]; // "" when missing
     int64_t id;                 // of the device, or -1
     int64_t received, reported; // microseconds since 1970, not after now
-    double latitude, longitude; // degrees; these four are NAN where they are not said or out of range
+    double latitude, longitude; // degrees; these four are NAN when missing or out of range
     double speed;               // km/h
     double battery;             // volts
-    char event[WATCH_EVENT_MAX];
+    char event[REPORT_EVENT_MAX];
     bool notable; // more than a plain position or sign of life
     bool alarm;
 };
 
-// Reads a message's payload, received at now (microseconds since 1970). False when it is no message: no JSON
+// Reads a message's payload, received at now (microseconds since 1970). False when it is not a message: a JSON
 // object with an ident.
-bool watch_report_message(struct watch_report *report, const char *payload, size_t length, int64_t now);
+bool report_message(struct report *report, const char *payload, size_t length, int64_t now);
 
-struct watch_presence {
-    struct watch_report report; // with the event, and without values
+struct presence {
+    struct report report; // with the event, and without values
     bool connected;
-    uint32_t instance; // hash of the gateway that says so
+    uint64_t instance; // hash of the gateway that says so
 };
 
 // The same for an entry of log/gw/devices/{id}/connected or disconnected.
-bool watch_report_presence(struct watch_presence *presence, bool connected, const char *payload,
-                           size_t length, int64_t now);
+bool report_presence(struct presence *presence, bool connected, const char *payload, size_t length,
+                     int64_t now);
 
-// Reads what stands retained under state/gw/devices/{id}: ident, name and id. False when it is none.
-bool watch_report_identity(struct watch_report *report, const char *payload, size_t length);
-// telemetry/position: latitude, longitude and speed. False when it is no JSON object.
-bool watch_report_position(struct watch_report *report, const char *payload, size_t length);
-// A field's bare value: NAN when it is no number in the field's range.
-double watch_report_number(enum field field, const char *payload, size_t length);
+// Reads what is retained under state/gw/devices/{id}: ident, name and id. False when it is not that.
+bool report_identity(struct report *report, const char *payload, size_t length);
+// Reads telemetry/position: latitude, longitude and speed. False when it is not a JSON object.
+bool report_position(struct report *report, const char *payload, size_t length);
+// Reads a field's bare value. NAN when it is not a number in the field's range.
+double report_number(enum field field, const char *payload, size_t length);

@@ -1,4 +1,4 @@
-// The supervisor; see supervisor.h. It is a process without a loop or threads, so that it can fork.
+// The supervisor; see supervisor.h. It has neither a loop nor threads, so that it can fork.
 #include "gateway/run/supervisor.h"
 
 #include <errno.h>
@@ -15,11 +15,12 @@
 #include "gateway/base/address.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 #include "gateway/run/gateway.h"
 
 #define BACKOFF_MIN 1  // seconds until a worker that died is started again
 #define BACKOFF_MAX 30 // doubled each time up to this
-#define LASTS       60 // seconds after which a worker is believed to run well
+#define LASTS       60 // seconds after which a worker counts as running well
 
 // What a worker is for: to serve devices, or to hand over what an earlier run with more workers has left
 // behind.
@@ -29,13 +30,13 @@ struct worker {
     enum task task;
     pid_t process; // 0: none
     time_t started;
-    time_t start_at; // when there is none
+    time_t start_at; // when to start one, if there is none
     int backoff;
 };
 
 struct supervisor {
     struct config *config;
-    unsigned count;                                // that serve
+    unsigned count;                                // of workers that serve
     struct worker workers[SUPERVISOR_WORKERS_MAX]; // number 1 first
     sigset_t usual;                                // signals that were blocked before
     bool stopping;
@@ -50,21 +51,23 @@ static time_t now(void) {
 
 // --- ports ---
 
-// Port 0 is a free port, and has to be the same one for all workers. Returns a socket that has the port, or
-// -1.
-static int choose_port(const struct config_channel *channel, int type, struct sockaddr_storage *address) {
+// Takes the port, and reads into address which one it is.
+static bool take_port(int handle, int type, struct sockaddr_storage *address) {
     socklen_t length =
         address->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    bool tcp = type == SOCK_STREAM;
+    int on = 1; // connections of an earlier run may linger at a port that is free
+    return (!tcp || setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0) &&
+           bind(handle, (struct sockaddr *)address, length) == 0 && (!tcp || listen(handle, 1) == 0) &&
+           getsockname(handle, (struct sockaddr *)address, &length) == 0;
+}
+
+// Port 0 means a free port, which has to be the same one for all workers. Returns a socket that has the port,
+// or -1.
+static int choose_port(const struct config_channel *channel, int type, struct sockaddr_storage *address) {
     char name[ADDRESS_TEXT_MAX];
-    int handle = socket(address->ss_family, type | SOCK_CLOEXEC, 0), on = 1;
-    // Connections of an earlier run may linger at a port that is free.
-    bool chosen =
-        handle >= 0 &&
-        (type != SOCK_STREAM || setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0) &&
-        bind(handle, (struct sockaddr *)address, length) == 0 &&
-        (type != SOCK_STREAM || listen(handle, 1) == 0) &&
-        getsockname(handle, (struct sockaddr *)address, &length) == 0;
-    if (chosen)
+    int handle = socket(address->ss_family, type | SOCK_CLOEXEC, 0);
+    if (handle >= 0 && take_port(handle, type, address))
         return handle;
     log_error("channel %s: cannot listen on %s %s: %s", channel->name, type == SOCK_STREAM ? "tcp" : "udp",
               address_write((struct sockaddr *)address, name), strerror(errno));
@@ -73,8 +76,8 @@ static int choose_port(const struct config_channel *channel, int type, struct so
     return -1;
 }
 
-// The workers share their ports also with each other's channels, if two have the same one: nobody but this
-// would notice. So all are held until the last is chosen.
+// Workers share their ports, so two channels with the same port would go unnoticed. That is why all ports are
+// held until the last one is chosen.
 static bool choose_ports(struct config *config) {
     int *handles = must_have(calloc(2 * config->channel_count + 1, sizeof *handles));
     size_t count = 0;
@@ -97,15 +100,10 @@ static bool choose_ports(struct config *config) {
 
 // --- stores of an earlier run ---
 
-static char *with_number(const char *text, unsigned number) {
-    char *result;
-    return asprintf(&result, "%s-%u", text, number) < 0 ? must_have(NULL) : result;
-}
-
-// The first store of a worker beyond count, from number first on: 0 when there is none.
+// The number of the first worker, from first on, that has a store; 0 when there is none.
 static unsigned find_leftover(const struct config *config, unsigned first) {
     for (unsigned number = first; number <= SUPERVISOR_WORKERS_MAX; number++) {
-        char *path = with_number(config->store_path, number);
+        char *path = text_format("%s-%u", config->store_path, number);
         bool exists = access(path, F_OK) == 0;
         free(path);
         if (exists)
@@ -117,14 +115,14 @@ static unsigned find_leftover(const struct config *config, unsigned first) {
 void supervisor_warn_of_leftovers(const struct config *config) {
     for (unsigned number = find_leftover(config, 2); number != 0; number = find_leftover(config, number + 1))
         log_error("the store %s-%u is left over from a run with more workers: what waits in it is not sent; "
-                  "'trackbus run --workers 1' sends it",
+                  "run 'trackbus run --workers 1' once to send it",
                   config->store_path, number);
 }
 
 static void take_leftovers(struct supervisor *supervisor) {
     unsigned number = supervisor->count;
     while ((number = find_leftover(supervisor->config, number + 1)) != 0) {
-        log_warning("the store %s-%u is left over from a run with more workers: what waits in it is sent",
+        log_warning("the store %s-%u is left over from a run with more workers: sending what waits in it",
                     supervisor->config->store_path, number);
         supervisor->workers[number - 1].task = TASK_HAND_OVER;
     }
@@ -135,34 +133,42 @@ static void take_leftovers(struct supervisor *supervisor) {
 static const int passed_on[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
 #define PASSED_ON (sizeof passed_on / sizeof passed_on[0])
 
-// What only the supervisor is to hear does not reach the worker; what it is told before it can hear waits.
+// Signals for the supervisor alone do not reach the worker. Those that come before the worker is ready wait.
 static void set_signals(const sigset_t *usual) {
     sigset_t blocked = *usual;
     for (size_t i = 0; i < PASSED_ON; i++)
         sigaddset(&blocked, passed_on[i]);
     sigprocmask(SIG_SETMASK, &blocked, NULL);
-    setpgid(0, 0); // Ctrl-C at a terminal goes to a whole group
+    setpgid(0, 0); // Ctrl-C at a terminal goes to the whole group
 }
 
-// In the worker's process.
-static _Noreturn void be_worker(struct supervisor *supervisor, unsigned number, pid_t parent) {
+// What makes worker number an instance of its own; the names are for all but the first.
+static void set_instance(const struct supervisor *supervisor, unsigned number, const char *client_id,
+                         const char *store_path) {
     struct config *config = supervisor->config;
-    char *client_id = NULL, *store_path = NULL;
-    // When the supervisor dies nobody would tell the workers to stop.
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent)
-        _exit(1);
-    set_signals(&supervisor->usual);
     config->worker = number;
     config->workers = supervisor->count;
     if (number > 1) {
-        config->mqtt.client_id = client_id = with_number(config->mqtt.client_id, number);
-        config->store_path = store_path = with_number(config->store_path, number);
+        config->mqtt.client_id = client_id;
+        config->store_path = store_path;
         config->commands.intake = false;
     }
     config->hand_over = supervisor->workers[number - 1].task == TASK_HAND_OVER;
     if (config->hand_over)
         config->channel_count = 0;
+}
+
+// In the worker's process.
+static _Noreturn void be_worker(struct supervisor *supervisor, unsigned number, pid_t parent) {
+    struct config *config = supervisor->config;
+    char *client_id = text_format("%s-%u", config->mqtt.client_id, number);
+    char *store_path = text_format("%s-%u", config->store_path, number);
+    // If the supervisor dies, nobody else tells the workers to stop.
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent)
+        _exit(1);
+    set_signals(&supervisor->usual);
+    set_instance(supervisor, number, client_id, store_path);
     int code = gateway_run(config);
     config_free(config);
     free(client_id);
@@ -190,7 +196,7 @@ static void tell_all(const struct supervisor *supervisor, int number) {
             kill(supervisor->workers[i].process, number);
 }
 
-// Told twice: without waiting. For a worker that stops already, SIGINT alone means that.
+// The second time: without waiting, which is what SIGINT alone means to a worker that is already stopping.
 static void stop(struct supervisor *supervisor) {
     tell_all(supervisor, supervisor->stopping ? SIGINT : SIGTERM);
     supervisor->stopping = true;
@@ -219,7 +225,7 @@ static void start_later(struct worker *worker, unsigned number, int status) {
     log_end(number, status, worker->backoff);
 }
 
-// A worker that gives up by itself as soon as it is started will not do better the next time.
+// A worker that gives up right after its first start will not do better the next time.
 static bool gave_up(const struct worker *worker, int status) {
     return WIFEXITED(status) && WEXITSTATUS(status) != 0 && worker->backoff == 0 &&
            now() - worker->started < LASTS;
@@ -276,10 +282,10 @@ static bool any_runs(const struct supervisor *supervisor) {
 // --- signals ---
 
 static void ignore_fault(void *context, const char *path, const char *problem) {
-    // the workers say it
+    // the workers log it
 }
 
-// A worker that is started later begins with the registry that the others have.
+// So that a worker that is started later has the same registry as the others.
 static void read_registry(struct config *config) {
     struct config_devices *devices = config_read_devices(config, ignore_fault, NULL);
     if (devices == NULL)

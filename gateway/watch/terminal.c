@@ -9,7 +9,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-// The other screen, no wrap, no cursor; and back.
+// The alternate screen, no wrap, no cursor; and back.
 #define TAKE      "\033[?1049h\033[?7l\033[?25l\033[2J"
 #define GIVE_BACK "\033[0m\033[?25h\033[?7h\033[?1049l"
 
@@ -28,7 +28,7 @@ bool terminal_has_keys(void) {
 void terminal_take(void) {
     if (terminal_has_keys() && tcgetattr(STDIN_FILENO, &before) == 0) {
         struct termios now = before;
-        now.c_lflag &= ~(tcflag_t)(ICANON | ECHO); // signals stay
+        now.c_lflag &= ~(tcflag_t)(ICANON | ECHO); // keys for signals still work
         tcsetattr(STDIN_FILENO, TCSANOW, &now);
     }
     taken = true;
@@ -41,7 +41,7 @@ void terminal_give_back(void) {
     taken = false;
     terminal_write(GIVE_BACK, sizeof GIVE_BACK - 1);
     if (terminal_has_keys())
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &before); // keys that nobody read are not for the shell
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &before); // unread keys do not go to the shell
 }
 
 void terminal_size(int *rows, int *columns) {
@@ -54,7 +54,7 @@ void terminal_size(int *rows, int *columns) {
 bool terminal_write(const char *bytes, size_t length) {
     while (length > 0) {
         ssize_t written = write(STDOUT_FILENO, bytes, length);
-        if (written < 0 && errno == EAGAIN) { // somebody made it non-blocking
+        if (written < 0 && errno == EAGAIN) { // another process made it non-blocking
             poll(&(struct pollfd){.fd = STDOUT_FILENO, .events = POLLOUT}, 1, -1);
             continue;
         }

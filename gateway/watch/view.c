@@ -4,10 +4,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "gateway/fleet/when.h"
+
 #define CELL_MAX   64        // bytes of a value
 #define IDENT_MIN  15        // columns; an IMEI
-#define NAME_MIN   12        // columns in a line of its own
-#define NAME_WIDTH 20        // columns at most, in a row
+#define NAME_MIN   12        // columns at least, in a line
+#define NAME_WIDTH 20        // columns at most, on the screen
 #define RECENT     600000000 // microseconds for which an alarm is highlighted
 
 #define PLAIN   ""
@@ -35,91 +37,88 @@ static const char *or_dash(const char *text) {
     return *text != '\0' ? text : "-";
 }
 
-// A name that only repeats the ident is none.
+// A name that only repeats the ident says nothing.
 static const char *name_text(const char *name, const char *ident) {
     return *name != '\0' && strcmp(name, ident) != 0 ? name : "-";
 }
 
-// --- a line a message ---
+// --- one line per message ---
 
-void watch_view_line(struct watch_line *line, const struct watch_report *report) {
-    char time[WATCH_TIME_MAX], position[CELL_MAX], speed[CELL_MAX], battery[CELL_MAX];
+void view_line(struct line *line, const struct report *report) {
+    char time[WHEN_MAX], position[CELL_MAX], speed[CELL_MAX], battery[CELL_MAX];
     const char *name = name_text(report->name, report->ident);
-    int blanks = NAME_MIN - watch_columns(name);
+    int blanks = NAME_MIN - line_columns(name);
     line->length = 0;
-    watch_add(line, "%s  %-15s  %s%*s  %-20s  %8s  %7s  %s", watch_time(report->received, time),
-              report->ident, name, blanks > 0 ? blanks : 0, "",
-              position_text(report->latitude, report->longitude, position),
-              number_text("km/h", report->speed, speed), number_text("V", report->battery, battery),
-              or_dash(report->event));
+    line_add(line, "%s  %-15s  %s%*s  %-20s  %8s  %7s  %s", when_time(report->received, time), report->ident,
+             name, blanks > 0 ? blanks : 0, "", position_text(report->latitude, report->longitude, position),
+             number_text("km/h", report->speed, speed), number_text("V", report->battery, battery),
+             or_dash(report->event));
 }
 
 // --- the screen ---
 
 struct screen {
     FILE *out;
-    int rows, columns; // rows are those that are left
+    int rows, columns; // rows: those still free
     int64_t now;
     int ident, name; // widths
 };
 
-// The last line has no end, or the terminal would scroll.
-static void put_line(struct screen *screen, struct watch_line *line, const char *look) {
+// The last row gets no newline, or the terminal would scroll.
+static void put_line(struct screen *screen, struct line *line, const char *look) {
     if (screen->rows <= 0)
         return;
-    watch_cut(line, screen->columns);
+    line_cut(line, screen->columns);
     fprintf(screen->out, "\033[0;%sm%s\033[0m%s%s", look, line->text,
-            watch_columns(line->text) < screen->columns ? "\033[K" : "", --screen->rows > 0 ? "\r\n" : "");
+            line_columns(line->text) < screen->columns ? "\033[K" : "", --screen->rows > 0 ? "\r\n" : "");
 }
 
-static void put_header(struct screen *screen, const struct watch_fleet *fleet,
-                       const struct watch_status *status) {
-    struct watch_line line = {.length = 0};
-    watch_add(&line, "%s: %s  %zu devices, %zu connected  %.1f messages/s", status->broker, status->state,
-              fleet->count, fleet->connected, status->rate);
+static void put_header(struct screen *screen, const struct fleet *fleet, const struct view_status *status) {
+    struct line line = {.length = 0};
+    line_add(&line, "%s: %s  %zu devices, %zu connected  %.1f messages/s", status->broker, status->state,
+             fleet->count, fleet->connected, status->rate);
     if (status->odd > 0)
-        watch_add(&line, "  %llu not understood", status->odd);
-    watch_cell(&line, "",
-               screen->columns - watch_columns(line.text) > 0 ? screen->columns - watch_columns(line.text)
-                                                              : 0);
+        line_add(&line, "  %llu not understood", status->odd);
+    line_cell(&line, "",
+              screen->columns - line_columns(line.text) > 0 ? screen->columns - line_columns(line.text) : 0);
     put_line(screen, &line, REVERSE);
     line.length = 0;
-    watch_add(&line, "%s", status->note != NULL ? status->note : "");
+    line_add(&line, "%s", status->note != NULL ? status->note : "");
     if (line.length > 0)
         put_line(screen, &line, BOLD);
 }
 
 // The columns of titles and rows.
 static void put_cells(struct screen *screen, const char *const cells[8], const char *look) {
-    struct watch_line line = {.length = 0};
+    struct line line = {.length = 0};
     const int widths[] = {-6, screen->ident, screen->name, 4, -8, -7, 20};
     for (size_t i = 0; i < 7; i++) {
         if (widths[i] == 0)
             continue;
-        watch_cell(&line, cells[i], widths[i]);
-        watch_add(&line, "  ");
+        line_cell(&line, cells[i], widths[i]);
+        line_add(&line, "  ");
     }
-    watch_add(&line, "%s", cells[7]);
+    line_add(&line, "%s", cells[7]);
     put_line(screen, &line, look);
 }
 
-// What the last message says; and what was notable before it, with its age.
-static void tell_event(const struct watch_device *device, int64_t now, struct watch_line *event) {
-    char age[WATCH_TIME_MAX];
+// What the last message says, and what was notable before it, with its age.
+static void tell_event(const struct fleet_device *device, int64_t now, struct line *event) {
+    char age[WHEN_MAX];
     event->length = 0;
-    watch_add(event, "%s", device->event);
+    line_add(event, "%s", device->event);
     if (*device->notable == '\0' || strcmp(device->notable, device->event) == 0)
         return;
-    watch_add(event, "; %s %s ago", device->notable, watch_age(now - device->notable_at, age));
+    line_add(event, "; %s %s ago", device->notable, when_age(now - device->notable_at, age));
 }
 
-static void put_device(struct screen *screen, const struct watch_device *device) {
+static void put_device(struct screen *screen, const struct fleet_device *device) {
     static const char *const connections[] = {
-        [WATCH_UNKNOWN] = "-", [WATCH_CONNECTED] = "on", [WATCH_DISCONNECTED] = "off"};
-    char age[WATCH_TIME_MAX] = "-", position[CELL_MAX], speed[CELL_MAX], battery[CELL_MAX];
-    struct watch_line event;
+        [FLEET_UNKNOWN] = "-", [FLEET_CONNECTED] = "on", [FLEET_DISCONNECTED] = "off"};
+    char age[WHEN_MAX] = "-", position[CELL_MAX], speed[CELL_MAX], battery[CELL_MAX];
+    struct line event;
     if (device->heard > 0)
-        watch_age(screen->now - device->heard, age);
+        when_age(screen->now - device->heard, age);
     tell_event(device, screen->now, &event);
     const char *const cells[] = {age,
                                  device->ident,
@@ -133,13 +132,13 @@ static void put_device(struct screen *screen, const struct watch_device *device)
     put_cells(screen, cells, alarm ? ALARM : PLAIN);
 }
 
-// The columns are as wide as what is to be seen; without names there is no column of them.
-static void measure(struct screen *screen, const struct watch_device *device) {
+// Columns are as wide as what is visible; without names there is no column for them.
+static void measure(struct screen *screen, const struct fleet_device *device) {
     screen->ident = IDENT_MIN;
     screen->name = 0;
     for (int i = 0; device != NULL && i < screen->rows; device = device->next, i++) {
-        int ident = watch_columns(device->ident);
-        int name = watch_columns(name_text(device->name, device->ident));
+        int ident = line_columns(device->ident);
+        int name = line_columns(name_text(device->name, device->ident));
         screen->ident = ident > screen->ident ? ident : screen->ident;
         screen->name = name > screen->name ? name : screen->name;
     }
@@ -149,33 +148,33 @@ static void measure(struct screen *screen, const struct watch_device *device) {
         screen->name = screen->name < 4 ? 4 : screen->name < NAME_WIDTH ? screen->name : NAME_WIDTH;
 }
 
-static void put_devices(struct screen *screen, struct watch_fleet *fleet) {
+static void put_devices(struct screen *screen, struct fleet *fleet) {
     static const char *const titles[] = {"AGO",   "IDENT",   "NAME",     "CONN",
                                          "SPEED", "BATTERY", "POSITION", "LAST EVENT"};
-    const struct watch_device *device = watch_fleet_newest(fleet);
+    const struct fleet_device *device = fleet_newest(fleet);
     size_t left = fleet->count;
     measure(screen, device);
     put_cells(screen, titles, BOLD);
     for (; device != NULL && screen->rows > (left > (size_t)screen->rows); device = device->next, left--)
         put_device(screen, device);
     if (left > 0) {
-        struct watch_line line = {.length = 0};
-        watch_add(&line, "… and %zu more, heard before these", left);
+        struct line line = {.length = 0};
+        line_add(&line, "… and %zu more, heard before these", left);
         put_line(screen, &line, PLAIN);
     }
 }
 
-static void put_nothing(struct screen *screen, const struct watch_status *status) {
-    struct watch_line line = {.length = 0};
+static void put_nothing(struct screen *screen, const struct view_status *status) {
+    struct line line = {.length = 0};
     if (status->ident != NULL)
-        watch_add(&line, "Nothing has come from %s yet.", status->ident);
+        line_add(&line, "Nothing has come from %s yet.", status->ident);
     else
-        watch_add(&line, "Nothing has come yet.");
+        line_add(&line, "Nothing has come yet.");
     put_line(screen, &line, PLAIN);
 }
 
-void watch_view_screen(FILE *out, struct watch_fleet *fleet, const struct watch_status *status, int rows,
-                       int columns, int64_t now) {
+void view_screen(FILE *out, struct fleet *fleet, const struct view_status *status, int rows, int columns,
+                 int64_t now) {
     struct screen screen = {.out = out, .rows = rows, .columns = columns, .now = now};
     fputs("\033[H", out);
     put_header(&screen, fleet, status);

@@ -1,0 +1,47 @@
+// trackbus check: is a configuration valid?
+#include <getopt.h>
+#include <stdio.h>
+
+#include "gateway/cli/cli.h"
+#include "gateway/config/config.h"
+
+static const char help[] =
+    "trackbus check -c FILE\n"
+    "\n"
+    "Checks a configuration, with the environment variables that 'run' would use. Prints one line per\n"
+    "fault: its JSON path, what is there and what was expected.\n"
+    "\n"
+    "Exit codes: 0 no faults, 1 faults, 2 wrong usage.\n";
+
+// -1 to go on, else the exit code.
+static int read_options(int argc, char **argv, const char **file) {
+    static const struct option longs[] = {
+        {"config", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":c:h", longs, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help, stdout);
+            return 0;
+        }
+        if (option != 'c')
+            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+        *file = optarg;
+    }
+    if (optind < argc)
+        return cli_usage_fault(argv[0], "unexpected argument '%s'", argv[optind]);
+    return *file == NULL ? cli_usage_fault(argv[0], "which configuration? -c is missing") : -1;
+}
+
+int cli_check(int argc, char **argv) {
+    const char *file = NULL;
+    int code = read_options(argc, argv, &file);
+    if (code >= 0)
+        return code;
+    struct config *config = config_load(file, cli_print_fault, stdout);
+    if (config == NULL)
+        return 1;
+    printf("%s is valid: %zu channels, %zu devices\n", file, config->channel_count, config->devices->count);
+    config_free(config);
+    return 0;
+}
