@@ -71,10 +71,11 @@ static bool is_in(const char *path, const char *room) {
 
 // A .c and its .h are one module.
 static void set_module(char *module, const char *path) {
-    snprintf(module, PATH_LENGTH, "%s", path);
-    char *end = strrchr(module, '.');
-    if (end != NULL)
-        *end = '\0';
+    const char *end = strrchr(path, '.');
+    size_t length = end != NULL ? (size_t)(end - path) : strlen(path);
+    cr_assert_lt(length, PATH_LENGTH);
+    memcpy(module, path, length);
+    module[length] = '\0';
 }
 
 static size_t find_module(const char *module) {
