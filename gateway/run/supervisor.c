@@ -2,6 +2,7 @@
 #include "gateway/run/supervisor.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
