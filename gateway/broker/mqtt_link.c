@@ -142,8 +142,7 @@ static void retry_later(struct mqtt_link *link) {
     unsigned delay = link->backoff / 2 + (unsigned)rand() % (link->backoff / 2 + 1);
     const char *why = link->why != NULL ? link->why : "the connection was lost";
     int length = (int)strcspn(why, "."); // the library's sentences end with one
-    log_warning("%s: %.*s; next attempt in %u.%u s", link->name, length, why, delay / 1000,
-                delay % 1000 / 100);
+    log_warning("%s: %.*s; retrying in %u.%u s", link->name, length, why, delay / 1000, delay % 1000 / 100);
     link->why = NULL;
     link->state = IDLE;
     uv_timer_start(&link->timer, on_retry, delay, 0);
@@ -212,7 +211,7 @@ static void on_subscribe(struct mosquitto *client, void *context, int mid, int c
     struct mqtt_link *link = context;
     for (int i = 0; i < count && link->subscribed < link->subscription_count; i++, link->subscribed++)
         if (granted[i] >= 0x80)
-            log_error("%s: it refused the subscription to %s: %s", link->name,
+            log_error("%s: subscription to %s rejected: %s", link->name,
                       link->subscriptions[link->subscribed].filter, mosquitto_reason_string(granted[i]));
     if (link->state == SUBSCRIBING && link->subscribed == link->subscription_count)
         become_up(link);

@@ -322,7 +322,7 @@ static void begin_spilling(struct outbox *outbox, const char *why) {
     struct item *item;
     size_t bytes = 0;
     uint64_t before = outbox->last_spilled;
-    log_warning("%zu messages wait for the broker: %s; they are written to disk", outbox->count, why);
+    log_warning("%zu messages are waiting for the broker: %s; writing them to disk", outbox->count, why);
     outbox->spilling = true;
     DL_FOREACH(outbox->items, item) {
         if (item->number > before)
@@ -420,7 +420,7 @@ static void refuse_item(struct outbox *outbox, struct item *item, const char *re
     unsigned suppressed;
     char note[LIMITER_NOTE_MAX];
     if (limiter_allows(&outbox->log_limiter, uv_now(outbox->loop), "lost", 4, &suppressed))
-        log_error("a message to %s is lost, the broker does not take it: %s%s", item->publish.topic, reason,
+        log_error("message to %s dropped, the broker rejected it: %s%s", item->publish.topic, reason,
                   limiter_note(suppressed, note));
     fail_waiters(outbox, number);
     drop_item(outbox, item);
@@ -433,8 +433,7 @@ static bool is_held(const struct outbox *outbox) {
 
 static void hold_item(struct outbox *outbox, struct item *item, const char *reason) {
     if (!is_held(outbox))
-        log_warning("the broker does not take a message to %s for now: %s; it is sent again",
-                    item->publish.topic, reason);
+        log_warning("the broker rejected a message to %s for now: %s; retrying", item->publish.topic, reason);
     if (outbox->held_through < item->number)
         outbox->held_through = item->number;
     outbox->may_retry = false;
@@ -511,7 +510,7 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
     if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
         begin_spilling(outbox, "it takes less than comes");
     else if (outbox->stopped)
-        begin_spilling(outbox, "the gateway stops");
+        begin_spilling(outbox, "gateway stopped");
     update_intake(outbox);
     return number;
 }
@@ -636,7 +635,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
         .disk_bytes = stored.bytes + stored.count * ROW_OVERHEAD,
     };
     if (stored.count > 0)
-        log_warning("%zu messages wait since the last run", stored.count);
+        log_warning("%zu messages are waiting since the last run", stored.count);
     uv_timer_init(loop, &outbox->tick);
     outbox->tick.data = outbox;
     uv_timer_start(&outbox->tick, on_tick, TICK, TICK);
@@ -652,7 +651,7 @@ void outbox_stop(struct outbox *outbox) {
     outbox->stopped = true;
     spill_late(outbox);
     if (!outbox->spilling && outbox_unsafe_count(outbox) > 0)
-        begin_spilling(outbox, "the gateway stops");
+        begin_spilling(outbox, "gateway stopped");
     delete_taken(outbox, 1);
 }
 

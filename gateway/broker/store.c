@@ -445,7 +445,7 @@ static void free_operation(struct operation *operation) {
 static void end_load(struct store *store, struct operation *load) {
     const struct operation *row;
     if (load->failed && !store->unreadable)
-        log_error("the store cannot be read, and what waits in it not sent; it is tried again");
+        log_error("the store cannot be read, so what waits in it is not sent; retrying");
     store->unreadable = load->failed;
     DL_FOREACH(load->rows, row) {
         load->take(load->context, (uint64_t)row->id, &row->publish);
@@ -488,7 +488,7 @@ static void on_written(uv_work_t *work, int status) {
         if (ok)
             log_info("the store can be written again");
         else
-            log_error("the store cannot be written: %s; it is tried again", sqlite3_errstr(store->result));
+            log_error("the store cannot be written: %s; retrying", sqlite3_errstr(store->result));
     }
     end_batch(store, ok); // writing still holds, so that what the callbacks add only waits
     store->writing = false;

@@ -17,8 +17,8 @@ static bool report_open(struct channel *channel, const char *transport, const st
                   address_write((const struct sockaddr *)wanted, name), uv_strerror(result));
         return false;
     }
-    log_info("channel %s: %s devices connect to %s %s", channel->config->name, channel->config->codec->name,
-             transport, name);
+    log_info("channel %s: listening for %s devices on %s %s", channel->config->name,
+             channel->config->codec->name, transport, name);
     return true;
 }
 

@@ -10,9 +10,9 @@ const char *close_code_text(enum close_code code) {
     case CLOSE_VIOLATION:
         return "protocol violated";
     case CLOSE_PARSE_ERROR:
-        return "cannot be read any further";
+        return "parse error";
     case CLOSE_RESTART:
-        return "the gateway stops";
+        return "gateway stopped";
     case CLOSE_SAME_IDENT:
         return "the same device connected again";
     case CLOSE_REJECTED:

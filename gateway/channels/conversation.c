@@ -43,7 +43,7 @@ static void on_identify(void *context, const char *ident) {
         return;
     if (!device_ident_valid(ident)) {
         snprintf(text, sizeof text,
-                 "an ident that is none: 1 to %d letters, digits, dots, dashes, underscores",
+                 "not a valid ident: expected 1 to %d letters, digits, dots, dashes, underscores",
                  CODEC_IDENT_MAX);
         report(peer, "ident", "BAD_VALUE", text);
         peer->close_code = CLOSE_VIOLATION;

@@ -67,7 +67,7 @@ bool gate_set_intake(struct gate *gate, enum outbox_intake intake) {
     gate->closed = full;
     gate->holding = intake != OUTBOX_TAKES;
     if (changed && !full)
-        log_warning("devices are read again; %llu datagrams were turned away",
+        log_warning("reading from devices again; %llu datagrams were dropped",
                     (unsigned long long)gate->turned_away);
     if (changed)
         gate->turned_away = 0;

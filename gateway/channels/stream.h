@@ -39,7 +39,7 @@ struct stream_sink {
 enum stream_state {
     STREAM_OPEN,
     STREAM_NOT_THIS_PROTOCOL, // nothing but junk from the start, and more than is allowed
-    STREAM_BROKEN,            // cannot be read any further
+    STREAM_BROKEN,            // parse error
     STREAM_VIOLATION,         // the protocol was violated
     STREAM_CLOSED_BY_DEVICE,  // the device took its leave, in the words of its protocol
 };

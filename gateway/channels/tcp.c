@@ -65,7 +65,8 @@ static void tell_accepted(struct tcp_connection *connection) {
     connection->told = peer_may_tell(peer, "accepted", &suppressed);
     if (!connection->told)
         return;
-    peer_log(peer, "connection %llu%s", (unsigned long long)peer->serial, limiter_note(suppressed, note));
+    peer_log(peer, "connection %llu accepted%s", (unsigned long long)peer->serial,
+             limiter_note(suppressed, note));
     event_accepted(peer, suppressed);
 }
 
@@ -280,13 +281,13 @@ static bool within_limits(const struct tcp_connection *connection) {
     const struct channel_parts *parts = connection->peer.parts;
     int per_address = parts->config->limits.connections_per_address;
     if (gate_is_crowded(parts->gate)) {
-        peer_warn(&connection->peer, "limit", NULL, "refused: %d connections are open (limits.connections)",
+        peer_warn(&connection->peer, "limit", NULL, "rejected: %d connections are open (limits.connections)",
                   gate_connections_max(parts->gate));
         return false;
     }
     if (gate_count_from(connection->address) > per_address) {
         peer_warn(&connection->peer, "limit", NULL,
-                  "refused: %d connections are open from this address (limits.connections_per_address)",
+                  "rejected: %d connections are open from this address (limits.connections_per_address)",
                   per_address);
         return false;
     }

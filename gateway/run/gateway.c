@@ -221,7 +221,7 @@ static void stop_now(struct gateway *gateway) {
     gateway->stopped = true;
     gateway->nothing_left = left == 0;
     if (left > 0)
-        log_warning("%zu messages that the broker has not taken wait on disk for the next start", left);
+        log_warning("%zu messages that the broker has not taken stay on disk for the next start", left);
     stop_parts(gateway);
     // All that can still keep the loop alive is a thread that connects.
     uv_timer_start(&gateway->drain_timer, on_thread_timeout, THREAD_TIME, 0);
@@ -286,7 +286,7 @@ static void on_hand_over_timer(uv_timer_t *timer) {
 
 static void remove_store(const char *path) {
     if (unlink(path) == 0)
-        log_info("the store %s is removed: the broker has what waited in it", path);
+        log_info("store %s removed: the broker has everything that waited in it", path);
     else
         log_error("the store %s cannot be removed: %s", path, strerror(errno));
 }
@@ -300,7 +300,7 @@ static void log_registry_fault(void *context, const char *path, const char *prob
 static void reload_registry(struct gateway *gateway) {
     struct config_devices *devices = config_read_devices(gateway->config, log_registry_fault, NULL);
     if (devices == NULL) {
-        log_error("the registry stays as it was");
+        log_error("the registry is unchanged");
         return;
     }
     log_info("the registry has %zu devices", devices->count);
@@ -466,7 +466,7 @@ static int begin(struct gateway *gateway) {
     for (size_t i = 0; i < config->channel_count; i++)
         listening += channel_open(&gateway->channels[i], &gateway->parts, &config->channels[i]);
     if (listening == 0 && !config->hand_over) {
-        log_error("no tracker can connect: none of the channels is open");
+        log_error("no tracker can connect: no channel could be opened");
         stop(gateway);
         return 1;
     }

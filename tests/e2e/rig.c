@@ -338,7 +338,7 @@ void rig_gateway_spawn(struct rig *rig, const char *changes) {
 static bool listens(void *context) {
     struct rig *rig = context;
     size_t processes = rig->workers > 0 ? rig->workers : 1;
-    return rig_log_count(rig, "devices connect to") + rig_log_count(rig, "cannot listen on") ==
+    return rig_log_count(rig, "listening for") + rig_log_count(rig, "cannot listen on") ==
            rig->sockets * processes;
 }
 
@@ -438,13 +438,13 @@ void rig_expect_counters(struct rig *rig, const char *text) {
     cr_assert(rig_wait(log_counts, &search, RIG_DEADLINE), "the counters do not say: %s", text);
 }
 
-// "… channel NAME: … devices connect to tcp 127.0.0.1:40001"
+// "… channel NAME: listening for … devices on tcp 127.0.0.1:40001"
 static int port_of(struct rig *rig, const char *channel, const char *transport) {
     char start[96], middle[48];
     char *log = read_file(rig->log_path);
     int port = 0;
     snprintf(start, sizeof start, "channel %s: ", channel);
-    snprintf(middle, sizeof middle, "devices connect to %s ", transport);
+    snprintf(middle, sizeof middle, "devices on %s ", transport);
     for (char *rest = log, *line; port == 0 && (line = strsep(&rest, "\n")) != NULL;) {
         const char *address = strstr(line, middle);
         if (strstr(line, start) != NULL && address != NULL)

@@ -60,7 +60,7 @@ Test(bad_input, a_kilobyte_of_junk_closes_the_connection) {
     rig_expect(rig, REPORTS, "{'ident':'" VAN "'}");
     device_send_bytes(late, junk, sizeof junk); // also when it was this protocol before
     device_expect_closed(late);
-    rig_expect_log(rig, "connection 3: cannot be read any further (code 6)");
+    rig_expect_log(rig, "connection 3: parse error (code 6)");
     expect_others_go_on(rig, other, 1);
     rig_finish(rig);
 }
@@ -292,7 +292,7 @@ Test(bad_input, unknown_devices_are_rejected) {
 Test(bad_input, more_connections_than_an_address_may_have) {
     struct rig *rig = rig_up("{'limits':{'connections_per_address':2}}");
     int first = rig_tcp(rig), second = rig_tcp(rig);
-    rig_expect_log(rig, "connection 2\n");
+    rig_expect_log(rig, "connection 2 accepted\n");
     int third = rig_tcp(rig);
     device_expect_closed(third);
     rig_expect_log(rig, "2 connections are open from this address (limits.connections_per_address)");
@@ -308,7 +308,7 @@ Test(bad_input, more_connections_than_an_address_may_have) {
 Test(bad_input, more_connections_than_there_may_be) {
     struct rig *rig = rig_up("{'limits':{'connections':1}}");
     int first = rig_tcp(rig);
-    rig_expect_log(rig, "connection 1\n");
+    rig_expect_log(rig, "connection 1 accepted\n");
     device_expect_closed(rig_tcp(rig));
     rig_expect_log(rig, "1 connections are open (limits.connections)");
     expect_others_go_on(rig, first, 1);

@@ -64,7 +64,7 @@ Test(broker, killed_in_mid_stream_loses_nothing) {
         if (i == 60)
             rig_broker_kill(rig);
         if (i == 120)
-            rig_expect_log(rig, "next attempt in");
+            rig_expect_log(rig, "retrying in");
         if (i == 120)
             rig_broker_start(rig, PERSISTENT);
     }
@@ -108,9 +108,9 @@ Test(broker, away_at_the_start) {
     int device = rig_tcp(rig), datagrams = rig_udp(rig);
     for (int i = 0; i < 10; i++)
         device_send(device, report(VAN, i));
-    rig_expect_log(rig, "is device " VAN);
+    rig_expect_log(rig, "device " VAN ": identified");
     device_send(datagrams, report(VAN, 10));
-    rig_expect_log(rig, "Connection refused; next attempt in");
+    rig_expect_log(rig, "Connection refused; retrying in");
     rig_broker_start(rig, PERSISTENT);
     rig_client_start(rig);
     rig_expect(rig, INSTANCE, "{'state':'online'}");
@@ -129,7 +129,7 @@ Test(broker, away_for_a_while_gets_what_came_meanwhile) {
     int device = rig_tcp(rig);
     for (int i = 0; i < 100; i++)
         device_send(device, report(VAN, i));
-    rig_expect_log(rig, "next attempt in");
+    rig_expect_log(rig, "retrying in");
     rig_broker_start(rig, PERSISTENT);
     expect_all_in_order(rig, 99);
     cr_assert(rig_count(rig, REPORTS) == 100); // and none twice
@@ -145,7 +145,7 @@ Test(broker, that_refuses_is_asked_again) {
     rig_expect_log(rig, "uthori"); // "not authorised"
     cr_assert(!rig_log_has(rig, ": connected"));
     device_send(rig_tcp(rig), report(VAN, 1));
-    rig_expect_log(rig, "is device " VAN);
+    rig_expect_log(rig, "device " VAN ": identified");
     rig_broker_kill(rig);
     rig_broker_start(rig, NULL);
     rig_expect_log(rig, ": connected");
@@ -203,7 +203,7 @@ Test(broker, down_means_no_acknowledgement_until_it_is_back) {
     int device = rig_udp(rig);
     device_send(device, "MT;6;" VAN ";R9;what\r\nMT;6;12;R0;x");
     device_send(device, report(VAN, 18));
-    rig_expect_log(rig, "next attempt in");
+    rig_expect_log(rig, "retrying in");
     cr_assert(!device_has_bytes(device));
     rig_broker_start(rig, NULL);
     device_expect_datagram(device, "ACK," VAN ",R9,#");
@@ -245,7 +245,7 @@ static struct rig *denying_up(const char *more) {
 }
 
 #define DENIED                                                                                               \
-    "a message to trackbus/message/gw/devices/" VAN " is lost, the broker does not take it: Not authorized"
+    "message to trackbus/message/gw/devices/" VAN " dropped, the broker rejected it: Not authorized"
 
 Test(broker, that_refuses_a_message_for_good_does_not_have_it_acknowledged) {
     struct rig *rig = denying_up(RIG_BROKER_LIMITS);
@@ -293,7 +293,7 @@ Test(broker, that_freezes_is_not_trusted_until_it_answers) {
         device_send(device, report(VAN, i));
         device_expect_datagram(device, acknowledgement);
     }
-    cr_assert(rig_log_count(rig, "they are written to disk") == 1);
+    cr_assert(rig_log_count(rig, "writing them to disk") == 1);
     cr_assert(!rig_log_has(rig, "the broker keeps up again"));
     kill(rig->broker, SIGCONT);
     rig_expect_log(rig, "the broker keeps up again");
@@ -393,7 +393,7 @@ static bool is_behind(void *context) {
         behind = behind || ((count = strstr(line, "outbox: ")) != NULL && atol(count + 8) > BEHIND);
     fclose(log);
     rig_gateway_signal(backlog->rig, SIGUSR1);
-    return (behind && unread_bytes(backlog) > 2000) || rig_log_has(backlog->rig, "they are written to disk");
+    return (behind && unread_bytes(backlog) > 2000) || rig_log_has(backlog->rig, "writing them to disk");
 }
 
 Test(broker, that_is_behind_at_the_end_gets_whole_reports) {
@@ -402,7 +402,7 @@ Test(broker, that_is_behind_at_the_end_gets_whole_reports) {
     kill(rig->broker, SIGSTOP);
     pid_t child = send_without_end(backlog.device);
     bool behind = rig_wait(is_behind, &backlog, RIG_DEADLINE);
-    bool unread = !rig_log_has(rig, "they are written to disk");
+    bool unread = !rig_log_has(rig, "writing them to disk");
     rig_gateway_signal(rig, SIGTERM);
     rig_expect_log(rig, "stopping: no more connections");
     kill(child, SIGKILL);
@@ -416,7 +416,7 @@ Test(broker, away_at_the_end) {
     struct rig *rig = rig_new();
     rig_broker_reserve(rig);
     rig_gateway_start(rig, NULL);
-    rig_expect_log(rig, "next attempt in");
+    rig_expect_log(rig, "retrying in");
     rig_finish(rig);
 }
 
@@ -424,11 +424,11 @@ Test(broker, silent_at_the_end_does_not_hold_up_one_told_twice) {
     struct rig *rig = rig_up(NULL);
     kill(rig->broker, SIGSTOP);
     device_send(rig_tcp(rig), report(VAN, 1));
-    rig_expect_log(rig, "is device " VAN);
+    rig_expect_log(rig, "device " VAN ": identified");
     rig_gateway_signal(rig, SIGINT);
     rig_expect_log(rig, "stopping: no more connections");
     rig_gateway_signal(rig, SIGINT);
-    rig_expect_log(rig, "that the broker has not taken wait on disk for the next start");
+    rig_expect_log(rig, "that the broker has not taken stay on disk for the next start");
     cr_assert(rig_gateway_wait(rig) == 0);
     kill(rig->broker, SIGCONT);
     rig_gateway_start(rig, NULL);
@@ -454,7 +454,7 @@ Test(broker, that_cannot_be_reached_does_not_hold_up_the_end) {
     fill_port(&rig->broker_port);
     rig_gateway_start(rig, NULL);
     device_send(rig_tcp(rig), report(VAN, 1));
-    rig_expect_log(rig, "is device " VAN);
+    rig_expect_log(rig, "device " VAN ": identified");
     rig_finish(rig);
 }
 
@@ -469,9 +469,9 @@ Test(broker, that_speaks_no_mqtt_is_left_and_asked_again) {
     device_send(accept(listener, NULL, NULL),
                 "HTTP/1.1 400 Bad Request\r\nContent-Type: text/html; charset=utf-8\r\n"
                 "Content-Length: 0\r\nServer: none\r\nConnection: close\r\n\r\n");
-    rig_expect_log(rig, "next attempt in");
+    rig_expect_log(rig, "retrying in");
     device_send(rig_tcp(rig), report(VAN, 1));
-    rig_expect_log(rig, "is device " VAN);
+    rig_expect_log(rig, "device " VAN ": identified");
     rig_finish(rig);
 }
 

@@ -385,7 +385,7 @@ static void change_while_away(const char *broker) {
     expect_device(rig, STATE_42, "{'id':42}", "true");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     rig_broker_kill(rig);
-    rig_expect_log(rig, "next attempt in");
+    rig_expect_log(rig, "retrying in");
     reload(rig, VAN_IS_43);
     rig_expect_counters(rig, "outbox: "); // so that the signal before was taken, too
     rig_broker_start(rig, broker);

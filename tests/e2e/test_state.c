@@ -330,7 +330,7 @@ Test(state, of_a_device_that_is_back_at_once_after_a_crash) {
     rig_broker_freeze(rig);
     rig_gateway_start(rig, CAR_LISTED);
     device_send(rig_tcp(rig), report(VAN, 2));
-    rig_expect_log(rig, "is device " VAN);
+    rig_expect_log(rig, "device " VAN ": identified");
     rig_broker_thaw(rig);
     rig_expect_standing(rig, "state/gw/devices/5/connected", "false");
     pass_fence(rig);
@@ -472,7 +472,7 @@ Test(state, follows_who_comes_and_goes_while_the_broker_is_away) {
     rig_expect_log(rig, "connection 1: closed by the device");
     int car = rig_tcp(rig);
     device_send(car, report(CAR, 1));
-    rig_expect_log(rig, "is device " CAR);
+    rig_expect_log(rig, "device " CAR ": identified");
     rig_broker_start(rig, NULL);
     rig_expect_standing(rig, VAN_CONNECTED, "false");
     rig_expect_standing(rig, CAR_CONNECTED, "true");

@@ -70,7 +70,7 @@ Test(tls, broker_with_a_certificate_of_the_right_authority_and_name) {
 
 static void expect_refusal(struct rig *rig, const char *why) {
     rig_expect_log(rig, why);
-    rig_expect_log(rig, "A TLS error occurred; next attempt in");
+    rig_expect_log(rig, "A TLS error occurred; retrying in");
     cr_assert(!rig_log_has(rig, ": connected"));
     rig_finish(rig);
 }

@@ -324,7 +324,7 @@ Test(watch, the_broker_goes_and_comes) {
     rig_broker_reserve(rig);
     watch_terminal(rig, NULL, NULL);
     expect_shown(": connecting ");
-    expect_shown("Connection refused; next attempt in ");
+    expect_shown("Connection refused; retrying in ");
     rig_broker_start(rig, NULL);
     rig_client_start(rig);
     expect_shown(": connected ");
@@ -334,7 +334,7 @@ Test(watch, the_broker_goes_and_comes) {
     expect_shown(": reconnecting  1 devices");
     rig_broker_start(rig, NULL);
     expect_shown(": connected  1 devices");
-    cr_assert(strstr(last_screen(), "next attempt") == NULL);
+    cr_assert(strstr(last_screen(), "retrying in") == NULL);
     end(rig, SIGINT);
     expect_given_back();
     rig->finished = true;

@@ -131,7 +131,7 @@ static bool has_file(const struct rig *rig, const char *name) {
 static void expect_one_port(struct rig *rig, const char *channel, const char *transport, int port,
                             size_t times) {
     char text[128];
-    snprintf(text, sizeof text, "channel %s: %s devices connect to %s 127.0.0.1:%d\n", channel, channel,
+    snprintf(text, sizeof text, "channel %s: listening for %s devices on %s 127.0.0.1:%d\n", channel, channel,
              transport, port);
     size_t count = rig_log_count(rig, text);
     cr_assert(count == times, "%zu workers say: %s", count, text);
@@ -443,7 +443,7 @@ Test(workers, a_faulty_registry_changes_nothing) {
     start(rig, 2, changes);
     write_devices(rig, "\",");
     rig_gateway_signal(rig, SIGHUP);
-    expect_log_times(rig, "the registry stays as it was", 2);
+    expect_log_times(rig, "the registry is unchanged", 2);
     kill_worker(rig, 2);
     expect_log_times(rig, ": connected", 3);
     expect_name(rig, 1, 1, "one");

@@ -79,7 +79,7 @@ Test(faults, both_are_killed) {
 #define GIVES_UP_WITHIN 120000 // milliseconds
 
 static bool was_given_up(void *context) {
-    return rig_log_count(context, "next attempt in") > 0;
+    return rig_log_count(context, "retrying in") > 0;
 }
 
 // The gateway gives up a broker that says nothing for a minute: twice the keep-alive.
@@ -99,7 +99,7 @@ Test(faults, the_broker_is_frozen) {
         freeze_long(rig, world);
     do {
         kill(rig->broker, SIGSTOP);
-        rig_expect_log(rig, "they are written to disk");
+        rig_expect_log(rig, "writing them to disk");
         WORLD_EXPECT(world, acknowledged_magicyo, 500);
         WORLD_EXPECT(world, udp_unique, 50);
         kill(rig->broker, SIGCONT);
@@ -242,7 +242,7 @@ Test(faults, the_broker_refuses_for_good) {
         refuse(world, NOT_AUTHORIZED, 1 + rand() % 20);
         WORLD_EXPECT(world, received, 500);
     } while (++i < 3 || !world_is_over(world, seconds));
-    rig_expect_log(rig, "is lost, the broker does not take it: Not authorized");
+    rig_expect_log(rig, "dropped, the broker rejected it: Not authorized");
     world_finish(world, "refused for good");
 }
 

@@ -79,7 +79,7 @@ Test(faults_disk, store_max_bytes_is_reached) {
         kill(rig->broker, SIGCONT);
         rig_expect(rig, INSTANCE, "{'full':true}");
         rig_expect(rig, INSTANCE, "{'full':false}");
-        expect_said(rig, "devices are read again", round);
+        expect_said(rig, "reading from devices again", round);
         // It may become full again at once with what connections had to say, but not the first time.
         cr_assert(rig_log_count(rig, "datagrams were turned away") >
                   rig_log_count(rig, "again; 0 datagrams were turned away"));
@@ -105,7 +105,7 @@ Test(faults_disk, full_in_the_middle_of_what_was_read) {
     int device = rig_tcp(rig);
     size_t first = (size_t)(strchr(text + length / 8, '\n') + 1 - text);
     device_send_bytes(device, text, first);
-    rig_expect_log(rig, "they are written to disk");
+    rig_expect_log(rig, "writing them to disk");
     device_send_bytes(device, text + first, length - first);
     rig_expect_log(rig, "the outbox is full");
     kill(rig->broker, SIGCONT);
@@ -136,7 +136,7 @@ Test(faults_disk, the_disk_is_full) {
     int seconds = world_seconds(0);
     do {
         size_t failed = rig_log_count(rig, "the store cannot be written: database or disk is full");
-        size_t full = rig_log_count(rig, "the outbox is full"), read = rig_log_count(rig, "are read again");
+        size_t full = rig_log_count(rig, "the outbox is full"), read = rig_log_count(rig, "reading from devices again");
         world_send(world, true);
         WORLD_EXPECT(world, received, 20);
         rig_broker_kill(rig);
@@ -144,7 +144,7 @@ Test(faults_disk, the_disk_is_full) {
         expect_said(rig, "the outbox is full", full + 1);
         expect_held_up(world);
         rig_broker_start(rig, NULL);
-        expect_said(rig, "are read again", read + 1);
+        expect_said(rig, "reading from devices again", read + 1);
         WORLD_EXPECT(world, acknowledged, 500);
         rig_expect_log(rig, "the broker keeps up again");
         world_pause(world);
@@ -168,7 +168,7 @@ Test(faults_disk, killed_and_started_with_a_full_disk) {
     rig_expect_log(rig, "the store cannot be written: database or disk is full");
     world_kill_gateway(world);
     world_start_gateway(world, store);
-    rig_expect_log(rig, "messages wait since the last run");
+    rig_expect_log(rig, "messages are waiting since the last run");
     rig_broker_start(rig, NULL);
     WORLD_EXPECT(world, acknowledged, 200);
     world_finish(world, "killed with a full disk");
@@ -233,7 +233,7 @@ Test(faults_disk, of_the_last_run_comes_before_new_messages) {
     struct rig *rig = rig_new();
     fill_store(rig, 1500);
     rig_gateway_start(rig, NULL);
-    rig_expect_log(rig, "messages wait since the last run");
+    rig_expect_log(rig, "messages are waiting since the last run");
     int device = rig_tcp(rig);
     for (int i = 1500; i < 1700; i++)
         device_send(device, report(VAN, i));

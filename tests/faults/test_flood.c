@@ -173,7 +173,7 @@ Test(faults_flood, without_descriptors_others_go_on) {
 
 static void expect_refusals(struct rig *rig) {
     rig_expect_log(rig, "but the system allows only 200 open files: 100 connections");
-    rig_expect_log(rig, "refused: 100 connections are open (limits.connections)");
+    rig_expect_log(rig, "rejected: 100 connections are open (limits.connections)");
     rig_expect_counters(rig, "beyond the limits 51 connections");
 }
 
