@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/bytes.h"
 #include "tests/faults/world_parts.h"
 
 #define RETRY_AFTER   50    // milliseconds between attempts to connect
@@ -32,32 +33,12 @@ static size_t make_report(const struct device *device, int sequence, char *text)
                            sequence);
 }
 
-static uint32_t adler32(const uint8_t *bytes, size_t length) {
-    uint32_t a = 1, b = 0;
-    for (size_t i = 0; i < length; i++) {
-        a = (a + bytes[i]) % 65521;
-        b = (b + a) % 65521;
-    }
-    return b << 16 | a;
-}
-
 // A frame of Magicyo: one attribute of a record 04/02.
 static size_t make_frame(const struct device *device, int sequence, char *text) {
-    uint8_t frame[36] = {0x55, 0x55, 0, 36};
-    static const uint8_t data[6] = {4, 2, 0, 6, 1, 50};
-    ident_of(device, (char *)frame + 4);
-    frame[19] = 3;
-    frame[20] = (uint8_t)(sequence >> 8);
-    frame[21] = (uint8_t)sequence;
-    frame[22] = 0;
-    frame[23] = sizeof data;
-    memcpy(frame + 24, data, sizeof data);
-    uint32_t sum = adler32(frame + 2, 28);
-    for (int i = 0; i < 4; i++)
-        frame[30 + i] = (uint8_t)(sum >> (24 - 8 * i));
-    frame[34] = frame[35] = 0xAA;
-    memcpy(text, frame, sizeof frame);
-    return sizeof frame;
+    static const uint8_t data[] = {4, 2, 0, 6, 1, 50};
+    char ident[16];
+    ident_of(device, ident);
+    return bytes_magicyo((uint8_t *)text, ident, 3, (unsigned)sequence & 0xFFFF, data, sizeof data);
 }
 
 static bool is_magicyo(const struct device *device) {
