@@ -5,8 +5,6 @@
 
 #include "tests/e2e/rig.h"
 
-#define VAN    "866425031361423"
-#define CAR    "866425031377981"
 #define TO_VAN "command/gw/devices/" VAN
 #define TO_CAR "command/gw/devices/" CAR
 #define REBOOT "{\"name\":\"reboot\"}"

@@ -16,6 +16,13 @@
 #define RIG_USER     "rig"
 #define RIG_PASSWORD "secret"
 
+// The devices that most tests are about: two of Mictrack and one of Magicyo.
+#define VAN   "866425031361423"
+#define CAR   "866425031377981"
+#define LORRY "864867022511015"
+// What the gateway says of itself.
+#define INSTANCE "state/gw/instances/trackbus"
+
 // For TestSuite(): prints what the programs said when the test failed, ends them, removes the files.
 void rig_clean(void);
 
@@ -68,17 +75,24 @@ void rig_gateway_spawn(struct rig *rig, const char *changes); // does not wait
 void rig_gateway_signal(struct rig *rig, int number);
 int rig_gateway_wait(struct rig *rig);  // for its end; the exit code, or minus the signal
 void rig_gateway_stop(struct rig *rig); // SIGTERM, and the exit code must be 0
+void rig_gateway_kill(struct rig *rig); // SIGKILL
+// Spawns the gateway, which must end by itself with code 1 and say why in the log. Needs no broker.
+void rig_expect_no_start(struct rig *rig, const char *changes, const char *why);
 // The process of a worker, from 1, as the log says.
 pid_t rig_worker(struct rig *rig, unsigned number);
 // Waits for the end of a process that the gateway started, and that has outlived it; as rig_gateway_wait().
 int rig_orphan_wait(pid_t process);
+// Writes a file of that name into the rig's directory, whole at once, as an editor does.
+void rig_write_file(struct rig *rig, const char *name, const char *text);
 // Writes the configuration alone; path is that of the file.
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity);
 
 // Waits until the gateway publishes state: it hears first what the broker has of it.
 void rig_expect_state(struct rig *rig);
 
-// Everything, and the gateway is connected to the broker.
+// Everything but the gateway: a broker, with these lines of configuration or NULL, and the client.
+struct rig *rig_with_broker(const char *extra);
+// Everything, and the gateway publishes state.
 struct rig *rig_up(const char *changes);
 // A rig for one more gateway on the same broker, with the same client; its own client_id is for its
 // configuration to say. It goes with the first one.
@@ -93,6 +107,7 @@ bool rig_wait(rig_condition *condition, void *context, int milliseconds);
 
 // Expecting means to wait until the deadline and then to fail the test. The log has the text.
 void rig_expect_log(struct rig *rig, const char *text);
+void rig_expect_log_times(struct rig *rig, const char *text, size_t least);
 // Asks for the counters until what the log says of them has the text.
 void rig_expect_counters(struct rig *rig, const char *text);
 bool rig_log_has(struct rig *rig, const char *text);
@@ -107,11 +122,12 @@ const struct rig_message *rig_expect_message(struct rig *rig, const char *filter
 const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset);
 // How many messages came on topics that match, taken or not.
 size_t rig_count(struct rig *rig, const char *filter);
-// The nth message (from 0) on topics that match, or NULL.
+// Waits until that many have come. The deadline is that of a minute: it may be thousands.
+void rig_expect_count(struct rig *rig, const char *filter, size_t least);
+// The next message on topics that match, or NULL. *next is 0 for the first, and then for rig_next() to keep.
+const struct rig_message *rig_next(struct rig *rig, const char *filter, size_t *next);
+// The nth of them (from 0), or NULL.
 const struct rig_message *rig_message_at(struct rig *rig, const char *filter, size_t nth);
-
-// Asks the broker what it retains, and expects it there.
-const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic, const char *subset);
 
 // What the broker retains now on topics that match, as a subscriber gets it that comes late: an object of
 // payloads as texts by whole topic, for the caller to release. Do not count what comes live on these topics
@@ -127,6 +143,8 @@ size_t rig_count_retained(struct rig *rig, const char *filter);
 void rig_expect_none_retained(struct rig *rig, const char *filter);
 
 bool rig_json_contains(const json_t *whole, const json_t *part);
+// A message as JSON, which it must be; to release.
+json_t *json_of(const struct rig_message *message);
 // {"a":1} of 'a' quotes, for JSON in C: turns ' into ".
 json_t *rig_json(const char *text);
 
@@ -145,6 +163,10 @@ void rig_request(struct rig *rig, const char *topic, const char *text, const cha
 int rig_tcp_port(struct rig *rig, const char *channel);
 int rig_udp_port(struct rig *rig, const char *channel);
 
+// Sockets connected to that channel by 127.0.0.1.
+int rig_tcp_to(struct rig *rig, const char *channel);
+int rig_udp_to(struct rig *rig, const char *channel);
+
 // Sockets connected to the channel "mictrack" by "127.0.0.1" or "::1".
 int rig_tcp(struct rig *rig);
 int rig_tcp_at(const char *host, int port);
@@ -155,9 +177,11 @@ bool rig_has_ipv6(void);
 
 void device_send(int device, const char *text);
 void device_send_bytes(int device, const void *bytes, size_t length);
+void device_send_hex(int device, const char *hex);
 // The next bytes must be this text, before the deadline.
 void device_expect(int device, const char *text);
 void device_expect_bytes(int device, const void *bytes, size_t length);
+void device_expect_hex(int device, const char *hex);
 // The next datagram must be this text.
 void device_expect_datagram(int device, const char *text);
 bool device_has_bytes(int device); // now
@@ -167,3 +191,5 @@ int device_port(int device); // its own
 
 // Text of a report; the memory is good for the next 15 calls.
 const char *report(const char *ident, int seqnum);
+// The number of the report that a message is of.
+int seqnum_of(const struct rig_message *message);

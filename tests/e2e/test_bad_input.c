@@ -11,8 +11,6 @@
 
 TestSuite(bad_input, .fini = rig_clean);
 
-#define VAN     "866425031361423"
-#define CAR     "866425031377981"
 #define REPORTS "message/gw/devices/+"
 #define ALL     "message/gw/#"
 
@@ -214,7 +212,7 @@ Test(bad_input, values_that_are_left_out) {
         char text[256];
         snprintf(text, sizeof text, "MT;6;" VAN ";R0;%s\r\n", removed[i].data);
         device_send(device, text);
-        json_t *message = rig_json(rig_expect(rig, REPORTS, "{'message.type':'R0'}")->payload);
+        json_t *message = json_of(rig_expect(rig, REPORTS, "{'message.type':'R0'}"));
         check_removed(&removed[i], message);
         json_decref(message);
         rig_expect_log(rig, removed[i].log);
@@ -253,7 +251,7 @@ Test(bad_input, unknown_devices_on_the_channel_topic_only) {
     struct rig *rig = rig_up("{'unknown_devices':'channel'," REGISTRY "}");
     int device = rig_tcp(rig);
     device_send(device, report(VAN, 1));
-    json_t *message = rig_json(rig_expect(rig, "message/gw/channels/1/" VAN, NULL)->payload);
+    json_t *message = json_of(rig_expect(rig, "message/gw/channels/1/" VAN, NULL));
     cr_assert(json_object_get(message, "device.id") == NULL);
     cr_assert(json_object_get(message, "device.name") == NULL);
     cr_assert(json_object_get(message, "device.type.id") == NULL);
@@ -366,10 +364,7 @@ Test(bad_input, connections_that_fall_silent) {
 
 Test(bad_input, an_unknown_key_ends_the_start) {
     struct rig *rig = rig_new();
-    rig_broker_reserve(rig);
-    rig_gateway_spawn(rig, "{'mqtt':{'urll':'x'},'channel':[]}");
-    cr_assert(rig_gateway_wait(rig) == 1);
-    rig_expect_log(rig, "$.mqtt.urll: ");
+    rig_expect_no_start(rig, "{'mqtt':{'urll':'x'},'channel':[]}", "$.mqtt.urll: ");
     rig_expect_log(rig, "$.channel: ");
     rig->finished = true;
 }
@@ -387,7 +382,7 @@ Test(bad_input, a_port_in_use_costs_only_its_channel) {
     rig_expect_log(rig, "channel taken: cannot listen on tcp 127.0.0.1:");
     rig_expect_log(rig, "channel taken: cannot listen on udp 127.0.0.1:");
     rig_expect_log(rig, "address already in use");
-    device_send(rig_tcp_at("127.0.0.1", rig_tcp_port(rig, "free")), report(VAN, 1));
+    device_send(rig_tcp_to(rig, "free"), report(VAN, 1));
     rig_expect(rig, "message/gw/channels/2/" VAN, NULL);
     rig_gateway_stop(rig);
     rig->gateway = first;
@@ -402,9 +397,7 @@ Test(bad_input, no_free_port_at_all_ends_the_start) {
         "{'store':{'path':'%s/second.db'},'channels':[{'id':1,'protocol':'mictrack','tcp':'127.0.0.1:%d'}]}",
         rig->directory, rig_tcp_port(rig, "mictrack"));
     pid_t first = rig->gateway;
-    rig_gateway_spawn(rig, changes);
-    cr_assert(rig_gateway_wait(rig) == 1);
-    rig_expect_log(rig, "address already in use");
+    rig_expect_no_start(rig, changes, "address already in use");
     rig_expect_log(rig, "no tracker can connect");
     rig->gateway = first;
     rig_finish(rig);

@@ -9,8 +9,6 @@
 
 TestSuite(commands, .fini = rig_clean);
 
-#define VAN        "866425031361423"
-#define CAR        "866425031377981"
 #define TO_VAN     "command/gw/devices/" VAN
 #define TO_VAN_CH  "command/gw/channels/1/" VAN
 #define LOG_OF_VAN "log/gw/devices/" VAN "/commands-queue"
@@ -401,8 +399,7 @@ Test(commands, under_way_end_when_the_gateway_stops) {
     int device = van(rig);
     rig_publish(rig, TO_VAN, "[{\"name\":\"reboot\"},{\"name\":\"rconf\"}]");
     device_expect(device, "reboot,0#");
-    rig_gateway_stop(rig);
-    rig->finished = true;
+    rig_finish(rig);
 }
 
 // --- commands that are none: refused with a reason, and never at the device ---

@@ -7,8 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/bytes.h"
 #include "tests/e2e/state.h"
-#include "tests/vector.h"
 
 TestSuite(logs, .fini = rig_clean);
 
@@ -271,35 +271,22 @@ Test(logs, closed_because_of_too_many_connections_from_an_address) {
     rig_finish(rig);
 }
 
-// Two heart beats of Magicyo, of two devices.
-#define BEAT       "5555001e 383634383637303232353131303135 0c 0004 0000 "
-#define OTHER_BEAT "5555001e 383634383637303232353131303136 0c 0004 0000 "
-
-static void send_beat(int device, const char *head) {
-    size_t length;
-    uint8_t *bytes = vector_unhex(head, &length);
-    uint32_t a = 1, b = 0; // Adler-32, from offset 2
-    for (size_t i = 2; i < length; i++) {
-        a = (a + bytes[i]) % 65521;
-        b = (b + a) % 65521;
-    }
-    const uint8_t end[] = {(uint8_t)(b >> 8), (uint8_t)b, (uint8_t)(a >> 8), (uint8_t)a, 0xAA, 0xAA};
-    device_send_bytes(device, bytes, length);
-    device_send_bytes(device, end, sizeof end);
-    free(bytes);
+static void send_beat(int device, const char *imei) {
+    uint8_t frame[MAGICYO_FRAME_MAX];
+    device_send_bytes(device, frame, bytes_magicyo(frame, imei, 0x0C, 4, "", 0));
 }
 
 Test(logs, closed_because_the_protocol_was_violated) {
     struct rig *rig =
         rig_up("{'channels':[{'id':1,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0'}]}");
-    int device = rig_tcp_at("127.0.0.1", rig_tcp_port(rig, "magicyo"));
-    send_beat(device, BEAT);
-    rig_expect(rig, IDENTIFIED, "{'ident':'864867022511015'}");
-    send_beat(device, OTHER_BEAT); // another device on the same connection
+    int device = rig_tcp_to(rig, "magicyo");
+    send_beat(device, LORRY);
+    rig_expect(rig, IDENTIFIED, "{'ident':'" LORRY "'}");
+    send_beat(device, "864867022511016"); // another device on the same connection
     json_t *entry = expect_closed(rig, 4);
-    check_entry(entry, 102, device, "tcp", "864867022511015");
+    check_entry(entry, 102, device, "tcp", LORRY);
     json_decref(entry);
-    rig_expect(rig, ERRORS, "{'ident':'864867022511015','channel_id':1}");
+    rig_expect(rig, ERRORS, "{'ident':'" LORRY "','channel_id':1}");
     rig_finish(rig);
 }
 
@@ -348,7 +335,7 @@ static void check_packet(const json_t *entry, const void *bytes, size_t length, 
     check_hex(packet);
     cr_assert(*packet != '\0', "packet is empty");
     size_t came;
-    uint8_t *begin = vector_unhex(packet, &came);
+    uint8_t *begin = bytes_unhex(packet, &came);
     cr_assert(came <= length && (came == length || !whole), "packet has %zu bytes of %zu", came, length);
     cr_assert(memcmp(begin, bytes, came) == 0, "packet is %s", packet);
     free(begin);
@@ -527,7 +514,7 @@ static size_t left_out_before(const json_t *entry) {
 static size_t all_left_out(struct rig *rig) {
     const struct rig_message *message;
     size_t count = 0;
-    for (size_t i = 0; (message = rig_message_at(rig, CHANNEL_ONLY, i)) != NULL; i++) {
+    for (size_t next = 0; (message = rig_next(rig, CHANNEL_ONLY, &next)) != NULL;) {
         json_t *entry = json_of(message);
         count += left_out_before(entry);
         json_decref(entry);
@@ -600,7 +587,7 @@ Test(logs, of_a_flood_hide_no_others) {
         snprintf(source, sizeof source, "127.0.0.%d:%d", 2 + i, device_port(others[i]));
         snprintf(subset, sizeof subset, "\"source\":\"%s\"", source);
         const struct rig_message *message;
-        for (size_t n = 0; (message = rig_message_at(rig, CHANNEL_ONLY, n)) != NULL; n++)
+        for (size_t next = 0; (message = rig_next(rig, CHANNEL_ONLY, &next)) != NULL;)
             shown += strstr(message->payload, subset) != NULL;
     }
     cr_assert(shown >= 2, "the faults of %zu others of 3 are shown", shown); // two may share a place

@@ -136,7 +136,7 @@ Test(state, of_a_channel_after_a_crash) {
     struct rig *rig = rig_up(NULL);
     wake(rig, VAN);
     expect_connections(rig, 1);
-    kill_gateway(rig);
+    kill_and_hear(rig);
     rig_gateway_start(rig, NULL);
     char address[64];
     snprintf(address, sizeof address, "{'tcp':'127.0.0.1:%d','connections':0}",
@@ -310,7 +310,7 @@ static struct rig *crashed_with_van_and_car(void) {
     device_send(rig_tcp(rig), report(CAR, 1));
     rig_expect_standing(rig, VAN_CONNECTED, "true");
     rig_expect_standing(rig, "state/gw/devices/5/connected", "true");
-    kill_gateway(rig);
+    kill_and_hear(rig);
     return rig;
 }
 
@@ -369,7 +369,7 @@ Test(state, of_devices_elsewhere_when_a_gateway_was_killed) {
     wake(rig->beside, CAR);
     rig_expect_standing(rig, VAN_CONNECTED, "true");
     rig_expect_standing(rig, CAR_CONNECTED, "true");
-    kill_gateway(rig);
+    kill_and_hear(rig);
     rig_gateway_start(rig, NULL);
     rig_expect_standing(rig, VAN_CONNECTED, "false");
     pass_fence(rig);
@@ -487,9 +487,7 @@ Test(state, follows_who_comes_and_goes_while_the_broker_is_away) {
 
 // It has forgotten nothing: only what changed meanwhile comes.
 Test(state, follows_who_goes_while_a_broker_is_away_that_keeps_all) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, RIG_BROKER_KEEPS);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
     rig_gateway_start(rig, NULL);
     int van = wake(rig, VAN);
     wake(rig, CAR);
@@ -527,8 +525,7 @@ Test(state, connected_of_an_earlier_run_is_not_the_last_word) {
     rig_broker_freeze(rig);
     device_send(device, report(VAN, 1));
     device_expect_datagram(device, "ok"); // all of it is on disk
-    rig_gateway_signal(rig, SIGKILL);
-    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
+    rig_gateway_kill(rig);
     rig_broker_kill(rig);
     rig_broker_start(rig, NULL);
     rig_gateway_start(rig, NULL);

@@ -17,7 +17,6 @@ TestSuite(faults_flood, .fini = rig_clean);
 #define SLOW  300
 #define FLOOD 20
 #define CROWD 10000 // slow ones alone; as many descriptors again has the gateway
-#define VAN   "866425031361423"
 
 static const char *const channels[] = {"mictrack", "magicyo"};
 
