@@ -28,7 +28,7 @@ static struct rig *the_rig; // of this test, for rig_clean()
 
 // --- waiting ---
 
-static int64_t clock_ms(void) {
+int64_t rig_clock(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
@@ -41,14 +41,19 @@ static int64_t poll_interval(int64_t waited) {
 }
 
 bool rig_wait(rig_condition *condition, void *context, int milliseconds) {
-    int64_t begun = clock_ms();
+    int64_t begun = rig_clock();
     while (!condition(context)) {
-        int64_t waited = clock_ms() - begun;
+        int64_t waited = rig_clock() - begun;
         if (waited > milliseconds)
             return false;
         usleep(1000 * (useconds_t)poll_interval(waited));
     }
     return true;
+}
+
+void rig_wait_until(int64_t time) {
+    for (int64_t left; (left = time - rig_clock()) > 0;)
+        usleep(1000 * (useconds_t)left);
 }
 
 // --- files ---
@@ -218,15 +223,23 @@ void rig_finish(struct rig *rig) {
 
 // --- the broker ---
 
-static int free_port(void) {
-    int listener = socket(AF_INET, SOCK_STREAM, 0), port;
-    unsigned seed = (unsigned)getpid() * 7919U + (unsigned)clock_ms();
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    do {
+static bool is_free(int type, int port) {
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int probe = socket(AF_INET, type, 0);
+    bool bound = bind(probe, (struct sockaddr *)&address, sizeof address) == 0;
+    close(probe);
+    return bound;
+}
+
+int rig_free_port(void) {
+    static unsigned seed;
+    int port;
+    if (seed == 0)
+        seed = (unsigned)getpid() * 7919U + (unsigned)rig_clock();
+    do
         port = PORT_FIRST + (int)((unsigned)rand_r(&seed) % PORT_COUNT);
-        address.sin_port = htons((uint16_t)port);
-    } while (bind(listener, (struct sockaddr *)&address, sizeof address) != 0);
-    close(listener);
+    while (!is_free(SOCK_STREAM, port) || !is_free(SOCK_DGRAM, port));
     return port;
 }
 
@@ -273,14 +286,14 @@ static bool try_broker(struct rig *rig, const char *extra) {
 void rig_broker_start(struct rig *rig, const char *extra) {
     bool chosen = rig->broker_port != 0, runs = false;
     for (int i = 0; i < 5 && !runs; i++) {
-        rig->broker_port = chosen ? rig->broker_port : free_port();
+        rig->broker_port = chosen ? rig->broker_port : rig_free_port();
         runs = try_broker(rig, extra);
     }
     cr_assert(runs, "mosquitto does not start");
 }
 
 void rig_broker_reserve(struct rig *rig) {
-    rig->broker_port = free_port();
+    rig->broker_port = rig_free_port();
 }
 
 void rig_broker_kill(struct rig *rig) {

@@ -58,6 +58,8 @@ void rig_broker_kill(struct rig *rig);    // SIGKILL
 void rig_broker_wipe(struct rig *rig);    // forgets what the killed broker had on its disk
 void rig_broker_freeze(struct rig *rig);  // SIGSTOP: connected, and deaf
 void rig_broker_thaw(struct rig *rig);
+// One of 127.0.0.1 that is free for TCP and UDP.
+int rig_free_port(void);
 // Lines for a broker that writes each change to its disk.
 #define RIG_BROKER_KEEPS "persistence true\nautosave_interval 1\nautosave_on_changes true\n"
 // As Debian's runs unless told otherwise.
@@ -101,6 +103,10 @@ struct rig *rig_beside(struct rig *rig);
 void rig_finish(struct rig *rig);
 
 // --- waiting ---
+
+int64_t rig_clock(void); // milliseconds; only goes forward
+// For what only the passing of time brings about.
+void rig_wait_until(int64_t time);
 
 typedef bool rig_condition(void *context);
 bool rig_wait(rig_condition *condition, void *context, int milliseconds);

@@ -120,7 +120,7 @@ Test(command_queue, of_the_channels_topic_waits_too) {
 Test(command_queue, over_udp_goes_out_only_to_whom_was_heard_lately) {
     struct rig *rig = rig_up("{'commands':{'udp_reachable':1}}");
     int device = wake_udp(rig, VAN);
-    usleep(1100000); // what is to be seen is that time has passed
+    rig_wait_until(rig_clock() + 1100);
     queue(rig, VAN, "reboot", REBOOT);
     cr_assert(!device_has_bytes(device));
     talk(rig, device, VAN);
@@ -300,8 +300,9 @@ Test(command_queue, expires) {
 Test(command_queue, expires_while_the_gateway_is_down) {
     struct rig *rig = rig_up(NULL);
     queue(rig, VAN, "reboot", "{\"name\":\"reboot\",\"ttl\":1}");
+    int64_t expired = rig_clock() + 1100;
     rig_gateway_kill(rig);
-    usleep(1100000);
+    rig_wait_until(expired);
     rig_gateway_start(rig, NULL);
     int device = rig_tcp(rig); // at once, perhaps before the gateway has looked
     device_send(device, report(VAN, 3));
@@ -384,19 +385,21 @@ Test(command_queue, survives_the_gateway_while_it_is_under_way) {
     finish(rig);
 }
 
-// The answer reaches the gateway but not the broker; it is on the gateway's disk when the log says so.
+// The answer reaches the gateway but not the broker. Once it is on the gateway's disk, the end of the command
+// waits for the broker: its entry, the log entry, and the entry emptied.
 static void answer_unheard(struct rig *rig, bool frozen) {
     queue(rig, VAN, "reboot", REBOOT);
     int device = wake(rig, VAN);
     device_expect(device, "reboot,0#");
     expect_step(rig, VAN, "reboot", "sent", NULL);
+    expect_handed_over(rig);
     if (frozen)
         rig_broker_freeze(rig);
     else
         rig_broker_kill(rig);
     device_send(device, "reboot=Success!\r\n");
     rig_expect_log(rig, "command reboot is processed, executed");
-    usleep(200000); // until it is on disk, which nothing says
+    rig_expect_counters(rig, "outbox: 3 messages");
     rig_gateway_kill(rig);
 }
 

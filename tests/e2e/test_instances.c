@@ -200,10 +200,11 @@ Test(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
 // The same while it was away for longer than the command may wait.
 Test(instances, what_ended_elsewhere_does_not_expire) {
     struct rig *rig = two_up();
-    queue(rig, "{\"name\":\"reboot\",\"ttl\":2}");
+    queue(rig, "{\"name\":\"reboot\",\"ttl\":4}");
+    int64_t expired = rig_clock() + 4100;
     rig_gateway_kill(rig);
     expect_once(rig, wake(rig->beside, VAN));
-    usleep(2100000); // its time is over
+    rig_wait_until(expired);
     rig_gateway_start(rig, NULL);
     rig_expect_log(rig, ": connected");
     int device = wake(rig, CAR);

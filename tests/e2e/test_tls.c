@@ -27,21 +27,11 @@ static void make_certificate(const struct rig *rig, const char *name, const char
     cr_assert(system(command) == 0, "openssl fails");
 }
 
-static int free_port(void) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof address;
-    int probe = socket(AF_INET, SOCK_STREAM, 0);
-    cr_assert(bind(probe, (struct sockaddr *)&address, length) == 0);
-    getsockname(probe, (struct sockaddr *)&address, &length);
-    close(probe);
-    return ntohs(address.sin_port);
-}
-
 // A broker that has a port with TLS beside the rig's own, and a gateway that is told to use it.
 static struct rig *tls_up(const char *subject, const char *url_format, const char *more) {
     static char lines[512], changes[512];
     char url[128];
-    int port = free_port();
+    int port = rig_free_port();
     struct rig *rig = rig_new();
     make_certificate(rig, "broker", subject);
     make_certificate(rig, "other", subject);

@@ -114,7 +114,8 @@ Test(faults_disk, the_disk_is_full) {
     char store[160];
     rig_broker_start(rig, NULL);
     mount_disk(rig);
-    struct world *world = world_new(rig, FEW);
+    struct world *world = world_new(
+        rig, (struct world_setup){.mictrack = 16, .magicyo = 4, .udp = 4, .magicyo_udp = 4, .rate = 6000});
     snprintf(store, sizeof store, "'store':{'path':'%s/store.db'}", disk);
     world_start_gateway(world, store);
     int seconds = world_seconds(0);

@@ -77,7 +77,5 @@ int world_seconds(int without);
 // Whether that time is over.
 bool world_is_over(struct world *world, int seconds);
 
-int world_free_port(void);
-
 // The end of a test: settles, stops the gateway and frees the world.
 void world_finish(struct world *world, const char *name);

@@ -82,7 +82,7 @@ static void open_socket(struct world *world, struct device *device) {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)port_of(world, device)),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    device->when = world_clock();
+    device->when = rig_clock();
     device->socket = socket(AF_INET, is_udp(device) ? SOCK_DGRAM : SOCK_STREAM, 0);
     if (connect(device->socket, (struct sockaddr *)&address, sizeof address) != 0)
         device_close(device);
@@ -100,7 +100,7 @@ static void note_answer(struct world *world, struct device *device, int sequence
     world->counts.acknowledged_magicyo += device->kind == MAGICYO;
     while (device->answered < SEQUENCE_MAX && (device->flags[device->answered + 1] & ACKNOWLEDGED) != 0)
         device->answered++;
-    device->when = world_clock();
+    device->when = rig_clock();
 }
 
 static void hear_frames(struct world *world, struct device *device) {
@@ -188,7 +188,7 @@ static void say_tcp(struct world *world, struct device *device) {
         if (device->out_length == 0 && !may_send(device))
             return;
         if (device->out_length == 0 && device->kind == MAGICYO && device->next == device->answered + 1)
-            device->when = world_clock();
+            device->when = rig_clock();
         if (device->out_length == 0)
             device->out_length = make(device, device->next, device->out);
         if (!write_out(world, device))
@@ -222,7 +222,7 @@ void device_poll(struct world *world, const struct device *device) {
 }
 
 void device_turn(struct world *world, struct device *device) {
-    int64_t now = world_clock();
+    int64_t now = rig_clock();
     if (device->socket < 0 && now - device->when > RETRY_AFTER)
         open_socket(world, device);
     if (device->socket >= 0 && world_is_ready(world, device->socket, POLLIN | POLLHUP | POLLERR))

@@ -70,7 +70,6 @@ struct world {
     size_t memory_count;
 };
 
-int64_t world_clock(void);
 void world_poll(struct world *world, int descriptor, short events);
 bool world_is_ready(const struct world *world, int descriptor, short events);
 

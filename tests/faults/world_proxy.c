@@ -212,7 +212,7 @@ static bool pass(struct world *world, struct pair *pair, struct pipe *pipe) {
 }
 
 static void turn_pair(struct world *world, struct pair *pair) {
-    int64_t now = world_clock();
+    int64_t now = rig_clock();
     if (world->faults.stalled || now < pair->held_until)
         return;
     pair->held_until = now + world->faults.delay;
