@@ -86,6 +86,14 @@ void rig_write_file(struct rig *rig, const char *name, const char *text) {
     cr_assert(rename(temporary, path) == 0);
 }
 
+void rig_write_json(struct rig *rig, const char *name, const char *text) {
+    json_t *json = rig_json(text);
+    char *dump = json_dumps(json, JSON_INDENT(2));
+    rig_write_file(rig, name, dump);
+    free(dump);
+    json_decref(json);
+}
+
 static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *walk) {
     return remove(path);
 }

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #define RIG_DEADLINE 15000 // milliseconds, generous: a busy machine is no fault
@@ -86,6 +87,7 @@ pid_t rig_worker(struct rig *rig, unsigned number);
 int rig_orphan_wait(pid_t process);
 // Writes a file of that name into the rig's directory, whole at once, as an editor does.
 void rig_write_file(struct rig *rig, const char *name, const char *text);
+void rig_write_json(struct rig *rig, const char *name, const char *text); // as rig_json() reads it
 // Writes the configuration alone; path is that of the file.
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity);
 
@@ -163,6 +165,12 @@ void rig_publish_retained(struct rig *rig, const char *topic, const char *text);
 void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,
                  const char *correlation);
 
+// Runs Mosquitto's own client for requests, which publishes a command and waits for the answer: 30 seconds at
+// the most. Reads its output from what popen() gives.
+FILE *rig_mosquitto_rr(struct rig *rig, const char *topic, const char *command);
+// Its output, which is good until the next call; it must have had an answer.
+const char *rig_mosquitto_rr_answer(FILE *process);
+
 // --- devices ---
 
 // Ports of the channel of that name.
@@ -184,6 +192,7 @@ bool rig_has_ipv6(void);
 void device_send(int device, const char *text);
 void device_send_bytes(int device, const void *bytes, size_t length);
 void device_send_hex(int device, const char *hex);
+void device_send_junk(int device); // 3000 bytes that are of no protocol
 // The next bytes must be this text, before the deadline.
 void device_expect(int device, const char *text);
 void device_expect_bytes(int device, const void *bytes, size_t length);

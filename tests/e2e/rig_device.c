@@ -104,6 +104,12 @@ void device_send_hex(int device, const char *hex) {
     free(bytes);
 }
 
+void device_send_junk(int device) {
+    uint8_t junk[3000];
+    memset(junk, 0xA5, sizeof junk);
+    device_send_bytes(device, junk, sizeof junk);
+}
+
 static ssize_t receive(int device, char *bytes, size_t capacity) {
     struct pollfd poller = {.fd = device, .events = POLLIN};
     cr_assert(poll(&poller, 1, RIG_DEADLINE) == 1, "the device hears nothing");

@@ -498,3 +498,21 @@ void rig_request(struct rig *rig, const char *topic, const char *text, const cha
     publish(rig, topic, text, strlen(text), false, true, properties);
     mosquitto_property_free_all(&properties);
 }
+
+FILE *rig_mosquitto_rr(struct rig *rig, const char *topic, const char *command) {
+    char call[512], whole[128];
+    whole_topic(rig, topic, whole, sizeof whole);
+    snprintf(call, sizeof call,
+             "timeout 40 mosquitto_rr -V 5 -h 127.0.0.1 -p %d -t %s -e answers/rr -m '%s' -W 30",
+             rig->broker_port, whole, command);
+    FILE *process = popen(call, "r");
+    cr_assert(process != NULL, "mosquitto_rr does not start");
+    return process;
+}
+
+const char *rig_mosquitto_rr_answer(FILE *process) {
+    static char answer[1024];
+    answer[fread(answer, 1, sizeof answer - 1, process)] = '\0';
+    cr_assert(pclose(process) == 0, "mosquitto_rr fails: %s", answer);
+    return answer;
+}

@@ -49,14 +49,12 @@ Test(bad_input, text_that_is_no_report) {
 Test(bad_input, a_kilobyte_of_junk_closes_the_connection) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig), other = rig_tcp(rig), late = rig_tcp(rig);
-    uint8_t junk[3000];
-    memset(junk, 0xA5, sizeof junk);
-    device_send_bytes(device, junk, sizeof junk);
+    device_send_junk(device);
     device_expect_closed(device);
     rig_expect_log(rig, "connection 1: not this protocol (code 19)");
     device_send(late, report(VAN, 1));
     rig_expect(rig, REPORTS, "{'ident':'" VAN "'}");
-    device_send_bytes(late, junk, sizeof junk); // also when it was this protocol before
+    device_send_junk(late); // also when it was this protocol before
     device_expect_closed(late);
     rig_expect_log(rig, "connection 3: cannot be read any further (code 6)");
     expect_others_go_on(rig, other, 1);
@@ -108,12 +106,10 @@ Test(bad_input, an_endless_report) {
 Test(bad_input, a_datagram_of_junk) {
     struct rig *rig = rig_up(NULL);
     int device = rig_udp(rig);
-    uint8_t junk[3000];
-    memset(junk, 0xA5, sizeof junk);
-    device_send_bytes(device, junk, sizeof junk);
+    device_send_junk(device);
     device_send(device, "MT;6;8664250313"); // cut off
     device_send(device, report(VAN, 1));
-    device_send_bytes(device, junk, sizeof junk);
+    device_send_junk(device);
     device_send(device, report(VAN, 2));
     rig_expect(rig, REPORTS, "{'message.seqnum':1}");
     rig_expect(rig, REPORTS, "{'message.seqnum':2}");

@@ -197,18 +197,10 @@ static int van_that_said(struct rig *rig, const char *text) {
     return device;
 }
 
-static void write_devices(struct rig *rig, const char *text) {
-    json_t *json = rig_json(text);
-    char *devices = json_dumps(json, 0);
-    rig_write_file(rig, "devices.json", devices);
-    free(devices);
-    json_decref(json);
-}
-
 static struct rig *rig_with_registry(const char *devices) {
     struct rig *rig = rig_with_broker(NULL);
     char changes[256];
-    write_devices(rig, devices);
+    rig_write_json(rig, "devices.json", devices);
     snprintf(changes, sizeof changes, "{" ENABLED ",'devices_file':'%s/devices.json'}", rig->directory);
     rig_gateway_start(rig, changes);
     rig_expect_log(rig, ": connected");
@@ -216,7 +208,7 @@ static struct rig *rig_with_registry(const char *devices) {
 }
 
 static void reload(struct rig *rig, const char *devices) {
-    write_devices(rig, devices);
+    rig_write_json(rig, "devices.json", devices);
     rig_gateway_signal(rig, SIGHUP);
     rig_expect_log(rig, "the registry has");
 }

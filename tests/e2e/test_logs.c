@@ -93,8 +93,11 @@ static json_t *expect_closed(struct rig *rig, int code) {
     return entry;
 }
 
-static void expect_closed_simply(struct rig *rig, int code) {
-    json_decref(expect_closed(rig, code));
+// The same of this device's connection; ident NULL: nobody has said who it is.
+static json_t *expect_closed_of(struct rig *rig, int code, int device, const char *ident) {
+    json_t *entry = expect_closed(rig, code);
+    check_entry(entry, 102, device, "tcp", ident);
+    return entry;
 }
 
 Test(logs, the_life_of_a_connection) {
@@ -163,8 +166,7 @@ Test(logs, closed_because_the_gateway_stops) {
     int device = wake(rig, VAN);
     rig_expect(rig, IDENTIFIED, NULL);
     stop_and_hear(rig);
-    json_t *entry = expect_closed(rig, 7);
-    check_entry(entry, 102, device, "tcp", VAN);
+    json_t *entry = expect_closed_of(rig, 7, device, VAN);
     check_device(entry, atoll(VAN));
     json_decref(entry);
     rig_expect(rig, DISCONNECTED, "{'event_code':301}");
@@ -175,9 +177,7 @@ Test(logs, closed_because_the_device_connected_again) {
     struct rig *rig = rig_up(NULL);
     int first = wake(rig, VAN), second = wake(rig, VAN);
     device_expect_closed(first);
-    json_t *entry = expect_closed(rig, 12);
-    check_entry(entry, 102, first, "tcp", VAN);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 12, first, VAN));
     talk(rig, second, VAN);
     cr_assert(rig_count(rig, CLOSED) == 1);
     cr_assert(rig_count(rig, DISCONNECTED) == 0, "the device was there all the time");
@@ -189,8 +189,7 @@ Test(logs, closed_because_the_device_is_not_allowed) {
     int device = rig_tcp(rig);
     device_send(device, report(VAN, 1));
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 13);
-    check_entry(entry, 102, device, "tcp", VAN); // whose owner wonders
+    json_t *entry = expect_closed_of(rig, 13, device, VAN); // whose owner wonders
     expect_absent(entry, "device_id");
     json_decref(entry);
     rig_finish(rig);
@@ -200,9 +199,7 @@ Test(logs, closed_because_it_fell_silent) {
     struct rig *rig = rig_up("{'limits':{'idle_timeout':1}}");
     int device = wake(rig, VAN);
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 17);
-    check_entry(entry, 102, device, "tcp", VAN);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 17, device, VAN));
     rig_expect(rig, DISCONNECTED, "{'event_code':301}");
     rig_finish(rig);
 }
@@ -211,8 +208,7 @@ Test(logs, closed_because_it_did_not_say_who_it_is) {
     struct rig *rig = rig_up("{'limits':{'identify_timeout':1}}");
     int device = rig_tcp(rig);
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 17);
-    check_entry(entry, 102, device, "tcp", NULL);
+    json_t *entry = expect_closed_of(rig, 17, device, NULL);
     cr_assert(integer_member(entry, "recv") == 0);
     cr_assert(integer_member(entry, "msgs") == 0);
     json_decref(entry);
@@ -222,13 +218,9 @@ Test(logs, closed_because_it_did_not_say_who_it_is) {
 Test(logs, closed_because_it_is_not_this_protocol) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
-    uint8_t junk[3000];
-    memset(junk, 0xA5, sizeof junk);
-    device_send_bytes(device, junk, sizeof junk);
+    device_send_junk(device);
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 19);
-    check_entry(entry, 102, device, "tcp", NULL);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 19, device, NULL));
     rig_expect(rig, ERRORS, "{'event_code':103,'verdict':'JUNK'}");
     rig_finish(rig);
 }
@@ -236,12 +228,9 @@ Test(logs, closed_because_it_is_not_this_protocol) {
 Test(logs, closed_because_it_cannot_be_read_any_further) {
     struct rig *rig = rig_up(NULL);
     int device = wake(rig, VAN);
-    uint8_t junk[3000];
-    memset(junk, 0xA5, sizeof junk);
-    device_send_bytes(device, junk, sizeof junk);
+    device_send_junk(device);
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 6);
-    check_entry(entry, 102, device, "tcp", VAN);
+    json_t *entry = expect_closed_of(rig, 6, device, VAN);
     cr_assert(integer_member(entry, "msgs") == 1);
     json_decref(entry);
     rig_finish(rig);
@@ -253,9 +242,7 @@ Test(logs, closed_because_of_too_many_connections) {
     rig_expect(rig, ACCEPTED, NULL);
     int second = rig_tcp(rig);
     device_expect_closed(second);
-    json_t *entry = expect_closed(rig, 20);
-    check_entry(entry, 102, second, "tcp", NULL);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 20, second, NULL));
     rig_finish(rig);
 }
 
@@ -264,7 +251,7 @@ Test(logs, closed_because_of_too_many_connections_from_an_address) {
     rig_tcp(rig);
     rig_expect(rig, ACCEPTED, NULL);
     device_expect_closed(rig_tcp(rig));
-    expect_closed_simply(rig, 20);
+    json_decref(expect_closed(rig, 20));
     int other = rig_tcp_from(rig, "127.0.0.2");
     device_send(other, report(VAN, 1));
     rig_expect(rig, IDENTIFIED, "{'ident':'" VAN "'}");
@@ -283,9 +270,7 @@ Test(logs, closed_because_the_protocol_was_violated) {
     send_beat(device, LORRY);
     rig_expect(rig, IDENTIFIED, "{'ident':'" LORRY "'}");
     send_beat(device, "864867022511016"); // another device on the same connection
-    json_t *entry = expect_closed(rig, 4);
-    check_entry(entry, 102, device, "tcp", LORRY);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 4, device, LORRY));
     rig_expect(rig, ERRORS, "{'ident':'" LORRY "','channel_id':1}");
     rig_finish(rig);
 }

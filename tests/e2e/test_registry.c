@@ -11,6 +11,7 @@
 
 TestSuite(registry, .fini = rig_clean);
 
+#define DEVICES   "devices.json"
 #define THIRD     "866425031379169"
 #define STATE_42  "state/gw/devices/42"
 #define STATE_43  "state/gw/devices/43"
@@ -19,28 +20,16 @@ TestSuite(registry, .fini = rig_clean);
 
 #define REPORT_AT(minute) "R0;10+1901091200" minute "+22.63827+114.02922+2.14+69+2+3744+113"
 
-static void devices_path(const struct rig *rig, char *path, size_t capacity) {
-    snprintf(path, capacity, "%s/devices_file.json", rig->directory);
-}
-
-static void write_devices(struct rig *rig, const char *devices) {
-    json_t *json = rig_json(devices);
-    char *text = json_dumps(json, 0);
-    rig_write_file(rig, "devices_file.json", text);
-    free(text);
-    json_decref(json);
-}
-
 static void reload(struct rig *rig, const char *devices) {
-    write_devices(rig, devices);
+    rig_write_json(rig, DEVICES, devices);
     rig_gateway_signal(rig, SIGHUP);
 }
 
 // Starts the gateway with the file as it stands; changes are members of the configuration, or "".
 static void spawn(struct rig *rig, const char *changes) {
-    char all[512], path[96];
-    devices_path(rig, path, sizeof path);
-    snprintf(all, sizeof all, "{'devices_file':'%s'%s%s}", path, *changes != '\0' ? "," : "", changes);
+    char all[512];
+    snprintf(all, sizeof all, "{'devices_file':'%s/" DEVICES "'%s%s}", rig->directory,
+             *changes != '\0' ? "," : "", changes);
     rig_gateway_spawn(rig, all);
 }
 
@@ -52,9 +41,16 @@ static void start(struct rig *rig, const char *changes) {
 
 static struct rig *up_with(const char *devices, const char *changes) {
     struct rig *rig = rig_with_broker(NULL);
-    write_devices(rig, devices);
+    rig_write_json(rig, DEVICES, devices);
     start(rig, changes);
     return rig;
+}
+
+// VAN on a connection, with a first report that has come through.
+static int reporting_van(struct rig *rig) {
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    return device;
 }
 
 static void expect_gone(struct rig *rig, const char *state) {
@@ -78,8 +74,7 @@ Test(registry, of_a_file_and_of_the_configuration) {
     expect_device(rig, STATE_42, "{'id':42,'name':'Van 1','ident':'" VAN "','device_type_id':825}", "false");
     expect_device(rig, "state/gw/devices/5", "{'id':5,'name':'Car','ident':'" CAR "','device_type_id':0}",
                   "false");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    reporting_van(rig);
     rig_expect(rig, "message/gw/devices/42", "{'device.id':42,'device.name':'Van 1','device.type.id':825}");
     reload(rig, VAN_IS_43);
     expect_device(rig, STATE_43, "{'id':43}", "true");
@@ -89,8 +84,7 @@ Test(registry, of_a_file_and_of_the_configuration) {
 
 Test(registry, changes_a_connected_device_at_once) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42,'name':'Van 1'}", "true");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     reload(rig, VAN_IS_43);
@@ -116,8 +110,7 @@ Test(registry, changes_a_connected_device_at_once) {
 
 Test(registry, changes_where_commands_go) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     reload(rig, VAN_IS_43);
     expect_device(rig, STATE_43, "{'id':43}", "true");
     rig_publish(rig, "command/gw/devices/43", "mode,6,60#");
@@ -161,8 +154,7 @@ Test(registry, changes_a_device_over_udp_at_once) {
 
 Test(registry, changes_a_name_and_nothing_else) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'name':'Van 1'}", "true");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     reload(rig, "[{'ident':'" VAN "','id':42,'name':'Köln \\\"1\\\"','type_id':1}]");
@@ -177,8 +169,7 @@ Test(registry, changes_a_name_and_nothing_else) {
 
 Test(registry, changes_a_device_that_is_away) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     close(device);
     expect_device(rig, STATE_42, "{'id':42}", "false");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
@@ -243,8 +234,7 @@ Test(registry, removes_a_device_that_never_came) {
 
 Test(registry, removes_a_device_that_is_away) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     close(device);
     expect_device(rig, STATE_42, "{'id':42}", "false");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
@@ -255,8 +245,7 @@ Test(registry, removes_a_device_that_is_away) {
 
 Test(registry, removes_a_connected_device_that_goes_on_as_an_unknown_one) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42}", "true");
     reload(rig, "[]");
     expect_gone(rig, STATE_42);
@@ -270,8 +259,7 @@ Test(registry, removes_a_connected_device_that_goes_on_as_an_unknown_one) {
 
 Test(registry, removes_a_connected_device_that_goes_on_on_the_channel_topic) {
     struct rig *rig = up_with(VAN_IS_42, "'unknown_devices':'channel'");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42}", "true");
     reload(rig, "[]");
     expect_gone(rig, STATE_42);
@@ -347,11 +335,11 @@ Test(registry, is_read_again_each_time) {
 // As far as the gateway can tell from what it has published itself.
 Test(registry, changes_while_the_gateway_is_away) {
     struct rig *rig = up_with("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':5}]", "");
-    say(rig, rig_tcp(rig), VAN, REPORT_AT("00"));
+    reporting_van(rig);
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     rig_expect_standing(rig, "state/gw/devices/5/connected", "false");
     kill_and_hear(rig);
-    write_devices(rig, VAN_IS_43);
+    rig_write_json(rig, DEVICES, VAN_IS_43);
     start(rig, "");
     expect_device(rig, STATE_43, "{'id':43,'name':'Van 2','ident':'" VAN "'}", "false");
     expect_gone(rig, STATE_42);
@@ -362,10 +350,9 @@ Test(registry, changes_while_the_gateway_is_away) {
 // What changed while the broker was away is right when it is back, also when it has lost all.
 static void change_while_away(const char *broker) {
     struct rig *rig = rig_with_broker(broker);
-    write_devices(rig, VAN_IS_42);
+    rig_write_json(rig, DEVICES, VAN_IS_42);
     start(rig, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42}", "true");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     rig_broker_kill(rig);
@@ -436,14 +423,13 @@ static const struct {
 // The old registry is kept, whole.
 static void expect_refused(const char *text, const char *reason) {
     struct rig *rig = up_with(VAN_IS_42, "'devices':[{'ident':'" THIRD "','id':7}]");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42,'name':'Van 1'}", "true");
     rig_expect_standing(rig, "state/gw/devices/7/connected", "false");
     char path[96];
-    devices_path(rig, path, sizeof path);
+    snprintf(path, sizeof path, "%s/" DEVICES, rig->directory);
     if (text != NULL)
-        rig_write_file(rig, "devices_file.json", text);
+        rig_write_file(rig, DEVICES, text);
     else
         remove(path);
     rig_gateway_signal(rig, SIGHUP);
@@ -477,8 +463,7 @@ REFUSED(10, a_file_that_is_missing)
 
 Test(registry, without_a_file_the_signal_changes_nothing) {
     struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'}]}");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     rig_gateway_signal(rig, SIGHUP);
     rig_expect_counters(rig, "outbox: ");
     say(rig, device, VAN, REPORT_AT("01"));
@@ -488,8 +473,7 @@ Test(registry, without_a_file_the_signal_changes_nothing) {
 
 Test(registry, that_did_not_change_changes_nothing) {
     struct rig *rig = up_with("[{'ident':'" VAN "','id':42,'name':'Van 1'},{'ident':'" CAR "','id':43}]", "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     rig_expect(rig, STATE_42 "/connected", "true");
     rig_expect(rig, STATE_43 "/connected", "false");
     reload(rig, "[{'ident':'" VAN "','id':42,'name':'Van 1'},{'ident':'" CAR "','id':43},"
@@ -522,7 +506,7 @@ static void write_many(struct rig *rig, int first, int last, const char *name) {
         json_array_append_new(devices, json_pack("{s:s, s:i, s:s}", "ident", ident, "id", i, "name", text));
     }
     char *text = json_dumps(devices, 0);
-    rig_write_file(rig, "devices_file.json", text);
+    rig_write_file(rig, DEVICES, text);
     free(text);
     json_decref(devices);
 }

@@ -264,10 +264,8 @@ Test(reports, on_the_device_topic_only) {
 }
 
 Test(reports, under_another_prefix) {
-    struct rig *rig = rig_new();
+    struct rig *rig = rig_with_broker(NULL);
     rig->topic_prefix = "flespi";
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
     rig_gateway_start(rig, "{'mqtt':{'topic_prefix':'flespi'}}");
     device_send(rig_tcp(rig), report(VAN, 1));
     rig_expect(rig, "/flespi/message/gw/channels/1/" VAN, NULL);

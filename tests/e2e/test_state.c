@@ -197,11 +197,10 @@ Test(state, of_a_device_with_a_name_that_json_has_to_escape) {
 }
 
 Test(state, under_another_prefix) {
-    struct rig *rig = rig_new();
+    struct rig *rig = rig_with_broker(NULL);
     rig->topic_prefix = "flespi";
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
     rig_gateway_start(rig, "{'mqtt':{'topic_prefix':'flespi'}}");
+    rig_expect_state(rig); // so that all that follows is published at once
     close(wake(rig, VAN));
     rig_expect(rig, "/flespi/" VAN_CONNECTED, "false");
     static const char *const topics[] = {INSTANCE, CHANNEL, VAN_STATE, VAN_STATE "/telemetry/battery.voltage",
