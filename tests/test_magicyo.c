@@ -1,6 +1,5 @@
 // Magicyo: what needs more frames or more bytes than a vector should have.
 #include <criterion/criterion.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "tests/bytes.h"

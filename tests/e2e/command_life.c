@@ -69,7 +69,7 @@ void expect_entry(struct rig *rig, const char *ident, int64_t id, const char *su
         cr_assert(rig_wait(is_emptied, &emptied, RIG_DEADLINE), "%s is not emptied", topic);
 }
 
-// The broker may get an entry twice: those of one attempt count once.
+// An entry may come twice: those of one attempt count once.
 static size_t count_different(struct rig *rig, const char *topic) {
     json_t *seen = json_object();
     const struct rig_message *message;

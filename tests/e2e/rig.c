@@ -2,7 +2,6 @@
 #include "tests/e2e/rig_parts.h"
 
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <netinet/in.h>
@@ -34,7 +33,7 @@ int64_t rig_clock(void) {
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-// Short at first, so that what comes soon is not kept waiting.
+// Short at first, so that what comes soon is noticed soon.
 static int64_t poll_interval(int64_t waited) {
     int64_t interval = waited / 8;
     return interval < POLL_FIRST ? POLL_FIRST : interval > POLL_LAST ? POLL_LAST : interval;
@@ -179,7 +178,7 @@ static void show_log(const struct rig *rig, const char *name) {
     free(text);
 }
 
-// Workers of a gateway that is killed stop by themselves, but not before the test's files are removed.
+// The workers of a killed gateway stop by themselves, but perhaps only after the test's files are gone.
 static void end_workers(struct rig *rig) {
     for (unsigned i = 1; rig->workers > 0 && i <= WORKERS_MAX; i++) {
         pid_t pid = rig_worker(rig, i);

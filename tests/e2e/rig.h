@@ -63,9 +63,9 @@ void rig_broker_thaw(struct rig *rig);
 int rig_free_port(void);
 // Lines for a broker that writes each change to its disk.
 #define RIG_BROKER_KEEPS "persistence true\nautosave_interval 1\nautosave_on_changes true\n"
-// As Debian's runs unless told otherwise.
+// The limits that Debian's broker has by default.
 #define RIG_BROKER_LIMITS "max_inflight_messages 20\nmax_queued_messages 1000\nqueue_qos0_messages false\n"
-// As many lines of configuration as a broker needs that asks for RIG_USER and RIG_PASSWORD.
+// Lines for a broker that asks for RIG_USER and RIG_PASSWORD.
 const char *rig_broker_password_lines(struct rig *rig);
 
 // Connects the client, now and whenever the broker comes back. Keeps its session.
@@ -81,9 +81,9 @@ void rig_gateway_stop(struct rig *rig); // SIGTERM, and the exit code must be 0
 void rig_gateway_kill(struct rig *rig); // SIGKILL
 // Spawns the gateway, which must end by itself with code 1 and say why in the log. Needs no broker.
 void rig_expect_no_start(struct rig *rig, const char *changes, const char *why);
-// The process of a worker, from 1, as the log says.
+// The process of a worker; they count from 1.
 pid_t rig_worker(struct rig *rig, unsigned number);
-// Waits for the end of a process that the gateway started, and that has outlived it; as rig_gateway_wait().
+// As rig_gateway_wait(), for a process that the gateway started and that has outlived it.
 int rig_orphan_wait(pid_t process);
 // Writes a file of that name into the rig's directory, whole at once, as an editor does.
 void rig_write_file(struct rig *rig, const char *name, const char *text);
@@ -91,7 +91,7 @@ void rig_write_json(struct rig *rig, const char *name, const char *text); // as 
 // Writes the configuration alone; path is that of the file.
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity);
 
-// Waits until the gateway publishes state: it hears first what the broker has of it.
+// Waits until the gateway publishes state; before that it hears what the broker retains.
 void rig_expect_state(struct rig *rig);
 
 // Everything but the gateway: a broker, with these lines of configuration or NULL, and the client.
@@ -113,10 +113,10 @@ void rig_wait_until(int64_t time);
 typedef bool rig_condition(void *context);
 bool rig_wait(rig_condition *condition, void *context, int milliseconds);
 
-// Expecting means to wait until the deadline and then to fail the test. The log has the text.
+// To expect is to wait until the deadline and then to fail the test. Here: the log has the text.
 void rig_expect_log(struct rig *rig, const char *text);
 void rig_expect_log_times(struct rig *rig, const char *text, size_t least);
-// Asks for the counters until what the log says of them has the text.
+// Asks the gateway for its counters until the log has the text.
 void rig_expect_counters(struct rig *rig, const char *text);
 bool rig_log_has(struct rig *rig, const char *text);
 size_t rig_log_count(struct rig *rig, const char *text);
@@ -130,16 +130,16 @@ const struct rig_message *rig_expect_message(struct rig *rig, const char *filter
 const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset);
 // How many messages came on topics that match, taken or not.
 size_t rig_count(struct rig *rig, const char *filter);
-// Waits until that many have come. The deadline is that of a minute: it may be thousands.
+// Waits until so many have come; for a minute, as it may be thousands.
 void rig_expect_count(struct rig *rig, const char *filter, size_t least);
-// The next message on topics that match, or NULL. *next is 0 for the first, and then for rig_next() to keep.
+// The next message on topics that match, or NULL. *next is 0 to begin with, and then kept by rig_next().
 const struct rig_message *rig_next(struct rig *rig, const char *filter, size_t *next);
 // The nth of them (from 0), or NULL.
 const struct rig_message *rig_message_at(struct rig *rig, const char *filter, size_t nth);
 
-// What the broker retains now on topics that match, as a subscriber gets it that comes late: an object of
-// payloads as texts by whole topic, for the caller to release. Do not count what comes live on these topics
-// afterwards: it may come twice for a moment.
+// What the broker retains now on topics that match: an object with the payloads as texts, by whole topic, for
+// the caller to release. Do not count what comes live on these topics afterwards: it may come twice for a
+// moment.
 json_t *rig_retained(struct rig *rig, const char *filter);
 // Waits until the broker retains exactly this text on the topic (NULL: nothing).
 void rig_expect_standing(struct rig *rig, const char *topic, const char *text);
@@ -151,9 +151,9 @@ size_t rig_count_retained(struct rig *rig, const char *filter);
 void rig_expect_none_retained(struct rig *rig, const char *filter);
 
 bool rig_json_contains(const json_t *whole, const json_t *part);
-// A message as JSON, which it must be; to release.
+// A message as JSON, for the caller to release.
 json_t *json_of(const struct rig_message *message);
-// {"a":1} of 'a' quotes, for JSON in C: turns ' into ".
+// Reads JSON with ' in place of ", which is easier to write in C.
 json_t *rig_json(const char *text);
 
 // --- publishing ---
@@ -165,10 +165,10 @@ void rig_publish_retained(struct rig *rig, const char *topic, const char *text);
 void rig_request(struct rig *rig, const char *topic, const char *text, const char *response_topic,
                  const char *correlation);
 
-// Runs Mosquitto's own client for requests, which publishes a command and waits for the answer: 30 seconds at
-// the most. Reads its output from what popen() gives.
+// Starts Mosquitto's own client for requests, which publishes the command and waits 30 seconds for the
+// answer.
 FILE *rig_mosquitto_rr(struct rig *rig, const char *topic, const char *command);
-// Its output, which is good until the next call; it must have had an answer.
+// Waits for the answer, which must come. The text is good until the next call.
 const char *rig_mosquitto_rr_answer(FILE *process);
 
 // --- devices ---

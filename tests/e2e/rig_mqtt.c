@@ -165,7 +165,7 @@ struct search {
     struct rig_message *found;
 };
 
-// Filters are given without the prefix of the topics; one that begins with / is given whole.
+// Filters lack the prefix of the topics, unless they begin with /.
 static void whole_topic(const struct rig *rig, const char *topic, char *whole, size_t capacity) {
     if (*topic == '/')
         snprintf(whole, capacity, "%s", topic + 1);
@@ -271,8 +271,8 @@ static bool sentinel_came(void *context) {
     return came;
 }
 
-// What is retained for one subscription comes before that for the next: all of it has come when this returns.
-// Returns where in the messages it begins.
+// The broker answers one subscription after the other, so all that is retained has come when the sentinel
+// has. Returns the index of the first message that may be of it.
 static size_t ask_retained(struct rig *rig, const char *whole) {
     struct rig_client *client = rig->client;
     struct sentinel sentinel = {.client = client};

@@ -2,7 +2,6 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,7 +13,7 @@ TestSuite(bad_input, .fini = rig_clean);
 #define REPORTS "message/gw/devices/+"
 #define ALL     "message/gw/#"
 
-// What is expected of any bad input: the device beside it goes on, and nothing was published but its reports.
+// Whatever the bad input: the device beside it carries on, and only its reports were published.
 static void expect_others_go_on(struct rig *rig, int other, int seqnum) {
     char subset[64];
     device_send(other, report(CAR, seqnum));
@@ -183,7 +182,7 @@ static const struct removed {
     {"10+190109091803+22.63827+114.02922+2.14+69+2+99999999999999999999+113", "battery.voltage", "9999999"},
 };
 
-// The report stays without the value, and without nothing else; a time that is none is the server's.
+// Only that value is missing from the report; in place of an impossible time stands the server's.
 static void check_removed(const struct removed *it, const json_t *message) {
     static const char *const fields[] = {"position.latitude",  "position.longitude", "position.speed",
                                          "position.direction", "battery.voltage",    "position.satellites",
@@ -217,7 +216,7 @@ Test(bad_input, values_that_are_left_out) {
     rig_finish(rig);
 }
 
-// Of lines about the same thing from one address only so many are written in a second, and the rest counted.
+// The log writes only so many similar lines about one address in a second, and counts the rest.
 struct again {
     struct rig *rig;
     int device;
@@ -319,7 +318,7 @@ static int udp_from(const char *address, int port) {
     return device;
 }
 
-// One a second: the others are dropped, and those from another address are not.
+// One a second: the rest is dropped, but not what comes from another address.
 Test(bad_input, more_datagrams_than_an_address_may_send) {
     struct rig *rig = rig_up("{'limits':{'datagrams_per_second':1}}");
     int port = rig_udp_port(rig, "mictrack"), many = udp_from("127.0.0.1", port);

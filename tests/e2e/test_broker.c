@@ -90,7 +90,7 @@ Test(broker, away_at_the_start) {
     rig_finish(rig);
 }
 
-// As above, with a subscriber that the broker remembers from before, so that nothing can pass it by.
+// As above, but the broker knows its subscriber from before, so that it misses nothing.
 Test(broker, away_for_a_while_gets_what_came_meanwhile) {
     struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
     rig_broker_kill(rig);
@@ -187,7 +187,7 @@ Test(broker, rejected_datagrams_are_not_acknowledged) {
     rig_finish(rig);
 }
 
-// A broker that lets one device's messages pass and denies another's; more is further configuration.
+// A broker that accepts the messages of CAR and rejects those of VAN. more: further configuration.
 static struct rig *denying_up(const char *more) {
     struct rig *rig = rig_new();
     char extra[256];
@@ -225,7 +225,7 @@ Test(broker, that_refuses_a_message_for_good_does_not_have_it_acknowledged) {
     rig_finish(rig);
 }
 
-// Mosquitto without a limit of its queue: its answer is lost with the connection when more is under way.
+// Mosquitto without a queue limit closes the connection when more is in flight, and its answer is lost.
 Test(broker, that_closes_the_connection_after_a_refusal_takes_what_is_behind_it) {
     struct rig *rig = denying_up("");
     int van = rig_tcp(rig), car = rig_tcp(rig);
@@ -239,7 +239,8 @@ Test(broker, that_closes_the_connection_after_a_refusal_takes_what_is_behind_it)
     rig_finish(rig);
 }
 
-// Where little waits the broker that says nothing is given all of it, and still what comes goes to disk.
+// Few messages wait, so all are handed to the broker; it does not answer, so new ones go to disk all the
+// same.
 Test(broker, that_freezes_is_not_trusted_until_it_answers) {
     struct rig *rig = rig_with_broker(NULL);
     rig_gateway_start(rig, WITH_ACK);
@@ -306,7 +307,7 @@ Test(broker, gets_what_waits_when_the_gateway_is_told_to_stop) {
     rig->finished = true;
 }
 
-// So many reports that the gateway leaves some of them unread; what it reads ends in the middle of one.
+// So many reports that the gateway leaves some unread, and stops reading in the middle of one.
 static pid_t send_without_end(int device) {
     static char text[65536];
     size_t length = 0;
@@ -325,7 +326,7 @@ struct backlog {
     int device;
 };
 
-// What the system holds of the device's connection that the gateway has not read.
+// How many bytes of the connection the system holds that the gateway has not read.
 static unsigned unread_bytes(const struct backlog *backlog) {
     FILE *sockets = fopen("/proc/net/tcp", "r");
     unsigned unread = 0, local, remote, bytes;
@@ -395,7 +396,7 @@ Test(broker, silent_at_the_end_does_not_hold_up_one_told_twice) {
     rig_finish(rig);
 }
 
-// A port that lets nobody in: its queue is full, and further attempts wait for minutes.
+// A port that accepts nobody: its queue is full, and further attempts wait for minutes.
 static int fill_port(int *port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int listener = socket(AF_INET, SOCK_STREAM, 0);

@@ -92,7 +92,7 @@ Test(command_queue, waits_until_the_device_wakes_over_udp) {
     finish(rig);
 }
 
-// Known only by the silence behind its first report.
+// Only the silence after its first report says who it is.
 Test(command_queue, goes_out_after_a_report_without_a_terminator) {
     struct rig *rig = rig_up(NULL);
     queue(rig, VAN, "reboot", REBOOT);
@@ -403,7 +403,7 @@ static void answer_unheard(struct rig *rig, bool frozen) {
     rig_gateway_kill(rig);
 }
 
-// What was answered is said, and never sent again.
+// The answer is published, and the command is not sent again.
 static void expect_answered(struct rig *rig) {
     expect_step(rig, VAN, "reboot", "processed", "{'executed':true,'response':'reboot=Success!'}");
     int device = wake(rig, VAN);
@@ -509,7 +509,7 @@ Test(command_queue, answered_while_a_broker_that_forgets_is_down_is_said_later) 
     answer_while_down(true);
 }
 
-// Both at once, and the broker has nothing any more.
+// Both at once, and the broker has lost everything.
 Test(command_queue, is_given_back_by_a_gateway_that_was_killed_too) {
     struct rig *rig = up_with(RIG_BROKER_KEEPS, NULL);
     int64_t id = queue(rig, VAN, "reboot", REBOOT);
@@ -520,14 +520,13 @@ Test(command_queue, is_given_back_by_a_gateway_that_was_killed_too) {
     expect_reboot_and_finish(rig);
 }
 
-// The broker is frozen when the command would become an entry: it stands on the gateway's disk alone, and the
-// broker remembers older commands.
+// The command is on the gateway's disk only: the broker fell back to a state in which it has older ones.
 Test(command_queue, that_never_came_to_the_broker_is_not_taken_for_canceled) {
     struct rig *rig = up_with(RIG_BROKER_KEEPS, NULL);
     int64_t old = queue(rig, CAR, "rconf", "{\"name\":\"rconf\"}");
     rig_expect(rig, INSTANCE "/queue", NULL);
     int64_t id = queue(rig, VAN, "reboot", REBOOT);
-    // The broker falls back to where it had the older one only.
+    // The broker falls back to when it had only the older one.
     rig_gateway_kill(rig);
     cancel(rig, VAN, id);
     rig_broker_kill(rig);
@@ -549,7 +548,7 @@ Test(command_queue, that_never_came_to_the_broker_is_not_taken_for_canceled) {
     expect_reboot_and_finish(rig);
 }
 
-// A broker that falls back to an older state of its disk holds commands that have ended since.
+// A broker that falls back to an older state still holds commands that have ended since.
 Test(command_queue, that_has_ended_does_not_rise_from_an_old_broker) {
     struct rig *rig = rig_up(NULL);
     int64_t id = queue(rig, VAN, "reboot", REBOOT);
@@ -795,7 +794,7 @@ Test(command_queue, refuses_what_is_too_large_or_too_deep) {
     finish(rig);
 }
 
-// A meta of nearly the largest size comes back whole, also after a restart.
+// A meta of almost the largest size comes back whole, even after a restart.
 Test(command_queue, keeps_a_large_meta) {
     struct rig *rig = rig_up(NULL);
     static char text[20000];
@@ -815,7 +814,7 @@ Test(command_queue, keeps_a_large_meta) {
 Test(command_queue, ignores_response_topics_that_are_none) {
     struct rig *rig = rig_up(NULL);
     char call[256];
-    // The rig's library would not publish this, and a broker may not take it: then nothing arrives at all.
+    // The rig's library does not publish this, and a broker may reject it: then nothing arrives at all.
     snprintf(call, sizeof call,
              "timeout 5 mosquitto_pub -V 5 -q 1 -h 127.0.0.1 -p %d -t trackbus/" TO_VAN
              " -m 'reboot,0#' -D publish response-topic 'answers/#' >/dev/null 2>&1",
@@ -876,7 +875,7 @@ Test(command_queue, ignores_entries_that_are_none) {
     rig_finish(rig);
 }
 
-// An entry that somebody else wrote well is a command.
+// A valid entry is a command, whoever wrote it.
 Test(command_queue, takes_up_a_good_entry) {
     struct rig *rig = rig_with_broker(NULL);
     rig_publish_retained(rig, ENTRY_OF_VAN "/77", FORGED("77", "reboot", "{}", OF_VAN));

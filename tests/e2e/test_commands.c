@@ -2,7 +2,6 @@
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -28,7 +27,7 @@ static int van(struct rig *rig) {
     return identified(rig, rig_tcp(rig), VAN);
 }
 
-// The life of a command until it is processed; with what the result contains.
+// Waits until the command is processed with a result that contains this.
 static void expect_life(struct rig *rig, const char *name, const char *result) {
     static const char *const events[] = {"queued", "sent", "processed"};
     for (size_t i = 0; i < 3; i++) {
@@ -384,7 +383,7 @@ Test(commands, under_way_end_when_the_gateway_stops) {
     rig_finish(rig);
 }
 
-// --- commands that are none: refused with a reason, and never at the device ---
+// --- what is no command: rejected with a reason, and never sent to the device ---
 
 static const struct refused {
     const char *payload;
@@ -455,7 +454,7 @@ Test(commands, of_300_bytes_are_refused_and_of_255_are_not) {
     rig_finish(rig);
 }
 
-// Plain text is sent as it stands, also when it happens to be JSON.
+// Plain text is sent as it is, even when it happens to be JSON.
 Test(commands, that_are_a_number_or_a_string_are_text) {
     struct rig *rig = rig_up("{'commands':{'timeout':1,'max_attempts':1}}");
     int device = van(rig);

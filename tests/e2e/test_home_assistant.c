@@ -183,7 +183,7 @@ static json_t *config_of(struct rig *rig, const char *entity) {
     return json_of(expect_entity(rig, entity, "{}"));
 }
 
-// What comes without anything reported.
+// The entities of a device that has not reported anything.
 static void expect_first_entities(struct rig *rig, const char *subset) {
     expect_entity(rig, "device_tracker/position", subset);
     expect_entity(rig, "binary_sensor/connected", subset);
@@ -237,7 +237,7 @@ Test(home_assistant, tracker) {
     rig_finish(rig);
 }
 
-// Whatever template Home Assistant has for the availability finds "online" and "offline".
+// The template for the availability finds "online" and "offline".
 Test(home_assistant, availability_is_that_of_the_gateway) {
     struct rig *rig = rig_up("{" ENABLED "}");
     van_that_said(rig, report(VAN, 113));
@@ -290,7 +290,7 @@ Test(home_assistant, states_are_what_the_entities_read) {
     rig_finish(rig);
 }
 
-// The report with the SOS event has the member that the template asks for.
+// The SOS report has the member that the template reads.
 Test(home_assistant, alarm_is_in_the_message) {
     struct rig *rig = rig_up("{" ENABLED "}");
     int device = van_that_said(rig, report(VAN, 113));
@@ -312,7 +312,7 @@ Test(home_assistant, alarms_without_messages_per_device) {
     rig_finish(rig);
 }
 
-// No alarms, and no commands that a button could give.
+// It has no alarms, and no commands for a button.
 Test(home_assistant, entities_of_another_protocol) {
     struct rig *rig = rig_up(BOTH_PROTOCOLS);
     device_send_hex(rig_tcp_to(rig, "magicyo"), LORRY_POSITIONS);
@@ -323,7 +323,7 @@ Test(home_assistant, entities_of_another_protocol) {
     cr_assert(check_configs(rig) == 4, "%zu entities", rig_count(rig, CONFIGS));
 }
 
-// The topic that Home Assistant takes the place from has the members that it looks for, as numbers.
+// Where Home Assistant reads the position, the members that it looks for are there, as numbers.
 Test(home_assistant, attributes_of_the_tracker) {
     struct rig *rig = rig_up(BOTH_PROTOCOLS);
     char topic[128];
@@ -479,7 +479,7 @@ Test(home_assistant, another_id) {
     rig_finish(rig);
 }
 
-// The ident that has the id now has not what the other one had.
+// The device that has the id now does not inherit the other one's entities.
 Test(home_assistant, id_of_another_device) {
     struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42}]");
     van_that_said(rig, report(VAN, 1));
@@ -527,7 +527,7 @@ Test(home_assistant, id_given_away_while_the_gateway_was_away) {
     rig_finish(rig);
 }
 
-// What is known of a device from the last run: its protocol.
+// The gateway remembers the device's protocol from the last run.
 Test(home_assistant, gateway_started_again) {
     struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'name':'Van 1'}]");
     van_that_said(rig, report(VAN, 1));
@@ -542,7 +542,7 @@ Test(home_assistant, gateway_started_again) {
 
 // --- several gateways ---
 
-// The one that has the device announces it, with itself as what the entities depend on.
+// The gateway that has the device announces it, and its entities depend on that gateway.
 Test(home_assistant, device_that_goes_to_another_gateway) {
     struct rig *rig = rig_up("{" ENABLED "}"), *second = rig_beside(rig);
     rig_gateway_start(second, "{" ENABLED ",'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
@@ -556,7 +556,7 @@ Test(home_assistant, device_that_goes_to_another_gateway) {
     rig_finish(rig);
 }
 
-// One that starts later does not announce what another has.
+// A gateway that starts later does not announce the devices of another.
 Test(home_assistant, listed_device_of_another_gateway) {
     struct rig *rig = rig_up("{" ENABLED ",'devices':[{'ident':'" VAN "','id':42}]}");
     van_that_said(rig, report(VAN, 1));

@@ -62,7 +62,7 @@ Test(instances, the_one_that_holds_the_device_delivers) {
     finish(rig);
 }
 
-// A log entry that is none does not say that another gateway has the device.
+// A broken log entry is no sign that another gateway has the device.
 Test(instances, a_device_does_not_move_on_a_word_of_nobody) {
     struct rig *rig = rig_up(NULL);
     int device = wake(rig, VAN);
@@ -132,7 +132,7 @@ Test(instances, a_device_that_moves_over_udp_gets_each_command_once) {
     finish(rig);
 }
 
-// Sent by the one, answered at the other.
+// Sent by one gateway, answered at the other.
 Test(instances, an_answer_counts_wherever_it_comes) {
     struct rig *rig = two_up();
     struct post post = post_at(rig->beside, CAR);
@@ -179,7 +179,7 @@ Test(instances, what_comes_while_the_intake_is_away_is_not_missed) {
     expect_steps(rig, VAN, "sent", 50);
 }
 
-// The intake has the command on its disk; meanwhile the other one brought it to its end.
+// The intake has the command on its disk, but the other one has finished it meanwhile.
 Test(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
     struct rig *rig = two_up();
     queue(rig, REBOOT);
@@ -197,7 +197,7 @@ Test(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
     finish(rig);
 }
 
-// The same while it was away for longer than the command may wait.
+// The same, away for longer than the command may wait.
 Test(instances, what_ended_elsewhere_does_not_expire) {
     struct rig *rig = two_up();
     queue(rig, "{\"name\":\"reboot\",\"ttl\":4}");
@@ -280,7 +280,7 @@ Test(instances, both_outlive_a_broker_that_loses_all) {
     finish(rig);
 }
 
-// --- what all have together ---
+// --- sums over all gateways ---
 
 #define CHANNEL "state/gw/channels/1"
 #define PART    "state/gw/instances/second/channels/1"
@@ -355,7 +355,7 @@ Test(instances, their_connections_are_added_up_again_after_the_broker_lost_all) 
     rig_finish(rig);
 }
 
-// A channel that the one that adds up does not have.
+// A channel that the intake, which adds up, does not have.
 #define APART                                                                                                \
     "{'mqtt':{'client_id':'second'},'commands':{'intake':false},'channels':[{'id':5,'name':'far',"           \
     "'protocol':'mictrack','tcp':'127.0.0.1:0'}]}"

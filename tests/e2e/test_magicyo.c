@@ -1,7 +1,6 @@
 // Magicyo devices end to end: login, data, heartbeat, repeats, commands, and what breaks the protocol.
 #include <criterion/criterion.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -254,7 +253,7 @@ Test(magicyo, a_frame_that_never_ends_is_closed_for_silence) {
     rig_finish(rig);
 }
 
-// Sent until the gateway has enough of it: 64 MB would never be read.
+// Stops when the gateway gives up: it would never read 64 MB.
 Test(magicyo, endless_marks_close_the_connection) {
     struct rig *rig = rig_up(CHANNELS);
     int device = lorry(rig), good = known_lorry(rig);

@@ -95,7 +95,7 @@ Test(registry, changes_a_connected_device_at_once) {
     rig_expect(rig, "message/gw/devices/43", "{'device.id':43,'device.name':'Van 2','device.type.id':821}");
     rig_expect(rig, "message/gw/channels/1/" VAN, "{'device.id':43}");
     cr_assert(rig_count(rig, "message/gw/devices/42") == 1);
-    // Values that have not changed are told of all the same under the new id.
+    // Values that have not changed are published under the new id all the same.
     rig_expect_standing(rig, STATE_43 "/telemetry/battery.voltage", "3.744");
     rig_expect_standing(rig, STATE_43 "/telemetry/position.latitude", "22.63827");
     json_decref(rig_expect_standing_json(rig, STATE_43 "/telemetry/position", "{'latitude':22.63827}"));
@@ -120,7 +120,8 @@ Test(registry, changes_where_commands_go) {
     rig_finish(rig);
 }
 
-// Anyone may say an ident whose number is a listed device's id. It has no identity, and takes nothing away.
+// Anyone may claim an ident that reads like a listed device's id. It gets no identity, and takes nothing
+// away.
 Test(registry, keeps_the_id_of_a_listed_device_from_others) {
     struct rig *rig = up_with(VAN_IS_42, "");
     int device = rig_tcp(rig), other = rig_tcp(rig);
@@ -347,7 +348,7 @@ Test(registry, changes_while_the_gateway_is_away) {
     rig_finish(rig);
 }
 
-// What changed while the broker was away is right when it is back, also when it has lost all.
+// What changed while the broker was away is right when it is back, even when it has lost everything.
 static void change_while_away(const char *broker) {
     struct rig *rig = rig_with_broker(broker);
     rig_write_json(rig, DEVICES, VAN_IS_42);
@@ -572,8 +573,8 @@ static bool never(void *context) {
     return false;
 }
 
-// The gateway has read the first bytes of a report and is busy then. False when that took so long that it may
-// have been at rest and have taken them for a whole one.
+// Sends the first bytes of a report and keeps the gateway busy. False when it took so long that the gateway
+// may have been idle and have taken them for a whole report.
 static bool reload_within(struct rig *rig, int device, size_t length, size_t *sent) {
     char counter[48];
     long begin = milliseconds();
@@ -584,8 +585,7 @@ static bool reload_within(struct rig *rig, int device, size_t length, size_t *se
     return milliseconds() - begin < 150;
 }
 
-// The rest of a report comes while the registry is read: that it was not read yet is not the device's
-// silence.
+// The rest of a report comes while the gateway reads the registry: it must not take that for silence.
 Test(registry, that_takes_long_to_read_cuts_no_report) {
     struct rig *rig = rig_with_broker(NULL);
     write_many(rig, 1, MANY, "First");

@@ -14,7 +14,7 @@ TestSuite(reports, .fini = rig_clean);
 #define DEVICES "message/gw/devices/+"
 #define ALL     "message/gw/#"
 
-// Cuts what no test can know out of a payload, and checks its form: server.timestamp.
+// Cuts server.timestamp, which no test can know, out of a payload, and checks its form.
 static char *without_time(const char *payload) {
     static char text[2048];
     regex_t pattern;
@@ -154,7 +154,7 @@ Test(reports, byte_by_byte) {
     rig_finish(rig);
 }
 
-// One with the line end given, which may be none.
+// A report with this line end, which may be empty.
 static const char *report_ending(int seqnum, const char *end) {
     static char text[128];
     strcpy(text, report(VAN, seqnum));

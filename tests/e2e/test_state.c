@@ -1,5 +1,5 @@
-// What stands retained about channels and devices, and what becomes of it when the gateway or the broker
-// ends. Telemetry has a file of its own; the instance is looked at in test_broker.c.
+// What is retained about channels and devices, and what becomes of it when the gateway or the broker stops.
+// Telemetry has a file of its own; the instance is in test_broker.c.
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ static void expect_connections(struct rig *rig, int count) {
     json_decref(rig_expect_standing_json(rig, CHANNEL, subset));
 }
 
-// All that the gateway would say of VAN before this, it has said.
+// Once this returns, the gateway has published all that it had to say about VAN.
 static void pass_fence(struct rig *rig) {
     close(wake(rig, THIRD));
     rig_expect(rig, "state/gw/devices/" THIRD "/connected", "true");
@@ -420,8 +420,7 @@ static void expect_restored(struct rig *rig, json_t *before) {
     json_decref(before);
 }
 
-// One device is connected, one was, one is in the registry and never came; with texts and lists among their
-// values.
+// One device is connected, one was, one is only in the registry; some of their values are texts and lists.
 static struct rig *fleet_up(void) {
     struct rig *rig =
         rig_up("{'devices':[{'ident':'" CAR "','id':5,'name':'Car'},{'ident':'" THIRD "','id':6}]}");
@@ -484,7 +483,7 @@ Test(state, follows_who_comes_and_goes_while_the_broker_is_away) {
     rig_finish(rig);
 }
 
-// It has forgotten nothing: only what changed meanwhile comes.
+// The broker has forgotten nothing: only what changed meanwhile is published.
 Test(state, follows_who_goes_while_a_broker_is_away_that_keeps_all) {
     struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
     rig_gateway_start(rig, NULL);
@@ -515,8 +514,7 @@ Test(state, of_the_registry_at_a_new_broker_and_a_new_start) {
     rig_finish(rig);
 }
 
-// The device was there when the broker went away, and is gone when both are back; that it was there stands in
-// the store.
+// The store says that the device is connected, but it is gone when the gateway and the broker are back.
 Test(state, connected_of_an_earlier_run_is_not_the_last_word) {
     struct rig *rig = rig_up(
         "{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','udp':'127.0.0.1:0','udp_ack':'ok'}]}");

@@ -38,7 +38,7 @@ static void expect_live(struct rig *rig, const char *topic, const char *const *p
 
 // --- every field, as it stands in the message ---
 
-// What says where a message comes from and which one it is, and nothing of the device.
+// Says where a message comes from and which one it is, but nothing about the device.
 static bool is_of_the_message(const char *field) {
     static const char *const others[] = {"ident",       "timestamp", "server.timestamp", "channel.id", "peer",
                                          "protocol.id", NULL};
@@ -102,7 +102,7 @@ Test(telemetry, of_every_field_of_mictrack) {
     rig_finish(rig);
 }
 
-// Numbers, booleans, texts and lists, in so many words.
+// Numbers, booleans, texts and lists, literally.
 Test(telemetry, is_bare_json) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
@@ -256,7 +256,7 @@ Test(telemetry, stays_when_a_field_vanishes_from_reports) {
     rig->finished = true;
 }
 
-// A value that cannot be is no value, and half a place is none.
+// An impossible value is no value, and half a position is no position.
 Test(telemetry, is_not_moved_by_a_value_that_was_left_out) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
@@ -314,7 +314,7 @@ Test(telemetry, stays_when_the_gateway_starts_anew) {
     rig_finish(rig);
 }
 
-// What is shown is in the broker, and what is older than it stays older.
+// The broker has what is shown, and an older report does not replace it.
 Test(telemetry, is_not_moved_by_an_older_report_after_a_new_start) {
     struct rig *rig = rig_up(NULL);
     say(rig, rig_tcp(rig), VAN, NOON);
@@ -352,7 +352,7 @@ Test(telemetry, position_has_all_of_a_report) {
     rig_finish(rig);
 }
 
-// Dilution of precision is there, and is no accuracy.
+// Dilution of precision is published, but is no accuracy.
 Test(telemetry, position_has_the_accuracy_that_the_device_gave) {
     struct rig *rig = rig_up(MAGICYO);
     device_send_hex(lorry(rig),
@@ -378,7 +378,7 @@ Test(telemetry, position_has_no_accuracy_where_the_device_gave_none) {
     rig_finish(rig);
 }
 
-// The speed of the one is none of the other.
+// The speed of one is not that of the other.
 Test(telemetry, position_does_not_mix_two_reports) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
@@ -417,7 +417,7 @@ Test(telemetry, position_is_never_torn) {
     rig->finished = true;
 }
 
-// A heart beat has satellites, and no coordinates. The place stays, as it was written.
+// A heartbeat has satellites but no coordinates. The position stays as it was.
 Test(telemetry, position_stays_when_a_report_has_no_coordinates) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);

@@ -1,16 +1,13 @@
 // The connection to the broker over TLS, with certificates made for the test.
-#include <arpa/inet.h>
 #include <criterion/criterion.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "tests/e2e/rig.h"
 
 TestSuite(tls, .fini = rig_clean);
 
-// A certificate for a name, of an authority of its own: NAME.crt, NAME.key and NAME-ca.crt in the rig's
+// Makes a certificate for a name, and an authority for it: NAME.crt, NAME.key and NAME-ca.crt in the rig's
 // directory.
 static void make_certificate(const struct rig *rig, const char *name, const char *subject) {
     char command[1600];

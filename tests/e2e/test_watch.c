@@ -1,6 +1,5 @@
 // `trackbus watch` against a real broker: as lines, and on a terminal.
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <pty.h>
 #include <signal.h>
@@ -335,7 +334,7 @@ Test(watch, the_broker_goes_and_comes) {
     rig->finished = true;
 }
 
-// Between the sequences of our own there are none of a device.
+// The only escape sequences are our own, none come from a device.
 Test(watch, nothing_reaches_the_terminal_raw) {
     struct rig *rig = rig_with_broker(NULL);
     rig_publish_retained(rig, "state/gw/devices/5",

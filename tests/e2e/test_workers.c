@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -264,7 +263,7 @@ Test(workers, deliver_over_udp) {
     finish(rig);
 }
 
-// Each way once more, so that a command that went to the wrong place would be seen.
+// Several times each way, so that a command that went to the wrong place would show.
 Test(workers, a_device_that_moves_gets_each_command_once) {
     struct rig *rig = up(2, NULL);
     int before = wake_at(rig, 1, VAN);
@@ -436,7 +435,7 @@ static bool signal_and_look(void *context) {
     return rig_log_count(rig, ": connected") >= 2;
 }
 
-// A signal that comes before a worker is ready for it does not end it.
+// A signal does not end a worker that is not ready for it yet.
 Test(workers, signals_may_come_early) {
     struct rig *rig = rig_with_broker(NULL);
     rig->workers = 2;
@@ -532,7 +531,7 @@ static int hold(int type, int *port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     int on = 1, handle = socket(AF_INET, type, 0);
-    // Even by one that would share it.
+    // Even when the holder would share it.
     setsockopt(handle, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
     cr_assert(bind(handle, (struct sockaddr *)&address, length) == 0);
     cr_assert(type != SOCK_STREAM || listen(handle, 8) == 0);
@@ -565,7 +564,7 @@ Test(workers, need_a_free_udp_port) {
     expect_port_in_use("udp", SOCK_DGRAM);
 }
 
-// Two channels on one port would each get a part of the devices.
+// Two channels on one port would each get some of the devices.
 Test(workers, need_a_port_for_each_channel) {
     struct rig *rig = rig_new();
     char changes[256], reason[96];
@@ -627,7 +626,7 @@ static bool is_removed(void *context) {
     return !has_file(context, "store.db-3");
 }
 
-// What stands may also be nothing: it was there while no broker was.
+// Nothing may be retained at all: the device came and went while there was no broker.
 static bool is_not_connected(void *context) {
     json_t *standing = rig_retained(context, "state/gw/devices/" VAN "/connected");
     const char *topic;

@@ -1,4 +1,4 @@
-// The store: full, damaged, of an older or newer run, not to be had; and untouched while the broker keeps up.
+// The store: full, damaged, of an older or newer run, unusable; and untouched while the broker keeps up.
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -65,7 +65,7 @@ Test(faults_disk, store_max_bytes_is_reached) {
         rig_expect(rig, INSTANCE, "{'full':true}");
         rig_expect(rig, INSTANCE, "{'full':false}");
         rig_expect_log_times(rig, "devices are read again", round);
-        // It may become full again at once with what connections had to say, but not the first time.
+        // Later it may be full again at once, with what connections had to say.
         cr_assert(rig_log_count(rig, "datagrams were turned away") >
                   rig_log_count(rig, "again; 0 datagrams were turned away"));
         WORLD_EXPECT(world, acknowledged, 100);
@@ -138,7 +138,7 @@ Test(faults_disk, the_disk_is_full) {
     world_finish(world, "disk full");
 }
 
-// What fills the disk can be drained by the next start: it needs no room for that.
+// The next start needs no room to drain a full disk.
 Test(faults_disk, killed_and_started_with_a_full_disk) {
     struct rig *rig = rig_new();
     char store[160];
@@ -311,7 +311,7 @@ Test(faults_disk, that_cannot_be_written_is_no_store) {
     rig->finished = true;
 }
 
-// The room is taken before there is a store at all.
+// The disk is full before there is a store at all.
 Test(faults_disk, on_a_full_disk_cannot_be_made) {
     struct rig *rig = rig_new();
     char changes[256], file[128];

@@ -1,14 +1,12 @@
 // The world; see world.h.
 #include "tests/faults/world.h"
 
-#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/faults/world_parts.h"
@@ -32,7 +30,7 @@ bool world_is_ready(const struct world *world, int descriptor, short events) {
     return false;
 }
 
-// Tells devices to send more, one after the other, as the rate allows.
+// Lets the devices send more, one after the other, at the given rate.
 static void give_reports(struct world *world) {
     int64_t now = rig_clock(), due = (now - world->sent_until) * world->setup.rate / 1000;
     if (!world->sending || world->device_count == 0) {
@@ -44,12 +42,12 @@ static void give_reports(struct world *world) {
     world->sent_until = now;
     for (int64_t i = 0; i < due; i++) {
         struct device *device = world->devices[world->turn++ % world->device_count];
-        // One that cannot keep up does not pile up reports.
+        // A device that cannot keep up does not pile up reports.
         device->last += device->last < device->next + 200 && device->last < SEQUENCE_MAX;
     }
 }
 
-// Resident pages stand second in /proc/PID/statm.
+// The second number in /proc/PID/statm is the resident pages.
 static void sample_memory(struct world *world) {
     char path[64];
     size_t pages = 0;
@@ -223,7 +221,7 @@ bool world_has_unread(struct world *world) {
     return found;
 }
 
-// What a device has sent the gateway's system has, and its program has read that.
+// The system has received what the device sent, and the gateway has read it.
 static bool is_read(void *context) {
     struct world *world = context;
     bool read = true;

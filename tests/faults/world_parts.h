@@ -1,4 +1,4 @@
-// What the files of the world share and tests have no use for.
+// What the files of the world share, and tests do not need.
 #pragma once
 
 #include <poll.h>
