@@ -7,6 +7,14 @@
 
 #define WINDOW 64
 
+// The checksum that the tests put into their frames; the values are zlib's.
+Test(magicyo, the_checksum_of_the_tests_is_adler_32) {
+    static uint8_t many[100000];
+    memset(many, 0xFF, sizeof many);
+    cr_assert_eq(bytes_adler32((const uint8_t *)"Wikipedia", 9), 0x11E60398);
+    cr_assert_eq(bytes_adler32(many, sizeof many), 0x149a302c);
+}
+
 static void feed_heartbeat(struct replay *replay, unsigned id) {
     uint8_t frame[MAGICYO_FRAME_MAX];
     replay_feed(replay, frame, bytes_magicyo(frame, "864867022511015", 0x0C, id, "", 0), CODEC_OPEN);
