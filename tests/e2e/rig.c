@@ -18,7 +18,7 @@
 
 #define POLL_FIRST  2     // milliseconds between two looks at a condition, which grow
 #define POLL_LAST   100   // to these: a busy machine has other things to do
-#define TEST_TIME   120   // seconds after which a test that hangs is killed
+#define TEST_TIME   300   // seconds after which a test that hangs is killed
 #define WORKERS_MAX 8     // that a test starts
 #define PORT_FIRST  10000 // below the ports that the kernel gives away: nobody takes one while a
 #define PORT_COUNT  22000 // broker is away
