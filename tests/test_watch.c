@@ -295,7 +295,7 @@ Test(watch_fleet, newest_first) {
     watch_fleet_free(&fleet);
 }
 
-// Each device has a long way through the list to its place.
+// Longer ways than the list is walked each time.
 Test(watch_fleet, any_order_of_many_comes_out_sorted) {
     struct watch_fleet fleet = {0};
     char ident[16];
@@ -471,7 +471,7 @@ Test(watch_view, a_screen_of_nothing) {
     cr_assert(strstr(screen(&fleet, &status, 3, 99), "\nNothing has come yet.\n") != NULL);
 }
 
-// Whatever the size, there are never more or wider lines than fit.
+// Whatever the size, no more lines and no wider ones than there is room.
 Test(watch_view, a_screen_fits) {
     struct watch_fleet fleet = {0};
     char ident[16];

@@ -385,21 +385,33 @@ Test(command_queue, survives_the_gateway_while_it_is_under_way) {
     finish(rig);
 }
 
-// The answer reaches the gateway but not the broker. Once it is on the gateway's disk, the end of the command
-// waits for the broker: its entry, the log entry, and the entry emptied.
+// The gateway alone reads its store. But what it has committed stands as text in the log of the database: the
+// row is on one page, and the mark of the commit in front of it.
+static bool has_end_on_disk(void *context) {
+    static const char end[] = "\"state\":\"processed\"";
+    static char bytes[1 << 20];
+    char path[128];
+    snprintf(path, sizeof path, "%s/store.db-wal", ((const struct rig *)context)->directory);
+    FILE *file = fopen(path, "r");
+    size_t length = file != NULL ? fread(bytes, 1, sizeof bytes, file) : 0;
+    if (file != NULL)
+        fclose(file);
+    return memmem(bytes, length, end, sizeof end - 1) != NULL;
+}
+
+// The answer reaches the gateway and its disk, but not the broker.
 static void answer_unheard(struct rig *rig, bool frozen) {
     queue(rig, VAN, "reboot", REBOOT);
     int device = wake(rig, VAN);
     device_expect(device, "reboot,0#");
     expect_step(rig, VAN, "reboot", "sent", NULL);
-    expect_handed_over(rig);
     if (frozen)
         rig_broker_freeze(rig);
     else
         rig_broker_kill(rig);
     device_send(device, "reboot=Success!\r\n");
     rig_expect_log(rig, "command reboot is processed, executed");
-    rig_expect_counters(rig, "outbox: 3 messages");
+    cr_assert(rig_wait(has_end_on_disk, rig, RIG_DEADLINE), "the end of the command is not on disk");
     rig_gateway_kill(rig);
 }
 
