@@ -10,7 +10,7 @@ size_t allocations_count(void) {
 }
 
 #ifdef __SANITIZE_ADDRESS__
-// ASan has functions of its own in the place of malloc(), and tells of each call.
+// ASan replaces malloc() and reports each call.
 int __sanitizer_install_malloc_and_free_hooks(void (*taken)(const volatile void *, size_t),
                                               void (*freed)(const volatile void *));
 

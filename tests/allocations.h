@@ -1,7 +1,7 @@
-// Counts what the program takes from the heap, whoever takes it: the program itself or the C library for it.
+// Counts what the program takes from the heap, directly or through the C library.
 #pragma once
 
 #include <stddef.h>
 
-// How often malloc(), calloc() and realloc() were called until now; to compare two counts.
+// How often malloc(), calloc() and realloc() have been called so far; for comparing two counts.
 size_t allocations_count(void);

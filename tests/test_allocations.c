@@ -1,4 +1,4 @@
-// Framing, decoding and writing JSON take nothing from the heap, whatever the bytes are.
+// Framing, decoding and writing JSON allocate nothing, whatever the bytes are.
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "tests/allocations.h"
 #include "tests/vector.h"
 
-// What is behind the codec whose calls are counted, and their allocations.
+// The codec whose calls are counted, and their allocations.
 static const struct codec *inner;
 static size_t taken, messages;
 
@@ -29,7 +29,7 @@ static enum codec_verdict count_decode(void *session, const uint8_t *frame, size
 static void on_ident(void *context, const char *ident) {
 }
 
-// Inside of decode(), so what it takes is counted too.
+// Called inside decode(), so its allocations count too.
 static void on_message(void *context, struct message *message) {
     static char json[MESSAGE_JSON_MAX];
     messages += message_write_json(message, json, sizeof json) > 0;

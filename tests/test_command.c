@@ -49,7 +49,7 @@ Test(command, to_json_and_back) {
         json_t *again = command_to_json(command);
         char *text = json_dumps(again, JSON_SORT_KEYS | JSON_COMPACT | JSON_REAL_PRECISION(16));
         cr_assert(json_equal(entry, again), "%s became %s", round_trips[i].entry, text);
-        // And as the text that stands in the broker.
+        // And as the text that the broker retains.
         json_t *read = parsed(text);
         struct command *second = command_from_json(round_trips[i].key, read, &reason);
         cr_assert(second != NULL && second->created == command->created &&

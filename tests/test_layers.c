@@ -284,11 +284,11 @@ static int by_name(const FTSENT **a, const FTSENT **b) {
 }
 
 static void read_tree(void) {
-    char *const tops[] = {TEST_SOURCE "/schema", TEST_SOURCE "/codecs", TEST_SOURCE "/gateway", NULL};
+    char *const tops[] = {TEST_ROOT "/schema", TEST_ROOT "/codecs", TEST_ROOT "/gateway", NULL};
     FTS *walk_of_files = fts_open(tops, FTS_PHYSICAL | FTS_NOCHDIR, by_name);
     for (FTSENT *entry; (entry = fts_read(walk_of_files)) != NULL;)
         if (is_source(entry))
-            add_source(entry->fts_path + strlen(TEST_SOURCE "/"), read_text(entry->fts_path));
+            add_source(entry->fts_path + strlen(TEST_ROOT "/"), read_text(entry->fts_path));
     fts_close(walk_of_files);
 }
 

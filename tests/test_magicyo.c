@@ -1,31 +1,23 @@
 // Magicyo: what needs more frames or more bytes than a vector should have.
 #include <criterion/criterion.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "tests/bytes.h"
 #include "tests/replay.h"
 
-#define WINDOW         64
-#define HEARTBEAT_SIZE 30
+#define WINDOW 64
 
-static uint32_t adler32(const uint8_t *bytes, size_t length) {
-    uint32_t low = 1, high = 0;
-    for (size_t i = 0; i < length; i++) {
-        low = (low + bytes[i]) % 65521;
-        high = (high + low) % 65521;
-    }
-    return high << 16 | low;
+// The checksum that the tests put into their frames; the values are zlib's.
+Test(magicyo, the_checksum_of_the_tests_is_adler_32) {
+    static uint8_t many[100000];
+    memset(many, 0xFF, sizeof many);
+    cr_assert_eq(bytes_adler32((const uint8_t *)"Wikipedia", 9), 0x11E60398);
+    cr_assert_eq(bytes_adler32(many, sizeof many), 0x149a302c);
 }
 
 static void feed_heartbeat(struct replay *replay, unsigned id) {
-    uint8_t frame[HEARTBEAT_SIZE] = "UU\0\036864867022511015\014";
-    frame[20] = (uint8_t)(id >> 8);
-    frame[21] = (uint8_t)id;
-    uint32_t sum = adler32(frame + 2, 22);
-    for (size_t i = 0; i < 4; i++)
-        frame[24 + i] = (uint8_t)(sum >> (24 - 8 * i));
-    frame[28] = frame[29] = 0xAA;
-    replay_feed(replay, frame, sizeof frame, CODEC_OPEN);
+    uint8_t frame[MAGICYO_FRAME_MAX];
+    replay_feed(replay, frame, bytes_magicyo(frame, "864867022511015", 0x0C, id, "", 0), CODEC_OPEN);
 }
 
 // A frame id is remembered over 63 others, and forgotten when 64 came after it.

@@ -135,7 +135,7 @@ static void take_message(void *context, struct message *message) {
     struct source is = {frame[19], -1, -1, -1};
     if (total < 30 + length || total > 37 + length)
         return;
-    // A heartbeat says no time: its timestamp is that of the receipt.
+    // A heartbeat has no time: its timestamp is when it was received.
     if (is.frame_type == 0x0C)
         message_stamp(message, &(struct message_origin){.codec = walk->stream.codec, .received = 1});
     if (is.frame_type == FRAME_DATA && length >= 2) {
@@ -193,7 +193,7 @@ Test(magicyo, every_listed_parameter_comes_from_every_listed_source) {
     size_t count, missing = 0;
     const struct vector *vectors = vectors_all(&count);
     read_list();
-    // As many as the list has: a list that is not understood must not pass.
+    // All that the list has: a list that was not understood must not pass.
     cr_assert(pair_count == 195 && without_source_count == 9, "the list was read as %zu pairs and %zu names",
               pair_count, without_source_count);
     for (size_t i = 0; i < count; i++)

@@ -201,7 +201,7 @@ Test(commands, examples_of_the_envelope_hold) {
     schema_free_all();
 }
 
-// --- checks: what is said ---
+// --- checks: what they say ---
 
 static void collect(void *context, const char *path, const char *problem) {
     char *text = context;

@@ -47,7 +47,7 @@ static void close_well(struct store *store) {
     store_close(store);
 }
 
-// Opening fails for a reason that has the text.
+// Opening fails with a reason that contains the text.
 static void expect_refused(const char *at, const char *text) {
     char *reason;
     struct store *store = store_open(&loop, at, &reason);
@@ -141,7 +141,7 @@ Test(store, writes_what_is_left_when_it_is_closed) {
     close_well(store);
 }
 
-// As after a SIGKILL: what was said to be written is there.
+// As after a SIGKILL: what was reported as written is there.
 Test(store, outlives_its_process) {
     pid_t pid = fork();
     int status, written = 0;
@@ -242,7 +242,7 @@ Test(store, in_a_directory_that_is_not_there_is_refused) {
     expect_refused(path, "No such file or directory");
 }
 
-// Somebody's file is not lost by a store.path that is wrong.
+// A wrong store.path does not cost anybody a file.
 Test(store, that_is_another_file_is_set_aside) {
     FILE *file = fopen(path, "w");
     for (int i = 0; i < 100; i++)
@@ -306,7 +306,7 @@ static void overwrite(const char *file) {
     close(descriptor);
 }
 
-// More than SQLite keeps in memory, so that it reads what was written over.
+// More than SQLite keeps in memory, so that it has to read what was damaged.
 Test(store, that_is_damaged_while_it_is_open_is_set_aside) {
     struct store *store = open_well();
     char aside[sizeof path + 16];

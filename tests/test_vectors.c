@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "gateway/commands/parse.h"
+#include "tests/bytes.h"
 #include "tests/each_vector.h"
 #include "tests/replay.h"
 
@@ -243,7 +244,7 @@ FOR_EACH_VECTOR(vectors, checksum_finds_every_bit_flip) {
 static void check_down(const struct vector *vector, const char *expected, size_t skip, const uint8_t *bytes,
                        size_t length, bool hex) {
     size_t expected_length;
-    uint8_t *down = hex ? vector_unhex(expected + skip, &expected_length)
+    uint8_t *down = hex ? bytes_unhex(expected + skip, &expected_length)
                         : vector_unescape(expected + skip, &expected_length);
     cr_assert(length == expected_length && memcmp(bytes, down, length) == 0, "%s: expected %s, came %.*s",
               vector->path, expected, (int)length, bytes);

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/bytes.h"
+
 extern const struct codec codec_template;
 
 static struct vector *vectors;
@@ -43,18 +45,6 @@ uint8_t *vector_unescape(const char *text, size_t *length) {
     return bytes;
 }
 
-uint8_t *vector_unhex(const char *text, size_t *length) {
-    uint8_t *bytes = malloc(strlen(text) / 2 + 1);
-    unsigned value;
-    int used;
-    *length = 0;
-    while (sscanf(text, " %2x%n", &value, &used) == 1) {
-        bytes[(*length)++] = (uint8_t)value;
-        text += used;
-    }
-    return bytes;
-}
-
 // JSON in one spelling, so that texts can be compared.
 static char *canonical(const char *path, const char *text) {
     json_error_t error;
@@ -75,7 +65,7 @@ static void add_up(struct vector *vector, const char *key, const char *value) {
     struct vector_step *step = &vector->steps[vector->step_count];
     struct vector_step *last = vector->step_count > 0 ? step - 1 : NULL;
     size_t length;
-    uint8_t *bytes = strcmp(key, "up") == 0 ? vector_unescape(value, &length) : vector_unhex(value, &length);
+    uint8_t *bytes = strcmp(key, "up") == 0 ? vector_unescape(value, &length) : bytes_unhex(value, &length);
     if (last != NULL && last->kind == STEP_UP && !vector->udp) {
         last->bytes = realloc(last->bytes, last->length + length + 1);
         memcpy(last->bytes + last->length, bytes, length);

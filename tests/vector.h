@@ -57,6 +57,5 @@ const struct vector *vectors_all(size_t *count);
 // The codec that a directory of vectors is for: a registered one, or the template.
 const struct codec *vector_codec(const char *name);
 
-// Undoes \r \n \t \\ \xHH and hexadecimal text. The bytes are for the caller to free.
+// Undoes \r \n \t \\ \xHH. The bytes are for the caller to free.
 uint8_t *vector_unescape(const char *text, size_t *length);
-uint8_t *vector_unhex(const char *text, size_t *length);

@@ -232,7 +232,7 @@ static double cpu_of(void) {
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-// Seconds that the threads of a process have had, to the nanosecond and not to the tick.
+// Seconds of processor time of all threads of a process, more exact than ticks.
 static double cpu_of_process(pid_t pid) {
     char path[64];
     double seconds = 0;

@@ -160,7 +160,7 @@ static int connect_tcp(struct device *device, const struct sockaddr_in *source,
         course_fail("out of memory");
     uv_tcp_init(&course.loop, &device->socket.tcp);
     device->socket.handle.data = device;
-    // With the system's usual megabytes most of its work would be to fill them.
+    // With the system's usual megabytes filling them would be most of the work.
     int size = SEND_BUFFER;
     int result = uv_tcp_bind(&device->socket.tcp, (const struct sockaddr *)source, 0);
     if (result == 0)

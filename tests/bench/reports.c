@@ -7,6 +7,7 @@
 #include "gateway/channels/message_stamp.h"
 #include "gateway/channels/stream.h"
 #include "gateway/config/registry.h"
+#include "tests/bytes.h"
 
 #define IDENT    "860000000000000"
 #define SEQUENCE "10000"
@@ -47,43 +48,7 @@ static const struct body magicyo[] = {
           0xf0, 0x00, 0xcf, 0x01, 0x1f, 0x00, 0xd0, 0x01, 0x58, 0x00, 0xd1, 0x01}},
 };
 
-enum { LOGIN = 1, DATA = 3, ID_AT = 20 };
-
-// --- frames of Magicyo ---
-
-static uint32_t adler32(const uint8_t *bytes, size_t length) {
-    uint32_t a = 1, b = 0;
-    for (size_t i = 0; i < length; i++) {
-        a += bytes[i];
-        b += a;
-    }
-    return (b % 65521) << 16 | a % 65521; // a frame is far too short for the sums to run over
-}
-
-static void put_word(uint8_t *bytes, size_t word) {
-    bytes[0] = (uint8_t)(word >> 8);
-    bytes[1] = (uint8_t)word;
-}
-
-static void sign(uint8_t *frame, size_t length) {
-    uint32_t sum = adler32(frame + 2, length - 8);
-    put_word(frame + length - 6, sum >> 16);
-    put_word(frame + length - 4, sum & 0xFFFF);
-}
-
-static size_t write_frame(uint8_t type, const uint8_t *data, size_t length, uint8_t *frame) {
-    size_t whole = length + 30;
-    memcpy(frame, "\x55\x55", 2);
-    put_word(frame + 2, whole);
-    memcpy(frame + 4, IDENT, REPORT_DIGITS);
-    frame[19] = type;
-    put_word(frame + ID_AT, REPORT_FIRST);
-    put_word(frame + 22, length);
-    memcpy(frame + 24, data, length);
-    memcpy(frame + whole - 2, "\xAA\xAA", 2);
-    sign(frame, whole);
-    return whole;
-}
+enum { LOGIN = 1, DATA = 3 };
 
 // --- patterns ---
 
@@ -99,8 +64,8 @@ size_t pattern_write(const struct pattern *pattern, unsigned device, unsigned se
     for (size_t i = 0; i < pattern->ident_count; i++)
         put_digits(bytes + pattern->idents[i], REPORT_DIGITS, REPORT_IDENT + device);
     if (pattern->binary) {
-        put_word(bytes + pattern->sequence, sequence);
-        sign(bytes, pattern->length);
+        bytes_put(bytes + pattern->sequence, sequence, 2);
+        bytes_magicyo_sign(bytes, pattern->length);
     } else {
         put_digits(bytes + pattern->sequence, strlen(SEQUENCE), sequence);
     }
@@ -127,8 +92,8 @@ static void make_text(struct pattern *pattern, const char *text) {
 }
 
 static void make_frame(struct pattern *pattern, uint8_t type, const uint8_t *data, size_t length) {
-    *pattern = (struct pattern){.idents = {4}, .ident_count = 1, .sequence = ID_AT, .binary = true};
-    pattern->length = write_frame(type, data, length, pattern->bytes);
+    *pattern = (struct pattern){.idents = {4}, .ident_count = 1, .sequence = MAGICYO_ID_AT, .binary = true};
+    pattern->length = bytes_magicyo(pattern->bytes, IDENT, type, REPORT_FIRST, data, length);
 }
 
 size_t report_positions(unsigned device, unsigned sequence, unsigned positions, uint8_t *bytes) {

@@ -58,7 +58,8 @@ static void flush(int socket, struct buffer *buffer) {
     buffer->length = 0;
 }
 
-// A number of MQTT's variable length; *at goes behind it. Larger than any packet when it is not whole.
+// Reads a number of MQTT's variable length; *at moves behind it. Larger than any packet when it is
+// incomplete.
 static size_t read_length(const uint8_t *bytes, size_t end, size_t *at) {
     size_t value = 0;
     for (unsigned shift = 0; *at < end && shift < 28; shift += 7) {

@@ -100,7 +100,7 @@ static void take_publish(struct subscriber *subscriber, const uint8_t *packet, s
     subscriber->totals.bytes += length - payload;
 }
 
-// The length of the packet that bytes begin with, and *head that of its header; 0 when it is not whole.
+// The length of the first packet, and *head that of its header; 0 when it is incomplete.
 static size_t packet_length(const uint8_t *bytes, size_t length, size_t *head) {
     size_t rest = 0;
     for (*head = 1; *head < length && *head < 5; ++*head) {

@@ -1,4 +1,4 @@
-// Counts what arrives at the broker's other side, and how long each report was under way. It speaks
+// Counts what arrives behind the broker, and how long each report took. It speaks
 // MQTT 3.1.1 itself and on a thread of its own: a client library would cost more than what is measured.
 #pragma once
 

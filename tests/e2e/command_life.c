@@ -34,8 +34,8 @@ int wake_udp(struct rig *rig, const char *ident) {
     return device;
 }
 
-static int64_t id_of(const char *payload) {
-    json_t *entry = json_loads(payload, 0, NULL);
+static int64_t id_of(const struct rig_message *message) {
+    json_t *entry = json_of(message);
     int64_t id = json_integer_value(json_object_get(entry, "id"));
     json_decref(entry);
     return id;
@@ -45,7 +45,7 @@ int64_t expect_step(struct rig *rig, const char *ident, const char *name, const 
                     const char *subset) {
     char topic[160];
     snprintf(topic, sizeof topic, "log/gw/devices/%s/commands-queue/%s/%s", ident, name, step);
-    return id_of(rig_expect(rig, topic, subset)->payload);
+    return id_of(rig_expect(rig, topic, subset));
 }
 
 struct emptied {
@@ -69,13 +69,13 @@ void expect_entry(struct rig *rig, const char *ident, int64_t id, const char *su
         cr_assert(rig_wait(is_emptied, &emptied, RIG_DEADLINE), "%s is not emptied", topic);
 }
 
-// The broker may get an entry twice: those of one attempt count once.
+// An entry may come twice: those of one attempt count once.
 static size_t count_different(struct rig *rig, const char *topic) {
     json_t *seen = json_object();
     const struct rig_message *message;
-    for (size_t i = 0; (message = rig_message_at(rig, topic, i)) != NULL; i++) {
+    for (size_t next = 0; (message = rig_next(rig, topic, &next)) != NULL;) {
         char key[64];
-        json_t *entry = json_loads(message->payload, 0, NULL);
+        json_t *entry = json_of(message);
         snprintf(key, sizeof key, "%lld %lld", (long long)json_integer_value(json_object_get(entry, "id")),
                  (long long)json_integer_value(json_object_get(entry, "attempts")));
         json_object_set_new(seen, key, json_true());
@@ -135,7 +135,7 @@ static struct life *life_of(struct lives *lives, int64_t id) {
 static void add_step(struct lives *lives, const struct rig_message *message) {
     static const char *const ends[] = {"processed", "expired", "canceled"};
     const char *step = strrchr(message->topic, '/') + 1;
-    struct life *life = life_of(lives, id_of(message->payload));
+    struct life *life = life_of(lives, id_of(message));
     bool ended = life->ends[0] + life->ends[1] + life->ends[2] > 0;
     life->queued = life->queued || strcmp(step, "queued") == 0;
     life->sent_after_end = life->sent_after_end || (ended && strcmp(step, "sent") == 0);
@@ -149,7 +149,7 @@ static void read_lives(struct lives *lives) {
     const struct rig_message *message;
     lives->count = 0;
     for (size_t f = 0; f < 2; f++)
-        for (size_t i = 0; (message = rig_message_at(lives->rig, filters[f], i)) != NULL; i++)
+        for (size_t next = 0; (message = rig_next(lives->rig, filters[f], &next)) != NULL;)
             add_step(lives, message);
 }
 

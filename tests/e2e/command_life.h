@@ -5,19 +5,17 @@
 
 #include "tests/e2e/rig.h"
 
-#define VAN    "866425031361423"
-#define CAR    "866425031377981"
 #define TO_VAN "command/gw/devices/" VAN
 #define TO_CAR "command/gw/devices/" CAR
 #define REBOOT "{\"name\":\"reboot\"}"
-// With attempts that follow each other quickly.
+// Its attempts follow each other quickly.
 #define REBOOT_FAST(attempts) "{\"name\":\"reboot\",\"timeout\":1,\"max_attempts\":" #attempts "}"
 #define ALL_PENDING           "state/gw/devices/+/commands-queue/+"
 
 // A device on a new connection that has reported; the gateway has taken it.
 int wake(struct rig *rig, const char *ident);
 int wake_udp(struct rig *rig, const char *ident);
-// The same on a socket that there is.
+// The same on a socket that is there.
 void talk(struct rig *rig, int device, const char *ident);
 
 // Waits for the log entry of a step of a command, which contains subset (or NULL). Returns the command's id.
@@ -38,5 +36,5 @@ void expect_steps(struct rig *rig, const char *ident, const char *step, size_t c
 // broker was killed.
 void check_lives(struct rig *rig, bool repeated);
 
-// What the gateway wrote down of it has not changed: it stops here, all lives are whole.
+// Checks all lives and stops the gateway. The last line of a test.
 void finish(struct rig *rig);

@@ -2,7 +2,6 @@
 #include "tests/e2e/rig_parts.h"
 
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <netinet/in.h>
@@ -17,30 +16,43 @@
 #include <time.h>
 #include <unistd.h>
 
-#define POLL_INTERVAL 4000  // microseconds
-#define TEST_TIME     120   // seconds after which a test that hangs is killed
-#define WORKERS_MAX   8     // that a test starts
-#define PORT_FIRST    10000 // below the ports that the kernel gives away: nobody takes one while a
-#define PORT_COUNT    22000 // broker is away
+#define POLL_FIRST  2     // milliseconds between two looks at a condition, which grow
+#define POLL_LAST   100   // to these: a busy machine has other things to do
+#define TEST_TIME   300   // seconds after which a test that hangs is killed
+#define WORKERS_MAX 8     // that a test starts
+#define PORT_FIRST  10000 // below the ports that the kernel gives away: nobody takes one while a
+#define PORT_COUNT  22000 // broker is away
 
 static struct rig *the_rig; // of this test, for rig_clean()
 
 // --- waiting ---
 
-static int64_t clock_ms(void) {
+int64_t rig_clock(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+// Short at first, so that what comes soon is noticed soon.
+static int64_t poll_interval(int64_t waited) {
+    int64_t interval = waited / 8;
+    return interval < POLL_FIRST ? POLL_FIRST : interval > POLL_LAST ? POLL_LAST : interval;
+}
+
 bool rig_wait(rig_condition *condition, void *context, int milliseconds) {
-    int64_t end = clock_ms() + milliseconds;
+    int64_t begun = rig_clock();
     while (!condition(context)) {
-        if (clock_ms() > end)
+        int64_t waited = rig_clock() - begun;
+        if (waited > milliseconds)
             return false;
-        usleep(POLL_INTERVAL);
+        usleep(1000 * (useconds_t)poll_interval(waited));
     }
     return true;
+}
+
+void rig_wait_until(int64_t time) {
+    for (int64_t left; (left = time - rig_clock()) > 0;)
+        usleep(1000 * (useconds_t)left);
 }
 
 // --- files ---
@@ -63,6 +75,22 @@ static void write_file(const char *path, const char *text) {
     cr_assert(file != NULL, "cannot write %s", path);
     fputs(text, file);
     fclose(file);
+}
+
+void rig_write_file(struct rig *rig, const char *name, const char *text) {
+    char path[128], temporary[136];
+    snprintf(path, sizeof path, "%s/%s", rig->directory, name);
+    snprintf(temporary, sizeof temporary, "%s.new", path);
+    write_file(temporary, text);
+    cr_assert(rename(temporary, path) == 0);
+}
+
+void rig_write_json(struct rig *rig, const char *name, const char *text) {
+    json_t *json = rig_json(text);
+    char *dump = json_dumps(json, JSON_INDENT(2));
+    rig_write_file(rig, name, dump);
+    free(dump);
+    json_decref(json);
 }
 
 static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *walk) {
@@ -150,7 +178,7 @@ static void show_log(const struct rig *rig, const char *name) {
     free(text);
 }
 
-// Workers of a gateway that is killed stop by themselves, but not before the test's files are removed.
+// The workers of a killed gateway stop by themselves, but perhaps only after the test's files are gone.
 static void end_workers(struct rig *rig) {
     for (unsigned i = 1; rig->workers > 0 && i <= WORKERS_MAX; i++) {
         pid_t pid = rig_worker(rig, i);
@@ -202,15 +230,23 @@ void rig_finish(struct rig *rig) {
 
 // --- the broker ---
 
-static int free_port(void) {
-    int listener = socket(AF_INET, SOCK_STREAM, 0), port;
-    unsigned seed = (unsigned)getpid() * 7919U + (unsigned)clock_ms();
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    do {
+static bool is_free(int type, int port) {
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int probe = socket(AF_INET, type, 0);
+    bool bound = bind(probe, (struct sockaddr *)&address, sizeof address) == 0;
+    close(probe);
+    return bound;
+}
+
+int rig_free_port(void) {
+    static unsigned seed;
+    int port;
+    if (seed == 0)
+        seed = (unsigned)getpid() * 7919U + (unsigned)rig_clock();
+    do
         port = PORT_FIRST + (int)((unsigned)rand_r(&seed) % PORT_COUNT);
-        address.sin_port = htons((uint16_t)port);
-    } while (bind(listener, (struct sockaddr *)&address, sizeof address) != 0);
-    close(listener);
+    while (!is_free(SOCK_STREAM, port) || !is_free(SOCK_DGRAM, port));
     return port;
 }
 
@@ -257,14 +293,14 @@ static bool try_broker(struct rig *rig, const char *extra) {
 void rig_broker_start(struct rig *rig, const char *extra) {
     bool chosen = rig->broker_port != 0, runs = false;
     for (int i = 0; i < 5 && !runs; i++) {
-        rig->broker_port = chosen ? rig->broker_port : free_port();
+        rig->broker_port = chosen ? rig->broker_port : rig_free_port();
         runs = try_broker(rig, extra);
     }
     cr_assert(runs, "mosquitto does not start");
 }
 
 void rig_broker_reserve(struct rig *rig) {
-    rig->broker_port = free_port();
+    rig->broker_port = rig_free_port();
 }
 
 void rig_broker_kill(struct rig *rig) {
@@ -379,6 +415,20 @@ void rig_gateway_stop(struct rig *rig) {
     cr_assert(!rig_log_has(rig, "runtime error: "), "undefined behaviour"); // which does not end it
 }
 
+void rig_gateway_kill(struct rig *rig) {
+    rig_gateway_signal(rig, SIGKILL);
+    cr_assert(rig_gateway_wait(rig) == -SIGKILL, "the gateway had ended already");
+}
+
+void rig_expect_no_start(struct rig *rig, const char *changes, const char *why) {
+    if (rig->broker_port == 0)
+        rig_broker_reserve(rig);
+    rig_gateway_spawn(rig, changes);
+    int code = rig_gateway_wait(rig);
+    cr_assert(code == 1, "the gateway ended with %d", code);
+    cr_assert(rig_log_has(rig, why), "the log does not say: %s", why);
+}
+
 static bool has_state(void *context) {
     return rig_count(context, "state/gw/channels/+") > 0;
 }
@@ -387,10 +437,15 @@ void rig_expect_state(struct rig *rig) {
     cr_assert(rig_wait(has_state, rig, RIG_DEADLINE), "the gateway publishes no state");
 }
 
-struct rig *rig_up(const char *changes) {
+struct rig *rig_with_broker(const char *extra) {
     struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
+    rig_broker_start(rig, extra);
     rig_client_start(rig);
+    return rig;
+}
+
+struct rig *rig_up(const char *changes) {
+    struct rig *rig = rig_with_broker(NULL);
     rig_gateway_start(rig, changes);
     rig_expect_log(rig, ": connected");
     rig_expect_state(rig);
@@ -415,16 +470,22 @@ bool rig_log_has(struct rig *rig, const char *text) {
 struct log_search {
     struct rig *rig;
     const char *text;
+    size_t least; // times
 };
 
 static bool log_has(void *context) {
     const struct log_search *search = context;
-    return rig_log_has(search->rig, search->text);
+    return rig_log_count(search->rig, search->text) >= search->least;
 }
 
 void rig_expect_log(struct rig *rig, const char *text) {
-    struct log_search search = {.rig = rig, .text = text};
+    struct log_search search = {.rig = rig, .text = text, .least = 1};
     cr_assert(rig_wait(log_has, &search, RIG_DEADLINE), "the log does not say: %s", text);
+}
+
+void rig_expect_log_times(struct rig *rig, const char *text, size_t least) {
+    struct log_search search = {.rig = rig, .text = text, .least = least};
+    cr_assert(rig_wait(log_has, &search, RIG_DEADLINE), "the log does not say %zu times: %s", least, text);
 }
 
 static bool log_counts(void *context) {
@@ -434,7 +495,7 @@ static bool log_counts(void *context) {
 }
 
 void rig_expect_counters(struct rig *rig, const char *text) {
-    struct log_search search = {.rig = rig, .text = text};
+    struct log_search search = {.rig = rig, .text = text, .least = 1};
     cr_assert(rig_wait(log_counts, &search, RIG_DEADLINE), "the counters do not say: %s", text);
 }
 

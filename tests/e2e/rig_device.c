@@ -5,10 +5,12 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/bytes.h"
 #include "tests/e2e/rig.h"
 
 static socklen_t address_of(const char *host, int port, struct sockaddr_storage *address) {
@@ -46,8 +48,16 @@ int rig_udp_at(const char *host, int port) {
     return connected(host, port, SOCK_DGRAM);
 }
 
+int rig_tcp_to(struct rig *rig, const char *channel) {
+    return rig_tcp_at("127.0.0.1", rig_tcp_port(rig, channel));
+}
+
+int rig_udp_to(struct rig *rig, const char *channel) {
+    return rig_udp_at("127.0.0.1", rig_udp_port(rig, channel));
+}
+
 int rig_tcp(struct rig *rig) {
-    return rig_tcp_at("127.0.0.1", rig_tcp_port(rig, "mictrack"));
+    return rig_tcp_to(rig, "mictrack");
 }
 
 int rig_tcp_from(struct rig *rig, const char *source) {
@@ -62,7 +72,7 @@ int rig_tcp_from(struct rig *rig, const char *source) {
 }
 
 int rig_udp(struct rig *rig) {
-    return rig_udp_at("127.0.0.1", rig_udp_port(rig, "mictrack"));
+    return rig_udp_to(rig, "mictrack");
 }
 
 bool rig_has_ipv6(void) {
@@ -87,6 +97,19 @@ void device_send(int device, const char *text) {
     device_send_bytes(device, text, strlen(text));
 }
 
+void device_send_hex(int device, const char *hex) {
+    size_t length;
+    uint8_t *bytes = bytes_unhex(hex, &length);
+    device_send_bytes(device, bytes, length);
+    free(bytes);
+}
+
+void device_send_junk(int device) {
+    uint8_t junk[3000];
+    memset(junk, 0xA5, sizeof junk);
+    device_send_bytes(device, junk, sizeof junk);
+}
+
 static ssize_t receive(int device, char *bytes, size_t capacity) {
     struct pollfd poller = {.fd = device, .events = POLLIN};
     cr_assert(poll(&poller, 1, RIG_DEADLINE) == 1, "the device hears nothing");
@@ -105,15 +128,24 @@ void device_expect(int device, const char *text) {
 }
 
 void device_expect_bytes(int device, const void *bytes, size_t length) {
-    unsigned char came[2048];
+    char came[2048], came_hex[2 * sizeof came + 1], hex[2 * sizeof came + 1];
     size_t used = 0;
     cr_assert(length <= sizeof came);
     while (used < length) {
-        ssize_t got = receive(device, (char *)came + used, length - used);
+        ssize_t got = receive(device, came + used, length - used);
         cr_assert(got > 0, "the connection was closed after %zu bytes, expected %zu", used, length);
         used += (size_t)got;
     }
-    cr_assert_arr_eq(came, bytes, length);
+    bytes_hex(came, length, came_hex);
+    bytes_hex(bytes, length, hex);
+    cr_assert_str_eq(came_hex, hex, "the device got %s, expected %s", came_hex, hex);
+}
+
+void device_expect_hex(int device, const char *hex) {
+    size_t length;
+    uint8_t *bytes = bytes_unhex(hex, &length);
+    device_expect_bytes(device, bytes, length);
+    free(bytes);
 }
 
 void device_expect_datagram(int device, const char *text) {
@@ -148,4 +180,11 @@ const char *report(const char *ident, int seqnum) {
     snprintf(text, sizeof texts[0], "MT;6;%s;R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+%d\r\n",
              ident, seqnum);
     return text;
+}
+
+int seqnum_of(const struct rig_message *message) {
+    json_t *json = json_of(message);
+    int seqnum = (int)json_integer_value(json_object_get(json, "message.seqnum"));
+    json_decref(json);
+    return seqnum;
 }

@@ -13,6 +13,7 @@
 
 #define RETRY_INTERVAL 20000 // microseconds between attempts to connect
 #define SESSION_EXPIRY 3600  // seconds
+#define COUNT_TIME     60000 // milliseconds that many messages may take
 
 struct rig_client {
     struct mosquitto *mosquitto;
@@ -160,11 +161,11 @@ struct search {
     struct rig_client *client;
     char filter[512];
     json_t *subset;
-    bool retained; // only these
+    size_t next; // message to look at; those before it do not match
     struct rig_message *found;
 };
 
-// Filters are given without the prefix of the topics; one that begins with / is given whole.
+// Filters lack the prefix of the topics, unless they begin with /.
 static void whole_topic(const struct rig *rig, const char *topic, char *whole, size_t capacity) {
     if (*topic == '/')
         snprintf(whole, capacity, "%s", topic + 1);
@@ -203,6 +204,12 @@ json_t *rig_json(const char *text) {
     return json;
 }
 
+json_t *json_of(const struct rig_message *message) {
+    json_t *json = json_loadb(message->payload, message->length, JSON_DECODE_ANY, NULL);
+    cr_assert(json != NULL, "%s is no JSON: %s", message->topic, message->payload);
+    return json;
+}
+
 static bool payload_contains(const struct rig_message *message, const json_t *subset) {
     if (subset == NULL)
         return true;
@@ -213,45 +220,37 @@ static bool payload_contains(const struct rig_message *message, const json_t *su
 }
 
 static bool meets(const struct search *search, const struct rig_message *message) {
-    return !message->taken && (message->retain || !search->retained) && on_topic(search->filter, message) &&
-           payload_contains(message, search->subset);
+    return !message->taken && on_topic(search->filter, message) && payload_contains(message, search->subset);
 }
 
 static bool find(void *context) {
     struct search *search = context;
     pthread_mutex_lock(&search->client->lock);
-    for (size_t i = 0; i < search->client->count && search->found == NULL; i++)
-        if (meets(search, search->client->messages[i]))
-            search->found = search->client->messages[i];
+    for (; search->next < search->client->count && search->found == NULL; search->next++)
+        if (meets(search, search->client->messages[search->next]))
+            search->found = search->client->messages[search->next];
     if (search->found != NULL)
         search->found->taken = true;
     pthread_mutex_unlock(&search->client->lock);
     return search->found != NULL;
 }
 
-static const struct rig_message *expect(struct rig *rig, const char *filter, const char *subset,
-                                        bool retained, int deadline) {
-    struct search search = {.client = rig->client, .retained = retained};
+const struct rig_message *rig_expect_message(struct rig *rig, const char *filter, const char *subset,
+                                             int deadline) {
+    struct search search = {.client = rig->client};
     whole_topic(rig, filter, search.filter, sizeof search.filter);
     search.subset = subset != NULL ? rig_json(subset) : NULL;
     bool came = rig_wait(find, &search, deadline);
     json_decref(search.subset);
-    cr_assert(came, "no %smessage on %s that contains %s", retained ? "retained " : "", search.filter,
-              subset != NULL ? subset : "anything");
+    cr_assert(came, "no message on %s that contains %s", search.filter, subset != NULL ? subset : "anything");
     return search.found;
 }
 
-const struct rig_message *rig_expect_message(struct rig *rig, const char *filter, const char *subset,
-                                             int deadline) {
-    return expect(rig, filter, subset, false, deadline);
+const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset) {
+    return rig_expect_message(rig, filter, subset, RIG_DEADLINE);
 }
 
-const struct rig_message *rig_expect_retained(struct rig *rig, const char *topic, const char *subset) {
-    char whole[512];
-    whole_topic(rig, topic, whole, sizeof whole);
-    mosquitto_subscribe_v5(rig->client->mosquitto, NULL, whole, 0, 0, NULL);
-    return expect(rig, topic, subset, true, RIG_DEADLINE);
-}
+// --- what the broker retains ---
 
 #define SENTINEL "rig/end"
 
@@ -272,8 +271,8 @@ static bool sentinel_came(void *context) {
     return came;
 }
 
-// What is retained for one subscription comes before that for the next: all of it has come when this returns.
-// Returns where in the messages it begins.
+// The broker answers one subscription after the other, so all that is retained has come when the sentinel
+// has. Returns the index of the first message that may be of it.
 static size_t ask_retained(struct rig *rig, const char *whole) {
     struct rig_client *client = rig->client;
     struct sentinel sentinel = {.client = client};
@@ -382,31 +381,53 @@ void rig_expect_none_retained(struct rig *rig, const char *filter) {
     cr_assert(rig_wait(none_retained, &retained, RIG_DEADLINE), "the broker still retains %s", filter);
 }
 
-const struct rig_message *rig_expect(struct rig *rig, const char *filter, const char *subset) {
-    return rig_expect_message(rig, filter, subset, RIG_DEADLINE);
-}
+// --- counting ---
 
-const struct rig_message *rig_message_at(struct rig *rig, const char *filter, size_t nth) {
+const struct rig_message *rig_next(struct rig *rig, const char *filter, size_t *next) {
     const struct rig_message *found = NULL;
     char whole[512];
     whole_topic(rig, filter, whole, sizeof whole);
     pthread_mutex_lock(&rig->client->lock);
-    for (size_t i = 0; i < rig->client->count && found == NULL; i++)
-        if (on_topic(whole, rig->client->messages[i]) && nth-- == 0)
-            found = rig->client->messages[i];
+    for (; *next < rig->client->count && found == NULL; ++*next)
+        if (on_topic(whole, rig->client->messages[*next]))
+            found = rig->client->messages[*next];
     pthread_mutex_unlock(&rig->client->lock);
     return found;
 }
 
+const struct rig_message *rig_message_at(struct rig *rig, const char *filter, size_t nth) {
+    const struct rig_message *message;
+    size_t next = 0;
+    do
+        message = rig_next(rig, filter, &next);
+    while (message != NULL && nth-- > 0);
+    return message;
+}
+
 size_t rig_count(struct rig *rig, const char *filter) {
-    size_t count = 0;
-    char whole[512];
-    whole_topic(rig, filter, whole, sizeof whole);
-    pthread_mutex_lock(&rig->client->lock);
-    for (size_t i = 0; i < rig->client->count; i++)
-        count += on_topic(whole, rig->client->messages[i]);
-    pthread_mutex_unlock(&rig->client->lock);
+    size_t count = 0, next = 0;
+    while (rig_next(rig, filter, &next) != NULL)
+        count++;
     return count;
+}
+
+struct counting {
+    struct rig *rig;
+    const char *filter;
+    size_t least, came, next;
+};
+
+static bool has_count(void *context) {
+    struct counting *counting = context;
+    while (rig_next(counting->rig, counting->filter, &counting->next) != NULL)
+        counting->came++;
+    return counting->came >= counting->least;
+}
+
+void rig_expect_count(struct rig *rig, const char *filter, size_t least) {
+    struct counting counting = {.rig = rig, .filter = filter, .least = least};
+    cr_assert(rig_wait(has_count, &counting, COUNT_TIME), "%zu messages on %s, expected %zu", counting.came,
+              filter, least);
 }
 
 // --- publishing ---
@@ -476,4 +497,22 @@ void rig_request(struct rig *rig, const char *topic, const char *text, const cha
                                       (uint16_t)strlen(correlation));
     publish(rig, topic, text, strlen(text), false, true, properties);
     mosquitto_property_free_all(&properties);
+}
+
+FILE *rig_mosquitto_rr(struct rig *rig, const char *topic, const char *command) {
+    char call[512], whole[128];
+    whole_topic(rig, topic, whole, sizeof whole);
+    snprintf(call, sizeof call,
+             "timeout 40 mosquitto_rr -V 5 -h 127.0.0.1 -p %d -t %s -e answers/rr -m '%s' -W 30",
+             rig->broker_port, whole, command);
+    FILE *process = popen(call, "r");
+    cr_assert(process != NULL, "mosquitto_rr does not start");
+    return process;
+}
+
+const char *rig_mosquitto_rr_answer(FILE *process) {
+    static char answer[1024];
+    answer[fread(answer, 1, sizeof answer - 1, process)] = '\0';
+    cr_assert(pclose(process) == 0, "mosquitto_rr fails: %s", answer);
+    return answer;
 }

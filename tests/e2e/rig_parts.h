@@ -1,4 +1,4 @@
-// What the files of the rig share and tests have no use for.
+// What the files of the rig share, and tests do not need.
 #pragma once
 
 #include "tests/e2e/rig.h"

@@ -2,7 +2,6 @@
 #include "tests/e2e/state.h"
 
 #include <criterion/criterion.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,9 +47,8 @@ void stop_and_hear(struct rig *rig) {
     rig_expect(rig, INSTANCE, "{'state':'offline'}"); // the last that it says
 }
 
-void kill_gateway(struct rig *rig) {
-    rig_gateway_signal(rig, SIGKILL);
-    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
+void kill_and_hear(struct rig *rig) {
+    rig_gateway_kill(rig);
     rig_expect(rig, INSTANCE, "{'state':'offline'}");
 }
 
@@ -61,10 +59,4 @@ const json_t *member(const json_t *object, const char *key) {
         cr_assert_fail("no %s in %s", key, text);
     }
     return value;
-}
-
-json_t *json_of(const struct rig_message *message) {
-    json_t *json = json_loads(message->payload, JSON_DECODE_ANY, NULL);
-    cr_assert(json != NULL, "%s is no JSON: %s", message->topic, message->payload);
-    return json;
 }

@@ -3,7 +3,6 @@
 
 #include "tests/e2e/command_life.h"
 
-#define INSTANCE  "state/gw/instances/trackbus"
 #define VAN_STATE "state/gw/devices/" VAN
 #define CAR_STATE "state/gw/devices/" CAR
 
@@ -16,11 +15,8 @@ void expect_keys(const json_t *object, const char *keys);
 // Stops the gateway, which must end well, and waits until all that it published has come.
 void stop_and_hear(struct rig *rig);
 
-// SIGKILL; waits until the broker has noticed.
-void kill_gateway(struct rig *rig);
+// Kills the gateway, and waits until the broker has noticed.
+void kill_and_hear(struct rig *rig);
 
 // A member of a JSON object; it must be there.
 const json_t *member(const json_t *object, const char *key);
-
-// JSON of a message that was waited for; to release.
-json_t *json_of(const struct rig_message *message);

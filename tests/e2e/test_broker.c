@@ -14,16 +14,7 @@
 
 TestSuite(broker, .fini = rig_clean);
 
-#define VAN      "866425031361423"
-#define CAR      "866425031377981"
-#define REPORTS  "message/gw/devices/" VAN
-#define INSTANCE "state/gw/instances/trackbus"
-
-// Everything is saved at once, so that the rig's session and what waits in it outlive a kill.
-#define PERSISTENT                                                                                           \
-    "persistence true\n"                                                                                     \
-    "autosave_on_changes true\n"                                                                             \
-    "autosave_interval 1\n"
+#define REPORTS "message/gw/devices/" VAN
 
 static void expect_reports(struct rig *rig, int first, int last) {
     for (int i = first; i <= last; i++) {
@@ -33,28 +24,20 @@ static void expect_reports(struct rig *rig, int first, int last) {
     }
 }
 
-static int seqnum_at(struct rig *rig, size_t nth) {
-    json_t *json = rig_json(rig_message_at(rig, REPORTS, nth)->payload);
-    int seqnum = (int)json_integer_value(json_object_get(json, "message.seqnum"));
-    json_decref(json);
-    return seqnum;
-}
-
 // 0 to last have come, none is missing, and none came for the first time after a later one.
 static void expect_all_in_order(struct rig *rig, int last) {
+    const struct rig_message *message;
     int highest = -1;
     expect_reports(rig, 0, last);
-    for (size_t i = 0; i < rig_count(rig, REPORTS); i++) {
-        int seqnum = seqnum_at(rig, i);
+    for (size_t next = 0; (message = rig_next(rig, REPORTS, &next)) != NULL;) {
+        int seqnum = seqnum_of(message);
         cr_assert(seqnum <= highest + 1, "%d came after %d", seqnum, highest);
         highest = seqnum > highest ? seqnum : highest;
     }
 }
 
 Test(broker, killed_in_mid_stream_loses_nothing) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, PERSISTENT);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
     rig_gateway_start(rig, "{'mqtt':{'inflight':8}}");
     int device = rig_tcp(rig);
     for (int i = 0; i < 250; i++) {
@@ -66,36 +49,24 @@ Test(broker, killed_in_mid_stream_loses_nothing) {
         if (i == 120)
             rig_expect_log(rig, "retrying in");
         if (i == 120)
-            rig_broker_start(rig, PERSISTENT);
+            rig_broker_start(rig, RIG_BROKER_KEEPS);
     }
     expect_all_in_order(rig, 249);
     rig_finish(rig);
 }
 
-struct rounds {
-    struct rig *rig;
-    size_t count;
-};
-
-static bool was_connected(void *context) {
-    const struct rounds *rounds = context;
-    return rig_log_count(rounds->rig, ": connected") >= rounds->count;
-}
-
 Test(broker, killed_twice) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, PERSISTENT);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
     rig_gateway_start(rig, NULL);
     int device = rig_tcp(rig);
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < 20; i++)
             device_send(device, report(VAN, round * 20 + i));
-        cr_assert(rig_wait(was_connected, &(struct rounds){rig, (size_t)round + 1}, RIG_DEADLINE));
+        rig_expect_log_times(rig, ": connected", (size_t)round + 1);
         if (round == 2)
             break;
         rig_broker_kill(rig);
-        rig_broker_start(rig, PERSISTENT);
+        rig_broker_start(rig, RIG_BROKER_KEEPS);
     }
     expect_all_in_order(rig, 59);
     rig_finish(rig);
@@ -111,7 +82,7 @@ Test(broker, away_at_the_start) {
     rig_expect_log(rig, "device " VAN ": identified");
     device_send(datagrams, report(VAN, 10));
     rig_expect_log(rig, "Connection refused; retrying in");
-    rig_broker_start(rig, PERSISTENT);
+    rig_broker_start(rig, RIG_BROKER_KEEPS);
     rig_client_start(rig);
     rig_expect(rig, INSTANCE, "{'state':'online'}");
     device_send(device, report(VAN, 11));
@@ -119,18 +90,16 @@ Test(broker, away_at_the_start) {
     rig_finish(rig);
 }
 
-// As above, with a subscriber that the broker remembers from before, so that nothing can pass it by.
+// As above, but the broker knows its subscriber from before, so that it misses nothing.
 Test(broker, away_for_a_while_gets_what_came_meanwhile) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, PERSISTENT);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
     rig_broker_kill(rig);
     rig_gateway_start(rig, NULL);
     int device = rig_tcp(rig);
     for (int i = 0; i < 100; i++)
         device_send(device, report(VAN, i));
     rig_expect_log(rig, "retrying in");
-    rig_broker_start(rig, PERSISTENT);
+    rig_broker_start(rig, RIG_BROKER_KEEPS);
     expect_all_in_order(rig, 99);
     cr_assert(rig_count(rig, REPORTS) == 100); // and none twice
     rig_finish(rig);
@@ -156,15 +125,13 @@ Test(broker, that_refuses_is_asked_again) {
 
 Test(broker, that_asks_for_a_password) {
     struct rig *rig = rig_new();
-    char config[256], path[96];
+    char config[256];
     const char *password = rig_broker_password_lines(rig);
     rig_broker_start(rig, password);
     rig_client_start(rig);
-    snprintf(path, sizeof path, "%s/password", rig->directory);
-    FILE *file = fopen(path, "w");
-    fputs(RIG_PASSWORD "\n", file);
-    fclose(file);
-    snprintf(config, sizeof config, "{'mqtt':{'username':'" RIG_USER "','password_file':'%s'}}", path);
+    rig_write_file(rig, "password", RIG_PASSWORD "\n");
+    snprintf(config, sizeof config, "{'mqtt':{'username':'" RIG_USER "','password_file':'%s/password'}}",
+             rig->directory);
     rig_gateway_start(rig, config);
     device_send(rig_tcp(rig), report(VAN, 1));
     expect_reports(rig, 1, 1);
@@ -179,18 +146,16 @@ Test(broker, that_asks_for_a_password) {
     "'udp_ack':'ACK,{ident},{type},{seq}#'}]}"
 
 Test(broker, has_the_message_before_a_datagram_is_acknowledged) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     rig_gateway_start(rig, WITH_ACK);
     int device = rig_udp(rig);
     device_send(device, report(VAN, 17));
     device_expect_datagram(device, "ACK," VAN ",R0,17#");
-    kill(rig->broker, SIGSTOP); // it takes bytes, and says nothing
+    rig_broker_freeze(rig); // it takes bytes, and says nothing
     device_send(device, report(VAN, 18));
     rig_expect_counters(rig, " 2 messages, ");
     cr_assert(!device_has_bytes(device));
-    kill(rig->broker, SIGCONT);
+    rig_broker_thaw(rig);
     device_expect_datagram(device, "ACK," VAN ",R0,18#");
     expect_reports(rig, 17, 18);
     rig_finish(rig);
@@ -222,22 +187,19 @@ Test(broker, rejected_datagrams_are_not_acknowledged) {
     rig_finish(rig);
 }
 
-// A broker that lets one device's messages pass and denies another's; more is further configuration.
+// A broker that accepts the messages of CAR and rejects those of VAN. more: further configuration.
 static struct rig *denying_up(const char *more) {
     struct rig *rig = rig_new();
-    char path[96], extra[256];
-    snprintf(path, sizeof path, "%s/acl", rig->directory);
-    snprintf(extra, sizeof extra, "acl_file %s\n%s", path, more);
-    FILE *file = fopen(path, "w");
-    fputs("topic read #\n" // of the gateway, which has no name
-          "topic write trackbus/state/#\n"
-          "topic write trackbus/log/#\n"
-          "topic write trackbus/message/gw/channels/#\n"
-          "topic write trackbus/message/gw/devices/" CAR "\n"
-          "user " RIG_USER "\n"
-          "topic read #\n",
-          file);
-    fclose(file);
+    char extra[256];
+    snprintf(extra, sizeof extra, "acl_file %s/acl\n%s", rig->directory, more);
+    rig_write_file(rig, "acl",
+                   "topic read #\n" // of the gateway, which has no name
+                   "topic write trackbus/state/#\n"
+                   "topic write trackbus/log/#\n"
+                   "topic write trackbus/message/gw/channels/#\n"
+                   "topic write trackbus/message/gw/devices/" CAR "\n"
+                   "user " RIG_USER "\n"
+                   "topic read #\n");
     rig_broker_start(rig, extra);
     rig_client_start(rig);
     rig_gateway_start(rig, WITH_ACK);
@@ -263,7 +225,7 @@ Test(broker, that_refuses_a_message_for_good_does_not_have_it_acknowledged) {
     rig_finish(rig);
 }
 
-// Mosquitto without a limit of its queue: its answer is lost with the connection when more is under way.
+// Mosquitto without a queue limit closes the connection when more is in flight, and its answer is lost.
 Test(broker, that_closes_the_connection_after_a_refusal_takes_what_is_behind_it) {
     struct rig *rig = denying_up("");
     int van = rig_tcp(rig), car = rig_tcp(rig);
@@ -277,16 +239,15 @@ Test(broker, that_closes_the_connection_after_a_refusal_takes_what_is_behind_it)
     rig_finish(rig);
 }
 
-// Where little waits the broker that says nothing is given all of it, and still what comes goes to disk.
+// Few messages wait, so all are handed to the broker; it does not answer, so new ones go to disk all the
+// same.
 Test(broker, that_freezes_is_not_trusted_until_it_answers) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     rig_gateway_start(rig, WITH_ACK);
     int device = rig_udp(rig);
     device_send(device, report(VAN, 0));
     device_expect_datagram(device, "ACK," VAN ",R0,0#");
-    kill(rig->broker, SIGSTOP);
+    rig_broker_freeze(rig);
     for (int i = 1; i < 5; i++) {
         char acknowledgement[48];
         snprintf(acknowledgement, sizeof acknowledgement, "ACK," VAN ",R0,%d#", i);
@@ -295,7 +256,7 @@ Test(broker, that_freezes_is_not_trusted_until_it_answers) {
     }
     cr_assert(rig_log_count(rig, "writing them to disk") == 1);
     cr_assert(!rig_log_has(rig, "the broker keeps up again"));
-    kill(rig->broker, SIGCONT);
+    rig_broker_thaw(rig);
     rig_expect_log(rig, "the broker keeps up again");
     expect_reports(rig, 0, 4);
     rig_finish(rig);
@@ -306,22 +267,21 @@ Test(broker, that_freezes_is_not_trusted_until_it_answers) {
 Test(broker, keeps_the_state_of_the_instance) {
     struct rig *rig = rig_up(NULL);
     rig_expect(rig, INSTANCE, "{'state':'online'}");
-    json_t *json = rig_json(rig_expect_retained(rig, INSTANCE, "{'state':'online'}")->payload);
+    json_t *json = rig_expect_standing_json(rig, INSTANCE, "{'state':'online'}");
     cr_assert(json_is_string(json_object_get(json, "version")));
     cr_assert(json_number_value(json_object_get(json, "started")) > 1.7e9);
     json_decref(json);
     rig_gateway_stop(rig);
-    rig_expect_retained(rig, INSTANCE, "{'state':'offline'}");
+    rig_expect_standing(rig, INSTANCE, "{\"state\":\"offline\"}");
     rig->finished = true;
 }
 
 Test(broker, publishes_the_last_will_when_the_gateway_is_killed) {
     struct rig *rig = rig_up(NULL);
     rig_expect(rig, INSTANCE, "{'state':'online'}");
-    rig_gateway_signal(rig, SIGKILL);
-    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
+    rig_gateway_kill(rig);
     rig_expect(rig, INSTANCE, "{'state':'offline'}");
-    cr_assert_str_eq(rig_expect_retained(rig, INSTANCE, NULL)->payload, "{\"state\":\"offline\"}");
+    rig_expect_standing(rig, INSTANCE, "{\"state\":\"offline\"}");
     rig->finished = true;
 }
 
@@ -330,7 +290,7 @@ Test(broker, publishes_the_last_will_when_the_gateway_is_killed) {
 Test(broker, gets_what_waits_when_the_gateway_is_told_to_stop) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig), unended = rig_tcp(rig);
-    kill(rig->broker, SIGSTOP);
+    rig_broker_freeze(rig);
     for (int i = 0; i < 200; i++)
         device_send(device, report(VAN, i));
     device_send(unended, "MT;4;866425031379169;RH;5+190116112648+0+0+0+0+11+3954+1"); // ended by the stop
@@ -338,7 +298,7 @@ Test(broker, gets_what_waits_when_the_gateway_is_told_to_stop) {
     rig_gateway_signal(rig, SIGTERM);
     rig_expect_log(rig, "stopping: no more connections");
     device_expect_closed(device);
-    kill(rig->broker, SIGCONT);
+    rig_broker_thaw(rig);
     cr_assert(rig_gateway_wait(rig) == 0);
     expect_all_in_order(rig, 199);
     rig_expect(rig, "message/gw/devices/866425031379169", "{'message.type':'RH'}");
@@ -347,7 +307,7 @@ Test(broker, gets_what_waits_when_the_gateway_is_told_to_stop) {
     rig->finished = true;
 }
 
-// So many reports that the gateway leaves some of them unread; what it reads ends in the middle of one.
+// So many reports that the gateway leaves some unread, and stops reading in the middle of one.
 static pid_t send_without_end(int device) {
     static char text[65536];
     size_t length = 0;
@@ -366,7 +326,7 @@ struct backlog {
     int device;
 };
 
-// What the system holds of the device's connection that the gateway has not read.
+// How many bytes of the connection the system holds that the gateway has not read.
 static unsigned unread_bytes(const struct backlog *backlog) {
     FILE *sockets = fopen("/proc/net/tcp", "r");
     unsigned unread = 0, local, remote, bytes;
@@ -399,14 +359,14 @@ static bool is_behind(void *context) {
 Test(broker, that_is_behind_at_the_end_gets_whole_reports) {
     struct rig *rig = rig_up("{'telemetry':'off'}");
     struct backlog backlog = {.rig = rig, .device = rig_tcp(rig)};
-    kill(rig->broker, SIGSTOP);
+    rig_broker_freeze(rig);
     pid_t child = send_without_end(backlog.device);
     bool behind = rig_wait(is_behind, &backlog, RIG_DEADLINE);
     bool unread = !rig_log_has(rig, "writing them to disk");
     rig_gateway_signal(rig, SIGTERM);
     rig_expect_log(rig, "stopping: no more connections");
     kill(child, SIGKILL);
-    kill(rig->broker, SIGCONT);
+    rig_broker_thaw(rig);
     cr_assert(behind && rig_gateway_wait(rig) == 0);
     cr_assert(!unread || (!rig_log_has(rig, "BAD_VALUE") && !rig_log_has(rig, "JUNK")));
     rig->finished = true;
@@ -422,7 +382,7 @@ Test(broker, away_at_the_end) {
 
 Test(broker, silent_at_the_end_does_not_hold_up_one_told_twice) {
     struct rig *rig = rig_up(NULL);
-    kill(rig->broker, SIGSTOP);
+    rig_broker_freeze(rig);
     device_send(rig_tcp(rig), report(VAN, 1));
     rig_expect_log(rig, "device " VAN ": identified");
     rig_gateway_signal(rig, SIGINT);
@@ -430,13 +390,13 @@ Test(broker, silent_at_the_end_does_not_hold_up_one_told_twice) {
     rig_gateway_signal(rig, SIGINT);
     rig_expect_log(rig, "that the broker has not taken stay on disk for the next start");
     cr_assert(rig_gateway_wait(rig) == 0);
-    kill(rig->broker, SIGCONT);
+    rig_broker_thaw(rig);
     rig_gateway_start(rig, NULL);
     rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':1}");
     rig_finish(rig);
 }
 
-// A port that lets nobody in: its queue is full, and further attempts wait for minutes.
+// A port that accepts nobody: its queue is full, and further attempts wait for minutes.
 static int fill_port(int *port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int listener = socket(AF_INET, SOCK_STREAM, 0);

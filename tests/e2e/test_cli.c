@@ -301,7 +301,7 @@ Test(cli, check_regards_the_environment) {
 
 // --- describe ---
 
-static json_t *json_of(const char *arguments) {
+static json_t *described(const char *arguments) {
     const struct outcome *it = call(arguments, "");
     expect_code(it, 0);
     json_t *json = json_loads(it->out, 0, NULL);
@@ -318,8 +318,8 @@ Test(cli, describe) {
 }
 
 Test(cli, describe_for_machines) {
-    json_t *fields = json_of("describe fields --json"), *protocols = json_of("describe protocols --json");
-    json_t *commands = json_of("describe commands -p mictrack --json");
+    json_t *fields = described("describe fields --json"), *protocols = described("describe protocols --json");
+    json_t *commands = described("describe commands -p mictrack --json");
     cr_assert(json_array_size(fields) > 20);
     cr_assert(json_is_string(json_object_get(json_array_get(fields, 0), "type")));
     cr_assert(json_is_string(json_object_get(json_array_get(protocols, 0), "name")));

@@ -1,7 +1,7 @@
 // Commands end to end: published to a command topic, bytes at the device, its answer back at the broker.
 #include <criterion/criterion.h>
+#include <criterion/parameterized.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,8 +9,6 @@
 
 TestSuite(commands, .fini = rig_clean);
 
-#define VAN        "866425031361423"
-#define CAR        "866425031377981"
 #define TO_VAN     "command/gw/devices/" VAN
 #define TO_VAN_CH  "command/gw/channels/1/" VAN
 #define LOG_OF_VAN "log/gw/devices/" VAN "/commands-queue"
@@ -29,7 +27,7 @@ static int van(struct rig *rig) {
     return identified(rig, rig_tcp(rig), VAN);
 }
 
-// The life of a command until it is processed; with what the result contains.
+// Waits until the command is processed with a result that contains this.
 static void expect_life(struct rig *rig, const char *name, const char *result) {
     static const char *const events[] = {"queued", "sent", "processed"};
     for (size_t i = 0; i < 3; i++) {
@@ -54,34 +52,46 @@ Test(commands, text_over_the_devices_topic) {
     rig_finish(rig);
 }
 
-Test(commands, text_over_the_channels_topic) {
-    struct rig *rig = rig_up(NULL);
-    int device = van(rig);
-    rig_publish(rig, TO_VAN_CH, "netlock,2,3,0#");
-    device_expect(device, "netlock,2,3,0#");
-    device_send(device, "netlock=Success!\r\n");
-    expect_life(rig, "custom", "{'executed':true,'response':'netlock=Success!'}");
-    rig_finish(rig);
+#define RCONF_RESULT                                                                                         \
+    "{'executed':true,'response':{'apn':'m2m','username':'','host':'113.98.254.179','port':7700,'mode':6,"   \
+    "'interval':30,'version':'MT825_MICTRACK_B1.08V3.8_20200814','network':'NB-IoT'}}"
+
+static const struct exchange {
+    const char *topic, *command; // that is published
+    const char *bytes, *answer;  // at the device
+    const char *name, *result;   // of the command, in its log entries
+} exchanges[] = {
+    {TO_VAN_CH, "netlock,2,3,0#", "netlock,2,3,0#", "netlock=Success!\r\n", "custom",
+     "{'executed':true,'response':'netlock=Success!'}"},
+    {TO_VAN, "{\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":60},\"meta\":{\"order\":17}}",
+     "mode,6,60#", "Mode = Success!", "mode",
+     "{'executed':true,'response':'Mode = Success!','meta':{'order':17}}"},
+    {TO_VAN_CH, "{\"name\":\"netlock\",\"properties\":{\"network\":\"gsm\"}}", "netlock,1,1,2#",
+     "netlock=Fail!", "netlock", "{'executed':false,'response':'netlock=Fail!'}"},
+    // Answers with the IMEI in front.
+    {TO_VAN, "netlock,2,3,0#", "netlock,2,3,0#", VAN " netlock=Success!", "custom",
+     "{'executed':true,'response':'netlock=Success!'}"},
+    {TO_VAN, "{\"name\":\"rconf\"}", "rconf,1#",
+     VAN "\r\nrconf=m2m,,113.98.254.179,7700,6,30,MT825_MICTRACK_B1.08V3.8_20200814,NB-IoT", "rconf",
+     RCONF_RESULT},
+};
+#define EXCHANGES (sizeof exchanges / sizeof exchanges[0])
+
+ParameterizedTestParameters(commands, are_answered) {
+    static size_t rows[EXCHANGES];
+    for (size_t i = 0; i < EXCHANGES; i++)
+        rows[i] = i;
+    return cr_make_param_array(size_t, rows, EXCHANGES);
 }
 
-Test(commands, json_over_the_devices_topic) {
+ParameterizedTest(size_t *row, commands, are_answered) {
+    const struct exchange *it = &exchanges[*row];
     struct rig *rig = rig_up(NULL);
     int device = van(rig);
-    rig_publish(rig, TO_VAN,
-                "{\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":60},\"meta\":{\"order\":17}}");
-    device_expect(device, "mode,6,60#");
-    device_send(device, "Mode = Success!");
-    expect_life(rig, "mode", "{'executed':true,'response':'Mode = Success!','meta':{'order':17}}");
-    rig_finish(rig);
-}
-
-Test(commands, json_over_the_channels_topic) {
-    struct rig *rig = rig_up(NULL);
-    int device = van(rig);
-    rig_publish(rig, TO_VAN_CH, "{\"name\":\"netlock\",\"properties\":{\"network\":\"gsm\"}}");
-    device_expect(device, "netlock,1,1,2#");
-    device_send(device, "netlock=Fail!");
-    expect_life(rig, "netlock", "{'executed':false,'response':'netlock=Fail!'}");
+    rig_publish(rig, it->topic, it->command);
+    device_expect(device, it->bytes);
+    device_send(device, it->answer);
+    expect_life(rig, it->name, it->result);
     rig_finish(rig);
 }
 
@@ -168,16 +178,6 @@ Test(commands, by_the_id_of_the_registry) {
     rig_finish(rig);
 }
 
-Test(commands, answers_with_the_imei_in_front) {
-    struct rig *rig = rig_up(NULL);
-    int device = van(rig);
-    rig_publish(rig, TO_VAN, "netlock,2,3,0#");
-    device_expect(device, "netlock,2,3,0#");
-    device_send(device, VAN " netlock=Success!");
-    expect_life(rig, "custom", "{'executed':true,'response':'netlock=Success!'}");
-    rig_finish(rig);
-}
-
 Test(commands, answers_between_reports) {
     struct rig *rig = rig_up(NULL);
     int device = van(rig);
@@ -189,21 +189,6 @@ Test(commands, answers_between_reports) {
     expect_life(rig, "custom", "{'executed':true,'response':'mode=Success!'}");
     rig_expect(rig, REPORTS, "{'message.seqnum':2}");
     rig_expect(rig, REPORTS, "{'message.seqnum':3}");
-    rig_finish(rig);
-}
-
-#define RCONF_RESULT                                                                                         \
-    "{'executed':true,'response':{'apn':'m2m','username':'','host':'113.98.254.179','port':7700,'mode':6,"   \
-    "'interval':30,'version':'MT825_MICTRACK_B1.08V3.8_20200814','network':'NB-IoT'}}"
-
-Test(commands, rconf_gives_an_object) {
-    struct rig *rig = rig_up(NULL);
-    int device = van(rig);
-    rig_publish(rig, TO_VAN, "{\"name\":\"rconf\"}");
-    device_expect(device, "rconf,1#");
-    device_send(device,
-                VAN "\r\nrconf=m2m,,113.98.254.179,7700,6,30,MT825_MICTRACK_B1.08V3.8_20200814,NB-IoT");
-    expect_life(rig, "rconf", RCONF_RESULT);
     rig_finish(rig);
 }
 
@@ -291,16 +276,10 @@ Test(commands, refusal_goes_to_the_response_topic) {
 Test(commands, mosquitto_rr_gets_the_result) {
     struct rig *rig = rig_up(NULL);
     int device = van(rig);
-    char call[256], answer[1024] = "";
-    snprintf(call, sizeof call,
-             "timeout 20 mosquitto_rr -V 5 -h 127.0.0.1 -p %d -t trackbus/" TO_VAN
-             " -e answers/rr -m 'mode,6,60#' -W 15",
-             rig->broker_port);
-    FILE *process = popen(call, "r");
+    FILE *process = rig_mosquitto_rr(rig, TO_VAN, "mode,6,60#");
     device_expect(device, "mode,6,60#");
     device_send(device, "mode=Success!");
-    size_t length = fread(answer, 1, sizeof answer - 1, process);
-    cr_assert(pclose(process) == 0, "%zu bytes: %s", length, answer);
+    const char *answer = rig_mosquitto_rr_answer(process);
     cr_assert(strstr(answer, "\"executed\":true") != NULL, "%s", answer);
     rig_finish(rig);
 }
@@ -401,11 +380,10 @@ Test(commands, under_way_end_when_the_gateway_stops) {
     int device = van(rig);
     rig_publish(rig, TO_VAN, "[{\"name\":\"reboot\"},{\"name\":\"rconf\"}]");
     device_expect(device, "reboot,0#");
-    rig_gateway_stop(rig);
-    rig->finished = true;
+    rig_finish(rig);
 }
 
-// --- commands that are none: refused with a reason, and never at the device ---
+// --- what is no command: rejected with a reason, and never sent to the device ---
 
 static const struct refused {
     const char *payload;
@@ -476,7 +454,7 @@ Test(commands, of_300_bytes_are_refused_and_of_255_are_not) {
     rig_finish(rig);
 }
 
-// Plain text is sent as it stands, also when it happens to be JSON.
+// Plain text is sent as it is, even when it happens to be JSON.
 Test(commands, that_are_a_number_or_a_string_are_text) {
     struct rig *rig = rig_up("{'commands':{'timeout':1,'max_attempts':1}}");
     int device = van(rig);

@@ -26,11 +26,6 @@ static int64_t queue(struct rig *rig, const char *command) {
     return id;
 }
 
-static void kill_gateway(struct rig *rig) {
-    rig_gateway_signal(rig, SIGKILL);
-    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
-}
-
 // A device that stays where it is. When a command comes through to it, its gateway has heard of all that the
 // broker had before.
 struct post {
@@ -67,7 +62,7 @@ Test(instances, the_one_that_holds_the_device_delivers) {
     finish(rig);
 }
 
-// A log entry that is none does not say that another gateway has the device.
+// A broken log entry is no sign that another gateway has the device.
 Test(instances, a_device_does_not_move_on_a_word_of_nobody) {
     struct rig *rig = rig_up(NULL);
     int device = wake(rig, VAN);
@@ -137,7 +132,7 @@ Test(instances, a_device_that_moves_over_udp_gets_each_command_once) {
     finish(rig);
 }
 
-// Sent by the one, answered at the other.
+// Sent by one gateway, answered at the other.
 Test(instances, an_answer_counts_wherever_it_comes) {
     struct rig *rig = two_up();
     struct post post = post_at(rig->beside, CAR);
@@ -166,7 +161,7 @@ Test(instances, a_device_that_moves_without_an_answer_gets_it_again) {
 Test(instances, what_comes_while_the_intake_is_away_is_not_missed) {
     struct rig *rig = two_up();
     int device = wake(rig->beside, VAN);
-    kill_gateway(rig);
+    rig_gateway_kill(rig);
     for (int i = 0; i < 50; i++) {
         char text[32];
         snprintf(text, sizeof text, "mode,7,%d#", 10 + i);
@@ -184,11 +179,11 @@ Test(instances, what_comes_while_the_intake_is_away_is_not_missed) {
     expect_steps(rig, VAN, "sent", 50);
 }
 
-// The intake has the command on its disk; meanwhile the other one brought it to its end.
+// The intake has the command on its disk, but the other one has finished it meanwhile.
 Test(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
     struct rig *rig = two_up();
     queue(rig, REBOOT);
-    kill_gateway(rig);
+    rig_gateway_kill(rig);
     expect_once(rig, wake(rig->beside, VAN));
     rig_gateway_start(rig, NULL);
     int device = rig_tcp(rig); // perhaps before it has heard of it
@@ -202,13 +197,14 @@ Test(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
     finish(rig);
 }
 
-// The same while it was away for longer than the command may wait.
+// The same, away for longer than the command may wait.
 Test(instances, what_ended_elsewhere_does_not_expire) {
     struct rig *rig = two_up();
-    queue(rig, "{\"name\":\"reboot\",\"ttl\":2}");
-    kill_gateway(rig);
+    queue(rig, "{\"name\":\"reboot\",\"ttl\":4}");
+    int64_t expired = rig_clock() + 4100;
+    rig_gateway_kill(rig);
     expect_once(rig, wake(rig->beside, VAN));
-    usleep(2100000); // its time is over
+    rig_wait_until(expired);
     rig_gateway_start(rig, NULL);
     rig_expect_log(rig, ": connected");
     int device = wake(rig, CAR);
@@ -225,14 +221,13 @@ Test(instances, the_intake_goes_on_with_what_a_dead_one_has_sent) {
     int device = wake(rig->beside, VAN);
     device_expect(device, "reboot,0#");
     expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
-    kill_gateway(rig->beside);
+    rig_gateway_kill(rig->beside);
     expect_heard(rig, post);
     device = wake(rig, VAN);
     cr_assert(!device_has_bytes(device)); // it may yet come back
     rig_expect_message(rig, ALL_PENDING, "{'state':'queued','instance':'trackbus','attempts':1}", 30000);
     expect_once(rig, device);
-    rig_gateway_stop(rig);
-    rig->finished = true;
+    rig_finish(rig);
 }
 
 Test(instances, one_that_delivers_and_is_killed_comes_back_without_harm) {
@@ -241,7 +236,7 @@ Test(instances, one_that_delivers_and_is_killed_comes_back_without_harm) {
     int device = wake(rig->beside, VAN);
     device_expect(device, "reboot,0#");
     expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
-    kill_gateway(rig->beside);
+    rig_gateway_kill(rig->beside);
     rig_gateway_start(rig->beside, SECOND);
     rig_expect_log(rig->beside, ": connected");
     device = wake(rig->beside, VAN);
@@ -253,6 +248,7 @@ Test(instances, one_that_delivers_and_is_killed_comes_back_without_harm) {
 
 Test(instances, a_command_is_canceled_wherever_it_is) {
     struct rig *rig = two_up();
+    struct post post = post_at(rig->beside, CAR);
     char topic[128];
     int64_t id = queue(rig, REBOOT);
     int device = wake(rig->beside, VAN);
@@ -261,6 +257,7 @@ Test(instances, a_command_is_canceled_wherever_it_is) {
     snprintf(topic, sizeof topic, "state/gw/devices/" VAN "/commands-queue/%lld", (long long)id);
     rig_publish_retained(rig, topic, "");
     expect_step(rig, VAN, "reboot", "canceled", NULL);
+    expect_heard(rig, post); // and so that the command is gone
     device_send(device, "reboot=Success!\r\n");
     rig_expect_log(rig->beside, "an answer to 'reboot' that nobody waits for");
     finish(rig);
@@ -283,7 +280,7 @@ Test(instances, both_outlive_a_broker_that_loses_all) {
     finish(rig);
 }
 
-// --- what all have together ---
+// --- sums over all gateways ---
 
 #define CHANNEL "state/gw/channels/1"
 #define PART    "state/gw/instances/second/channels/1"
@@ -315,7 +312,7 @@ Test(instances, one_that_is_gone_has_no_connections) {
     rig_tcp(rig);
     rig_tcp(rig->beside);
     expect_connections(rig, CHANNEL, 2);
-    kill_gateway(rig->beside);
+    rig_gateway_kill(rig->beside);
     expect_connections(rig, CHANNEL, 1); // although what it said last still stands
     expect_connections(rig, PART, 1);
     rig_gateway_start(rig->beside, SECOND);
@@ -332,7 +329,7 @@ Test(instances, one_that_adds_up_later_hears_what_there_is) {
     rig_tcp(rig);
     rig_tcp(rig->beside);
     expect_connections(rig, CHANNEL, 2);
-    kill_gateway(rig);
+    rig_gateway_kill(rig);
     expect_connections(rig, CHANNEL, 1); // the other one is alone, and says so itself
     rig_tcp(rig->beside);
     expect_connections(rig, CHANNEL, 2);
@@ -358,7 +355,7 @@ Test(instances, their_connections_are_added_up_again_after_the_broker_lost_all) 
     rig_finish(rig);
 }
 
-// A channel that the one that adds up does not have.
+// A channel that the intake, which adds up, does not have.
 #define APART                                                                                                \
     "{'mqtt':{'client_id':'second'},'commands':{'intake':false},'channels':[{'id':5,'name':'far',"           \
     "'protocol':'mictrack','tcp':'127.0.0.1:0'}]}"
@@ -366,12 +363,12 @@ Test(instances, their_connections_are_added_up_again_after_the_broker_lost_all) 
 Test(instances, a_channel_that_only_another_has_is_said_too) {
     struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
     rig_gateway_start(second, APART);
-    rig_tcp_at("127.0.0.1", rig_tcp_port(second, "far"));
+    rig_tcp_to(second, "far");
     json_t *state =
         rig_expect_standing_json(rig, "state/gw/channels/5", "{'id':5,'name':'far','connections':1}");
     cr_assert(json_is_string(json_object_get(state, "tcp")));
     json_decref(state);
-    kill_gateway(second);
+    rig_gateway_kill(second);
     json_decref(rig_expect_standing_json(rig, "state/gw/channels/5", "{'name':'far','connections':0}"));
     rig_gateway_start(second, SECOND); // without that channel
     rig_expect_standing(rig, "state/gw/instances/second/channels/5", NULL);

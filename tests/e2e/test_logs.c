@@ -7,8 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/bytes.h"
 #include "tests/e2e/state.h"
-#include "tests/vector.h"
 
 TestSuite(logs, .fini = rig_clean);
 
@@ -93,8 +93,11 @@ static json_t *expect_closed(struct rig *rig, int code) {
     return entry;
 }
 
-static void expect_closed_simply(struct rig *rig, int code) {
-    json_decref(expect_closed(rig, code));
+// The same of this device's connection; ident NULL: nobody has said who it is.
+static json_t *expect_closed_of(struct rig *rig, int code, int device, const char *ident) {
+    json_t *entry = expect_closed(rig, code);
+    check_entry(entry, 102, device, "tcp", ident);
+    return entry;
 }
 
 Test(logs, the_life_of_a_connection) {
@@ -163,8 +166,7 @@ Test(logs, closed_because_the_gateway_stops) {
     int device = wake(rig, VAN);
     rig_expect(rig, IDENTIFIED, NULL);
     stop_and_hear(rig);
-    json_t *entry = expect_closed(rig, 7);
-    check_entry(entry, 102, device, "tcp", VAN);
+    json_t *entry = expect_closed_of(rig, 7, device, VAN);
     check_device(entry, atoll(VAN));
     json_decref(entry);
     rig_expect(rig, DISCONNECTED, "{'event_code':301}");
@@ -175,9 +177,7 @@ Test(logs, closed_because_the_device_connected_again) {
     struct rig *rig = rig_up(NULL);
     int first = wake(rig, VAN), second = wake(rig, VAN);
     device_expect_closed(first);
-    json_t *entry = expect_closed(rig, 12);
-    check_entry(entry, 102, first, "tcp", VAN);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 12, first, VAN));
     talk(rig, second, VAN);
     cr_assert(rig_count(rig, CLOSED) == 1);
     cr_assert(rig_count(rig, DISCONNECTED) == 0, "the device was there all the time");
@@ -189,8 +189,7 @@ Test(logs, closed_because_the_device_is_not_allowed) {
     int device = rig_tcp(rig);
     device_send(device, report(VAN, 1));
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 13);
-    check_entry(entry, 102, device, "tcp", VAN); // whose owner wonders
+    json_t *entry = expect_closed_of(rig, 13, device, VAN); // whose owner wonders
     expect_absent(entry, "device_id");
     json_decref(entry);
     rig_finish(rig);
@@ -200,9 +199,7 @@ Test(logs, closed_because_it_fell_silent) {
     struct rig *rig = rig_up("{'limits':{'idle_timeout':1}}");
     int device = wake(rig, VAN);
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 17);
-    check_entry(entry, 102, device, "tcp", VAN);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 17, device, VAN));
     rig_expect(rig, DISCONNECTED, "{'event_code':301}");
     rig_finish(rig);
 }
@@ -211,8 +208,7 @@ Test(logs, closed_because_it_did_not_say_who_it_is) {
     struct rig *rig = rig_up("{'limits':{'identify_timeout':1}}");
     int device = rig_tcp(rig);
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 17);
-    check_entry(entry, 102, device, "tcp", NULL);
+    json_t *entry = expect_closed_of(rig, 17, device, NULL);
     cr_assert(integer_member(entry, "recv") == 0);
     cr_assert(integer_member(entry, "msgs") == 0);
     json_decref(entry);
@@ -222,13 +218,9 @@ Test(logs, closed_because_it_did_not_say_who_it_is) {
 Test(logs, closed_because_it_is_not_this_protocol) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
-    uint8_t junk[3000];
-    memset(junk, 0xA5, sizeof junk);
-    device_send_bytes(device, junk, sizeof junk);
+    device_send_junk(device);
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 19);
-    check_entry(entry, 102, device, "tcp", NULL);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 19, device, NULL));
     rig_expect(rig, ERRORS, "{'event_code':103,'verdict':'JUNK'}");
     rig_finish(rig);
 }
@@ -236,12 +228,9 @@ Test(logs, closed_because_it_is_not_this_protocol) {
 Test(logs, closed_because_it_cannot_be_read_any_further) {
     struct rig *rig = rig_up(NULL);
     int device = wake(rig, VAN);
-    uint8_t junk[3000];
-    memset(junk, 0xA5, sizeof junk);
-    device_send_bytes(device, junk, sizeof junk);
+    device_send_junk(device);
     device_expect_closed(device);
-    json_t *entry = expect_closed(rig, 6);
-    check_entry(entry, 102, device, "tcp", VAN);
+    json_t *entry = expect_closed_of(rig, 6, device, VAN);
     cr_assert(integer_member(entry, "msgs") == 1);
     json_decref(entry);
     rig_finish(rig);
@@ -253,9 +242,7 @@ Test(logs, closed_because_of_too_many_connections) {
     rig_expect(rig, ACCEPTED, NULL);
     int second = rig_tcp(rig);
     device_expect_closed(second);
-    json_t *entry = expect_closed(rig, 20);
-    check_entry(entry, 102, second, "tcp", NULL);
-    json_decref(entry);
+    json_decref(expect_closed_of(rig, 20, second, NULL));
     rig_finish(rig);
 }
 
@@ -264,42 +251,27 @@ Test(logs, closed_because_of_too_many_connections_from_an_address) {
     rig_tcp(rig);
     rig_expect(rig, ACCEPTED, NULL);
     device_expect_closed(rig_tcp(rig));
-    expect_closed_simply(rig, 20);
+    json_decref(expect_closed(rig, 20));
     int other = rig_tcp_from(rig, "127.0.0.2");
     device_send(other, report(VAN, 1));
     rig_expect(rig, IDENTIFIED, "{'ident':'" VAN "'}");
     rig_finish(rig);
 }
 
-// Two heart beats of Magicyo, of two devices.
-#define BEAT       "5555001e 383634383637303232353131303135 0c 0004 0000 "
-#define OTHER_BEAT "5555001e 383634383637303232353131303136 0c 0004 0000 "
-
-static void send_beat(int device, const char *head) {
-    size_t length;
-    uint8_t *bytes = vector_unhex(head, &length);
-    uint32_t a = 1, b = 0; // Adler-32, from offset 2
-    for (size_t i = 2; i < length; i++) {
-        a = (a + bytes[i]) % 65521;
-        b = (b + a) % 65521;
-    }
-    const uint8_t end[] = {(uint8_t)(b >> 8), (uint8_t)b, (uint8_t)(a >> 8), (uint8_t)a, 0xAA, 0xAA};
-    device_send_bytes(device, bytes, length);
-    device_send_bytes(device, end, sizeof end);
-    free(bytes);
+static void send_beat(int device, const char *imei) {
+    uint8_t frame[MAGICYO_FRAME_MAX];
+    device_send_bytes(device, frame, bytes_magicyo(frame, imei, 0x0C, 4, "", 0));
 }
 
 Test(logs, closed_because_the_protocol_was_violated) {
     struct rig *rig =
         rig_up("{'channels':[{'id':1,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0'}]}");
-    int device = rig_tcp_at("127.0.0.1", rig_tcp_port(rig, "magicyo"));
-    send_beat(device, BEAT);
-    rig_expect(rig, IDENTIFIED, "{'ident':'864867022511015'}");
-    send_beat(device, OTHER_BEAT); // another device on the same connection
-    json_t *entry = expect_closed(rig, 4);
-    check_entry(entry, 102, device, "tcp", "864867022511015");
-    json_decref(entry);
-    rig_expect(rig, ERRORS, "{'ident':'864867022511015','channel_id':1}");
+    int device = rig_tcp_to(rig, "magicyo");
+    send_beat(device, LORRY);
+    rig_expect(rig, IDENTIFIED, "{'ident':'" LORRY "'}");
+    send_beat(device, "864867022511016"); // another device on the same connection
+    json_decref(expect_closed_of(rig, 4, device, LORRY));
+    rig_expect(rig, ERRORS, "{'ident':'" LORRY "','channel_id':1}");
     rig_finish(rig);
 }
 
@@ -348,7 +320,7 @@ static void check_packet(const json_t *entry, const void *bytes, size_t length, 
     check_hex(packet);
     cr_assert(*packet != '\0', "packet is empty");
     size_t came;
-    uint8_t *begin = vector_unhex(packet, &came);
+    uint8_t *begin = bytes_unhex(packet, &came);
     cr_assert(came <= length && (came == length || !whole), "packet has %zu bytes of %zu", came, length);
     cr_assert(memcmp(begin, bytes, came) == 0, "packet is %s", packet);
     free(begin);
@@ -527,7 +499,7 @@ static size_t left_out_before(const json_t *entry) {
 static size_t all_left_out(struct rig *rig) {
     const struct rig_message *message;
     size_t count = 0;
-    for (size_t i = 0; (message = rig_message_at(rig, CHANNEL_ONLY, i)) != NULL; i++) {
+    for (size_t next = 0; (message = rig_next(rig, CHANNEL_ONLY, &next)) != NULL;) {
         json_t *entry = json_of(message);
         count += left_out_before(entry);
         json_decref(entry);
@@ -600,7 +572,7 @@ Test(logs, of_a_flood_hide_no_others) {
         snprintf(source, sizeof source, "127.0.0.%d:%d", 2 + i, device_port(others[i]));
         snprintf(subset, sizeof subset, "\"source\":\"%s\"", source);
         const struct rig_message *message;
-        for (size_t n = 0; (message = rig_message_at(rig, CHANNEL_ONLY, n)) != NULL; n++)
+        for (size_t next = 0; (message = rig_next(rig, CHANNEL_ONLY, &next)) != NULL;)
             shown += strstr(message->payload, subset) != NULL;
     }
     cr_assert(shown >= 2, "the faults of %zu others of 3 are shown", shown); // two may share a place

@@ -4,13 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/e2e/state.h"
 
 TestSuite(registry, .fini = rig_clean);
 
+#define DEVICES   "devices.json"
 #define THIRD     "866425031379169"
 #define STATE_42  "state/gw/devices/42"
 #define STATE_43  "state/gw/devices/43"
@@ -19,40 +19,16 @@ TestSuite(registry, .fini = rig_clean);
 
 #define REPORT_AT(minute) "R0;10+1901091200" minute "+22.63827+114.02922+2.14+69+2+3744+113"
 
-static void devices_path(const struct rig *rig, char *path, size_t capacity) {
-    snprintf(path, capacity, "%s/devices_file.json", rig->directory);
-}
-
-// Whole at once, as an editor or a script would that knows its trade.
-static void write_text(const struct rig *rig, const char *text) {
-    char path[96], temporary[112];
-    devices_path(rig, path, sizeof path);
-    snprintf(temporary, sizeof temporary, "%s.new", path);
-    FILE *file = fopen(temporary, "w");
-    cr_assert(file != NULL);
-    fputs(text, file);
-    fclose(file);
-    cr_assert(rename(temporary, path) == 0);
-}
-
-static void write_devices(const struct rig *rig, const char *devices) {
-    json_t *json = rig_json(devices);
-    char *text = json_dumps(json, 0);
-    write_text(rig, text);
-    free(text);
-    json_decref(json);
-}
-
 static void reload(struct rig *rig, const char *devices) {
-    write_devices(rig, devices);
+    rig_write_json(rig, DEVICES, devices);
     rig_gateway_signal(rig, SIGHUP);
 }
 
 // Starts the gateway with the file as it stands; changes are members of the configuration, or "".
 static void spawn(struct rig *rig, const char *changes) {
-    char all[512], path[96];
-    devices_path(rig, path, sizeof path);
-    snprintf(all, sizeof all, "{'devices_file':'%s'%s%s}", path, *changes != '\0' ? "," : "", changes);
+    char all[512];
+    snprintf(all, sizeof all, "{'devices_file':'%s/" DEVICES "'%s%s}", rig->directory,
+             *changes != '\0' ? "," : "", changes);
     rig_gateway_spawn(rig, all);
 }
 
@@ -63,12 +39,17 @@ static void start(struct rig *rig, const char *changes) {
 }
 
 static struct rig *up_with(const char *devices, const char *changes) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
-    write_devices(rig, devices);
+    struct rig *rig = rig_with_broker(NULL);
+    rig_write_json(rig, DEVICES, devices);
     start(rig, changes);
     return rig;
+}
+
+// VAN on a connection, with a first report that has come through.
+static int reporting_van(struct rig *rig) {
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT_AT("00"));
+    return device;
 }
 
 static void expect_gone(struct rig *rig, const char *state) {
@@ -92,8 +73,7 @@ Test(registry, of_a_file_and_of_the_configuration) {
     expect_device(rig, STATE_42, "{'id':42,'name':'Van 1','ident':'" VAN "','device_type_id':825}", "false");
     expect_device(rig, "state/gw/devices/5", "{'id':5,'name':'Car','ident':'" CAR "','device_type_id':0}",
                   "false");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    reporting_van(rig);
     rig_expect(rig, "message/gw/devices/42", "{'device.id':42,'device.name':'Van 1','device.type.id':825}");
     reload(rig, VAN_IS_43);
     expect_device(rig, STATE_43, "{'id':43}", "true");
@@ -103,8 +83,7 @@ Test(registry, of_a_file_and_of_the_configuration) {
 
 Test(registry, changes_a_connected_device_at_once) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42,'name':'Van 1'}", "true");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     reload(rig, VAN_IS_43);
@@ -115,7 +94,7 @@ Test(registry, changes_a_connected_device_at_once) {
     rig_expect(rig, "message/gw/devices/43", "{'device.id':43,'device.name':'Van 2','device.type.id':821}");
     rig_expect(rig, "message/gw/channels/1/" VAN, "{'device.id':43}");
     cr_assert(rig_count(rig, "message/gw/devices/42") == 1);
-    // Values that have not changed are told of all the same under the new id.
+    // Values that have not changed are published under the new id all the same.
     rig_expect_standing(rig, STATE_43 "/telemetry/battery.voltage", "3.744");
     rig_expect_standing(rig, STATE_43 "/telemetry/position.latitude", "22.63827");
     json_decref(rig_expect_standing_json(rig, STATE_43 "/telemetry/position", "{'latitude':22.63827}"));
@@ -130,8 +109,7 @@ Test(registry, changes_a_connected_device_at_once) {
 
 Test(registry, changes_where_commands_go) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     reload(rig, VAN_IS_43);
     expect_device(rig, STATE_43, "{'id':43}", "true");
     rig_publish(rig, "command/gw/devices/43", "mode,6,60#");
@@ -141,7 +119,8 @@ Test(registry, changes_where_commands_go) {
     rig_finish(rig);
 }
 
-// Anyone may say an ident whose number is a listed device's id. It has no identity, and takes nothing away.
+// Anyone may claim an ident that reads like a listed device's id. It gets no identity, and takes nothing
+// away.
 Test(registry, keeps_the_id_of_a_listed_device_from_others) {
     struct rig *rig = up_with(VAN_IS_42, "");
     int device = rig_tcp(rig), other = rig_tcp(rig);
@@ -175,8 +154,7 @@ Test(registry, changes_a_device_over_udp_at_once) {
 
 Test(registry, changes_a_name_and_nothing_else) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'name':'Van 1'}", "true");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     reload(rig, "[{'ident':'" VAN "','id':42,'name':'Köln \\\"1\\\"','type_id':1}]");
@@ -191,8 +169,7 @@ Test(registry, changes_a_name_and_nothing_else) {
 
 Test(registry, changes_a_device_that_is_away) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     close(device);
     expect_device(rig, STATE_42, "{'id':42}", "false");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
@@ -257,8 +234,7 @@ Test(registry, removes_a_device_that_never_came) {
 
 Test(registry, removes_a_device_that_is_away) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     close(device);
     expect_device(rig, STATE_42, "{'id':42}", "false");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
@@ -269,8 +245,7 @@ Test(registry, removes_a_device_that_is_away) {
 
 Test(registry, removes_a_connected_device_that_goes_on_as_an_unknown_one) {
     struct rig *rig = up_with(VAN_IS_42, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42}", "true");
     reload(rig, "[]");
     expect_gone(rig, STATE_42);
@@ -284,8 +259,7 @@ Test(registry, removes_a_connected_device_that_goes_on_as_an_unknown_one) {
 
 Test(registry, removes_a_connected_device_that_goes_on_on_the_channel_topic) {
     struct rig *rig = up_with(VAN_IS_42, "'unknown_devices':'channel'");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42}", "true");
     reload(rig, "[]");
     expect_gone(rig, STATE_42);
@@ -361,11 +335,11 @@ Test(registry, is_read_again_each_time) {
 // As far as the gateway can tell from what it has published itself.
 Test(registry, changes_while_the_gateway_is_away) {
     struct rig *rig = up_with("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':5}]", "");
-    say(rig, rig_tcp(rig), VAN, REPORT_AT("00"));
+    reporting_van(rig);
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     rig_expect_standing(rig, "state/gw/devices/5/connected", "false");
-    kill_gateway(rig);
-    write_devices(rig, VAN_IS_43);
+    kill_and_hear(rig);
+    rig_write_json(rig, DEVICES, VAN_IS_43);
     start(rig, "");
     expect_device(rig, STATE_43, "{'id':43,'name':'Van 2','ident':'" VAN "'}", "false");
     expect_gone(rig, STATE_42);
@@ -373,15 +347,12 @@ Test(registry, changes_while_the_gateway_is_away) {
     rig_finish(rig);
 }
 
-// What changed while the broker was away is right when it is back, also when it has lost all.
+// What changed while the broker was away is right when it is back, even when it has lost everything.
 static void change_while_away(const char *broker) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, broker);
-    rig_client_start(rig);
-    write_devices(rig, VAN_IS_42);
+    struct rig *rig = rig_with_broker(broker);
+    rig_write_json(rig, DEVICES, VAN_IS_42);
     start(rig, "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42}", "true");
     rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
     rig_broker_kill(rig);
@@ -452,14 +423,13 @@ static const struct {
 // The old registry is kept, whole.
 static void expect_refused(const char *text, const char *reason) {
     struct rig *rig = up_with(VAN_IS_42, "'devices':[{'ident':'" THIRD "','id':7}]");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     expect_device(rig, STATE_42, "{'id':42,'name':'Van 1'}", "true");
     rig_expect_standing(rig, "state/gw/devices/7/connected", "false");
     char path[96];
-    devices_path(rig, path, sizeof path);
+    snprintf(path, sizeof path, "%s/" DEVICES, rig->directory);
     if (text != NULL)
-        write_text(rig, text);
+        rig_write_file(rig, DEVICES, text);
     else
         remove(path);
     rig_gateway_signal(rig, SIGHUP);
@@ -493,8 +463,7 @@ REFUSED(10, a_file_that_is_missing)
 
 Test(registry, without_a_file_the_signal_changes_nothing) {
     struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'}]}");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     rig_gateway_signal(rig, SIGHUP);
     rig_expect_counters(rig, "outbox: ");
     say(rig, device, VAN, REPORT_AT("01"));
@@ -504,8 +473,7 @@ Test(registry, without_a_file_the_signal_changes_nothing) {
 
 Test(registry, that_did_not_change_changes_nothing) {
     struct rig *rig = up_with("[{'ident':'" VAN "','id':42,'name':'Van 1'},{'ident':'" CAR "','id':43}]", "");
-    int device = rig_tcp(rig);
-    say(rig, device, VAN, REPORT_AT("00"));
+    int device = reporting_van(rig);
     rig_expect(rig, STATE_42 "/connected", "true");
     rig_expect(rig, STATE_43 "/connected", "false");
     reload(rig, "[{'ident':'" VAN "','id':42,'name':'Van 1'},{'ident':'" CAR "','id':43},"
@@ -517,7 +485,7 @@ Test(registry, that_did_not_change_changes_nothing) {
                                          STATE_42 "/telemetry/battery.voltage"};
     for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
         const struct rig_message *message;
-        for (size_t n = 0; (message = rig_message_at(rig, topics[i], n)) != NULL; n++)
+        for (size_t next = 0; (message = rig_next(rig, topics[i], &next)) != NULL;)
             cr_assert(message->length > 0, "%s was removed in between", topics[i]);
     }
     cr_assert(rig_count(rig, "log/gw/devices/42/disconnected") == 1, "at the end");
@@ -529,7 +497,7 @@ Test(registry, that_did_not_change_changes_nothing) {
 #define MANY      20000
 #define MANY_TIME 60000 // milliseconds
 
-static void write_many(const struct rig *rig, int first, int last, const char *name) {
+static void write_many(struct rig *rig, int first, int last, const char *name) {
     json_t *devices = json_array();
     for (int i = first; i <= last; i++) {
         char ident[24], text[32];
@@ -538,7 +506,7 @@ static void write_many(const struct rig *rig, int first, int last, const char *n
         json_array_append_new(devices, json_pack("{s:s, s:i, s:s}", "ident", ident, "id", i, "name", text));
     }
     char *text = json_dumps(devices, 0);
-    write_text(rig, text);
+    rig_write_file(rig, DEVICES, text);
     free(text);
     json_decref(devices);
 }
@@ -558,8 +526,6 @@ static bool are_retained(void *context) {
         strstr(json_string_value(value), many->payload) != NULL;
     bool all = many->came == many->expected && json_object_size(retained) == many->expected;
     json_decref(retained);
-    if (!all)
-        usleep(200000); // asking is much work itself
     return all;
 }
 
@@ -570,9 +536,7 @@ static void expect_many(struct rig *rig, const char *filter, const char *payload
 }
 
 Test(registry, of_20000_devices) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     write_many(rig, 1, MANY, "First");
     spawn(rig, ""); // which may take its time
     expect_many(rig, "state/gw/devices/+", "\"First ", MANY);
@@ -598,34 +562,21 @@ Test(registry, of_20000_devices) {
     rig_finish(rig);
 }
 
-static long milliseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static bool never(void *context) {
-    return false;
-}
-
-// The gateway has read the first bytes of a report and is busy then. False when that took so long that it may
-// have been at rest and have taken them for a whole one.
+// Sends the first bytes of a report and keeps the gateway busy. False when it took so long that the gateway
+// may have been idle and have taken them for a whole report.
 static bool reload_within(struct rig *rig, int device, size_t length, size_t *sent) {
     char counter[48];
-    long begin = milliseconds();
+    int64_t begin = rig_clock();
     device_send_bytes(device, report(VAN, 12345), length);
     snprintf(counter, sizeof counter, "1 connections, %zu bytes", *sent += length);
     rig_expect_counters(rig, counter);
     rig_gateway_signal(rig, SIGHUP);
-    return milliseconds() - begin < 150;
+    return rig_clock() - begin < 150;
 }
 
-// The rest of a report comes while the registry is read: that it was not read yet is not the device's
-// silence.
+// The rest of a report comes while the gateway reads the registry: it must not take that for silence.
 Test(registry, that_takes_long_to_read_cuts_no_report) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     write_many(rig, 1, MANY, "First");
     start(rig, "");
     int device = rig_tcp(rig);
@@ -634,7 +585,7 @@ Test(registry, that_takes_long_to_read_cuts_no_report) {
         device_send(device, "\r\n");
         sent += 2;
     }
-    rig_wait(never, NULL, 20); // it has begun
+    rig_wait_until(rig_clock() + 20); // it has begun
     device_send(device, "345\r\n");
     rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':12345}");
     rig_finish(rig);

@@ -1,5 +1,5 @@
-// What stands retained about channels and devices, and what becomes of it when the gateway or the broker
-// ends. Telemetry has a file of its own; the instance is looked at in test_broker.c.
+// What is retained about channels and devices, and what becomes of it when the gateway or the broker stops.
+// Telemetry has a file of its own; the instance is in test_broker.c.
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ static void expect_connections(struct rig *rig, int count) {
     json_decref(rig_expect_standing_json(rig, CHANNEL, subset));
 }
 
-// All that the gateway would say of VAN before this, it has said.
+// Once this returns, the gateway has published all that it had to say about VAN.
 static void pass_fence(struct rig *rig) {
     close(wake(rig, THIRD));
     rig_expect(rig, "state/gw/devices/" THIRD "/connected", "true");
@@ -136,7 +136,7 @@ Test(state, of_a_channel_after_a_crash) {
     struct rig *rig = rig_up(NULL);
     wake(rig, VAN);
     expect_connections(rig, 1);
-    kill_gateway(rig);
+    kill_and_hear(rig);
     rig_gateway_start(rig, NULL);
     char address[64];
     snprintf(address, sizeof address, "{'tcp':'127.0.0.1:%d','connections':0}",
@@ -197,11 +197,10 @@ Test(state, of_a_device_with_a_name_that_json_has_to_escape) {
 }
 
 Test(state, under_another_prefix) {
-    struct rig *rig = rig_new();
+    struct rig *rig = rig_with_broker(NULL);
     rig->topic_prefix = "flespi";
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
     rig_gateway_start(rig, "{'mqtt':{'topic_prefix':'flespi'}}");
+    rig_expect_state(rig); // so that all that follows is published at once
     close(wake(rig, VAN));
     rig_expect(rig, "/flespi/" VAN_CONNECTED, "false");
     static const char *const topics[] = {INSTANCE, CHANNEL, VAN_STATE, VAN_STATE "/telemetry/battery.voltage",
@@ -310,7 +309,7 @@ static struct rig *crashed_with_van_and_car(void) {
     device_send(rig_tcp(rig), report(CAR, 1));
     rig_expect_standing(rig, VAN_CONNECTED, "true");
     rig_expect_standing(rig, "state/gw/devices/5/connected", "true");
-    kill_gateway(rig);
+    kill_and_hear(rig);
     return rig;
 }
 
@@ -369,7 +368,7 @@ Test(state, of_devices_elsewhere_when_a_gateway_was_killed) {
     wake(rig->beside, CAR);
     rig_expect_standing(rig, VAN_CONNECTED, "true");
     rig_expect_standing(rig, CAR_CONNECTED, "true");
-    kill_gateway(rig);
+    kill_and_hear(rig);
     rig_gateway_start(rig, NULL);
     rig_expect_standing(rig, VAN_CONNECTED, "false");
     pass_fence(rig);
@@ -421,8 +420,7 @@ static void expect_restored(struct rig *rig, json_t *before) {
     json_decref(before);
 }
 
-// One device is connected, one was, one is in the registry and never came; with texts and lists among their
-// values.
+// One device is connected, one was, one is only in the registry; some of their values are texts and lists.
 static struct rig *fleet_up(void) {
     struct rig *rig =
         rig_up("{'devices':[{'ident':'" CAR "','id':5,'name':'Car'},{'ident':'" THIRD "','id':6}]}");
@@ -485,11 +483,9 @@ Test(state, follows_who_comes_and_goes_while_the_broker_is_away) {
     rig_finish(rig);
 }
 
-// It has forgotten nothing: only what changed meanwhile comes.
+// The broker has forgotten nothing: only what changed meanwhile is published.
 Test(state, follows_who_goes_while_a_broker_is_away_that_keeps_all) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, RIG_BROKER_KEEPS);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
     rig_gateway_start(rig, NULL);
     int van = wake(rig, VAN);
     wake(rig, CAR);
@@ -518,8 +514,7 @@ Test(state, of_the_registry_at_a_new_broker_and_a_new_start) {
     rig_finish(rig);
 }
 
-// The device was there when the broker went away, and is gone when both are back; that it was there stands in
-// the store.
+// The store says that the device is connected, but it is gone when the gateway and the broker are back.
 Test(state, connected_of_an_earlier_run_is_not_the_last_word) {
     struct rig *rig = rig_up(
         "{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','udp':'127.0.0.1:0','udp_ack':'ok'}]}");
@@ -527,8 +522,7 @@ Test(state, connected_of_an_earlier_run_is_not_the_last_word) {
     rig_broker_freeze(rig);
     device_send(device, report(VAN, 1));
     device_expect_datagram(device, "ok"); // all of it is on disk
-    rig_gateway_signal(rig, SIGKILL);
-    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
+    rig_gateway_kill(rig);
     rig_broker_kill(rig);
     rig_broker_start(rig, NULL);
     rig_gateway_start(rig, NULL);

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "tests/e2e/state.h"
-#include "tests/vector.h"
 
 TestSuite(telemetry, .fini = rig_clean);
 
@@ -14,7 +13,6 @@ TestSuite(telemetry, .fini = rig_clean);
 #define BATTERY   TELEMETRY "battery.voltage"
 #define LATITUDE  TELEMETRY "position.latitude"
 #define POSITION  TELEMETRY "position"
-#define LORRY     "864867022511015"
 #define LORRY_IS  "state/gw/devices/" LORRY "/telemetry/"
 #define MAGICYO                                                                                              \
     "{'channels':[{'id':2,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0'},"                       \
@@ -40,7 +38,7 @@ static void expect_live(struct rig *rig, const char *topic, const char *const *p
 
 // --- every field, as it stands in the message ---
 
-// What says where a message comes from and which one it is, and nothing of the device.
+// Says where a message comes from and which one it is, but nothing about the device.
 static bool is_of_the_message(const char *field) {
     static const char *const others[] = {"ident",       "timestamp", "server.timestamp", "channel.id", "peer",
                                          "protocol.id", NULL};
@@ -104,7 +102,7 @@ Test(telemetry, of_every_field_of_mictrack) {
     rig_finish(rig);
 }
 
-// Numbers, booleans, texts and lists, in so many words.
+// Numbers, booleans, texts and lists, literally.
 Test(telemetry, is_bare_json) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
@@ -122,15 +120,8 @@ Test(telemetry, is_bare_json) {
     rig_finish(rig);
 }
 
-static void send_hex(int device, const char *hex) {
-    size_t length;
-    uint8_t *bytes = vector_unhex(hex, &length);
-    device_send_bytes(device, bytes, length);
-    free(bytes);
-}
-
 static int lorry(struct rig *rig) {
-    return rig_tcp_at("127.0.0.1", rig_tcp_port(rig, "magicyo"));
+    return rig_tcp_to(rig, "magicyo");
 }
 
 // Every attribute; see tests/vectors/magicyo/attributes-02.vector.
@@ -141,7 +132,7 @@ static int lorry(struct rig *rig) {
 
 Test(telemetry, of_every_field_of_magicyo) {
     struct rig *rig = rig_up(MAGICYO);
-    send_hex(lorry(rig), ATTRIBUTES);
+    device_send_hex(lorry(rig), ATTRIBUTES);
     const struct rig_message *message = rig_expect(rig, "message/gw/devices/" LORRY, NULL);
     cr_assert(expect_fields(rig, LORRY, message) == 22);
     rig_expect_standing(rig, LORRY_IS "tire.pressure.1", "2.35");
@@ -265,7 +256,7 @@ Test(telemetry, stays_when_a_field_vanishes_from_reports) {
     rig->finished = true;
 }
 
-// A value that cannot be is no value, and half a place is none.
+// An impossible value is no value, and half a position is no position.
 Test(telemetry, is_not_moved_by_a_value_that_was_left_out) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
@@ -323,7 +314,7 @@ Test(telemetry, stays_when_the_gateway_starts_anew) {
     rig_finish(rig);
 }
 
-// What is shown is in the broker, and what is older than it stays older.
+// The broker has what is shown, and an older report does not replace it.
 Test(telemetry, is_not_moved_by_an_older_report_after_a_new_start) {
     struct rig *rig = rig_up(NULL);
     say(rig, rig_tcp(rig), VAN, NOON);
@@ -361,12 +352,12 @@ Test(telemetry, position_has_all_of_a_report) {
     rig_finish(rig);
 }
 
-// Dilution of precision is there, and is no accuracy.
+// Dilution of precision is published, but is no accuracy.
 Test(telemetry, position_has_the_accuracy_that_the_device_gave) {
     struct rig *rig = rig_up(MAGICYO);
-    send_hex(lorry(rig),
-             "5555005138363438363730323235313130313503004100330400025f5e10001a00f6adfeaa228b1302db0f"
-             "00f00900c00000055f5e1000674e8459155234cd1600000002dfff0000011170633111b2aaaa");
+    device_send_hex(lorry(rig),
+                    "5555005138363438363730323235313130313503004100330400025f5e10001a00f6adfeaa228b1302db0f"
+                    "00f00900c00000055f5e1000674e8459155234cd1600000002dfff0000011170633111b2aaaa");
     json_decref(expect_position(rig, LORRY_IS "position",
                                 "{'latitude':-34.60374,'longitude':-58.38162,'hdop':409.5,'accuracy':70000,"
                                 "'gps_accuracy':70000,'altitude':-50,'speed':0}",
@@ -379,15 +370,15 @@ Test(telemetry, position_has_the_accuracy_that_the_device_gave) {
 
 Test(telemetry, position_has_no_accuracy_where_the_device_gave_none) {
     struct rig *rig = rig_up(MAGICYO);
-    send_hex(lorry(rig),
-             "555500073836343836373032323531313031350300230400025f5e10001a00f6adfeaa228b1302db0f5f5e"
-             "103c1a00f6adfeaa228b1300010f00aaaa");
+    device_send_hex(lorry(rig),
+                    "555500073836343836373032323531313031350300230400025f5e10001a00f6adfeaa228b1302db0f5f5e"
+                    "103c1a00f6adfeaa228b1300010f00aaaa");
     json_decref(expect_position(rig, LORRY_IS "position", "{'latitude':22.63827,'speed':0,'altitude':123}",
                                 "altitude direction latitude longitude satellites speed"));
     rig_finish(rig);
 }
 
-// The speed of the one is none of the other.
+// The speed of one is not that of the other.
 Test(telemetry, position_does_not_mix_two_reports) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
@@ -410,8 +401,8 @@ Test(telemetry, position_is_never_torn) {
     }
     rig_expect(rig, POSITION, "{'latitude':59,'longitude':59,'speed':59,'direction':59,'satellites':60}");
     stop_and_hear(rig);
-    for (size_t i = 0; i < rig_count(rig, POSITION); i++) {
-        const struct rig_message *message = rig_message_at(rig, POSITION, i);
+    const struct rig_message *message;
+    for (size_t next = 0; (message = rig_next(rig, POSITION, &next)) != NULL;) {
         char subset[160];
         json_t *json = json_of(message);
         int at = (int)json_integer_value(member(json, "latitude"));
@@ -426,7 +417,7 @@ Test(telemetry, position_is_never_torn) {
     rig->finished = true;
 }
 
-// A heart beat has satellites, and no coordinates. The place stays, as it was written.
+// A heartbeat has satellites but no coordinates. The position stays as it was.
 Test(telemetry, position_stays_when_a_report_has_no_coordinates) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
@@ -435,8 +426,9 @@ Test(telemetry, position_stays_when_a_report_has_no_coordinates) {
     rig_expect_standing(rig, BATTERY, "3.954");
     rig_expect_standing(rig, TELEMETRY "position.satellites", "5");
     stop_and_hear(rig);
-    for (size_t i = 0; i < rig_count(rig, POSITION); i++) {
-        const char *payload = rig_message_at(rig, POSITION, i)->payload;
+    const struct rig_message *message;
+    for (size_t next = 0; (message = rig_next(rig, POSITION, &next)) != NULL;) {
+        const char *payload = message->payload;
         cr_assert(strstr(payload, "\"direction\":69,\"latitude\":22.63827,\"longitude\":114.02922,") != NULL,
                   "the position is %s", payload);
         cr_assert(strstr(payload, ".0,") == NULL && strstr(payload, ".0}") == NULL,

@@ -1,6 +1,5 @@
 // `trackbus watch` against a real broker: as lines, and on a terminal.
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <pty.h>
 #include <signal.h>
@@ -15,10 +14,9 @@
 
 #include "tests/e2e/rig.h"
 
-#define IDENT "866425031361423"
 #define OTHER "866425031361424"
 #define FLEET                                                                                                \
-    "{'devices':[{'ident':'" IDENT "','id':42,'name':'Van 1'},{'ident':'" OTHER "','id':43,'name':'Van "     \
+    "{'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'},{'ident':'" OTHER "','id':43,'name':'Van "       \
     "2'}]}"
 
 // A watch that runs, and all that it has said.
@@ -167,8 +165,8 @@ static void send_report(int device, const char *ident, int seqnum) {
 Test(watch, a_line_for_each_message_and_connection) {
     struct rig *rig = fleet_and_lines(NULL);
     int device = rig_tcp(rig);
-    send_report(device, IDENT, 1);
-    expect_line("  " IDENT "  Van 1         22.63827,114.02922 ");
+    send_report(device, VAN, 1);
+    expect_line("  " VAN "  Van 1         22.63827,114.02922 ");
     expect_line("  connected, 127.0.0.1:");
     close(device);
     expect_line("  disconnected, 127.0.0.1:");
@@ -180,12 +178,12 @@ Test(watch, a_line_for_each_message_and_connection) {
 }
 
 Test(watch, one_ident_only) {
-    struct rig *rig = fleet_and_lines(IDENT);
+    struct rig *rig = fleet_and_lines(VAN);
     int device = rig_tcp(rig), other = rig_tcp(rig);
     send_report(other, OTHER, 1);
     rig_expect(rig, "message/gw/devices/43", NULL);
     rig_publish(rig, "message/gw/devices/44", "{'ident':'x'}");
-    send_report(device, IDENT, 2);
+    send_report(device, VAN, 2);
     expect_line("22.63827,114.02922");
     cr_assert(strstr(viewer.text, OTHER) == NULL, "%s", viewer.text);
     end(rig, SIGINT);
@@ -193,9 +191,7 @@ Test(watch, one_ident_only) {
 }
 
 static struct rig *broker_and_lines(void) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     watch_lines(rig, NULL, NULL);
     rig_expect_log(rig, ": connected");
     return rig;
@@ -245,9 +241,7 @@ Test(watch, ends_when_nobody_reads) {
 }
 
 Test(watch, the_environment_overrides_the_file) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     setenv("TRACKBUS_TOPIC_PREFIX", "my/fleet", 1);
     watch_lines(rig, "{'mqtt':{'topic_prefix':'other'}}", NULL);
     rig_expect_log(rig, ": connected");
@@ -278,14 +272,14 @@ static tcflag_t modes(void) {
 Test(watch, the_fleet_as_it_is_and_as_it_goes_on) {
     struct rig *rig = rig_up(FLEET);
     int device = rig_tcp(rig);
-    send_report(device, IDENT, 1);
+    send_report(device, VAN, 1);
     rig_expect(rig, "message/gw/devices/42", NULL);
     rig_expect(rig, "state/gw/devices/42/telemetry/position", NULL);
     rig_expect(rig, "state/gw/devices/43", NULL);
     watch_terminal(rig, FLEET, NULL);
     // All of this is retained.
     expect_shown(": connected  2 devices, 1 connected");
-    expect_shown(IDENT "  Van 1  on ");
+    expect_shown(VAN "  Van 1  on ");
     expect_shown("  22.63827,114.02922 ");
     int other = rig_tcp(rig);
     send_report(other, OTHER, 1);
@@ -293,7 +287,7 @@ Test(watch, the_fleet_as_it_is_and_as_it_goes_on) {
     expect_shown(OTHER "  Van 2  on ");
     expect_shown("R0");
     const char *screen = last_screen();
-    cr_assert(strstr(screen, OTHER) < strstr(screen, IDENT), "not the newest first:\n%s", screen);
+    cr_assert(strstr(screen, OTHER) < strstr(screen, VAN), "not the newest first:\n%s", screen);
     close(other);
     expect_shown(OTHER "  Van 2  off ");
     cr_assert_eq(modes(), 0);
@@ -309,11 +303,11 @@ Test(watch, one_ident_on_the_screen) {
     int device = rig_tcp(rig), other = rig_tcp(rig);
     watch_terminal(rig, FLEET, OTHER);
     expect_shown(": connected  1 devices, 0 connected");
-    send_report(device, IDENT, 1);
+    send_report(device, VAN, 1);
     rig_expect(rig, "message/gw/devices/42", NULL);
     send_report(other, OTHER, 1);
     expect_shown("R0");
-    cr_assert(strstr(viewer.text, IDENT) == NULL);
+    cr_assert(strstr(viewer.text, VAN) == NULL);
     end(rig, SIGTERM);
     expect_given_back();
     rig_finish(rig);
@@ -340,11 +334,9 @@ Test(watch, the_broker_goes_and_comes) {
     rig->finished = true;
 }
 
-// Between the sequences of our own there are none of a device.
+// The only escape sequences are our own, none come from a device.
 Test(watch, nothing_reaches_the_terminal_raw) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     rig_publish_retained(rig, "state/gw/devices/5",
                          "{\"id\":5,\"ident\":\"five\",\"name\":\"\\u001b]0;x\\u0007\"}");
     watch_terminal(rig, NULL, NULL);
@@ -363,11 +355,9 @@ Test(watch, nothing_reaches_the_terminal_raw) {
 }
 
 Test(watch, the_screen_follows_the_size_of_the_terminal) {
-    struct rig *rig = rig_new();
+    struct rig *rig = rig_with_broker(NULL);
     struct winsize small = {.ws_row = 4, .ws_col = 20};
     char ident[32], message[64];
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
     watch_terminal(rig, NULL, NULL);
     expect_shown(": connected ");
     for (int i = 0; i < 20; i++) {

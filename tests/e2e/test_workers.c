@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -14,7 +13,7 @@
 
 TestSuite(workers, .fini = rig_clean);
 
-#define FIRST   "state/gw/instances/trackbus"
+#define FIRST   INSTANCE
 #define SECOND  "state/gw/instances/trackbus-2"
 #define THIRD   "state/gw/instances/trackbus-3"
 #define TRIES   100 // to reach one worker of two: more than chance needs
@@ -25,35 +24,14 @@ TestSuite(workers, .fini = rig_clean);
     "'udp_ack':'ok {seq}'}]}"
 #define KEEPS RIG_BROKER_KEEPS
 
-// --- the log ---
-
-struct counting {
-    struct rig *rig;
-    const char *text;
-    size_t least;
-};
-
-static bool is_counted(void *context) {
-    const struct counting *counting = context;
-    return rig_log_count(counting->rig, counting->text) >= counting->least;
-}
-
-static void expect_log_times(struct rig *rig, const char *text, size_t least) {
-    struct counting counting = {rig, text, least};
-    cr_assert(rig_wait(is_counted, &counting, RIG_DEADLINE), "the log says less than %zu times: %s", least,
-              text);
-}
-
 static void start(struct rig *rig, unsigned workers, const char *changes) {
     rig->workers = workers;
     rig_gateway_start(rig, changes);
-    expect_log_times(rig, ": connected", workers > 0 ? workers : 1);
+    rig_expect_log_times(rig, ": connected", workers > 0 ? workers : 1);
 }
 
 static struct rig *up(unsigned workers, const char *changes) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, KEEPS);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(KEEPS);
     start(rig, workers, changes);
     return rig;
 }
@@ -201,7 +179,7 @@ Test(workers, one_is_possible) {
     struct rig *rig = up(1, NULL);
     close(wake_at(rig, 1, VAN));
     kill_worker(rig, 1);
-    expect_log_times(rig, ": connected", 2);
+    rig_expect_log_times(rig, ": connected", 2);
     close(wake_at(rig, 1, VAN));
     cr_assert(!has_file(rig, "store.db-1"));
     rig_finish(rig);
@@ -210,16 +188,12 @@ Test(workers, one_is_possible) {
 #define DEVICES 40
 #define ROUNDS  5
 
-static bool all_came(void *context) {
-    return rig_count(context, "message/gw/devices/+") >= (size_t)2 * DEVICES * ROUNDS;
-}
-
 static void expect_each_once(struct rig *rig) {
     const struct rig_message *message;
     json_t *seen = json_object();
-    for (size_t i = 0; (message = rig_message_at(rig, "message/gw/devices/+", i)) != NULL; i++) {
+    for (size_t next = 0; (message = rig_next(rig, "message/gw/devices/+", &next)) != NULL;) {
         char key[96];
-        json_t *json = json_loads(message->payload, 0, NULL);
+        json_t *json = json_of(message);
         snprintf(key, sizeof key, "%s %d", json_string_value(json_object_get(json, "ident")),
                  (int)json_integer_value(json_object_get(json, "message.seqnum")));
         cr_assert(json_object_get(seen, key) == NULL, "%s came twice", key);
@@ -244,8 +218,7 @@ Test(workers, divide_many_devices_and_lose_nothing) {
             snprintf(ident, sizeof ident, "8664250313%05d", i);
             device_send(devices[i], report(ident, round));
         }
-    bool came = rig_wait(all_came, rig, RIG_DEADLINE);
-    cr_assert(came, "%zu messages came", rig_count(rig, "message/gw/devices/+"));
+    rig_expect_count(rig, "message/gw/devices/+", (size_t)2 * DEVICES * ROUNDS);
     for (size_t i = 0; i < 2 * (size_t)DEVICES; i++)
         used[i / DEVICES][worker_of(rig, devices[i])] = true;
     cr_assert(used[0][1] && used[0][2] && used[1][1] && used[1][2]);
@@ -290,7 +263,7 @@ Test(workers, deliver_over_udp) {
     finish(rig);
 }
 
-// Each way once more, so that a command that went to the wrong place would be seen.
+// Several times each way, so that a command that went to the wrong place would show.
 Test(workers, a_device_that_moves_gets_each_command_once) {
     struct rig *rig = up(2, NULL);
     int before = wake_at(rig, 1, VAN);
@@ -392,12 +365,20 @@ Test(workers, what_a_killed_one_acknowledged_is_not_lost) {
 
 // --- signals ---
 
-static void write_devices(const struct rig *rig, const char *name) {
-    char path[128], text[128];
-    path_of(rig, "devices.json", path, sizeof path);
-    snprintf(text, sizeof text, "[{\"ident\":\"" VAN "\",\"id\":%s,\"name\":\"%s\"}]", VAN, name);
-    FILE *file = fopen(path, "w");
-    cr_assert(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
+static void write_devices(struct rig *rig, const char *name) {
+    char text[128];
+    snprintf(text, sizeof text, "[{\"ident\":\"" VAN "\",\"id\":" VAN ",\"name\":\"%s\"}]", name);
+    rig_write_file(rig, "devices.json", text);
+}
+
+// Two workers, and a registry in a file in which VAN has that name.
+static struct rig *up_with_name(const char *name) {
+    struct rig *rig = rig_with_broker(NULL);
+    char changes[160];
+    write_devices(rig, name);
+    snprintf(changes, sizeof changes, "{'devices_file':'%s/devices.json'}", rig->directory);
+    start(rig, 2, changes);
+    return rig;
 }
 
 static void expect_name(struct rig *rig, unsigned worker, int seqnum, const char *name) {
@@ -410,42 +391,30 @@ static void expect_name(struct rig *rig, unsigned worker, int seqnum, const char
 }
 
 Test(workers, all_read_the_registry_again) {
-    struct rig *rig = rig_new();
-    char changes[160];
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
-    write_devices(rig, "one");
-    snprintf(changes, sizeof changes, "{'devices_file':'%s/devices.json'}", rig->directory);
-    start(rig, 2, changes);
+    struct rig *rig = up_with_name("one");
     expect_name(rig, 1, 1, "one");
     expect_name(rig, 2, 2, "one");
     write_devices(rig, "two");
     kill_worker(rig, 2); // one that is started has what the others have
-    expect_log_times(rig, ": connected", 3);
+    rig_expect_log_times(rig, ": connected", 3);
     expect_name(rig, 2, 3, "one");
     rig_gateway_signal(rig, SIGHUP);
-    expect_log_times(rig, ": the registry has 1 devices", 2);
+    rig_expect_log_times(rig, ": the registry has 1 devices", 2);
     expect_name(rig, 1, 4, "two");
     expect_name(rig, 2, 5, "two");
     kill_worker(rig, 2);
-    expect_log_times(rig, ": connected", 4);
+    rig_expect_log_times(rig, ": connected", 4);
     expect_name(rig, 2, 6, "two");
     rig_finish(rig);
 }
 
 Test(workers, a_faulty_registry_changes_nothing) {
-    struct rig *rig = rig_new();
-    char changes[160];
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
-    write_devices(rig, "one");
-    snprintf(changes, sizeof changes, "{'devices_file':'%s/devices.json'}", rig->directory);
-    start(rig, 2, changes);
+    struct rig *rig = up_with_name("one");
     write_devices(rig, "\",");
     rig_gateway_signal(rig, SIGHUP);
-    expect_log_times(rig, "the registry is unchanged", 2);
+    rig_expect_log_times(rig, "the registry is unchanged", 2);
     kill_worker(rig, 2);
-    expect_log_times(rig, ": connected", 3);
+    rig_expect_log_times(rig, ": connected", 3);
     expect_name(rig, 1, 1, "one");
     expect_name(rig, 2, 2, "one");
     rig_finish(rig);
@@ -466,11 +435,9 @@ static bool signal_and_look(void *context) {
     return rig_log_count(rig, ": connected") >= 2;
 }
 
-// A signal that comes before a worker is ready for it does not end it.
+// A signal does not end a worker that is not ready for it yet.
 Test(workers, signals_may_come_early) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     rig->workers = 2;
     rig_gateway_spawn(rig, NULL);
     rig_expect_log(rig, "worker 1 is process");
@@ -480,9 +447,7 @@ Test(workers, signals_may_come_early) {
 }
 
 Test(workers, told_to_stop_at_once_they_stop_well) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     rig->workers = 2;
     rig_gateway_spawn(rig, NULL);
     rig_expect_log(rig, "worker 2 is process");
@@ -552,8 +517,7 @@ Test(workers, told_twice_they_do_not_wait) {
 Test(workers, stop_when_the_supervisor_is_killed) {
     struct rig *rig = up(2, NULL);
     pid_t processes[] = {rig_worker(rig, 1), rig_worker(rig, 2)};
-    rig_gateway_signal(rig, SIGKILL);
-    cr_assert(rig_gateway_wait(rig) == -SIGKILL);
+    rig_gateway_kill(rig);
     cr_assert(rig_orphan_wait(processes[0]) == 0);
     cr_assert(rig_orphan_wait(processes[1]) == 0);
     rig_expect_standing(rig, FIRST, "{\"state\":\"offline\"}");
@@ -567,7 +531,7 @@ static int hold(int type, int *port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     int on = 1, handle = socket(AF_INET, type, 0);
-    // Even by one that would share it.
+    // Even when the holder would share it.
     setsockopt(handle, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
     cr_assert(bind(handle, (struct sockaddr *)&address, length) == 0);
     cr_assert(type != SOCK_STREAM || listen(handle, 8) == 0);
@@ -576,25 +540,17 @@ static int hold(int type, int *port) {
     return handle;
 }
 
-static void expect_end(struct rig *rig, const char *changes, const char *reason) {
-    rig->workers = 2;
-    rig_gateway_spawn(rig, changes);
-    int code = rig_gateway_wait(rig);
-    cr_assert(code == 1, "the gateway ended with %d", code);
-    cr_assert(rig_log_has(rig, reason), "the log does not say: %s", reason);
-}
-
 static void expect_port_in_use(const char *transport, int type) {
     struct rig *rig = rig_new();
     char changes[160], reason[96];
     int port, held = hold(type, &port);
-    rig_broker_reserve(rig);
+    rig->workers = 2;
     snprintf(changes, sizeof changes,
              "{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','%s':'127.0.0.1:%d'}]}", transport,
              port);
     snprintf(reason, sizeof reason,
              "channel mictrack: cannot listen on %s 127.0.0.1:%d: Address already in use", transport, port);
-    expect_end(rig, changes, reason);
+    rig_expect_no_start(rig, changes, reason);
     cr_assert(!rig_log_has(rig, "is process"));
     close(held);
     rig->finished = true;
@@ -608,30 +564,30 @@ Test(workers, need_a_free_udp_port) {
     expect_port_in_use("udp", SOCK_DGRAM);
 }
 
-// Two channels on one port would each get a part of the devices.
+// Two channels on one port would each get some of the devices.
 Test(workers, need_a_port_for_each_channel) {
     struct rig *rig = rig_new();
     char changes[256], reason[96];
     int port;
     close(hold(SOCK_STREAM, &port));
-    rig_broker_reserve(rig);
+    rig->workers = 2;
     snprintf(changes, sizeof changes,
              "{'channels':[{'id':1,'name':'one','protocol':'mictrack','tcp':'127.0.0.1:%d'},"
              "{'id':2,'name':'two','protocol':'magicyo','tcp':'127.0.0.1:%d'}]}",
              port, port);
     snprintf(reason, sizeof reason, "channel two: cannot listen on tcp 127.0.0.1:%d: Address already in use",
              port);
-    expect_end(rig, changes, reason);
+    rig_expect_no_start(rig, changes, reason);
     rig->finished = true;
 }
 
 Test(workers, need_a_store_each) {
     struct rig *rig = rig_new();
     char path[128];
-    rig_broker_reserve(rig);
+    rig->workers = 2;
     path_of(rig, "store.db-2", path, sizeof path);
     cr_assert(mkdir(path, 0700) == 0);
-    expect_end(rig, NULL, "/store.db-2 cannot be used: ");
+    rig_expect_no_start(rig, NULL, "/store.db-2 cannot be used: ");
     cr_assert(rig_log_has(rig, "worker 2 cannot run (code 1): all stop"));
     cr_assert(!rig_log_has(rig, "started again"));
     rig->finished = true;
@@ -670,7 +626,7 @@ static bool is_removed(void *context) {
     return !has_file(context, "store.db-3");
 }
 
-// What stands may also be nothing: it was there while no broker was.
+// Nothing may be retained at all: the device came and went while there was no broker.
 static bool is_not_connected(void *context) {
     json_t *standing = rig_retained(context, "state/gw/devices/" VAN "/connected");
     const char *topic;
@@ -714,10 +670,8 @@ Test(workers, what_is_left_waits_for_the_broker) {
 }
 
 Test(workers, what_is_left_and_unreadable_harms_nobody) {
-    struct rig *rig = rig_new();
+    struct rig *rig = rig_with_broker(NULL);
     char path[128];
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
     path_of(rig, "store.db-3", path, sizeof path);
     cr_assert(mkdir(path, 0700) == 0);
     start(rig, 2, NULL);

@@ -84,9 +84,9 @@ static bool was_given_up(void *context) {
 
 // The gateway gives up a broker that says nothing for a minute: twice the keep-alive.
 static void freeze_long(struct rig *rig, struct world *world) {
-    kill(rig->broker, SIGSTOP);
+    rig_broker_freeze(rig);
     cr_assert(rig_wait(was_given_up, rig, GIVES_UP_WITHIN), "the gateway waits for ever");
-    kill(rig->broker, SIGCONT);
+    rig_broker_thaw(rig);
     WORLD_EXPECT(world, connections, 1);
     WORLD_EXPECT(world, received, 500);
 }
@@ -98,17 +98,17 @@ Test(faults, the_broker_is_frozen) {
     if (seconds >= 100)
         freeze_long(rig, world);
     do {
-        kill(rig->broker, SIGSTOP);
+        rig_broker_freeze(rig);
         rig_expect_log(rig, "writing them to disk");
         WORLD_EXPECT(world, acknowledged_magicyo, 500);
         WORLD_EXPECT(world, udp_unique, 50);
-        kill(rig->broker, SIGCONT);
+        rig_broker_thaw(rig);
         rig_expect_log(rig, "the broker keeps up again"); // while messages come all the time
         WORLD_EXPECT(world, received, 500);
         // Again, while some that were read back may still stand in front of new ones.
-        kill(rig->broker, SIGSTOP);
+        rig_broker_freeze(rig);
         WORLD_EXPECT(world, acknowledged_magicyo, 500);
-        kill(rig->broker, SIGCONT);
+        rig_broker_thaw(rig);
         WORLD_EXPECT(world, received, 500);
     } while (!world_is_over(world, seconds));
     world_finish(world, "broker frozen");

@@ -1,4 +1,4 @@
-// The store: full, damaged, of an older or newer run, not to be had; and untouched while the broker keeps up.
+// The store: full, damaged, of an older or newer run, unusable; and untouched while the broker keeps up.
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -21,38 +21,25 @@ static void clean(void) {
 
 TestSuite(faults_disk, .fini = clean);
 
-#define FEW      ((struct world_setup){.mictrack = 6, .magicyo = 6, .udp = 4, .magicyo_udp = 4, .rate = 3000})
-#define VAN      "866425031361423"
-#define REPORTS  "message/gw/devices/" VAN
-#define INSTANCE "state/gw/instances/trackbus"
+#define FEW     ((struct world_setup){.mictrack = 6, .magicyo = 6, .udp = 4, .magicyo_udp = 4, .rate = 3000})
+#define REPORTS "message/gw/devices/" VAN
 
 // --- full ---
 
-static int seqnum_at(struct rig *rig, size_t nth) {
-    json_t *json = rig_json(rig_message_at(rig, REPORTS, nth)->payload);
-    int seqnum = (int)json_integer_value(json_object_get(json, "message.seqnum"));
-    json_decref(json);
-    return seqnum;
+// The reports came in order, from 0 to count - 1 and none twice.
+static void expect_in_order(struct rig *rig, int count) {
+    const struct rig_message *message;
+    size_t next = 0;
+    for (int i = 0; i < count; i++) {
+        message = rig_next(rig, REPORTS, &next);
+        cr_assert(message != NULL && seqnum_of(message) == i, "%d came in place of %d",
+                  message != NULL ? seqnum_of(message) : -1, i);
+    }
+    cr_assert(rig_next(rig, REPORTS, &next) == NULL, "more than %d reports came", count);
 }
 
 static bool has_unread(void *context) {
     return world_has_unread(context);
-}
-
-struct times {
-    struct rig *rig;
-    const char *text;
-    size_t count;
-};
-
-static bool is_said(void *context) {
-    const struct times *times = context;
-    return rig_log_count(times->rig, times->text) >= times->count;
-}
-
-static void expect_said(struct rig *rig, const char *text, size_t count) {
-    struct times times = {rig, text, count};
-    cr_assert(rig_wait(is_said, &times, RIG_DEADLINE), "the log does not say %zu times: %s", count, text);
 }
 
 static void expect_held_up(struct world *world) {
@@ -62,9 +49,7 @@ static void expect_held_up(struct world *world) {
 }
 
 Test(faults_disk, store_max_bytes_is_reached) {
-    struct rig *rig = rig_new();
-    rig_broker_start(rig, NULL);
-    rig_client_start(rig);
+    struct rig *rig = rig_with_broker(NULL);
     struct world *world = world_new(rig, FEW);
     world_start_gateway(world, "'store':{'max_bytes':1048576}");
     int seconds = world_seconds(0);
@@ -73,16 +58,16 @@ Test(faults_disk, store_max_bytes_is_reached) {
         round++;
         world_send(world, true);
         WORLD_EXPECT(world, received, 20);
-        kill(rig->broker, SIGSTOP);
-        expect_said(rig, "the outbox is full", round);
+        rig_broker_freeze(rig);
+        rig_expect_log_times(rig, "the outbox is full", round);
         expect_held_up(world);
-        kill(rig->broker, SIGCONT);
+        rig_broker_thaw(rig);
         rig_expect(rig, INSTANCE, "{'full':true}");
         rig_expect(rig, INSTANCE, "{'full':false}");
-        expect_said(rig, "reading from devices again", round);
-        // It may become full again at once with what connections had to say, but not the first time.
-        cr_assert(rig_log_count(rig, "datagrams were turned away") >
-                  rig_log_count(rig, "again; 0 datagrams were turned away"));
+        rig_expect_log_times(rig, "reading from devices again", round);
+        // Later it may be full again at once, with what connections had to say.
+        cr_assert(rig_log_count(rig, "datagrams were dropped") >
+                  rig_log_count(rig, "again; 0 datagrams were dropped"));
         WORLD_EXPECT(world, acknowledged, 100);
     } while (!world_is_over(world, seconds));
     world_finish(world, "store.max_bytes");
@@ -101,17 +86,16 @@ Test(faults_disk, full_in_the_middle_of_what_was_read) {
     rig_client_start(rig);
     rig_gateway_start(rig, "{'store':{'max_bytes':1048576},'messages':['devices']}");
     rig_expect_log(rig, ": connected");
-    kill(rig->broker, SIGSTOP);
+    rig_broker_freeze(rig);
     int device = rig_tcp(rig);
     size_t first = (size_t)(strchr(text + length / 8, '\n') + 1 - text);
     device_send_bytes(device, text, first);
     rig_expect_log(rig, "writing them to disk");
     device_send_bytes(device, text + first, length - first);
     rig_expect_log(rig, "the outbox is full");
-    kill(rig->broker, SIGCONT);
+    rig_broker_thaw(rig);
     rig_expect(rig, REPORTS, "{'message.seqnum':3999}");
-    for (size_t i = 0; i < 4000; i++)
-        cr_assert(seqnum_at(rig, i) == (int)i, "%d at %zu", seqnum_at(rig, i), i);
+    expect_in_order(rig, 4000);
     free(text);
     rig_finish(rig);
 }
@@ -130,21 +114,23 @@ Test(faults_disk, the_disk_is_full) {
     char store[160];
     rig_broker_start(rig, NULL);
     mount_disk(rig);
-    struct world *world = world_new(rig, FEW);
+    struct world *world = world_new(
+        rig, (struct world_setup){.mictrack = 16, .magicyo = 4, .udp = 4, .magicyo_udp = 4, .rate = 6000});
     snprintf(store, sizeof store, "'store':{'path':'%s/store.db'}", disk);
     world_start_gateway(world, store);
     int seconds = world_seconds(0);
     do {
         size_t failed = rig_log_count(rig, "the store cannot be written: database or disk is full");
-        size_t full = rig_log_count(rig, "the outbox is full"), read = rig_log_count(rig, "reading from devices again");
+        size_t full = rig_log_count(rig, "the outbox is full"),
+               read = rig_log_count(rig, "reading from devices again");
         world_send(world, true);
         WORLD_EXPECT(world, received, 20);
         rig_broker_kill(rig);
-        expect_said(rig, "the store cannot be written: database or disk is full", failed + 1);
-        expect_said(rig, "the outbox is full", full + 1);
+        rig_expect_log_times(rig, "the store cannot be written: database or disk is full", failed + 1);
+        rig_expect_log_times(rig, "the outbox is full", full + 1);
         expect_held_up(world);
         rig_broker_start(rig, NULL);
-        expect_said(rig, "reading from devices again", read + 1);
+        rig_expect_log_times(rig, "reading from devices again", read + 1);
         WORLD_EXPECT(world, acknowledged, 500);
         rig_expect_log(rig, "the broker keeps up again");
         world_pause(world);
@@ -153,7 +139,7 @@ Test(faults_disk, the_disk_is_full) {
     world_finish(world, "disk full");
 }
 
-// What fills the disk can be drained by the next start: it needs no room for that.
+// The next start needs no room to drain a full disk.
 Test(faults_disk, killed_and_started_with_a_full_disk) {
     struct rig *rig = rig_new();
     char store[160];
@@ -240,9 +226,7 @@ Test(faults_disk, of_the_last_run_comes_before_new_messages) {
     rig_broker_start(rig, NULL);
     rig_client_start(rig);
     rig_expect(rig, REPORTS, "{'message.seqnum':1699}");
-    for (size_t i = 0; i < 1700; i++)
-        cr_assert(seqnum_at(rig, i) == (int)i);
-    cr_assert(rig_count(rig, REPORTS) == 1700);
+    expect_in_order(rig, 1700);
     rig_expect_counters(rig, "outbox: 0 messages");
     rig_gateway_stop(rig);
     rig_gateway_start(rig, NULL);
@@ -296,9 +280,7 @@ Test(faults_disk, of_a_newer_version_is_left_alone) {
     int file = open(path, O_RDWR);
     cr_assert(pwrite(file, "\0\0\0\2", 4, 60) == 4);
     close(file);
-    rig_gateway_spawn(rig, NULL);
-    cr_assert(rig_gateway_wait(rig) == 1);
-    rig_expect_log(rig, "cannot be used: it was written by a newer version");
+    rig_expect_no_start(rig, NULL, "cannot be used: it was written by a newer version");
     rig->finished = true;
 }
 
@@ -308,10 +290,7 @@ static void expect_no_start(const char *place, const char *why) {
     snprintf(file, sizeof file, "%s/file", rig->directory);
     fclose(fopen(file, "w"));
     snprintf(changes, sizeof changes, "{'store':{'path':'%s%s'}}", rig->directory, place);
-    rig_broker_reserve(rig);
-    rig_gateway_spawn(rig, changes);
-    cr_assert(rig_gateway_wait(rig) == 1);
-    rig_expect_log(rig, why);
+    rig_expect_no_start(rig, changes, why);
     rig->finished = true;
 }
 
@@ -329,14 +308,11 @@ Test(faults_disk, that_cannot_be_written_is_no_store) {
     mount_disk(rig);
     cr_assert(mount("tmpfs", disk, "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m") == 0);
     snprintf(changes, sizeof changes, "{'store':{'path':'%s/store.db'}}", disk);
-    rig_broker_reserve(rig);
-    rig_gateway_spawn(rig, changes);
-    cr_assert(rig_gateway_wait(rig) == 1);
-    rig_expect_log(rig, "/store.db cannot be used: Read-only file system");
+    rig_expect_no_start(rig, changes, "/store.db cannot be used: Read-only file system");
     rig->finished = true;
 }
 
-// The room is taken before there is a store at all.
+// The disk is full before there is a store at all.
 Test(faults_disk, on_a_full_disk_cannot_be_made) {
     struct rig *rig = rig_new();
     char changes[256], file[128];
@@ -348,10 +324,7 @@ Test(faults_disk, on_a_full_disk_cannot_be_made) {
         ;
     close(filler);
     snprintf(changes, sizeof changes, "{'store':{'path':'%s/store.db'}}", disk);
-    rig_broker_reserve(rig);
-    rig_gateway_spawn(rig, changes);
-    cr_assert(rig_gateway_wait(rig) == 1);
-    rig_expect_log(rig, "/store.db cannot be used: database or disk is full");
+    rig_expect_no_start(rig, changes, "/store.db cannot be used: database or disk is full");
     cr_assert(unlink(file) == 0);
     rig_gateway_start(rig, changes); // and then it can
     rig_finish(rig);

@@ -1,11 +1,10 @@
 // Devices that misbehave beside devices that do not: half-open ones, very slow ones, and floods of bytes that
 // make no sense.
-#include <arpa/inet.h>
 #include <criterion/criterion.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -17,7 +16,6 @@ TestSuite(faults_flood, .fini = rig_clean);
 #define SLOW  300
 #define FLOOD 20
 #define CROWD 10000 // slow ones alone; as many descriptors again has the gateway
-#define VAN   "866425031361423"
 
 static const char *const channels[] = {"mictrack", "magicyo"};
 
@@ -26,7 +24,7 @@ static void random_bytes(unsigned char *bytes, size_t length) {
         bytes[i] = (unsigned char)rand();
 }
 
-// One after the other on the same place: sends until the gateway closes, and connects again.
+// Sends until the gateway closes the connection, and connects again.
 static void flood_tcp(int *device, int port) {
     unsigned char bytes[1000];
     random_bytes(bytes, sizeof bytes);
@@ -100,8 +98,8 @@ Test(faults_flood, does_not_reach_other_devices) {
 
 // --- very many ---
 
-// Each sends a byte of a report about once a minute, and never says who it is: they are thrown out for that
-// after a while, and come back.
+// Each sends one byte of a report a minute, and so never says who it is: the gateway closes them after a
+// while, and they come back.
 static void connect_crowd(int *crowd, const int *ports) {
     for (int i = 0; i < CROWD; i++)
         crowd[i] = rig_tcp_at("127.0.0.1", ports[i % 2]);
@@ -144,7 +142,7 @@ Test(faults_flood, thousands_of_slow_connections_do_not_reach_other_devices) {
 
 #define TOO_MANY 150
 
-// Those who come too many are closed, the others go on, and when one of them goes there is room for another.
+// What is too much is closed, the others carry on, and whoever leaves makes room for another.
 static void crowd_out(struct rig *rig, void (*expect)(struct rig *rig)) {
     int devices[TOO_MANY], first = rig_tcp(rig);
     device_send(first, report(VAN, 1));

@@ -1,50 +1,20 @@
 // The world; see world.h.
 #include "tests/faults/world.h"
 
-#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/faults/world_parts.h"
 
 #define TURN_TIME   10    // milliseconds at most
 #define SETTLE_TIME 20000 // milliseconds
-#define PORT_FIRST  10000 // below the ports that the kernel gives away
-#define PORT_COUNT  22000
 
 #define MEMORY_PARTS 10
-
-int64_t world_clock(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static bool try_bind(int type, int port) {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int probe = socket(AF_INET, type, 0);
-    bool is_free = bind(probe, (struct sockaddr *)&address, sizeof address) == 0;
-    close(probe);
-    return is_free;
-}
-
-int world_free_port(void) {
-    static unsigned seed;
-    int port;
-    if (seed == 0)
-        seed = (unsigned)getpid() * 104729U + (unsigned)world_clock();
-    do
-        port = PORT_FIRST + (int)((unsigned)rand_r(&seed) % PORT_COUNT);
-    while (!try_bind(SOCK_STREAM, port) || !try_bind(SOCK_DGRAM, port));
-    return port;
-}
 
 // --- the thread ---
 
@@ -60,9 +30,9 @@ bool world_is_ready(const struct world *world, int descriptor, short events) {
     return false;
 }
 
-// Tells devices to send more, one after the other, as the rate allows.
+// Lets the devices send more, one after the other, at the given rate.
 static void give_reports(struct world *world) {
-    int64_t now = world_clock(), due = (now - world->sent_until) * world->setup.rate / 1000;
+    int64_t now = rig_clock(), due = (now - world->sent_until) * world->setup.rate / 1000;
     if (!world->sending || world->device_count == 0) {
         world->sent_until = now;
         return;
@@ -72,16 +42,16 @@ static void give_reports(struct world *world) {
     world->sent_until = now;
     for (int64_t i = 0; i < due; i++) {
         struct device *device = world->devices[world->turn++ % world->device_count];
-        // One that cannot keep up does not pile up reports.
+        // A device that cannot keep up does not pile up reports.
         device->last += device->last < device->next + 200 && device->last < SEQUENCE_MAX;
     }
 }
 
-// Resident pages stand second in /proc/PID/statm.
+// The second number in /proc/PID/statm is the resident pages.
 static void sample_memory(struct world *world) {
     char path[64];
     size_t pages = 0;
-    int64_t seconds = (world_clock() - world->started) / 1000;
+    int64_t seconds = (rig_clock() - world->started) / 1000;
     if (seconds < (int64_t)world->memory_count || world->memory_count == MEMORY_MAX)
         return;
     snprintf(path, sizeof path, "/proc/%d/statm", world->rig->gateway);
@@ -135,13 +105,13 @@ struct world *world_new(struct rig *rig, struct world_setup setup) {
     struct world *world = calloc(1, sizeof *world);
     world->rig = rig;
     world->setup = setup;
-    world->started = world_clock();
+    world->started = rig_clock();
     alarm((unsigned)world_seconds(0) * 3 + 180); // in place of the rig's
     signal(SIGPIPE, SIG_IGN);
     int *ports[] = {&world->proxy_port, &world->tcp_port, &world->udp_port, &world->magicyo_port,
                     &world->magicyo_udp_port};
     for (size_t i = 0; i < sizeof ports / sizeof ports[0]; i++)
-        *ports[i] = world_free_port();
+        *ports[i] = rig_free_port();
     add_devices(world, MICTRACK, setup.mictrack);
     add_devices(world, MAGICYO, setup.magicyo);
     add_devices(world, UDP, setup.udp);
@@ -195,7 +165,7 @@ int world_seconds(int without) {
 }
 
 bool world_is_over(struct world *world, int seconds) {
-    return world_clock() - world->started > (int64_t)seconds * 1000;
+    return rig_clock() - world->started > (int64_t)seconds * 1000;
 }
 
 // --- the gateway ---
@@ -251,7 +221,7 @@ bool world_has_unread(struct world *world) {
     return found;
 }
 
-// What a device has sent the gateway's system has, and its program has read that.
+// The system has received what the device sent, and the gateway has read it.
 static bool is_read(void *context) {
     struct world *world = context;
     bool read = true;

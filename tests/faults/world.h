@@ -52,7 +52,7 @@ void world_send(struct world *world, bool send);
 void world_rate(struct world *world, int rate);
 // Stops the sending and waits until the gateway has read all that was sent over TCP.
 void world_pause(struct world *world);
-// Bytes of TCP devices lie in the gateway's system and are not read.
+// The system holds bytes of TCP devices that the gateway has not read.
 bool world_has_unread(struct world *world);
 
 // Kills the gateway with SIGKILL: from now on Mictrack over TCP may lose reports.
@@ -67,7 +67,7 @@ void world_expect_growth(struct world *world, size_t offset, size_t by, const ch
 #define WORLD_EXPECT(world, field, by)                                                                       \
     world_expect_growth((world), offsetof(struct world_counts, field), (by), #field)
 
-// Stops the sending, waits until all has arrived, and expects that nothing was lost or out of order. Prints
+// Stops sending, waits until all has arrived, and expects that nothing was lost or out of order. Prints
 // the counts.
 void world_settle(struct world *world, const char *name);
 void world_free(struct world *world);
@@ -76,8 +76,6 @@ void world_free(struct world *world);
 int world_seconds(int without);
 // Whether that time is over.
 bool world_is_over(struct world *world, int seconds);
-
-int world_free_port(void);
 
 // The end of a test: settles, stops the gateway and frees the world.
 void world_finish(struct world *world, const char *name);

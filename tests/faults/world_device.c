@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sockios.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/bytes.h"
 #include "tests/faults/world_parts.h"
 
 #define RETRY_AFTER   50    // milliseconds between attempts to connect
@@ -32,32 +32,12 @@ static size_t make_report(const struct device *device, int sequence, char *text)
                            sequence);
 }
 
-static uint32_t adler32(const uint8_t *bytes, size_t length) {
-    uint32_t a = 1, b = 0;
-    for (size_t i = 0; i < length; i++) {
-        a = (a + bytes[i]) % 65521;
-        b = (b + a) % 65521;
-    }
-    return b << 16 | a;
-}
-
 // A frame of Magicyo: one attribute of a record 04/02.
 static size_t make_frame(const struct device *device, int sequence, char *text) {
-    uint8_t frame[36] = {0x55, 0x55, 0, 36};
-    static const uint8_t data[6] = {4, 2, 0, 6, 1, 50};
-    ident_of(device, (char *)frame + 4);
-    frame[19] = 3;
-    frame[20] = (uint8_t)(sequence >> 8);
-    frame[21] = (uint8_t)sequence;
-    frame[22] = 0;
-    frame[23] = sizeof data;
-    memcpy(frame + 24, data, sizeof data);
-    uint32_t sum = adler32(frame + 2, 28);
-    for (int i = 0; i < 4; i++)
-        frame[30 + i] = (uint8_t)(sum >> (24 - 8 * i));
-    frame[34] = frame[35] = 0xAA;
-    memcpy(text, frame, sizeof frame);
-    return sizeof frame;
+    static const uint8_t data[] = {4, 2, 0, 6, 1, 50};
+    char ident[16];
+    ident_of(device, ident);
+    return bytes_magicyo((uint8_t *)text, ident, 3, (unsigned)sequence & 0xFFFF, data, sizeof data);
 }
 
 static bool is_magicyo(const struct device *device) {
@@ -101,7 +81,7 @@ static void open_socket(struct world *world, struct device *device) {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)port_of(world, device)),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    device->when = world_clock();
+    device->when = rig_clock();
     device->socket = socket(AF_INET, is_udp(device) ? SOCK_DGRAM : SOCK_STREAM, 0);
     if (connect(device->socket, (struct sockaddr *)&address, sizeof address) != 0)
         device_close(device);
@@ -119,7 +99,7 @@ static void note_answer(struct world *world, struct device *device, int sequence
     world->counts.acknowledged_magicyo += device->kind == MAGICYO;
     while (device->answered < SEQUENCE_MAX && (device->flags[device->answered + 1] & ACKNOWLEDGED) != 0)
         device->answered++;
-    device->when = world_clock();
+    device->when = rig_clock();
 }
 
 static void hear_frames(struct world *world, struct device *device) {
@@ -207,7 +187,7 @@ static void say_tcp(struct world *world, struct device *device) {
         if (device->out_length == 0 && !may_send(device))
             return;
         if (device->out_length == 0 && device->kind == MAGICYO && device->next == device->answered + 1)
-            device->when = world_clock();
+            device->when = rig_clock();
         if (device->out_length == 0)
             device->out_length = make(device, device->next, device->out);
         if (!write_out(world, device))
@@ -241,7 +221,7 @@ void device_poll(struct world *world, const struct device *device) {
 }
 
 void device_turn(struct world *world, struct device *device) {
-    int64_t now = world_clock();
+    int64_t now = rig_clock();
     if (device->socket < 0 && now - device->when > RETRY_AFTER)
         open_socket(world, device);
     if (device->socket >= 0 && world_is_ready(world, device->socket, POLLIN | POLLHUP | POLLERR))

@@ -1,4 +1,4 @@
-// What the files of the world share and tests have no use for.
+// What the files of the world share, and tests do not need.
 #pragma once
 
 #include <poll.h>
@@ -70,7 +70,6 @@ struct world {
     size_t memory_count;
 };
 
-int64_t world_clock(void);
 void world_poll(struct world *world, int descriptor, short events);
 bool world_is_ready(const struct world *world, int descriptor, short events);
 

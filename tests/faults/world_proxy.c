@@ -3,7 +3,6 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -212,7 +211,7 @@ static bool pass(struct world *world, struct pair *pair, struct pipe *pipe) {
 }
 
 static void turn_pair(struct world *world, struct pair *pair) {
-    int64_t now = world_clock();
+    int64_t now = rig_clock();
     if (world->faults.stalled || now < pair->held_until)
         return;
     pair->held_until = now + world->faults.delay;

@@ -1,5 +1,5 @@
-// What the fuzz targets feed their input to. Each function aborts, and says why, when something that must
-// always hold does not. The same functions run over the committed corpus in the ordinary tests.
+// What the fuzz targets feed their input to. Each function aborts, and says why, when an invariant is broken.
+// The same functions run over the committed corpus in the ordinary tests.
 #pragma once
 
 #include <stddef.h>

@@ -1,4 +1,4 @@
-// The configuration: what is accepted is complete and in range, what is not is said why.
+// The configuration: what is accepted is complete and in range, and what is rejected has a reason.
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>

@@ -210,7 +210,7 @@ static size_t next_content(const struct replay *replay, size_t at) {
     return at;
 }
 
-// A network that cuts the bytes elsewhere changes nothing of what they say.
+// Bytes that the network cuts elsewhere mean the same.
 static void compare(const struct replay *whole, const struct replay *chunks) {
     size_t a = next_content(whole, 0), b = next_content(chunks, 0);
     while (a < whole->count && b < chunks->count && strcmp(whole->lines[a], chunks->lines[b]) == 0) {
