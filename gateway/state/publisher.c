@@ -42,10 +42,6 @@ void publisher_add(struct publisher *publisher, publish_fn *publish, void *conte
     publisher->count = count;
 }
 
-void publisher_open(struct publisher *publisher) {
-    publisher->open = true;
-}
-
 bool publisher_is_open(const struct publisher *publisher) {
     return publisher->open;
 }
@@ -64,6 +60,12 @@ static void on_timer(uv_timer_t *timer) {
 
 void publisher_wake(struct publisher *publisher) {
     uv_handle_t *handle = (uv_handle_t *)&publisher->timer;
-    if (!uv_is_active(handle) && !uv_is_closing(handle))
+    if (publisher->open && !uv_is_active(handle) && !uv_is_closing(handle))
         uv_timer_start(&publisher->timer, on_timer, INTERVAL, INTERVAL);
+}
+
+// What has become due until now is looked at.
+void publisher_open(struct publisher *publisher) {
+    publisher->open = true;
+    publisher_wake(publisher);
 }

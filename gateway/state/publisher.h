@@ -27,7 +27,7 @@ void publisher_add(struct publisher *publisher, publish_fn *publish, void *conte
 // Something is due: it is looked at within 100 ms, and again every 100 ms until nothing is left.
 void publisher_wake(struct publisher *publisher);
 
-// From now on state is published.
+// From now on state is published: what is due by now is looked at within 100 ms.
 void publisher_open(struct publisher *publisher);
 bool publisher_is_open(const struct publisher *publisher);
 
