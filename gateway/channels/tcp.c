@@ -179,41 +179,53 @@ static bool has_unread(const struct tcp_connection *connection) {
            recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
+static bool is_idle(const struct tcp_connection *connection, uint64_t now) {
+    const struct peer *peer = &connection->peer;
+    return now - peer->last_heard >= (uint64_t)peer->parts->config->limits.idle_timeout * 1000;
+}
+
+static bool is_nameless(const struct tcp_connection *connection, uint64_t now) {
+    const struct peer *peer = &connection->peer;
+    uint64_t timeout = (uint64_t)peer->parts->config->limits.identify_timeout * 1000;
+    return peer->session == NULL && now - connection->heard_from >= timeout;
+}
+
+// A silence tells the codec that what it has of a frame is all.
+static void tell_quiet(struct tcp_connection *connection) {
+    connection->quiet_asked = true;
+    take(connection, NULL, 0, CODEC_QUIET);
+    if (!connection->closing)
+        set_timer(connection);
+}
+
+static void take_silence(struct tcp_connection *connection, uint64_t now) {
+    bool nameless = is_nameless(connection, now);
+    // Timers come before what there is to read: after a turn that took long, or when the connection was held
+    // until now, silence is not the device's.
+    if (!connection->ended && !nameless && has_unread(connection))
+        uv_timer_start(&connection->timer, on_timer, 1, 0);
+    else if (connection->ended)
+        close_connection(&connection->peer, CLOSE_BY_DEVICE);
+    else if (nameless || is_idle(connection, now))
+        close_connection(&connection->peer, CLOSE_INACTIVE);
+    else
+        tell_quiet(connection);
+}
+
 static void on_timer(uv_timer_t *timer) {
     struct tcp_connection *connection = timer->data;
     struct peer *peer = &connection->peer;
     uint64_t now = uv_now(peer->parts->loop);
     if (peer->close_code != CLOSE_NONE) {
         close_connection(peer, peer->close_code);
-        return;
-    }
-    if (now < next_deadline(connection)) {
+    } else if (now < next_deadline(connection)) {
         set_timer(connection);
-        return;
-    }
-    if (connection->held) { // that it is not heard is not its fault
+    } else if (connection->held) { // that it is not heard is not its fault
         peer->last_heard = connection->heard_from = now;
         set_timer(connection);
-        return;
+    } else {
+        take_silence(connection, now);
     }
-    bool idle = now - peer->last_heard >= (uint64_t)peer->parts->config->limits.idle_timeout * 1000;
-    bool nameless =
-        peer->session == NULL &&
-        now - connection->heard_from >= (uint64_t)peer->parts->config->limits.identify_timeout * 1000;
-    // Timers come before what there is to read: after a turn that took long, or when the connection was held
-    // until now, silence is not the device's.
-    if (!connection->ended && !nameless && has_unread(connection)) {
-        uv_timer_start(timer, on_timer, 1, 0);
-        return;
-    }
-    if (connection->ended || idle || nameless) {
-        close_connection(peer, connection->ended ? CLOSE_BY_DEVICE : CLOSE_INACTIVE);
-        return;
-    }
-    connection->quiet_asked = true;
-    take(connection, NULL, 0, CODEC_QUIET);
-    if (!connection->closing)
-        set_timer(connection);
 }
 
 static void set_timer(struct tcp_connection *connection) {
