@@ -33,6 +33,9 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
 static void reset(void *context, const char *why) {
 }
 
+static void ignore_aside(void *context) {
+}
+
 static void note_intake(void *context, enum outbox_intake intake) {
 }
 
@@ -46,7 +49,8 @@ void carrier_open(struct carrier *carrier) {
     cr_assert(carrier->store != NULL, "%s", reason);
     carrier->carrier =
         (struct mqtt_carrier){.context = carrier, .is_up = is_up, .publish = publish, .reset = reset};
-    carrier->outbox = outbox_new(&carrier->loop, carrier->store, 1000, 1 << 20, note_intake, NULL);
+    carrier->outbox = outbox_new(&carrier->loop, carrier->store, 1000, 1 << 20,
+                                 &(struct outbox_handlers){NULL, note_intake, ignore_aside});
     outbox_set_carrier(carrier->outbox, &carrier->carrier);
 }
 
@@ -69,7 +73,7 @@ void carrier_go_up(struct carrier *carrier) {
 
 void carrier_go_down(struct carrier *carrier) {
     carrier->up = false;
-    outbox_link_down(carrier->outbox);
+    outbox_link_down(carrier->outbox, false);
 }
 
 void carrier_answer_all(struct carrier *carrier) {

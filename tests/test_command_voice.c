@@ -85,6 +85,9 @@ static struct bus *bus;
 static struct command_voice voice;
 static struct command *command;
 
+static void ignore_aside(void *context) {
+}
+
 static void ignore_intake(void *context, enum outbox_intake intake) {
 }
 
@@ -96,7 +99,8 @@ static void set_up(void) {
     uv_loop_init(&loop);
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
-    outbox = outbox_new(&loop, store, SAID_MAX, 1 << 20, ignore_intake, NULL);
+    outbox = outbox_new(&loop, store, SAID_MAX, 1 << 20,
+                        &(struct outbox_handlers){NULL, ignore_intake, ignore_aside});
     outbox_set_carrier(outbox, &carrier);
     outbox_link_up(outbox);
     bus = bus_new("tb", "me", outbox, &carrier);

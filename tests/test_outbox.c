@@ -66,7 +66,13 @@ static void go_up(void) {
 
 static void go_down(void) {
     broker.up = false;
-    outbox_link_down(outbox);
+    outbox_link_down(outbox, false);
+}
+
+// The broker closes the connection.
+static void close_on_us(void) {
+    broker.up = false;
+    outbox_link_down(outbox, true);
 }
 
 static void expect_handed(const char *expected) {
@@ -80,6 +86,12 @@ static void expect_handed(const char *expected) {
 
 static enum outbox_intake intake_now;
 
+static int set_aside;
+
+static void note_aside(void *context) {
+    set_aside++;
+}
+
 static void note_intake(void *context, enum outbox_intake intake) {
     intake_now = intake;
 }
@@ -90,7 +102,8 @@ static void open_outbox(void) {
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
     broker = (struct broker){.writes_at_once = true};
-    outbox = outbox_new(&loop, store, WINDOW, 1 << 20, note_intake, NULL);
+    outbox =
+        outbox_new(&loop, store, WINDOW, 1 << 20, &(struct outbox_handlers){NULL, note_intake, note_aside});
     outbox_set_carrier(outbox, &carrier);
 }
 
@@ -331,10 +344,10 @@ Test(outbox, sends_one_at_a_time_after_a_connection_without_an_answer) {
     go_up();
     put_all(6);
     answer(1, MQTT_TAKEN);
-    go_down();
+    close_on_us();
     go_up();
     expect_handed("1 2 3 4 5 2 3 4 5"); // there was one
-    go_down();
+    close_on_us();
     go_up();
     run_until(were_handed, 10);
     expect_handed("1 2 3 4 5 2 3 4 5 2");
@@ -398,4 +411,157 @@ Test(outbox, writes_what_waits_behind_what_was_read_back) {
         answer(i, MQTT_TAKEN);
     run_until(were_handed, 4);
     expect_handed("1 2 3 4");
+}
+
+// --- a broker that closes the connection at what it does not take ---
+
+static bool
+    loses_answers; // what it says of messages before the one that it closes at is lost with the connection
+
+static char delivered[SENT_MAX * 9];
+
+static void note_delivered(size_t nth) {
+    sprintf(delivered + strlen(delivered), "%s%s", delivered[0] != '\0' ? " " : "", broker.texts[nth - 1]);
+}
+
+// Answers what is handed over on this connection, until it closes at a message "P", or nothing is left.
+static void serve(size_t first) {
+    for (size_t nth = first; nth <= broker.count; nth++) {
+        size_t last = broker.count; // of those under way now
+        bool closes = false;
+        for (size_t i = nth; i <= last; i++)
+            closes = closes || broker.texts[i - 1][0] == 'P';
+        if (broker.texts[nth - 1][0] == 'P' || (closes && loses_answers)) {
+            close_on_us();
+            return;
+        }
+        note_delivered(nth);
+        answer((int)nth, MQTT_TAKEN);
+    }
+}
+
+// Serves connections until nothing waits; returns how many it took.
+static int serve_all(void) {
+    int connections = 0;
+    delivered[0] = '\0';
+    while (outbox_count(outbox) > 0) {
+        cr_assert(connections++ < 100, "the broker closes the connection for ever");
+        size_t first = broker.count + 1;
+        go_up();
+        serve(first);
+        if (broker.up)
+            go_down();
+    }
+    return connections;
+}
+
+static void put_report(const char *text) {
+    outbox_put(outbox,
+               &(struct mqtt_publish){
+                   .topic = "t/message/gw/devices/1", .payload = text, .length = strlen(text), .qos = 1});
+}
+
+static const char *const poisoned[][2] = {
+    {"1 2 P1 3 4 5 6", "1 2 3 4 5 6"},
+    {"P1 1 2", "1 2"},
+    {"1 P1", "1"},
+    {"P1", ""},
+    {"P1 P2 1", "1"},
+    {"1 2 3 P1 4 5 6 P2 7 8 9", "1 2 3 4 5 6 7 8 9"},
+};
+#define POISONED (sizeof poisoned / sizeof poisoned[0])
+
+static void expect_only_the_poison_aside(size_t row) {
+    char texts[64], *rest = texts, *word;
+    int poison = 0;
+    broker.count = 0;
+    broker.endless = true;
+    strcpy(texts, poisoned[row][0]);
+    while ((word = strsep(&rest, " ")) != NULL) {
+        poison += *word == 'P';
+        put_report(word);
+    }
+    int connections = serve_all();
+    cr_expect_str_eq(delivered, poisoned[row][1], "row %zu: delivered '%s'", row, delivered);
+    cr_expect_eq(set_aside, poison, "row %zu: %d set aside", row, set_aside);
+    cr_expect_eq(outbox_count(outbox), 0);
+    cr_expect_leq(connections, 8 * poison + 2, "row %zu: %d connections", row, connections);
+    set_aside = 0;
+}
+
+Test(outbox, sets_aside_what_the_broker_closes_the_connection_at) {
+    for (size_t row = 0; row < POISONED; row++)
+        expect_only_the_poison_aside(row);
+}
+
+Test(outbox, finds_it_by_halving_where_answers_are_lost_with_the_connection) {
+    loses_answers = true;
+    for (size_t row = 0; row < POISONED; row++)
+        expect_only_the_poison_aside(row);
+}
+
+Test(outbox, sets_nothing_aside_because_a_broker_was_killed_twice) {
+    put_report("1");
+    put_report("2");
+    for (int i = 0; i < 2; i++) {
+        go_up();
+        close_on_us();
+    }
+    go_up();
+    answer((int)broker.count, MQTT_TAKEN);
+    answer((int)broker.count, MQTT_TAKEN);
+    cr_expect_eq(set_aside, 0);
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+Test(outbox, blames_no_message_for_what_we_break_ourselves) {
+    put_report("1");
+    for (int i = 0; i < 20; i++) {
+        go_up();
+        go_down();
+    }
+    cr_expect_eq(set_aside, 0);
+}
+
+static struct mqtt_publish result_to(const char *topic, const char *text) {
+    return (struct mqtt_publish){.topic = topic, .payload = text, .length = strlen(text), .qos = 1};
+}
+
+Test(outbox, lets_a_result_cost_no_report) {
+    for (int i = 0; i < 60; i++) {
+        struct mqtt_publish result = result_to("a/topic/of/theirs", "P");
+        outbox_put_result(outbox, &result);
+    }
+    put_report("1");
+    put_report("2");
+    int connections = serve_all();
+    cr_expect_str_eq(delivered, "1 2");
+    cr_expect_eq(set_aside, 60);
+    cr_expect_leq(connections, 6, "%d connections for 60 results to one topic", connections);
+}
+
+Test(outbox, sends_results_last_and_one_at_a_time) {
+    struct mqtt_publish one = result_to("a", "r1"), two = result_to("b", "r2");
+    outbox_put_result(outbox, &one);
+    outbox_put_result(outbox, &two);
+    put_report("1");
+    go_up();
+    expect_handed("1 r1");
+    answer(2, MQTT_TAKEN);
+    expect_handed("1 r1 r2");
+}
+
+Test(outbox, says_the_last_value_first) {
+    struct mqtt_publish one = result_to("state", "s1"), two = result_to("state", "s2"),
+                        three = result_to("state", "s3");
+    put_report("1");
+    outbox_say(outbox, &one); // nobody is there
+    outbox_say(outbox, &two);
+    go_up();
+    expect_handed("1 s2");
+    outbox_say(outbox, &one);
+    outbox_say(outbox, &three);
+    expect_handed("1 s2"); // two values of a topic are never under way at once
+    answer(2, MQTT_TAKEN);
+    expect_handed("1 s2 s3");
 }

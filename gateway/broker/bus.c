@@ -65,7 +65,21 @@ uint64_t bus_publish(const struct bus *bus, const json_t *payload, enum mqtt_ret
     return number;
 }
 
-void bus_publish_now(const struct bus *bus, const json_t *payload, const char *format, ...) {
+void bus_say(const struct bus *bus, const json_t *payload, const char *format, ...) {
+    char topic[TOPIC_MAX];
+    va_list arguments;
+    va_start(arguments, format);
+    write_topic(bus, topic, format, arguments);
+    va_end(arguments);
+    size_t length;
+    char *text = text_of(payload, &length);
+    outbox_say(bus->outbox,
+               &(struct mqtt_publish){
+                   .topic = topic, .payload = text, .length = length, .qos = 1, .retain = MQTT_RETAINED});
+    free(text);
+}
+
+void bus_publish_last(const struct bus *bus, const json_t *payload, const char *format, ...) {
     char topic[TOPIC_MAX];
     int mid;
     va_list arguments;
@@ -92,6 +106,10 @@ bool bus_keeps_up(const struct bus *bus) {
 
 bool bus_is_full(const struct bus *bus) {
     return outbox_is_full(bus->outbox);
+}
+
+size_t bus_set_aside_count(const struct bus *bus) {
+    return outbox_set_aside_count(bus->outbox);
 }
 
 // --- names ---

@@ -28,15 +28,19 @@ __attribute__((format(printf, 4, 5))) uint64_t bus_publish(const struct bus *bus
 uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *text, size_t length,
                           enum mqtt_retain retain);
 
-// Publishes JSON (NULL: an empty payload) past the outbox, at QoS 1, retained: what must not wait behind all
-// messages. Lost when the broker is away.
-__attribute__((format(printf, 3, 4))) void bus_publish_now(const struct bus *bus, const json_t *payload,
-                                                           const char *topic, ...);
+// Publishes what the instance says of itself (JSON; NULL: an empty payload), retained, before all that waits; see
+// outbox_say().
+__attribute__((format(printf, 3, 4))) void bus_say(const struct bus *bus, const json_t *payload,
+                                                   const char *topic, ...);
+// The same for the last word of a connection, which nothing waits for: it goes straight to the broker.
+__attribute__((format(printf, 3, 4))) void bus_publish_last(const struct bus *bus, const json_t *payload,
+                                                            const char *topic, ...);
 
 bool bus_is_up(const struct bus *bus); // the broker is connected
 // Whether what is published now will soon be with the broker; see outbox_keeps_up().
 bool bus_keeps_up(const struct bus *bus);
-bool bus_is_full(const struct bus *bus); // nothing more is put into the outbox
+bool bus_is_full(const struct bus *bus);           // nothing more is put into the outbox
+size_t bus_set_aside_count(const struct bus *bus); // see outbox_set_aside_count()
 
 // --- names ---
 

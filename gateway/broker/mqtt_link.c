@@ -55,6 +55,7 @@ struct mqtt_link {
     int polled;      // descriptor of poll
     int interest;    // events of poll
     bool broken;     // to be torn down at the end of this turn
+    bool by_us;      // we broke it: the broker was silent, or left something out
     const char *why; // a constant, or NULL
     unsigned backoff;
     uv_work_t work;
@@ -150,11 +151,12 @@ static void retry_later(struct mqtt_link *link) {
 }
 
 static void tear_down(struct mqtt_link *link) {
-    bool was_up = link->state == UP;
+    bool was_up = link->state == UP, by_broker = !link->by_us;
+    link->by_us = false;
     drop_client(link);
     retry_later(link);
     if (was_up)
-        link->handlers->down(link->context);
+        link->handlers->down(link->context, by_broker);
 }
 
 static void on_prepare(uv_prepare_t *prepare) {
@@ -220,6 +222,7 @@ static void on_subscribe(struct mosquitto *client, void *context, int mid, int c
 static void on_disconnect(struct mosquitto *client, void *context, int reason,
                           const mosquitto_property *properties) {
     struct mqtt_link *link = context;
+    link->by_us = link->by_us || reason == MOSQ_ERR_KEEPALIVE;
     if (reason >= 0x80 && link->why == NULL)
         link->why = mosquitto_reason_string(reason);
     note_result(link, MOSQ_ERR_CONN_LOST);
@@ -415,6 +418,7 @@ static void reset(void *context, const char *why) {
     if (!mqtt_link_is_up(link))
         return;
     link->why = why;
+    link->by_us = true;
     note_result(link, MOSQ_ERR_CONN_LOST);
 }
 

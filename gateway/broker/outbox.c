@@ -24,7 +24,11 @@
 #include "gateway/base/limiter.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/broker/refusals.h"
+#include "gateway/broker/sideline.h"
 #include "gateway/broker/store.h"
+#include "gateway/broker/suspects.h"
+#include "gateway/broker/topic.h"
 
 #define MEMORY_COUNT     10000       // messages in memory beyond which the outbox spills
 #define MEMORY_BYTES     (32U << 20) // and bytes
@@ -38,6 +42,7 @@
 #define LOAD_COUNT       1000        // messages that are read back at once
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
+#define OVERDUE_MAX      3           // times that the answer to a message may be left out
 #define ROW_OVERHEAD     64          // bytes of a message on disk besides its text
 
 struct item {
@@ -47,6 +52,8 @@ struct item {
     size_t size;
     int mid; // while it is at the broker; 0: it is not
     int refusals;
+    int breaks;  // connections that broke while it was under way alone
+    int overdue; // times that its answer was left out
     struct item *prev, *next;
     char bytes[];
 };
@@ -63,8 +70,7 @@ struct outbox {
     uv_timer_t tick;
     const struct mqtt_carrier *carrier;
     struct store *store;
-    outbox_intake_fn *on_intake;
-    void *context;
+    struct outbox_handlers handlers;
     unsigned window, in_flight;
     size_t max_bytes;
     uint64_t last_number;
@@ -78,6 +84,9 @@ struct outbox {
     uint64_t held_through; // the last that the broker did not take for now
     bool may_retry;        // a tick has passed since
     bool answered;         // on this connection the broker has answered a message
+    struct suspects suspects;
+    struct refusals refusals;
+    struct sideline *sideline;
     uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
     uint64_t passed_since; // when that was, by uv_now()
 
@@ -111,7 +120,20 @@ static size_t disk_size(const struct mqtt_publish *publish) {
 }
 
 size_t outbox_count(const struct outbox *outbox) {
-    return outbox->count + outbox->disk_count;
+    return outbox->count + outbox->disk_count + sideline_count(outbox->sideline);
+}
+
+size_t outbox_set_aside_count(const struct outbox *outbox) {
+    return store_set_aside_count(outbox->store);
+}
+
+void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish) {
+    sideline_say(outbox->sideline, publish);
+}
+
+void outbox_put_result(struct outbox *outbox, const struct mqtt_publish *publish) {
+    sideline_result(outbox->sideline, publish);
+    pump(outbox);
 }
 
 size_t outbox_unsafe_count(const struct outbox *outbox) {
@@ -158,7 +180,7 @@ static void update_intake(struct outbox *outbox) {
             outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
     else if (was == OUTBOX_FULL)
         log_warning("the outbox has room again");
-    outbox->on_intake(outbox->context, outbox->intake);
+    outbox->handlers.intake(outbox->handlers.context, outbox->intake);
 }
 
 // --- items ---
@@ -240,6 +262,8 @@ bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
 }
 
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
+    if (number == UINT64_MAX && sideline_count(outbox->sideline) > 0)
+        return false;
     return number <= outbox->written_through || number <= taken_through(outbox);
 }
 
@@ -415,15 +439,43 @@ static void load_more(struct outbox *outbox) {
 
 // --- to the broker ---
 
-static void refuse_item(struct outbox *outbox, struct item *item, const char *reason) {
-    uint64_t number = item->number;
+// Reports are worth keeping when the broker does not take them. State is given again when it is due, and log
+// entries are for those who watch now.
+static bool is_report(const struct mqtt_publish *publish) {
+    return strstr(publish->topic, "/" TOPIC_MESSAGE) != NULL;
+}
+
+static void log_refused(struct outbox *outbox, const struct mqtt_publish *publish, bool kept,
+                        const char *why) {
     unsigned suppressed;
     char note[LIMITER_NOTE_MAX];
     if (limiter_allows(&outbox->log_limiter, uv_now(outbox->loop), "lost", 4, &suppressed))
-        log_error("message to %s dropped, the broker rejected it: %s%s", item->publish.topic, reason,
-                  limiter_note(suppressed, note));
+        log_error("message to %s (%zu bytes) %s, the broker rejected it: %s%s", publish->topic,
+                  publish->length, kept ? "set aside" : "dropped", why, limiter_note(suppressed, note));
+}
+
+static void keep_aside(struct outbox *outbox, const struct mqtt_publish *publish, const char *why) {
+    store_set_aside(outbox->store, publish, why);
+    outbox->handlers.set_aside(outbox->handlers.context);
+}
+
+// The broker does not take it, now or ever: everything else goes on. Its device is not told that it arrived.
+static void refuse_item(struct outbox *outbox, struct item *item, const char *why) {
+    uint64_t number = item->number;
+    bool kept = is_report(&item->publish);
+    log_refused(outbox, &item->publish, kept, why);
+    if (kept)
+        keep_aside(outbox, &item->publish, why);
     fail_waiters(outbox, number);
     drop_item(outbox, item);
+}
+
+static void on_given_up(void *context, const struct mqtt_publish *publish, const char *why) {
+    struct outbox *outbox = context;
+    bool kept = publish->retain == MQTT_NOT_RETAINED;
+    log_refused(outbox, publish, kept, why);
+    if (kept)
+        keep_aside(outbox, publish, why);
 }
 
 // Whether the next answer is waited for before anything else is handed over.
@@ -451,6 +503,40 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->in_flight++;
 }
 
+static bool is_suspected(const struct outbox *outbox) {
+    return outbox->items != NULL && suspects_include(&outbox->suspects, outbox->items->number);
+}
+
+// Whether the next message may be handed over now.
+static bool has_place(const struct outbox *outbox) {
+    if (outbox->next_out == NULL)
+        return false;
+    if (is_held(outbox))
+        return outbox->in_flight == 0;
+    if (is_suspected(outbox))
+        return outbox->suspects.left > 0 && suspects_include(&outbox->suspects, outbox->next_out->number);
+    return outbox->in_flight < outbox->window;
+}
+
+// False when the link takes nothing more now.
+static bool hand_over_next(struct outbox *outbox) {
+    struct item *item = outbox->next_out;
+    if (refusals_forbid(&outbox->refusals, item->publish.topic, uv_now(outbox->loop))) {
+        refuse_item(outbox, item, "it has refused others like it");
+        return true;
+    }
+    outbox->early_mid = 0;
+    enum mqtt_publish_result result =
+        outbox->carrier->publish(outbox->carrier->context, &item->publish, &item->mid);
+    if (result != MQTT_SENT)
+        item->mid = 0;
+    if (result == MQTT_REFUSED)
+        refuse_item(outbox, item, "it is too large, or its topic is not valid");
+    else if (result == MQTT_SENT)
+        note_handed_over(outbox, item);
+    return result != MQTT_NOT_NOW;
+}
+
 // Only when all that was at the broker is answered it is known what goes out again: all that is left of it.
 static void hand_over(struct outbox *outbox) {
     if (is_held(outbox)) {
@@ -458,19 +544,13 @@ static void hand_over(struct outbox *outbox) {
             return;
         outbox->next_out = outbox->items;
     }
-    while (outbox->next_out != NULL && outbox->in_flight < (is_held(outbox) ? 1 : outbox->window)) {
-        struct item *item = outbox->next_out;
-        outbox->early_mid = 0;
-        enum mqtt_publish_result result =
-            outbox->carrier->publish(outbox->carrier->context, &item->publish, &item->mid);
-        if (result != MQTT_SENT)
-            item->mid = 0;
-        if (result == MQTT_NOT_NOW)
+    if (outbox->in_flight == 0)
+        suspects_begin_portion(&outbox->suspects);
+    while (has_place(outbox)) {
+        bool suspected = is_suspected(outbox);
+        if (!hand_over_next(outbox))
             return;
-        if (result == MQTT_REFUSED)
-            refuse_item(outbox, item, "it is too large, or its topic is none");
-        else
-            note_handed_over(outbox, item);
+        outbox->suspects.left -= suspected && outbox->suspects.left > 0;
     }
 }
 
@@ -480,6 +560,7 @@ static void pump(struct outbox *outbox) {
         return; // the loop below goes on with what there is
     outbox->pumping = true;
     hand_over(outbox);
+    sideline_pump(outbox->sideline, outbox->next_out == NULL && !outbox->spilling);
     outbox->pumping = false;
     load_more(outbox);
     call_waiters(outbox);
@@ -520,20 +601,37 @@ void outbox_link_up(struct outbox *outbox) {
     pump(outbox);
 }
 
-// Some brokers close the connection after they have refused a message, and what they said is lost with what
-// was behind it. So after a connection without an answer one message goes out at a time.
-static void hold_unanswered(struct outbox *outbox) {
-    if (outbox->in_flight == 0 || outbox->answered)
+static unsigned count_under_way(const struct outbox *outbox) {
+    unsigned count = 0;
+    for (const struct item *item = outbox->items; item != outbox->next_out; item = item->next)
+        count += item->mid != 0;
+    return count;
+}
+
+// The broker broke the connection: what was under way may be the reason; see suspects.h.
+static void blame_unanswered(struct outbox *outbox) {
+    struct item *first = outbox->items;
+    while (first != outbox->next_out && first->mid == 0)
+        first = first->next;
+    if (first == NULL || first == outbox->next_out) {
+        suspects_note_break(&outbox->suspects, 0, 0, 0, outbox->answered);
         return;
+    }
     // The list's first item knows its last.
     const struct item *last = outbox->next_out != NULL ? outbox->next_out->prev : outbox->items->prev;
-    if (outbox->held_through < last->number)
-        outbox->held_through = last->number;
+    bool alone = suspects_note_break(&outbox->suspects, count_under_way(outbox), first->number, last->number,
+                                     outbox->answered);
+    if (!alone || ++first->breaks < SUSPECTS_ALONE_MAX)
+        return;
+    refusals_note(&outbox->refusals, first->publish.topic, uv_now(outbox->loop));
+    refuse_item(outbox, first, "it closes the connection at it");
 }
 
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
-void outbox_link_down(struct outbox *outbox) {
-    hold_unanswered(outbox);
+void outbox_link_down(struct outbox *outbox, bool by_broker) {
+    bool beside = sideline_link_down(outbox->sideline, by_broker);
+    if (by_broker && !beside)
+        blame_unanswered(outbox);
     for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
         item->mid = 0;
     outbox->in_flight = 0;
@@ -564,8 +662,23 @@ static void note_order(struct outbox *outbox, const struct item *answered) {
     }
 }
 
+static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answer answer,
+                        const char *reason) {
+    if (answer == MQTT_TAKEN) {
+        refusals_note_taken(&outbox->refusals, item->publish.topic);
+        drop_item(outbox, item);
+    } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
+        hold_item(outbox, item, reason);
+    } else {
+        refusals_note(&outbox->refusals, item->publish.topic, uv_now(outbox->loop));
+        refuse_item(outbox, item, reason);
+    }
+}
+
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason) {
     struct item *item = find_at_broker(outbox, mid);
+    if (item == NULL && sideline_published(outbox->sideline, mid, answer, reason))
+        return;
     if (item == NULL) {
         outbox->early_mid = outbox->pumping ? mid : 0;
         return;
@@ -574,12 +687,9 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
     item->mid = 0;
     outbox->in_flight--;
     outbox->answered = true;
-    if (answer == MQTT_TAKEN)
-        drop_item(outbox, item);
-    else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX))
-        hold_item(outbox, item, reason);
-    else
-        refuse_item(outbox, item, reason);
+    if (is_suspected(outbox) && outbox->in_flight == 0)
+        suspects_clear_portion(&outbox->suspects, outbox->window);
+    take_answer(outbox, item, answer, reason);
 }
 
 void outbox_link_ready(struct outbox *outbox) {
@@ -598,14 +708,26 @@ static bool waits_too_long(const struct outbox *outbox) {
     return oldest != NULL && uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
 }
 
+// The broker answers others and not this one: it goes out again on a new connection, but not for ever.
+static void end_overdue(struct outbox *outbox) {
+    struct item *item = outbox->items;
+    while (item != NULL && item->number != outbox->passed_over)
+        item = item->next;
+    outbox->passed_over = 0;
+    if (item != NULL && ++item->overdue >= OVERDUE_MAX && item->mid != 0) {
+        outbox->in_flight--;
+        refuse_item(outbox, item, "it never acknowledges it");
+        return;
+    }
+    outbox->carrier->reset(outbox->carrier->context, "it has left out an acknowledgement");
+}
+
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
     if (!outbox->spilling && waits_too_long(outbox))
         begin_spilling(outbox, carrier_is_up(outbox) ? "it does not acknowledge" : "it is away");
-    if (outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since > OVERDUE) {
-        outbox->passed_over = 0;
-        outbox->carrier->reset(outbox->carrier->context, "it has left out an acknowledgement");
-    }
+    if (outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since > OVERDUE)
+        end_overdue(outbox);
     delete_taken(outbox, 1);
     outbox->may_retry = true;
     pump(outbox);
@@ -613,7 +735,7 @@ static void on_tick(uv_timer_t *timer) {
 }
 
 struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
-                          outbox_intake_fn *on_intake, void *context) {
+                          const struct outbox_handlers *handlers) {
     struct outbox *outbox = must_have(calloc(1, sizeof *outbox));
     struct store_messages stored = store_messages(store);
     *outbox = (struct outbox){
@@ -621,8 +743,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
         .store = store,
         .window = window,
         .max_bytes = max_bytes,
-        .on_intake = on_intake,
-        .context = context,
+        .handlers = *handlers,
         .log_limiter = {.per_second = LOG_LINES},
         .spilling = stored.count > 0,
         .last_number = stored.last,
@@ -634,6 +755,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
         .disk_count = stored.count,
         .disk_bytes = stored.bytes + stored.count * ROW_OVERHEAD,
     };
+    outbox->sideline = sideline_new(loop, &outbox->refusals, on_given_up, outbox);
     if (stored.count > 0)
         log_warning("%zu messages are waiting since the last run", stored.count);
     uv_timer_init(loop, &outbox->tick);
@@ -644,12 +766,23 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
 
 void outbox_set_carrier(struct outbox *outbox, const struct mqtt_carrier *carrier) {
     outbox->carrier = carrier;
+    sideline_set_carrier(outbox->sideline, carrier);
+}
+
+// Results that did not go out wait on disk like messages: in the next run they may go out among them.
+static void keep_results(struct outbox *outbox) {
+    struct mqtt_publish *result;
+    while ((result = sideline_take(outbox->sideline)) != NULL) {
+        outbox_put(outbox, result);
+        free(result);
+    }
 }
 
 void outbox_stop(struct outbox *outbox) {
     uv_close((uv_handle_t *)&outbox->tick, NULL);
     outbox->stopped = true;
     spill_late(outbox);
+    keep_results(outbox);
     if (!outbox->spilling && outbox_unsafe_count(outbox) > 0)
         begin_spilling(outbox, "gateway stopped");
     delete_taken(outbox, 1);
@@ -662,5 +795,6 @@ void outbox_free(struct outbox *outbox) {
     DL_FOREACH_SAFE(outbox->writes, written, next) {
         free(written);
     }
+    sideline_free(outbox->sideline);
     free(outbox);
 }

@@ -6,10 +6,11 @@
 // outbox spills: all that is not safe is written, and what comes goes to disk alone, until all of it was read
 // back and handed to a broker that answers in time. Their order holds.
 //
-// What the broker does not take for now goes out again, alone, before anything else, until it does; what it
-// refuses without a reason only so often, because one message that it never takes must not stand in front of
-// all others for ever. What it refuses for good is dropped. Of messages that were at the broker together the
-// later ones may have been taken: only here is the order broken.
+// What the broker does not take for now goes out again, alone, before anything else, until it does; what it refuses
+// without a reason only so often, because one message that it never takes must not stand in front of all others for
+// ever. A message that it refuses for good, or closes the connection at (see suspects.h), is set aside in the store
+// and everything else goes on. Of messages that were at the broker together the later ones may have been taken: only
+// here is the order broken.
 #pragma once
 
 #include <stdbool.h>
@@ -39,13 +40,16 @@ enum outbox_intake {
     OUTBOX_FULL,
 };
 
-// Told when it changes.
-typedef void outbox_intake_fn(void *context, enum outbox_intake intake);
+struct outbox_handlers {
+    void *context;
+    void (*intake)(void *context, enum outbox_intake intake); // it has changed
+    void (*set_aside)(void *context);                         // one more message was set aside
+};
 
 // The carrier must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes. Takes
 // up what the store holds.
 struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
-                          outbox_intake_fn *on_intake, void *context);
+                          const struct outbox_handlers *handlers);
 // The carrier stays the caller's.
 void outbox_set_carrier(struct outbox *outbox, const struct mqtt_carrier *carrier);
 
@@ -56,6 +60,17 @@ void outbox_free(struct outbox *outbox);
 // Takes a message in; all of publish is copied. Returns its number, which only grows.
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
 
+// What the instance says of itself: goes out at once, past all that waits, and is lost when the broker is away. Of each
+// topic only the last value matters.
+void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish);
+
+// A result for a response topic, which a stranger may have chosen: goes out last, and never costs a report. See
+// sideline.h.
+void outbox_put_result(struct outbox *outbox, const struct mqtt_publish *publish);
+
+// Messages that were set aside because the broker does not take them, and stand in the store.
+size_t outbox_set_aside_count(const struct outbox *outbox);
+
 // Whether what is put now will soon be with the broker: it is connected, nothing is on disk, and little
 // waits.
 bool outbox_keeps_up(const struct outbox *outbox);
@@ -65,7 +80,8 @@ bool outbox_is_rid_of_earlier(const struct outbox *outbox);
 
 bool outbox_is_full(const struct outbox *outbox);
 
-// Whether the message of that number, and all before it, are safe. Number 0 is.
+// Whether the message of that number, and all before it, are safe. Number 0 is. UINT64_MAX: whether nothing is left at
+// all, results included.
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number);
 
 // Calls waiter->done once the messages are safe: now, when they are already.
@@ -74,7 +90,7 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);
 
 // What the link reports.
 void outbox_link_up(struct outbox *outbox);
-void outbox_link_down(struct outbox *outbox);
+void outbox_link_down(struct outbox *outbox, bool by_broker); // by_broker: the broker closed the connection
 void outbox_link_ready(struct outbox *outbox);
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason);
 

@@ -10,16 +10,19 @@
 #include <unistd.h>
 #include <utlist.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 
 #define STORE_VERSION  1
 #define RETRY_INTERVAL 1000 // milliseconds until a write that failed is tried again
 #define MARKER_MAX     33
+#define ASIDE_WAITING  (1 << 20) // bytes of messages set aside that may wait for a disk that takes nothing
+#define ASIDE_OVERHEAD 64        // bytes of one besides its texts
 
-// What waits for its turn on the thread. The kinds up to DELETE_MESSAGES write.
-enum kind { PUT_COMMAND, DELETE_COMMAND, PUT_MESSAGE, DELETE_MESSAGES, LOAD_MESSAGES, TIDY, TELL };
-#define STATEMENTS TIDY
+// What waits for its turn on the thread. Those up to DELETE_MESSAGES write, and SET_ASIDE.
+enum kind { PUT_COMMAND, DELETE_COMMAND, PUT_MESSAGE, DELETE_MESSAGES, LOAD_MESSAGES, SET_ASIDE, TIDY, TELL };
+#define STATEMENTS SET_ASIDE
 
 static const char *const statement_texts[STATEMENTS] = {
     [PUT_COMMAND] = "INSERT OR REPLACE INTO commands VALUES(?,?)",
@@ -33,7 +36,7 @@ static const char *const statement_texts[STATEMENTS] = {
 struct operation {
     enum kind kind;
     int64_t id;                  // of a command, or number of a message
-    char *entry;                 // of PUT_COMMAND
+    char *entry;                 // of PUT_COMMAND; of SET_ASIDE the reason
     struct mqtt_publish publish; // of PUT_MESSAGE and rows; its pointers point into bytes
     size_t limit;                // of LOAD_MESSAGES
     struct operation *rows;      // that it found
@@ -56,6 +59,12 @@ struct store {
     bool writing, failed, stopping;
     bool unreadable; // the last read failed
     int result;      // of the batch
+    struct {
+        bool known;           // the rest is
+        int64_t count, bytes; // that stand there; the thread's
+        size_t told;          // the count as of the last write; the loop's
+        size_t waiting;       // bytes that wait for their turn; the loop's
+    } aside;
     uv_work_t work;
     uv_timer_t retry;
 };
@@ -187,6 +196,26 @@ static void set_aside(const char *path) {
     free(to_wal);
 }
 
+#define ASIDE_SIZE                                                                                           \
+    "length(CAST(topic AS BLOB)) + ifnull(length(payload), 0) + ifnull(length(correlation), 0) + 64"
+
+// The first column of the first row; 0 without one, or where the table is not there.
+static int64_t read_number(struct store *store, const char *query) {
+    sqlite3_stmt *statement = NULL;
+    int64_t number = 0;
+    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) == SQLITE_OK &&
+        sqlite3_step(statement) == SQLITE_ROW)
+        number = sqlite3_column_int64(statement, 0);
+    sqlite3_finalize(statement);
+    return number;
+}
+
+static void learn_aside(struct store *store) {
+    store->aside.count = read_number(store, "SELECT count(*) FROM set_aside");
+    store->aside.bytes = read_number(store, "SELECT sum(" ASIDE_SIZE ") FROM set_aside");
+    store->aside.known = true;
+}
+
 static struct store *try_open(uv_loop_t *loop, const char *path, char **reason, int *result) {
     struct store *store = must_have(calloc(1, sizeof *store));
     store->loop = loop;
@@ -208,8 +237,11 @@ struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
         set_aside(path);
         store = try_open(loop, path, reason, &result);
     }
-    if (store != NULL)
-        uv_timer_init(loop, &store->retry);
+    if (store == NULL)
+        return NULL;
+    uv_timer_init(loop, &store->retry);
+    learn_aside(store);
+    store->aside.told = (size_t)store->aside.count;
     return store;
 }
 
@@ -232,6 +264,60 @@ void store_each_command(struct store *store, store_command_fn *fn, void *context
     while (sqlite3_step(statement) == SQLITE_ROW)
         fn(context, sqlite3_column_int64(statement, 0), (const char *)sqlite3_column_text(statement, 1));
     sqlite3_finalize(statement);
+}
+
+// From the columns that follow the number.
+static struct mqtt_publish publish_of(sqlite3_stmt *row) {
+    return (struct mqtt_publish){.topic = (const char *)sqlite3_column_text(row, 1),
+                                 .payload = sqlite3_column_blob(row, 2),
+                                 .length = (size_t)sqlite3_column_bytes(row, 2),
+                                 .qos = sqlite3_column_int(row, 3),
+                                 .retain = (enum mqtt_retain)sqlite3_column_int(row, 4),
+                                 .correlation = sqlite3_column_blob(row, 5),
+                                 .correlation_length = (size_t)sqlite3_column_bytes(row, 5)};
+}
+
+// For the command line: nothing is being written.
+void store_each_aside(struct store *store, store_aside_fn *fn, void *context) {
+    static const char query[] =
+        "SELECT number, topic, payload, qos, retain, correlation, at, reason FROM set_aside "
+        "ORDER BY number";
+    sqlite3_stmt *statement = NULL;
+    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) != SQLITE_OK)
+        return; // nothing was ever set aside
+    while (sqlite3_step(statement) == SQLITE_ROW) {
+        struct store_aside aside = {.number = sqlite3_column_int64(statement, 0),
+                                    .at = sqlite3_column_int64(statement, 6),
+                                    .reason = (const char *)sqlite3_column_text(statement, 7),
+                                    .publish = publish_of(statement)};
+        fn(context, &aside);
+    }
+    sqlite3_finalize(statement);
+}
+
+static int change_aside(struct store *store, const char *format, int64_t number) {
+    char text[512];
+    snprintf(text, sizeof text, format, (long long)number, (long long)number);
+    int before = sqlite3_total_changes(store->database);
+    int result = sqlite3_exec(store->database, text, NULL, NULL, NULL);
+    return result == SQLITE_OK ? sqlite3_total_changes(store->database) - before : -1;
+}
+
+int store_drop_aside(struct store *store, int64_t number) {
+    if (read_number(store, "SELECT count(*) FROM sqlite_master WHERE name='set_aside'") == 0)
+        return 0;
+    return change_aside(store, "DELETE FROM set_aside WHERE %lld IN (0, number) OR number = %lld", number);
+}
+
+int store_resend_aside(struct store *store, int64_t number) {
+    if (read_number(store, "SELECT count(*) FROM sqlite_master WHERE name='set_aside'") == 0)
+        return 0;
+    int put = change_aside(
+        store,
+        "INSERT INTO messages(topic, payload, qos, retain, correlation) SELECT topic, payload, qos, "
+        "retain, correlation FROM set_aside WHERE %lld IN (0, number) OR number = %lld ORDER BY number",
+        number);
+    return put > 0 ? store_drop_aside(store, number) : put;
 }
 
 struct store_messages store_messages(struct store *store) {
@@ -277,10 +363,67 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
 }
 
 static bool is_write(const struct operation *operation) {
-    return operation->kind <= DELETE_MESSAGES;
+    return operation->kind <= DELETE_MESSAGES || operation->kind == SET_ASIDE;
 }
 
+// --- what is set aside ---
+
+// The table is made with the first message that is: a store is not written to when it is opened, and one without
+// the table can be read by earlier versions.
+static const char aside_layout[] =
+    "CREATE TABLE IF NOT EXISTS set_aside(number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, "
+    "reason TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB, qos INTEGER NOT NULL, retain INTEGER NOT NULL, "
+    "correlation BLOB);";
+
+static size_t aside_size(const struct mqtt_publish *publish) {
+    return strlen(publish->topic) + publish->length + publish->correlation_length + ASIDE_OVERHEAD;
+}
+
+static int insert_aside(struct store *store, const struct operation *operation) {
+    static const char insert[] =
+        "INSERT INTO set_aside(at, topic, payload, qos, retain, correlation, reason) "
+        "VALUES(?,?,?,?,?,?,?)";
+    sqlite3_stmt *statement = NULL;
+    int result = sqlite3_prepare_v2(store->database, insert, -1, &statement, NULL);
+    if (result != SQLITE_OK)
+        return result;
+    sqlite3_bind_int64(statement, 1, operation->id);
+    bind_message(statement, &operation->publish);
+    sqlite3_bind_text(statement, 7, operation->entry, -1, SQLITE_STATIC);
+    result = sqlite3_step(statement);
+    sqlite3_finalize(statement);
+    return result == SQLITE_DONE ? SQLITE_OK : result;
+}
+
+static int drop_oldest_aside(struct store *store) {
+    static const char oldest[] = " FROM set_aside ORDER BY number LIMIT 1";
+    char query[200];
+    snprintf(query, sizeof query, "SELECT " ASIDE_SIZE "%s", oldest);
+    store->aside.bytes -= read_number(store, query);
+    store->aside.count--;
+    return sqlite3_exec(store->database,
+                        "DELETE FROM set_aside WHERE number = (SELECT min(number) FROM set_aside)", NULL,
+                        NULL, NULL);
+}
+
+static int write_aside(struct store *store, const struct operation *operation) {
+    int result = sqlite3_exec(store->database, aside_layout, NULL, NULL, NULL);
+    if (result == SQLITE_OK)
+        result = insert_aside(store, operation);
+    if (result != SQLITE_OK)
+        return result;
+    store->aside.count++;
+    store->aside.bytes += (int64_t)aside_size(&operation->publish);
+    while (result == SQLITE_OK && store->aside.bytes > STORE_ASIDE_MAX && store->aside.count > 1)
+        result = drop_oldest_aside(store);
+    return result;
+}
+
+// --- batches ---
+
 static int write_one(struct store *store, const struct operation *operation) {
+    if (operation->kind == SET_ASIDE)
+        return write_aside(store, operation);
     sqlite3_stmt *statement = store->statements[operation->kind];
     sqlite3_bind_int64(statement, 1, operation->id);
     if (operation->kind == PUT_COMMAND)
@@ -296,6 +439,8 @@ static int write_one(struct store *store, const struct operation *operation) {
 static int write_some(struct store *store, bool deletions_only) {
     struct operation *operation;
     int result = sqlite3_exec(store->database, "BEGIN", NULL, NULL, NULL);
+    if (!store->aside.known)
+        learn_aside(store);
     DL_FOREACH(store->batch, operation) {
         if (result == SQLITE_OK && is_write(operation) &&
             !(deletions_only && operation->kind != DELETE_MESSAGES))
@@ -303,8 +448,10 @@ static int write_some(struct store *store, bool deletions_only) {
     }
     if (result == SQLITE_OK)
         result = sqlite3_exec(store->database, "COMMIT", NULL, NULL, NULL);
-    if (result != SQLITE_OK)
+    if (result != SQLITE_OK) {
         sqlite3_exec(store->database, "ROLLBACK", NULL, NULL, NULL);
+        store->aside.known = false; // what was counted did not happen
+    }
     DL_FOREACH(store->batch, operation) {
         if (result == SQLITE_OK && !(deletions_only && operation->kind != DELETE_MESSAGES))
             operation->finished = true;
@@ -345,15 +492,7 @@ static int load_one(struct store *store, struct operation *load) {
     sqlite3_bind_int64(statement, 2, (sqlite3_int64)load->limit);
     int result;
     while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
-        struct mqtt_publish publish = {
-            .topic = (const char *)sqlite3_column_text(statement, 1),
-            .payload = sqlite3_column_blob(statement, 2),
-            .length = (size_t)sqlite3_column_bytes(statement, 2),
-            .qos = sqlite3_column_int(statement, 3),
-            .retain = (enum mqtt_retain)sqlite3_column_int(statement, 4),
-            .correlation = sqlite3_column_blob(statement, 5),
-            .correlation_length = (size_t)sqlite3_column_bytes(statement, 5),
-        };
+        struct mqtt_publish publish = publish_of(statement);
         struct operation *row = make_message((uint64_t)sqlite3_column_int64(statement, 0), &publish);
         DL_APPEND(load->rows, row);
         count++;
@@ -459,6 +598,7 @@ static void end_batch(struct store *store, bool ok) {
     struct operation *batch = store->batch, *kept = NULL, *operation, *next;
     bool all_put = true;
     store->batch = NULL;
+    store->aside.told = (size_t)store->aside.count;
     DL_FOREACH_SAFE(batch, operation, next) {
         DL_DELETE(batch, operation);
         if (!ok && !operation->finished && is_write(operation)) {
@@ -470,6 +610,8 @@ static void end_batch(struct store *store, bool ok) {
             end_load(store, operation);
         if (operation->kind == TELL)
             operation->done(operation->context, all_put);
+        if (operation->kind == SET_ASIDE)
+            store->aside.waiting -= aside_size(&operation->publish);
         free_operation(operation);
     }
     DL_CONCAT(kept, store->waiting);
@@ -543,6 +685,25 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
                                         .take = take,
                                         .done = done,
                                         .context = context});
+}
+
+void store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason) {
+    size_t size = aside_size(publish);
+    if (store->failed && store->aside.waiting + size > ASIDE_WAITING) {
+        log_error("message to %s dropped: it cannot be set aside, the store cannot be written",
+                  publish->topic);
+        return;
+    }
+    struct operation *operation = make_message(0, publish);
+    operation->kind = SET_ASIDE;
+    operation->id = clock_now();
+    operation->entry = must_have(strdup(reason));
+    store->aside.waiting += size;
+    add(store, operation);
+}
+
+size_t store_set_aside_count(const struct store *store) {
+    return store->aside.told;
 }
 
 void store_tidy(struct store *store) {

@@ -55,6 +55,32 @@ typedef void store_done_fn(void *context, bool ok);
 void store_load_messages(struct store *store, uint64_t first, size_t limit, store_message_fn *take,
                          store_done_fn *done, void *context);
 
+// --- messages that were set aside, because the broker does not take them ---
+
+#define STORE_ASIDE_MAX (10 << 20) // bytes of them; beyond that the oldest is dropped
+
+// Copies all of publish and reason. When the disk takes nothing, only so many wait for it; more are dropped, which is
+// logged.
+void store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason);
+
+// How many stand there, as of the last write.
+size_t store_set_aside_count(const struct store *store);
+
+struct store_aside {
+    int64_t number; // only grows
+    int64_t at;     // microseconds since 1970
+    const char *reason;
+    struct mqtt_publish publish;
+};
+typedef void store_aside_fn(void *context, const struct store_aside *aside);
+
+// For `trackbus store`, while no gateway has the store open: calls fn for each, the oldest first.
+void store_each_aside(struct store *store, store_aside_fn *fn, void *context);
+// Puts message number (0: all) back behind what waits for the broker, or drops it. Returns how many, -1 when the store
+// cannot be written.
+int store_resend_aside(struct store *store, int64_t number);
+int store_drop_aside(struct store *store, int64_t number);
+
 // Gives the room of deleted messages back to the file system.
 void store_tidy(struct store *store);
 

@@ -62,16 +62,17 @@ void command_voice_log(const struct command_voice *voice, const struct command *
     json_decref(entry);
 }
 
-// Into a full outbox too: somebody waits for it.
+// Last of all that goes out: whoever sent the command chose the topic.
 static void respond(const struct command_voice *voice, const struct command *command) {
     json_t *entry = entry_of(command, command->state, command->result);
     char *text = text_of_json(entry, TEXT_TIME_DIGITS);
-    outbox_put(voice->outbox, &(struct mqtt_publish){.topic = command->response_topic,
-                                                     .payload = text,
-                                                     .length = strlen(text),
-                                                     .qos = 1,
-                                                     .correlation = command->correlation,
-                                                     .correlation_length = command->correlation_length});
+    outbox_put_result(voice->outbox,
+                      &(struct mqtt_publish){.topic = command->response_topic,
+                                             .payload = text,
+                                             .length = strlen(text),
+                                             .qos = 1,
+                                             .correlation = command->correlation,
+                                             .correlation_length = command->correlation_length});
     free(text);
     json_decref(entry);
 }

@@ -65,6 +65,18 @@ static void on_intake(void *context, enum outbox_intake intake) {
         state_publish_instance(gateway->state, true);
 }
 
+static void on_set_aside_written(void *context, bool ok) {
+    struct gateway *gateway = context;
+    if (ok && !gateway->stopped)
+        state_publish_instance(gateway->state, true);
+}
+
+// The instance's state has the count, which is known once the message is on disk.
+static void on_set_aside(void *context) {
+    struct gateway *gateway = context;
+    store_when_written(gateway->store, on_set_aside_written, gateway);
+}
+
 // --- what the link reports ---
 
 static void on_link_connected(void *context) {
@@ -82,9 +94,9 @@ static void on_link_up(void *context) {
     state_link_up(gateway->state);
 }
 
-static void on_link_down(void *context) {
+static void on_link_down(void *context, bool by_broker) {
     struct gateway *gateway = context;
-    outbox_link_down(gateway->outbox);
+    outbox_link_down(gateway->outbox, by_broker);
     roll_call_lost(gateway->roll_call);
     state_link_down(gateway->state);
 }
@@ -358,8 +370,9 @@ static void make_broker(struct gateway *gateway) {
     const struct roll_call_handlers handlers = {
         .context = gateway, .answered = on_answered, .settled = on_settled};
     char will_topic[TOPIC_MAX];
-    gateway->outbox = outbox_new(&gateway->loop, gateway->store, (unsigned)config->mqtt.inflight,
-                                 config->store_max_bytes, on_intake, gateway);
+    gateway->outbox =
+        outbox_new(&gateway->loop, gateway->store, (unsigned)config->mqtt.inflight, config->store_max_bytes,
+                   &(struct outbox_handlers){gateway, on_intake, on_set_aside});
     subscriptions_fill(&gateway->subscriptions, config);
     snprintf(will_topic, sizeof will_topic, "%s/" TOPIC_STATE TOPIC_INSTANCES "%s", config->mqtt.topic_prefix,
              config->mqtt.client_id);

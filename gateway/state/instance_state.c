@@ -27,8 +27,9 @@ void instance_state_free(struct instance_state *instance_state) {
 }
 
 static json_t *online_state(const struct instance_state *instance_state) {
-    return json_pack("{s:s, s:s, s:f, s:b}", "state", "online", "version", TRACKBUS_VERSION, "started",
-                     (double)instance_state->started / 1e6, "full", bus_is_full(instance_state->bus));
+    return json_pack("{s:s, s:s, s:f, s:b, s:I}", "state", "online", "version", TRACKBUS_VERSION, "started",
+                     (double)instance_state->started / 1e6, "full", bus_is_full(instance_state->bus),
+                     "set_aside", (json_int_t)bus_set_aside_count(instance_state->bus));
 }
 
 // Nothing (NULL) of an instance that there will not be again.
@@ -36,10 +37,15 @@ static json_t *offline_state(const struct instance_state *instance_state) {
     return instance_state->hand_over ? NULL : json_loads(instance_state_last_will, 0, NULL);
 }
 
+static const char own_topic[] = TOPIC_STATE TOPIC_INSTANCES "%s";
+
 void instance_state_publish(const struct instance_state *instance_state, bool online) {
+    const struct bus *bus = instance_state->bus;
     json_t *state = online ? online_state(instance_state) : offline_state(instance_state);
-    bus_publish_now(instance_state->bus, state, TOPIC_STATE TOPIC_INSTANCES "%s",
-                    bus_client_id(instance_state->bus));
+    if (online)
+        bus_say(bus, state, own_topic, bus_client_id(bus));
+    else
+        bus_publish_last(bus, state, own_topic, bus_client_id(bus));
     json_decref(state);
 }
 

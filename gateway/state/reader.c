@@ -56,6 +56,9 @@ static void on_up(void *context) {
 static void ignore(void *context) {
 }
 
+static void ignore_down(void *context, bool by_broker) {
+}
+
 static void ignore_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
 }
 
@@ -75,7 +78,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
 static const struct mqtt_link_handlers link_handlers = {.purpose = "what it retains",
                                                         .connected = ignore,
                                                         .up = on_up,
-                                                        .down = ignore,
+                                                        .down = ignore_down,
                                                         .published = ignore_published,
                                                         .received = on_received};
 

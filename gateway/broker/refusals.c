@@ -1,0 +1,80 @@
+// Refusals; see refusals.h.
+#include "gateway/broker/refusals.h"
+
+#include <string.h>
+
+#define LEVELS 5
+
+static bool has_digit(const char *level, size_t length) {
+    for (size_t i = 0; i < length; i++)
+        if (level[i] >= '0' && level[i] <= '9')
+            return true;
+    return false;
+}
+
+static void write_kind(const char *topic, char kind[REFUSALS_KIND_MAX]) {
+    size_t used = 0;
+    for (int level = 0; level < LEVELS && *topic != '\0'; level++) {
+        size_t length = strcspn(topic, "/");
+        bool kept = !has_digit(topic, length) && used + length + 2 < REFUSALS_KIND_MAX;
+        if (kept)
+            memcpy(kind + used, topic, length);
+        used += kept ? length : 0;
+        if (used + 2 < REFUSALS_KIND_MAX)
+            kind[used++] = '/';
+        topic += length + (topic[length] == '/');
+    }
+    kind[used] = '\0';
+}
+
+static struct refused_kind *find(const struct refusals *refusals, const char *topic) {
+    char kind[REFUSALS_KIND_MAX];
+    if (refusals->count == 0)
+        return NULL;
+    write_kind(topic, kind);
+    for (size_t i = 0; i < refusals->count; i++)
+        if (strcmp(refusals->kinds[i].kind, kind) == 0)
+            return (struct refused_kind *)&refusals->kinds[i];
+    return NULL;
+}
+
+static struct refused_kind *place_for_one(struct refusals *refusals) {
+    struct refused_kind *oldest = refusals->kinds;
+    if (refusals->count < REFUSALS_KINDS)
+        return &refusals->kinds[refusals->count++];
+    for (size_t i = 1; i < REFUSALS_KINDS; i++)
+        if (refusals->kinds[i].since < oldest->since)
+            oldest = &refusals->kinds[i];
+    return oldest;
+}
+
+static struct refused_kind *make(struct refusals *refusals, const char *topic) {
+    struct refused_kind *place = place_for_one(refusals);
+    *place = (struct refused_kind){.in_a_row = 0};
+    write_kind(topic, place->kind);
+    return place;
+}
+
+void refusals_note(struct refusals *refusals, const char *topic, uint64_t now) {
+    struct refused_kind *kind = find(refusals, topic);
+    if (kind == NULL)
+        kind = make(refusals, topic);
+    kind->in_a_row++;
+    kind->since = now;
+}
+
+void refusals_note_taken(struct refusals *refusals, const char *topic) {
+    struct refused_kind *kind = find(refusals, topic);
+    if (kind != NULL)
+        *kind = refusals->kinds[--refusals->count];
+}
+
+bool refusals_forbid(struct refusals *refusals, const char *topic, uint64_t now) {
+    struct refused_kind *kind = find(refusals, topic);
+    if (kind == NULL || kind->in_a_row < REFUSALS_IN_A_ROW)
+        return false;
+    bool forbidden = now - kind->since < REFUSALS_LAST;
+    if (!forbidden)
+        kind->since = now; // this one is tried, and those behind it wait for what becomes of it
+    return forbidden;
+}

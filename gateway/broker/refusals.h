@@ -1,0 +1,32 @@
+// Refusals: kinds of topics that the broker does not take from us, so that not every message of a kind has to
+// be found out again at the cost of a connection.
+//
+// A kind is a topic's first levels, with the levels that hold a digit left out: trackbus/log/gw/channels is one.
+// After two messages of a kind in a row were refused, none of the kind is sent for a minute; then one is tried.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define REFUSALS_KINDS    16    // that are remembered; the one refused longest ago makes room
+#define REFUSALS_KIND_MAX 160   // bytes of a kind
+#define REFUSALS_IN_A_ROW 2     // messages of a kind until the kind is refused
+#define REFUSALS_LAST     60000 // milliseconds
+
+struct refusals {
+    size_t count;
+    struct refused_kind {
+        char kind[REFUSALS_KIND_MAX];
+        unsigned in_a_row;
+        uint64_t since; // the last one, by uv_now()
+    } kinds[REFUSALS_KINDS];
+};
+
+// The broker refused a message to topic; it took one. now is in milliseconds and only grows.
+void refusals_note(struct refusals *refusals, const char *topic, uint64_t now);
+void refusals_note_taken(struct refusals *refusals, const char *topic);
+
+// Whether a message to topic is not to be sent now. When it may because the minute is over, it is the one that is
+// tried: those of its kind behind it may not.
+bool refusals_forbid(struct refusals *refusals, const char *topic, uint64_t now);
