@@ -518,10 +518,15 @@ static bool has_place(const struct outbox *outbox) {
     return outbox->in_flight < outbox->window;
 }
 
+static bool is_forbidden(struct outbox *outbox, const struct mqtt_publish *publish) {
+    const struct refusals_rule *rule = is_report(publish) ? &refusals_of_reports : &refusals_of_others;
+    return refusals_forbid(&outbox->refusals, publish->topic, rule, uv_now(outbox->loop));
+}
+
 // False when the link takes nothing more now.
 static bool hand_over_next(struct outbox *outbox) {
     struct item *item = outbox->next_out;
-    if (refusals_forbid(&outbox->refusals, item->publish.topic, uv_now(outbox->loop))) {
+    if (is_forbidden(outbox, &item->publish)) {
         refuse_item(outbox, item, "it has refused others like it");
         return true;
     }
@@ -670,8 +675,8 @@ static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answ
     } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
         hold_item(outbox, item, reason);
     } else {
-        refusals_note(&outbox->refusals, item->publish.topic, uv_now(outbox->loop));
-        refuse_item(outbox, item, reason);
+        refuse_item(outbox, item,
+                    reason); // at the cost of this message alone: others of its kind may be taken
     }
 }
 

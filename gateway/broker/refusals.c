@@ -69,11 +69,15 @@ void refusals_note_taken(struct refusals *refusals, const char *topic) {
         *kind = refusals->kinds[--refusals->count];
 }
 
-bool refusals_forbid(struct refusals *refusals, const char *topic, uint64_t now) {
+const struct refusals_rule refusals_of_reports = {.in_a_row = 5, .lasts = 10000};
+const struct refusals_rule refusals_of_others = {.in_a_row = 2, .lasts = 60000};
+
+bool refusals_forbid(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                     uint64_t now) {
     struct refused_kind *kind = find(refusals, topic);
-    if (kind == NULL || kind->in_a_row < REFUSALS_IN_A_ROW)
+    if (kind == NULL || kind->in_a_row < rule->in_a_row)
         return false;
-    bool forbidden = now - kind->since < REFUSALS_LAST;
+    bool forbidden = now - kind->since < rule->lasts;
     if (!forbidden)
         kind->since = now; // this one is tried, and those behind it wait for what becomes of it
     return forbidden;

@@ -2,17 +2,23 @@
 // be found out again at the cost of a connection.
 //
 // A kind is a topic's first levels, with the levels that hold a digit left out: trackbus/log/gw/channels is one.
-// After two messages of a kind in a row were refused, none of the kind is sent for a minute; then one is tried.
+// After some messages of a kind in a row were refused, none of the kind is sent for a while; then one is tried. Of
+// reports it takes more in a row and the while is shorter: it may be the reports of one device that are too large.
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define REFUSALS_KINDS    16    // that are remembered; the one refused longest ago makes room
-#define REFUSALS_KIND_MAX 160   // bytes of a kind
-#define REFUSALS_IN_A_ROW 2     // messages of a kind until the kind is refused
-#define REFUSALS_LAST     60000 // milliseconds
+#define REFUSALS_KINDS    16  // that are remembered; the one refused longest ago makes room
+#define REFUSALS_KIND_MAX 160 // bytes of a kind
+
+// When a kind is refused.
+struct refusals_rule {
+    unsigned in_a_row; // messages
+    unsigned lasts;    // milliseconds
+};
+extern const struct refusals_rule refusals_of_reports, refusals_of_others;
 
 struct refusals {
     size_t count;
@@ -27,6 +33,7 @@ struct refusals {
 void refusals_note(struct refusals *refusals, const char *topic, uint64_t now);
 void refusals_note_taken(struct refusals *refusals, const char *topic);
 
-// Whether a message to topic is not to be sent now. When it may because the minute is over, it is the one that is
+// Whether a message to topic is not to be sent now. When it may because the while is over, it is the one that is
 // tried: those of its kind behind it may not.
-bool refusals_forbid(struct refusals *refusals, const char *topic, uint64_t now);
+bool refusals_forbid(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                     uint64_t now);

@@ -121,12 +121,16 @@ static bool is_at_broker(const struct sideline *sideline, const char *topic) {
     return false;
 }
 
+static bool is_forbidden(const struct sideline *sideline, const struct note *note) {
+    return refusals_forbid(sideline->refusals, note->publish.topic, &refusals_of_others,
+                           uv_now(sideline->loop));
+}
+
 // Two values of one topic are never under way at once: not every broker keeps their order.
 static void pump_says(struct sideline *sideline) {
     struct note *note, *next;
     DL_FOREACH_SAFE(sideline->says, note, next) {
-        if (note->mid != 0 || is_at_broker(sideline, note->publish.topic) ||
-            refusals_forbid(sideline->refusals, note->publish.topic, uv_now(sideline->loop)))
+        if (note->mid != 0 || is_at_broker(sideline, note->publish.topic) || is_forbidden(sideline, note))
             continue;
         if (hand_over(sideline, note) == MQTT_REFUSED) {
             sideline->given_up(sideline->context, &note->publish, "it cannot be sent to this broker");
@@ -142,7 +146,7 @@ static void pump_results(struct sideline *sideline, bool queue_is_empty) {
         uint64_t now = uv_now(sideline->loop);
         if (!queue_is_empty && now - note->since < RESULT_WAIT)
             return;
-        if (refusals_forbid(sideline->refusals, note->publish.topic, now))
+        if (is_forbidden(sideline, note))
             give_up_result(sideline, note, "the broker has refused others like it");
         else if (hand_over(sideline, note) == MQTT_REFUSED)
             give_up_result(sideline, note, "it cannot be sent to this broker");
@@ -170,8 +174,6 @@ static struct note *find_mid(struct note *list, int mid) {
 static void note_answer(struct sideline *sideline, const struct note *note, enum mqtt_answer answer) {
     if (answer == MQTT_TAKEN)
         refusals_note_taken(sideline->refusals, note->publish.topic);
-    else if (answer != MQTT_TAKEN_LATER)
-        refusals_note(sideline->refusals, note->publish.topic, uv_now(sideline->loop));
 }
 
 // What the broker does not take for now goes out again with the next pump.

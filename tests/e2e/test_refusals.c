@@ -1,0 +1,131 @@
+// A broker that does not take a message: it costs that message, and nothing else. Real Mosquittos, which answer a
+// publish that they refuse, or close the connection at it, depending on how they are configured.
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/e2e/rig.h"
+
+TestSuite(refusals, .fini = rig_clean, .timeout = 300);
+
+// Accepted as they are by the parameterized tests below.
+static const char *const queues[] = {"max_queued_messages 0\n", "max_queued_messages 1000\n",
+                                     "max_queued_messages 100000\n"};
+#define QUEUES (sizeof queues / sizeof queues[0])
+
+// A report with so many access points that its message has some 2,000 bytes.
+static const char *long_report(const char *ident) {
+    static char text[2048];
+    char points[1500] = "";
+    for (int i = 0; i < 40; i++)
+        sprintf(points + strlen(points), "%s6a:db:54:5a:79:%02x,-%d", i > 0 ? "," : "", i, 50 + i);
+    snprintf(text, sizeof text, "MT;7;%s;R1;261125120100+%s+3+3831+2\r\n", ident, points);
+    return text;
+}
+
+static void expect_last_reports(struct rig *rig, int last) {
+    char subset[48];
+    snprintf(subset, sizeof subset, "{'message.seqnum':%d}", last);
+    rig_expect_message(rig, "message/gw/devices/" VAN, subset, 60000);
+    rig_expect_message(rig, "message/gw/devices/" CAR, subset, 60000);
+}
+
+// One long list beyond message_size_limit, in the middle of the reports of two devices.
+static void expect_to_cost_one_message(struct rig *rig) {
+    int van = rig_tcp(rig), car = rig_tcp(rig);
+    device_send(van, report(VAN, 0));
+    device_send(car, report(CAR, 0));
+    expect_last_reports(rig, 0);
+    device_send(van, long_report(VAN));
+    for (int i = 1; i < 8; i++) {
+        device_send(van, report(VAN, i));
+        device_send(car, report(CAR, i));
+    }
+    expect_last_reports(rig, 7);
+    rig_expect_counters(rig, "outbox: 0 messages");
+}
+
+ParameterizedTestParameters(refusals, message_that_is_too_large_costs_itself) {
+    static size_t rows[QUEUES] = {0, 1, 2};
+    return cr_make_param_array(size_t, rows, QUEUES);
+}
+
+ParameterizedTest(size_t *row, refusals, message_that_is_too_large_costs_itself) {
+    char lines[128];
+    snprintf(lines, sizeof lines, "%smessage_size_limit 700\n", queues[*row]);
+    struct rig *rig = rig_with_broker(lines);
+    rig_gateway_start(rig, "{'telemetry':'off'}");
+    expect_to_cost_one_message(rig);
+    // Both topics have it, and neither takes it.
+    rig_expect_message(rig, INSTANCE, "{'state':'online','set_aside':2}", 60000);
+    rig_finish(rig);
+}
+
+// The trees of topics that the gateway writes to, each forbidden in turn; what is left that must come through.
+static const struct {
+    const char *tree;
+    bool reports; // on the device's topic
+} forbidden[] = {
+    {"trackbus/log/#", true},
+    {"trackbus/state/gw/instances/#", true},
+    {"trackbus/state/gw/channels/#", true},
+    {"trackbus/state/gw/devices/#", true},
+    {"trackbus/message/gw/channels/#", true},
+    {"trackbus/message/gw/devices/#", false},
+};
+#define FORBIDDEN (sizeof forbidden / sizeof forbidden[0])
+
+// A broker with a user for the gateway that may write everything but one tree.
+static struct rig *forbidding_up(const char *queue, const char *tree) {
+    struct rig *rig = rig_new();
+    char lines[600], acl[160], gateway[200], rules[400];
+    snprintf(acl, sizeof acl, "%s/acl", rig->directory);
+    snprintf(rules, sizeof rules,
+             "topic readwrite #\nuser rig\ntopic readwrite #\nuser gateway\n"
+             "topic readwrite #\ntopic deny %s\n",
+             tree);
+    rig_write_file(rig, "acl", rules);
+    snprintf(lines, sizeof lines, "%sacl_file %s\n", queue, acl);
+    rig_broker_start(rig, lines);
+    rig_client_start(rig);
+    snprintf(gateway, sizeof gateway, "{'telemetry':'off','mqtt':{'username':'gateway','password':'x'}}");
+    rig_gateway_start(rig, gateway);
+    return rig;
+}
+
+ParameterizedTestParameters(refusals, tree_that_is_forbidden_costs_no_other) {
+    static size_t rows[2 * FORBIDDEN];
+    for (size_t i = 0; i < 2 * FORBIDDEN; i++)
+        rows[i] = i;
+    return cr_make_param_array(size_t, rows, 2 * FORBIDDEN);
+}
+
+ParameterizedTest(size_t *row, refusals, tree_that_is_forbidden_costs_no_other) {
+    const size_t tree = *row / 2;
+    struct rig *rig = forbidding_up(queues[*row % 2], forbidden[tree].tree);
+    int van = rig_tcp(rig);
+    const char *topic = forbidden[tree].reports ? "message/gw/devices/" VAN : "message/gw/channels/1/" VAN;
+    for (int i = 0; i < 30; i++)
+        device_send(van, report(VAN, i));
+    for (int i = 0; i < 30; i++) {
+        char subset[48];
+        snprintf(subset, sizeof subset, "{'message.seqnum':%d}", i);
+        rig_expect_message(rig, topic, subset, 60000);
+    }
+    rig_finish(rig);
+}
+
+// Whoever may send commands may choose a response topic that the gateway may not write to: 60 of them stop nothing.
+Test(refusals, results_to_forbidden_topics_stop_no_report) {
+    struct rig *rig = forbidding_up(queues[0], "answers/#");
+    int van = rig_tcp(rig);
+    device_send(van, report(VAN, 0));
+    rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':0}");
+    for (int i = 0; i < 60; i++)
+        rig_request(rig, "command/gw/devices/" VAN, "{\"name\":\"nonsense\"}", "answers/of/mine", NULL);
+    for (int i = 1; i < 20; i++)
+        device_send(van, report(VAN, i));
+    rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':19}");
+    rig_finish(rig);
+}
