@@ -228,7 +228,7 @@ Test(faults, the_broker_refuses_for_now) {
         refuse(world, QUOTA_EXCEEDED, 1 + rand() % 50);
         WORLD_EXPECT(world, received, 500);
     } while (++i < 3 || !world_is_over(world, seconds));
-    cr_assert(!rig_log_has(rig, "is lost"));
+    cr_assert(!rig_log_has(rig, "the broker rejected it"));
     world_finish(world, "refused for now");
 }
 
@@ -242,7 +242,7 @@ Test(faults, the_broker_refuses_for_good) {
         refuse(world, NOT_AUTHORIZED, 1 + rand() % 20);
         WORLD_EXPECT(world, received, 500);
     } while (++i < 3 || !world_is_over(world, seconds));
-    rig_expect_log(rig, "dropped, the broker rejected it: Not authorized");
+    rig_expect_log(rig, "set aside, the broker rejected it: Not authorized");
     world_finish(world, "refused for good");
 }
 
