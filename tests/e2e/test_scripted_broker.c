@@ -9,6 +9,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #include "tests/e2e/rig.h"
 #include "tests/e2e/scripted_broker.h"
 #include "tests/e2e/scripted_broker_packet.h"
@@ -118,6 +122,9 @@ static void expect_quiet(int client) {
 
 static void finish(struct scripted_broker *broker) {
     scripted_broker_finish(broker);
+#ifdef __SANITIZE_ADDRESS__
+    cr_assert(__lsan_do_recoverable_leak_check() == 0, "the broker leaks");
+#endif
 }
 
 // --- routing ---
