@@ -9,6 +9,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "gateway/base/clock.h"
+
 static enum log_level log_max = LOG_INFO;
 static enum log_format log_form = LOG_TEXT;
 static unsigned log_worker;
@@ -31,12 +33,12 @@ void log_divert(log_sink *sink, void *context) {
 }
 
 static void format_time(char *text, size_t capacity) {
-    struct timespec now;
+    int64_t now = clock_now();
+    time_t seconds = (time_t)(now / 1000000);
     struct tm parts;
-    clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &parts);
+    gmtime_r(&seconds, &parts);
     size_t length = strftime(text, capacity, "%Y-%m-%dT%H:%M:%S", &parts);
-    snprintf(text + length, capacity - length, ".%03ldZ", now.tv_nsec / 1000000);
+    snprintf(text + length, capacity - length, ".%03dZ", (int)(now % 1000000 / 1000));
 }
 
 static void escape_controls(char *text) {

@@ -1,6 +1,7 @@
 // The bus; see bus.h.
 #include "gateway/broker/bus.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@ struct bus {
 struct bus *bus_new(const char *prefix, const char *client_id, struct outbox *outbox,
                     const struct mqtt_carrier *carrier) {
     struct bus *bus = must_have(malloc(sizeof *bus));
+    assert(strlen(prefix) <= TOPIC_PREFIX_MAX); // the configuration's schema sees to that
     *bus = (struct bus){.prefix = prefix, .client_id = client_id, .outbox = outbox, .carrier = carrier};
     return bus;
 }
@@ -38,8 +40,8 @@ uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *
 
 __attribute__((format(printf, 3, 0))) static void write_topic(const struct bus *bus, char topic[TOPIC_MAX],
                                                               const char *format, va_list arguments) {
-    int prefix = snprintf(topic, TOPIC_MAX, "%s/", bus->prefix);
-    vsnprintf(topic + prefix, TOPIC_MAX - (size_t)prefix, format, arguments);
+    char *rest = stpcpy(stpcpy(topic, bus->prefix), "/");
+    vsnprintf(rest, TOPIC_MAX - (size_t)(rest - topic), format, arguments);
 }
 
 // NULL for an empty payload.
@@ -134,12 +136,12 @@ char *bus_topic(const struct bus *bus, char *text, const char *format, ...) {
     return text;
 }
 
-const char *topic_after(const char *text, const char *start) {
-    size_t length = strlen(start);
-    return strncmp(text, start, length) == 0 ? text + length : NULL;
-}
-
 const char *bus_topic_after(const struct bus *bus, const char *topic, const char *kind) {
     const char *rest = topic_after(topic, bus->prefix);
     return rest != NULL && *rest == '/' ? topic_after(rest + 1, kind) : NULL;
+}
+
+const char *bus_after_own(const struct bus *bus, const char *topic) {
+    const char *rest = topic_after(topic, bus->client_id);
+    return rest != NULL && *rest == '/' ? rest : NULL;
 }

@@ -57,5 +57,6 @@ __attribute__((format(printf, 3, 4))) char *bus_topic(const struct bus *bus, cha
 // What follows {prefix}/{kind} in a topic, or NULL when it is another topic.
 const char *bus_topic_after(const struct bus *bus, const char *topic, const char *kind);
 
-// What follows start in text, or NULL when it does not begin with it.
-const char *topic_after(const char *text, const char *start);
+// What follows {client_id of this instance}/ in a topic, of which what is behind {prefix}/state/gw/instances/ is
+// given; with its slash. NULL when it is another instance's, or the instance's own topic.
+const char *bus_after_own(const struct bus *bus, const char *topic);

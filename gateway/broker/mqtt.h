@@ -43,6 +43,13 @@ enum mqtt_answer {
     MQTT_NEVER_TAKEN, // refused for a reason that lies in the message or in what we may publish
 };
 
+// Asks the broker what it retains: subscribes for a while, with QoS 0 and without what we publish ourselves.
+struct mqtt_asker {
+    void *context;
+    bool (*subscribe)(void *context, const char *filter); // false when not connected
+    void (*unsubscribe)(void *context, const char *filter);
+};
+
 // What carries messages to the broker: the link, or a test's own broker. mid of publish() is set on MQTT_SENT
 // and identifies the message in the answer.
 struct mqtt_carrier {

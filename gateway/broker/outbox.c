@@ -78,12 +78,12 @@ struct outbox {
 
     struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
-    size_t count, bytes;   // of items
-    bool pumping;          // messages are being handed over
-    int early_mid;         // of QoS 0: written before the handing over returned; 0: none
-    uint64_t held_through; // the last that the broker did not take for now
-    bool may_retry;        // a tick has passed since
-    bool answered;         // on this connection the broker has answered a message
+    size_t count, bytes;       // of items
+    bool pumping;              // messages are being handed over
+    int early_mid;             // of QoS 0: written before the handing over returned; 0: none
+    uint64_t deferred_through; // the last that the broker did not take for now
+    bool may_retry;            // a tick has passed since
+    bool answered;             // on this connection the broker has answered a message
     struct suspects suspects;
     struct refusals refusals;
     struct sideline *sideline;
@@ -479,15 +479,15 @@ static void on_given_up(void *context, const struct mqtt_publish *publish, const
 }
 
 // Whether the next answer is waited for before anything else is handed over.
-static bool is_held(const struct outbox *outbox) {
-    return outbox->items != NULL && outbox->items->number <= outbox->held_through;
+static bool is_deferred(const struct outbox *outbox) {
+    return outbox->items != NULL && outbox->items->number <= outbox->deferred_through;
 }
 
-static void hold_item(struct outbox *outbox, struct item *item, const char *reason) {
-    if (!is_held(outbox))
+static void defer_item(struct outbox *outbox, struct item *item, const char *reason) {
+    if (!is_deferred(outbox))
         log_warning("the broker rejected a message to %s for now: %s; retrying", item->publish.topic, reason);
-    if (outbox->held_through < item->number)
-        outbox->held_through = item->number;
+    if (outbox->deferred_through < item->number)
+        outbox->deferred_through = item->number;
     outbox->may_retry = false;
     item->refusals++;
 }
@@ -511,7 +511,7 @@ static bool is_suspected(const struct outbox *outbox) {
 static bool has_place(const struct outbox *outbox) {
     if (outbox->next_out == NULL)
         return false;
-    if (is_held(outbox))
+    if (is_deferred(outbox))
         return outbox->in_flight == 0;
     if (is_suspected(outbox))
         return outbox->suspects.left > 0 && suspects_include(&outbox->suspects, outbox->next_out->number);
@@ -544,7 +544,7 @@ static bool hand_over_next(struct outbox *outbox) {
 
 // Only when all that was at the broker is answered it is known what goes out again: all that is left of it.
 static void hand_over(struct outbox *outbox) {
-    if (is_held(outbox)) {
+    if (is_deferred(outbox)) {
         if (outbox->in_flight > 0 || !outbox->may_retry)
             return;
         outbox->next_out = outbox->items;
@@ -673,7 +673,7 @@ static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answ
         refusals_note_taken(&outbox->refusals, item->publish.topic);
         drop_item(outbox, item);
     } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
-        hold_item(outbox, item, reason);
+        defer_item(outbox, item, reason);
     } else {
         refuse_item(outbox, item,
                     reason); // at the cost of this message alone: others of its kind may be taken

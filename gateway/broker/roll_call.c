@@ -50,7 +50,7 @@ void roll_call_goes_on(struct roll_call *roll_call) {
 static void ask(uv_timer_t *timer) {
     struct roll_call *roll_call = timer->data;
     json_t *question = json_loads(roll_call->nonce, JSON_DECODE_ANY, NULL);
-    bus_publish(roll_call->bus, question, MQTT_NOT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s/sync",
+    bus_publish(roll_call->bus, question, MQTT_NOT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_SYNC,
                 bus_client_id(roll_call->bus));
     json_decref(question);
     uv_timer_start(timer, ask, ASK_TIME, 0);
@@ -59,8 +59,8 @@ static void ask(uv_timer_t *timer) {
 static bool is_answer(const struct roll_call *roll_call, const char *topic,
                       const struct mqtt_received *received) {
     const char *rest = topic_after(topic, TOPIC_INSTANCES);
-    rest = rest != NULL ? topic_after(rest, bus_client_id(roll_call->bus)) : NULL;
-    return rest != NULL && strcmp(rest, "/sync") == 0 && received->length == strlen(roll_call->nonce) &&
+    rest = rest != NULL ? bus_after_own(roll_call->bus, rest) : NULL;
+    return rest != NULL && strcmp(rest, TOPIC_SYNC) == 0 && received->length == strlen(roll_call->nonce) &&
            memcmp(received->payload, roll_call->nonce, received->length) == 0;
 }
 

@@ -3,6 +3,9 @@
 // the bus adds the prefix.
 #pragma once
 
+#include <stdbool.h>
+#include <stdint.h>
+
 // What the topic is for; {prefix}/ stands before it.
 #define TOPIC_MESSAGE "message/gw/"
 #define TOPIC_COMMAND "command/gw/"
@@ -21,6 +24,17 @@
 #define TOPIC_QUEUE        "/commands-queue/"
 #define TOPIC_CONNECTIONS  "/connections/"
 #define TOPIC_ERROR        "/error"
+#define TOPIC_SYNC         "/sync"  // of our own instance: the question of the roll call
+#define TOPIC_MARKER       "/queue" // the same: up to which command the broker has the entries
+
+#define TOPIC_POSITION "position" // in place of a field, behind TOPIC_TELEMETRY
 
 #define TOPIC_PREFIX_MAX 128  // bytes of mqtt.topic_prefix
 #define TOPIC_MAX        1024 // bytes of any topic of ours, with the NUL
+
+// What follows start in text, or NULL when text does not begin with it.
+const char *topic_after(const char *text, const char *start);
+
+// Reads the id that text begins with: a number of at most 53 bits, so that it is exact in every JSON reader. *end is set
+// to what follows it. False when there is none.
+bool topic_read_id(const char *text, int64_t *id, const char **end);

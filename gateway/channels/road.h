@@ -5,8 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "gateway/channels/parts.h"
-
+struct channel_parts;
+struct config_channel;
 struct peer;
 struct session;
 

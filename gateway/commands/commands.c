@@ -72,10 +72,6 @@ void commands_roll_call_settled(struct commands *commands) {
     command_sync_settled(&commands->sync);
 }
 
-bool commands_is_settled(const struct commands *commands) {
-    return roll_call_is_done(commands->parts.roll_call);
-}
-
 void commands_received(struct commands *commands, const char *topic, const struct mqtt_received *received) {
     command_sync_received(&commands->sync, topic, received);
 }

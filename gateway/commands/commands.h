@@ -49,9 +49,6 @@ void commands_link_connected(struct commands *commands);
 // The roll call has settled: what has not come is not there.
 void commands_roll_call_settled(struct commands *commands);
 
-// Whether the broker and we know the same commands.
-bool commands_is_settled(const struct commands *commands);
-
 // Something came under {prefix}/state/gw/; topic is what follows that.
 void commands_received(struct commands *commands, const char *topic, const struct mqtt_received *received);
 

@@ -33,14 +33,6 @@ static const struct config_channel *find_channel(const struct command_intake *in
     return NULL;
 }
 
-// Reads a number of at most 53 bits, as it may stand in an entry, up to end, which is set to what follows it.
-static bool read_id(const char *text, int64_t *id, const char **end) {
-    size_t digits = strspn(text, "0123456789");
-    *id = strtoll(text, NULL, 10);
-    *end = text + digits;
-    return digits >= 1 && digits <= 16 && *id < 1LL << 53;
-}
-
 // Fills in ident and codec, as far as they are known.
 static void find_device(const struct command_intake *intake, struct address *address) {
     const struct command_roads *roads = intake->queue->roads;
@@ -54,7 +46,7 @@ static void find_device(const struct command_intake *intake, struct address *add
 static const char *read_device_address(const struct command_intake *intake, const char *text,
                                        struct address *address) {
     const char *end;
-    if (!read_id(text, &address->device_id, &end) || *end != '\0') {
+    if (!topic_read_id(text, &address->device_id, &end) || *end != '\0') {
         address->device_id = -1;
         return "device.id is not a number";
     }
@@ -66,7 +58,7 @@ static const char *read_device_address(const struct command_intake *intake, cons
 static const char *read_channel_address(const struct command_intake *intake, const char *text,
                                         struct address *address) {
     const char *end;
-    if (!read_id(text, &address->channel_id, &end) || *end != '/')
+    if (!topic_read_id(text, &address->channel_id, &end) || *end != '/')
         return "channel.id is not a number";
     if (!device_ident_valid(end + 1))
         return "the ident is not 1 to 32 letters, digits, dots, dashes, underscores";

@@ -14,7 +14,6 @@
 
 #define ENTRY_MAX 65536 // bytes
 #define CROWD     1000 // entries at which a broker may have left out some: Mosquitto's limit of queued messages
-#define ID_DIGITS 16   // of the id of a command, at most
 
 static bool is_intake(const struct command_sync *sync) {
     return sync->queue->config->commands.intake;
@@ -78,7 +77,7 @@ static void publish_marker(struct command_sync *sync) {
     int64_t last = table_of(sync)->last_id > 0 ? table_of(sync)->last_id : 1;
     json_t *marker =
         json_pack("{s:s, s:I}", "store", store_marker(voice->store), "through", (json_int_t)last);
-    if (bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s/queue",
+    if (bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER,
                     bus_client_id(voice->bus)) != 0)
         sync->marked = last;
     json_decref(marker);
@@ -282,39 +281,29 @@ static void take_payload(struct command_sync *sync, const char *key, int64_t id,
 
 // --- what comes ---
 
-// The id that text is, or -1.
-static int64_t read_id(const char *text) {
-    size_t digits = strspn(text, "0123456789");
-    return digits >= 1 && digits <= ID_DIGITS && text[digits] == '\0' ? strtoll(text, NULL, 10) : -1;
-}
-
 // place is where TOPIC_QUEUE stands in topic.
 static void take_queue_topic(struct command_sync *sync, const char *topic, const char *place,
                              const struct mqtt_received *received) {
     char key[COMMAND_KEY_MAX];
-    int64_t id = read_id(topic_after(place, TOPIC_QUEUE));
+    int64_t id;
+    const char *end;
+    bool has_id = topic_read_id(topic_after(place, TOPIC_QUEUE), &id, &end) && *end == '\0';
     if ((size_t)(place - topic) >= sizeof key)
         return;
     snprintf(key, sizeof key, "%.*s", (int)(place - topic), topic);
-    if (id >= 0)
+    if (has_id)
         take_payload(sync, key, id, received);
     else
         log_warning("%s: ignored: the id of a command is a number", received->topic);
 }
 
-// What follows the topics of this instance in topic, or NULL when it is no such topic.
-static const char *after_own(const struct command_sync *sync, const char *topic) {
-    const char *rest = topic_after(topic, TOPIC_INSTANCES);
-    rest = rest != NULL ? topic_after(rest, bus_client_id(voice_of(sync)->bus)) : NULL;
-    return rest != NULL && *rest == '/' ? rest + 1 : NULL;
-}
-
 void command_sync_received(struct command_sync *sync, const char *topic,
                            const struct mqtt_received *received) {
-    const char *place = strstr(topic, TOPIC_QUEUE), *own = after_own(sync, topic);
+    const char *place = strstr(topic, TOPIC_QUEUE), *own = topic_after(topic, TOPIC_INSTANCES);
+    own = own != NULL ? bus_after_own(voice_of(sync)->bus, own) : NULL;
     if (place != NULL)
         roll_call_goes_on(sync->roll_call); // what devices do all the time does not matter
-    if (own != NULL && strcmp(own, "queue") == 0 && received->retain && received->length > 0)
+    if (own != NULL && strcmp(own, TOPIC_MARKER) == 0 && received->retain && received->length > 0)
         take_marker(sync, received);
     else if (own == NULL && place != NULL)
         take_queue_topic(sync, topic, place, received);

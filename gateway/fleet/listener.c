@@ -16,7 +16,7 @@
 
 // What is retained for each device, after state/gw/devices/+. Identities come first.
 static const char *const states[] = {"", TOPIC_TELEMETRY "server.timestamp", TOPIC_CONNECTED,
-                                     TOPIC_TELEMETRY "position", TOPIC_TELEMETRY "battery.voltage"};
+                                     TOPIC_TELEMETRY TOPIC_POSITION, TOPIC_TELEMETRY "battery.voltage"};
 #define STATES (sizeof states / sizeof states[0])
 
 enum topic_kind { ON_CHANNELS = 1, ON_DEVICES = 2 };

@@ -37,6 +37,7 @@ struct gateway {
     struct roll_call *roll_call;
     struct gate *gate;
     struct session_table sessions;
+    struct channel_observer observer;
     struct channel_parts parts;
     struct channel *channels; // config->channel_count of them
     struct state *state;
@@ -45,6 +46,7 @@ struct gateway {
     uv_timer_t drain_timer;
     uint64_t drain_until; // by uv_now()
     struct outbox_waiter drained;
+    int64_t started; // microseconds since 1970
     bool stopping, stopped;
     bool nothing_left; // the broker had everything when we stopped
 };
@@ -133,6 +135,14 @@ static void on_link_ready(void *context) {
     outbox_link_ready(gateway->outbox);
 }
 
+static bool subscribe(void *context, const char *filter) {
+    return mqtt_link_subscribe(context, filter);
+}
+
+static void unsubscribe(void *context, const char *filter) {
+    mqtt_link_unsubscribe(context, filter);
+}
+
 static const struct mqtt_link_handlers link_handlers = {.ready = on_link_ready,
                                                         .connected = on_link_connected,
                                                         .up = on_link_up,
@@ -195,8 +205,9 @@ static bool whois(void *context, int64_t device_id, const char **ident, const st
     const struct session *session = session_by_device_id(&gateway->sessions, device_id);
     if (session == NULL)
         return false;
+    const struct peer *peer = session_any_peer(session);
     *ident = session->ident;
-    *codec = session_any_peer(session)->channel->codec;
+    *codec = peer != NULL ? peer->channel->codec : NULL;
     return true;
 }
 
@@ -385,32 +396,27 @@ static void make_broker(struct gateway *gateway) {
     gateway->roll_call = roll_call_new(&gateway->loop, gateway->bus, &handlers);
 }
 
-static const struct channel_observer *make_observer(struct gateway *gateway) {
-    static struct channel_observer observer = {.arrived = on_arrived,
-                                               .left = on_left,
-                                               .reported = on_reported,
-                                               .talks = on_talks,
-                                               .answered = on_device_answered,
-                                               .changed = on_changed};
-    observer.context = gateway;
-    return &observer;
-}
-
 static void make_channels(struct gateway *gateway) {
     const struct config *config = gateway->config;
+    struct channel_parts *parts = &gateway->parts; // all zero, and large: it has the limiters
     gateway->gate = gate_new(&gateway->loop, resume_channels, gateway);
-    gateway->parts = (struct channel_parts){
-        .loop = &gateway->loop,
-        .config = config,
-        .registry = gateway->registry,
-        .outbox = gateway->outbox,
-        .bus = gateway->bus,
-        .gate = gateway->gate,
-        .sessions = &gateway->sessions,
-        .observer = make_observer(gateway),
-        .log_limiter.per_second = LOG_LINES,
-        .datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second,
-    };
+    gateway->observer = (struct channel_observer){.context = gateway,
+                                                  .arrived = on_arrived,
+                                                  .left = on_left,
+                                                  .reported = on_reported,
+                                                  .talks = on_talks,
+                                                  .answered = on_device_answered,
+                                                  .changed = on_changed};
+    parts->loop = &gateway->loop;
+    parts->config = config;
+    parts->registry = gateway->registry;
+    parts->outbox = gateway->outbox;
+    parts->bus = gateway->bus;
+    parts->gate = gateway->gate;
+    parts->sessions = &gateway->sessions;
+    parts->observer = &gateway->observer;
+    parts->log_limiter.per_second = LOG_LINES;
+    parts->datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
 }
 
@@ -420,11 +426,11 @@ static void make_state(struct gateway *gateway) {
                                                      .registry = gateway->registry,
                                                      .bus = gateway->bus,
                                                      .outbox = gateway->outbox,
-                                                     .link = gateway->link,
+                                                     .asker = {gateway->link, subscribe, unsubscribe},
                                                      .sessions = &gateway->sessions,
                                                      .channels = gateway->channels,
                                                      .channel_count = gateway->config->channel_count,
-                                                     .started = clock_now()});
+                                                     .started = gateway->started});
 }
 
 static void make_commands(struct gateway *gateway) {
@@ -498,6 +504,7 @@ static void end_without_the_thread(struct gateway *gateway, int code) {
 }
 
 static void take_config(struct gateway *gateway, struct config *config) {
+    gateway->started = clock_now();
     gateway->config = config;
     gateway->registry = registry_new(config->devices, config->unknown_devices);
     config->devices = NULL; // the registry has them

@@ -146,7 +146,8 @@ static bool publish(void *context) {
 
 void channel_state_received(struct channel_state *channel_state, const char *topic,
                             const struct mqtt_received *received) {
-    const char *client_id = bus_client_id(channel_state->bus), *rest = topic_after(topic, client_id);
+    const char *client_id = bus_client_id(channel_state->bus),
+               *rest = bus_after_own(channel_state->bus, topic);
     int64_t id = rest != NULL ? instances_channel_of(rest) : 0;
     bool stale = channel_state->config->commands.intake || own_channel(channel_state, id) == NULL;
     if (id > 0 && stale && received->retain && received->length > 0)

@@ -20,7 +20,7 @@ struct leaving {
 
 struct clearing {
     const struct bus *bus;
-    struct mqtt_link *link;
+    struct mqtt_asker asker;
     struct publisher *publisher;
     clearing_remove_fn *remove;
     void *context;
@@ -71,14 +71,16 @@ static const char *telemetry_filter(const struct clearing *clearing, int64_t dev
 
 static void ask(struct clearing *clearing, struct leaving *leaving) {
     char filter[TOPIC_MAX];
-    if (mqtt_link_subscribe(clearing->link, telemetry_filter(clearing, leaving->device_id, filter)))
+    if (clearing->asker.subscribe(clearing->asker.context,
+                                  telemetry_filter(clearing, leaving->device_id, filter)))
         leaving->asked = uv_now(clearing->timer.loop);
 }
 
 static void end(struct clearing *clearing, struct leaving *leaving) {
     char filter[TOPIC_MAX];
     if (leaving->asked != 0)
-        mqtt_link_unsubscribe(clearing->link, telemetry_filter(clearing, leaving->device_id, filter));
+        clearing->asker.unsubscribe(clearing->asker.context,
+                                    telemetry_filter(clearing, leaving->device_id, filter));
     HASH_DEL(clearing->leaving, leaving);
     free(leaving);
 }
@@ -134,11 +136,11 @@ void clearing_link_down(struct clearing *clearing) {
     }
 }
 
-struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, struct mqtt_link *link,
+struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, const struct mqtt_asker *asker,
                               struct publisher *publisher, clearing_remove_fn *remove, void *context) {
     struct clearing *clearing = must_have(calloc(1, sizeof *clearing));
     clearing->bus = bus;
-    clearing->link = link;
+    clearing->asker = *asker;
     clearing->publisher = publisher;
     clearing->remove = remove;
     clearing->context = context;

@@ -8,7 +8,7 @@
 #include <uv.h>
 
 #include "gateway/broker/bus.h"
-#include "gateway/broker/mqtt_link.h"
+#include "gateway/broker/mqtt.h"
 #include "gateway/state/publisher.h"
 
 struct clearing;
@@ -17,7 +17,7 @@ struct clearing;
 typedef void clearing_remove_fn(void *context, int64_t device_id);
 
 // Adds itself to the publisher. All that is handed in stays the caller's.
-struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, struct mqtt_link *link,
+struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, const struct mqtt_asker *asker,
                               struct publisher *publisher, clearing_remove_fn *remove, void *context);
 // Closes the handle on the loop, and asks for nothing any more. The memory goes with clearing_free() after
 // the loop has ended.

@@ -468,7 +468,7 @@ void devices_reload(struct devices *devices) {
         clearing_begin(devices->parts.clearing, moved[i].from);
     free(moved);
     if (publisher_is_open(devices->parts.publisher))
-        devices_settled(devices);
+        devices_all_read(devices);
 }
 
 // --- what the broker has ---
@@ -578,7 +578,7 @@ void devices_received(struct devices *devices, const char *topic, const struct m
         hear_telemetry(devices, id, telemetry, received);
 }
 
-void devices_settled(struct devices *devices) {
+void devices_all_read(struct devices *devices) {
     struct device_state *state;
     DL_FOREACH(devices->by_age, state) {
         if (!state->confirmed)

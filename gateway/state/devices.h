@@ -46,7 +46,7 @@ void devices_reported(struct devices *devices, const struct session *session,
 void devices_received(struct devices *devices, const char *topic, const struct mqtt_received *received);
 
 // All that the broker retained at the beginning has been heard: what it did not have is due.
-void devices_settled(struct devices *devices);
+void devices_all_read(struct devices *devices);
 
 // The broker has lost what it kept: all is due again.
 void devices_restore(struct devices *devices);

@@ -38,7 +38,7 @@ static void on_read(void *context, const char *topic, const struct mqtt_received
 static void on_all_read(void *context) {
     struct state *state = context;
     publisher_open(state->publisher);
-    devices_settled(state->devices);
+    devices_all_read(state->devices);
     publisher_publish(state->publisher);
 }
 
@@ -179,7 +179,7 @@ static void make_publishing(struct state *state) {
     state->channel_state = channel_state_new(parts->config, parts->bus, state->publisher, state->instances,
                                              parts->channels, parts->channel_count);
     state->clearing =
-        clearing_new(parts->loop, parts->bus, parts->link, state->publisher, remove_device, state);
+        clearing_new(parts->loop, parts->bus, &parts->asker, state->publisher, remove_device, state);
     state->devices = make_devices(state);
 }
 

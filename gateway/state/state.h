@@ -9,7 +9,6 @@
 #include <uv.h>
 
 #include "gateway/broker/bus.h"
-#include "gateway/broker/mqtt_link.h"
 #include "gateway/broker/outbox.h"
 #include "gateway/channels/channel.h"
 #include "gateway/channels/observer.h"
@@ -26,7 +25,7 @@ struct state_parts {
     const struct registry *registry;
     const struct bus *bus;
     const struct outbox *outbox;
-    struct mqtt_link *link;
+    struct mqtt_asker asker; // of the main connection
     const struct session_table *sessions;
     const struct channel *channels; // config's, in the same order; all zero until they are opened
     size_t channel_count;
