@@ -10,6 +10,7 @@ static const char help[] = "trackbus: a gateway between GPS trackers and MQTT\n"
                            "\n"
                            "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
                            "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
+                           "  trackbus store list|resend|drop        what the broker did not take\n"
                            "  trackbus check -c FILE                 check a configuration\n"
                            "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
                            "  trackbus encode -p PROTOCOL COMMAND    print the bytes of a command\n"
@@ -22,8 +23,8 @@ static const struct subcommand {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
-    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
+    {"run", cli_run},           {"check", cli_check}, {"decode", cli_decode}, {"encode", cli_encode},
+    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {

@@ -129,3 +129,40 @@ Test(refusals, results_to_forbidden_topics_stop_no_report) {
     rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':19}");
     rig_finish(rig);
 }
+
+// --- what was set aside ---
+
+static void expect_store(struct rig *rig, const char *arguments, const char *expected) {
+    char command[400], line[600];
+    snprintf(command, sizeof command, "TRACKBUS_STORE=%s/store.db %s store %s 2>&1", rig->directory,
+             TRACKBUS_BINARY, arguments);
+    FILE *output = popen(command, "r");
+    cr_assert(output != NULL && fgets(line, sizeof line, output) != NULL);
+    cr_expect(strstr(line, expected) != NULL, "'%s' prints '%s', expected '%s'", arguments, line, expected);
+    pclose(output);
+}
+
+// What was set aside goes out again once the broker takes it.
+Test(refusals, what_was_set_aside_is_listed_resent_and_dropped) {
+    struct rig *rig = rig_with_broker("max_queued_messages 1000\nmessage_size_limit 700\n");
+    rig_gateway_start(rig, "{'telemetry':'off','messages':['devices']}");
+    int van = rig_tcp(rig);
+    device_send(van, long_report(VAN));
+    device_send(van, long_report(VAN));
+    device_send(van, report(VAN, 1));
+    rig_expect_message(rig, "message/gw/devices/" VAN, "{'message.seqnum':1}", 60000);
+    rig_expect_message(rig, INSTANCE, "{'set_aside':2}", 60000);
+    expect_store(rig, "list", "another gateway has it open");
+    rig_gateway_stop(rig);
+    expect_store(rig, "list", "trackbus/message/gw/devices/" VAN);
+    expect_store(rig, "list 1", "{\"battery.voltage\"");
+    expect_store(rig, "drop 7", "there is no message 7");
+    expect_store(rig, "drop 1", "1 messages dropped");
+    expect_store(rig, "resend", "1 messages will be sent again");
+    expect_store(rig, "list", "no messages are set aside");
+    rig_broker_kill(rig);
+    rig_broker_start(rig, NULL);
+    rig_gateway_start(rig, "{'telemetry':'off','messages':['devices']}");
+    rig_expect_message(rig, "message/gw/devices/" VAN, "{'message.type':'R1'}", 60000);
+    rig_finish(rig);
+}

@@ -1,0 +1,157 @@
+// trackbus store: the messages that were set aside because the broker does not take them.
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gateway/base/clean.h"
+#include "gateway/broker/store.h"
+#include "gateway/broker/topic.h"
+#include "gateway/cli/cli.h"
+#include "gateway/config/config.h"
+
+static const char help[] =
+    "trackbus store [-c FILE] list|resend|drop [NUMBER]\n"
+    "\n"
+    "Shows and handles the messages that were set aside because the broker does not take them. A\n"
+    "running gateway has the store open: stop it first.\n"
+    "\n"
+    "  list             one line per message: number, time, bytes, topic, reason\n"
+    "  list NUMBER      the payload of that message\n"
+    "  resend [NUMBER]  sends that message, or all, when the gateway runs again\n"
+    "  drop [NUMBER]    deletes that message, or all\n"
+    "\n"
+    "  -c, --config FILE   the configuration, for store.path; without it defaults are used\n"
+    "\n"
+    "Exit codes: 0 done, 1 there is no such message or the store cannot be used, 2 wrong usage.\n";
+
+struct request {
+    const char *file; // of the configuration, or NULL
+    const char *action;
+    int64_t number; // 0: all
+};
+
+struct listing {
+    int64_t number; // the only one, or 0
+    size_t count;
+};
+
+static void print_line(const struct store_aside *aside) {
+    time_t seconds = (time_t)(aside->at / 1000000);
+    struct tm parts;
+    char when[32], topic[512], reason[256];
+    gmtime_r(&seconds, &parts);
+    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &parts);
+    printf("%lld  %s  %zu  %s  %s\n", (long long)aside->number, when, aside->publish.length,
+           clean_text(aside->publish.topic, strlen(aside->publish.topic), topic, sizeof topic),
+           clean_text(aside->reason, strlen(aside->reason), reason, sizeof reason));
+}
+
+static void print_aside(void *context, const struct store_aside *aside) {
+    struct listing *listing = context;
+    if (listing->number != 0 && listing->number != aside->number)
+        return;
+    listing->count++;
+    if (listing->number == 0) {
+        print_line(aside);
+        return;
+    }
+    fwrite(aside->publish.payload, 1, aside->publish.length, stdout);
+    putchar('\n');
+}
+
+static int end_with(const char *action, int64_t number, int count) {
+    if (count > 0 && strcmp(action, "list") != 0)
+        printf("%d messages %s\n", count, strcmp(action, "drop") == 0 ? "dropped" : "will be sent again");
+    if (count < 0)
+        fputs("trackbus store: the store cannot be written\n", stderr);
+    if (count == 0 && number != 0)
+        fprintf(stderr, "trackbus store: there is no message %lld\n", (long long)number);
+    if (count == 0 && number == 0)
+        puts("no messages are set aside");
+    return count < 0 || (count == 0 && number != 0) ? 1 : 0;
+}
+
+static int act(struct store *store, const struct request *request) {
+    struct listing listing = {.number = request->number};
+    if (strcmp(request->action, "resend") == 0)
+        return store_resend_aside(store, request->number);
+    if (strcmp(request->action, "drop") == 0)
+        return store_drop_aside(store, request->number);
+    store_each_aside(store, print_aside, &listing);
+    return (int)listing.count;
+}
+
+static int use_store(const char *path, const struct request *request) {
+    uv_loop_t loop;
+    char *reason = NULL;
+    if (access(path, F_OK) != 0) { // opening would make it
+        fprintf(stderr, "trackbus store: there is no store %s: %s\n", path, strerror(errno));
+        return 1;
+    }
+    uv_loop_init(&loop);
+    struct store *store = store_open(&loop, path, &reason);
+    int code = 1;
+    if (store != NULL) {
+        code = end_with(request->action, request->number, act(store, request));
+        store_stop(store);
+        uv_run(&loop, UV_RUN_DEFAULT);
+        store_close(store);
+    } else {
+        fprintf(stderr, "trackbus store: %s\n", reason);
+    }
+    free(reason);
+    uv_loop_close(&loop);
+    return code;
+}
+
+static bool is_action(const char *text) {
+    return strcmp(text, "list") == 0 || strcmp(text, "resend") == 0 || strcmp(text, "drop") == 0;
+}
+
+static int read_arguments(int argc, char **argv, struct request *request) {
+    const char *end = "";
+    if (optind == argc || !is_action(argv[optind]))
+        return cli_usage_fault(argv[0], "which action? list, resend or drop");
+    request->action = argv[optind];
+    if (optind + 2 < argc)
+        return cli_usage_fault(argv[0], "unexpected argument '%s'", argv[optind + 2]);
+    if (optind + 2 == argc &&
+        (!topic_read_id(argv[optind + 1], &request->number, &end) || *end != '\0' || request->number == 0))
+        return cli_usage_fault(argv[0], "'%s' is not the number of a message", argv[optind + 1]);
+    return -1;
+}
+
+// -1 to go on, else the exit code.
+static int read_options(int argc, char **argv, struct request *request) {
+    static const struct option longs[] = {
+        {"config", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":c:h", longs, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help, stdout);
+            return 0;
+        }
+        if (option != 'c')
+            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+        request->file = optarg;
+    }
+    return read_arguments(argc, argv, request);
+}
+
+int cli_store(int argc, char **argv) {
+    struct request request = {0};
+    int code = read_options(argc, argv, &request);
+    if (code >= 0)
+        return code;
+    struct config *config = config_load(request.file, cli_print_fault, stderr);
+    if (config == NULL)
+        return 1;
+    code = use_store(config->store_path, &request);
+    config_free(config);
+    return code;
+}
