@@ -34,7 +34,7 @@ static void finish(struct state_reader *reader) {
     if (!reader->ended && reader->count > 0)
         log_warning(
             "the broker has not told all that it retains of devices, of %zu topics it did; Mosquitto does "
-            "with max_queued_messages 0",
+            "with max_queued_messages 100000",
             reader->count);
     state_reader_stop(reader);
     reader->handlers.answered(reader->handlers.context);
