@@ -67,8 +67,8 @@ enum codec_verdict codec_refuse(char reason[CODEC_REASON_MAX], enum codec_verdic
 }
 
 int codec_option_index(const struct codec *codec, const char *name) {
-    for (int i = 0; codec->options != NULL && codec->options[i].name != NULL; i++)
-        if (strcmp(codec->options[i].name, name) == 0)
+    for (int i = 0; codec->options != NULL && codec->options[i] != NULL; i++)
+        if (strcmp(codec->options[i], name) == 0)
             return i;
     return -1;
 }

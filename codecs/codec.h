@@ -26,9 +26,7 @@ struct codec_setting {
     int64_t now; // microseconds since 1970, UTC; 0: unknown
     enum codec_transport transport;
     unsigned frame; // number of this frame in its datagram, from 0; always 0 over TCP and for encode()
-    // What the channel's configuration says, in the order of the descriptor's options: NULL where it says
-    // nothing. NULL altogether: it says nothing at all.
-    const char *const *options;
+    const char *const *options; // for codec_option(); NULL: the channel's configuration says nothing
 };
 
 // --- framing ---
@@ -71,8 +69,8 @@ enum codec_verdict {
 // "OK", "SHORT", "BAD_CHECKSUM", …
 const char *codec_verdict_name(enum codec_verdict verdict);
 
-// Whether the device may talk to this gateway. A refused device may be told so with a reply CODEC_NOW; after
-// that the connection is closed. Its messages, answers and other replies go nowhere.
+// Whether the device may talk to this gateway. A refused device may be told so with a reply CODEC_NOW; once
+// decode() has returned the connection is closed. All else that it puts out goes nowhere.
 enum codec_identity { CODEC_ACCEPTED, CODEC_REFUSED };
 
 // When a reply goes out to the device.
@@ -80,9 +78,9 @@ enum codec_reply_when {
     CODEC_NOW,
     // When all messages of this frame are with the broker or on disk. Over UDP: all of this datagram.
     CODEC_WHEN_SAFE,
-    // Instead of the CODEC_WHEN_SAFE reply put out before it: when one of those messages never will be,
-    // because the broker refuses it. Without such a reply the device hears nothing and the connection is
-    // closed, so that a device that repeats what is not acknowledged repeats it for ever.
+    // Instead of the CODEC_WHEN_SAFE reply that was put out just before: when one of those messages never
+    // will be, because the broker refuses it for good. Where there is no such reply the device hears nothing
+    // and the connection is closed; a device that repeats what is not answered then repeats it for ever.
     CODEC_WHEN_REFUSED,
 };
 
@@ -145,12 +143,7 @@ __attribute__((format(printf, 2, 3))) void codec_write_text(struct codec_writer 
 
 // --- the descriptor ---
 
-// A text that the configuration of a channel may give to its codec. Written as an ordinary key of the
-// channel: text of at most 255 characters, or null.
-struct codec_option {
-    const char *name;        // letters, digits and _; codecs with an option of the same name mean the same
-    const char *description; // for people, as in config.schema.json
-};
+#define CODEC_OPTIONS_MAX 8
 
 struct codec {
     const char *name;    // as in the configuration
@@ -164,8 +157,10 @@ struct codec {
     // The alarms that its devices raise: boolean fields, set only by reports that raise them. Their row in
     // schema/fields.json has "alarm". Ends with FIELD_NONE; NULL without any.
     const enum field *alarms;
-    // The options, ended by one without a name. NULL without any.
-    const struct codec_option *options;
+    // Names of the texts that the configuration of a channel may give to this codec: keys of the channel, of
+    // letters, digits and _. At most CODEC_OPTIONS_MAX, ended by NULL; NULL without any. What they are for is
+    // said in schema/config.schema.json. Codecs that have an option of the same name mean the same by it.
+    const char *const *options;
 
     // Says what bytes[0 .. length) begins with; length is 1 to frame_max. The same bytes give the same
     // answer, and with CODEC_OPEN a READY or SKIP given for some bytes is also given when more follow them.
@@ -187,7 +182,7 @@ struct codec {
 // Index of the codec's option of that name, or -1.
 int codec_option_index(const struct codec *codec, const char *name);
 
-// What the channel says for the codec's option number index, or NULL.
+// What the channel's configuration says for the codec's option number index, or NULL.
 const char *codec_option(const struct codec_setting *setting, size_t index);
 
 // Sets reason and reason_offset and returns the verdict, for `return codec_reject(…)`.

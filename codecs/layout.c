@@ -28,13 +28,13 @@ static int64_t signed_of(uint64_t value, unsigned bits) {
     return (int64_t)((value ^ sign) - sign);
 }
 
-// An own kind without bits reads what it needs by itself.
 static bool stands_somewhere(const struct layout_item *item) {
     return item->kind != LAYOUT_TRUE && item->kind != LAYOUT_FALSE;
 }
 
 static struct layout_value read_value(struct layout_walk *walk, const struct layout_item *item,
                                       unsigned bits) {
+    // An own kind without bits reads what it needs by itself.
     if (!stands_somewhere(item) || (walk->texts == NULL && bits == 0))
         return (struct layout_value){0};
     if (walk->texts != NULL)

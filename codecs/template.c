@@ -69,10 +69,7 @@ static const enum field alarms[] = {FIELD_ALARM_EVENT, FIELD_NONE};
 
 enum option { GREETING };
 
-static const struct codec_option options[] = {
-    [GREETING] = {"greeting", "Protocol template: text of 1 to 255 bytes sent to each device that logs in"},
-    {0},
-};
+static const char *const options[] = {[GREETING] = "greeting", NULL};
 
 // --- framing ---
 
