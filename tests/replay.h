@@ -13,6 +13,8 @@ struct replay {
     char ident[CODEC_IDENT_MAX + 1];
     char **lines;
     size_t count;
+    bool counts_only;       // set after replay_begin(): no lines are kept
+    size_t content;         // lines of content, kept or not
     unsigned schema_faults; // messages that the schema does not allow; printed as they come
 };
 
