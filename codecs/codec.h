@@ -159,7 +159,8 @@ struct codec {
     const enum field *alarms;
     // Names of the texts that the configuration of a channel may give to this codec: keys of the channel, of
     // letters, digits and _. At most CODEC_OPTIONS_MAX, ended by NULL; NULL without any. What they are for is
-    // said in schema/config.schema.json. Codecs that have an option of the same name mean the same by it.
+    // said in schema/config.schema.json. Codecs that have an option of the same name mean the same by it; one
+    // that begins with udp_ is for UDP alone.
     const char *const *options;
 
     // Says what bytes[0 .. length) begins with; length is 1 to frame_max. The same bytes give the same

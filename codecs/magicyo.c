@@ -369,8 +369,8 @@ static void write_sum(uint8_t *frame, size_t end) {
 // MK100 frames have a checksum of unknown rule.
 static bool magicyo_seal(uint8_t *frame, size_t length) {
     struct trial found = {0};
-    if (find_frame(frame, length, true, &found) != WHOLE_FRAME || found.length != length || found.form != V2 ||
-        !fits_v2(frame, length))
+    if (find_frame(frame, length, true, &found) != WHOLE_FRAME || found.length != length ||
+        found.form != V2 || !fits_v2(frame, length))
         return false;
     write_sum(frame, V2_DATA + word_at(frame + 22));
     return true;
@@ -454,8 +454,7 @@ static void know_sender(struct decoding *decoding) {
     memcpy(session->ident, decoding->frame.ident, IMEI_DIGITS);
     session->ident[IMEI_DIGITS] = '\0';
     if (!known)
-        decoding->refused =
-            decoding->out->identify(decoding->out->context, session->ident) == CODEC_REFUSED;
+        decoding->refused = decoding->out->identify(decoding->out->context, session->ident) == CODEC_REFUSED;
 }
 
 // --- retransmissions ---
@@ -1045,7 +1044,8 @@ static enum codec_verdict encode_set(const struct properties *with, struct codec
     for (size_t i = 0; member(with, "parameters", i, "id") != NULL; i++) {
         const struct property *value = member(with, "parameters", i, "value");
         if (text)
-            return codec_refuse(reason, CODEC_BAD_VALUE, "a parameter that is a text can only be the last one");
+            return codec_refuse(reason, CODEC_BAD_VALUE,
+                                "a parameter that is a text can only be the last one");
         text = value != NULL && value->type == PROPERTY_TEXT;
         enum codec_verdict verdict = write_parameter(with, i, data, reason);
         if (verdict != CODEC_OK)

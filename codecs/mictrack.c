@@ -73,9 +73,9 @@ enum kind {
 
 struct layout {
     const char *type;
-    size_t count;                             // of items
-    struct layout_item items[ITEMS_MAX + 1];  // up to LAYOUT_END, which zeros are
-    bool answers_where;                       // a position that the device may have been asked for
+    size_t count;                            // of items
+    struct layout_item items[ITEMS_MAX + 1]; // up to LAYOUT_END, which zeros are
+    bool answers_where;                      // a position that the device may have been asked for
 };
 
 // clang-format off

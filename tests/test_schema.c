@@ -159,7 +159,7 @@ static void check_example(const struct codec *codec, const char *name, json_t *e
     json_t *command = json_pack("{s:s, s:o}", "name", name, "properties", json_deep_copy(example));
     char *fault = command_check(command, codec);
     cr_assert(fault == NULL, "%s %s: %s", codec->name, name, fault);
-    fault = command_encode(command, codec, session, &writer, &expectation);
+    fault = command_encode(command, codec, session, &(struct codec_setting){.now = 1}, &writer, &expectation);
     cr_assert(fault == NULL, "%s %s: %s", codec->name, name, fault);
     cr_assert(writer.length > 0 && writer.length <= sizeof bytes, "%s %s", codec->name, name);
     json_decref(command);

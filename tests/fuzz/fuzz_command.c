@@ -20,7 +20,7 @@ static size_t encode(const json_t *command, const struct codec *codec, size_t ca
     void *session = calloc(1, codec->session_size);
     size_t length = 0;
     memset(&expectation, 0x55, sizeof expectation);
-    char *reason = command_encode(command, codec, session, &writer, &expectation);
+    char *reason = command_encode(command, codec, session, &(struct codec_setting){0}, &writer, &expectation);
     if (reason == NULL) {
         length = writer.length;
         if (length == 0 || length > capacity)
