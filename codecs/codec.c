@@ -1,4 +1,4 @@
-// What all codecs share, and the registry.
+// What all codecs share, and the registry; see codec.h.
 #include "codecs/codec.h"
 
 #include <stdarg.h>
@@ -55,6 +55,26 @@ enum codec_verdict codec_reject(struct codec_out *out, enum codec_verdict verdic
     va_end(arguments);
     out->reason_offset = offset;
     return verdict;
+}
+
+enum codec_verdict codec_refuse(char reason[CODEC_REASON_MAX], enum codec_verdict verdict, const char *format,
+                                ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, CODEC_REASON_MAX, format, arguments);
+    va_end(arguments);
+    return verdict;
+}
+
+int codec_option_index(const struct codec *codec, const char *name) {
+    for (int i = 0; codec->options != NULL && codec->options[i] != NULL; i++)
+        if (strcmp(codec->options[i], name) == 0)
+            return i;
+    return -1;
+}
+
+const char *codec_option(const struct codec_setting *setting, size_t index) {
+    return setting->options != NULL ? setting->options[index] : NULL;
 }
 
 void codec_write(struct codec_writer *writer, const void *bytes, size_t length) {

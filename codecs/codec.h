@@ -1,8 +1,8 @@
-// The contract between the gateway and the protocols: one const descriptor a protocol.
+// The contract between the gateway and the protocols. Each protocol is one const descriptor, struct codec.
 //
-// A codec is pure functions over memory: it does no I/O, knows no clock, allocates nothing and has no
-// globals. What it must remember of a device between frames stands in a session, a small struct that the
-// caller owns and zeroes at the beginning of each connection (or UDP peer).
+// A codec is made of pure functions over memory: no I/O, no clock, no allocation, no globals. What it must
+// remember about a device between frames is kept in a session, a small struct that the caller owns and zeroes
+// when a connection (or a UDP peer) begins. README.md walks through all of this with real protocols.
 #pragma once
 
 #include <stdbool.h>
@@ -17,13 +17,25 @@
 #define CODEC_COMMAND_KEY_MAX 32
 #define CODEC_COMMAND_MAX     1024 // bytes of an encoded command
 
+// --- what a codec is told about the world ---
+
+enum codec_transport { CODEC_TCP, CODEC_UDP };
+
+// Holds for one call of decode() or encode().
+struct codec_setting {
+    int64_t now; // microseconds since 1970, UTC; 0: unknown
+    enum codec_transport transport;
+    unsigned frame; // number of this frame in its datagram, from 0; always 0 over TCP and for encode()
+    const char *const *options; // for codec_option(); NULL: the channel's configuration says nothing
+};
+
 // --- framing ---
 
-// What is known of the bytes that will follow those given to frame().
+// What is known about the bytes after those given to frame().
 enum codec_follow {
-    CODEC_OPEN,  // more may come any time
-    CODEC_QUIET, // nothing came for quiet_ms: for protocols without an end mark
-    CODEC_END,   // nothing will ever come: the end of a datagram or of the connection
+    CODEC_OPEN,  // more may come at any time
+    CODEC_QUIET, // nothing has come for quiet_ms: for protocols without an end mark
+    CODEC_END,   // nothing more will come: the end of a datagram or of the connection
 };
 
 enum codec_frame_kind {
@@ -36,8 +48,8 @@ enum codec_frame_kind {
 
 struct codec_frame {
     enum codec_frame_kind kind;
-    size_t length;      // of READY, GAP and SKIP: 1 to the bytes given
-    const char *reason; // of SKIP and BAD: a constant for the log
+    size_t length;      // for READY, GAP and SKIP: from 1 to the number of bytes given
+    const char *reason; // for SKIP and BAD: a constant for the log
 };
 
 // --- decoding ---
@@ -48,19 +60,28 @@ enum codec_verdict {
     CODEC_BAD_CHECKSUM,
     CODEC_BAD_VALUE, // something that the record cannot do without is wrong
     CODEC_UNKNOWN_TYPE,
-    CODEC_NOT_IDENTIFIED, // does not say whose it is, and nothing before it did
+    CODEC_NOT_IDENTIFIED, // does not say which device it is from, and nothing before it did
     CODEC_UNSUPPORTED,
-    CODEC_VIOLATION, // breaks the protocol so that the connection must be closed
+    CODEC_VIOLATION, // breaks the protocol badly enough that the connection must be closed
     CODEC_VERDICT_COUNT,
 };
 
 // "OK", "SHORT", "BAD_CHECKSUM", …
 const char *codec_verdict_name(enum codec_verdict verdict);
 
-// When a reply may go out to the device.
+// Whether the device may talk to this gateway. A refused device may be told so with a reply CODEC_NOW; once
+// decode() has returned the connection is closed. All else that it puts out goes nowhere.
+enum codec_identity { CODEC_ACCEPTED, CODEC_REFUSED };
+
+// When a reply goes out to the device.
 enum codec_reply_when {
     CODEC_NOW,
-    CODEC_WHEN_SAFE, // when all messages of this frame are with the broker or on disk
+    // When all messages of this frame are with the broker or on disk. Over UDP: all of this datagram.
+    CODEC_WHEN_SAFE,
+    // Instead of the CODEC_WHEN_SAFE reply that was put out just before: when one of those messages never
+    // will be, because the broker refuses it for good. Where there is no such reply the device hears nothing
+    // and the connection is closed; a device that repeats what is not answered then repeats it for ever.
+    CODEC_WHEN_REFUSED,
 };
 
 enum codec_outcome {
@@ -69,48 +90,51 @@ enum codec_outcome {
     CODEC_PROGRESS, // the device has begun; another answer will follow
 };
 
-// What a device answered to a command. Everything is borrowed for the time of the call.
+// What a device answered to a command. Everything is borrowed for the duration of the call.
 struct codec_answer {
     const char *key; // equals the key of the command's codec_expectation
     enum codec_outcome outcome;
-    bool implicit; // not an answer by itself (a position, after "where?"): nothing if no command waits for it
-    const char *text;                // the device's own words, for implicit answers NULL
+    bool implicit; // no answer in itself (a position after "where?"): ignored unless a command waits for it
+    const char *text;                // the device's own words; NULL for implicit answers
     const struct properties *fields; // the parsed answer where it has fields, or NULL
     const struct message *message;   // where the answer is a report: that report, or NULL
 };
 
-// Where decode() puts what it finds, in the order of the frame. message is scratch memory for the codec.
+// Where decode() puts what it finds, in the order of the frame.
+//
+// identify() comes before the first message or answer of a connection, and again when another device speaks.
+// The receiver stamps its ident into every message: a codec never sets FIELD_IDENT.
 struct codec_out {
     void *context;
-    void (*identify)(void *context, const char *ident);
-    void (*message)(void *context, struct message *message); // the receiver may add to it
+    const struct codec_setting *setting;
+    enum codec_identity (*identify)(void *context, const char *ident);
+    void (*message)(void *context, struct message *message); // the receiver adds to it
     void (*reply)(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when);
     void (*answer)(void *context, const struct codec_answer *answer);
-    struct message *scratch;
-    char reason[CODEC_REASON_MAX]; // of a verdict other than OK: what was wrong; plain text, no bytes of the
-                                   // device
+    struct message *scratch;       // a message for the codec to fill
+    char reason[CODEC_REASON_MAX]; // for a verdict other than OK: what was wrong, in printable ASCII
     size_t reason_offset;          // and where in the frame
-    bool closes;                   // the device takes its leave: the connection is to be closed
+    bool closes;                   // the device says goodbye: the connection is to be closed
 };
 
 // --- commands ---
 
 struct codec_command {
     const char *name;
-    struct properties properties; // valid by the command's schema
+    struct properties properties; // valid according to the command's schema
 };
 
 // What the answer to a command will look like.
 struct codec_expectation {
     char key[CODEC_COMMAND_KEY_MAX]; // matches the key of an answer; empty: the next answer of any kind
-    unsigned timeout;                // seconds to wait for the answer; 0: the configured time
-    bool final_after_progress;       // PROGRESS is to be followed by the final answer
+    unsigned timeout;                // seconds to wait for the answer; 0: as configured
+    bool final_after_progress;       // CODEC_PROGRESS will be followed by the final answer
 };
 
 struct codec_writer {
     uint8_t *bytes;
     size_t capacity;
-    size_t length; // may exceed capacity: then the output did not fit
+    size_t length; // more than capacity: the output did not fit
 };
 
 void codec_write(struct codec_writer *writer, const void *bytes, size_t length);
@@ -119,41 +143,63 @@ __attribute__((format(printf, 2, 3))) void codec_write_text(struct codec_writer 
 
 // --- the descriptor ---
 
+#define CODEC_OPTIONS_MAX 8
+
 struct codec {
     const char *name;    // as in the configuration
-    unsigned id;         // protocol.id, never changed
+    unsigned id;         // protocol.id; never changes
     const char *title;   // for people
-    size_t session_size; // of the session struct
-    size_t frame_max;    // longest frame in bytes; frame() is never given more than that
-    size_t junk_max;     // bytes of junk in a row that a stream may hold
+    size_t session_size; // bytes of the session struct
+    size_t frame_max;    // bytes of the longest frame; frame() is never given more than that
+    size_t junk_max;     // bytes of junk in a row that a stream may contain
     unsigned quiet_ms;   // silence after which frame() is asked with CODEC_QUIET; 0: never
     bool one_at_a_time;  // answers carry no id: the next command waits for the answer to the last
-    // Alarms that its devices raise: booleans that only reports have that raise them. Ends with FIELD_NONE;
-    // NULL without any.
+    // The alarms that its devices raise: boolean fields, set only by reports that raise them. Their row in
+    // schema/fields.json has "alarm". Ends with FIELD_NONE; NULL without any.
     const enum field *alarms;
+    // Names of the texts that the configuration of a channel may give to this codec: keys of the channel, of
+    // letters, digits and _. At most CODEC_OPTIONS_MAX, ended by NULL; NULL without any. What they are for is
+    // said in schema/config.schema.json. Codecs that have an option of the same name mean the same by it; one
+    // that begins with udp_ is for UDP alone.
+    const char *const *options;
 
     // Says what bytes[0 .. length) begins with; length is 1 to frame_max. The same bytes give the same
     // answer, and with CODEC_OPEN a READY or SKIP given for some bytes is also given when more follow them.
     struct codec_frame (*frame)(const uint8_t *bytes, size_t length, enum codec_follow follow);
-    // Decodes one frame. On any verdict but OK reason and reason_offset are set, and nothing has been put
-    // out, but for the good records of a frame that holds several.
+    // Decodes one frame. On any verdict but OK reason and reason_offset are set, and nothing has been put out
+    // except the good records of a frame with several, and replies: a record that will be rejected every time
+    // must be answered if the device repeats what is not.
     enum codec_verdict (*decode)(void *session, const uint8_t *frame, size_t length, struct codec_out *out);
     // Writes the bytes of a command. On any verdict but OK reason says why.
-    enum codec_verdict (*encode)(void *session, const struct codec_command *command,
-                                 struct codec_writer *writer, struct codec_expectation *expectation,
-                                 char reason[CODEC_REASON_MAX]);
+    enum codec_verdict (*encode)(void *session, const struct codec_setting *setting,
+                                 const struct codec_command *command, struct codec_writer *writer,
+                                 struct codec_expectation *expectation, char reason[CODEC_REASON_MAX]);
+    // Writes the right checksum into a frame, as frame() delimits it. False, with the frame untouched, when
+    // it has no checksum that catches every flipped bit. NULL: no frame has. For tests and tools that change
+    // frames: the test that flips every bit and the fuzzer take every codec with this at its word.
+    bool (*seal)(uint8_t *frame, size_t length);
 };
+
+// Index of the codec's option of that name, or -1.
+int codec_option_index(const struct codec *codec, const char *name);
+
+// What the channel's configuration says for the codec's option number index, or NULL.
+const char *codec_option(const struct codec_setting *setting, size_t index);
 
 // Sets reason and reason_offset and returns the verdict, for `return codec_reject(…)`.
 __attribute__((format(printf, 4, 5))) enum codec_verdict
 codec_reject(struct codec_out *out, enum codec_verdict verdict, size_t offset, const char *format, ...);
 
+// The same for encode().
+__attribute__((format(printf, 3, 4))) enum codec_verdict
+codec_refuse(char reason[CODEC_REASON_MAX], enum codec_verdict verdict, const char *format, ...);
+
 // --- the registry, made from the list in meson.build ---
 
-// The protocol of that name, or NULL.
+// The protocol with that name, or NULL.
 const struct codec *codec_find(const char *name);
 
-// The protocol of that protocol.id, or NULL.
+// The protocol with that protocol.id, or NULL.
 const struct codec *codec_by_id(unsigned id);
 
 // Protocol number index, or NULL after the last.

@@ -46,8 +46,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "codecs/checksum.h"
 #include "codecs/codec.h"
+#include "codecs/layout.h"
 #include "codecs/reader.h"
+#include "codecs/values.h"
 
 #define IMEI_DIGITS    15
 #define HEAD_SIZE      24 // as much as tells how long a frame is; every frame is longer
@@ -95,18 +98,17 @@ static_assert(sizeof(struct magicyo_session) < 256, "there is one for each conne
 // --- layouts ---
 
 enum kind {
-    END_OF_ITEMS,
-    NUMBER,
-    SIGNED, // two's complement
-    FLAG,   // 0 or 1
-    TIME,
+    TIME = LAYOUT_OWN,
     PHRASE,           // a number that has a name
     VERSION,          // 4, 6 and 6 bits
     TEXT,             // behind its length
     TEXT_BEFORE_TIME, // there when more is left than a time
-    POSITION,         // a GPS block
-    ALWAYS_TRUE,
-    ALWAYS_FALSE,
+    POSITION,         // a GPS block; what follows stands in it
+    WEST,
+    NORTH,
+    ALTITUDE,
+    LONGITUDE,
+    LATITUDE,
 };
 
 #define PHRASES_MAX 6
@@ -123,14 +125,6 @@ static const struct phrases power_on_reasons = {
 static const struct phrases network_types = {FIELD_NONE,
                                              {NULL, "GSM", "WCDMA", "LTE", "NB-IoT", "5G"}}; // assumed
 
-struct item {
-    enum kind kind;
-    uint8_t width; // bytes
-    uint8_t scale; // decimal places
-    enum field field;
-    const struct phrases *phrases;
-};
-
 // What follows the items of a record.
 enum tail { NOTHING, ATTRIBUTES, CAN_FRAMES, POSITIONS };
 
@@ -139,93 +133,66 @@ enum tail { NOTHING, ATTRIBUTES, CAN_FRAMES, POSITIONS };
 struct record {
     uint8_t type, subtype;
     enum tail tail;
-    struct item items[ITEMS_MAX]; // up to END_OF_ITEMS
+    struct layout_item items[ITEMS_MAX]; // up to LAYOUT_END, which zeros are
 };
 
-#define EVENT_TIME                                                                                           \
-    { TIME, 4, 0, FIELD_EVENT_TIMESTAMP, NULL }
-#define REPORT_TIME                                                                                          \
-    { TIME, 4, 0, FIELD_TIMESTAMP, NULL }
-#define BATTERY                                                                                              \
-    { NUMBER, 1, 1, FIELD_BATTERY_VOLTAGE, NULL }
-#define GPS                                                                                                  \
-    { POSITION, 0, 0, FIELD_NONE, NULL }
-#define BYTE(field)                                                                                          \
-    { NUMBER, 1, 0, field, NULL }
-#define WORD(field)                                                                                          \
-    { NUMBER, 2, 0, field, NULL }
-#define LONG(field)                                                                                          \
-    { NUMBER, 4, 0, field, NULL }
-#define NO_ITEMS                                                                                             \
-    {                                                                                                        \
-        { END_OF_ITEMS, 0, 0, FIELD_NONE, NULL }                                                             \
-    }
+// clang-format off
+#define EVENT_TIME  {TIME, FIELD_EVENT_TIMESTAMP, .bits = 32}
+#define REPORT_TIME {TIME, FIELD_TIMESTAMP, .bits = 32}
+#define GPS         {POSITION}
+#define BATTERY     {LAYOUT_NUMBER, FIELD_BATTERY_VOLTAGE, .bits = 8, .scale = 1}
+#define BYTE(field) {LAYOUT_NUMBER, field, .bits = 8}
+#define WORD(field) {LAYOUT_NUMBER, field, .bits = 16}
+#define LONG(field) {LAYOUT_NUMBER, field, .bits = 32}
+#define NAMED(field, phrases) {PHRASE, field, .bits = 8, .more = &phrases}
 
-static const struct item login[] = {
-    {VERSION, 2, 0, FIELD_PROTOCOL_VERSION, NULL},
-    {VERSION, 2, 0, FIELD_ECU_HARDWARE_VERSION, NULL},
-    {TEXT, 0, 0, FIELD_SOFTWARE_VERSION, NULL},
-    {TEXT, 0, 0, FIELD_MODEM_HARDWARE_VERSION, NULL},
-    {TEXT_BEFORE_TIME, 0, 0, FIELD_BOOTLOADER_VERSION, NULL}, // assumed
+static const struct layout_item login[] = {
+    {VERSION, FIELD_PROTOCOL_VERSION, .bits = 16},
+    {VERSION, FIELD_ECU_HARDWARE_VERSION, .bits = 16},
+    {TEXT, FIELD_SOFTWARE_VERSION},
+    {TEXT, FIELD_MODEM_HARDWARE_VERSION},
+    {TEXT_BEFORE_TIME, FIELD_BOOTLOADER_VERSION}, // assumed
     REPORT_TIME,
-    {END_OF_ITEMS, 0, 0, FIELD_NONE, NULL},
+    {LAYOUT_END},
 };
 
 static const struct record records[] = {
     // ignition on and off: public
-    {0x01,
-     0x01,
-     NOTHING,
-     {BYTE(FIELD_IGNITION_STATE), EVENT_TIME, GPS, {ALWAYS_TRUE, 0, 0, FIELD_ENGINE_IGNITION_STATUS, NULL}}},
-    {0x01,
-     0x02,
-     NOTHING,
-     {BYTE(FIELD_IGNITION_STATE), EVENT_TIME, GPS, {ALWAYS_FALSE, 0, 0, FIELD_ENGINE_IGNITION_STATUS, NULL}}},
+    {0x01, 0x01, NOTHING,
+     {BYTE(FIELD_IGNITION_STATE), EVENT_TIME, GPS, {LAYOUT_TRUE, FIELD_ENGINE_IGNITION_STATUS}}},
+    {0x01, 0x02, NOTHING,
+     {BYTE(FIELD_IGNITION_STATE), EVENT_TIME, GPS, {LAYOUT_FALSE, FIELD_ENGINE_IGNITION_STATUS}}},
     // sleep: the place of the mode is assumed
     {0x02, 0x00, NOTHING, {EVENT_TIME, BATTERY, BYTE(FIELD_SLEEP_MODE), GPS}},
     // wake up: public
-    {0x02,
-     0x01,
-     NOTHING,
-     {EVENT_TIME,
-      BATTERY,
-      BYTE(FIELD_DEVICE_WAKEUP_SOURCE),
-      {PHRASE, 1, 0, FIELD_WAKEUP_TRIGGER, &wakeup_triggers},
+    {0x02, 0x01, NOTHING,
+     {EVENT_TIME, BATTERY, BYTE(FIELD_DEVICE_WAKEUP_SOURCE), NAMED(FIELD_WAKEUP_TRIGGER, wakeup_triggers),
       GPS}},
     // power on: public; the time of the last power off has no listed field
-    {0x02,
-     0x02,
-     NOTHING,
-     {REPORT_TIME,
-      {TIME, 4, 0, FIELD_CUSTOM_POWER_OFF_TIMESTAMP, NULL},
-      {PHRASE, 1, 0, FIELD_POWER_ON_REASON, &power_on_reasons}}},
+    {0x02, 0x02, NOTHING,
+     {REPORT_TIME, {TIME, FIELD_CUSTOM_POWER_OFF_TIMESTAMP, .bits = 32},
+      NAMED(FIELD_POWER_ON_REASON, power_on_reasons)}},
     // what follows the time is not known
     {0x02, 0x03, NOTHING, {EVENT_TIME}},
     // calibration of the accelerometer: assumed
     {0x02, 0x07, NOTHING, {EVENT_TIME, BYTE(FIELD_ACCELEROMETER_CALIBRATION_STATE)}},
     // positions: public
-    {0x04, 0x00, POSITIONS, NO_ITEMS},
+    {0x04, 0x00, POSITIONS, {{LAYOUT_END}}},
     // network: assumed
-    {0x04,
-     0x01,
-     NOTHING,
-     {REPORT_TIME,
-      WORD(FIELD_GSM_MCC),
-      WORD(FIELD_GSM_MNC),
-      WORD(FIELD_GSM_LAC),
-      LONG(FIELD_GSM_CELLID),
-      {PHRASE, 1, 0, FIELD_GSM_NETWORK_TYPE, &network_types},
-      BYTE(FIELD_GSM_SIGNAL_LEVEL)}},
+    {0x04, 0x01, NOTHING,
+     {REPORT_TIME, WORD(FIELD_GSM_MCC), WORD(FIELD_GSM_MNC), WORD(FIELD_GSM_LAC), LONG(FIELD_GSM_CELLID),
+      NAMED(FIELD_GSM_NETWORK_TYPE, network_types), BYTE(FIELD_GSM_SIGNAL_LEVEL)}},
     // attributes: assumed
-    {0x04, 0x02, ATTRIBUTES, NO_ITEMS},
-    {0x04, 0x03, ATTRIBUTES, NO_ITEMS},
-    {0x04, 0x04, ATTRIBUTES, NO_ITEMS},
-    {0x04, 0x05, ATTRIBUTES, NO_ITEMS},
+    {0x04, 0x02, ATTRIBUTES, {{LAYOUT_END}}},
+    {0x04, 0x03, ATTRIBUTES, {{LAYOUT_END}}},
+    {0x04, 0x04, ATTRIBUTES, {{LAYOUT_END}}},
+    {0x04, 0x05, ATTRIBUTES, {{LAYOUT_END}}},
     // frames of the CAN bus: assumed
     {0x04, 0x0D, CAN_FRAMES, {REPORT_TIME}},
     // state of the hardware: assumed
     {0x04, 0x0F, NOTHING, {REPORT_TIME, LONG(FIELD_DEVICE_HARDWARE_STATE_FLAG)}},
 };
+// clang-format on
 
 // The types of data that the list names, and how.
 static const struct type_name {
@@ -234,35 +201,30 @@ static const struct type_name {
 } type_names[] = {{0x01, "ignition"}, {0x02, "device"}, {0x04, "data"}};
 
 // Ids and fields are listed, units and signs assumed.
-static const struct attribute {
-    uint16_t id;
-    enum kind kind;
-    uint8_t scale;
-    enum field field;
-    const char *index; // of indexed fields
-} attributes[] = {
-    {0, TIME, 0, FIELD_TIMESTAMP, NULL},
-    {6, NUMBER, 0, FIELD_GSM_SIGNAL_LEVEL, NULL},
-    {8, NUMBER, 0, FIELD_POSITION_SATELLITES, NULL},
-    {102, NUMBER, 2, FIELD_BATTERY_VOLTAGE, NULL},
-    {103, NUMBER, 2, FIELD_EXTERNAL_POWERSOURCE_VOLTAGE, NULL},
-    {203, NUMBER, 1, FIELD_VEHICLE_MILEAGE, NULL},
-    {204, NUMBER, 2, FIELD_TIRE_PRESSURE, "1"},
-    {205, SIGNED, 0, FIELD_TIRE_TEMPERATURE, "1"},
-    {206, NUMBER, 2, FIELD_TIRE_PRESSURE, "2"},
-    {207, SIGNED, 0, FIELD_TIRE_TEMPERATURE, "2"},
-    {208, NUMBER, 0, FIELD_VEHICLE_SPEED, NULL},
-    {209, NUMBER, 1, FIELD_CURRENT_TRIP_MILEAGE, NULL},
-    {210, NUMBER, 1, FIELD_TRIP_MILEAGE, NULL},
-    {301, FLAG, 0, FIELD_POSITION_VALID, NULL},
-    {302, FLAG, 0, FIELD_BLUETOOTH_CONNECTED_STATUS, NULL},
-    {306, FLAG, 0, FIELD_ENGINE_IGNITION_STATUS, NULL},
-    {307, FLAG, 0, FIELD_IMMOBILIZER_SERVICE_STATUS, NULL},
-    {401, SIGNED, 0, FIELD_CAN_ENGINE_TEMPERATURE, NULL},
-    {403, NUMBER, 0, FIELD_CAN_THROTTLE_POSITION, NULL},
-    {407, NUMBER, 1, FIELD_AVERAGE_FUEL_CONSUMPTION, NULL},
-    {412, SIGNED, 0, FIELD_CAN_GEAR, NULL},
-    {413, NUMBER, 0, FIELD_ENGINE_RPM, NULL},
+static const struct layout_item attributes[] = {
+    {TIME, FIELD_TIMESTAMP, .id = 0},
+    {LAYOUT_NUMBER, FIELD_GSM_SIGNAL_LEVEL, .id = 6},
+    {LAYOUT_NUMBER, FIELD_POSITION_SATELLITES, .id = 8},
+    {LAYOUT_NUMBER, FIELD_BATTERY_VOLTAGE, .id = 102, .scale = 2},
+    {LAYOUT_NUMBER, FIELD_EXTERNAL_POWERSOURCE_VOLTAGE, .id = 103, .scale = 2},
+    {LAYOUT_NUMBER, FIELD_VEHICLE_MILEAGE, .id = 203, .scale = 1},
+    {LAYOUT_NUMBER, FIELD_TIRE_PRESSURE, .id = 204, .scale = 2, .index = "1"},
+    {LAYOUT_SIGNED, FIELD_TIRE_TEMPERATURE, .id = 205, .index = "1"},
+    {LAYOUT_NUMBER, FIELD_TIRE_PRESSURE, .id = 206, .scale = 2, .index = "2"},
+    {LAYOUT_SIGNED, FIELD_TIRE_TEMPERATURE, .id = 207, .index = "2"},
+    {LAYOUT_NUMBER, FIELD_VEHICLE_SPEED, .id = 208},
+    {LAYOUT_NUMBER, FIELD_CURRENT_TRIP_MILEAGE, .id = 209, .scale = 1},
+    {LAYOUT_NUMBER, FIELD_TRIP_MILEAGE, .id = 210, .scale = 1},
+    {LAYOUT_FLAG, FIELD_POSITION_VALID, .id = 301},
+    {LAYOUT_FLAG, FIELD_BLUETOOTH_CONNECTED_STATUS, .id = 302},
+    {LAYOUT_FLAG, FIELD_ENGINE_IGNITION_STATUS, .id = 306},
+    {LAYOUT_FLAG, FIELD_IMMOBILIZER_SERVICE_STATUS, .id = 307},
+    {LAYOUT_SIGNED, FIELD_CAN_ENGINE_TEMPERATURE, .id = 401},
+    {LAYOUT_NUMBER, FIELD_CAN_THROTTLE_POSITION, .id = 403},
+    {LAYOUT_NUMBER, FIELD_AVERAGE_FUEL_CONSUMPTION, .id = 407, .scale = 1},
+    {LAYOUT_SIGNED, FIELD_CAN_GEAR, .id = 412},
+    {LAYOUT_NUMBER, FIELD_ENGINE_RPM, .id = 413},
+    {LAYOUT_END},
 };
 
 // The GPS block, bit by bit (public but for the accuracy and altitudes below zero). MK100 sends the first 16
@@ -272,30 +234,24 @@ static const struct attribute {
 #define COORDINATE_SCALE 5
 #define ALTITUDE_MAX     10000 // metres; above it: below zero
 
-enum block_kind { BITS, BLOCK_TIME, BUFFERED, WEST, NORTH, ALTITUDE, LONGITUDE, LATITUDE };
-
-static const struct block_item {
-    enum block_kind kind;
-    uint8_t bits;
-    uint8_t scale;
-    enum field field; // FIELD_NONE: not published
-} block_items[] = {
-    {BLOCK_TIME, 32, 0, FIELD_TIMESTAMP},
-    {BITS, 1, 0, FIELD_NONE}, // the position is that of a cell: the list has no field for it
-    {BUFFERED, 1, 0, FIELD_MESSAGE_BUFFERED_STATUS},
-    {WEST, 1, 0, FIELD_NONE},
-    {NORTH, 1, 0, FIELD_NONE},
-    {BITS, 4, 0, FIELD_POSITION_SATELLITES},
-    {ALTITUDE, 15, 0, FIELD_POSITION_ALTITUDE},
-    {LONGITUDE, 25, COORDINATE_SCALE, FIELD_POSITION_LONGITUDE},
-    {LATITUDE, 24, COORDINATE_SCALE, FIELD_POSITION_LATITUDE},
-    {BITS, 15, 1, FIELD_POSITION_SPEED},
-    {BITS, 9, 0, FIELD_POSITION_DIRECTION},
-    {BITS, 12, 1, FIELD_POSITION_PDOP},
-    {BITS, 12, 1, FIELD_POSITION_HDOP},
-    {BITS, 12, 1, FIELD_POSITION_VDOP},
-    {BITS, 4, 0, FIELD_NONE},
-    {BITS, 24, 0, FIELD_POSITION_ACCURACY},
+static const struct layout_item block_items[] = {
+    {TIME, FIELD_TIMESTAMP, .bits = 32},
+    {LAYOUT_SKIP, .bits = 1}, // the position is that of a cell: the list has no field for it
+    {LAYOUT_FLAG, FIELD_MESSAGE_BUFFERED_STATUS, .bits = 1},
+    {WEST, .bits = 1},
+    {NORTH, .bits = 1},
+    {LAYOUT_NUMBER, FIELD_POSITION_SATELLITES, .bits = 4},
+    {ALTITUDE, FIELD_POSITION_ALTITUDE, .bits = 15},
+    {LONGITUDE, FIELD_POSITION_LONGITUDE, .bits = 25, .scale = COORDINATE_SCALE},
+    {LATITUDE, FIELD_POSITION_LATITUDE, .bits = 24, .scale = COORDINATE_SCALE},
+    {LAYOUT_NUMBER, FIELD_POSITION_SPEED, .bits = 15, .scale = 1},
+    {LAYOUT_NUMBER, FIELD_POSITION_DIRECTION, .bits = 9},
+    {LAYOUT_NUMBER, FIELD_POSITION_PDOP, .bits = 12, .scale = 1},
+    {LAYOUT_NUMBER, FIELD_POSITION_HDOP, .bits = 12, .scale = 1},
+    {LAYOUT_NUMBER, FIELD_POSITION_VDOP, .bits = 12, .scale = 1},
+    {LAYOUT_SKIP, .bits = 4},
+    {LAYOUT_NUMBER, FIELD_POSITION_ACCURACY, .bits = 24},
+    {LAYOUT_END},
 };
 
 // --- framing ---
@@ -401,15 +357,23 @@ struct decoding {
     struct frame frame;
     struct codec_out *out;
     bool published; // something of it
+    bool refused;   // the device may not talk to this gateway
 };
 
-static uint32_t adler32(const uint8_t *bytes, size_t length) {
-    uint32_t low = 1, high = 0;
-    for (size_t i = 0; i < length; i++) {
-        low = (low + bytes[i]) % 65521;
-        high = (high + low) % 65521;
-    }
-    return high << 16 | low;
+static void write_sum(uint8_t *frame, size_t end) {
+    uint32_t sum = checksum_adler32(frame + 2, end - 2);
+    for (size_t i = 0; i < 4; i++)
+        frame[end + i] = (uint8_t)(sum >> (24 - 8 * i));
+}
+
+// MK100 frames have a checksum of unknown rule.
+static bool magicyo_seal(uint8_t *frame, size_t length) {
+    struct trial found = {0};
+    if (find_frame(frame, length, true, &found) != WHOLE_FRAME || found.length != length ||
+        found.form != V2 || !fits_v2(frame, length))
+        return false;
+    write_sum(frame, V2_DATA + word_at(frame + 22));
+    return true;
 }
 
 // Writes a frame around length bytes of data, at most FRAME_MAX - V2_OVERHEAD.
@@ -428,9 +392,7 @@ static void write_frame(const struct frame *frame, struct codec_writer *writer) 
         bytes[2] = (uint8_t)(total >> 8);
         bytes[3] = (uint8_t)total;
         memcpy(bytes + 20, id, 2);
-        uint32_t sum = adler32(bytes + 2, end - 2);
-        for (size_t i = 0; i < 4; i++)
-            bytes[end + i] = (uint8_t)(sum >> (24 - 8 * i));
+        write_sum(bytes, end);
     } else {
         memcpy(bytes + 2, id, 2);
     }
@@ -448,7 +410,7 @@ static enum codec_verdict open_v2(const uint8_t *bytes, size_t length, struct fr
     frame->data = bytes + V2_DATA;
     size_t end = V2_DATA + frame->length;
     struct reader reader = reader_of(bytes + end, 4);
-    uint32_t says = (uint32_t)reader_unsigned(&reader, 4), is = adler32(bytes + 2, end - 2);
+    uint32_t says = (uint32_t)reader_unsigned(&reader, 4), is = checksum_adler32(bytes + 2, end - 2);
     if (says != is)
         return codec_reject(out, CODEC_BAD_CHECKSUM, end, "the Adler-32 is %08x, the frame says %08x",
                             (unsigned)is, (unsigned)says);
@@ -484,7 +446,7 @@ static enum codec_verdict check_sender(const struct decoding *decoding) {
     return CODEC_OK;
 }
 
-// Before anything else is put out.
+// Before anything else is put out. How to tell a device that it may not talk to this gateway is not known.
 static void know_sender(struct decoding *decoding) {
     struct magicyo_session *session = decoding->session;
     bool known = session->ident[0] != '\0';
@@ -492,7 +454,7 @@ static void know_sender(struct decoding *decoding) {
     memcpy(session->ident, decoding->frame.ident, IMEI_DIGITS);
     session->ident[IMEI_DIGITS] = '\0';
     if (!known)
-        decoding->out->identify(decoding->out->context, session->ident);
+        decoding->refused = decoding->out->identify(decoding->out->context, session->ident) == CODEC_REFUSED;
 }
 
 // --- retransmissions ---
@@ -520,16 +482,6 @@ static void note_seen(struct magicyo_session *session, const struct frame *frame
 
 // --- values ---
 
-static void set_number(struct message *message, enum field field, const char *index, int64_t number,
-                       unsigned scale) {
-    struct decimal value = decimal_integer(number);
-    decimal_scale(&value, scale);
-    if (index != NULL)
-        message_set_number_at(message, field, index, value);
-    else
-        message_set_number(message, field, value);
-}
-
 static void set_time(struct message *message, enum field field, int64_t time) {
     if (time < CLOCK_SET)
         message_note_removed(message, field, "", 0, message_absent);
@@ -537,25 +489,17 @@ static void set_time(struct message *message, enum field field, int64_t time) {
         message_set_integer(message, field, time);
 }
 
-static void set_flag(struct message *message, enum field field, int64_t value) {
+static void set_phrase(struct message *message, const struct layout_item *item, int64_t number) {
     char text[24];
-    if (value == 0 || value == 1)
-        message_set_boolean(message, field, value == 1);
-    else
-        message_note_removed(message, field, text, (size_t)sprintf(text, "%lld", (long long)value),
-                             "not 0 or 1");
-}
-
-static void set_phrase(struct message *message, const struct item *item, int64_t number) {
-    char text[24];
-    const char *name = number < PHRASES_MAX ? item->phrases->names[number] : NULL;
+    const struct phrases *phrases = item->more;
+    const char *name = number < PHRASES_MAX ? phrases->names[number] : NULL;
     if (name == NULL) {
         sprintf(text, "%lld", (long long)number);
         name = text;
     }
     message_set_text(message, item->field, name, strlen(name));
-    if (item->phrases->number != FIELD_NONE)
-        message_set_integer(message, item->phrases->number, number);
+    if (phrases->number != FIELD_NONE)
+        message_set_integer(message, phrases->number, number);
 }
 
 static void set_version(struct message *message, enum field field, int64_t word) {
@@ -572,136 +516,96 @@ static void set_text(struct message *message, enum field field, struct reader *b
         message_set_text(message, field, (const char *)text, length);
 }
 
-// text has room for 2 * length + 1.
-static size_t write_hex(const uint8_t *bytes, size_t length, char *text) {
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < length; i++) {
-        text[2 * i] = digits[bytes[i] >> 4];
-        text[2 * i + 1] = digits[bytes[i] & 0x0F];
-    }
-    text[2 * length] = '\0';
-    return 2 * length;
-}
-
 // The bytes that no field stands for.
 static void set_payload(struct message *message, const uint8_t *bytes, size_t length) {
     char hex[2 * FRAME_MAX + 1];
     if (length > 0)
-        message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex, write_hex(bytes, length, hex));
+        message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex, value_hex(bytes, length, hex));
 }
 
-// --- the GPS block ---
+// --- the walk ---
 
-static int64_t bits_at(const uint8_t *bytes, size_t at, size_t count) {
-    int64_t value = 0;
-    for (size_t bit = at; bit < at + count; bit++)
-        value = value << 1 | (bytes[bit / 8] >> (7 - bit % 8) & 1);
-    return value;
-}
-
-struct block_state {
+// What the items of one record have to know of each other.
+struct walk_state {
+    enum form form;
     bool west, north;
     int64_t longitude;
 };
 
+static void take_item(struct layout_walk *walk, const struct layout_item *item, struct layout_value value);
+
+static void set_coordinate(struct message *message, enum field field, int64_t value) {
+    message_set_number(message, field, (struct decimal){.mantissa = value, .places = COORDINATE_SCALE});
+}
+
 // The position of exactly 0,0 is none.
-static void set_coordinates(struct message *message, const struct block_state *state, int64_t latitude) {
+static void set_coordinates(struct message *message, const struct walk_state *state, int64_t latitude) {
     if (state->longitude == 0 && latitude == 0) {
         message_note_removed(message, FIELD_POSITION_LATITUDE, "", 0, message_absent);
         message_note_removed(message, FIELD_POSITION_LONGITUDE, "", 0, message_absent);
         return;
     }
-    set_number(message, FIELD_POSITION_LATITUDE, NULL, state->north ? latitude : -latitude, COORDINATE_SCALE);
-    set_number(message, FIELD_POSITION_LONGITUDE, NULL, state->west ? -state->longitude : state->longitude,
-               COORDINATE_SCALE);
-}
-
-static void set_block_item(struct message *message, const struct block_item *item, struct block_state *state,
-                           int64_t value) {
-    switch (item->kind) {
-    case BITS:
-        if (item->field != FIELD_NONE)
-            set_number(message, item->field, NULL, value, item->scale);
-        break;
-    case BLOCK_TIME:
-        set_time(message, item->field, value);
-        break;
-    case BUFFERED:
-        set_flag(message, item->field, value);
-        break;
-    case WEST:
-        state->west = value == 1;
-        break;
-    case NORTH:
-        state->north = value == 1;
-        break;
-    case ALTITUDE:
-        set_number(message, item->field, NULL, value > ALTITUDE_MAX ? ALTITUDE_MAX - value : value, 0);
-        break;
-    case LONGITUDE:
-        state->longitude = value;
-        break;
-    case LATITUDE:
-        set_coordinates(message, state, value);
-        break;
-    }
+    set_coordinate(message, FIELD_POSITION_LATITUDE, state->north ? latitude : -latitude);
+    set_coordinate(message, FIELD_POSITION_LONGITUDE, state->west ? -state->longitude : state->longitude);
 }
 
 static void set_block(struct message *message, enum form form, struct reader *body) {
-    size_t size = form == V2 ? V2_BLOCK : MK_BLOCK, at = 0;
-    const uint8_t *block = reader_bytes(body, size);
-    struct block_state state = {0};
-    if (block == NULL)
-        return;
-    for (size_t i = 0; i < sizeof block_items / sizeof block_items[0] && at < 8 * size; i++) {
-        set_block_item(message, &block_items[i], &state, bits_at(block, at, block_items[i].bits));
-        at += block_items[i].bits;
-    }
+    struct reader block = reader_part(body, form == V2 ? V2_BLOCK : MK_BLOCK);
+    struct walk_state state = {.form = form};
+    struct layout_walk walk = {
+        .message = message, .bytes = &block, .may_end = true, .take = take_item, .context = &state};
+    if (!body->fault)
+        layout_take_all(&walk, block_items);
 }
 
-// --- the walker ---
+static void take_block_item(struct layout_walk *walk, const struct layout_item *item, int64_t value) {
+    struct walk_state *state = walk->context;
+    if (item->kind == WEST)
+        state->west = value == 1;
+    else if (item->kind == NORTH)
+        state->north = value == 1;
+    else if (item->kind == LONGITUDE)
+        state->longitude = value;
+    else if (item->kind == LATITUDE)
+        set_coordinates(walk->message, state, value);
+    else // ALTITUDE
+        message_set_integer(walk->message, item->field, value > ALTITUDE_MAX ? ALTITUDE_MAX - value : value);
+}
 
-static void set_item(struct message *message, enum form form, const struct item *item, struct reader *body) {
-    int64_t value = item->width > 0 ? (int64_t)reader_unsigned(body, item->width) : 0;
+static void take_item(struct layout_walk *walk, const struct layout_item *item, struct layout_value value) {
+    const struct walk_state *state = walk->context;
     switch (item->kind) {
-    case NUMBER:
-        set_number(message, item->field, NULL, value, item->scale);
-        break;
     case TIME:
-        set_time(message, item->field, value);
+        set_time(walk->message, item->field, value.number);
         break;
     case PHRASE:
-        set_phrase(message, item, value);
+        set_phrase(walk->message, item, value.number);
         break;
     case VERSION:
-        set_version(message, item->field, value);
+        set_version(walk->message, item->field, value.number);
         break;
     case TEXT_BEFORE_TIME:
-        if (reader_left(body) > 4)
-            set_text(message, item->field, body);
+        if (reader_left(walk->bytes) > 4)
+            set_text(walk->message, item->field, walk->bytes);
         break;
     case TEXT:
-        set_text(message, item->field, body);
+        set_text(walk->message, item->field, walk->bytes);
         break;
     case POSITION:
-        set_block(message, form, body);
+        set_block(walk->message, state->form, walk->bytes);
         break;
-    case ALWAYS_TRUE:
-    case ALWAYS_FALSE:
-        message_set_boolean(message, item->field, item->kind == ALWAYS_TRUE);
-        break;
-    case SIGNED: // of attributes only
-    case FLAG:
-    case END_OF_ITEMS:
-        break;
+    default:
+        take_block_item(walk, item, value.number);
     }
 }
 
 // SHORT when the body ends before the last item.
-static enum codec_verdict set_items(const struct decoding *decoding, const struct item *items,
+static enum codec_verdict set_items(const struct decoding *decoding, const struct layout_item *items,
                                     struct reader *body) {
-    for (; items->kind != END_OF_ITEMS; items++)
-        set_item(decoding->out->scratch, decoding->frame.form, items, body);
+    struct walk_state state = {.form = decoding->frame.form};
+    struct layout_walk walk = {
+        .message = decoding->out->scratch, .bytes = body, .take = take_item, .context = &state};
+    layout_take_all(&walk, items);
     if (!body->fault)
         return CODEC_OK;
     return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
@@ -720,41 +624,32 @@ static void set_unknown_attribute(struct message *message, unsigned id, struct r
     if (numeric && number <= INT64_MAX)
         message_set_number_at(message, FIELD_CUSTOM_ATTRIBUTE, index, decimal_integer((int64_t)number));
     else
-        message_set_text_at(message, FIELD_CUSTOM_ATTRIBUTE, index, hex, write_hex(bytes, width, hex));
+        message_set_text_at(message, FIELD_CUSTOM_ATTRIBUTE, index, hex, value_hex(bytes, width, hex));
 }
 
-static void set_attribute(struct message *message, const struct attribute *attribute, struct reader *value) {
+static void set_attribute(struct message *message, const struct layout_item *item, struct reader value) {
+    struct layout_walk walk = {.message = message, .take = take_item};
     char hex[2 * UINT8_MAX + 1];
-    size_t width = reader_left(value);
-    const uint8_t *bytes = value->next;
-    if (width != 1 && width != 2 && width != 4 && width != 8) {
-        message_note_removed(message, attribute->field, hex, write_hex(bytes, width, hex),
-                             width > 0 ? "not of 1, 2, 4 or 8 bytes" : message_absent);
-        return;
-    }
+    size_t width = reader_left(&value);
     // Unsigned numbers above the signed ones are out of every range, as negative ones are.
-    int64_t number =
-        attribute->kind == SIGNED ? reader_signed(value, width) : (int64_t)reader_unsigned(value, width);
-    if (attribute->kind == TIME)
-        set_time(message, attribute->field, number);
-    else if (attribute->kind == FLAG)
-        set_flag(message, attribute->field, number);
+    if (width == 1 || width == 2 || width == 4 || width == 8)
+        layout_take_value(&walk, item, value);
     else
-        set_number(message, attribute->field, attribute->index, number, attribute->scale);
+        message_note_removed(message, item->field, hex, value_hex(value.next, width, hex),
+                             width > 0 ? "not of 1, 2, 4 or 8 bytes" : message_absent);
 }
 
 static enum codec_verdict read_attributes(const struct decoding *decoding, struct reader *body, bool *any) {
     while (reader_left(body) > 0) {
-        size_t at = (size_t)(body->next - decoding->frame.bytes), i = 0;
+        size_t at = (size_t)(body->next - decoding->frame.bytes);
         unsigned id = (unsigned)reader_unsigned(body, 2);
         size_t length = reader_unsigned(body, 1);
         struct reader value = reader_part(body, length);
         if (body->fault)
             return codec_reject(decoding->out, CODEC_SHORT, at, "an attribute runs past the end of the data");
-        while (i < sizeof attributes / sizeof attributes[0] && attributes[i].id != id)
-            i++;
-        if (i < sizeof attributes / sizeof attributes[0])
-            set_attribute(decoding->out->scratch, &attributes[i], &value);
+        const struct layout_item *item = layout_find(attributes, id);
+        if (item != NULL)
+            set_attribute(decoding->out->scratch, item, value);
         else
             set_unknown_attribute(decoding->out->scratch, id, &value);
         *any = true;
@@ -775,7 +670,7 @@ static enum codec_verdict read_can_frames(const struct decoding *decoding, struc
                                 i + 1, count);
         sprintf(index, "%X", id);
         message_set_text_at(decoding->out->scratch, FIELD_CAN_DATA_FRAME, index, hex,
-                            write_hex(bytes, length, hex));
+                            value_hex(bytes, length, hex));
         *any = true;
     }
     if (body->fault)
@@ -789,7 +684,6 @@ static enum codec_verdict read_can_frames(const struct decoding *decoding, struc
 static struct message *begin_message(const struct decoding *decoding) {
     struct message *message = decoding->out->scratch;
     message_reset(message);
-    message_set_text(message, FIELD_IDENT, decoding->frame.ident, IMEI_DIGITS);
     message_set_integer(message, FIELD_MESSAGE_SEQNUM, decoding->frame.id);
     return message;
 }
@@ -1011,7 +905,7 @@ static void set_parameter(struct answer_fields *fields, struct property *propert
         memcpy(text, value->next, width);
         text[width] = '\0';
     } else {
-        length = write_hex(value->next, width, text);
+        length = value_hex(value->next, width, text);
     }
     fields->text_used += length + 1;
 }
@@ -1051,7 +945,7 @@ static enum codec_verdict take_answer(struct decoding *decoding) {
     if (ours && subtype == CALIBRATE && reader_left(&body) == 1 && body.next[0] == 0)
         outcome = CODEC_FAILURE;
     struct properties bag = {.items = fields.items, .count = fields.count};
-    write_hex(body.next, reader_left(&body), hex);
+    value_hex(body.next, reader_left(&body), hex);
     snprintf(key, sizeof key, "frame %u", decoding->frame.id);
     know_sender(decoding);
     decoding->out->answer(
@@ -1080,7 +974,7 @@ static enum codec_verdict take_frame(struct decoding *decoding) {
         session->seen_count = session->seen_next = 0;
     if (!repeated)
         note_seen(session, frame);
-    if (intake != NULL)
+    if (intake != NULL && !decoding->refused)
         put_reply(decoding, intake);
     return verdict;
 }
@@ -1103,11 +997,6 @@ static enum codec_verdict magicyo_decode(void *session, const uint8_t *bytes, si
 
 // --- commands ---
 
-static enum codec_verdict refuse(char reason[CODEC_REASON_MAX], const char *why) {
-    snprintf(reason, CODEC_REASON_MAX, "%s", why);
-    return CODEC_BAD_VALUE;
-}
-
 static void write_number(struct codec_writer *writer, int64_t value, size_t width) {
     uint8_t bytes[8];
     for (size_t i = 0; i < width; i++)
@@ -1129,7 +1018,7 @@ static enum codec_verdict write_parameter(const struct properties *with, size_t 
     const struct property *value = member(with, "parameters", index, "value");
     const struct property *size = member(with, "parameters", index, "size");
     if (id == NULL || value == NULL || id->type != PROPERTY_NUMBER || value->type == PROPERTY_BOOLEAN)
-        return refuse(reason, "a parameter needs an id and a value");
+        return codec_refuse(reason, CODEC_BAD_VALUE, "a parameter needs an id and a value");
     write_number(data, id->number.mantissa, 4);
     if (value->type == PROPERTY_TEXT) {
         codec_write(data, value->text, strlen(value->text));
@@ -1137,14 +1026,12 @@ static enum codec_verdict write_parameter(const struct properties *with, size_t 
     }
     if (size == NULL || size->type != PROPERTY_NUMBER || size->number.mantissa < 1 ||
         size->number.mantissa > 4)
-        return refuse(reason, "a parameter that is a number needs a size");
+        return codec_refuse(reason, CODEC_BAD_VALUE, "a parameter that is a number needs a size");
     size_t width = (size_t)size->number.mantissa;
     int64_t limit = (int64_t)1 << (8 * width);
-    if (value->number.mantissa < -limit / 2 || value->number.mantissa >= limit) {
-        snprintf(reason, CODEC_REASON_MAX, "%lld of parameter %lld does not fit in %zu bytes",
-                 (long long)value->number.mantissa, (long long)id->number.mantissa, width);
-        return CODEC_BAD_VALUE;
-    }
+    if (value->number.mantissa < -limit / 2 || value->number.mantissa >= limit)
+        return codec_refuse(reason, CODEC_BAD_VALUE, "%lld of parameter %lld does not fit in %zu bytes",
+                            (long long)value->number.mantissa, (long long)id->number.mantissa, width);
     write_number(data, value->number.mantissa, width);
     return CODEC_OK;
 }
@@ -1157,7 +1044,8 @@ static enum codec_verdict encode_set(const struct properties *with, struct codec
     for (size_t i = 0; member(with, "parameters", i, "id") != NULL; i++) {
         const struct property *value = member(with, "parameters", i, "value");
         if (text)
-            return refuse(reason, "a parameter that is a text can only be the last one");
+            return codec_refuse(reason, CODEC_BAD_VALUE,
+                                "a parameter that is a text can only be the last one");
         text = value != NULL && value->type == PROPERTY_TEXT;
         enum codec_verdict verdict = write_parameter(with, i, data, reason);
         if (verdict != CODEC_OK)
@@ -1202,8 +1090,9 @@ static const struct command {
 };
 
 // A device that has not said anything yet is taken to speak V2 and to have an IMEI of zeros.
-static enum codec_verdict magicyo_encode(void *memory, const struct codec_command *command,
-                                         struct codec_writer *writer, struct codec_expectation *expectation,
+static enum codec_verdict magicyo_encode(void *memory, const struct codec_setting *setting,
+                                         const struct codec_command *command, struct codec_writer *writer,
+                                         struct codec_expectation *expectation,
                                          char reason[CODEC_REASON_MAX]) {
     struct magicyo_session *session = memory;
     uint8_t bytes[FRAME_MAX - V2_OVERHEAD];
@@ -1211,15 +1100,13 @@ static enum codec_verdict magicyo_encode(void *memory, const struct codec_comman
     size_t i = 0;
     while (i < sizeof commands / sizeof commands[0] && strcmp(commands[i].name, command->name) != 0)
         i++;
-    if (i == sizeof commands / sizeof commands[0]) {
-        snprintf(reason, CODEC_REASON_MAX, "Magicyo devices have no such command");
-        return CODEC_UNSUPPORTED;
-    }
+    if (i == sizeof commands / sizeof commands[0])
+        return codec_refuse(reason, CODEC_UNSUPPORTED, "Magicyo devices have no such command");
     enum codec_verdict verdict = commands[i].encode(&command->properties, &data, reason);
     if (verdict != CODEC_OK)
         return verdict;
     if (data.length > data.capacity)
-        return refuse(reason, "the frame for the device has more than 1024 bytes");
+        return codec_refuse(reason, CODEC_BAD_VALUE, "the frame for the device has more than 1024 bytes");
     session->last_command++;
     write_frame(&(struct frame){.form = session->form,
                                 .type = DATA,
@@ -1243,4 +1130,5 @@ const struct codec codec_magicyo = {
     .frame = magicyo_frame,
     .decode = magicyo_decode,
     .encode = magicyo_encode,
+    .seal = magicyo_seal,
 };

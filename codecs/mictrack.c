@@ -18,38 +18,47 @@
 // An answer to a command is a line of its own, all but free in its form:
 //
 //   mode=Success!   ----Protocol =Fail!   otastart =Success! OTADONE   867035041390699 netlock=Success!
-//   rconf=m2m,,113.98.254.179,7700,6,30,MT825_MICTRACK_B1.08V3.8_20200814,NB-IoT   with the IMEI on the line
-//   before
+//   rconf=m2m,,113.98.254.179,7700,6,30,MT825_MICTRACK_B1.08V3.8_20200814,NB-IoT
+//
+// the last with the IMEI on the line before.
 //
 // Other models of the family send positions so (field; message.type "low_altitude"), several $ groups behind
 // one IMEI:
 //
 //   IMEI$hhmmss.ss,A,ddmm.mmmm,N,dddmm.mmmm,E,knots,course,altitude,ddmmyy
+//
+// Over UDP a device may be set to wait for an acknowledgement of each datagram. No document gives its text, so
+// that it is an option of the channel: udp_ack.
 #include <stdio.h>
 #include <string.h>
 
 #include "codecs/codec.h"
+#include "codecs/layout.h"
 #include "codecs/reader.h"
+#include "codecs/values.h"
 #include "schema/utf8.h"
 
-#define HEADER            "MT;"
-#define IMEI_DIGITS       15
-#define FRAME_MAX         2048
-#define LINE_MAX_         512 // an answer is shorter; more than this without an end is junk
-#define OTA_TIMEOUT       900 // seconds until an update of the firmware has ended
-#define COMMAND_TEXT      255 // longest text that a device is sent
-#define COORDINATE_PLACES 7   // of degrees made from minutes: 1e-7 degrees are a centimetre
+#define HEADER       "MT;"
+#define IMEI_DIGITS  15
+#define FRAME_MAX    2048
+#define LINE_MAX_    512 // an answer is shorter; more than this without an end is junk
+#define OTA_TIMEOUT  900 // seconds until an update of the firmware has ended
+#define COMMAND_TEXT 255 // longest text that a device is sent
+#define ACK_MAX      512 // bytes of an acknowledgement
 
 struct mictrack_session {
     char ident[IMEI_DIGITS + 1]; // empty until the device has said it
+    bool acknowledged;           // the datagram at hand
 };
+
+enum option { UDP_ACK };
+
+static const char *const options[] = {[UDP_ACK] = "udp_ack", NULL};
 
 // --- layouts: the items of each report ---
 
-enum item_kind {
-    NUMBER,
-    FLAG, // 0 or 1
-    TEXT,
+enum kind {
+    TEXT = LAYOUT_OWN,
     TIME, // YYMMDDhhmmss
     EVENT,
     LATITUDE,
@@ -58,50 +67,37 @@ enum item_kind {
     WIFI_SSID, // ssid,mac,rssi triples; this item may hold `+`
     CELLS_GSM, // mnc,cellid,lac,mcc groups
     CELLS_LTE, // mnc,cellid,lac,mcc,pcid groups
-    UNUSED,
-};
-
-struct item {
-    enum item_kind kind;
-    enum field field;
-    unsigned scale; // of NUMBER: decimal places to move, 3 for millivolts
 };
 
 #define ITEMS_MAX 9
 
-#define ITEM_TIME                                                                                            \
-    { TIME, FIELD_TIMESTAMP, 0 }
-#define ITEM_SATELLITES                                                                                      \
-    { NUMBER, FIELD_POSITION_SATELLITES, 0 }
-#define ITEM_WIFI                                                                                            \
-    { WIFI, FIELD_WIFI_ACCESS_POINTS, 0 }
-#define ITEM_CELLS_GSM                                                                                       \
-    { CELLS_GSM, FIELD_GSM_CELLS, 0 }
-#define ITEM_CELLS_LTE                                                                                       \
-    { CELLS_LTE, FIELD_GSM_CELLS, 0 }
-#define ITEM_UNUSED                                                                                          \
-    { UNUSED, FIELD_NONE, 0 }
-#define ITEMS_TAIL                                                                                           \
-    {EVENT, FIELD_EVENT_ENUM, 0}, {NUMBER, FIELD_BATTERY_VOLTAGE, 3}, {                                      \
-        NUMBER, FIELD_MESSAGE_SEQNUM, 0                                                                      \
-    }
-
 struct layout {
     const char *type;
-    size_t count; // of items
-    struct item items[ITEMS_MAX];
-    bool answers_where; // a position that the device may have been asked for
+    size_t count;                            // of items
+    struct layout_item items[ITEMS_MAX + 1]; // up to LAYOUT_END, which zeros are
+    bool answers_where;                      // a position that the device may have been asked for
 };
 
+// clang-format off
+#define ITEM_TIME       {TIME, FIELD_TIMESTAMP}
+#define ITEM_SATELLITES {LAYOUT_NUMBER, FIELD_POSITION_SATELLITES}
+#define ITEM_WIFI       {WIFI, FIELD_WIFI_ACCESS_POINTS}
+#define ITEM_CELLS_GSM  {CELLS_GSM, FIELD_GSM_CELLS}
+#define ITEM_CELLS_LTE  {CELLS_LTE, FIELD_GSM_CELLS}
+#define ITEM_UNUSED     {LAYOUT_SKIP}
+#define ITEMS_TAIL                                      \
+    {EVENT, FIELD_EVENT_ENUM},                          \
+    {LAYOUT_NUMBER, FIELD_BATTERY_VOLTAGE, .scale = 3}, \
+    {LAYOUT_NUMBER, FIELD_MESSAGE_SEQNUM}
+
 static const struct layout layouts[] = {
-    {"R0",
-     9,
+    {"R0", 9,
      {ITEM_SATELLITES,
       ITEM_TIME,
-      {LATITUDE, FIELD_POSITION_LATITUDE, 0},
-      {LONGITUDE, FIELD_POSITION_LONGITUDE, 0},
-      {NUMBER, FIELD_POSITION_SPEED, 0},
-      {NUMBER, FIELD_POSITION_DIRECTION, 0},
+      {LATITUDE, FIELD_POSITION_LATITUDE},
+      {LONGITUDE, FIELD_POSITION_LONGITUDE},
+      {LAYOUT_NUMBER, FIELD_POSITION_SPEED},
+      {LAYOUT_NUMBER, FIELD_POSITION_DIRECTION},
       ITEMS_TAIL},
      true},
     {"R1", 5, {ITEM_TIME, ITEM_WIFI, ITEMS_TAIL}, true},
@@ -109,23 +105,22 @@ static const struct layout layouts[] = {
     {"R3", 5, {ITEM_TIME, ITEM_CELLS_LTE, ITEMS_TAIL}, true},
     {"R12", 6, {ITEM_TIME, ITEM_WIFI, ITEM_CELLS_GSM, ITEMS_TAIL}, true},
     {"R13", 6, {ITEM_TIME, ITEM_WIFI, ITEM_CELLS_LTE, ITEMS_TAIL}, true},
-    {"RH",
-     9,
+    {"RH", 9,
      {ITEM_SATELLITES, ITEM_TIME, ITEM_UNUSED, ITEM_UNUSED, ITEM_UNUSED, ITEM_UNUSED, ITEMS_TAIL},
      false},
-    {"RC",
-     8,
-     {{TEXT, FIELD_SOFTWARE_VERSION, 0},
-      {FLAG, FIELD_CUSTOM_GSENSOR_STATUS, 0},
-      {NUMBER, FIELD_CUSTOM_REPORT_INTERVAL, 0},
-      {NUMBER, FIELD_CUSTOM_WAKEUP_HOUR, 0},
-      {NUMBER, FIELD_CUSTOM_SLEEP_INTERVAL, 0},
-      {NUMBER, FIELD_CUSTOM_KEY_FUNCTION, 0},
-      {NUMBER, FIELD_CUSTOM_TIMEZONE, 0},
-      {FLAG, FIELD_CUSTOM_TIMEZONE_STATUS, 0}},
+    {"RC", 8,
+     {{TEXT, FIELD_SOFTWARE_VERSION},
+      {LAYOUT_FLAG, FIELD_CUSTOM_GSENSOR_STATUS},
+      {LAYOUT_NUMBER, FIELD_CUSTOM_REPORT_INTERVAL},
+      {LAYOUT_NUMBER, FIELD_CUSTOM_WAKEUP_HOUR},
+      {LAYOUT_NUMBER, FIELD_CUSTOM_SLEEP_INTERVAL},
+      {LAYOUT_NUMBER, FIELD_CUSTOM_KEY_FUNCTION},
+      {LAYOUT_NUMBER, FIELD_CUSTOM_TIMEZONE},
+      {LAYOUT_FLAG, FIELD_CUSTOM_TIMEZONE_STATUS}},
      false},
-    {"Y1", 5, {ITEM_TIME, {WIFI_SSID, FIELD_WIFI_ACCESS_POINTS, 0}, ITEMS_TAIL}, false},
+    {"Y1", 5, {ITEM_TIME, {WIFI_SSID, FIELD_WIFI_ACCESS_POINTS}, ITEMS_TAIL}, false},
 };
+// clang-format on
 #define TAIL_ITEMS 3 // event, battery, sequence
 
 static const struct event {
@@ -450,72 +445,18 @@ static struct codec_frame mictrack_frame(const uint8_t *bytes, size_t length, en
 
 // --- values ---
 
-// Days from 1970-01-01 to a date of the Gregorian calendar from 2000 to 2099; false when there is no such
-// day.
-static bool days_of_date(int64_t year, int64_t month, int64_t day, int64_t *days) {
-    static const uint8_t lengths[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-    if (month < 1 || month > 12 || day < 1)
-        return false;
-    bool leap = year % 4 == 0; // 2000 was one
-    if (day > lengths[month - 1] + (leap && month == 2 ? 1 : 0))
-        return false;
-    *days = 10957 + (year - 2000) * 365 + (year - 2000 + 3) / 4 + day - 1;
-    for (int64_t m = 1; m < month; m++)
-        *days += lengths[m - 1] + (leap && m == 2 ? 1 : 0);
-    return true;
-}
-
-static int64_t two_digits(const char *text) {
-    return (text[0] - '0') * 10 + (text[1] - '0');
-}
-
-// date and clock are 6 digits each, at year, month and day the offsets of those in date; UTC.
-static bool unix_time(const char *date, const int offsets[3], const char *clock, int64_t *seconds) {
-    int64_t days;
-    int64_t hour = two_digits(clock), minute = two_digits(clock + 2), second = two_digits(clock + 4);
-    if (!days_of_date(2000 + two_digits(date + offsets[0]), two_digits(date + offsets[1]),
-                      two_digits(date + offsets[2]), &days))
-        return false;
-    if (hour > 23 || minute > 59 || second > 60) // 60: a leap second
-        return false;
-    *seconds = days * 86400 + hour * 3600 + minute * 60 + second;
-    return true;
-}
-
 static void set_time(struct message *message, struct span text) {
-    static const int yymmdd[3] = {0, 2, 4};
     int64_t seconds;
-    if (text.length == 12 && span_all_digits(text) && unix_time(text.text, yymmdd, text.text + 6, &seconds))
+    if (value_time_of_digits(text, "YMDhms", &seconds))
         message_set_integer(message, FIELD_TIMESTAMP, seconds);
     else
         message_note_removed(message, FIELD_TIMESTAMP, text.text, text.length,
                              text.length > 0 ? "not a time YYMMDDhhmmss" : message_absent);
 }
 
-static bool read_number(struct message *message, enum field field, struct span text, struct decimal *value) {
-    if (decimal_parse(text.text, text.length, value))
-        return true;
-    message_note_removed(message, field, text.text, text.length,
-                         text.length > 0 ? "not a number" : message_absent);
-    return false;
-}
-
-static void set_number(struct message *message, enum field field, struct span text, unsigned scale) {
-    struct decimal value;
-    if (!read_number(message, field, text, &value))
-        return;
-    if (decimal_scale(&value, scale))
-        message_set_number(message, field, value);
-    else
-        message_note_removed(message, field, text.text, text.length, "has too many decimal places");
-}
-
-static void set_flag(struct message *message, enum field field, struct span text) {
-    if (span_is(text, "0") || span_is(text, "1"))
-        message_set_boolean(message, field, span_is(text, "1"));
-    else
-        message_note_removed(message, field, text.text, text.length,
-                             text.length > 0 ? "not 0 or 1" : message_absent);
+static void set_number(struct message *message, enum field field, struct span text) {
+    layout_set_number(message, &(struct layout_item){LAYOUT_NUMBER, field},
+                      (struct layout_value){.is_text = true, .text = text});
 }
 
 // The vendor's document writes `\_` for the underscores of a version.
@@ -533,7 +474,7 @@ static void set_version(struct message *message, enum field field, struct span t
 
 static void set_event(struct message *message, struct span text) {
     struct decimal code;
-    if (!read_number(message, FIELD_EVENT_ENUM, text, &code))
+    if (!layout_read_number(message, FIELD_EVENT_ENUM, text, &code))
         return;
     if (!message_set_number(message, FIELD_EVENT_ENUM, code) || code.places > 0)
         return;
@@ -551,7 +492,7 @@ static void add_access_point(struct message *message, struct span ssid, struct s
     }
     message_add_row(message, FIELD_WIFI_ACCESS_POINTS);
     message_set_text(message, FIELD_WIFI_ACCESS_POINTS_MAC, mac.text, mac.length);
-    set_number(message, FIELD_WIFI_ACCESS_POINTS_RSSI, rssi, 0);
+    set_number(message, FIELD_WIFI_ACCESS_POINTS_RSSI, rssi);
     if (ssid.length > 0) // a hidden network has none
         message_set_text(message, FIELD_WIFI_ACCESS_POINTS_SSID, ssid.text, ssid.length);
 }
@@ -610,7 +551,7 @@ static bool set_cell(struct message *message, struct text_reader *reader, size_t
         return false;
     }
     for (size_t i = 0; i < size; i++)
-        set_number(message, fields[i], items[i], 0);
+        set_number(message, fields[i], items[i]);
     return true;
 }
 
@@ -638,7 +579,8 @@ static void set_cells(struct message *message, struct span text, size_t size, co
 // --- positions ---
 
 struct position {
-    bool fixed; // the device says that it has a fix, or does not say
+    bool stated; // the report has a place for it
+    bool fixed;  // the device says that it has a fix, or does not say
     bool has_latitude, has_longitude;
     struct decimal latitude, longitude;
 };
@@ -660,43 +602,42 @@ static void set_position(struct message *message, const struct position *positio
 
 // --- reports ---
 
-static void set_item(struct message *message, const struct item *item, struct span text,
-                     struct position *position) {
-    switch (item->kind) {
-    case NUMBER:
-        set_number(message, item->field, text, item->scale);
-        break;
-    case FLAG:
-        set_flag(message, item->field, text);
-        break;
+static void take_coordinate(struct layout_walk *walk, const struct layout_item *item, struct span text) {
+    struct position *position = walk->context;
+    position->stated = true;
+    if (item->kind == LATITUDE)
+        position->has_latitude = layout_read_number(walk->message, item->field, text, &position->latitude);
+    else
+        position->has_longitude = layout_read_number(walk->message, item->field, text, &position->longitude);
+}
+
+static void take_item(struct layout_walk *walk, const struct layout_item *item, struct layout_value value) {
+    struct message *message = walk->message;
+    switch ((enum kind)item->kind) {
     case TEXT:
-        set_version(message, item->field, text);
+        set_version(message, item->field, value.text);
         break;
     case TIME:
-        set_time(message, text);
+        set_time(message, value.text);
         break;
     case EVENT:
-        set_event(message, text);
+        set_event(message, value.text);
         break;
     case LATITUDE:
-        position->has_latitude = read_number(message, item->field, text, &position->latitude);
-        break;
     case LONGITUDE:
-        position->has_longitude = read_number(message, item->field, text, &position->longitude);
+        take_coordinate(walk, item, value.text);
         break;
     case WIFI:
-        set_wifi(message, text);
+        set_wifi(message, value.text);
         break;
     case WIFI_SSID:
-        set_wifi_ssid(message, text);
+        set_wifi_ssid(message, value.text);
         break;
     case CELLS_GSM:
-        set_cells(message, text, 4, "GSM");
+        set_cells(message, value.text, 4, "GSM");
         break;
     case CELLS_LTE:
-        set_cells(message, text, 5, "LTE");
-        break;
-    case UNUSED:
+        set_cells(message, value.text, 5, "LTE");
         break;
     }
 }
@@ -728,41 +669,73 @@ static enum codec_verdict set_items(struct message *message, const struct layout
                                     struct codec_out *out, size_t offset) {
     struct span items[ITEMS_MAX];
     struct position position = {0};
-    bool has_position = false;
+    struct layout_walk walk = {.message = message, .texts = items, .take = take_item, .context = &position};
     if (!split_items(layout, data, items))
         return codec_reject(out, CODEC_BAD_VALUE, offset, "a report %s has %zu items, this one %zu",
                             layout->type, layout->count, count_char(data, '+') + 1);
-    for (size_t i = 0; i < layout->count; i++) {
-        has_position = has_position || layout->items[i].kind == LATITUDE;
-        set_item(message, &layout->items[i], items[i], &position);
-    }
-    if (has_position) {
-        position.fixed = has_satellites(message);
+    layout_take_all(&walk, layout->items);
+    position.fixed = has_satellites(message);
+    if (position.stated)
         set_position(message, &position);
-    }
     return CODEC_OK;
 }
 
-static void remember_ident(struct mictrack_session *session, struct span imei, struct codec_out *out) {
+// The devices know no "no": one that is refused hears nothing.
+static bool remember_ident(struct mictrack_session *session, struct span imei, const struct codec_out *out) {
     memcpy(session->ident, imei.text, IMEI_DIGITS);
     session->ident[IMEI_DIGITS] = '\0';
-    out->identify(out->context, session->ident);
+    return out->identify(out->context, session->ident) == CODEC_ACCEPTED;
+}
+
+static void write_value(struct codec_writer *writer, const struct message *message, enum field field) {
+    const struct message_value *value = message_get(message, field);
+    char number[DECIMAL_TEXT_MAX];
+    if (value != NULL && value->type == MESSAGE_NUMBER)
+        codec_write(writer, number, decimal_write(value->number, number));
+    else if (value != NULL)
+        codec_write(writer, message->text + value->text.offset, value->text.length);
+}
+
+// Writes what the option's text has at *next, and moves on.
+static void write_ack_part(struct codec_writer *writer, const struct mictrack_session *session,
+                           const struct message *message, const char **next) {
+    static const char seq[] = "{seq}", type[] = "{type}", ident[] = "{ident}";
+    if (strncmp(*next, seq, strlen(seq)) == 0) {
+        write_value(writer, message, FIELD_MESSAGE_SEQNUM);
+        *next += strlen(seq);
+    } else if (strncmp(*next, type, strlen(type)) == 0) {
+        write_value(writer, message, FIELD_MESSAGE_TYPE);
+        *next += strlen(type);
+    } else if (strncmp(*next, ident, strlen(ident)) == 0) {
+        codec_write(writer, session->ident, IMEI_DIGITS);
+        *next += strlen(ident);
+    } else {
+        codec_write(writer, (*next)++, 1);
+    }
+}
+
+// Once for each datagram, in the words of its first record. A text that is too long is cut.
+static void acknowledge(struct mictrack_session *session, const struct message *message,
+                        const struct codec_out *out) {
+    const char *next = codec_option(out->setting, UDP_ACK);
+    uint8_t bytes[ACK_MAX];
+    struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
+    if (out->setting->transport != CODEC_UDP || next == NULL || session->acknowledged)
+        return;
+    while (*next != '\0' && writer.length + 80 < ACK_MAX)
+        write_ack_part(&writer, session, message, &next);
+    session->acknowledged = true;
+    if (writer.length > 0)
+        out->reply(out->context, bytes, writer.length, CODEC_WHEN_SAFE);
 }
 
 static void set_payload(struct message *message, struct span data) {
-    static const char digits[] = "0123456789abcdef";
-    char hex[2 * FRAME_MAX];
-    if (data.length == 0)
-        return;
-    if (utf8_valid(data.text, data.length)) {
+    char hex[2 * FRAME_MAX + 1];
+    if (data.length > 0 && utf8_valid(data.text, data.length))
         message_set_text(message, FIELD_CUSTOM_PAYLOAD, data.text, data.length);
-        return;
-    }
-    for (size_t i = 0; i < data.length; i++) {
-        hex[2 * i] = digits[(unsigned char)data.text[i] >> 4];
-        hex[2 * i + 1] = digits[(unsigned char)data.text[i] & 15];
-    }
-    message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex, 2 * data.length);
+    else if (data.length > 0)
+        message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex,
+                         value_hex((const uint8_t *)data.text, data.length, hex));
 }
 
 struct header {
@@ -806,7 +779,6 @@ static enum codec_verdict decode_report(struct mictrack_session *session, struct
         return verdict;
     const struct layout *layout = find_layout(header.type);
     message_reset(message);
-    message_set_text(message, FIELD_IDENT, header.imei.text, header.imei.length);
     message_set_text(message, FIELD_MESSAGE_TYPE, header.type.text, header.type.length);
     message_set_integer(message, FIELD_CUSTOM_WORK_MODE, header.mode.text[0] - '0');
     if (layout != NULL)
@@ -815,8 +787,10 @@ static enum codec_verdict decode_report(struct mictrack_session *session, struct
         set_payload(message, header.data);
     if (verdict != CODEC_OK)
         return verdict;
-    remember_ident(session, header.imei, out);
+    if (!remember_ident(session, header.imei, out))
+        return CODEC_OK;
     out->message(out->context, message);
+    acknowledge(session, message, out);
     if (layout != NULL && layout->answers_where)
         out->answer(out->context,
                     &(struct codec_answer){.key = "where?", .implicit = true, .message = message});
@@ -829,58 +803,55 @@ static enum codec_verdict decode_report(struct mictrack_session *session, struct
 static bool read_minutes(struct message *message, enum field field, struct span text, struct span hemisphere,
                          const char *positive, const char *negative, struct decimal *degrees) {
     struct decimal value;
-    if (!read_number(message, field, text, &value))
+    if (!layout_read_number(message, field, text, &value))
         return false;
     if (!(span_is(hemisphere, positive) || span_is(hemisphere, negative)) || value.mantissa < 0) {
         message_note_removed(message, field, hemisphere.text, hemisphere.length, "not a hemisphere");
         return false;
     }
-    int64_t one = 1; // as many units as a minute has
-    for (unsigned i = 0; i < value.places; i++)
-        one *= 10;
-    int64_t whole = value.mantissa / (100 * one), minutes = value.mantissa % (100 * one);
-    if (whole > 180 || minutes >= 60 * one) {
+    if (!value_degrees_of_minutes(value, degrees)) {
         message_note_removed(message, field, text.text, text.length, "not degrees and minutes");
         return false;
     }
-    int64_t unit = 10000000; // 10^COORDINATE_PLACES; minutes * unit stays below 2^63: 9 places at most
-    int64_t fraction = (minutes * unit + 30 * one) / (60 * one);
-    degrees->mantissa = (whole * unit + fraction) * (span_is(hemisphere, negative) ? -1 : 1);
-    degrees->places = COORDINATE_PLACES;
+    if (span_is(hemisphere, negative))
+        degrees->mantissa = -degrees->mantissa;
     return true;
 }
 
 static void set_speed_of_knots(struct message *message, struct span text) {
     struct decimal value;
-    if (text.length == 0 || !read_number(message, FIELD_POSITION_SPEED, text, &value))
+    if (text.length == 0 || !layout_read_number(message, FIELD_POSITION_SPEED, text, &value))
         return; // empty while the device stands still
-    bool fits = value.mantissa >= 0 && value.mantissa <= 1000000000;
-    if (!fits || !decimal_scale(&value, 3)) {
+    if (value_km_h_of_knots(value, &value))
+        message_set_number(message, FIELD_POSITION_SPEED, value);
+    else
         message_note_removed(message, FIELD_POSITION_SPEED, text.text, text.length, "out of range");
-        return;
-    }
-    value.mantissa *= 1852; // a knot is 1.852 km/h
-    message_set_number(message, FIELD_POSITION_SPEED, value);
+}
+
+// hhmmss with or without a fraction.
+static bool read_time_of_group(struct span clock, struct span date, struct decimal *time) {
+    char digits[2 * DATE_DIGITS];
+    int64_t seconds, one = 1;
+    if (date.length != DATE_DIGITS || count_digits(clock.text, clock.length) != DATE_DIGITS ||
+        !decimal_parse(clock.text, clock.length, time) || time->places > 6)
+        return false;
+    memcpy(digits, date.text, DATE_DIGITS);
+    memcpy(digits + DATE_DIGITS, clock.text, DATE_DIGITS);
+    if (!value_time_of_digits((struct span){.text = digits, .length = sizeof digits}, "DMYhms", &seconds))
+        return false;
+    for (unsigned i = 0; i < time->places; i++)
+        one *= 10;
+    time->mantissa = seconds * one + time->mantissa % one;
+    return true;
 }
 
 static void set_time_of_group(struct message *message, struct span clock, struct span date) {
-    static const int ddmmyy[3] = {4, 2, 0};
-    struct decimal value;
-    int64_t seconds;
-    bool whole = date.length == DATE_DIGITS && span_all_digits(date) &&
-                 count_digits(clock.text, clock.length) == 6 &&
-                 decimal_parse(clock.text, clock.length, &value) && value.places <= 6 &&
-                 unix_time(date.text, ddmmyy, clock.text, &seconds);
-    if (!whole) {
+    struct decimal time;
+    if (read_time_of_group(clock, date, &time))
+        message_set_number(message, FIELD_TIMESTAMP, time);
+    else
         message_note_removed(message, FIELD_TIMESTAMP, clock.text, clock.length,
                              "no time hhmmss with date ddmmyy");
-        return;
-    }
-    int64_t one = 1;
-    for (unsigned i = 0; i < value.places; i++)
-        one *= 10;
-    value.mantissa = seconds * one + value.mantissa % one;
-    message_set_number(message, FIELD_TIMESTAMP, value);
 }
 
 enum group_item { CLOCK, FIX, LAT, NORTH_SOUTH, LON, EAST_WEST, KNOTS, COURSE, ALTITUDE, DATE, GROUP_ITEMS };
@@ -894,8 +865,8 @@ static void set_group(struct message *message, const struct span *items) {
                                           "E", "W", &position.longitude);
     set_position(message, &position);
     set_speed_of_knots(message, items[KNOTS]);
-    set_number(message, FIELD_POSITION_DIRECTION, items[COURSE], 0);
-    set_number(message, FIELD_POSITION_ALTITUDE, items[ALTITUDE], 0);
+    set_number(message, FIELD_POSITION_DIRECTION, items[COURSE]);
+    set_number(message, FIELD_POSITION_ALTITUDE, items[ALTITUDE]);
 }
 
 static bool split_group(struct span group, struct span items[GROUP_ITEMS]) {
@@ -922,14 +893,14 @@ static enum codec_verdict decode_low_altitude(struct mictrack_session *session, 
                                    "a group is not time, A or V, position, speed, course, altitude, date");
             continue;
         }
-        if (!identified)
-            remember_ident(session, imei, out);
+        if (!identified && !remember_ident(session, imei, out))
+            return CODEC_OK;
         identified = true;
         message_reset(message);
-        message_set_text(message, FIELD_IDENT, imei.text, imei.length);
         message_set_text(message, FIELD_MESSAGE_TYPE, type, strlen(type));
         set_group(message, items);
         out->message(out->context, message);
+        acknowledge(session, message, out);
     }
     return verdict;
 }
@@ -1014,8 +985,8 @@ static enum codec_verdict decode_line(struct mictrack_session *session, struct s
         more = split_off_answer(&line, &parts);
         if (!more)
             split_answer(line, &parts);
-        if (parts.imei.length > 0)
-            remember_ident(session, parts.imei, out);
+        if (parts.imei.length > 0 && !remember_ident(session, parts.imei, out))
+            return CODEC_OK;
         if (parts.words.length > 0)
             put_answer(&parts, out);
     }
@@ -1025,6 +996,7 @@ static enum codec_verdict decode_line(struct mictrack_session *session, struct s
 static enum codec_verdict mictrack_decode(void *memory, const uint8_t *frame, size_t length,
                                           struct codec_out *out) {
     struct mictrack_session *session = memory;
+    session->acknowledged = session->acknowledged && out->setting->frame > 0;
     struct span text = span_trim((struct span){.text = (const char *)frame, .length = length});
     if (starts_with_header(text.text, text.length))
         return decode_report(session, text, out);
@@ -1110,32 +1082,28 @@ static void expect_answer(struct span text, struct codec_expectation *expectatio
     }
 }
 
-static enum codec_verdict mictrack_encode(void *session, const struct codec_command *command,
-                                          struct codec_writer *writer, struct codec_expectation *expectation,
+static enum codec_verdict mictrack_encode(void *session, const struct codec_setting *setting,
+                                          const struct codec_command *command, struct codec_writer *writer,
+                                          struct codec_expectation *expectation,
                                           char reason[CODEC_REASON_MAX]) {
     size_t i = 0, start = writer->length;
     while (i < sizeof commands / sizeof commands[0] && strcmp(commands[i].name, command->name) != 0)
         i++;
-    if (i == sizeof commands / sizeof commands[0]) {
-        snprintf(reason, CODEC_REASON_MAX, "Mictrack devices have no such command");
-        return CODEC_UNSUPPORTED;
-    }
+    if (i == sizeof commands / sizeof commands[0])
+        return codec_refuse(reason, CODEC_UNSUPPORTED, "Mictrack devices have no such command");
     if (commands[i].encode != NULL)
         commands[i].encode(&command->properties, writer);
     else
         codec_write_text(writer, "%s", commands[i].text);
     size_t length = writer->length - start;
-    if (length > COMMAND_TEXT || writer->length > writer->capacity) {
-        snprintf(reason, CODEC_REASON_MAX, "the text for the device has more than %d bytes", COMMAND_TEXT);
-        return CODEC_BAD_VALUE;
-    }
+    if (length > COMMAND_TEXT || writer->length > writer->capacity)
+        return codec_refuse(reason, CODEC_BAD_VALUE, "the text for the device has more than %d bytes",
+                            COMMAND_TEXT);
     const char *text = (const char *)writer->bytes + start;
-    for (size_t at = 0; at < length; at++) {
-        if (text[at] >= ' ' && text[at] <= '~')
-            continue;
-        snprintf(reason, CODEC_REASON_MAX, "the text for the device has a byte that is not printable ASCII");
-        return CODEC_BAD_VALUE;
-    }
+    for (size_t at = 0; at < length; at++)
+        if (text[at] < ' ' || text[at] > '~')
+            return codec_refuse(reason, CODEC_BAD_VALUE,
+                                "the text for the device has a byte that is not printable ASCII");
     expect_answer((struct span){.text = text, .length = length}, expectation);
     return CODEC_OK;
 }
@@ -1153,6 +1121,7 @@ const struct codec codec_mictrack = {
     .quiet_ms = 200,
     .one_at_a_time = true,
     .alarms = alarms,
+    .options = options,
     .frame = mictrack_frame,
     .decode = mictrack_decode,
     .encode = mictrack_encode,

@@ -29,10 +29,25 @@ uint64_t reader_unsigned(struct reader *reader, size_t width) {
     return value;
 }
 
-int64_t reader_signed(struct reader *reader, size_t width) {
-    uint64_t value = reader_unsigned(reader, width);
+uint64_t reader_unsigned_little(struct reader *reader, size_t width) {
+    const uint8_t *bytes = reader_bytes(reader, width);
+    uint64_t value = 0;
+    for (size_t i = width; bytes != NULL && i > 0; i--)
+        value = value << 8 | bytes[i - 1];
+    return value;
+}
+
+static int64_t with_sign(uint64_t value, size_t width) {
     uint64_t sign = (uint64_t)1 << (8 * width - 1);
     return (int64_t)((value ^ sign) - sign);
+}
+
+int64_t reader_signed(struct reader *reader, size_t width) {
+    return with_sign(reader_unsigned(reader, width), width);
+}
+
+int64_t reader_signed_little(struct reader *reader, size_t width) {
+    return with_sign(reader_unsigned_little(reader, width), width);
 }
 
 struct reader reader_part(struct reader *reader, size_t length) {

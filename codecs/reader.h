@@ -1,6 +1,6 @@
 // Bounded readers of bytes and of text. Both have a sticky fault: a read past the end gives 0 (or an empty
-// span) and sets fault, and after that every read does. So a decoder reads a whole record and asks for the
-// fault once; only a loop driven by a count from the device asks in each turn.
+// span) and sets fault, and so does every read after that. So a decoder reads a whole record and looks at
+// fault once; only a loop driven by a count from the device looks at it in each turn.
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +9,7 @@
 
 #include "schema/decimal.h"
 
-// --- bytes, big-endian ---
+// --- bytes, big-endian where nothing else is said ---
 
 struct reader {
     const uint8_t *next;
@@ -23,6 +23,10 @@ size_t reader_left(const struct reader *reader);
 // Unsigned and signed (two's complement) integers of 1 to 8 bytes.
 uint64_t reader_unsigned(struct reader *reader, size_t width);
 int64_t reader_signed(struct reader *reader, size_t width);
+
+// The same, little-endian.
+uint64_t reader_unsigned_little(struct reader *reader, size_t width);
+int64_t reader_signed_little(struct reader *reader, size_t width);
 
 // The next length bytes, or NULL with fault.
 const uint8_t *reader_bytes(struct reader *reader, size_t length);

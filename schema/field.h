@@ -21,6 +21,14 @@ struct field_info {
     bool indexed;    // published as name.INDEX
     enum field list; // the list that this is a member of, or FIELD_NONE
     const char *description;
+
+    // How people are told of a value. Each text may be NULL.
+    bool alarm;                         // true is an alarm; has when_true and title
+    bool notable;                       // worth remembering as what a device did last, as alarms are
+    const char *when_true, *when_false; // what a boolean says: "ignition on"
+    const char *before;                 // stands before a number or a text: "sleep mode "
+    const char *title;                  // of an alarm: "Battery low"
+    const char *device_class, *icon;    // of an alarm in Home Assistant
 };
 
 // Indexed by enum field, which is in alphabetical order of the names; entry FIELD_NONE is empty.

@@ -14,7 +14,25 @@ import sys
 GENERATED = "Generated from fields.json by generate.py: change that file, not this one."
 C_TYPES = {"number": "FIELD_NUMBER", "boolean": "FIELD_BOOLEAN", "string": "FIELD_STRING", "list": "FIELD_LIST",
            "any": "FIELD_ANY"}
-KEYS = {"type", "unit", "minimum", "maximum", "indexed", "description"}
+KEYS = {"type", "unit", "minimum", "maximum", "indexed", "description", "alarm", "notable", "true", "false", "before", "title",
+        "device_class", "icon"}
+TEXTS = ["true", "false", "before", "title", "device_class", "icon"]
+
+
+def telling_faults(field):
+    """What is wrong with the keys that say how a value is shown; README.md describes them."""
+    is_boolean, is_alarm = field.get("type") == "boolean", field.get("alarm", False)
+    faults = [key for key in ("true", "false") if key in field and not is_boolean]
+    faults += [key for key in ("title", "device_class", "icon") if key in field and not is_alarm]
+    faults += [key for key in TEXTS if not isinstance(field.get(key, "x"), str) or field.get(key) == ""]
+    faults += [key for key in ("alarm", "notable") if field.get(key, True) is not True]
+    if "before" in field and field.get("type") not in ("string", "number"):
+        faults.append("before")
+    if is_alarm and not (is_boolean and "true" in field and "title" in field):
+        faults.append("alarm, which takes a boolean with true and title")
+    if "notable" in field and not any(key in field for key in ("true", "false", "before")):
+        faults.append("notable, without words")
+    return faults
 
 
 def c_name(name):
@@ -32,7 +50,7 @@ def read_fields(path):
     if list(fields) != sorted(fields):
         sys.exit("fields.json: the names are not in alphabetical order, which is the order of a message's keys")
     for name, field in fields.items():
-        faults = [key for key in field if key not in KEYS]
+        faults = [key for key in field if key not in KEYS] + telling_faults(field)
         if field.get("type") not in C_TYPES:
             faults.append("type")
         if field.get("type") == "number" and not field.get("minimum", 0) < field.get("maximum", -1):
@@ -55,16 +73,22 @@ def write_header(fields, out):
     out.write("    FIELD_COUNT\n};\n")
 
 
+def table_telling(field):
+    flags = "".join(", .%s = true" % key for key in ("alarm", "notable") if field.get(key))
+    names = {"true": "when_true", "false": "when_false"}
+    return flags + "".join(", .%s = %s" % (names.get(key, key), c_string(field[key])) for key in TEXTS if key in field)
+
+
 def write_table(fields, out):
     out.write('// %s\n#include "schema/field.h"\n\nconst struct field_info field_table[FIELD_COUNT] = {\n' % GENERATED)
     for name, field in fields.items():
         owner, _, member = name.rpartition("[].")
         out.write("    [%s] = {.name = %s, .key = %s, .key_length = %d, .type = %s, .unit = %s, .minimum = %d, .maximum = %d, "
-                  ".indexed = %s, .list = %s, .description = %s},\n" % (
+                  ".indexed = %s, .list = %s, .description = %s%s},\n" % (
                       c_name(name), c_string(name), c_string(member or name), len(member or name), C_TYPES[field["type"]],
                       c_string(field.get("unit", "")), field.get("minimum", 0), field.get("maximum", 0),
                       "true" if field.get("indexed") else "false", c_name(owner) if owner else "FIELD_NONE",
-                      c_string(field["description"])))
+                      c_string(field["description"]), table_telling(field)))
     out.write("};\n")
 
 

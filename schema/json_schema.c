@@ -381,6 +381,7 @@ static const struct keyword {
     {"default", NULL, NOTHING},
     {"examples", NULL, NOTHING},
     {"unit", NULL, NOTHING},
+    {"x-button", NULL, NOTHING},
 };
 #define KEYWORD_COUNT (sizeof keywords / sizeof keywords[0])
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SCHEMAS_MAX 32
+#define SCHEMAS_MAX 256
 
 static json_t *parsed[SCHEMAS_MAX];
 

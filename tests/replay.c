@@ -14,6 +14,9 @@
 
 __attribute__((format(printf, 2, 3))) static void add_line(struct replay *replay, const char *format, ...) {
     va_list arguments;
+    replay->content += replay_is_content(format); // which begins like the line
+    if (replay->counts_only)
+        return;
     va_start(arguments, format);
     replay->lines = realloc(replay->lines, (replay->count + 1) * sizeof *replay->lines);
     if (vasprintf(&replay->lines[replay->count++], format, arguments) < 0)
@@ -55,9 +58,10 @@ static void check_schema(struct replay *replay, struct message *message) {
     json_decref(json);
 }
 
-static void on_ident(void *context, const char *ident) {
-    struct replay *replay = context;
-    snprintf(replay->ident, sizeof replay->ident, "%s", ident);
+static enum codec_identity on_ident(void *context, const char *ident) {
+    const struct replay *replay = context;
+    bool refused = replay->refuses != NULL && strcmp(ident, replay->refuses) == 0;
+    return refused ? CODEC_REFUSED : CODEC_ACCEPTED;
 }
 
 static void on_message(void *context, struct message *message) {
@@ -65,17 +69,19 @@ static void on_message(void *context, struct message *message) {
     for (size_t i = 0; i < message->removed_count && i < MESSAGE_REMOVED_MAX; i++)
         add_line(replay, "removed %s '%s' %s", field_table[message->removed[i].field].name,
                  message->removed[i].text, message->removed[i].reason);
-    char *text = canonical(message_json(message));
-    add_line(replay, "message %s", text);
+    char *text = replay->counts_only ? NULL : canonical(message_json(message));
+    add_line(replay, "message %s", text != NULL ? text : "");
     free(text);
     check_schema(replay, message);
 }
 
 static void on_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
+    static const char *const whens[] = {
+        [CODEC_NOW] = "now", [CODEC_WHEN_SAFE] = "safe", [CODEC_WHEN_REFUSED] = "refused"};
     char hex[4096] = "";
     for (size_t i = 0; i < length && i < sizeof hex / 2 - 1; i++)
         sprintf(hex + 2 * i, "%02x", bytes[i]);
-    add_line(context, "reply %s %s", when == CODEC_NOW ? "now" : "safe", hex);
+    add_line(context, "reply %s %s", whens[when], hex);
 }
 
 static void on_answer(void *context, const struct codec_answer *answer) {
@@ -85,8 +91,8 @@ static void on_answer(void *context, const struct codec_answer *answer) {
     if (answer->implicit)
         return;
     char *text =
-        canonical(json_pack("{s:s, s:s, s:s, s:o}", "key", answer->key, "ident", replay->ident, "outcome",
-                            outcomes[answer->outcome], "response", command_response(answer)));
+        canonical(json_pack("{s:s, s:s, s:s, s:o}", "key", answer->key, "ident", replay->stream.ident,
+                            "outcome", outcomes[answer->outcome], "response", command_response(answer)));
     add_line(replay, "answer %s", text);
     free(text);
 }
@@ -108,12 +114,21 @@ void replay_begin(struct replay *replay, const struct codec *codec) {
     stream_init(&replay->stream, codec, replay->session, &sink, replay, &replay->counters);
 }
 
+void replay_begin_vector(struct replay *replay, const struct vector *vector) {
+    replay_begin(replay, vector->codec);
+    replay->refuses = vector->refuses;
+    replay->stream.setting = (struct codec_setting){
+        .now = vector->now, .transport = vector->udp ? CODEC_UDP : CODEC_TCP, .options = vector->options};
+}
+
 void replay_feed(struct replay *replay, const uint8_t *bytes, size_t length, enum codec_follow follow) {
     if (replay->state != STREAM_OPEN)
         return;
     replay->state = stream_feed(&replay->stream, bytes, length, follow);
     if (replay->state == STREAM_CLOSED_BY_DEVICE)
         add_line(replay, "close by the device");
+    if (replay->state == STREAM_REFUSED)
+        add_line(replay, "close refused");
 }
 
 void replay_end(struct replay *replay) {

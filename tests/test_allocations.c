@@ -26,7 +26,8 @@ static enum codec_verdict count_decode(void *session, const uint8_t *frame, size
     return verdict;
 }
 
-static void on_ident(void *context, const char *ident) {
+static enum codec_identity on_ident(void *context, const char *ident) {
+    return CODEC_ACCEPTED;
 }
 
 // Called inside decode(), so its allocations count too.

@@ -151,7 +151,8 @@ static void take_message(void *context, struct message *message) {
     }
 }
 
-static void ignore_ident(void *context, const char *ident) {
+static enum codec_identity ignore_ident(void *context, const char *ident) {
+    return CODEC_ACCEPTED;
 }
 static void ignore_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
 }

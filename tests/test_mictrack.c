@@ -13,9 +13,10 @@ struct seen {
     bool explicit_answer;
 };
 
-static void on_ident(void *context, const char *ident) {
+static enum codec_identity on_ident(void *context, const char *ident) {
     struct seen *seen = context;
     strcat(strcat(seen->idents, ident), " ");
+    return CODEC_ACCEPTED;
 }
 
 static void on_message(void *context, struct message *message) {
@@ -106,7 +107,8 @@ static enum codec_verdict encode(const char *name, const char *payload, size_t c
     struct codec_writer writer = {.bytes = bytes, .capacity = capacity};
     memset(&expectation, 0xff, sizeof expectation);
     *reason = '\0';
-    return codec_find("mictrack")->encode(NULL, &command, &writer, &expectation, reason);
+    return codec_find("mictrack")
+        ->encode(NULL, &(struct codec_setting){0}, &command, &writer, &expectation, reason);
 }
 
 Test(mictrack, an_update_has_its_own_time_and_two_answers) {

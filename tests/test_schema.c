@@ -159,11 +159,64 @@ static void check_example(const struct codec *codec, const char *name, json_t *e
     json_t *command = json_pack("{s:s, s:o}", "name", name, "properties", json_deep_copy(example));
     char *fault = command_check(command, codec);
     cr_assert(fault == NULL, "%s %s: %s", codec->name, name, fault);
-    fault = command_encode(command, codec, session, &writer, &expectation);
+    fault = command_encode(command, codec, session, &(struct codec_setting){.now = 1}, &writer, &expectation);
     cr_assert(fault == NULL, "%s %s: %s", codec->name, name, fault);
     cr_assert(writer.length > 0 && writer.length <= sizeof bytes, "%s %s", codec->name, name);
     json_decref(command);
     free(session);
+}
+
+// A button sends the command without properties.
+static void check_button(const struct codec *codec, const char *name, const json_t *button) {
+    static const char *const keys[] = {"object_id", "name", "icon", "device_class", "category"};
+    json_t *command = json_pack("{s:s}", "name", name), *value;
+    const char *key;
+    char *fault = command_check(command, codec);
+    cr_assert(fault == NULL, "%s %s has a button, but: %s", codec->name, name, fault);
+    cr_assert(json_object_get(button, "object_id") != NULL && json_object_get(button, "name") != NULL);
+    json_object_foreach((json_t *)button, key, value) {
+        size_t i = 0;
+        while (i < sizeof keys / sizeof keys[0] && strcmp(keys[i], key) != 0)
+            i++;
+        cr_assert(i < sizeof keys / sizeof keys[0] && json_string_length(value) > 0, "%s %s: %s", codec->name,
+                  name, key);
+    }
+    const char *id = json_string_value(json_object_get(button, "object_id"));
+    cr_assert(strlen(id) < 64 && id[strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789_")] == '\0', "%s %s: %s",
+              codec->name, name, id);
+    json_decref(command);
+}
+
+Test(commands, buttons_need_no_properties) {
+    const struct codec *codec;
+    size_t buttons = 0;
+    for (size_t i = 0; (codec = codec_number(i)) != NULL; i++) {
+        const char *name;
+        json_t *schema;
+        json_object_foreach(json_object_get(schema_of_commands(codec->name), "$defs"), name, schema) {
+            const json_t *button = json_object_get(schema, "x-button");
+            if (button == NULL)
+                continue;
+            check_button(codec, name, button);
+            buttons++;
+        }
+    }
+    cr_assert(buttons >= 2);
+    schema_free_all();
+}
+
+// Home Assistant has an entity for each, the view of the fleet has words for it.
+Test(codecs, alarms_are_alarms_in_the_dictionary) {
+    const struct codec *codec;
+    size_t alarms = 0;
+    for (size_t i = 0; (codec = codec_number(i)) != NULL; i++)
+        for (const enum field *alarm = codec->alarms; alarm != NULL && *alarm != FIELD_NONE; alarm++) {
+            const struct field_info *info = &field_table[*alarm];
+            cr_assert(info->alarm, "%s raises %s, which fields.json does not call an alarm", codec->name,
+                      info->name);
+            alarms++;
+        }
+    cr_assert(alarms > 0);
 }
 
 Test(commands, every_schema_has_a_title_and_examples_that_encode) {
@@ -173,7 +226,6 @@ Test(commands, every_schema_has_a_title_and_examples_that_encode) {
         const char *name;
         json_t *schema, *example;
         const json_t *catalogue = schema_of_commands(codec->name);
-        cr_assert(catalogue != NULL, "%s", codec->name);
         json_object_foreach(json_object_get(catalogue, "$defs"), name, schema) {
             size_t n;
             json_t *examples = json_object_get(schema, "examples");

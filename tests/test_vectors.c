@@ -61,7 +61,7 @@ static void feed_steps(struct replay *replay, const struct vector *vector) {
 
 FOR_EACH_VECTOR(vectors, whole) {
     struct replay replay;
-    replay_begin(&replay, vector->codec);
+    replay_begin_vector(&replay, vector);
     feed_steps(&replay, vector);
     check_lines(vector, &replay, false, 1, "whole", 0);
     replay_end(&replay);
@@ -76,7 +76,7 @@ FOR_EACH_VECTOR(vectors, byte_by_byte) {
     struct replay replay;
     if (!is_stream(vector))
         return;
-    replay_begin(&replay, vector->codec);
+    replay_begin_vector(&replay, vector);
     for (size_t i = 0; i < vector->steps[0].length; i++)
         replay_feed(&replay, vector->steps[0].bytes + i, 1, CODEC_OPEN);
     replay_feed(&replay, NULL, 0, last_follow(vector));
@@ -89,7 +89,7 @@ FOR_EACH_VECTOR(vectors, every_split) {
         return;
     for (size_t at = 0; at <= vector->steps[0].length; at++) {
         struct replay replay;
-        replay_begin(&replay, vector->codec);
+        replay_begin_vector(&replay, vector);
         replay_feed(&replay, vector->steps[0].bytes, at, CODEC_OPEN);
         replay_feed(&replay, vector->steps[0].bytes + at, vector->steps[0].length - at, CODEC_OPEN);
         replay_feed(&replay, NULL, 0, last_follow(vector));
@@ -105,7 +105,7 @@ FOR_EACH_VECTOR(vectors, every_truncation) {
     for (size_t at = 0; at < vector->steps[0].length; at++) {
         struct replay replay;
         size_t expected = 0;
-        replay_begin(&replay, vector->codec);
+        replay_begin_vector(&replay, vector);
         replay_feed(&replay, vector->steps[0].bytes, at, CODEC_OPEN);
         for (size_t i = 0; i < replay.count; i++) {
             if (!replay_is_content(replay.lines[i]))
@@ -131,7 +131,7 @@ FOR_EACH_VECTOR(vectors, junk_before) {
     struct replay replay;
     if (!is_stream(vector))
         return;
-    replay_begin(&replay, vector->codec);
+    replay_begin_vector(&replay, vector);
     replay_feed(&replay, junk, sizeof junk, CODEC_OPEN);
     feed_steps(&replay, vector);
     check_lines(vector, &replay, true, 1, "junk before", 0);
@@ -147,7 +147,7 @@ FOR_EACH_VECTOR(vectors, back_to_back) {
     uint8_t *twice = malloc(2 * length + 1);
     memcpy(twice, vector->steps[0].bytes, length);
     memcpy(twice + length, vector->steps[0].bytes, length);
-    replay_begin(&replay, vector->codec);
+    replay_begin_vector(&replay, vector);
     replay_feed(&replay, twice, 2 * length, CODEC_END);
     check_lines(vector, &replay, true, 2, "back to back", 0);
     replay_end(&replay);
@@ -167,7 +167,7 @@ FOR_EACH_VECTOR(vectors, guard_page) {
             memcpy(bytes, step->bytes, length);
             for (size_t f = 0; f < 3; f++) {
                 struct replay replay;
-                replay_begin(&replay, vector->codec);
+                replay_begin_vector(&replay, vector);
                 replay_feed(&replay, bytes, length, follows[f]);
                 replay_end(&replay);
             }
@@ -176,66 +176,68 @@ FOR_EACH_VECTOR(vectors, guard_page) {
     munmap(memory, size + page);
 }
 
+// What comes of bytes, counted only.
+struct outcome {
+    size_t content;
+    unsigned schema_faults;
+};
+
+static struct outcome outcome_of(const struct vector *vector, const uint8_t *bytes, size_t length) {
+    struct replay replay;
+    replay_begin_vector(&replay, vector);
+    replay.counts_only = true;
+    replay_feed(&replay, bytes, length, CODEC_END);
+    struct outcome outcome = {replay.content, replay.schema_faults};
+    replay_end(&replay);
+    return outcome;
+}
+
+static struct outcome outcome_of_flip(const struct vector *vector, uint8_t *bytes, size_t length,
+                                      size_t bit) {
+    bytes[bit / 8] ^= (uint8_t)(1U << bit % 8);
+    struct outcome outcome = outcome_of(vector, bytes, length);
+    bytes[bit / 8] ^= (uint8_t)(1U << bit % 8);
+    return outcome;
+}
+
 // A flipped bit may change a value of a protocol without a checksum, but never breaks anything.
-FOR_EACH_VECTOR(vectors, every_bit_flip) {
+FOR_EACH_VECTOR_SHARED(vectors, every_bit_flip) {
     for (size_t i = 0; i < vector->step_count; i++) {
         const struct vector_step *step = &vector->steps[i];
-        for (size_t bit = 0; step->kind == STEP_UP && bit < 8 * step->length && bit < 8 * 4096; bit++) {
-            struct replay replay;
-            step->bytes[bit / 8] ^= (uint8_t)(1U << bit % 8);
-            replay_begin(&replay, vector->codec);
-            replay_feed(&replay, step->bytes, step->length, CODEC_END);
-            cr_assert(replay.schema_faults == 0, "%s, bit %zu: the schema does not allow it", vector->path,
-                      bit);
-            replay_end(&replay);
-            step->bytes[bit / 8] ^= (uint8_t)(1U << bit % 8);
-        }
+        for (size_t bit = share; step->kind == STEP_UP && bit < 8 * step->length && bit < 8 * 4096;
+             bit += SHARES)
+            cr_assert(outcome_of_flip(vector, step->bytes, step->length, bit).schema_faults == 0,
+                      "%s, bit %zu: the schema does not allow it", vector->path, bit);
     }
 }
 
-// Whether a frame carries a checksum that finds every flipped bit.
-static bool has_checksum(const struct codec *codec, const uint8_t *frame, size_t length) {
-    // Magicyo in its form V2, which the length in its head tells from MK100.
-    return strcmp(codec->name, "magicyo") == 0 && (size_t)(frame[2] << 8 | frame[3]) == length;
+// Whether the frame has a checksum that finds every flipped bit, and it is right.
+static bool is_sealed(const struct codec *codec, const uint8_t *frame, size_t length) {
+    uint8_t *copy = malloc(length);
+    memcpy(copy, frame, length);
+    bool sealed = codec->seal != NULL && codec->seal(copy, length) && memcmp(copy, frame, length) == 0;
+    free(copy);
+    return sealed;
 }
 
-// Replays one frame; how many lines of content came. *sound: its checksum, if it has one, is right.
-static size_t content_of(const struct codec *codec, const uint8_t *frame, size_t length, bool *sound) {
-    struct replay replay;
-    size_t content = 0;
-    replay_begin(&replay, codec);
-    replay_feed(&replay, frame, length, CODEC_END);
-    for (size_t i = 0; i < replay.count; i++)
-        content += replay_is_content(replay.lines[i]);
-    *sound = replay.counters.verdicts[CODEC_BAD_CHECKSUM] == 0;
-    replay_end(&replay);
-    return content;
-}
-
-static void flip_each_bit(const struct vector *vector, uint8_t *frame, size_t length) {
-    bool sound;
-    content_of(vector->codec, frame, length, &sound);
-    for (size_t bit = 0; sound && bit < 8 * length; bit++) {
-        bool ignored;
-        frame[bit / 8] ^= (uint8_t)(1U << bit % 8);
-        cr_assert(content_of(vector->codec, frame, length, &ignored) == 0,
+static void flip_each_bit(const struct vector *vector, uint8_t *frame, size_t length, size_t share) {
+    for (size_t bit = share; bit < 8 * length; bit += SHARES)
+        cr_assert(outcome_of_flip(vector, frame, length, bit).content == 0,
                   "%s: a frame of %zu bytes with bit %zu flipped is accepted", vector->path, length, bit);
-        frame[bit / 8] ^= (uint8_t)(1U << bit % 8);
-    }
 }
 
 // Of a frame with a checksum nothing is accepted any more once a bit was flipped.
-FOR_EACH_VECTOR(vectors, checksum_finds_every_bit_flip) {
+FOR_EACH_VECTOR_SHARED(vectors, checksum_finds_every_bit_flip) {
     for (size_t i = 0; i < vector->step_count; i++) {
         const struct vector_step *step = &vector->steps[i];
         for (size_t at = 0; step->kind == STEP_UP && at < step->length;) {
             size_t left = step->length - at, window = vector->codec->frame_max;
             struct codec_frame frame =
                 vector->codec->frame(step->bytes + at, left < window ? left : window, CODEC_END);
-            if (frame.kind == CODEC_READY && has_checksum(vector->codec, step->bytes + at, frame.length))
-                flip_each_bit(vector, step->bytes + at, frame.length);
             if (frame.kind == CODEC_MORE || frame.kind == CODEC_BAD)
                 break;
+            if (frame.kind == CODEC_READY && is_sealed(vector->codec, step->bytes + at, frame.length))
+                flip_each_bit(vector, step->bytes + at, frame.length, share);
             at += frame.length;
         }
     }
@@ -252,8 +254,9 @@ static void check_down(const struct vector *vector, const char *expected, size_t
 }
 
 // Encodes a command; the reason when it is refused, for the caller to free.
-static char *encode(const struct codec *codec, void *session, const char *text, struct codec_writer *writer,
+static char *encode(const struct replay *replay, const char *text, struct codec_writer *writer,
                     struct codec_expectation *expectation) {
+    const struct codec *codec = replay->stream.codec;
     char *fault = NULL;
     size_t length;
     uint8_t *payload = vector_unescape(text, &length);
@@ -264,7 +267,8 @@ static char *encode(const struct codec *codec, void *session, const char *text, 
     fault = command_check(json_array_get(commands, 0), codec);
     writer->length = 0;
     if (fault == NULL)
-        fault = command_encode(json_array_get(commands, 0), codec, session, writer, expectation);
+        fault = command_encode(json_array_get(commands, 0), codec, replay->session, &replay->stream.setting,
+                               writer, expectation);
     json_decref(commands);
     return fault;
 }
@@ -275,13 +279,13 @@ FOR_EACH_VECTOR(vectors, commands) {
     struct codec_expectation expectation;
     struct replay replay; // of what the device sent, so that its session is known
     char *fault = NULL;
-    replay_begin(&replay, vector->codec);
+    replay_begin_vector(&replay, vector);
     feed_steps(&replay, vector);
     for (size_t i = 0; i < vector->command_count; i++) {
         const char *line = vector->commands[i];
         if (strncmp(line, "command ", 8) == 0) {
             free(fault);
-            fault = encode(vector->codec, replay.session, line + 8, &writer, &expectation);
+            fault = encode(&replay, line + 8, &writer, &expectation);
         } else if (strncmp(line, "refused ", 8) == 0) {
             cr_assert(fault != NULL, "%s: was not refused: %s", vector->path, vector->commands[i - 1]);
             cr_assert_str_eq(fault, line + 8, "%s: expected %s, came %s", vector->path, line, fault);

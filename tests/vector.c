@@ -77,6 +77,17 @@ static void add_up(struct vector *vector, const char *key, const char *value) {
     vector->step_count++;
 }
 
+// NAME VALUE
+static void add_option(struct vector *vector, const char *value) {
+    char name[64] = "";
+    size_t length = strcspn(value, " ");
+    snprintf(name, sizeof name, "%.*s", (int)length, value);
+    int place = codec_option_index(vector->codec, name);
+    if (place < 0)
+        bad_file(vector->path, value, "no such option");
+    vector->options[place] = strdup(value + length + 1);
+}
+
 static void add_line(struct vector *vector, const char *line, const char *key, const char *value) {
     if (strcmp(key, "source") == 0)
         vector->has_source = true;
@@ -88,6 +99,12 @@ static void add_line(struct vector *vector, const char *line, const char *key, c
         vector->udp = strcmp(value, "udp") == 0;
     else if (strcmp(key, "end") == 0)
         vector->end_open = strcmp(value, "open") == 0;
+    else if (strcmp(key, "now") == 0)
+        vector->now = atoll(value) * 1000000;
+    else if (strcmp(key, "option") == 0)
+        add_option(vector, value);
+    else if (strcmp(key, "refuses") == 0)
+        vector->refuses = strdup(value);
     else if (strcmp(key, "alone") == 0)
         vector->alone = true;
     else if (strcmp(key, "twice") == 0)

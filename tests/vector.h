@@ -7,15 +7,19 @@
 //   transport:  udp: each up line is a datagram
 //   quiet:      at this point the device is silent for a while
 //   end: open   nothing is known of what follows the last byte (otherwise it is the end)
+//   now:        what time it is, in whole Unix seconds; otherwise that is not known
+//   option:     NAME VALUE, which the channel says for the codec
+//   refuses:    the ident of a device that may not talk to the gateway
 //   alone:      why the case cannot stand twice in a row
 //   twice: repeat   a second time in a row it is a retransmission: all but the messages comes again
 //
 //   message:    expected: the message as JSON, without what the gateway adds
 //   answer:     expected: {"key":…,"ident":…,"outcome":"success"|"failure"|"progress","response":…}
-//   reply:      expected: now HEX or safe HEX, to the device
+//   reply:      expected: now HEX, safe HEX or refused HEX, to the device
 //   removed:    expected: FIELD 'VALUE' reason, before its message
 //   fault:      expected: OFFSET VERDICT reason
 //   close: by the device   expected: the device takes its leave
+//   close: refused         expected: nothing more is read of a device that is refused
 //
 //   command:    a command, as text or JSON; encoded after all that the device sent
 //   down:       expected: the bytes of the last command; down-hex: the same in hexadecimal
@@ -42,6 +46,9 @@ struct vector_step {
 struct vector {
     char *path; // below tests/vectors
     const struct codec *codec;
+    int64_t now; // microseconds, as in struct codec_setting
+    const char *options[CODEC_OPTIONS_MAX];
+    char *refuses; // or NULL
     bool udp, end_open, alone, repeats, has_source;
     struct vector_step steps[VECTOR_LINES_MAX];
     size_t step_count;

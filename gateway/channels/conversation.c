@@ -19,12 +19,20 @@
 
 static void on_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
     struct peer *peer = context;
-    if (peer->close_code != CLOSE_NONE)
+    // A device that was turned away is told so, if its protocol can.
+    if (peer->close_code != CLOSE_NONE && peer->close_code != CLOSE_REJECTED)
         return;
-    if (when == CODEC_NOW)
+    switch (when) {
+    case CODEC_NOW:
         peer->transport->send(peer, bytes, length);
-    else
+        break;
+    case CODEC_WHEN_SAFE:
         peer_send_when_safe(peer, bytes, length);
+        break;
+    case CODEC_WHEN_REFUSED:
+        peer_send_when_refused(peer, bytes, length);
+        break;
+    }
 }
 
 // --- who it is ---
@@ -36,34 +44,43 @@ static void report(const struct peer *peer, const char *kind, const char *verdic
         event_error(peer, &error);
 }
 
-static void on_identify(void *context, const char *ident) {
-    struct peer *peer = context;
+static enum codec_identity turn_away(struct peer *peer, const char *ident) {
     char text[160];
-    if (peer->close_code != CLOSE_NONE || strcmp(peer_ident(peer), ident) == 0)
-        return;
-    if (!device_ident_valid(ident)) {
-        snprintf(text, sizeof text,
-                 "not a valid ident: expected 1 to %d letters, digits, dots, dashes, underscores",
-                 CODEC_IDENT_MAX);
-        report(peer, "ident", "BAD_VALUE", text);
-        peer->close_code = CLOSE_VIOLATION;
-        return;
-    }
+    snprintf(text, sizeof text, "device %s is not in the registry and unknown devices are rejected", ident);
+    free(peer->turned_away);
+    peer->turned_away = must_have(strdup(ident));
+    report(peer, "rejected", "REJECTED", text);
+    peer->close_code = CLOSE_REJECTED;
+    return CODEC_REFUSED;
+}
+
+static enum codec_identity refuse_ident(struct peer *peer) {
+    char text[160];
+    snprintf(text, sizeof text,
+             "not a valid ident: expected 1 to %d letters, digits, dots, dashes, underscores",
+             CODEC_IDENT_MAX);
+    report(peer, "ident", "BAD_VALUE", text);
+    peer->close_code = CLOSE_VIOLATION;
+    return CODEC_REFUSED;
+}
+
+static enum codec_identity on_identify(void *context, const char *ident) {
+    struct peer *peer = context;
+    if (peer->close_code != CLOSE_NONE)
+        return CODEC_REFUSED;
+    if (strcmp(peer_ident(peer), ident) == 0)
+        return CODEC_ACCEPTED;
+    if (!device_ident_valid(ident))
+        return refuse_ident(peer);
     struct device device = registry_device(peer->parts->registry, ident);
-    if (!device.allowed) {
-        snprintf(text, sizeof text, "device %s is not in the registry and unknown devices are rejected",
-                 ident);
-        free(peer->turned_away);
-        peer->turned_away = must_have(strdup(ident));
-        report(peer, "rejected", "REJECTED", text);
-        peer->close_code = CLOSE_REJECTED;
-        return;
-    }
+    if (!device.allowed)
+        return turn_away(peer, ident);
     if (peer->transport->is_udp && peer->session == NULL)
         event_accepted(peer, 0); // an address counts as a connection once it has said who it is
     session_attach(peer, ident, &device);
     event_identified(peer);
     peer_log(peer, "identified");
+    return CODEC_ACCEPTED;
 }
 
 // --- messages ---
@@ -138,8 +155,6 @@ static void on_message(void *context, struct message *message) {
         put_topic(topic, config, "/" TOPIC_MESSAGE TOPIC_DEVICES, device->id);
         put_message(peer, topic, json, length);
     }
-    if (peer->transport->acknowledge != NULL)
-        peer->transport->acknowledge(peer, message);
     const struct channel_report report = {
         .members = members,
         .count = member_count,
@@ -215,6 +230,8 @@ void conversation_begin(struct peer *peer, struct channel_parts *parts, const st
     memcpy(peer->ip, address_key_of(address).ip, sizeof peer->ip);
     address_write(address, peer->address);
     stream_init(&peer->stream, channel->codec, session, &sink, peer, counters);
+    peer->stream.setting.transport = transport->is_udp ? CODEC_UDP : CODEC_TCP;
+    peer->stream.setting.options = channel->options;
 }
 
 void conversation_end(struct peer *peer) {
@@ -238,8 +255,19 @@ static enum close_code code_of(enum stream_state state) {
         return CLOSE_VIOLATION;
     case STREAM_CLOSED_BY_DEVICE:
         return CLOSE_BY_DEVICE;
+    case STREAM_REFUSED:
+        return CLOSE_REJECTED;
     }
     return CLOSE_PARSE_ERROR;
+}
+
+// A datagram that could not be read to its end is not acknowledged.
+static void settle_replies(struct peer *peer) {
+    bool broken = peer->close_code == CLOSE_PARSE_ERROR || peer->close_code == CLOSE_NOT_THIS_PROTOCOL;
+    if (peer->transport->is_udp && broken)
+        peer_drop_unsettled(peer);
+    else
+        peer_settle_replies(peer);
 }
 
 enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_t length,
@@ -247,9 +275,11 @@ enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_
     peer->received += length;
     if (length > 0)
         peer->last_heard = uv_now(peer->parts->loop);
+    peer->stream.setting.now = clock_now();
     enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
     if (peer->close_code == CLOSE_NONE)
         peer->close_code = code_of(state);
+    settle_replies(peer);
     // The codec believes that it has passed on what the broker refused. A new connection begins without that
     // belief.
     if (peer->close_code == CLOSE_NONE && peer->refused)

@@ -14,6 +14,8 @@ struct pending_reply {
     struct outbox_waiter waiter; // first, so that the one is the other
     struct peer *peer;
     struct pending_reply *prev, *next;
+    uint8_t *refusal; // sent when a message is refused, or NULL
+    size_t refusal_length;
     size_t length;
     uint8_t bytes[];
 };
@@ -63,15 +65,22 @@ bool peer_warn(const struct peer *peer, const char *kind, unsigned *suppressed, 
 
 // --- replies ---
 
+static void free_reply(struct pending_reply *reply) {
+    free(reply->refusal);
+    free(reply);
+}
+
 static void on_safe(struct outbox_waiter *waiter, bool safe) {
     struct pending_reply *reply = (struct pending_reply *)waiter;
     struct peer *peer = reply->peer;
     DL_DELETE(peer->replies, reply);
     if (safe)
         peer->transport->send(peer, reply->bytes, reply->length);
+    else if (reply->refusal != NULL)
+        peer->transport->send(peer, reply->refusal, reply->refusal_length);
     else
         peer->refused = true;
-    free(reply);
+    free_reply(reply);
 }
 
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length) {
@@ -85,14 +94,61 @@ void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length)
         .first = first != 0 ? first : peer->last_number, .last = peer->last_number, .done = on_safe};
     memcpy(reply->bytes, bytes, length);
     DL_APPEND(peer->replies, reply);
-    outbox_when_safe(peer->parts->outbox, &reply->waiter);
+    peer->unsettled++;
+}
+
+void peer_send_when_refused(struct peer *peer, const uint8_t *bytes, size_t length) {
+    if (peer->unsettled == 0)
+        return;
+    struct pending_reply *reply = peer->replies->prev; // the last one
+    free(reply->refusal);
+    reply->refusal = must_have(malloc(length + 1));
+    reply->refusal_length = length;
+    memcpy(reply->refusal, bytes, length);
+}
+
+// The first of those that are not settled, or NULL.
+static struct pending_reply *first_unsettled(const struct peer *peer) {
+    struct pending_reply *reply = peer->unsettled > 0 ? peer->replies->prev : NULL;
+    for (size_t i = 1; i < peer->unsettled; i++)
+        reply = reply->prev;
+    return reply;
+}
+
+// Being called back takes a reply out of the list.
+void peer_settle_replies(struct peer *peer) {
+    struct pending_reply *reply = first_unsettled(peer), *next;
+    bool is_udp = peer->transport->is_udp;
+    uint64_t first = reply != NULL ? reply->waiter.first : 0;
+    peer->unsettled = 0;
+    for (; reply != NULL; reply = next) {
+        next = reply->next;
+        if (is_udp) {
+            reply->waiter.first = first;
+            reply->waiter.last = peer->last_number;
+        }
+        outbox_when_safe(peer->parts->outbox, &reply->waiter);
+    }
+    if (is_udp)
+        peer->first_number = 0;
+}
+
+void peer_drop_unsettled(struct peer *peer) {
+    struct pending_reply *reply = first_unsettled(peer), *next;
+    peer->unsettled = 0;
+    for (; reply != NULL; reply = next) {
+        next = reply->next;
+        DL_DELETE(peer->replies, reply);
+        free_reply(reply);
+    }
 }
 
 void peer_drop_replies(struct peer *peer) {
     struct pending_reply *reply, *next;
+    peer_drop_unsettled(peer);
     DL_FOREACH_SAFE(peer->replies, reply, next) {
         outbox_forget(peer->parts->outbox, &reply->waiter);
-        free(reply);
+        free_reply(reply);
     }
     peer->replies = NULL;
 }

@@ -18,8 +18,6 @@ struct peer_transport {
     void (*send)(struct peer *peer, const uint8_t *bytes, size_t length);
     // Ends the conversation; the peer is freed some time after the call.
     void (*close)(struct peer *peer, enum close_code code);
-    // Notes that the datagram at hand is to be acknowledged, if the channel is told to. NULL over TCP.
-    void (*acknowledge)(struct peer *peer, const struct message *message);
 };
 
 struct peer {
@@ -43,12 +41,24 @@ struct peer {
     uint64_t last_number;        // of the last message
     bool refused; // the broker did not take a message: what it says again is not to be acknowledged
     struct pending_reply *replies; // that wait until messages are safe
+    size_t unsettled;              // of those: the last ones, which do not wait yet
 };
 
-// Sends bytes once all messages taken so far are safe; not at all when the broker refuses one of them.
+// Sends bytes once the messages since the last reply are safe; over UDP all messages of the datagram. Nothing
+// goes out before peer_settle_replies().
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length);
 
-// Drops the replies that wait.
+// Sends these bytes instead of the last ones of peer_send_when_safe() when the broker refuses one of those
+// messages for good. Without them nothing is sent then, and the peer is marked as refused.
+void peer_send_when_refused(struct peer *peer, const uint8_t *bytes, size_t length);
+
+// Lets the replies wait: the bytes at hand have all been taken.
+void peer_settle_replies(struct peer *peer);
+
+// Drops the replies that are not settled: the datagram at hand is not to be acknowledged.
+void peer_drop_unsettled(struct peer *peer);
+
+// Drops all replies that wait.
 void peer_drop_replies(struct peer *peer);
 
 // Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …".

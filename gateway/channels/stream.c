@@ -1,6 +1,7 @@
 // The loop that drives codecs; see stream.h.
 #include "gateway/channels/stream.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,9 @@ static struct message scratch;
 
 static void count_message(void *context, struct message *message) {
     struct stream *stream = context;
+    if (stream->refused)
+        return;
+    message_set_text(message, FIELD_IDENT, stream->ident, strlen(stream->ident));
     stream->counters->messages++;
     stream->counters->removed_values += message->removed_count;
     stream->sink->message(stream->context, message);
@@ -18,18 +22,25 @@ static void count_message(void *context, struct message *message) {
 
 static void count_answer(void *context, const struct codec_answer *answer) {
     struct stream *stream = context;
+    if (stream->refused)
+        return;
     stream->counters->answers += !answer->implicit;
     stream->sink->answer(stream->context, answer);
 }
 
-static void pass_ident(void *context, const char *ident) {
+static enum codec_identity pass_ident(void *context, const char *ident) {
     struct stream *stream = context;
-    stream->sink->identify(stream->context, ident);
+    if (!stream->refused && stream->sink->identify(stream->context, ident) == CODEC_ACCEPTED)
+        snprintf(stream->ident, sizeof stream->ident, "%s", ident);
+    else
+        stream->refused = true;
+    return stream->refused ? CODEC_REFUSED : CODEC_ACCEPTED;
 }
 
 static void pass_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
     struct stream *stream = context;
-    stream->sink->reply(stream->context, bytes, length, when);
+    if (!stream->refused || when == CODEC_NOW)
+        stream->sink->reply(stream->context, bytes, length, when);
 }
 
 void stream_init(struct stream *stream, const struct codec *codec, void *session,
@@ -60,6 +71,7 @@ static void put_fault(struct stream *stream, size_t at, const char *verdict, con
 static enum stream_state take_frame(struct stream *stream, const uint8_t *frame, size_t length) {
     struct codec_out out = {
         .context = stream,
+        .setting = &stream->setting,
         .identify = pass_ident,
         .message = count_message,
         .reply = pass_reply,
@@ -70,10 +82,13 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
     stream->counters->verdicts[verdict]++;
     stream->junk_in_a_row = 0;
     stream->had_frame = true;
+    stream->setting.frame += stream->setting.transport == CODEC_UDP;
     if (verdict != CODEC_OK)
         put_fault(stream, out.reason_offset, codec_verdict_name(verdict), out.reason, frame, length);
     if (verdict == CODEC_VIOLATION)
         return STREAM_VIOLATION;
+    if (stream->refused)
+        return STREAM_REFUSED;
     return out.closes ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
 }
 
@@ -138,6 +153,7 @@ enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_
                               enum codec_follow follow) {
     enum stream_state state = STREAM_OPEN;
     stream->counters->bytes += length;
+    stream->setting.frame = 0; // over UDP each call is a datagram
     // An idle connection keeps no buffer: bytes are looked at where they were read, and only the beginning of
     // a frame is kept for the next time.
     if (stream->kept_length > 0 && length > 0) {

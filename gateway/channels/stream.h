@@ -29,7 +29,8 @@ struct stream_fault {
 
 // Where the stream puts what it finds. The functions may not feed or free the stream.
 struct stream_sink {
-    void (*identify)(void *context, const char *ident);
+    // Refused: nothing more of the stream is taken, and only replies that go out at once still come.
+    enum codec_identity (*identify)(void *context, const char *ident);
     void (*message)(void *context, struct message *message); // the receiver may add to it
     void (*reply)(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when);
     void (*answer)(void *context, const struct codec_answer *answer);
@@ -42,6 +43,7 @@ enum stream_state {
     STREAM_BROKEN,            // parse error
     STREAM_VIOLATION,         // the protocol was violated
     STREAM_CLOSED_BY_DEVICE,  // the device took its leave, in the words of its protocol
+    STREAM_REFUSED,           // the sink refused the device
 };
 
 struct stream {
@@ -49,6 +51,11 @@ struct stream {
     void *session; // codec->session_size bytes of the caller's
     const struct stream_sink *sink;
     void *context; // for the sink
+    // What the codec is told. The caller sets the time, transport and options before it feeds; frame is
+    // counted here.
+    struct codec_setting setting;
+    char ident[CODEC_IDENT_MAX + 1]; // of the device that speaks; empty until it has said it
+    bool refused;
     struct stream_counters *counters;
     uint64_t offset; // in the stream of the first byte that is kept
     uint8_t *kept;   // the beginning of a frame, or NULL

@@ -1,7 +1,6 @@
 // Trackers over UDP; see udp.h.
 #include "gateway/channels/udp.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
@@ -14,15 +13,13 @@
 
 #define PEERS_MAX      100000 // addresses remembered; beyond that the one heard longest ago is forgotten
 #define SWEEP_INTERVAL 5000   // milliseconds
-#define ACK_MAX        512    // bytes of an acknowledgement
 
 struct udp_peer {
     struct peer peer; // first, so that the one is the other
     struct udp_socket *socket;
     struct address_key key;
     struct sockaddr_storage address;
-    bool remembered;   // stands in the socket's table
-    char ack[ACK_MAX]; // for the datagram at hand; empty without one
+    bool remembered; // stands in the socket's table
     UT_hash_handle hh;
 };
 
@@ -64,50 +61,8 @@ static void close_peer(struct peer *peer, enum close_code code) {
     forget((struct udp_peer *)peer, code);
 }
 
-// --- acknowledgements ---
-
-static size_t append_value(char *text, size_t used, const struct message *message, enum field field) {
-    const struct message_value *value = message_get(message, field);
-    char number[DECIMAL_TEXT_MAX];
-    if (value == NULL)
-        return used;
-    if (value->type == MESSAGE_NUMBER) {
-        decimal_write(value->number, number);
-        return used + (size_t)snprintf(text + used, ACK_MAX - used, "%s", number);
-    }
-    return used + (size_t)snprintf(text + used, ACK_MAX - used, "%.*s", (int)value->text.length,
-                                   message->text + value->text.offset);
-}
-
-// {seq}, {type} and {ident} in the configured text stand for what the first record of the datagram says.
-static void acknowledge(struct peer *peer, const struct message *message) {
-    static const struct {
-        const char *name;
-        enum field field;
-    } places[] = {{"{seq}", FIELD_MESSAGE_SEQNUM}, {"{type}", FIELD_MESSAGE_TYPE}, {"{ident}", FIELD_IDENT}};
-    const char *next = peer->channel->udp_ack;
-    if (next == NULL)
-        return;
-    struct udp_peer *udp = (struct udp_peer *)peer;
-    size_t used = 0;
-    if (udp->ack[0] != '\0')
-        return;
-    while (*next != '\0' && used + 80 < ACK_MAX) {
-        size_t i = 0;
-        while (i < 3 && strncmp(next, places[i].name, strlen(places[i].name)) != 0)
-            i++;
-        if (i == 3) {
-            udp->ack[used++] = *next++;
-            continue;
-        }
-        next += strlen(places[i].name);
-        used = append_value(udp->ack, used, message, places[i].field);
-    }
-    udp->ack[used] = '\0';
-}
-
 static const struct peer_transport udp_transport = {
-    .is_udp = true, .send = send_datagram, .close = close_peer, .acknowledge = acknowledge};
+    .is_udp = true, .send = send_datagram, .close = close_peer};
 
 // --- receiving ---
 
@@ -139,11 +94,8 @@ static void remember(struct udp_socket *socket, struct udp_peer *udp) {
 static void take_datagram(struct udp_socket *socket, const uint8_t *bytes, size_t length,
                           const struct sockaddr *address) {
     struct udp_peer *udp = find_peer(socket, address);
-    udp->ack[0] = '\0';
     udp->peer.stream.junk_in_a_row = 0; // a datagram is read or not, whatever the last one was
     enum close_code code = conversation_take(&udp->peer, bytes, length, CODEC_END);
-    if (udp->ack[0] != '\0' && code == CLOSE_NONE)
-        peer_send_when_safe(&udp->peer, (const uint8_t *)udp->ack, strlen(udp->ack));
     bool broken = code == CLOSE_REJECTED || code == CLOSE_VIOLATION || code == CLOSE_LIMIT;
     udp->peer.close_code = CLOSE_NONE;
     if (udp->peer.session != NULL && !broken)

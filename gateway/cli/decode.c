@@ -38,13 +38,15 @@ struct options {
 struct decoding {
     struct stream stream;
     int64_t now;
-    char ident[CODEC_IDENT_MAX + 1];
     bool rejected;
 };
 
-static void take_ident(void *context, const char *ident) {
-    struct decoding *decoding = context;
-    snprintf(decoding->ident, sizeof decoding->ident, "%s", ident);
+static enum codec_identity take_ident(void *context, const char *ident) {
+    return CODEC_ACCEPTED;
+}
+
+static int64_t now_of(const struct decoding *decoding) {
+    return decoding->now != 0 ? decoding->now : clock_now();
 }
 
 static void print_escaped(const char *text, FILE *file) {
@@ -74,8 +76,7 @@ static void print_message(void *context, struct message *message) {
     struct decoding *decoding = context;
     print_removed(decoding, message);
     message_stamp(message,
-                  &(struct message_origin){.codec = decoding->stream.codec,
-                                           .received = decoding->now != 0 ? decoding->now : clock_now()});
+                  &(struct message_origin){.codec = decoding->stream.codec, .received = now_of(decoding)});
     message_write_json(message, json, sizeof json);
     puts(json);
 }
@@ -87,8 +88,9 @@ static void print_answer(void *context, const struct codec_answer *answer) {
     const struct decoding *decoding = context;
     if (answer->implicit)
         return;
-    json_t *line = json_pack("{s:s?, s:o}", "ident", decoding->ident[0] != '\0' ? decoding->ident : NULL,
-                             "command.reply", command_response(answer));
+    const char *ident = decoding->stream.ident;
+    json_t *line = json_pack("{s:s?, s:o}", "ident", *ident != '\0' ? ident : NULL, "command.reply",
+                             command_response(answer));
     json_dumpf(line, stdout, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
     putchar('\n');
     json_decref(line);
@@ -152,6 +154,7 @@ static bool feed(struct decoding *decoding, const struct options *options, uint8
         decoding->rejected = true;
         return true;
     }
+    decoding->stream.setting.now = now_of(decoding);
     enum stream_state state = stream_feed(&decoding->stream, bytes, length, CODEC_END);
     if (state != STREAM_OPEN && !options->udp)
         fprintf(stderr, "offset %llu: the gateway would close the connection here\n",
@@ -179,6 +182,7 @@ static int decode(const struct options *options, FILE *file) {
     void *session = must_have(calloc(1, options->codec->session_size));
     uint8_t *bytes = read_all(file, &length);
     stream_init(&decoding.stream, options->codec, session, &sink, &decoding, &counters);
+    decoding.stream.setting.transport = options->udp ? CODEC_UDP : CODEC_TCP;
     if (options->udp)
         feed_lines(&decoding, options, bytes, length);
     else

@@ -85,7 +85,9 @@ static int describe_commands(const struct codec *codec, bool json) {
     const char *name;
     json_t *schema;
     if (json)
-        return print_json(json_deep_copy(catalogue));
+        return print_json(catalogue != NULL ? json_deep_copy(catalogue) : json_pack("{s:{}}", "$defs"));
+    if (catalogue == NULL)
+        printf("%s has no commands.\n", codec->name);
     json_object_foreach(json_object_get(catalogue, "$defs"), name, schema) print_command(name, schema);
     return 0;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/memory.h"
 #include "gateway/cli/cli.h"
 #include "gateway/commands/parse.h"
@@ -34,10 +35,11 @@ static char *encode_one(json_t *command, const struct codec *codec, bool hex) {
     uint8_t bytes[CODEC_COMMAND_MAX];
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
     struct codec_expectation expectation;
+    const struct codec_setting setting = {.now = clock_now()};
     void *session = must_have(calloc(1, codec->session_size));
     char *fault = command_check(command, codec);
     if (fault == NULL)
-        fault = command_encode(command, codec, session, &writer, &expectation);
+        fault = command_encode(command, codec, session, &setting, &writer, &expectation);
     if (fault == NULL)
         print_bytes(bytes, writer.length, hex);
     free(session);

@@ -123,12 +123,13 @@ char *command_check_for_any(json_t *command, const struct config *config) {
 }
 
 char *command_encode(const json_t *command, const struct codec *codec, void *session,
-                     struct codec_writer *writer, struct codec_expectation *expectation) {
+                     const struct codec_setting *setting, struct codec_writer *writer,
+                     struct codec_expectation *expectation) {
     char reason[CODEC_REASON_MAX];
     struct flat_properties flat = properties_from_json(json_object_get(command, "properties"));
     struct codec_command with = {.name = json_string_value(json_object_get(command, "name")),
                                  .properties = flat.bag};
-    enum codec_verdict verdict = codec->encode(session, &with, writer, expectation, reason);
+    enum codec_verdict verdict = codec->encode(session, setting, &with, writer, expectation, reason);
     flat_properties_free(&flat);
     if (verdict == CODEC_OK && writer->length <= writer->capacity)
         return NULL;

@@ -29,7 +29,8 @@ char *command_check_for_any(json_t *command, const struct config *config);
 
 // Encodes a checked command. NULL when writer holds the bytes, else why not, for the caller to free.
 char *command_encode(const json_t *command, const struct codec *codec, void *session,
-                     struct codec_writer *writer, struct codec_expectation *expectation);
+                     const struct codec_setting *setting, struct codec_writer *writer,
+                     struct codec_expectation *expectation);
 
 // What a device answered: the parsed fields, the report, or its own words; for the caller to free. Never
 // NULL.

@@ -161,10 +161,13 @@ static void note_sent(const struct command_queue *queue, struct command *command
 // NULL when writer holds the bytes, else why not, for the caller to free.
 static char *encode(struct command *command, const struct road *road, struct codec_writer *writer) {
     const struct codec *codec = road->channel->codec;
+    const struct codec_setting setting = {.now = clock_now(),
+                                          .transport = road->is_udp ? CODEC_UDP : CODEC_TCP,
+                                          .options = road->channel->options};
     // Checked when it was taken in, but perhaps not for the protocol that the device turned out to speak.
     char *fault = command_check(command->definition, codec);
     return fault != NULL ? fault
-                         : command_encode(command->definition, codec, road->codec_session, writer,
+                         : command_encode(command->definition, codec, road->codec_session, &setting, writer,
                                           &command->expectation);
 }
 

@@ -17,6 +17,8 @@
 #include "schema/schemas.h"
 #include "schema/utf8.h"
 
+#define OPTION_LENGTH_MAX 255 // characters
+
 struct loading {
     config_fault_fn *fault;
     void *context;
@@ -112,6 +114,21 @@ static void known_protocols(char *list, size_t capacity) {
     }
 }
 
+// Takes the options of the channel's codec; the others' are faults.
+static void read_options(struct loading *loading, struct config_channel *channel, const json_t *json,
+                         const char *path) {
+    for (size_t c = 0; channel->codec != NULL && codec_at(c) != NULL; c++)
+        for (size_t i = 0; codec_at(c)->options != NULL && codec_at(c)->options[i] != NULL; i++) {
+            const char *name = codec_at(c)->options[i];
+            int place = codec_option_index(channel->codec, name);
+            if (place >= 0)
+                channel->options[place] = text_of(json, name);
+            else if (text_of(json, name) != NULL)
+                add_fault(loading, path, "has %s, which the protocol %s does not know", name,
+                          channel->codec->name);
+        }
+}
+
 static void read_channel(struct loading *loading, struct config *config, const json_t *json, size_t index) {
     struct config_channel *channel = &config->channels[index];
     const char *protocol = text_of(json, "protocol");
@@ -120,13 +137,13 @@ static void read_channel(struct loading *loading, struct config *config, const j
         .id = json_schema_integer(json_object_get(json, "id")),
         .name = text_of(json, "name") != NULL ? text_of(json, "name") : protocol,
         .codec = codec_find(protocol),
-        .udp_ack = text_of(json, "udp_ack"),
     };
     snprintf(path, sizeof path, "$.channels[%zu]", index);
     if (channel->codec == NULL) {
         known_protocols(list, sizeof list);
         add_fault(loading, path, "has the protocol \"%s\", expected %s", protocol, list);
     }
+    read_options(loading, channel, json, path);
     read_address(loading, json, "tcp", index, &channel->tcp, &channel->has_tcp);
     read_address(loading, json, "udp", index, &channel->udp, &channel->has_udp);
     for (size_t i = 0; i < index; i++)
@@ -334,9 +351,23 @@ static void read_rest(struct config *config) {
     config->log_format = (enum log_format)choice_of(log, "format", formats);
 }
 
+// The schema, with the options of codecs that it does not describe itself. For the caller to free.
+static json_t *schema_with_options(void) {
+    json_t *schema = json_deep_copy(schema_find("config.schema.json"));
+    json_t *channels = json_object_get(json_object_get(schema, "properties"), "channels");
+    json_t *keys = json_object_get(json_object_get(channels, "items"), "properties");
+    for (size_t c = 0; codec_at(c) != NULL; c++)
+        for (size_t i = 0; codec_at(c)->options != NULL && codec_at(c)->options[i] != NULL; i++)
+            if (json_object_get(keys, codec_at(c)->options[i]) == NULL)
+                json_object_set_new(keys, codec_at(c)->options[i],
+                                    json_pack("{s:[s, s], s:i, s:n}", "type", "string", "null", "maxLength",
+                                              OPTION_LENGTH_MAX, "default"));
+    return schema;
+}
+
 // Takes ownership of json.
 static struct config *read_config(struct loading *loading, json_t *json) {
-    const json_t *schema = schema_find("config.schema.json");
+    json_t *schema = schema_with_options();
     struct config *config = must_have(calloc(1, sizeof *config));
     config->json = json;
     apply_environment(json);
@@ -348,6 +379,7 @@ static struct config *read_config(struct loading *loading, json_t *json) {
         config->devices = read_devices(loading, config);
         read_rest(config);
     }
+    json_decref(schema);
     if (loading->faults == 0)
         return config;
     config_free(config);

@@ -18,7 +18,7 @@ struct config_channel {
     const struct codec *codec;
     bool has_tcp, has_udp;
     struct sockaddr_storage tcp, udp;
-    const char *udp_ack; // or NULL
+    const char *options[CODEC_OPTIONS_MAX]; // in the order of the codec's; NULL where none is set
 };
 
 struct config_device {

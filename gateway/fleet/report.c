@@ -14,36 +14,8 @@
 #include "schema/field.h"
 #include "schema/message.h"
 
-#define LATE 60000000 // microseconds from report to receipt; the time of the report is shown beyond this
-
-// What a boolean says, in this order. An empty text is not worth telling.
-static const struct flag {
-    enum field field;
-    const char *yes, *no;
-    bool notable, alarm;
-} flags[] = {
-    {FIELD_ALARM_EVENT, "ALARM", "", true, true},
-    {FIELD_BATTERY_LOW_ALARM, "battery low", "", true, true},
-    {FIELD_GEOFENCE_IN_ALARM, "entered geofence", "", true, true},
-    {FIELD_GEOFENCE_OUT_ALARM, "left geofence", "", true, true},
-    {FIELD_ENGINE_IGNITION_STATUS, "ignition on", "ignition off", true, false},
-    {FIELD_POWER_ON_STATUS, "switched on", "switched off", true, false},
-    {FIELD_BATTERY_CHARGING_STATUS, "charging", "not charging", true, false},
-    {FIELD_IMMOBILIZER_SERVICE_STATUS, "immobilizer in service mode", "", true, false},
-    {FIELD_POSITION_VALID, "", "no fix", false, false},
-    {FIELD_MESSAGE_BUFFERED_STATUS, "from memory", "", false, false},
-};
-
-static const struct text {
-    enum field field;
-    const char *says;
-    bool notable;
-} texts[] = {
-    {FIELD_POWER_ON_REASON, "power on: ", true},
-    {FIELD_WAKEUP_TRIGGER, "woke up: ", true},
-    {FIELD_SLEEP_MODE, "sleep mode ", true},
-    {FIELD_CUSTOM_PAYLOAD, "says ", false},
-};
+#define LATE  60000000 // microseconds from report to receipt; the time of the report is shown beyond this
+#define RANKS 6U
 
 // NULL when it is not a JSON object. Whole numbers of any size are read, as reals.
 static json_t *read_object(const char *payload, size_t length) {
@@ -113,39 +85,56 @@ static void tell(struct telling *telling, const char *what, const char *text) {
     add(telling, "%s%s%s", telling->length > 0 ? ", " : "", what, text);
 }
 
-static void tell_flags(const json_t *json, struct report *report, struct telling *telling) {
-    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
-        const json_t *value = json_object_get(json, field_table[flags[i].field].key);
-        const char *says = json_is_boolean(value) ? (json_is_true(value) ? flags[i].yes : flags[i].no) : "";
-        if (*says == '\0')
-            continue;
-        tell(telling, says, "");
-        report->notable = report->notable || flags[i].notable;
-        report->alarm = report->alarm || flags[i].alarm;
-    }
+// What a boolean says, or NULL.
+static const char *words_of(const struct field_info *info, const json_t *value) {
+    if (!json_is_boolean(value))
+        return NULL;
+    return json_is_true(value) ? info->when_true : info->when_false;
 }
 
-static void tell_texts(const json_t *json, struct report *report, struct telling *telling) {
+// A number or a text; an empty text is not worth telling.
+static bool tell_text(const struct field_info *info, const json_t *value, struct telling *telling) {
     char text[64];
-    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        const json_t *value = json_object_get(json, field_table[texts[i].field].key);
-        if (json_is_number(value))
-            snprintf(text, sizeof text, "%.10g", json_number_value(value));
-        else
-            copy_clean(value, text, sizeof text);
-        if (*text == '\0')
-            continue;
-        tell(telling, texts[i].says, text);
-        report->notable = report->notable || texts[i].notable;
-    }
+    if (json_is_number(value))
+        snprintf(text, sizeof text, "%.10g", json_number_value(value));
+    else
+        copy_clean(value, text, sizeof text);
+    if (info->before == NULL || *text == '\0')
+        return false;
+    tell(telling, info->before, text);
+    return true;
+}
+
+static void tell_value(const struct field_info *info, const json_t *json, struct report *report,
+                       struct telling *telling) {
+    const json_t *value = json_object_get(json, info->key);
+    const char *words = words_of(info, value);
+    if (words != NULL)
+        tell(telling, words, "");
+    else if (!tell_text(info, value, telling))
+        return;
+    bool alarm = info->alarm && json_is_true(value);
+    report->notable = report->notable || info->notable || alarm;
+    report->alarm = report->alarm || alarm;
+}
+
+// The order in which fields are told: alarms, what else is notable, the rest; booleans before texts.
+static unsigned rank_of(const struct field_info *info) {
+    return (info->alarm ? 0U : info->notable ? 1U : 2U) + (info->type == FIELD_BOOLEAN ? 0U : RANKS / 2);
+}
+
+static void tell_values(const json_t *json, struct report *report, struct telling *telling) {
+    for (unsigned rank = 0; rank < RANKS; rank++)
+        for (enum field field = FIELD_NONE + 1; field < FIELD_COUNT; field++)
+            if (rank_of(&field_table[field]) == rank && field_table[field].list == FIELD_NONE)
+                tell_value(&field_table[field], json, report, telling);
 }
 
 // "ignition on (R0), of 2026-11-21T09:05:07"
 static void tell_event(const json_t *json, struct report *report) {
     struct telling telling = {.length = 0};
     char type[32], time[WHEN_MAX];
-    tell_flags(json, report, &telling);
-    tell_texts(json, report, &telling);
+    tell_values(json, report, &telling);
     copy_clean(json_object_get(json, field_table[FIELD_MESSAGE_TYPE].key), type, sizeof type);
     if (*type != '\0')
         add(&telling, telling.length > 0 ? " (%s)" : "%s", type);

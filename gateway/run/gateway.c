@@ -469,13 +469,19 @@ static void free_parts(struct gateway *gateway) {
 
 // --- running ---
 
+static void warn_of_options(const struct config_channel *channel) {
+    const char *const *options = channel->codec->options;
+    for (size_t i = 0; options != NULL && options[i] != NULL; i++)
+        if (channel->options[i] != NULL && strncmp(options[i], "udp_", 4) == 0 && !channel->has_udp)
+            log_warning("channel %s has %s, but no udp", channel->name, options[i]);
+}
+
 static void warn_of_what_is_not_there(const struct config *config) {
     if (config->mqtt.qos == 0)
         log_warning(
             "mqtt.qos is 0: messages that are under way when the connection to the broker breaks are lost");
     for (size_t i = 0; i < config->channel_count; i++)
-        if (config->channels[i].udp_ack != NULL && !config->channels[i].has_udp)
-            log_warning("channel %s has udp_ack, but no udp", config->channels[i].name);
+        warn_of_options(&config->channels[i]);
 }
 
 // Opens the channels and begins to connect to the broker. Returns 1, and stops, when there is nothing to do.

@@ -39,7 +39,8 @@ struct device_state {
     bool elsewhere;            // another gateway had it last, and announces it
     uint8_t due;               // of enum device_state_part
     struct values values;
-    uint32_t reported, announced; // Home Assistant's entities: with a value, and announced
+    uint32_t reported; // Home Assistant's entities that have a value
+    struct home_assistant_announced announced;
     struct device_state *prev, *next;
     struct device_state *prev_due, *next_due;
     UT_hash_handle hh; // by id
@@ -74,7 +75,7 @@ static void mark_due(struct devices *devices, struct device_state *state, unsign
 
 // What was announced is no longer right.
 static void announce_anew(struct devices *devices, struct device_state *state) {
-    state->announced = 0;
+    state->announced = (struct home_assistant_announced){0};
     mark_due(devices, state, STATE_DISCOVERY);
 }
 
@@ -416,7 +417,7 @@ static void move(struct devices *devices, struct device_state *state) {
     if (there != NULL)
         forget(devices, there);
     state->id = device.id;
-    state->announced = 0;
+    state->announced = (struct home_assistant_announced){0};
     free(state->name); // its identity is another one, whatever it is called
     state->name = NULL;
     HASH_ADD(hh, devices->by_id, id, sizeof state->id, state);

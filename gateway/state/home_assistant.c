@@ -16,6 +16,7 @@
 
 #define DISCOVERY_TOPIC_MAX 2048
 #define NODE_MAX            640 // a prefix of 128 characters, a device id
+#define OBJECT_ID_MAX       64
 
 struct home_assistant {
     const struct config *config;
@@ -27,20 +28,23 @@ enum entity_kind {
     TRACKER,   // telemetry/position, unless telemetry is off
     CONNECTED, // always
     VALUE,     // telemetry of a field that was reported
-    ALARM,     // whether the last message raises the alarm: for protocols that have it. Not from telemetry,
-               // where an alarm that came once stays
-    COMMAND,   // for protocols that have it
+    ALARM,     // whether the last message raises the alarm. Not from telemetry, where an alarm that came once
+               // stays
+    BUTTON,    // sends a command
 };
 
-static const struct entity {
+struct entity {
     enum entity_kind kind;
     enum field field;
     const char *command;
     const char *component;
-    const char *object_id;
+    char object_id[OBJECT_ID_MAX];
     const char *name;                                  // beside the device's; NULL: the device's alone
     const char *device_class, *unit, *category, *icon; // or NULL
-} entities[] = {
+};
+
+// The entities that do not depend on the protocol. Alarms and buttons are the protocol's own.
+static const struct entity entities[] = {
     {TRACKER, .component = "device_tracker", .object_id = "position"},
     {CONNECTED, .component = "binary_sensor", .object_id = "connected", .name = "Connected",
      .device_class = "connectivity", .category = "diagnostic"},
@@ -61,18 +65,6 @@ static const struct entity {
      .category = "diagnostic"},
     {VALUE, FIELD_ENGINE_IGNITION_STATUS, .component = "binary_sensor", .object_id = "engine_ignition_status",
      .name = "Ignition", .icon = "mdi:key-variant"},
-    {ALARM, FIELD_ALARM_EVENT, .component = "binary_sensor", .object_id = "alarm_event", .name = "Alarm",
-     .device_class = "safety"},
-    {ALARM, FIELD_BATTERY_LOW_ALARM, .component = "binary_sensor", .object_id = "battery_low_alarm",
-     .name = "Battery low", .device_class = "battery"},
-    {ALARM, FIELD_GEOFENCE_IN_ALARM, .component = "binary_sensor", .object_id = "geofence_in_alarm",
-     .name = "Geofence entered", .icon = "mdi:map-marker-check"},
-    {ALARM, FIELD_GEOFENCE_OUT_ALARM, .component = "binary_sensor", .object_id = "geofence_out_alarm",
-     .name = "Geofence left", .icon = "mdi:map-marker-remove"},
-    {COMMAND, .command = "where?", .component = "button", .object_id = "where", .name = "Ask for position",
-     .icon = "mdi:crosshairs-gps"},
-    {COMMAND, .command = "reboot", .component = "button", .object_id = "reboot", .name = "Restart",
-     .device_class = "restart", .category = "config"},
 };
 #define ENTITY_COUNT (sizeof entities / sizeof entities[0])
 _Static_assert(ENTITY_COUNT <= 32, "a bit each in reported and announced");
@@ -90,33 +82,67 @@ uint32_t home_assistant_entity_of(enum field field) {
 
 // --- which entities a device has ---
 
-static bool has_command(const struct codec *codec, const char *name) {
-    const json_t *commands = codec != NULL ? schema_of_commands(codec->name) : NULL;
-    return json_object_get(json_object_get(commands, "$defs"), name) != NULL;
-}
-
-static bool has_alarm(const struct codec *codec, enum field field) {
-    const enum field *alarm = codec != NULL ? codec->alarms : NULL;
-    while (alarm != NULL && *alarm != FIELD_NONE && *alarm != field)
-        alarm++;
-    return alarm != NULL && *alarm == field;
-}
-
 static bool has_entity(const struct home_assistant *home_assistant,
                        const struct home_assistant_device *device, const struct entity *entity) {
-    switch (entity->kind) {
-    case TRACKER:
+    if (entity->kind == TRACKER)
         return home_assistant->config->telemetry != TELEMETRY_OFF;
-    case CONNECTED:
+    return entity->kind != VALUE || (device->reported & bit_of(entity)) != 0;
+}
+
+// The object id is the name, in the letters that Home Assistant allows in topics.
+static struct entity alarm_entity(enum field field) {
+    const struct field_info *info = &field_table[field];
+    struct entity entity = {ALARM,
+                            field,
+                            .component = "binary_sensor",
+                            .name = info->title,
+                            .device_class = info->device_class,
+                            .icon = info->icon};
+    snprintf(entity.object_id, OBJECT_ID_MAX, "%s", info->name);
+    for (char *dot; (dot = strchr(entity.object_id, '.')) != NULL;)
+        *dot = '_';
+    return entity;
+}
+
+static const char *text_of(const json_t *button, const char *key) {
+    return json_string_value(json_object_get(button, key));
+}
+
+static struct entity button_entity(const char *command, const json_t *button) {
+    struct entity entity = {BUTTON,
+                            .command = command,
+                            .component = "button",
+                            .name = text_of(button, "name"),
+                            .device_class = text_of(button, "device_class"),
+                            .category = text_of(button, "category"),
+                            .icon = text_of(button, "icon")};
+    snprintf(entity.object_id, OBJECT_ID_MAX, "%s", text_of(button, "object_id"));
+    return entity;
+}
+
+// Button number index of a protocol. False when it has fewer.
+static bool find_button(const struct codec *codec, size_t index, struct entity *entity) {
+    json_t *commands = json_object_get(schema_of_commands(codec->name), "$defs"), *schema;
+    const char *command;
+    json_object_foreach(commands, command, schema) {
+        const json_t *button = json_object_get(schema, "x-button");
+        if (button == NULL || index-- > 0)
+            continue;
+        *entity = button_entity(command, button);
         return true;
-    case VALUE:
-        return (device->reported & bit_of(entity)) != 0;
-    case ALARM:
-        return has_alarm(device->codec, entity->field);
-    case COMMAND:
-        return has_command(device->codec, entity->command);
     }
     return false;
+}
+
+// Entity number index of a protocol's own: the alarms, then the buttons. False when it has fewer.
+static bool find_own(const struct codec *codec, size_t index, struct entity *entity) {
+    const enum field *alarm = codec != NULL ? codec->alarms : NULL;
+    for (; alarm != NULL && *alarm != FIELD_NONE; alarm++)
+        if (index-- == 0) {
+            *entity = alarm_entity(*alarm);
+            return true;
+        }
+    return codec != NULL && find_button(codec, index, entity);
 }
 
 // --- topics ---
@@ -228,7 +254,7 @@ static void describe_topics(json_t *config, const struct home_assistant *home_as
     case ALARM:
         describe_alarm(config, home_assistant, device, entity->field);
         break;
-    case COMMAND:
+    case BUTTON:
         describe_command(config, home_assistant, device, entity->command);
         break;
     }
@@ -260,22 +286,65 @@ static bool announce(const struct home_assistant *home_assistant, const struct h
     return published;
 }
 
+// False when the broker does not keep up.
+static bool announce_if_it_keeps_up(const struct home_assistant *home_assistant,
+                                    const struct home_assistant_device *device, const struct entity *entity) {
+    return bus_keeps_up(home_assistant->bus) && announce(home_assistant, device, entity);
+}
+
 bool home_assistant_announce(const struct home_assistant *home_assistant,
                              struct home_assistant_device *device) {
+    struct entity own;
     for (size_t i = 0; i < ENTITY_COUNT; i++) {
         uint32_t bit = bit_of(&entities[i]);
-        if ((device->announced & bit) != 0 || !has_entity(home_assistant, device, &entities[i]))
+        if ((device->announced.entities & bit) != 0 || !has_entity(home_assistant, device, &entities[i]))
             continue;
-        if (!bus_keeps_up(home_assistant->bus) || !announce(home_assistant, device, &entities[i]))
+        if (!announce_if_it_keeps_up(home_assistant, device, &entities[i]))
             return false;
-        device->announced |= bit;
+        device->announced.entities |= bit;
     }
+    for (; find_own(device->codec, device->announced.own, &own); device->announced.own++)
+        if (!announce_if_it_keeps_up(home_assistant, device, &own))
+            return false;
     return true;
 }
 
+// --- removing ---
+
+static void remove_entity(const struct home_assistant *home_assistant, int64_t device_id,
+                          const struct entity *entity) {
+    publish(home_assistant, device_id, entity, "", 0);
+}
+
+static void remove_alarms(const struct home_assistant *home_assistant, int64_t device_id) {
+    for (enum field field = FIELD_NONE + 1; field < FIELD_COUNT; field++) {
+        struct entity alarm = alarm_entity(field);
+        if (field_table[field].alarm)
+            remove_entity(home_assistant, device_id, &alarm);
+    }
+}
+
+// Protocols may have the same button.
+static void remove_buttons(const struct home_assistant *home_assistant, int64_t device_id) {
+    struct entity button;
+    json_t *removed = must_have(json_object());
+    for (size_t i = 0; codec_at(i) != NULL; i++)
+        for (size_t n = 0; find_button(codec_at(i), n, &button); n++) {
+            if (json_object_get(removed, button.object_id) != NULL)
+                continue;
+            remove_entity(home_assistant, device_id, &button);
+            json_object_set_new(removed, button.object_id, json_true());
+        }
+    json_decref(removed);
+}
+
 void home_assistant_remove(const struct home_assistant *home_assistant, int64_t device_id) {
-    for (size_t i = 0; home_assistant->config->home_assistant.enabled && i < ENTITY_COUNT; i++)
-        publish(home_assistant, device_id, &entities[i], "", 0);
+    if (!home_assistant->config->home_assistant.enabled)
+        return;
+    for (size_t i = 0; i < ENTITY_COUNT; i++)
+        remove_entity(home_assistant, device_id, &entities[i]);
+    remove_alarms(home_assistant, device_id);
+    remove_buttons(home_assistant, device_id);
 }
 
 bool home_assistant_received(const struct home_assistant *home_assistant,

@@ -12,20 +12,26 @@
 
 struct home_assistant;
 
-// What is announced. An entity is a bit in reported and announced.
+// How far a device is announced; all zero: not at all.
+struct home_assistant_announced {
+    uint32_t entities; // a bit for each entity that does not depend on the protocol
+    uint32_t own;      // how many of the protocol's own
+};
+
+// What is announced.
 struct home_assistant_device {
     int64_t id;
     const char *ident, *name;
     const struct codec *codec; // or NULL
-    uint32_t reported;         // those whose fields have a value
-    uint32_t announced;        // those that are announced
+    uint32_t reported;         // a bit for each entity whose field has a value
+    struct home_assistant_announced announced;
 };
 
 // config and bus stay the caller's.
 struct home_assistant *home_assistant_new(const struct config *config, const struct bus *bus);
 void home_assistant_free(struct home_assistant *home_assistant);
 
-// The entity that shows the values of a field, or 0 when there is none.
+// The bit of the entity that shows the values of a field, or 0 when there is none.
 uint32_t home_assistant_entity_of(enum field field);
 
 // Announces the entities of a device that are not announced yet, as far as the broker keeps up, and notes

@@ -23,7 +23,8 @@ struct input {
     uint64_t json_bytes;
 };
 
-static void on_ident(void *context, const char *ident) {
+static enum codec_identity on_ident(void *context, const char *ident) {
+    return CODEC_ACCEPTED;
 }
 
 static void on_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {

@@ -109,7 +109,8 @@ size_t report_positions(unsigned device, unsigned sequence, unsigned positions, 
 
 // --- the messages that they give ---
 
-static void take_ident(void *context, const char *ident) {
+static enum codec_identity take_ident(void *context, const char *ident) {
+    return CODEC_ACCEPTED;
 }
 
 static void take_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {

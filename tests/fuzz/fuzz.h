@@ -19,17 +19,9 @@ void fuzz_command(const struct codec *codec, const uint8_t *bytes, size_t length
 // The text of a configuration. No file that it names is opened.
 void fuzz_config(const uint8_t *bytes, size_t length);
 
-// What a protocol may bring to its targets; see protocols.c.
-struct fuzz_protocol {
-    const char *name;
-    // Makes the checksums and lengths in bytes right, so that mutated frames get past them. how is random.
-    void (*mend)(uint8_t *bytes, size_t length, unsigned how);
-    // Aborts when a device must never be sent this.
-    void (*check_command)(const uint8_t *bytes, size_t length);
-};
-
-// The protocol's row, or one of NULLs.
-const struct fuzz_protocol *fuzz_protocol_of(const struct codec *codec);
+// Makes the checksums of the frames in bytes right, so that mutated frames get past them; by the codec's
+// seal(), and not at all without one.
+void fuzz_mend(const struct codec *codec, uint8_t *bytes, size_t length);
 
 // What is fed, for the words of fuzz_fail(), or NULL.
 extern const char *fuzz_subject;

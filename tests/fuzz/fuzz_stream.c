@@ -2,7 +2,7 @@
 //
 // An input is
 //
-//   0  1   bit 0: each chunk is a datagram
+//   0  1   bit 0: each chunk is a datagram; bit 1: every device is refused; bit 2: the channel has options
 //   1  7   the chunks, used over and over: bit 7 a silence after it; the others its size: 0 all that is left,
 //          up to 63 so many bytes, above that 32, 64, 96, … 2048 bytes
 //   8      the bytes
@@ -17,13 +17,26 @@
 #include "tests/fuzz/fuzz.h"
 #include "tests/replay.h"
 
+struct input {
+    const uint8_t *head; // of FUZZ_STREAM_HEAD bytes
+    const uint8_t *bytes;
+    size_t length;
+};
+
+static bool is_datagrams(const struct input *input) {
+    return input->head[0] & 1;
+}
+
 // --- the watch ---
 
 static struct {
     const struct codec *real;
+    struct replay *replay;
     struct codec codec; // real, with the functions below
     const struct codec_out *out;
     char ident[CODEC_IDENT_MAX + 1]; // last said in this stream
+    bool refused;                    // the device that speaks
+    bool refuses;                    // whoever speaks is refused
     size_t frame_calls;
     size_t replies; // bytes of replies
 } watch;
@@ -59,13 +72,17 @@ static struct codec_frame watched_frame(const uint8_t *bytes, size_t length, enu
     return frame;
 }
 
-static void watched_identify(void *context, const char *ident) {
+static enum codec_identity watched_identify(void *context, const char *ident) {
     static const char allowed[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._-";
     size_t length = strlen(ident);
     if (length == 0 || length > CODEC_IDENT_MAX || strspn(ident, allowed) != length)
         fuzz_fail("the ident '%s'", ident);
     strcpy(watch.ident, ident);
-    watch.out->identify(watch.out->context, ident);
+    watch.replay->refuses = watch.refuses ? ident : NULL;
+    enum codec_identity identity = watch.out->identify(watch.out->context, ident);
+    watch.replay->refuses = NULL;
+    watch.refused = identity == CODEC_REFUSED;
+    return identity;
 }
 
 static void check_owner(const struct message *message, const char *what) {
@@ -76,7 +93,10 @@ static void check_owner(const struct message *message, const char *what) {
 }
 
 static void watched_message(void *context, struct message *message) {
-    check_owner(message, "a message");
+    if (message_get(message, FIELD_IDENT) != NULL)
+        fuzz_fail("a codec that stamps the ident itself");
+    if (watch.ident[0] == '\0')
+        fuzz_fail("a message before the device has said who it is");
     watch.out->message(watch.out->context, message);
 }
 
@@ -96,7 +116,7 @@ static void watched_answer(void *context, const struct codec_answer *answer) {
     if (answer->implicit ? answer->text != NULL
                          : answer->text == NULL || !utf8_valid(answer->text, strlen(answer->text)))
         fuzz_fail("an answer %s with the wrong text", answer->key);
-    if (answer->message != NULL)
+    if (answer->message != NULL && !watch.refused)
         check_owner(answer->message, "an answer");
     watch.out->answer(watch.out->context, answer);
 }
@@ -117,6 +137,7 @@ static enum codec_verdict watched_decode(void *session, const uint8_t *frame, si
     uint8_t *copy = exact_copy(frame, length);
     const struct codec_out given = *out;
     *out = (struct codec_out){
+        .setting = given.setting,
         .identify = watched_identify,
         .message = watched_message,
         .reply = watched_reply,
@@ -130,6 +151,7 @@ static enum codec_verdict watched_decode(void *session, const uint8_t *frame, si
     if (verdict != CODEC_OK)
         check_reason(out, length);
     out->context = given.context;
+    out->setting = given.setting;
     out->identify = given.identify;
     out->message = given.message;
     out->reply = given.reply;
@@ -138,28 +160,23 @@ static enum codec_verdict watched_decode(void *session, const uint8_t *frame, si
     return verdict;
 }
 
-static void watch_begin(struct replay *replay, const struct codec *codec) {
+static void watch_begin(struct replay *replay, const struct codec *codec, const struct input *input) {
+    static const char *const options[CODEC_OPTIONS_MAX] = {"{seq},{type},{ident};", "b", "c"};
     watch.real = codec;
+    watch.replay = replay;
     watch.codec = *codec;
     watch.codec.frame = watched_frame;
     watch.codec.decode = watched_decode;
     watch.ident[0] = '\0';
+    watch.refused = false;
+    watch.refuses = input->head[0] & 2;
     watch.frame_calls = 0;
     watch.replies = 0;
     replay_begin(replay, &watch.codec);
+    replay->stream.setting.options = input->head[0] & 4 ? options : NULL;
 }
 
 // --- feeding ---
-
-struct input {
-    const uint8_t *head; // of FUZZ_STREAM_HEAD bytes
-    const uint8_t *bytes;
-    size_t length;
-};
-
-static bool is_datagrams(const struct input *input) {
-    return input->head[0] & 1;
-}
 
 static size_t chunk_size(uint8_t control, size_t left) {
     size_t size = control & 0x7F;
@@ -186,7 +203,7 @@ static void feed(struct replay *replay, const uint8_t *bytes, size_t length, enu
                   (unsigned long long)stream->offset, stream->kept_length);
     if (replay->schema_faults > 0)
         fuzz_fail("a message that the schema does not allow");
-    if (watch.replies > replay->counters.bytes)
+    if (stream->setting.options == NULL && watch.replies > replay->counters.bytes)
         fuzz_fail("the replies are longer than what they reply to");
 }
 
@@ -231,13 +248,14 @@ void fuzz_stream(const struct codec *codec, const uint8_t *bytes, size_t length)
     if (length < FUZZ_STREAM_HEAD)
         return;
     struct input input = {bytes, bytes + FUZZ_STREAM_HEAD, length - FUZZ_STREAM_HEAD};
-    watch_begin(&whole, codec);
+    watch_begin(&whole, codec, &input);
     feed(&whole, input.bytes, input.length, CODEC_OPEN);
     feed(&whole, NULL, 0, CODEC_END);
-    watch_begin(&chunks, codec);
+    watch_begin(&chunks, codec, &input);
     feed_chunks(&chunks, &input, false);
     compare(&whole, &chunks);
-    watch_begin(&told, codec);
+    watch_begin(&told, codec, &input);
+    told.stream.setting.transport = is_datagrams(&input) ? CODEC_UDP : CODEC_TCP;
     feed_chunks(&told, &input, true);
     replay_end(&whole);
     replay_end(&chunks);

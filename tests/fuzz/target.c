@@ -13,11 +13,10 @@ extern const struct codec FUZZ_CODEC;
 
 #if defined FUZZ_STREAM
 size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t length, size_t capacity, unsigned seed) {
-    const struct fuzz_protocol *protocol = fuzz_protocol_of(&FUZZ_CODEC);
     length = LLVMFuzzerMutate(bytes, length, capacity);
     // Some inputs keep what the mutation broke: wrong checksums are to be rejected, not misread.
-    if (protocol->mend != NULL && seed % 4 != 0 && length > FUZZ_STREAM_HEAD)
-        protocol->mend(bytes + FUZZ_STREAM_HEAD, length - FUZZ_STREAM_HEAD, seed / 4);
+    if (seed % 4 != 0 && length > FUZZ_STREAM_HEAD)
+        fuzz_mend(&FUZZ_CODEC, bytes + FUZZ_STREAM_HEAD, length - FUZZ_STREAM_HEAD);
     return length;
 }
 #endif

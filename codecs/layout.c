@@ -1,0 +1,122 @@
+// The walker of layouts; see layout.h.
+#include "codecs/layout.h"
+
+#include <stdio.h>
+
+// The next count bits, count is 1 to 64; 0 with fault when they are not all there. A value that does not
+// begin or end with a byte has at most 57 bits.
+static uint64_t read_bits(struct layout_walk *walk, unsigned count) {
+    struct reader *bytes = walk->bytes;
+    if (walk->bit == 0 && count % 8 == 0)
+        return reader_unsigned(bytes, count / 8);
+    unsigned end = walk->bit + count;
+    if (reader_left(bytes) < (end + 7) / 8) {
+        bytes->fault = true;
+        return 0;
+    }
+    uint64_t value = 0;
+    for (unsigned i = 0; i < (end + 7) / 8; i++)
+        value = value << 8 | bytes->next[i];
+    value = value >> (7 - (end + 7) % 8) & (((uint64_t)1 << count) - 1);
+    bytes->next += end / 8;
+    walk->bit = end % 8;
+    return value;
+}
+
+static int64_t signed_of(uint64_t value, unsigned bits) {
+    uint64_t sign = (uint64_t)1 << (bits - 1);
+    return (int64_t)((value ^ sign) - sign);
+}
+
+static bool stands_somewhere(const struct layout_item *item) {
+    return item->kind != LAYOUT_TRUE && item->kind != LAYOUT_FALSE;
+}
+
+static struct layout_value read_value(struct layout_walk *walk, const struct layout_item *item,
+                                      unsigned bits) {
+    // An own kind without bits reads what it needs by itself.
+    if (!stands_somewhere(item) || (walk->texts == NULL && bits == 0))
+        return (struct layout_value){0};
+    if (walk->texts != NULL)
+        return (struct layout_value){.is_text = true, .text = *walk->texts++};
+    uint64_t value = read_bits(walk, bits);
+    bool is_signed = item->kind == LAYOUT_SIGNED;
+    return (struct layout_value){.number = is_signed ? signed_of(value, bits) : (int64_t)value};
+}
+
+bool layout_read_number(struct message *message, enum field field, struct span text, struct decimal *number) {
+    if (decimal_parse(text.text, text.length, number))
+        return true;
+    message_note_removed(message, field, text.text, text.length,
+                         text.length > 0 ? "not a number" : message_absent);
+    return false;
+}
+
+void layout_set_number(struct message *message, const struct layout_item *item, struct layout_value value) {
+    struct decimal number = decimal_integer(value.number);
+    if (value.is_text && !layout_read_number(message, item->field, value.text, &number))
+        return;
+    if (!decimal_scale(&number, item->scale))
+        message_note_removed(message, item->field, value.is_text ? value.text.text : "", value.text.length,
+                             "has too many decimal places");
+    else if (item->index != NULL)
+        message_set_number_at(message, item->field, item->index, number);
+    else
+        message_set_number(message, item->field, number);
+}
+
+static void set_flag(struct message *message, enum field field, struct layout_value value) {
+    char digits[24];
+    if (!value.is_text)
+        value.text =
+            (struct span){.text = digits,
+                          .length = (size_t)snprintf(digits, sizeof digits, "%lld", (long long)value.number)};
+    if (span_is(value.text, "0") || span_is(value.text, "1"))
+        message_set_boolean(message, field, span_is(value.text, "1"));
+    else
+        message_note_removed(message, field, value.text.text, value.text.length,
+                             value.text.length > 0 ? "not 0 or 1" : message_absent);
+}
+
+static void take(struct layout_walk *walk, const struct layout_item *item, struct layout_value value) {
+    switch (item->kind) {
+    case LAYOUT_END:
+    case LAYOUT_SKIP:
+        break;
+    case LAYOUT_NUMBER:
+    case LAYOUT_SIGNED:
+        layout_set_number(walk->message, item, value);
+        break;
+    case LAYOUT_FLAG:
+        set_flag(walk->message, item->field, value);
+        break;
+    case LAYOUT_TRUE:
+    case LAYOUT_FALSE:
+        message_set_boolean(walk->message, item->field, item->kind == LAYOUT_TRUE);
+        break;
+    default:
+        walk->take(walk, item, value);
+    }
+}
+
+void layout_take_all(struct layout_walk *walk, const struct layout_item *items) {
+    for (; items->kind != LAYOUT_END; items++) {
+        if (walk->may_end && walk->bit == 0 && reader_left(walk->bytes) == 0)
+            return;
+        take(walk, items, read_value(walk, items, items->bits));
+    }
+}
+
+void layout_take_value(struct layout_walk *walk, const struct layout_item *item, struct reader value) {
+    struct reader *bytes = walk->bytes;
+    walk->bytes = &value;
+    take(walk, item, read_value(walk, item, 8 * (unsigned)reader_left(&value)));
+    walk->bytes = bytes;
+}
+
+const struct layout_item *layout_find(const struct layout_item *items, unsigned id) {
+    for (; items->kind != LAYOUT_END; items++)
+        if (items->id == id)
+            return items;
+    return NULL;
+}
