@@ -1,5 +1,5 @@
-// The running gateway; see gateway.h. The only file that knows all parts: it makes them, tells each what the others
-// report, and takes them apart.
+// The running gateway; see gateway.h. The only file that knows all parts: it makes them, tells each what the
+// others report, and takes them apart.
 #include "gateway/run/gateway.h"
 
 #include <errno.h>
@@ -472,7 +472,7 @@ static void free_parts(struct gateway *gateway) {
 static void warn_of_what_is_not_there(const struct config *config) {
     if (config->mqtt.qos == 0)
         log_warning(
-            "mqtt.qos is 0: messages that are under way when the connection to the broker breaks are lost");
+            "mqtt.qos is 0: messages that are in flight when the connection to the broker breaks are lost");
     for (size_t i = 0; i < config->channel_count; i++)
         if (config->channels[i].udp_ack != NULL && !config->channels[i].has_udp)
             log_warning("channel %s has udp_ack, but no udp", config->channels[i].name);
