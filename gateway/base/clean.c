@@ -26,8 +26,8 @@ uint32_t clean_decode(const char *text, size_t length, size_t *size) {
     return character;
 }
 
-// Control characters, code points that Unicode promises never to be characters, and those that no character has:
-// what a terminal makes of them nobody knows.
+// Control characters, code points that will never be characters, and unassigned ones: nobody knows what a
+// terminal makes of them.
 static bool is_unprintable(uint32_t c) {
     return c < 0x20 || (c >= 0x7F && c <= 0x9F) || (c >= 0xFDD0 && c <= 0xFDEF) || (c & 0xFFFE) == 0xFFFE ||
            (c >= 0xFFF0 && c <= 0xFFF8) || (c >= 0x40000 && c <= 0xDFFFF);

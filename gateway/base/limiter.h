@@ -1,6 +1,6 @@
 // Limits how often something happens per source: log lines about the same fault, datagrams from one address.
-// Memory is fixed: sources whose hashes collide share a place and so a limit. Under a flood of forged addresses
-// that is what one wants.
+// Memory is fixed: sources whose hashes collide share a place and so a limit. Under a flood of forged
+// addresses that is what we want.
 #pragma once
 
 #include <stdbool.h>
@@ -20,8 +20,8 @@ struct limiter {
     } places[LIMITER_PLACES];
 };
 
-// Whether the source (any bytes) may do it once more in this second; now is in milliseconds. If so, *suppressed
-// (may be NULL) is how often it was refused since the last time it was allowed.
+// Whether the source (any bytes) may do it once more in this second; now is in milliseconds. If so,
+// *suppressed (may be NULL) is how often it was refused since the last time it was allowed.
 bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, size_t length,
                     unsigned *suppressed);
 

@@ -1,5 +1,5 @@
-// The gateway's own log, on standard error: one line per event, as text or JSON. Whatever a device or a broker
-// says is escaped on the way out, so that nothing from outside reaches a terminal raw.
+// The gateway's own log, on standard error: one line per event, as text or JSON. Whatever a device or a
+// broker says is escaped on the way out, so that nothing from outside reaches a terminal raw.
 #pragma once
 
 #include <stddef.h>
@@ -12,8 +12,8 @@ enum log_format { LOG_TEXT, LOG_JSON };
 // line; 0: a single process.
 void log_setup(enum log_level level, enum log_format format, unsigned worker);
 
-// From now on lines go to sink instead of standard error, escaped and without their time: for a program that draws
-// on the terminal. sink may be called on any thread.
+// From now on lines go to sink instead of standard error, escaped and without their time: for a program that
+// draws on the terminal. sink may be called on any thread.
 typedef void log_sink(void *context, enum log_level level, const char *text);
 void log_divert(log_sink *sink, void *context);
 

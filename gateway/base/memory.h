@@ -1,5 +1,5 @@
-// Memory that is there, or the program ends: a gateway that cannot get 100 bytes cannot keep its promises either,
-// and devices send again what it has not acknowledged.
+// Allocations that succeed, or the program ends: a gateway that cannot get 100 bytes cannot keep its promises
+// either, and devices send again what it has not acknowledged.
 #pragma once
 
 #include <stdio.h>

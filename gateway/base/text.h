@@ -8,8 +8,8 @@
 __attribute__((format(printf, 1, 2))) char *text_format(const char *format, ...);
 __attribute__((format(printf, 1, 0))) char *text_vformat(const char *format, va_list arguments);
 
-// Digits of a real number. Times need 16 for their microseconds; with 15, values from devices print as the device
-// meant them.
+// Digits of a real number. Times need 16 for their microseconds; with 15, values from devices print as the
+// device meant them.
 enum { TEXT_TIME_DIGITS = 16, TEXT_VALUE_DIGITS = 15 };
 
 // Returns JSON of any type on one line with sorted keys, for the caller to free.

@@ -21,15 +21,15 @@ void bus_free(struct bus *bus);
 // --- to the broker ---
 
 // Publishes JSON (NULL: an empty payload) to {prefix}/{topic…}, by way of the outbox. For logs and state:
-// into a full outbox nothing is put. Returns its number in the outbox, 0 when that is full.
+// nothing is put into a full outbox. Returns its number in the outbox, 0 when that is full.
 __attribute__((format(printf, 4, 5))) uint64_t bus_publish(const struct bus *bus, const json_t *payload,
                                                            enum mqtt_retain retain, const char *topic, ...);
-// The same for text, which is copied, to a topic that stands as it is, with its prefix.
+// The same for text, which is copied, to a topic given in full, with its prefix.
 uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *text, size_t length,
                           enum mqtt_retain retain);
 
-// Publishes what the instance says of itself (JSON; NULL: an empty payload), retained, before all that waits; see
-// outbox_say().
+// Publishes what the instance says about itself (JSON; NULL: an empty payload), retained, before all that
+// waits; see outbox_say().
 __attribute__((format(printf, 3, 4))) void bus_say(const struct bus *bus, const json_t *payload,
                                                    const char *topic, ...);
 // The same for the last word of a connection, which nothing waits for: it goes straight to the broker.
@@ -47,7 +47,7 @@ size_t bus_set_aside_count(const struct bus *bus); // see outbox_set_aside_count
 const char *bus_prefix(const struct bus *bus);
 const char *bus_client_id(const struct bus *bus);
 
-// Whether that is the name of this instance; NULL is not.
+// Whether client_id is ours; false for NULL.
 bool bus_is_own(const struct bus *bus, const char *client_id);
 
 // Writes {prefix}/{topic…} to text of TOPIC_MAX bytes; returns text.
@@ -57,6 +57,6 @@ __attribute__((format(printf, 3, 4))) char *bus_topic(const struct bus *bus, cha
 // What follows {prefix}/{kind} in a topic, or NULL when it is another topic.
 const char *bus_topic_after(const struct bus *bus, const char *topic, const char *kind);
 
-// What follows {client_id of this instance}/ in a topic, of which what is behind {prefix}/state/gw/instances/ is
-// given; with its slash. NULL when it is another instance's, or the instance's own topic.
+// topic is what follows {prefix}/state/gw/instances/. Returns what follows our client_id in it, slash
+// included; NULL for the topic of another instance, and for our own without anything behind it.
 const char *bus_after_own(const struct bus *bus, const char *topic);

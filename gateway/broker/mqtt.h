@@ -1,4 +1,4 @@
-// What is said to a broker and what it says: the words that the link, the outbox and the store share.
+// What is said to a broker and what it says: the vocabulary that the link, the outbox and the store share.
 #pragma once
 
 #include <stdbool.h>
@@ -35,7 +35,7 @@ enum mqtt_publish_result {
     MQTT_REFUSED, // can never be sent: too large, or the topic is not valid
 };
 
-// What the broker says of a message.
+// What the broker says about a message.
 enum mqtt_answer {
     MQTT_TAKEN,
     MQTT_TAKEN_LATER, // refused for a reason that passes: a quota

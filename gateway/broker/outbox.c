@@ -13,8 +13,8 @@
 //     them.
 //   - Safe are all up to written_through (the high-water mark of the disk) and all before the first that the
 //     broker does not have. Only what is safe is acknowledged to a device.
-//   - On disk are those above deleted_through up to written_through. What the broker has taken is deleted from
-//     there in batches: after a crash a message may go out twice, never not at all.
+//   - On disk are those above deleted_through up to written_through. What the broker has taken is deleted
+//     from there in batches: after a crash a message may go out twice, never not at all.
 #include "gateway/broker/outbox.h"
 
 #include <stdlib.h>
@@ -161,7 +161,7 @@ static bool is_full(const struct outbox *outbox) {
            outbox->unwritten_bytes > (outbox->disk_fails ? UNWRITTEN_FAILED : UNWRITTEN_MAX) / (was ? 2 : 1);
 }
 
-// A broker that is there and only slower than the devices: they can wait, better than the disk can grow.
+// The broker is connected, only slower than the devices: better that they wait than that the disk fills.
 static bool is_busy(const struct outbox *outbox) {
     size_t part = outbox->intake == OUTBOX_BUSY ? 2 : 1;
     return !outbox->spilling && carrier_is_up(outbox) &&
@@ -176,7 +176,7 @@ static void update_intake(struct outbox *outbox) {
     if (outbox->intake == OUTBOX_FULL)
         log_error(
             "the outbox is full: %zu messages wait for the broker, %zu bytes on disk (store.max_bytes is "
-            "%zu), %zu bytes not written yet; nothing is taken from devices until there is room",
+            "%zu), %zu bytes not written yet; not reading from devices until there is room",
             outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
     else if (was == OUTBOX_FULL)
         log_warning("the outbox has room again");
@@ -307,7 +307,7 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
 
 // --- to the disk ---
 
-// Writes under way are told of in the order in which they were asked for.
+// Writes are reported in the order in which they were asked for.
 static void on_written(void *context, bool ok) {
     struct outbox *outbox = context;
     struct written *written = outbox->writes;
@@ -387,7 +387,7 @@ static void end_spilling(struct outbox *outbox) {
     if (outbox->next_out == NULL)
         outbox->next_out = outbox->late;
     outbox->late = NULL;
-    log_info("the broker keeps up again; messages no longer go to disk");
+    log_info("the broker is keeping up again; messages are no longer written to disk");
     call_waiters(outbox);
 }
 
@@ -432,15 +432,15 @@ static void load_more(struct outbox *outbox) {
     outbox->loading = true;
     outbox->loaded = 0;
     outbox->load_through = outbox->last_spilled;
-    // With messages coming all the time the disk would never be empty if they went there to the last.
+    // With messages coming all the time the disk would never be empty if they went there until the end.
     outbox->catching_up = outbox->disk_count < LOAD_COUNT && has_caught_up(outbox);
     store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
 }
 
 // --- to the broker ---
 
-// Reports are worth keeping when the broker does not take them. State is given again when it is due, and log
-// entries are for those who watch now.
+// Reports are worth keeping when the broker does not take them. State is published again when it is due, and
+// log entries are for those who watch now.
 static bool is_report(const struct mqtt_publish *publish) {
     return strstr(publish->topic, "/" TOPIC_MESSAGE) != NULL;
 }
@@ -542,7 +542,7 @@ static bool hand_over_next(struct outbox *outbox) {
     return result != MQTT_NOT_NOW;
 }
 
-// Only when all that was at the broker is answered it is known what goes out again: all that is left of it.
+// Only when all that was at the broker is answered is it known what goes out again: all that is left of it.
 static void hand_over(struct outbox *outbox) {
     if (is_deferred(outbox)) {
         if (outbox->in_flight > 0 || !outbox->may_retry)
@@ -594,7 +594,7 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
     append_item(outbox, publish, number);
     pump(outbox);
     if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
-        begin_spilling(outbox, "it takes less than comes");
+        begin_spilling(outbox, "it is slower than the devices");
     else if (outbox->stopped)
         begin_spilling(outbox, "gateway stopped");
     update_intake(outbox);
@@ -629,7 +629,7 @@ static void blame_unanswered(struct outbox *outbox) {
     if (!alone || ++first->breaks < SUSPECTS_ALONE_MAX)
         return;
     refusals_note(&outbox->refusals, first->publish.topic, uv_now(outbox->loop));
-    refuse_item(outbox, first, "it closes the connection at it");
+    refuse_item(outbox, first, "it closes the connection when it gets this message");
 }
 
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
@@ -721,16 +721,17 @@ static void end_overdue(struct outbox *outbox) {
     outbox->passed_over = 0;
     if (item != NULL && ++item->overdue >= OVERDUE_MAX && item->mid != 0) {
         outbox->in_flight--;
-        refuse_item(outbox, item, "it never acknowledges it");
+        refuse_item(outbox, item, "it never acknowledges this message");
         return;
     }
-    outbox->carrier->reset(outbox->carrier->context, "it has left out an acknowledgement");
+    outbox->carrier->reset(outbox->carrier->context, "it skipped an acknowledgement");
 }
 
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
     if (!outbox->spilling && waits_too_long(outbox))
-        begin_spilling(outbox, carrier_is_up(outbox) ? "it does not acknowledge" : "it is away");
+        begin_spilling(outbox,
+                       carrier_is_up(outbox) ? "it does not acknowledge messages" : "it is disconnected");
     if (outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since > OVERDUE)
         end_overdue(outbox);
     delete_taken(outbox, 1);

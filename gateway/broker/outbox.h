@@ -6,11 +6,11 @@
 // outbox spills: all that is not safe is written, and what comes goes to disk alone, until all of it was read
 // back and handed to a broker that answers in time. Their order holds.
 //
-// What the broker does not take for now goes out again, alone, before anything else, until it does; what it refuses
-// without a reason only so often, because one message that it never takes must not stand in front of all others for
-// ever. A message that it refuses for good, or closes the connection at (see suspects.h), is set aside in the store
-// and everything else goes on. Of messages that were at the broker together the later ones may have been taken: only
-// here is the order broken.
+// A message that the broker refuses for now goes out again, alone, before anything else, until it is taken.
+// One that it refuses without a reason is retried a few times only: a message that it never takes must not
+// block all others for ever. A message that it refuses for good, or closes the connection at (see
+// suspects.h), is set aside in the store, and everything else goes on. The order changes only here: of
+// messages that were at the broker together, later ones may have been taken before it.
 #pragma once
 
 #include <stdbool.h>
@@ -34,9 +34,9 @@ struct outbox_waiter {
 // What the outbox takes in.
 enum outbox_intake {
     OUTBOX_TAKES, // all that comes
-    OUTBOX_BUSY,  // what can wait with the device had better: the broker is slower than the devices
-    // Nothing more must be read from devices (store.max_bytes, or a disk that takes nothing). What was read
-    // already it still takes, so that a report that nobody sends again is not lost.
+    OUTBOX_BUSY,  // the broker is slower than the devices: what can wait is better left with the device
+    // Nothing more may be read from devices (store.max_bytes, or a disk that takes nothing). It still takes
+    // what was already read, so that a report that nobody sends again is not lost.
     OUTBOX_FULL,
 };
 
@@ -46,8 +46,8 @@ struct outbox_handlers {
     void (*set_aside)(void *context);                         // one more message was set aside
 };
 
-// The carrier must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes. Takes
-// up what the store holds.
+// The carrier must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes.
+// Continues with what the store holds.
 struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
                           const struct outbox_handlers *handlers);
 // The carrier stays the caller's.
@@ -60,12 +60,12 @@ void outbox_free(struct outbox *outbox);
 // Takes a message in; all of publish is copied. Returns its number, which only grows.
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
 
-// What the instance says of itself: goes out at once, past all that waits, and is lost when the broker is away. Of each
-// topic only the last value matters.
+// What the instance says about itself: goes out at once, past all that waits, and is lost when the broker is
+// away. Only the last value of each topic matters.
 void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish);
 
-// A result for a response topic, which a stranger may have chosen: goes out last, and never costs a report. See
-// sideline.h.
+// A result for a response topic, which a stranger may have chosen: goes out last, and never costs a report.
+// See sideline.h.
 void outbox_put_result(struct outbox *outbox, const struct mqtt_publish *publish);
 
 // Messages that were set aside because the broker does not take them, and stand in the store.
@@ -75,13 +75,13 @@ size_t outbox_set_aside_count(const struct outbox *outbox);
 // waits.
 bool outbox_keeps_up(const struct outbox *outbox);
 
-// Whether the broker has all that an earlier run has left.
+// Whether the broker has all that an earlier run left.
 bool outbox_is_rid_of_earlier(const struct outbox *outbox);
 
 bool outbox_is_full(const struct outbox *outbox);
 
-// Whether the message of that number, and all before it, are safe. Number 0 is. UINT64_MAX: whether nothing is left at
-// all, results included.
+// Whether the message of that number, and all before it, are safe. Number 0 is. UINT64_MAX: whether nothing
+// is left at all, results included.
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number);
 
 // Calls waiter->done once the messages are safe: now, when they are already.

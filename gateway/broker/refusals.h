@@ -1,9 +1,10 @@
-// Refusals: kinds of topics that the broker does not take from us, so that not every message of a kind has to
-// be found out again at the cost of a connection.
+// Refusals: kinds of topics that the broker refuses, remembered so that not every message of a kind costs
+// another connection.
 //
-// A kind is a topic's first levels, with the levels that hold a digit left out: trackbus/log/gw/channels is one.
-// After some messages of a kind in a row were refused, none of the kind is sent for a while; then one is tried. Of
-// reports it takes more in a row and the while is shorter: it may be the reports of one device that are too large.
+// A kind is a topic's first levels, with the levels that hold a digit left out: trackbus/log/gw/channels is
+// one. After several messages of a kind in a row were refused, none of that kind is sent for a while; then
+// one is tried. For reports it takes more in a row, and the pause is shorter: perhaps only one device's
+// reports are too large.
 #pragma once
 
 #include <stdbool.h>
@@ -33,7 +34,7 @@ struct refusals {
 void refusals_note(struct refusals *refusals, const char *topic, uint64_t now);
 void refusals_note_taken(struct refusals *refusals, const char *topic);
 
-// Whether a message to topic is not to be sent now. When it may because the while is over, it is the one that is
-// tried: those of its kind behind it may not.
+// Whether a message to topic must not be sent now. When it may because the pause is over, it is the one that
+// is tried: those of its kind behind it must wait.
 bool refusals_forbid(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
                      uint64_t now);

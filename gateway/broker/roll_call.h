@@ -3,7 +3,7 @@
 // After each connection the broker delivers what it retains. A message that we send to ourselves behind the
 // subscriptions comes back when it has delivered what it delivers in order ("answered"). A broker that
 // delivers out of order is given a quiet period (a settle time) without anything retained after that
-// ("settled"). Then what has not come is not there.
+// ("settled"). What has not come by then is not there.
 #pragma once
 
 #include <stdbool.h>
@@ -34,10 +34,10 @@ void roll_call_lost(struct roll_call *roll_call);
 // Something came under {prefix}/state/gw/; topic is what follows that.
 void roll_call_received(struct roll_call *roll_call, const char *topic, const struct mqtt_received *received);
 
-// What is being heard goes on: the quiet period begins anew.
+// More is still arriving: the quiet period starts over.
 void roll_call_goes_on(struct roll_call *roll_call);
 
-// Whether the broker has not settled yet: what it has not confirmed it may still confirm.
+// Whether the broker has not settled yet: it may still confirm what it has not.
 bool roll_call_is_open(const struct roll_call *roll_call);
 // Whether all that it retains is known, and what changes is heard.
 bool roll_call_is_done(const struct roll_call *roll_call);

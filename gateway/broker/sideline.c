@@ -244,7 +244,7 @@ static bool blame_result(struct sideline *sideline, bool by_broker) {
     if (++note->breaks < BREAKS_MAX)
         return true;
     refusals_note(sideline->refusals, note->publish.topic, uv_now(sideline->loop));
-    give_up_result(sideline, note, "the broker closes the connection at it");
+    give_up_result(sideline, note, "the broker closes the connection when it gets this message");
     return true;
 }
 

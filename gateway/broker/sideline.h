@@ -1,11 +1,12 @@
 // The sideline: what goes out beside the queue of the outbox, so that it never costs a report.
 //
-//  - What the instance says of itself, at once and before all that waits: of each topic only the last value.
-//  - Results to the response topics of those who sent commands: last, when nothing else waits, one at a time. Whoever
-//    may send commands chooses these topics, so they never stand in front of anything else.
+//  - What the instance says about itself, at once and before all that waits: of each topic only the last
+//    value.
+//  - Results to the response topics of those who sent commands: last, when nothing else waits, one at a time.
+//    Whoever may send commands chooses these topics, so they never stand in front of anything else.
 //
-// When the broker closes the connection while one of these is unanswered, it is to blame before any report. One that
-// was to blame twice is given up.
+// When the broker closes the connection while one of these is unanswered, it is to blame before any report.
+// One that was to blame twice is given up.
 #pragma once
 
 #include <stdbool.h>
@@ -45,6 +46,6 @@ bool sideline_link_down(struct sideline *sideline, bool by_broker);
 // Results that the broker does not have.
 size_t sideline_count(const struct sideline *sideline);
 
-// Takes a result out, the oldest first, for the caller to free; its pointers point into the same memory. NULL when
-// none is left.
+// Takes a result out, the oldest first, for the caller to free; its pointers point into the same memory. NULL
+// when none is left.
 struct mqtt_publish *sideline_take(struct sideline *sideline);

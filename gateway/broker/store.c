@@ -71,8 +71,7 @@ struct store {
 
 // --- opening ---
 
-// Before anything is read, so that SQLite needs no file to share memory in, which a full disk has no room
-// for.
+// Before anything is read, so that SQLite needs no file for shared memory, for which a full disk has no room.
 static const char alone[] = "PRAGMA locking_mode=EXCLUSIVE;";
 
 static const char settings[] = "PRAGMA auto_vacuum=INCREMENTAL;"
@@ -164,7 +163,7 @@ static void free_store(struct store *store) {
     free(store);
 }
 
-// The name that is free for a damaged store: PATH.damaged, or with a number behind it.
+// A free name for a damaged store: PATH.damaged, or with a number behind it.
 static char *free_name(const char *path) {
     char *name = NULL;
     for (int i = 1; name == NULL; i++) {
@@ -368,8 +367,8 @@ static bool is_write(const struct operation *operation) {
 
 // --- what is set aside ---
 
-// The table is made with the first message that is: a store is not written to when it is opened, and one without
-// the table can be read by earlier versions.
+// The table is made with the first message that is: a store is not written to when it is opened, and one
+// without the table can be read by earlier versions.
 static const char aside_layout[] =
     "CREATE TABLE IF NOT EXISTS set_aside(number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, "
     "reason TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB, qos INTEGER NOT NULL, retain INTEGER NOT NULL, "
@@ -584,7 +583,7 @@ static void free_operation(struct operation *operation) {
 static void end_load(struct store *store, struct operation *load) {
     const struct operation *row;
     if (load->failed && !store->unreadable)
-        log_error("the store cannot be read, so what waits in it is not sent; retrying");
+        log_error("the store cannot be read, so the messages in it are not sent; retrying");
     store->unreadable = load->failed;
     DL_FOREACH(load->rows, row) {
         load->take(load->context, (uint64_t)row->id, &row->publish);
@@ -592,8 +591,8 @@ static void end_load(struct store *store, struct operation *load) {
     load->done(load->context, !load->failed);
 }
 
-// Ends what is finished, and what only waits to be told; the rest is written again, before what came after
-// it. To be told that all is on disk does not need deletions.
+// Ends what is finished, and what only waits for a callback; the rest is written again, before what came
+// after it. For the callback that all is on disk, deletions do not matter.
 static void end_batch(struct store *store, bool ok) {
     struct operation *batch = store->batch, *kept = NULL, *operation, *next;
     bool all_put = true;
@@ -628,7 +627,7 @@ static void on_written(uv_work_t *work, int status) {
     if (ok == store->failed) {
         store->failed = !ok;
         if (ok)
-            log_info("the store can be written again");
+            log_info("the store is writable again");
         else
             log_error("the store cannot be written: %s; retrying", sqlite3_errstr(store->result));
     }
@@ -723,7 +722,7 @@ void store_close(struct store *store) {
     store->batch = store->waiting;
     store->waiting = NULL;
     if (store->batch != NULL && write_batch(store) != SQLITE_OK)
-        log_error("the store cannot be written, what was not is lost: %s", sqlite3_errmsg(store->database));
+        log_error("the store cannot be written, unwritten data is lost: %s", sqlite3_errmsg(store->database));
     DL_FOREACH_SAFE(store->batch, operation, next) {
         DL_DELETE(store->batch, operation);
         free_operation(operation);

@@ -1,6 +1,6 @@
 // The gateway's own disk: a SQLite file (WAL, synchronous=FULL). Writes are collected and committed together
-// on a thread of libuv's pool, so that the loop never waits for the disk; what is to happen once they are on
-// disk is told by callback. A write that fails is tried again until it succeeds.
+// on a thread of libuv's pool, so that the loop never waits for the disk; callbacks tell when they are on
+// disk. A write that fails is tried again until it succeeds.
 #pragma once
 
 #include <stdbool.h>
@@ -12,13 +12,13 @@
 
 struct store;
 
-// Opens or makes the file (mode 0600). A damaged file is set aside, also when that shows later, which is
-// logged. NULL, and *reason (for the caller to free), when that fails; a file that another gateway has open
-// is such a failure.
+// Opens or creates the file (mode 0600). A damaged file is set aside, also when the damage shows later, which
+// is logged. NULL, and *reason (for the caller to free), when that fails; a file that another gateway has
+// open is such a failure.
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason);
 
 // Closes the handles on the loop; what is being written goes on. After the loop has ended, or when nothing is
-// being written any more, store_close() writes what is not yet and closes the file.
+// being written any more, store_close() writes what is not written yet and closes the file.
 void store_stop(struct store *store);
 bool store_is_writing(const struct store *store);
 void store_close(struct store *store);
@@ -28,7 +28,7 @@ const char *store_marker(const struct store *store);
 
 // --- commands ---
 
-// The commands that stand in the file, by id. entry is JSON.
+// The commands in the file, by id. entry is JSON.
 typedef void store_command_fn(void *context, int64_t id, const char *entry);
 void store_each_command(struct store *store, store_command_fn *fn, void *context);
 
@@ -59,11 +59,11 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
 
 #define STORE_ASIDE_MAX (10 << 20) // bytes of them; beyond that the oldest is dropped
 
-// Copies all of publish and reason. When the disk takes nothing, only so many wait for it; more are dropped, which is
-// logged.
+// Copies all of publish and reason. When the disk takes nothing, only so many wait for it; more are dropped,
+// which is logged.
 void store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason);
 
-// How many stand there, as of the last write.
+// How many there are, as of the last write.
 size_t store_set_aside_count(const struct store *store);
 
 struct store_aside {
@@ -76,12 +76,12 @@ typedef void store_aside_fn(void *context, const struct store_aside *aside);
 
 // For `trackbus store`, while no gateway has the store open: calls fn for each, the oldest first.
 void store_each_aside(struct store *store, store_aside_fn *fn, void *context);
-// Puts message number (0: all) back behind what waits for the broker, or drops it. Returns how many, -1 when the store
-// cannot be written.
+// Puts message number (0: all) back behind what waits for the broker, or drops it. Returns how many, -1 when
+// the store cannot be written.
 int store_resend_aside(struct store *store, int64_t number);
 int store_drop_aside(struct store *store, int64_t number);
 
-// Gives the room of deleted messages back to the file system.
+// Gives the space of deleted messages back to the file system.
 void store_tidy(struct store *store);
 
 // Calls done once all that was put until now is on disk, or deleted again; ok is false when it could not be

@@ -1,10 +1,10 @@
 // Suspects: which message is to blame when the broker closes the connection again and again.
 //
-// Some brokers answer a publish that they do not take by closing the connection, without a word about which of
-// those under way it was. When a connection breaks twice in a row on messages and none is acknowledged in between,
-// these are suspects. They go out again one alone, then two, then four at a time while all goes well; when the
-// connection breaks on a portion, the next is half as large. A message on which it breaks alone for the third time
-// is to blame.
+// Some brokers answer a publish that they do not take by closing the connection, without saying which of
+// those under way it was. When connections break twice in a row with messages under way, and none is
+// acknowledged in between, these are suspects. They go out again one alone, then two, then four at a time
+// while all goes well; when the connection breaks on a portion, the next is half as large. A message on which
+// it breaks alone for the third time is to blame.
 #pragma once
 
 #include <stdbool.h>
@@ -28,8 +28,8 @@ void suspects_begin_portion(struct suspects *suspects);
 // All of a portion was answered: the next may be twice as large, but not more than window.
 void suspects_clear_portion(struct suspects *suspects, unsigned window);
 
-// The broker broke the connection: with how many messages under way that it did not answer, the last of which is
-// number last; answered says whether it answered any on this connection. True when the one message under way was
-// alone, so that the break is its own.
+// The broker broke the connection. under_way messages, up to number last, were unanswered; answered says
+// whether it answered any on this connection. True when the one message under way was alone, so that it is to
+// blame for the break.
 bool suspects_note_break(struct suspects *suspects, unsigned under_way, uint64_t first, uint64_t last,
                          bool answered);

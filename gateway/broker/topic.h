@@ -1,4 +1,4 @@
-// The topic scheme: every level that stands in a topic, once. Topics are put together from these by the
+// The topic scheme: each level that occurs in a topic, once. Topics are put together from these by the
 // compiler: TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_CONNECTED is "state/gw/devices/%lld/connected", to which
 // the bus adds the prefix.
 #pragma once
@@ -12,12 +12,12 @@
 #define TOPIC_STATE   "state/gw/"
 #define TOPIC_LOG     "log/gw/"
 
-// Of what; an id follows.
+// What it belongs to; an id follows.
 #define TOPIC_DEVICES   "devices/"
 #define TOPIC_CHANNELS  "channels/"
 #define TOPIC_INSTANCES "instances/"
 
-// What of it.
+// Which part of it.
 #define TOPIC_CONNECTED    "/connected"
 #define TOPIC_DISCONNECTED "/disconnected"
 #define TOPIC_TELEMETRY    "/telemetry/"
@@ -35,6 +35,6 @@
 // What follows start in text, or NULL when text does not begin with it.
 const char *topic_after(const char *text, const char *start);
 
-// Reads the id that text begins with: a number of at most 53 bits, so that it is exact in every JSON reader. *end is set
-// to what follows it. False when there is none.
+// Reads the id that text begins with: a number of at most 53 bits, so that it is exact in every JSON reader.
+// *end is set to what follows it. False when there is none.
 bool topic_read_id(const char *text, int64_t *id, const char **end);

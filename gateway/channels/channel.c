@@ -1,4 +1,4 @@
-// Channels; see channel.h. tcp.c and udp.c have what is particular to each.
+// Channels; see channel.h. tcp.c and udp.c have what is specific to each.
 #include "gateway/channels/channel.h"
 
 #include <stdio.h>
@@ -86,7 +86,7 @@ void channel_log_counters(const struct channel *channel) {
                      codec_verdict_name((enum codec_verdict)verdict));
     }
     log_info("channel %s: %zu connections, %llu bytes, %llu messages, %llu answers%s, %llu values left out, "
-             "%llu bytes of junk, beyond the limits %llu connections and %llu datagrams",
+             "%llu bytes of junk, over the limits: %llu connections, %llu datagrams",
              channel->config->name, channel->tcp.count, (unsigned long long)counters->bytes,
              (unsigned long long)counters->messages, (unsigned long long)counters->answers, rejected,
              (unsigned long long)counters->removed_values, (unsigned long long)counters->junk_bytes,

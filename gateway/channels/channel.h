@@ -14,15 +14,15 @@ struct channel {
     bool udp_open, udp_listens;
 };
 
-// Opens the channel's sockets; a socket that cannot be opened is logged and left out. Returns how many devices
-// can reach. channel is all zero before.
+// Opens the channel's sockets; a socket that cannot be opened is logged and left out. Returns how many
+// are open. channel is all zero before.
 size_t channel_open(struct channel *channel, struct channel_parts *parts,
                     const struct config_channel *config);
 
 // Closes everything, connections with code 7. The memory stays until the loop has ended.
 void channel_close(struct channel *channel);
 
-// Goes on reading from up to count connections that were held, the longest first; returns of how many.
+// Goes on reading from up to count connections that were held, longest-held first; returns how many.
 size_t channel_resume(struct channel *channel, size_t count);
 
 // Connections over TCP.
@@ -32,5 +32,5 @@ size_t channel_connections(const struct channel *channel);
 const char *channel_tcp_name(const struct channel *channel, char *text);
 const char *channel_udp_name(const struct channel *channel, char *text);
 
-// Says in the log what came through.
+// Logs what came through.
 void channel_log_counters(const struct channel *channel);

@@ -13,11 +13,11 @@ enum event_code {
     EVENT_ACCEPTED = 100,
     EVENT_IDENTIFIED = 101,
     EVENT_CLOSED = 102,
-    EVENT_CHANNEL_ERROR = 103, // bytes that made no sense, and nobody knows whose
+    EVENT_CHANNEL_ERROR = 103, // bytes that made no sense, from an unknown device
     EVENT_CONNECTED = 300,
     EVENT_DISCONNECTED = 301,
     EVENT_DEVICE_ERROR = 304,   // the same from a device that has said who it is
-    EVENT_VALUES_REMOVED = 305, // a value that cannot be was left out
+    EVENT_VALUES_REMOVED = 305, // an impossible value was dropped
 };
 
 // log/gw/channels/{id}/connections/{conn_id}/…
@@ -26,9 +26,8 @@ void event_accepted(const struct peer *peer, unsigned suppressed);
 void event_identified(const struct peer *peer);
 void event_closed(const struct peer *peer, enum close_code code);
 
-// log/gw/devices/{id}/{connected,disconnected}. Other instances read them too, and let go of a device that is
-// here now.
-// ident and device say who; peer is where. Nothing is published of a device without an identity.
+// log/gw/devices/{id}/{connected,disconnected}. Other instances read them too, and drop a device that is here
+// now. ident and device say who; peer is where. Nothing is published for a device without an identity.
 void event_presence(const struct peer *peer, const char *ident, const struct device *device, bool connected);
 
 struct event_error {

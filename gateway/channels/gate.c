@@ -89,7 +89,7 @@ void gate_turn_away(struct gate *gate) {
 // --- connections ---
 
 // Shells and service managers often allow 1024 descriptors at first and far more on request. Where there are
-// fewer, connections are refused before there are none left: libuv would close them without a word.
+// fewer, connections are refused before there are none left: libuv would close them silently.
 void gate_allow_connections(struct gate *gate, int connections) {
     rlim_t wanted = (rlim_t)connections + OTHER_DESCRIPTORS;
     struct rlimit limit;

@@ -1,8 +1,8 @@
 // The gate: whether devices are read now, and how many may be connected.
 //
-// A broker waits while devices are read, so what is read in one turn of the loop is bounded. While the outbox is
-// busy, connections are not read (back-pressure: they are "held"); while it is full, datagrams are turned away as
-// well. Held connections are let go a few at a time, so that they do not all come at once.
+// A broker waits while devices are read, so what is read in one turn of the loop is bounded. While the outbox
+// is busy, connections are not read (back-pressure: they are "held"); while it is full, datagrams are turned
+// away as well. Held connections are let go a few at a time, so that they do not all come at once.
 #pragma once
 
 #include <stdbool.h>
@@ -14,7 +14,8 @@
 
 struct gate;
 
-// Lets up to count held connections of each channel go on, the longest held first. Returns how many there were.
+// Lets up to count held connections of each channel go on, the longest held first. Returns how many there
+// were.
 typedef size_t gate_resume_fn(void *context, size_t count);
 
 struct gate *gate_new(uv_loop_t *loop, gate_resume_fn *resume, void *context);
@@ -24,14 +25,14 @@ void gate_free(struct gate *gate);
 
 // --- reading ---
 
-// What the outbox takes in from now on. True when it became full, or is so no longer.
+// What the outbox takes in from now on. True when it became full, or is no longer full.
 bool gate_set_intake(struct gate *gate, enum outbox_intake intake);
 
-// Whether connections may be read now. When not, they are held, and gate_resume_soon() has them let go in time.
+// Whether connections may be read now. When not, they are held, and gate_resume_soon() lets them go later.
 bool gate_reads(const struct gate *gate);
 void gate_resume_soon(struct gate *gate);
 
-// So many bytes were read from a connection in this turn of the loop.
+// That many bytes were read from a connection in this turn of the loop.
 void gate_has_read(struct gate *gate, size_t bytes);
 
 // Whether datagrams are turned away, because the outbox is full; and that one was.
@@ -40,7 +41,7 @@ void gate_turn_away(struct gate *gate);
 
 // --- connections ---
 
-// Takes limits.connections, or fewer where the system does not allow so many open files, which is logged.
+// Allows limits.connections, or fewer where the system does not allow so many open files, which is logged.
 void gate_allow_connections(struct gate *gate, int wanted);
 
 struct gate_address; // connections from one IP address

@@ -1,4 +1,4 @@
-// What the channels tell others: the gateway's state and its commands live from it. Nothing here knows who
+// What the channels tell others: the gateway's state and its commands depend on it. Nothing here knows who
 // listens.
 #pragma once
 
@@ -31,6 +31,6 @@ struct channel_observer {
     // A device answered, or, for an implicit answer, sent a report that may be one. from is the way that the
     // answer came.
     void (*answered)(void *context, const struct road *from, const struct codec_answer *answer);
-    // What stands retained of the channel has changed: its connections, its sockets.
+    // What is retained for the channel has changed: its connections, its sockets.
     void (*changed)(void *context, const struct config_channel *channel);
 };

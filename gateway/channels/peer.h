@@ -64,12 +64,12 @@ void peer_drop_replies(struct peer *peer);
 // Logs a line about the peer, "channel NAME, IP:PORT, device IDENT: …".
 __attribute__((format(printf, 2, 3))) void peer_log(const struct peer *peer, const char *format, ...);
 
-// Whether something of one kind (a constant) may be told of the peer: of an address only so much a second is,
-// and the rest is counted. When it may, *suppressed is how often it might not before.
+// Whether something of one kind (a constant) may be reported about the peer: each address has a limit per
+// second, and the rest is counted. If so, *suppressed is how many were left out before.
 bool peer_may_tell(const struct peer *peer, const char *kind, unsigned *suppressed);
 
-// Warns of a fault of the peer in the same way, if it may be told. Returns false when it was only counted;
-// otherwise *suppressed (or NULL) is how many were before.
+// Warns of a fault of the peer in the same way, if it may be reported. Returns false when it was only
+// counted; otherwise *suppressed (or NULL) is how many were before.
 __attribute__((format(printf, 4, 5))) bool peer_warn(const struct peer *peer, const char *kind,
                                                      unsigned *suppressed, const char *format, ...);
 

@@ -1,4 +1,5 @@
-// The road to a device that can be reached now: what a command needs to go out, and an answer to be known by.
+// The road to a device that can be reached now: what a command needs to be sent, and what identifies its
+// answer.
 #pragma once
 
 #include <stdbool.h>
@@ -22,10 +23,10 @@ struct road {
     void (*send)(void *context, const uint8_t *bytes, size_t length);
 };
 
-// The road by which a peer was heard. It holds as long as the peer.
+// The road by which a peer was heard. It is valid as long as the peer.
 struct road road_of(struct peer *peer);
 
 // Finds the road to the device of that id (-1: without an identity) and ident: its connection, or its UDP
 // address when it was heard from within commands.udp_reachable. False when there is none, or another gateway
-// may still have to say what it has sent. *road holds until the loop goes on.
+// may still have to say what it has sent. *road is valid until the loop goes on.
 bool road_find(const struct channel_parts *parts, int64_t device_id, const char *ident, struct road *road);

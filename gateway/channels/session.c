@@ -101,7 +101,7 @@ void session_detach(struct peer *peer) {
     free(session);
 }
 
-// Microseconds since 1970; INT64_MAX when it is not said.
+// Microseconds since 1970; INT64_MAX when missing.
 static int64_t time_of(const json_t *entry) {
     const json_t *timestamp = json_object_get(entry, "timestamp");
     double seconds = json_is_number(timestamp) ? json_number_value(timestamp) : 1e12;
@@ -109,7 +109,7 @@ static int64_t time_of(const json_t *entry) {
                                           : INT64_MAX; // a double may be less by one
 }
 
-// The quiet period after its coming is over: what waits for the device may go out.
+// The quiet period after its arrival is over: what waits for the device may go out.
 static void settle(const struct channel_parts *parts, struct session *session) {
     if (session->settled)
         return;
@@ -132,7 +132,7 @@ void session_heard(const struct channel_parts *parts, int64_t device_id, const c
     json_t *json = json_loadb(entry, length, 0, NULL);
     const char *instance = json_string_value(json_object_get(json, "instance"));
     bool own = bus_is_own(parts->bus, instance), others = instance != NULL && !own;
-    bool late = time_of(json) < session->since; // of a time before the device came here
+    bool late = time_of(json) < session->since; // from before the device came here
     json_decref(json);
     if (!late && own) {
         settle(parts, session);
@@ -153,7 +153,7 @@ struct peer *session_any_peer(const struct session *session) {
     return session->tcp != NULL ? session->tcp : session->udp;
 }
 
-// The device begins anew under its new id. For a moment two may have one, where ids are exchanged.
+// The device begins anew under its new id. While ids are exchanged, two may briefly have the same one.
 static void take_identity(struct session_table *table, struct session *session, const struct device *device) {
     struct peer *peer = session_any_peer(session);
     leave(session, peer);

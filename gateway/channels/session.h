@@ -13,7 +13,7 @@ struct session {
     struct peer *udp; // where it was last heard from over UDP, or NULL
     int64_t since;    // it has been here: microseconds since 1970
     bool elsewhere;   // it has gone to another gateway
-    bool settled;     // what other gateways have said of its commands until it came here has been heard
+    bool settled;     // what other gateways said about its commands before it came has been heard
     UT_hash_handle by_ident, by_id;
 };
 
@@ -29,17 +29,17 @@ void session_attach(struct peer *peer, const char *ident, const struct device *d
 // Takes peer out of its session, if it is in one; a session without peers ends.
 void session_detach(struct peer *peer);
 
-// The broker tells of a log entry (JSON) that the device is connected. Our own: what others have said of its
-// commands before has been heard. Another instance's: unless the device connected here later, its connections
-// here are closed (code 12). What says of nobody that he has it is ignored.
+// The broker tells of a log entry (JSON) that the device is connected. Our own: what others said about its
+// commands before that has been heard. Another instance's: unless the device connected here later, its
+// connections here are closed (code 12). An entry that names no instance is ignored.
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length);
 
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it
 // has sent.
 bool session_is_settled(const struct channel_parts *parts, const struct session *session);
 
-// Gives all devices that are here what the registry says of them now; closes those that it no longer allows
-// (code 13).
+// Gives all devices that are here what the registry now says about them; closes those that it no longer
+// allows (code 13).
 void sessions_reload(struct channel_parts *parts);
 
 // NULL when the device is not here. Only devices with an identity are found by an id.

@@ -18,7 +18,7 @@ struct stream_counters {
     uint64_t verdicts[CODEC_VERDICT_COUNT]; // frames by verdict
 };
 
-// Something that made no sense. offset is counted from the begin of the stream; bytes is what it was.
+// Something that made no sense. offset is counted from the beginning of the stream; bytes is what it was.
 struct stream_fault {
     uint64_t offset;
     const char *verdict; // a verdict's name, or "JUNK"
@@ -42,7 +42,7 @@ enum stream_state {
     STREAM_NOT_THIS_PROTOCOL, // nothing but junk from the start, and more than is allowed
     STREAM_BROKEN,            // parse error
     STREAM_VIOLATION,         // the protocol was violated
-    STREAM_CLOSED_BY_DEVICE,  // the device took its leave, in the words of its protocol
+    STREAM_CLOSED_BY_DEVICE,  // the device said goodbye in its protocol
     STREAM_REFUSED,           // the sink refused the device
 };
 
@@ -69,8 +69,8 @@ void stream_init(struct stream *stream, const struct codec *codec, void *session
                  const struct stream_sink *sink, void *context, struct stream_counters *counters);
 void stream_free(struct stream *stream);
 
-// Takes bytes (length may be 0) and what is known of those to come. Once it returned another state than
-// STREAM_OPEN the stream takes no more.
+// Takes bytes (length may be 0) and what is known of those to come. Once it has returned a state other than
+// STREAM_OPEN, the stream takes no more.
 enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_t length,
                               enum codec_follow follow);
 

@@ -56,8 +56,8 @@ static bool is_fault(enum close_code code) {
            code == CLOSE_NOT_THIS_PROTOCOL || code == CLOSE_LIMIT;
 }
 
-// Whoever connects again and again does not fill the log, nor the outbox before the messages of others: of
-// connections that never say who they are, only those that were told of at their beginning are at their end.
+// Someone who connects again and again must not fill the log, or the outbox ahead of the messages of others:
+// a connection that never identifies itself is reported at its end only if it was at its beginning.
 static void tell_accepted(struct tcp_connection *connection) {
     const struct peer *peer = &connection->peer;
     char note[LIMITER_NOTE_MAX];
@@ -118,7 +118,7 @@ static void close_connection(struct peer *peer, enum close_code code) {
 // --- writing ---
 
 static void on_written(uv_write_t *request, int status) {
-    free(request); // a broken connection is told to the reading side
+    free(request); // the reading side hears of a broken connection
 }
 
 static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
@@ -134,8 +134,7 @@ static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
         return;
     size_t done = written > 0 ? (size_t)written : 0;
     if (uv_stream_get_write_queue_size((uv_stream_t *)&connection->tcp) + length > WRITE_QUEUE_MAX) {
-        peer->close_code =
-            CLOSE_LIMIT; // it does not read; the timer closes it, nobody's caller loses it here
+        peer->close_code = CLOSE_LIMIT; // it does not read; the timer closes it, so no caller loses it here
         uv_timer_start(&connection->timer, on_timer, 0, 0);
         return;
     }
@@ -190,7 +189,7 @@ static bool is_nameless(const struct tcp_connection *connection, uint64_t now) {
     return peer->session == NULL && now - connection->heard_from >= timeout;
 }
 
-// A silence tells the codec that what it has of a frame is all.
+// Silence tells the codec that what it has of a frame is all that comes.
 static void tell_quiet(struct tcp_connection *connection) {
     connection->quiet_asked = true;
     take(connection, NULL, 0, CODEC_QUIET);
@@ -200,8 +199,8 @@ static void tell_quiet(struct tcp_connection *connection) {
 
 static void take_silence(struct tcp_connection *connection, uint64_t now) {
     bool nameless = is_nameless(connection, now);
-    // Timers come before what there is to read: after a turn that took long, or when the connection was held
-    // until now, silence is not the device's.
+    // Timers run before reads: after a long turn, or when the connection was held until now, it need not be
+    // the device that was silent.
     if (!connection->ended && !nameless && has_unread(connection))
         uv_timer_start(&connection->timer, on_timer, 1, 0);
     else if (connection->ended)
@@ -220,7 +219,7 @@ static void on_timer(uv_timer_t *timer) {
         close_connection(peer, peer->close_code);
     } else if (now < next_deadline(connection)) {
         set_timer(connection);
-    } else if (connection->held) { // that it is not heard is not its fault
+    } else if (connection->held) { // we are the ones not reading
         peer->last_heard = connection->heard_from = now;
         set_timer(connection);
     } else {
@@ -383,8 +382,8 @@ int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
     return result != 0 ? result : uv_listen((uv_stream_t *)&listener->socket, BACKLOG, on_connection);
 }
 
-// At the end of the gateway. Of a connection that is behind the beginning of a report may have been read: the
-// rest of it is there, and is neither to be lost nor to be taken for what it is not.
+// When the gateway ends. Of a connection that is behind, only the beginning of a report may have been read:
+// the rest is there, and must be neither lost nor taken for something else.
 static void take_last(struct tcp_connection *connection) {
     size_t most = connection->peer.stream.codec->frame_max;
     ssize_t count = 0;

@@ -11,17 +11,17 @@ struct tcp_listener {
     struct stream_counters *counters;
     uv_tcp_t socket;
     struct tcp_connection *connections;
-    struct tcp_connection *held; // those with something to read, while nothing is read
+    struct tcp_connection *held; // with something to read, while nothing is read (back-pressure)
     size_t count;                // of connections
     uint64_t refused;            // connections beyond limits.connections or connections_per_address
 };
 
-// Listens on channel->tcp. 0 or an error of libuv; also then tcp_close() is due.
+// Listens on channel->tcp. 0 or an error of libuv; tcp_close() is due in either case.
 int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
                const struct config_channel *channel, struct stream_counters *counters);
 
 // Takes what has come and closes all (code 7). The memory stays until the loop has ended.
 void tcp_close(struct tcp_listener *listener);
 
-// Goes on reading from up to count connections that were held, the longest first; returns of how many.
+// Goes on reading from up to count connections that were held, longest-held first; returns how many.
 size_t tcp_resume(struct tcp_listener *listener, size_t count);

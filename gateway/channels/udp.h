@@ -15,7 +15,7 @@ struct udp_socket {
     uint64_t refused;       // datagrams beyond limits.datagrams_per_second
 };
 
-// Binds to channel->udp. 0 or an error of libuv; also then udp_close() is due.
+// Binds to channel->udp. 0 or an error of libuv; udp_close() is due in either case.
 int udp_bind(struct udp_socket *udp, struct channel_parts *parts, const struct config_channel *channel,
              struct stream_counters *counters);
 

@@ -17,8 +17,8 @@ int cli_store(int argc, char **argv);
 // Prints what was wrong with the arguments and where help is; returns EXIT_USAGE.
 __attribute__((format(printf, 2, 3))) int cli_usage_fault(const char *subcommand, const char *format, ...);
 
-// Finds the protocol that -p names (NULL: it was not given). Returns -1 and sets *codec, or prints what is wrong
-// and returns EXIT_USAGE.
+// Finds the protocol that -p names (NULL: it was not given). Returns -1 and sets *codec, or prints what is
+// wrong and returns EXIT_USAGE.
 int cli_find_protocol(const char *subcommand, const char *name, const struct codec **codec);
 
 // Prints a fault of the configuration to file, a FILE *: a config_fault_fn.

@@ -120,7 +120,7 @@ static int describe(const char *subcommand, const char *what, const char *protoc
         return cli_usage_fault(subcommand, "describe what? fields, commands or protocols");
     if (protocol == NULL || codec_find(protocol) == NULL)
         return cli_usage_fault(subcommand,
-                               "commands of which protocol? -p takes one of: trackbus describe protocols");
+                               "which protocol? -p is missing or unknown; see: trackbus describe protocols");
     return describe_commands(codec_find(protocol), json);
 }
 

@@ -16,7 +16,7 @@ static const char help[] =
     "accepting, hands over what is waiting, exits 0; a second one stops it at once. SIGHUP reads\n"
     "devices_file again, SIGUSR1 logs the counters.\n"
     "\n"
-    "  -c, --config FILE   the configuration; without it, everything is at its default\n"
+    "  -c, --config FILE   the configuration; without it, defaults are used\n"
     "  -w, --workers N     N processes that share the ports, to use more than one core. Each is an\n"
     "                      instance of its own, with -2, -3, ... appended to client_id and\n"
     "                      store.path. The first one takes commands in. Limits apply to each. A\n"

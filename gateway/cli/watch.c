@@ -16,7 +16,7 @@ static const char help[] =
     "device connects or disconnects: time, ident, name, position, speed, battery, event.\n"
     "\n"
     "  -c, --config FILE   the gateway's configuration; only mqtt, messages, unknown_devices and log\n"
-    "                      are used. Without it, everything is at its default\n"
+    "                      are used. Without it, defaults are used\n"
     "\n"
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD and\n"
     "TRACKBUS_TOPIC_PREFIX override the file.\n";

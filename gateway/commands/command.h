@@ -33,7 +33,7 @@ struct command {
     size_t correlation_length;
     int64_t created, expires;
     int priority, max_attempts, attempts;
-    int timeout; // seconds; 0: not said
+    int timeout; // seconds; 0: not given
     enum command_state state;
     int64_t answer_by;
     struct codec_expectation expectation;
@@ -45,7 +45,7 @@ struct command {
     bool confirmed;              // the broker is known to have its entry, or has been sent it
     uint64_t published;          // number in the outbox of its entry as last published
     uint64_t sent_to;            // of one that was sent from here: serial number of the road
-    bool has_begun;              // the device has said that it is at it
+    bool has_begun;              // the device has said that it is working on it
     bool end_written;            // of one that has ended: it is on disk
     int64_t forget_at;           // of a tombstone, which is an ended command whose end the broker has; else 0
     struct outbox_waiter waiter; // of one that has ended: until the broker has the result
@@ -69,10 +69,10 @@ char *command_key(char key[COMMAND_KEY_MAX], int64_t device_id, int64_t channel_
 // The entry; for the caller to free.
 json_t *command_to_json(const struct command *command);
 
-// Reads an entry that stands under key. NULL, and *reason (for the caller to free), when it is none. Its
-// definition is not checked against the protocol's schemas.
+// Reads the entry under key. NULL, and *reason (for the caller to free), when it is not one. Its definition
+// is not checked against the protocol's schemas.
 struct command *command_from_json(const char *key, json_t *entry, char **reason);
 
-// The same of a tombstone, which stands on disk only and has little more than the id. NULL when row is none.
+// The same for a tombstone, which is on disk only and has little more than the id. NULL when row is not one.
 json_t *command_to_tombstone(const struct command *command);
 struct command *command_from_tombstone(int64_t id, const json_t *row);

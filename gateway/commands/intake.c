@@ -14,7 +14,7 @@
 
 #define PAYLOAD_MAX    262144 // bytes of a publish
 #define DEFINITION_MAX 16384  // bytes of one command, as JSON
-#define DEPTH_MAX      64     // of objects and arrays in each other, so that what holds it can be read too
+#define DEPTH_MAX      64     // of nested objects and arrays, so that what holds it can be read too
 
 // Who a publish is for.
 struct address {

@@ -16,7 +16,7 @@ static json_t *parse_json(const char *payload, size_t length, char **reason) {
     json_t *commands = json_loadb(payload, length, JSON_REJECT_DUPLICATES, &error);
     if (commands == NULL) {
         utf8_mend(error.text); // jansson quotes the payload and may cut it anywhere
-        *reason = text_format("the command is no valid JSON: line %d, column %d: %s", error.line,
+        *reason = text_format("the command is not valid JSON: line %d, column %d: %s", error.line,
                               error.column, error.text);
         return NULL;
     }
@@ -24,7 +24,7 @@ static json_t *parse_json(const char *payload, size_t length, char **reason) {
         return json_pack("[o]", commands);
     if (json_array_size(commands) > 0 && json_array_size(commands) <= COMMANDS_AT_ONCE_MAX)
         return commands;
-    *reason = text_format("an array of commands has 1 to %d of them, this one has %zu", COMMANDS_AT_ONCE_MAX,
+    *reason = text_format("an array may hold 1 to %d commands, this one holds %zu", COMMANDS_AT_ONCE_MAX,
                           json_array_size(commands));
     json_decref(commands);
     return NULL;

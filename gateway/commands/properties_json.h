@@ -12,7 +12,7 @@ struct flat_properties {
     size_t capacity;
 };
 
-// Flattens an object: {"a":{"b":1},"c":["x"]} has "a.b" and "c.0". Null is left out. Numbers that are no
+// Flattens an object: {"a":{"b":1},"c":["x"]} has "a.b" and "c.0". Null is left out. Numbers that are not
 // decimals of at most 18 digits become the nearest one of 9 places, or are left out when they are larger than
 // that.
 struct flat_properties properties_from_json(const json_t *object);

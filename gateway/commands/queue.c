@@ -15,7 +15,7 @@
 
 // Seconds after its time-out at which a command that another instance sent is taken over.
 #define ADOPTION_TIME 15
-// Seconds that a tombstone stands: longer than Mosquitto goes between two savings.
+// Seconds that a tombstone stands: longer than Mosquitto waits between two saves.
 #define FORGET_TIME 3600
 
 // --- the end ---
@@ -286,7 +286,7 @@ static const char *text_of(const struct codec_answer *answer) {
 static void note_begun(const struct command_queue *queue, struct command *command,
                        const struct codec_answer *answer) {
     command->has_begun = true;
-    log_info("%s: command %s has begun: %s", command->key, command_voice_name(command), text_of(answer));
+    log_info("%s: command %s started: %s", command->key, command_voice_name(command), text_of(answer));
     if (command->state == COMMAND_SENT)
         return;
     await_answer(queue, command); // it was late, and is not to be sent again
@@ -309,8 +309,7 @@ void command_queue_answered(struct command_queue *queue, const struct road *from
     struct command *command = find_asked(queue, key, from, answer);
     if (command == NULL) {
         if (!answer->implicit)
-            log_info("device %s: an answer to '%s' that nobody waits for: %s", from->ident, answer->key,
-                     text_of(answer));
+            log_info("device %s: unexpected answer to '%s': %s", from->ident, answer->key, text_of(answer));
     } else if (answer->outcome == CODEC_PROGRESS && command->expectation.final_after_progress) {
         note_begun(queue, command, answer);
     } else {
@@ -352,7 +351,7 @@ static bool decides(const struct command_queue *queue) {
     return queue->config->commands.intake && roll_call_is_done(queue->roll_call);
 }
 
-// What another instance has sent is its own, until that has surely gone.
+// What another instance has sent is left to it, until it has surely gone.
 static bool is_timed_out(const struct command_queue *queue, const struct command *command, int64_t now) {
     bool late = now >= command->answer_by && command_voice_is_own(queue->voice, command);
     bool orphaned = now >= command->answer_by + ADOPTION_TIME * 1000000LL && decides(queue);

@@ -1,10 +1,10 @@
 // The queue of commands: what goes out to which device, what is under way, and how each ends.
 //
 // A command is queued, sent, and then exactly one of processed, expired or canceled; each step is logged
-// under {prefix}/log/gw/{key}/commands-queue/{name}/{step}. While it is pending its entry stands retained
-// under {prefix}/state/gw/{key}/commands-queue/{id}, where every instance of the gateway sees it: the one
-// that holds the device sends it. An end is on disk before it is published, so that a command that was
-// answered is never sent again.
+// under {prefix}/log/gw/{key}/commands-queue/{name}/{step}. While it is pending its entry is retained under
+// {prefix}/state/gw/{key}/commands-queue/{id}, where every instance of the gateway sees it: the one that
+// holds the device sends it. An end is on disk before it is published, so that a command that was answered is
+// never sent again.
 #pragma once
 
 #include <stdbool.h>
@@ -22,7 +22,7 @@ struct command_roads {
     void *context;
     // The road to the device of that id (-1: without an identity) and ident; see road_find().
     bool (*find)(void *context, int64_t device_id, const char *ident, struct road *road);
-    // What a connected device with an identity is called and speaks. *ident holds until the loop goes on.
+    // What a connected device with an identity is called and speaks. *ident is valid until the loop goes on.
     bool (*whois)(void *context, int64_t device_id, const char **ident, const struct codec **codec);
 };
 
@@ -52,12 +52,12 @@ void command_queue_sweep(struct command_queue *queue, int64_t now);
 // Somebody canceled it.
 void command_queue_cancel(struct command_queue *queue, struct command *command);
 
-// The command has ended in this way, and that is said. A tombstone is left: its id is kept for a while, here
-// and on disk, so that an old entry that comes late, or out of an older state of the broker's disk, is not a
-// new command.
+// The command has ended this way, and the end has been published. A tombstone is left: its id is kept for a
+// while, here and on disk, so that an old entry that comes late, or out of an older state of the broker's
+// disk, is not a new command.
 void command_queue_bury(struct command_queue *queue, struct command *command, enum command_state end);
 
-// Takes it out of the queue and off the disk, and frees it, without a word.
+// Takes it out of the queue and off the disk, and frees it, without publishing anything.
 void command_queue_forget(struct command_queue *queue, struct command *command);
 
 // Publishes the end of a command whose end is on disk, and buries it once the broker has that.

@@ -13,7 +13,8 @@
 #include "gateway/commands/parse.h"
 
 #define ENTRY_MAX 65536 // bytes
-#define CROWD     1000 // entries at which a broker may have left out some: Mosquitto's limit of queued messages
+// Entries at which a broker may have left out some: Mosquitto's limit of queued messages.
+#define CROWD 1000
 
 static bool is_intake(const struct command_sync *sync) {
     return sync->queue->config->commands.intake;
@@ -42,7 +43,7 @@ static struct command *read_row(int64_t id, const json_t *row, char **fault) {
 }
 
 static void drop_row(const struct command_sync *sync, int64_t id, const char *fault) {
-    log_error("the store's command %lld is invalid, dropped: %s", (long long)id,
+    log_error("command %lld in the store is invalid, dropped: %s", (long long)id,
               fault != NULL ? fault : "no entry");
     store_delete_command(voice_of(sync)->store, id);
 }
@@ -149,7 +150,7 @@ static void send_all(struct command_sync *sync) {
 void command_sync_settled(struct command_sync *sync) {
     size_t again = take_unconfirmed(sync);
     if (again > 0)
-        log_warning("the broker did not have %zu pending commands, published again", again);
+        log_warning("%zu pending commands were missing at the broker, published again", again);
     if (is_intake(sync))
         publish_marker(sync); // behind them
     send_all(sync);
@@ -229,7 +230,7 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     command_free(command);
 }
 
-// What is wrong with the command that an entry says, for the caller to free, or NULL.
+// What is wrong with the command that an entry holds, for the caller to free, or NULL.
 static char *wrong_with(const struct command_sync *sync, const struct command *command, int64_t id) {
     if (command->id != id)
         return text_format("entry.id is not the topic's");
@@ -237,7 +238,7 @@ static char *wrong_with(const struct command_sync *sync, const struct command *c
                                       : command_check_for_any(command->definition, sync->queue->config);
 }
 
-// NULL, and *fault (for the caller to free), when it is no entry of that key and id.
+// NULL, and *fault (for the caller to free), when it is not an entry for that key and id.
 static struct command *read_entry(const struct command_sync *sync, const char *key, int64_t id,
                                   const struct mqtt_received *received, char **fault) {
     json_t *entry = json_loadb(received->payload, received->length, JSON_REJECT_DUPLICATES, NULL);
@@ -294,7 +295,7 @@ static void take_queue_topic(struct command_sync *sync, const char *topic, const
     if (has_id)
         take_payload(sync, key, id, received);
     else
-        log_warning("%s: ignored: the id of a command is a number", received->topic);
+        log_warning("%s: ignored: the command id is not a number", received->topic);
 }
 
 void command_sync_received(struct command_sync *sync, const char *topic,

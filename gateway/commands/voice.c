@@ -1,4 +1,4 @@
-// Where a command is, said; see voice.h.
+// Publishes and stores what becomes of a command; see voice.h.
 #include "gateway/commands/voice.h"
 
 #include <stdlib.h>
@@ -155,8 +155,8 @@ void command_voice_clear_stale(const struct command_voice *voice, const struct c
                                struct command *stale) {
     if (command->forget_at == 0)
         return; // its end is on the way
-    log_warning("%s: command %lld has ended (%s), the broker still held it", command->key,
-                (long long)command->id, command_state_name(command->state));
+    log_warning("%s: command %lld has already ended (%s), but the broker still retained it; clearing it",
+                command->key, (long long)command->id, command_state_name(command->state));
     stale->state = command->state;
     command_voice_sign(voice, stale);
     json_t *entry = command_to_json(stale);

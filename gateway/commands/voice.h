@@ -1,5 +1,5 @@
-// Says where a command is: its retained entry in the broker, the entry on disk, the log entries of its steps,
-// and the result to whoever asked for it.
+// Publishes and stores what becomes of a command: its retained entry in the broker, the entry on disk, the
+// log entries of its steps, and the result for whoever asked for it.
 #pragma once
 
 #include <stdbool.h>
@@ -30,7 +30,7 @@ void command_voice_result(const struct command_voice *voice, const struct comman
 void command_voice_publish(const struct command_voice *voice, struct command *command);
 
 // Publishes that a command has ended: how, its result, and then the empty entry, whose number in the outbox
-// command->published becomes; 0 when the outbox is full and it must be said again.
+// command->published becomes; 0 when the outbox is full and it must be published again.
 void command_voice_publish_end(const struct command_voice *voice, struct command *command);
 
 // The broker holds stale for a command that has ended: it is told again that it has.

@@ -1,5 +1,5 @@
-// Turns what comes from the broker into what is known of the fleet: which topics to subscribe to, and what each
-// payload on them says.
+// Turns what comes from the broker into what is known of the fleet: which topics to subscribe to, and what
+// each payload on them says.
 #pragma once
 
 #include <stdbool.h>
@@ -24,7 +24,8 @@ struct listener_handlers {
     void (*not_understood)(void *context, const struct mqtt_received *received);
 };
 
-// With an ident, other devices are ignored. config and ident (or NULL) stay the caller's; handlers are copied.
+// With an ident, other devices are ignored. config and ident (or NULL) stay the caller's; handlers are
+// copied.
 struct listener *listener_new(const struct config *config, const char *ident,
                               const struct listener_handlers *handlers);
 void listener_free(struct listener *listener);
@@ -35,10 +36,10 @@ struct fleet *listener_fleet(struct listener *listener);
 const struct mqtt_subscription *listener_subscriptions(const struct listener *listener, size_t *count);
 
 // A broker drops what it cannot send quickly, such as the retained states of very many devices. So these are
-// not among the subscriptions: one topic is asked for after the other. This is the filter of the next one, which
-// lasts as long as the listener; NULL after the last one.
+// not among the subscriptions: one topic is asked for after the other. This is the filter of the next one,
+// which lasts as long as the listener; NULL after the last one.
 const char *listener_states(const struct listener *listener);
-// It is subscribed to: on to the one after it.
+// That filter is subscribed to: go on to the next one.
 void listener_states_asked(struct listener *listener);
 
 // Takes what came for any of these. Returns whether it is a retained state: those of many devices come in no

@@ -25,8 +25,8 @@ struct report {
     bool alarm;
 };
 
-// Reads a message's payload, received at now (microseconds since 1970). False when it is not a message: a JSON
-// object with an ident.
+// Reads a message's payload, received at now (microseconds since 1970). False when it is not a message: a
+// JSON object with an ident.
 bool report_message(struct report *report, const char *payload, size_t length, int64_t now);
 
 struct presence {

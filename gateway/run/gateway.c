@@ -1,5 +1,5 @@
-// The running gateway; see gateway.h. The only file that knows all parts: it makes them, tells each what the others
-// report, and takes them apart.
+// The running gateway; see gateway.h. The only file that knows all parts: it makes them, tells each what the
+// others report, and takes them apart.
 #include "gateway/run/gateway.h"
 
 #include <errno.h>
@@ -479,7 +479,7 @@ static void warn_of_options(const struct config_channel *channel) {
 static void warn_of_what_is_not_there(const struct config *config) {
     if (config->mqtt.qos == 0)
         log_warning(
-            "mqtt.qos is 0: messages that are under way when the connection to the broker breaks are lost");
+            "mqtt.qos is 0: messages that are in flight when the connection to the broker breaks are lost");
     for (size_t i = 0; i < config->channel_count; i++)
         warn_of_options(&config->channels[i]);
 }

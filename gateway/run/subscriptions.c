@@ -16,10 +16,10 @@ __attribute__((format(printf, 4, 5))) static void add(struct subscriptions *subs
     va_end(arguments);
 }
 
-// Our own first, because a broker with a full queue drops what comes later. A command that somebody retained by
-// mistake would come again at every connection: no retained ones. The entries of the queue are wanted with those
-// that we wrote ourselves, which tells that the broker has them. Where devices and what other instances were
-// while we were away does not matter: QoS 0.
+// Our own first, because a broker with a full queue drops what comes later. A command that somebody retained
+// by mistake would come again at every connection: no retained ones. The entries of the queue are wanted with
+// those that we wrote ourselves, which tells that the broker has them. Where devices and what other instances
+// were while we were away does not matter: QoS 0.
 void subscriptions_fill(struct subscriptions *list, const struct config *config) {
     const char *prefix = config->mqtt.topic_prefix;
     bool intake = config->commands.intake;

@@ -205,11 +205,10 @@ static void stop(struct supervisor *supervisor) {
 
 static void log_end(unsigned number, int status, int backoff) {
     if (WIFSIGNALED(status))
-        log_error("worker %u was ended by signal %d (%s); it is started again in %d s", number,
-                  WTERMSIG(status), strsignal(WTERMSIG(status)), backoff);
+        log_error("worker %u was killed by signal %d (%s); restarting in %d s", number, WTERMSIG(status),
+                  strsignal(WTERMSIG(status)), backoff);
     else
-        log_error("worker %u ended with code %d; it is started again in %d s", number, WEXITSTATUS(status),
-                  backoff);
+        log_error("worker %u exited with code %d; restarting in %d s", number, WEXITSTATUS(status), backoff);
 }
 
 static void note_code(struct supervisor *supervisor, int status) {
@@ -246,7 +245,7 @@ static void take_end(struct supervisor *supervisor, unsigned number, int status)
     } else if (supervisor->stopping) {
         note_code(supervisor, status);
     } else if (gave_up(worker, status)) {
-        log_error("worker %u cannot run (code %d): all stop", number, WEXITSTATUS(status));
+        log_error("worker %u failed to start (code %d); stopping all workers", number, WEXITSTATUS(status));
         note_code(supervisor, status);
         stop(supervisor);
     } else {

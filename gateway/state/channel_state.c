@@ -1,4 +1,4 @@
-// What stands retained of channels; see channel_state.h.
+// What is retained for channels; see channel_state.h.
 #include "gateway/state/channel_state.h"
 
 #include <stdlib.h>
@@ -20,7 +20,7 @@ struct channel_state {
     struct instances *instances;
     const struct channel *channels; // ours
     size_t count;
-    bool *due;                  // as many
+    bool *due;                  // one per channel
     struct due_channel *others; // that are due
 };
 
@@ -108,7 +108,7 @@ static bool publish_ours(struct channel_state *channel_state) {
     return all;
 }
 
-// As one of those says that have it.
+// As published by one of those that have it.
 static void publish_other(const struct channel_state *channel_state, int64_t id) {
     const json_t *known = instances_channel(channel_state->instances, id);
     if (known == NULL)

@@ -1,9 +1,8 @@
-// What stands retained of channels. Each instance says of its own channels what it has; one says for all what
-// they have together.
+// What is retained for channels. Each instance reports its own channels; one of them reports the sums.
 //
 // An instance that does not take commands in keeps state/gw/instances/{client_id}/channels/{id}. The one that
 // does reads those, and publishes state/gw/channels/{id} with the sum; an instance that is offline counts for
-// nothing. Without another one online each does so, for itself.
+// nothing. When no other instance is online, each does so for itself.
 #pragma once
 
 #include "gateway/broker/bus.h"
@@ -14,8 +13,8 @@
 
 struct channel_state;
 
-// channels[0 .. count) are config's, in the same order. Adds itself to the publisher, and is the one whom the instances
-// tell. All that is handed in stays the caller's.
+// channels[0 .. count) are config's, in the same order. Adds itself to the publisher, and is the one whom the
+// instances tell. All that is handed in stays the caller's.
 struct channel_state *channel_state_new(const struct config *config, const struct bus *bus,
                                         struct publisher *publisher, struct instances *instances,
                                         const struct channel *channels, size_t count);
@@ -24,7 +23,7 @@ void channel_state_free(struct channel_state *channel_state);
 // The state of one of config's channels has changed.
 void channel_state_changed(struct channel_state *channel_state, const struct config_channel *channel);
 
-// Something came under {prefix}/state/gw/instances/; topic is what follows that. Takes away what we said in
-// an earlier run of a channel and do not say any more.
+// Something came under {prefix}/state/gw/instances/; topic is what follows that. Clears what we said in an
+// earlier run about a channel and no longer say.
 void channel_state_received(struct channel_state *channel_state, const char *topic,
                             const struct mqtt_received *received);

@@ -1,4 +1,4 @@
-// Devices that go; see clearing.h.
+// Removing devices; see clearing.h.
 #include "gateway/state/clearing.h"
 
 #include <stdlib.h>
@@ -8,12 +8,12 @@
 
 #define INTERVAL   100  // milliseconds between looks at the time
 #define CLEAR_TIME 1000 // milliseconds that a broker is given to say what it retains of a device's telemetry
-#define CLEAR_MAX  20   // devices for which it is asked at once, lest it has to say too much
+#define CLEAR_MAX  20   // devices for which it is asked at once, so that its answers do not overwhelm it
 
-// A device that goes.
+// A device that is being removed.
 struct leaving {
     int64_t device_id;
-    bool removed;   // what stood retained of it beside telemetry
+    bool removed;   // what was retained for it, except telemetry
     uint64_t asked; // for its telemetry: when, by uv_now(); 0: not yet
     UT_hash_handle hh;
 };
@@ -24,7 +24,7 @@ struct clearing {
     struct publisher *publisher;
     clearing_remove_fn *remove;
     void *context;
-    uv_timer_t timer;        // runs while devices go
+    uv_timer_t timer;        // runs while devices are being removed
     struct leaving *leaving; // by id
     size_t unremoved;        // of these
 };

@@ -1,6 +1,6 @@
-// Devices that go: all that stands retained of them is taken away. Which telemetry there is only the broker
-// knows, so it is asked: we subscribe to the device's telemetry for a second, and whoever receives it takes
-// away what comes.
+// Removing devices: all that is retained for them is cleared. Only the broker knows which telemetry there is,
+// so it is asked: we subscribe to the device's telemetry for a second, and whoever receives it clears what
+// comes.
 #pragma once
 
 #include <stdbool.h>
@@ -13,7 +13,7 @@
 
 struct clearing;
 
-// Takes away all that stands retained of a device but its telemetry.
+// Clears all that is retained for a device, except its telemetry.
 typedef void clearing_remove_fn(void *context, int64_t device_id);
 
 // Adds itself to the publisher. All that is handed in stays the caller's.
@@ -24,15 +24,15 @@ struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, const stru
 void clearing_stop(struct clearing *clearing);
 void clearing_free(struct clearing *clearing);
 
-// The device of that id goes. remove is called when the publisher is open and the broker keeps up, and
+// Removes the device of that id. remove is called when the publisher is open and the broker keeps up, and
 // telemetry is asked for after that.
 void clearing_begin(struct clearing *clearing, int64_t device_id);
 
-// Whether telemetry of the device is being taken away.
+// Whether telemetry of the device is being cleared.
 bool clearing_is_under_way(const struct clearing *clearing, int64_t device_id);
 
-// Whether remove was called for all: what is published of a device before that would be taken away with what
-// stood in its place.
+// Whether remove was called for all: what is published for a device before that would be cleared together
+// with what it replaces.
 bool clearing_is_clear(const struct clearing *clearing);
 
 // The link is lost: what was asked is asked again.

@@ -1,4 +1,4 @@
-// What stands retained for each device; see devices.h.
+// What is retained for each device; see devices.h.
 #include "gateway/state/devices.h"
 
 #include <jansson.h>
@@ -13,11 +13,12 @@
 #include "gateway/state/position.h"
 #include "gateway/state/values.h"
 
-#define UNLISTED_MAX                                                                                         \
-    200000             // devices outside the registry; beyond that the one heard longest ago is forgotten
-#define PASSED_MAX 100 // states that are looked at for one to forget
+// Devices outside the registry; beyond that the one heard longest ago is forgotten.
+#define UNLISTED_MAX 200000
+// States that are looked at to find one to forget.
+#define PASSED_MAX 100
 
-// What of a device is to be published.
+// Parts of a device's state that can be due.
 enum device_state_part {
     STATE_IDENTITY = 1,
     STATE_CONNECTED = 2,
@@ -35,7 +36,7 @@ struct device_state {
     bool listed;               // in the registry
     bool connected;            // here, or when another gateway has it, there
     int64_t since;             // no report from before it counts (high-water mark): microseconds since 1970
-    bool confirmed;            // the broker has said what stands retained of "connected"
+    bool confirmed;            // the broker has said what it retains as "connected"
     bool elsewhere;            // another gateway had it last, and announces it
     uint8_t due;               // of enum device_state_part
     struct values values;
@@ -253,8 +254,8 @@ static void publish_connected(struct devices *devices, int64_t id, bool connecte
                 TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_CONNECTED, (long long)id);
 }
 
-// Several gateways on one broker would announce a device each with itself as what it depends on: the one
-// that had it last does. Whether another had it the broker says.
+// Several gateways on one broker would each announce a device with themselves as what it depends on, so only
+// the one that had it last does. The broker says whether another had it.
 static bool is_ours_to_announce(const struct device_state *state) {
     return (state->confirmed || state->connected) && !state->elsewhere;
 }
@@ -295,7 +296,7 @@ static bool publish_device(struct devices *devices, struct device_state *state) 
 
 static bool publish_due(void *context) {
     struct devices *devices = context;
-    // What goes would take away what has come in its place.
+    // Otherwise clearing would remove what was published in its place.
     bool may = publisher_is_open(devices->parts.publisher) && clearing_is_clear(devices->parts.clearing);
     while (may && devices->due != NULL && bus_keeps_up(devices->parts.bus))
         if (!publish_device(devices, devices->due))
@@ -331,7 +332,7 @@ static struct device_state *state_of(const struct devices *devices, const struct
     return session->device.known ? find(devices, session->device.id) : NULL;
 }
 
-// What has gone to another gateway that one says itself.
+// When a device has gone to another gateway, that gateway says so itself.
 void devices_left(struct devices *devices, const struct session *session) {
     struct device_state *state = state_of(devices, session);
     if (state == NULL || strcmp(state->ident, session->ident) != 0)
@@ -383,7 +384,7 @@ void devices_announce(struct devices *devices) {
     }
 }
 
-// --- what goes ---
+// --- what is removed ---
 
 void devices_remove(struct devices *devices, int64_t id) {
     if (find(devices, id) == NULL) {
@@ -428,7 +429,7 @@ static void move(struct devices *devices, struct device_state *state) {
 
 struct moved {
     int64_t from;
-    struct device_state *state; // NULL: it goes
+    struct device_state *state; // NULL: it is removed
 };
 
 // Whether the device of a state still has one, now that the registry says what device is.
@@ -465,7 +466,7 @@ void devices_reload(struct devices *devices) {
             move(devices, moved[i].state);
     take_registry(devices);
     for (size_t i = 0; i < count; i++)
-        // Of what another has now, what only the one had that had the id.
+        // Retained topics under the old id that the new holder does not have are removed.
         clearing_begin(devices->parts.clearing, moved[i].from);
     free(moved);
     if (publisher_is_open(devices->parts.publisher))
@@ -552,7 +553,8 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
     values_remove_before(&state->values, state->since);
 }
 
-// topic is what follows telemetry/. What goes and what the device does not have is taken away.
+// topic is what follows telemetry/. Values of a device that is being removed, or that it does not have, are
+// cleared.
 static void hear_telemetry(struct devices *devices, int64_t id, const char *topic,
                            const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);

@@ -1,4 +1,4 @@
-// What stands retained for each device: who it is, whether it is connected, and its last values (telemetry).
+// What is retained for each device: who it is, whether it is connected, and its last values (telemetry).
 //
 // The last values are kept in memory, so that only what changed is published, and everything can be published
 // again when the broker has lost it. Nothing of it goes to disk: while the broker is away or behind, what has
@@ -57,6 +57,6 @@ void devices_announce(struct devices *devices);
 // The registry has changed: names, ids, devices that are new or gone. sessions_reload() comes after it.
 void devices_reload(struct devices *devices);
 
-// Takes away what stands retained under an id, but for telemetry: for Home Assistant only, where a device has
+// Clears what is retained under an id, except telemetry; only what is for Home Assistant, where a device has
 // that id.
 void devices_remove(struct devices *devices, int64_t id);

@@ -192,7 +192,7 @@ static void describe_device(json_t *config, const struct home_assistant_device *
 }
 
 // A tracker that sleeps is not unavailable: what it said last still holds, and commands wait for it. The
-// gateway is, when it is gone.
+// gateway is unavailable when it is gone.
 static void describe_availability(json_t *config, const struct home_assistant *home_assistant) {
     set_topic(config, home_assistant, "availability_topic", TOPIC_STATE TOPIC_INSTANCES "%s",
               bus_client_id(home_assistant->bus));

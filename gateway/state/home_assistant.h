@@ -39,7 +39,7 @@ uint32_t home_assistant_entity_of(enum field field);
 bool home_assistant_announce(const struct home_assistant *home_assistant,
                              struct home_assistant_device *device);
 
-// Takes all entities of a device away, whenever they were announced.
+// Removes all entities of a device, whenever they were announced.
 void home_assistant_remove(const struct home_assistant *home_assistant, int64_t device_id);
 
 // A message on {prefix}/status. True when Home Assistant has started: then all devices are to be announced

@@ -10,7 +10,7 @@ const char instance_state_last_will[] = "{\"state\":\"offline\"}";
 
 struct instance_state {
     const struct bus *bus;
-    bool hand_over;  // there will not be this instance again
+    bool hand_over;  // this instance will not run again
     int64_t started; // microseconds since 1970
     bool retained;   // the broker had our state when we connected
 };
@@ -32,7 +32,7 @@ static json_t *online_state(const struct instance_state *instance_state) {
                      "set_aside", (json_int_t)bus_set_aside_count(instance_state->bus));
 }
 
-// Nothing (NULL) of an instance that there will not be again.
+// NULL for an instance that will not run again.
 static json_t *offline_state(const struct instance_state *instance_state) {
     return instance_state->hand_over ? NULL : json_loads(instance_state_last_will, 0, NULL);
 }

@@ -1,4 +1,4 @@
-// What stands retained of this instance: state/gw/instances/{client_id}.
+// What is retained for this instance: state/gw/instances/{client_id}.
 #pragma once
 
 #include <stdbool.h>
@@ -9,7 +9,7 @@
 
 struct instance_state;
 
-// The Last Will: what the broker is to say of us when the connection breaks.
+// The Last Will: what the broker says about us when the connection breaks.
 extern const char instance_state_last_will[];
 
 // started: microseconds since 1970. config and bus stay the caller's.

@@ -11,7 +11,7 @@
 #define STATE_MAX       4096       // bytes of a state that is read
 #define CONNECTIONS_MAX 1000000000 // that is believed
 
-// What an instance says of a channel.
+// What an instance says about a channel.
 struct remote_channel {
     int64_t id;
     json_t *state;

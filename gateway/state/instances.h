@@ -1,4 +1,4 @@
-// The other instances on the broker: which are online, and what they say of their channels.
+// The other instances on the broker: which are online, and what they say about their channels.
 #pragma once
 
 #include <jansson.h>
@@ -9,8 +9,8 @@
 
 struct instances;
 
-// Told when what an instance says of a channel has changed; and when what all say together may have changed,
-// because an instance has come or gone, or the broker has said which there are.
+// Told when what an instance says about a channel has changed; and when what all say together may have
+// changed, because an instance has come or gone, or the broker has said which there are.
 struct instances_handlers {
     void *context;
     void (*channel_changed)(void *context, int64_t channel_id);
@@ -25,12 +25,12 @@ void instances_free(struct instances *instances);
 // handlers are copied; without any nobody is told.
 void instances_set_handlers(struct instances *instances, const struct instances_handlers *handlers);
 
-// The link is connected: what was known of others is not any more.
+// The link is connected: what was known of others no longer holds.
 void instances_begin(struct instances *instances);
 // The roll call: is answered; is settled, after the quiet period.
 void instances_answered(struct instances *instances);
 void instances_settled(struct instances *instances);
-// Something came under {prefix}/state/gw/instances/; topic is what follows that. Ours is passed over.
+// Something came under {prefix}/state/gw/instances/; topic is what follows that. Ours is ignored.
 void instances_received(struct instances *instances, const char *topic, const struct mqtt_received *received);
 
 // Whether the broker has said, in this connection, which others there are.
@@ -42,7 +42,7 @@ bool instances_sum_here(const struct instances *instances);
 // Connections that the others have in a channel.
 int64_t instances_connections(const struct instances *instances, int64_t channel_id);
 
-// The state of a channel as one of the others says that has it, online ones first; or NULL.
+// The state of a channel as one of the others that have it publishes it, online ones first; or NULL.
 const json_t *instances_channel(const struct instances *instances, int64_t channel_id);
 
 // Calls fn for each channel of each of the others; a channel that several have comes several times.

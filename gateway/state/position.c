@@ -43,7 +43,7 @@ void position_merge(struct position *position, const char *known, size_t length)
     json_t *whole = known != NULL ? json_loadb(known, length, 0, NULL) : NULL;
     json_t *part = json_loadb(position->text, position->length, 0, NULL);
     char *text = NULL;
-    json_object_del(part, "latitude"); // one alone is no place
+    json_object_del(part, "latitude"); // one of them alone is not a position
     json_object_del(part, "longitude");
     if (whole != NULL && json_object_update(whole, part) == 0)
         text = text_of_json(whole, TEXT_VALUE_DIGITS);

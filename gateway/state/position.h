@@ -18,5 +18,5 @@ struct position {
 void position_collect(struct position *position, const struct message_member *members, size_t count);
 
 // Puts it into the position known until then (JSON of length bytes, or NULL): a report without coordinates
-// says of the last place what it can ("valid":false), but does not take it away.
+// updates what it can of the last position ("valid":false), but does not remove it.
 void position_merge(struct position *position, const char *known, size_t length);

@@ -11,7 +11,7 @@
 #include "gateway/broker/mqtt_link.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
-#define QUIET_TIME 1000  // milliseconds without a message after which nothing more is believed to come
+#define QUIET_TIME 1000  // milliseconds without a message after which nothing more is expected
 #define TIME_MAX   20000 // milliseconds that it may take in all
 
 enum { FILTERS = 4 };
@@ -33,8 +33,8 @@ struct state_reader {
 static void finish(struct state_reader *reader) {
     if (!reader->ended && reader->count > 0)
         log_warning(
-            "the broker has not told all that it retains of devices, of %zu topics it did; Mosquitto does "
-            "with max_queued_messages 100000",
+            "the broker reported only %zu of the topics it retains for devices; set max_queued_messages "
+            "100000 in Mosquitto",
             reader->count);
     state_reader_stop(reader);
     reader->handlers.answered(reader->handlers.context);

@@ -1,6 +1,6 @@
-// Learns at the start of a run what the broker retains of devices. On a connection of its own: a broker with
-// a flood of it (Mosquitto, unless max_queued_messages is 0) drops what else it has to say on that
-// connection, answers and acknowledgements too.
+// Learns at the start of a run what the broker retains for devices. On a connection of its own: a broker with
+// a lot of it (Mosquitto, unless max_queued_messages is 0) drops other messages on that connection, even
+// answers and acknowledgements.
 #pragma once
 
 #include <stdbool.h>

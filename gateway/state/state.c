@@ -171,7 +171,7 @@ static struct devices *make_devices(const struct state *state) {
                                                .sessions = state->parts.sessions});
 }
 
-// In this order they publish: channels first; what stands of devices that go before what has come in its
+// They publish in this order: channels first; devices that are being removed before what comes in their
 // place.
 static void make_publishing(struct state *state) {
     const struct state_parts *parts = &state->parts;

@@ -1,4 +1,4 @@
-// The front of this room: all that stands retained of the instance, its channels and its devices. Makes the
+// The front of this room: all that is retained for the instance, its channels and its devices. Makes the
 // parts, tells them what the link and the channels report, and decides when the broker is asked what it
 // retains, and when it has lost it.
 #pragma once

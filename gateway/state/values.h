@@ -8,7 +8,7 @@
 
 #include "schema/message.h"
 
-// Bytes of last values of a device; for what does not fit there is no memory.
+// Bytes of last values of a device; what does not fit is not kept.
 #define VALUES_MAX 1024
 
 // Begins all zero.

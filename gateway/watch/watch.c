@@ -171,7 +171,8 @@ static void on_redraw(uv_timer_t *timer) {
     struct watch *watch = timer->data;
     if (watch->is_up && !watch->states_come)
         ask_for_states(watch);
-    // While the states of many devices come in no particular order, sorting them for each redraw costs too much.
+    // While the states of many devices come in no particular order, sorting them for each redraw costs too
+    // much.
     bool wanted = watch->changed && !watch->states_come;
     watch->states_come = false;
     if (wanted || uv_now(&watch->loop) / 1000 != watch->drawn)
@@ -199,7 +200,7 @@ static void on_odd(void *context, const struct mqtt_received *received) {
     watch->odd++;
     if (!watch->live && limiter_allows(&watch->odd_limiter, uv_now(&watch->loop), "", 0, NULL))
         log_warning(
-            "what came on %s is not understood",
+            "cannot understand the message on %s",
             log_quote((const uint8_t *)received->topic, strlen(received->topic), topic, sizeof topic));
 }
 

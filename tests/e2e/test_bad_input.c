@@ -290,7 +290,7 @@ Test(bad_input, more_connections_than_an_address_may_have) {
     device_expect_closed(third);
     rig_expect_log(rig, "2 connections are open from this address (limits.connections_per_address)");
     rig_expect_log(rig, "connection 3: limit reached (code 20)");
-    rig_expect_counters(rig, "beyond the limits 1 connections");
+    rig_expect_counters(rig, "over the limits: 1 connections");
     expect_others_go_on(rig, second, 1);
     close(first);
     rig_expect_log(rig, "connection 1: closed by the device");

@@ -254,9 +254,9 @@ Test(broker, that_freezes_is_not_trusted_until_it_answers) {
         device_expect_datagram(device, acknowledgement);
     }
     cr_assert(rig_log_count(rig, "writing them to disk") == 1);
-    cr_assert(!rig_log_has(rig, "the broker keeps up again"));
+    cr_assert(!rig_log_has(rig, "the broker is keeping up again"));
     rig_broker_thaw(rig);
-    rig_expect_log(rig, "the broker keeps up again");
+    rig_expect_log(rig, "the broker is keeping up again");
     expect_reports(rig, 0, 4);
     rig_finish(rig);
 }

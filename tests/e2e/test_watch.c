@@ -213,7 +213,7 @@ Test(watch, what_is_not_understood_is_logged_and_harmless) {
     expect_line("  a                \\x1b]0;x\\x07\\u009b2J\\x0a  -                            -        -  "
                 "\\x0d\\u202e\n");
     cr_assert_eq(count("\n"), 1, "%s", viewer.text);
-    rig_expect_log(rig, "what came on trackbus/message/gw/devices/1 is not understood");
+    rig_expect_log(rig, "cannot understand the message on trackbus/message/gw/devices/1");
     end(rig, SIGTERM);
     rig->finished = true;
 }

@@ -306,14 +306,14 @@ Test(workers, one_that_is_killed_is_started_again) {
     rig_expect(rig, SECOND, "{'state':'offline'}"); // the Last Will
     device_expect_closed(device);
     close(device);
-    rig_expect_log(rig, "worker 2 was ended by signal 9 (Killed); it is started again in 1 s");
+    rig_expect_log(rig, "worker 2 was killed by signal 9 (Killed); restarting in 1 s");
     rig_expect(rig, SECOND, "{'state':'online'}");
     cr_assert(rig_worker(rig, 2) != before);
     device = wake_at(rig, 2, VAN);
     rig_publish(rig, TO_VAN, REBOOT);
     expect_reboot(rig, device, VAN);
     kill_worker(rig, 2); // again, so soon
-    rig_expect_log(rig, "worker 2 was ended by signal 9 (Killed); it is started again in 2 s");
+    rig_expect_log(rig, "worker 2 was killed by signal 9 (Killed); restarting in 2 s");
     rig_expect(rig, SECOND, "{'state':'online'}");
     cr_assert(!rig_log_has(rig, "worker 1 was ended"));
     check_lives(rig, true); // it may have said the end, and been killed before it knew that it was heard
@@ -357,7 +357,7 @@ Test(workers, what_a_killed_one_acknowledged_is_not_lost) {
     struct rig *rig = up(2, WITH_ACK);
     on_disk_of(rig, 2);
     kill_worker(rig, 2);
-    rig_expect_log(rig, "worker 2 was ended by signal 9");
+    rig_expect_log(rig, "worker 2 was killed by signal 9");
     rig_broker_start(rig, KEEPS);
     expect_from_disk(rig);
     rig_finish(rig);
@@ -442,7 +442,7 @@ Test(workers, signals_may_come_early) {
     rig_gateway_spawn(rig, NULL);
     rig_expect_log(rig, "worker 1 is process");
     cr_assert(rig_wait(signal_and_look, rig, RIG_DEADLINE));
-    cr_assert(!rig_log_has(rig, "was ended by signal"));
+    cr_assert(!rig_log_has(rig, "was killed by signal"));
     rig_finish(rig);
 }
 
@@ -452,7 +452,7 @@ Test(workers, told_to_stop_at_once_they_stop_well) {
     rig_gateway_spawn(rig, NULL);
     rig_expect_log(rig, "worker 2 is process");
     rig_gateway_stop(rig);
-    cr_assert(!rig_log_has(rig, "started again"));
+    cr_assert(!rig_log_has(rig, "restarting in"));
     rig->finished = true;
 }
 
@@ -588,8 +588,8 @@ Test(workers, need_a_store_each) {
     path_of(rig, "store.db-2", path, sizeof path);
     cr_assert(mkdir(path, 0700) == 0);
     rig_expect_no_start(rig, NULL, "/store.db-2 cannot be used: ");
-    cr_assert(rig_log_has(rig, "worker 2 cannot run (code 1): all stop"));
-    cr_assert(!rig_log_has(rig, "started again"));
+    cr_assert(rig_log_has(rig, "worker 2 failed to start (code 1); stopping all workers"));
+    cr_assert(!rig_log_has(rig, "restarting in"));
     rig->finished = true;
 }
 
@@ -650,7 +650,7 @@ Test(workers, fewer_send_what_more_have_left) {
     rig_expect_standing(rig, THIRD "/channels/1", NULL);
     cr_assert(rig_wait(is_not_connected, rig, RIG_DEADLINE), "the device still stands as connected");
     close(wake_at(rig, 2, VAN));
-    cr_assert(!rig_log_has(rig, "started again"));
+    cr_assert(!rig_log_has(rig, "restarting in"));
     rig_finish(rig);
 }
 

@@ -103,7 +103,7 @@ Test(faults, the_broker_is_frozen) {
         WORLD_EXPECT(world, acknowledged_magicyo, 500);
         WORLD_EXPECT(world, udp_unique, 50);
         rig_broker_thaw(rig);
-        rig_expect_log(rig, "the broker keeps up again"); // while messages come all the time
+        rig_expect_log(rig, "the broker is keeping up again"); // while messages come all the time
         WORLD_EXPECT(world, received, 500);
         // Again, while some that were read back may still stand in front of new ones.
         rig_broker_freeze(rig);
@@ -133,7 +133,7 @@ Test(faults, new_messages_are_acknowledged_behind_what_was_read_back) {
     WORLD_EXPECT(world, acknowledged_magicyo, 20);
     world_faults(world)->delay = 0;
     world_faults(world)->stalled = false;
-    rig_expect_log(rig, "the broker keeps up again");
+    rig_expect_log(rig, "the broker is keeping up again");
     world_finish(world, "behind what was read back");
 }
 

@@ -132,7 +132,7 @@ Test(faults_disk, the_disk_is_full) {
         rig_broker_start(rig, NULL);
         rig_expect_log_times(rig, "reading from devices again", read + 1);
         WORLD_EXPECT(world, acknowledged, 500);
-        rig_expect_log(rig, "the broker keeps up again");
+        rig_expect_log(rig, "the broker is keeping up again");
         world_pause(world);
         rig_expect_counters(rig, "outbox: 0 messages");
     } while (!world_is_over(world, seconds));

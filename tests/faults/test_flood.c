@@ -172,7 +172,7 @@ Test(faults_flood, without_descriptors_others_go_on) {
 static void expect_refusals(struct rig *rig) {
     rig_expect_log(rig, "but the system allows only 200 open files: 100 connections");
     rig_expect_log(rig, "rejected: 100 connections are open (limits.connections)");
-    rig_expect_counters(rig, "beyond the limits 51 connections");
+    rig_expect_counters(rig, "over the limits: 51 connections");
 }
 
 Test(faults_flood, with_few_descriptors_connections_are_refused_before_there_are_none) {
