@@ -10,12 +10,14 @@ void backoff_up(struct backoff *backoff, uint64_t now) {
     backoff->reached = true;
 }
 
-void backoff_down(struct backoff *backoff, uint64_t now) {
-    if (backoff->up_since != 0 && now - backoff->up_since >= BACKOFF_LASTING) {
+bool backoff_down(struct backoff *backoff, uint64_t now) {
+    bool lasted = backoff->up_since != 0 && now - backoff->up_since >= BACKOFF_LASTING;
+    if (lasted) {
         backoff->next = 0;
         backoff->contested = false;
     }
     backoff->up_since = 0;
+    return lasted;
 }
 
 void backoff_contested(struct backoff *backoff) {

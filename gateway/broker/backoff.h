@@ -15,7 +15,8 @@ struct backoff {
 };
 
 void backoff_up(struct backoff *backoff, uint64_t now);
-void backoff_down(struct backoff *backoff, uint64_t now);
+// Returns whether it has lasted.
+bool backoff_down(struct backoff *backoff, uint64_t now);
 void backoff_contested(struct backoff *backoff);
 
 // Returns how long to wait this time: at most 5 s after an outage, otherwise 30 s. random: any number.

@@ -86,3 +86,7 @@ bool link_cause_is_tls(const unsigned char *bytes, size_t length) {
 bool link_cause_is_plain(const char *line) {
     return strstr(line, "wrong version number") != NULL;
 }
+
+bool link_cause_is_close(const char *line) {
+    return strstr(line, "unexpected eof") != NULL;
+}

@@ -22,3 +22,5 @@ extern const char link_cause_speaks_tls[], link_cause_speaks_plain[];
 bool link_cause_is_tls(const unsigned char *bytes, size_t length);
 // Whether a line of libmosquitto's says that the broker does not speak TLS.
 bool link_cause_is_plain(const char *line);
+// Whether it says no more than that the broker has closed the connection.
+bool link_cause_is_close(const char *line);

@@ -26,6 +26,10 @@ int protocol_version_next(struct protocol_version *version, uint64_t now) {
     return version->tried;
 }
 
+bool protocol_version_is_trial(const struct protocol_version *version) {
+    return version->tried == MQTT_3_1_1 && version->wanted == MQTT_VERSION_AUTO && !version->settled;
+}
+
 bool protocol_version_refused(struct protocol_version *version, uint64_t now) {
     if (version->wanted != MQTT_VERSION_AUTO)
         return false;
@@ -58,7 +62,7 @@ bool protocol_version_accepted(struct protocol_version *version) {
         version->knows_4 = false;
         return false;
     }
-    if (version->wanted != MQTT_VERSION_AUTO || version->settled)
+    if (!protocol_version_is_trial(version))
         return false;
     version->knows_4 = true;
     version->tried = MQTT_5;

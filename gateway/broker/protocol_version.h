@@ -27,6 +27,8 @@ void protocol_version_init(struct protocol_version *version, enum config_mqtt_ve
 // The one for the next attempt. now in milliseconds, by a clock that only goes forward: after a day 5 is tried
 // again.
 int protocol_version_next(struct protocol_version *version, uint64_t now);
+// Whether the attempt is only to learn whether the broker knows 3.1.1.
+bool protocol_version_is_trial(const struct protocol_version *version);
 
 // How the attempt ended. Each returns whether the next one should be made at once, with another version.
 bool protocol_version_refused(struct protocol_version *version, uint64_t now);
