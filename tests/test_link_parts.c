@@ -330,11 +330,11 @@ Test(link_parts, limits_are_read_and_described) {
 
 Test(link_parts, the_size_of_a_packet_is_exact) {
     struct mqtt_publish publish = {.topic = "t", .payload = "x", .length = 1, .qos = 1};
-    cr_assert_eq(packet_size(&publish, "id"), 1 + 1 + 2 + 1 + 2 + 1 + 1);
+    cr_assert_eq(publish_size(&publish, "id"), 1 + 1 + 2 + 1 + 2 + 1 + 1);
     publish.qos = 0;
-    cr_assert_eq(packet_size(&publish, "id"), 1 + 1 + 2 + 1 + 1 + 1);
+    cr_assert_eq(publish_size(&publish, "id"), 1 + 1 + 2 + 1 + 1 + 1);
     publish.retain = MQTT_RETAINED_SIGNED;
-    cr_assert_eq(packet_size(&publish, "id"), 1 + 1 + 2 + 1 + 1 + 15 + 1);
+    cr_assert_eq(publish_size(&publish, "id"), 1 + 1 + 2 + 1 + 1 + 15 + 1);
     publish = (struct mqtt_publish){.topic = "t", .length = 16384, .qos = 1};
-    cr_assert_eq(packet_size(&publish, "id"), 1 + 3 + 2 + 1 + 2 + 1 + 16384);
+    cr_assert_eq(publish_size(&publish, "id"), 1 + 3 + 2 + 1 + 2 + 1 + 16384);
 }

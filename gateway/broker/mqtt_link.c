@@ -580,7 +580,7 @@ static bool must_wait(struct mqtt_link *link) {
 static enum mqtt_publish_result send_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
                                              int *mid) {
     const char *instance = link->config->mqtt.client_id;
-    if (link->limits.packet_size > 0 && packet_size(publish, instance) > link->limits.packet_size)
+    if (link->limits.packet_size > 0 && publish_size(publish, instance) > link->limits.packet_size)
         return MQTT_REFUSED;
     mosquitto_property *properties = packet_properties(publish, instance);
     int result =

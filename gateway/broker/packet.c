@@ -35,7 +35,7 @@ static size_t properties_size(const struct mqtt_publish *publish, const char *in
     return size;
 }
 
-size_t packet_size(const struct mqtt_publish *publish, const char *instance) {
+size_t publish_size(const struct mqtt_publish *publish, const char *instance) {
     size_t properties = properties_size(publish, instance);
     size_t identifier = publish->qos > 0 ? 2 : 0;
     size_t rest =

@@ -11,7 +11,7 @@
 mosquitto_property *packet_properties(const struct mqtt_publish *publish, const char *instance);
 
 // Bytes of the PUBLISH packet in MQTT 5.
-size_t packet_size(const struct mqtt_publish *publish, const char *instance);
+size_t publish_size(const struct mqtt_publish *publish, const char *instance);
 
 // What a message says besides its text.
 struct packet_extras {

@@ -43,7 +43,8 @@ bool broker_url_parse(const char *url, struct broker_address *address) {
     int port = tls ? TLS_PORT : PLAIN_PORT;
     if (!tls && strncasecmp(url, "mqtt://", 7) != 0)
         return false;
-    return finish(read_host(url + (tls ? 8 : 7), host, &port), host, tls, port, address);
+    const char *rest = read_host(url + (tls ? 8 : 7), host, &port);
+    return finish(rest, host, tls, port, address);
 }
 
 bool broker_url_parse_reference(const char *text, const struct broker_address *from,
@@ -54,7 +55,8 @@ bool broker_url_parse_reference(const char *text, const struct broker_address *f
     snprintf(first, sizeof first, "%.*s", (int)strcspn(text, WHITE_SPACE), text);
     if (broker_url_parse(first, address))
         return true;
-    return finish(read_host(first, host, &port), host, from->tls, port, address);
+    const char *rest = read_host(first, host, &port);
+    return finish(rest, host, from->tls, port, address);
 }
 
 struct broker_address broker_address_copy(const struct broker_address *address) {
