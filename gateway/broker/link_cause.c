@@ -12,16 +12,15 @@ const char link_cause_speaks_tls[] = "this port speaks TLS: mqtts:// instead of 
 const char link_cause_speaks_plain[] =
     "this port does not speak TLS: mqtt:// instead of mqtts:// in mqtt.url";
 
-// The reason of MQTT 5 that a return code of 3.1.1 is like.
-static int reason_of(int version, int reason) {
+// The reason of MQTT 5 that a return code of 3.1.1 is like. MQTT 5 itself refuses with none below 0x80.
+static int reason_of(int reason) {
     static const int reasons[] = {0,
                                   MQTT_RC_UNSUPPORTED_PROTOCOL_VERSION,
                                   MQTT_RC_CLIENTID_NOT_VALID,
                                   MQTT_RC_SERVER_UNAVAILABLE,
                                   MQTT_RC_BAD_USERNAME_OR_PASSWORD,
                                   MQTT_RC_NOT_AUTHORIZED};
-    bool old = version == MQTT_3_1_1 && reason < (int)(sizeof reasons / sizeof reasons[0]);
-    return old ? reasons[reason] : reason;
+    return reason < (int)(sizeof reasons / sizeof reasons[0]) ? reasons[reason] : reason;
 }
 
 static void write_not_authorized(char cause[CAUSE_MAX], const struct config *config, const char *will_topic) {
@@ -36,7 +35,7 @@ static void write_not_authorized(char cause[CAUSE_MAX], const struct config *con
 
 void link_cause_of_refusal(char cause[CAUSE_MAX], int version, int reason, const struct config *config,
                            const char *will_topic) {
-    switch (reason_of(version, reason)) {
+    switch (reason_of(reason)) {
     case MQTT_RC_UNSUPPORTED_PROTOCOL_VERSION:
         snprintf(cause, CAUSE_MAX, "it does not know MQTT %s", version == MQTT_5 ? "5" : "3.1.1");
         break;
@@ -51,7 +50,7 @@ void link_cause_of_refusal(char cause[CAUSE_MAX], int version, int reason, const
                  config->mqtt.client_id);
         break;
     default:
-        snprintf(cause, CAUSE_MAX, "%s", mosquitto_reason_string(reason_of(version, reason)));
+        snprintf(cause, CAUSE_MAX, "%s", mosquitto_reason_string(reason_of(reason)));
     }
 }
 

@@ -295,8 +295,7 @@ static void take_refusal(struct mqtt_link *link, int reason, const mosquitto_pro
         return;
     if (refuses_version(reason))
         link->at_once = protocol_version_refused(&link->broker->version, uv_now(link->loop));
-    link_cause_of_refusal(cause, link->attempt.version, refuses_version(reason) ? 1 : reason, link->config,
-                          link->will_topic);
+    link_cause_of_refusal(cause, link->attempt.version, reason, link->config, link->will_topic);
     break_link(link, "%s", cause);
 }
 
@@ -343,7 +342,9 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
     say_what_does_not_work(link);
     link->state = SUBSCRIBING;
     link->handlers->connected(link->context);
-    subscriber_begin(link->subscriber, client, link->attempt.version);
+    subscriber_begin(link->subscriber, client, link->attempt.version, link->limits.wildcards);
+    if (subscriber_is_answered(link->subscriber))
+        become_up(link); // there is nothing to wait for
 }
 
 static void on_subscribe(struct mosquitto *client, void *context, int mid, int count, const int *granted,
@@ -681,7 +682,7 @@ const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {
 }
 
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
-    if (!mqtt_link_is_up(link))
+    if (!mqtt_link_is_up(link) || !link->limits.wildcards)
         return false;
     int options = link->attempt.version == MQTT_5 ? MQTT_SUB_OPT_NO_LOCAL : 0;
     int result = mosquitto_subscribe_v5(link->client, NULL, filter, 0, options, NULL);

@@ -54,13 +54,16 @@ static void clear(struct subscriber *subscriber) {
         subscriber->requests[i] = (struct request){.said = subscriber->requests[i].said};
 }
 
-void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version) {
+void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version, bool wildcards) {
     clear(subscriber);
     subscriber->client = client;
     subscriber->version = version;
     subscriber->again = AGAIN_MIN;
     for (size_t i = 0; i < subscriber->count; i++)
-        request(subscriber, i);
+        if (wildcards || strpbrk(subscriber->subscriptions[i].filter, "+#") == NULL)
+            request(subscriber, i);
+        else
+            subscriber->requests[i].answered = true;
 }
 
 void subscriber_end(struct subscriber *subscriber) {

@@ -25,8 +25,9 @@ struct subscriber_handlers {
 struct subscriber *subscriber_new(uv_loop_t *loop, const struct mqtt_subscription *subscriptions,
                                   size_t count, const struct subscriber_handlers *handlers);
 
-// On a new connection: asks for all. version is that of MQTT.
-void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version);
+// On a new connection: asks for all. version is that of MQTT. A broker that takes no wildcards may end the
+// connection at one: then only for those without.
+void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version, bool wildcards);
 // The connection is gone.
 void subscriber_end(struct subscriber *subscriber);
 // The broker has answered the request mid.
