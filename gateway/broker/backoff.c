@@ -20,6 +20,11 @@ bool backoff_down(struct backoff *backoff, uint64_t now) {
     return lasted;
 }
 
+void backoff_got_on(struct backoff *backoff) {
+    if (!backoff->contested)
+        backoff->next = 0;
+}
+
 void backoff_contested(struct backoff *backoff) {
     backoff->contested = true;
 }

@@ -409,7 +409,10 @@ static void on_disconnect(struct mosquitto *client, void *context, int reason,
 static void on_publish(struct mosquitto *client, void *context, int mid, int reason,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
-    link->handlers->published(link->context, mid, packet_answer(reason), mosquitto_reason_string(reason));
+    enum mqtt_answer answer = packet_answer(reason);
+    if (answer == MQTT_NEVER_TAKEN)
+        backoff_got_on(&link->backoff);
+    link->handlers->published(link->context, mid, answer, mosquitto_reason_string(reason));
 }
 
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message,
