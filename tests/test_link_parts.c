@@ -201,6 +201,20 @@ Test(link_parts, a_version_that_is_wanted_stays) {
 
 // --- which broker ---
 
+static void keep_path(void *context, const char *path, const char *problem) {
+    snprintf(context, 48, "%s", path);
+}
+
+Test(link_parts, the_url_at_fault_is_named) {
+    static const char text[] = "{\"mqtt\": {\"url\": [\"mqtt://one\", \"http://two\"]}}";
+    static const char none[] = "{\"mqtt\": {\"url\": []}}";
+    char path[48] = "";
+    cr_assert_null(config_parse(text, strlen(text), keep_path, path));
+    cr_assert_str_eq(path, "$.mqtt.url[1]");
+    cr_assert_null(config_parse(none, strlen(none), keep_path, path));
+    cr_assert_str_eq(path, "$.mqtt.url");
+}
+
 static struct config *config_of(const char *urls) {
     char text[300];
     int length = snprintf(text, sizeof text, "{\"mqtt\": {\"url\": %s}}", urls);

@@ -82,9 +82,30 @@ struct mqtt_link {
 
 static void attempt(struct mqtt_link *link);
 
+static void free_poll(uv_handle_t *handle) {
+    free(handle);
+}
+
+static void stop_polling(struct mqtt_link *link) {
+    if (link->poll != NULL)
+        uv_close((uv_handle_t *)link->poll, free_poll);
+    link->poll = NULL;
+    link->polled = -1;
+}
+
+// When the library closes its socket, the next connection of a device may get the same number within this turn
+// of the loop: to end the polling only then would end that of the device.
+static void let_go_of_closed(struct mqtt_link *link) {
+    if (link->poll != NULL && mosquitto_socket(link->client) != link->polled)
+        stop_polling(link);
+}
+
 // The library's calls report a broken connection by their result; it is torn down outside of its callbacks.
 static void note_result(struct mqtt_link *link, int result) {
-    if (result == MOSQ_ERR_SUCCESS || link->broken)
+    if (result == MOSQ_ERR_SUCCESS)
+        return;
+    let_go_of_closed(link);
+    if (link->broken)
         return;
     link->broken = true;
     link->result = result;
@@ -103,17 +124,6 @@ __attribute__((format(printf, 2, 3))) static void break_link(struct mqtt_link *l
 }
 
 // --- polling ---
-
-static void free_poll(uv_handle_t *handle) {
-    free(handle);
-}
-
-static void stop_polling(struct mqtt_link *link) {
-    if (link->poll != NULL)
-        uv_close((uv_handle_t *)link->poll, free_poll);
-    link->poll = NULL;
-    link->polled = -1;
-}
 
 // A TLS server that reads CONNECT says so in an alert of its own.
 static void look_for_tls(struct mqtt_link *link) {

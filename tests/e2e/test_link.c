@@ -172,6 +172,15 @@ Test(link, message_larger_than_the_broker_takes_is_not_sent) {
     scripted_broker_finish(set.broker);
 }
 
+Test(link, has_no_more_unacknowledged_than_the_broker_takes) {
+    struct set set = up_with_limits((struct scripted_limits){.receive_maximum = 3});
+    int device = rig_tcp(set.rig);
+    for (int i = 1; i <= 50; i++)
+        device_send(device, report(VAN, i));
+    expect_report(&set, 50);
+    scripted_broker_finish(set.broker); // which has counted them
+}
+
 Test(link, pings_as_often_as_the_broker_asks) {
     struct set set = up_with_limits((struct scripted_limits){.server_keep_alive = 2});
     report_arrives(&set, 1);
