@@ -90,11 +90,14 @@ void bus_publish_last(const struct bus *bus, const json_t *payload, const char *
     va_end(arguments);
     size_t length;
     char *text = text_of(payload, &length);
-    bus->carrier->publish(
-        bus->carrier->context,
-        &(struct mqtt_publish){
-            .topic = topic, .payload = text, .length = length, .qos = 1, .retain = MQTT_RETAINED},
-        &mid);
+    bus->carrier->publish(bus->carrier->context,
+                          &(struct mqtt_publish){.topic = topic,
+                                                 .payload = text,
+                                                 .length = length,
+                                                 .qos = 1,
+                                                 .retain = MQTT_RETAINED,
+                                                 .urgent = true},
+                          &mid);
     free(text);
 }
 

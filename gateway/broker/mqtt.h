@@ -8,6 +8,12 @@
 // client_id as the user property "instance".
 enum mqtt_retain { MQTT_NOT_RETAINED, MQTT_RETAINED, MQTT_RETAINED_SIGNED };
 
+struct mqtt_subscription {
+    char *filter;
+    int qos;
+    int options; // MQTT_SUB_OPT_…
+};
+
 struct mqtt_publish {
     const char *topic;
     const void *payload;
@@ -16,6 +22,7 @@ struct mqtt_publish {
     enum mqtt_retain retain;
     const void *correlation; // MQTT 5 correlation data, or NULL
     size_t correlation_length;
+    bool urgent; // goes out also while the broker wants us to send more slowly
 };
 
 struct mqtt_received {
@@ -31,8 +38,8 @@ struct mqtt_received {
 
 enum mqtt_publish_result {
     MQTT_SENT,    // handed over; the answer will say more
-    MQTT_NOT_NOW, // not connected (any more): try again once it is
-    MQTT_REFUSED, // can never be sent: too large, or the topic is not valid
+    MQTT_NOT_NOW, // not connected (any more): try again once it is; or the broker wants it slower: see ready()
+    MQTT_REFUSED, // cannot be sent to this broker: too large, or the topic is not valid
 };
 
 // What the broker says about a message.
@@ -56,6 +63,8 @@ struct mqtt_carrier {
     void *context;
     bool (*is_up)(void *context);
     enum mqtt_publish_result (*publish)(void *context, const struct mqtt_publish *publish, int *mid);
+    // How many publishes of QoS 1 may be unacknowledged on this connection, at least 1. Or NULL: any number.
+    unsigned (*window)(void *context);
     // Breaks the connection, to make a new one; why is a constant for the log.
     void (*reset)(void *context, const char *why);
 };

@@ -14,7 +14,6 @@
 //    needs.
 #include "gateway/broker/mqtt_link.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
@@ -27,15 +26,20 @@
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
+#include "gateway/broker/backoff.h"
+#include "gateway/broker/broker_book.h"
+#include "gateway/broker/broker_limits.h"
+#include "gateway/broker/link_client.h"
+#include "gateway/broker/pace.h"
+#include "gateway/broker/packet.h"
+#include "gateway/broker/subscriber.h"
 
-#define KEEPALIVE       30     // seconds
-#define BACKOFF_MIN     1000   // milliseconds
-#define BACKOFF_MAX     30000  // milliseconds
-#define CONNACK_TIMEOUT 10000  // milliseconds from the connection to the broker's answer
-#define MISC_INTERVAL   1000   // milliseconds
-#define CLOSE_TIME      500    // milliseconds that the broker is given to close the connection at the end
-#define SESSION_EXPIRY  604800 // seconds that the broker keeps commands for a gateway that is away
-#define READ_PACKETS    256    // packets to read or write in one turn
+#define CONNACK_TIMEOUT 10000 // milliseconds from the connection to the broker's answer
+#define MISC_INTERVAL   1000  // milliseconds
+#define CLOSE_TIME      500   // milliseconds that the broker is given to close the connection at the end
+#define READ_PACKETS    256   // packets to read or write in one turn
+#define AT_ONCE         50    // milliseconds until another broker or version is tried
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -43,41 +47,41 @@ struct mqtt_link {
     uv_loop_t *loop;
     const struct config *config;
     char *name; // for the log
-    const struct mqtt_subscription *subscriptions;
-    size_t subscription_count, subscribed;
     bool persistent;
     char *will_topic, *will_payload;
     const struct mqtt_link_handlers *handlers;
     void *context;
     enum state state;
+    struct broker_route route;
+    struct broker *broker; // of this attempt
+    struct link_attempt attempt;
     struct mosquitto *client;
     uv_poll_t *poll; // on the heap: libuv frees it after the next one has begun
     int polled;      // descriptor of poll
     int interest;    // events of poll
     bool broken;     // to be torn down at the end of this turn
-    bool by_us;      // we broke it: the broker was silent, or left something out
-    const char *why; // a constant, or NULL
-    unsigned backoff;
+    bool by_us;      // we broke it, or the broker for a reason that no message has
+    int result;      // of the library's call that broke it
+    char why[CAUSE_MAX];
+    bool explained;    // the broker was heard, or the cause is known: no silence
+    bool at_once;      // the next attempt
+    bool speaks_plain; // the broker, when TLS was tried
+    bool tls_said;     // the log has why TLS failed
+    bool rival_said;   // in the log
+    struct backoff backoff;
+    struct subscriber *subscriber;
+    struct broker_limits limits; // of this connection
+    struct pace pace;
     uv_work_t work;
     int connect_result;
     uv_timer_t timer;     // the next attempt, or the wait for CONNACK
     uv_timer_t misc;      // keep-alive
+    uv_timer_t paced;     // until the broker lets us publish the next one
     uv_prepare_t prepare; // renews what is polled, once a turn
     struct mqtt_carrier carrier;
 };
 
 static void attempt(struct mqtt_link *link);
-
-// The library's calls report a broken connection by their result; it is torn down outside of its callbacks.
-static void note_result(struct mqtt_link *link, int result) {
-    if (result == MOSQ_ERR_SUCCESS || link->broken)
-        return;
-    link->broken = true;
-    if (link->why == NULL)
-        link->why = mosquitto_strerror(result);
-}
-
-// --- polling ---
 
 static void free_poll(uv_handle_t *handle) {
     free(handle);
@@ -90,12 +94,54 @@ static void stop_polling(struct mqtt_link *link) {
     link->polled = -1;
 }
 
+// When the library closes its socket, the next connection of a device may get the same number within this turn
+// of the loop: to end the polling only then would end that of the device.
+static void let_go_of_closed(struct mqtt_link *link) {
+    if (link->poll != NULL && mosquitto_socket(link->client) != link->polled)
+        stop_polling(link);
+}
+
+// The library's calls report a broken connection by their result; it is torn down outside of its callbacks.
+static void note_result(struct mqtt_link *link, int result) {
+    if (result == MOSQ_ERR_SUCCESS)
+        return;
+    let_go_of_closed(link);
+    if (link->broken)
+        return;
+    link->broken = true;
+    link->result = result;
+}
+
+// The first cause counts.
+__attribute__((format(printf, 2, 3))) static void break_link(struct mqtt_link *link, const char *format,
+                                                             ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    if (*link->why == '\0')
+        vsnprintf(link->why, sizeof link->why, format, arguments);
+    va_end(arguments);
+    link->explained = true;
+    note_result(link, MOSQ_ERR_CONN_LOST);
+}
+
+// --- polling ---
+
+// A TLS server that reads CONNECT says so in an alert of its own.
+static void look_for_tls(struct mqtt_link *link) {
+    unsigned char bytes[2];
+    ssize_t length = recv(link->polled, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
+    if (length > 0 && link_cause_is_tls(bytes, (size_t)length))
+        break_link(link, "%s", link_cause_speaks_tls);
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events) {
     struct mqtt_link *link = poll->data;
     if (link->poll != poll || link->client == NULL)
         return; // closed in this turn
     if (status < 0)
         note_result(link, MOSQ_ERR_CONN_LOST);
+    if (link->state == WAITING_CONNACK && !link->attempt.address.tls)
+        look_for_tls(link);
     if (!link->broken && (events & UV_READABLE) != 0)
         note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
     if (!link->broken && (events & UV_WRITABLE) != 0)
@@ -124,11 +170,13 @@ static void renew_polling(struct mqtt_link *link) {
     link->interest = interest;
 }
 
-// --- connecting ---
+// --- the end of a connection ---
 
 static void drop_client(struct mqtt_link *link) {
     stop_polling(link);
     uv_timer_stop(&link->misc);
+    uv_timer_stop(&link->paced);
+    subscriber_end(link->subscriber);
     if (link->client != NULL)
         mosquitto_destroy(link->client);
     link->client = NULL;
@@ -139,20 +187,59 @@ static void on_retry(uv_timer_t *timer) {
     attempt(timer->data);
 }
 
+static void log_retry(const struct mqtt_link *link, unsigned delay) {
+    int length = (int)strlen(link->why);
+    length -= length > 0 && link->why[length - 1] == '.'; // the library's sentences end with one
+    if (delay == AT_ONCE)
+        log_warning("%s: %.*s; retrying at once", link->name, length, link->why);
+    else
+        log_warning("%s: %.*s; retrying in %u.%u s", link->name, length, link->why, delay / 1000,
+                    delay % 1000 / 100);
+}
+
+// What the library's result says, when nothing else is known.
+static void find_cause(struct mqtt_link *link) {
+    bool waiting = link->state == WAITING_CONNACK && !link->explained;
+    bool in_tls = link->result == MOSQ_ERR_TLS;
+    if (*link->why != '\0')
+        return;
+    if (link->speaks_plain)
+        snprintf(link->why, sizeof link->why, "%s", link_cause_speaks_plain);
+    else if (waiting && !(in_tls && link->tls_said))
+        link_cause_of_silence(link->why, link->attempt.address.tls, in_tls);
+    else
+        snprintf(link->why, sizeof link->why, "%s", mosquitto_strerror(link->result));
+}
+
+// A broker that closes the connection, or answers in a format of its own, may know only an older version.
+static void learn_version(struct mqtt_link *link) {
+    bool silent = link->state == WAITING_CONNACK && !link->explained && link->result != MOSQ_ERR_TLS;
+    if (silent && protocol_version_closed(&link->broker->version, uv_now(link->loop)))
+        link->at_once = true;
+}
+
+static unsigned next_delay(struct mqtt_link *link) {
+    if (link->at_once)
+        return AT_ONCE;
+    if (link->state != UP && broker_route_failed(&link->route))
+        return AT_ONCE;
+    return backoff_delay(&link->backoff, (unsigned)rand());
+}
+
 static void retry_later(struct mqtt_link *link) {
-    unsigned delay = link->backoff / 2 + (unsigned)rand() % (link->backoff / 2 + 1);
-    const char *why = link->why != NULL ? link->why : "the connection was lost";
-    int length = (int)strcspn(why, "."); // the library's sentences end with one
-    log_warning("%s: %.*s; retrying in %u.%u s", link->name, length, why, delay / 1000, delay % 1000 / 100);
-    link->why = NULL;
+    unsigned delay = next_delay(link);
+    log_retry(link, delay);
     link->state = IDLE;
     uv_timer_start(&link->timer, on_retry, delay, 0);
-    link->backoff = link->backoff * 2 < BACKOFF_MAX ? link->backoff * 2 : BACKOFF_MAX;
 }
 
 static void tear_down(struct mqtt_link *link) {
     bool was_up = link->state == UP, by_broker = !link->by_us;
     link->by_us = false;
+    if (backoff_down(&link->backoff, uv_now(link->loop)))
+        broker_route_lasted(&link->route);
+    find_cause(link);
+    learn_version(link);
     drop_client(link);
     retry_later(link);
     if (was_up)
@@ -175,14 +262,74 @@ static void on_misc(uv_timer_t *timer) {
 }
 
 static void on_connack_timeout(uv_timer_t *timer) {
-    struct mqtt_link *link = timer->data;
-    link->why = "no answer to CONNECT";
-    note_result(link, MOSQ_ERR_CONN_LOST);
+    break_link(timer->data, "no answer to CONNECT");
+}
+
+// --- what the broker says of the connection ---
+
+// Returns whether the broker names another one, which is then tried.
+static bool follow_reference(struct mqtt_link *link, int reason, const mosquitto_property *properties) {
+    char *reference = NULL;
+    bool forever = reason == MQTT_RC_SERVER_MOVED;
+    if (reason != MQTT_RC_USE_ANOTHER_SERVER && !forever)
+        return false;
+    mosquitto_property_read_string(properties, MQTT_PROP_SERVER_REFERENCE, &reference, false);
+    bool follows = reference != NULL && broker_route_refer(&link->route, reference, forever);
+    break_link(link, "%s%s%s%s", mosquitto_reason_string(reason), reference != NULL ? ": " : "",
+               reference != NULL ? reference : "",
+               follows || reference == NULL ? "" : ", which is not followed");
+    link->at_once = follows;
+    free(reference);
+    return true;
+}
+
+// Returns whether the Last Will is to blame, which then is made simpler.
+static bool simplify_will(struct mqtt_link *link, int reason) {
+    bool *flag = reason == MQTT_RC_RETAIN_NOT_SUPPORTED ? &link->broker->will_unretained
+                 : reason == MQTT_RC_QOS_NOT_SUPPORTED  ? &link->broker->will_at_qos_0
+                                                        : NULL;
+    if (flag == NULL || link->will_topic == NULL || *flag)
+        return false;
+    *flag = link->at_once = true;
+    break_link(link, "it does not take the Last Will %s",
+               flag == &link->broker->will_unretained ? "retained: it goes without"
+                                                      : "with QoS 1: it goes with QoS 0");
+    return true;
+}
+
+static bool refuses_version(int reason) {
+    return reason == MQTT_RC_UNSUPPORTED_PROTOCOL_VERSION || reason == CONNACK_REFUSED_PROTOCOL_VERSION;
+}
+
+static void take_refusal(struct mqtt_link *link, int reason, const mosquitto_property *properties) {
+    char cause[CAUSE_MAX];
+    if (follow_reference(link, reason, properties) || simplify_will(link, reason))
+        return;
+    if (refuses_version(reason))
+        link->at_once = protocol_version_refused(&link->broker->version, uv_now(link->loop));
+    link_cause_of_refusal(cause, link->attempt.version, reason, link->config, link->will_topic);
+    break_link(link, "%s", cause);
+}
+
+static void say_what_does_not_work(struct mqtt_link *link) {
+    char *text = broker_limits_describe(&link->limits);
+    if (link->attempt.version == MQTT_3_1_1 && link->config->mqtt.version == MQTT_VERSION_AUTO &&
+        !link->broker->said_old) {
+        link->broker->said_old = true;
+        log_warning("%s: the broker knows only MQTT 3.1.1: response topics and user properties do not work",
+                    link->name);
+    }
+    if (text != NULL && !link->broker->said_limits) {
+        link->broker->said_limits = true;
+        log_warning("%s: the broker has limits%s", link->name, text);
+    }
+    free(text);
 }
 
 static void become_up(struct mqtt_link *link) {
     link->state = UP;
-    link->backoff = BACKOFF_MIN;
+    backoff_up(&link->backoff, uv_now(link->loop));
+    broker_route_worked(&link->route);
     // It has no more to say than what the calls return, and would format a line for each packet.
     mosquitto_log_callback_set(link->client, NULL);
     uv_timer_stop(&link->timer);
@@ -194,156 +341,157 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
     if (reason != 0) {
-        link->why = mosquitto_reason_string(reason);
-        note_result(link, MOSQ_ERR_CONN_REFUSED);
+        take_refusal(link, reason, properties);
         return;
     }
+    link->explained = true;
+    if (protocol_version_accepted(&link->broker->version)) {
+        link->at_once = true;
+        break_link(link, "it knows MQTT 3.1.1: looking once more whether it knows 5");
+        return;
+    }
+    link->limits = broker_limits_read(properties);
+    say_what_does_not_work(link);
     link->state = SUBSCRIBING;
-    link->subscribed = 0;
     link->handlers->connected(link->context);
-    for (size_t i = 0; i < link->subscription_count; i++)
-        note_result(link,
-                    mosquitto_subscribe_v5(client, NULL, link->subscriptions[i].filter,
-                                           link->subscriptions[i].qos, link->subscriptions[i].options, NULL));
+    subscriber_begin(link->subscriber, client, link->attempt.version, link->limits.wildcards);
+    if (subscriber_is_answered(link->subscriber))
+        become_up(link); // there is nothing to wait for
 }
 
-// The answers come in the order of the requests.
 static void on_subscribe(struct mosquitto *client, void *context, int mid, int count, const int *granted,
                          const mosquitto_property *properties) {
     struct mqtt_link *link = context;
-    for (int i = 0; i < count && link->subscribed < link->subscription_count; i++, link->subscribed++)
-        if (granted[i] >= 0x80)
-            log_error("%s: subscription to %s rejected: %s", link->name,
-                      link->subscriptions[link->subscribed].filter, mosquitto_reason_string(granted[i]));
-    if (link->state == SUBSCRIBING && link->subscribed == link->subscription_count)
+    subscriber_answer(link->subscriber, mid, count, granted);
+    if (link->state == SUBSCRIBING && subscriber_is_answered(link->subscriber))
         become_up(link);
+}
+
+static void log_refused(const struct mqtt_link *link, const char *filter, int reason, bool again) {
+    const struct config *config = link->config;
+    bool user = config->mqtt.username != NULL;
+    bool for_now = again && link->attempt.version == MQTT_5;
+    if (for_now)
+        log_warning("%s: subscription to %s rejected for now: %s; retrying", link->name, filter,
+                    mosquitto_reason_string(reason));
+    else
+        log_error(
+            "%s: subscription to %s rejected: %s: the broker's access list must let the %s '%s' read it",
+            link->name, filter, mosquitto_reason_string(reason), user ? "user" : "client",
+            user ? config->mqtt.username : config->mqtt.client_id);
+}
+
+static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason, bool again,
+                        bool said) {
+    struct mqtt_link *link = context;
+    bool granted = reason < 0x80;
+    if (!granted && !said)
+        log_refused(link, subscription->filter, reason, again);
+    else if (granted && said)
+        log_info("%s: subscription to %s accepted", link->name, subscription->filter);
+    if (link->handlers->granted != NULL)
+        link->handlers->granted(link->context, subscription, granted);
+}
+
+static void on_result(void *context, int result) {
+    note_result(context, result);
+}
+
+static void take_complaint(struct mqtt_link *link, int reason) {
+    pace_complaint(&link->pace, uv_now(link->loop));
+    log_warning("%s: %s: from now on at most %.0f publishes per second, and slowly more", link->name,
+                mosquitto_reason_string(reason), link->pace.rate);
+}
+
+// Whether the connection may have ended because of what we published. A close without a word may be that.
+static bool may_lie_in_a_message(int reason) {
+    switch (reason) {
+    case MOSQ_ERR_KEEPALIVE:
+    case MQTT_RC_SERVER_BUSY:
+    case MQTT_RC_SERVER_SHUTTING_DOWN:
+    case MQTT_RC_KEEP_ALIVE_TIMEOUT:
+    case MQTT_RC_SESSION_TAKEN_OVER:
+    case MQTT_RC_MESSAGE_RATE_TOO_HIGH:
+    case MQTT_RC_QUOTA_EXCEEDED:
+    case MQTT_RC_ADMINISTRATIVE_ACTION:
+    case MQTT_RC_USE_ANOTHER_SERVER:
+    case MQTT_RC_SERVER_MOVED:
+    case MQTT_RC_CONNECTION_RATE_EXCEEDED:
+    case MQTT_RC_MAXIMUM_CONNECT_TIME:
+        return false;
+    default:
+        return true;
+    }
 }
 
 static void on_disconnect(struct mosquitto *client, void *context, int reason,
                           const mosquitto_property *properties) {
     struct mqtt_link *link = context;
-    link->by_us = link->by_us || reason == MOSQ_ERR_KEEPALIVE;
-    if (reason >= 0x80 && link->why == NULL)
-        link->why = mosquitto_reason_string(reason);
-    note_result(link, MOSQ_ERR_CONN_LOST);
-}
-
-// 0x80 and 0x83 say nothing of the message: Mosquitto says the latter of one that is too large, others when
-// they are in trouble themselves.
-static enum mqtt_answer answer_of(int reason) {
-    if (reason < 0x80)
-        return MQTT_TAKEN;
-    switch (reason) {
-    case MQTT_RC_QUOTA_EXCEEDED:
-    case MQTT_RC_PACKET_ID_IN_USE:
-        return MQTT_TAKEN_LATER;
-    case MQTT_RC_UNSPECIFIED:
-    case MQTT_RC_IMPLEMENTATION_SPECIFIC:
-        return MQTT_NOT_TAKEN;
-    default:
-        return MQTT_NEVER_TAKEN;
+    char cause[CAUSE_MAX];
+    link->by_us = link->by_us || !may_lie_in_a_message(reason);
+    if (reason >= 0x80 && !follow_reference(link, reason, properties)) {
+        if (reason == MQTT_RC_MESSAGE_RATE_TOO_HIGH || reason == MQTT_RC_QUOTA_EXCEEDED)
+            take_complaint(link, reason);
+        if (reason == MQTT_RC_SESSION_TAKEN_OVER)
+            backoff_contested(&link->backoff);
+        link_cause_of_goodbye(cause, reason, link->config);
+        break_link(link, "%s", cause);
     }
+    note_result(link, MOSQ_ERR_CONN_LOST);
 }
 
 static void on_publish(struct mosquitto *client, void *context, int mid, int reason,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
-    link->handlers->published(link->context, mid, answer_of(reason), mosquitto_reason_string(reason));
-}
-
-static char *read_instance(const mosquitto_property *properties) {
-    char *name = NULL, *value = NULL;
-    for (bool again = false; properties != NULL; again = true) {
-        properties =
-            mosquitto_property_read_string_pair(properties, MQTT_PROP_USER_PROPERTY, &name, &value, again);
-        bool found = properties != NULL && strcmp(name, "instance") == 0;
-        free(name);
-        if (found)
-            return value;
-        free(value);
-        name = value = NULL;
-    }
-    return NULL;
+    enum mqtt_answer answer = packet_answer(reason);
+    if (answer == MQTT_NEVER_TAKEN)
+        backoff_got_on(&link->backoff);
+    link->handlers->published(link->context, mid, answer, mosquitto_reason_string(reason));
 }
 
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
-    char *response_topic = NULL;
-    void *correlation = NULL;
-    uint16_t correlation_length = 0;
-    char *instance = read_instance(properties);
-    mosquitto_property_read_string(properties, MQTT_PROP_RESPONSE_TOPIC, &response_topic, false);
-    mosquitto_property_read_binary(properties, MQTT_PROP_CORRELATION_DATA, &correlation, &correlation_length,
-                                   false);
+    if (subscriber_ignores(link->subscriber, message->topic, message->retain))
+        return;
+    struct packet_extras extras = packet_read_extras(properties);
     link->handlers->received(link->context,
                              &(struct mqtt_received){.topic = message->topic,
                                                      .payload = message->payload,
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
-                                                     .instance = instance,
-                                                     .response_topic = response_topic,
-                                                     .correlation = correlation,
-                                                     .correlation_length = correlation_length});
-    free(instance);
-    free(response_topic);
-    free(correlation);
+                                                     .instance = extras.instance,
+                                                     .response_topic = extras.response_topic,
+                                                     .correlation = extras.correlation,
+                                                     .correlation_length = extras.correlation_length});
+    packet_free_extras(&extras);
 }
 
 // What the library has to say of faults, such as why TLS failed. Also called on a thread of the pool.
 static void on_log(struct mosquitto *client, void *context, int level, const char *text) {
-    if (level == MOSQ_LOG_ERR || level == MOSQ_LOG_WARNING)
-        log_warning("broker: libmosquitto: %s", text);
+    struct mqtt_link *link = context;
+    if (level != MOSQ_LOG_ERR && level != MOSQ_LOG_WARNING)
+        return;
+    link->speaks_plain = link->speaks_plain || link_cause_is_plain(text);
+    link->tls_said = link->tls_said || !link_cause_is_close(text);
+    log_warning("broker: libmosquitto: %s", text);
 }
 
-static int set_tls(struct mqtt_link *link) {
-    const struct config *config = link->config;
-    if (!config->mqtt.tls)
-        return MOSQ_ERR_SUCCESS;
-    if (config->mqtt.ca_file == NULL)
-        mosquitto_int_option(link->client, MOSQ_OPT_TLS_USE_OS_CERTS, 1);
-    if (config->mqtt.ca_file == NULL && config->mqtt.cert_file == NULL)
-        return MOSQ_ERR_SUCCESS;
-    return mosquitto_tls_set(link->client, config->mqtt.ca_file,
-                             config->mqtt.ca_file == NULL ? "/etc/ssl/certs" : NULL, config->mqtt.cert_file,
-                             config->mqtt.key_file, NULL);
-}
+// --- connecting ---
 
-static int make_client(struct mqtt_link *link) {
-    const struct config *config = link->config;
-    // Without a clean start, what came while we were away is delivered.
-    link->client = must_have(mosquitto_new(config->mqtt.client_id, !link->persistent, link));
-    mosquitto_int_option(link->client, MOSQ_OPT_PROTOCOL_VERSION, MQTT_PROTOCOL_V5);
-    // With the usual 20 Mosquitto 2.0.11 (and max_inflight_messages 0) never sends what it has for us beyond
-    // that.
-    mosquitto_int_option(link->client, MOSQ_OPT_RECEIVE_MAXIMUM, 65535);
-    mosquitto_int_option(link->client, MOSQ_OPT_SEND_MAXIMUM, config->mqtt.inflight);
-    mosquitto_int_option(link->client, MOSQ_OPT_TCP_NODELAY, 1);
+static void set_callbacks(struct mqtt_link *link) {
     mosquitto_log_callback_set(link->client, on_log);
     mosquitto_connect_v5_callback_set(link->client, on_connect);
     mosquitto_disconnect_v5_callback_set(link->client, on_disconnect);
     mosquitto_subscribe_v5_callback_set(link->client, on_subscribe);
     mosquitto_publish_v5_callback_set(link->client, on_publish);
     mosquitto_message_v5_callback_set(link->client, on_message);
-    int result = mosquitto_username_pw_set(link->client, config->mqtt.username, config->mqtt.password);
-    if (result == MOSQ_ERR_SUCCESS && link->will_topic != NULL)
-        result = mosquitto_will_set_v5(link->client, link->will_topic, (int)strlen(link->will_payload),
-                                       link->will_payload, 1, true, NULL);
-    return result == MOSQ_ERR_SUCCESS ? set_tls(link) : result;
 }
 
 // On a thread of the pool.
 static void connect_blocking(uv_work_t *work) {
     struct mqtt_link *link = work->data;
-    mosquitto_property *properties = NULL;
-    if (link->persistent)
-        mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, SESSION_EXPIRY);
-    errno = 0;
-    link->connect_result = mosquitto_connect_bind_v5(link->client, link->config->mqtt.host,
-                                                     link->config->mqtt.port, KEEPALIVE, NULL, properties);
-    if (link->connect_result == MOSQ_ERR_ERRNO)
-        link->why = strerrordesc_np(errno);
-    mosquitto_property_free_all(&properties);
+    link->connect_result = link_client_connect(link->client, &link->attempt, link->why);
 }
 
 static void on_connected(uv_work_t *work, int status) {
@@ -352,21 +500,54 @@ static void on_connected(uv_work_t *work, int status) {
         drop_client(link);
         return;
     }
-    link->state = WAITING_CONNACK;
     note_result(link, link->connect_result);
     if (link->broken) {
         tear_down(link);
         return;
     }
+    link->state = WAITING_CONNACK;
     uv_timer_start(&link->timer, on_connack_timeout, CONNACK_TIMEOUT, 0);
     uv_timer_start(&link->misc, on_misc, MISC_INTERVAL, MISC_INTERVAL);
 }
 
+static void set_name(struct mqtt_link *link) {
+    const char *purpose = link->handlers->purpose;
+    const struct broker_address *address = &link->attempt.address;
+    free(link->name);
+    link->name = text_format("broker %s:%d%s%s", address->host, address->port, purpose != NULL ? ", " : "",
+                             purpose != NULL ? purpose : "");
+}
+
+static void choose_broker(struct mqtt_link *link) {
+    struct broker *broker = link->broker = broker_route_next(&link->route);
+    free(link->attempt.address.host);
+    link->attempt =
+        (struct link_attempt){.config = link->config,
+                              .address = broker_address_copy(&broker->address),
+                              .version = protocol_version_next(&broker->version, uv_now(link->loop)),
+                              .persistent = link->persistent,
+                              .will_topic = link->will_topic,
+                              .will_payload = link->will_payload,
+                              .will_retained = !broker->will_unretained,
+                              .will_qos = broker->will_at_qos_0 ? 0 : 1,
+                              .probe = broker_route_has_others(&link->route),
+                              .context = link};
+    if (protocol_version_is_trial(&broker->version))
+        link->attempt.will_topic = NULL; // the connection ends at once
+    set_name(link);
+}
+
 static void attempt(struct mqtt_link *link) {
-    int result = make_client(link);
+    int result;
+    *link->why = '\0';
+    link->explained = link->at_once = link->speaks_plain = link->tls_said = link->rival_said = false;
+    link->limits = broker_limits_none();
+    choose_broker(link);
+    link->client = link_client_new(&link->attempt, &result);
+    set_callbacks(link);
     link->state = CONNECTING;
     if (result != MOSQ_ERR_SUCCESS) {
-        link->why = mosquitto_strerror(result);
+        note_result(link, result);
         tear_down(link);
         return;
     }
@@ -380,6 +561,12 @@ static bool carrier_is_up(void *context) {
     return mqtt_link_is_up(context);
 }
 
+static unsigned carrier_window(void *context) {
+    const struct mqtt_link *link = context;
+    unsigned ours = (unsigned)link->config->mqtt.inflight, theirs = mqtt_link_receive_maximum(link);
+    return ours < theirs ? ours : theirs;
+}
+
 static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     switch (result) {
     case MOSQ_ERR_SUCCESS:
@@ -388,6 +575,9 @@ static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     case MOSQ_ERR_MALFORMED_UTF8:
     case MOSQ_ERR_OVERSIZE_PACKET:
     case MOSQ_ERR_PAYLOAD_SIZE:
+    case MOSQ_ERR_NOT_SUPPORTED:
+    case MOSQ_ERR_QOS_NOT_SUPPORTED:
+    case MOSQ_ERR_RETAIN_NOT_SUPPORTED:
         return MQTT_REFUSED;
     default:
         note_result(link, result);
@@ -395,34 +585,76 @@ static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     }
 }
 
-static enum mqtt_publish_result publish(void *context, const struct mqtt_publish *publish, int *mid) {
-    struct mqtt_link *link = context;
-    mosquitto_property *properties = NULL;
-    if (!mqtt_link_is_up(link))
-        return MQTT_NOT_NOW;
-    if (publish->correlation != NULL)
-        mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, publish->correlation,
-                                      (uint16_t)publish->correlation_length);
-    if (publish->retain == MQTT_RETAINED_SIGNED)
-        mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "instance",
-                                           link->config->mqtt.client_id);
+// What of the message the broker can take.
+static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_publish *publish) {
+    struct mqtt_publish fitting = *publish;
+    if (fitting.qos > link->limits.qos)
+        fitting.qos = link->limits.qos;
+    if (link->attempt.version == MQTT_3_1_1) {
+        fitting.correlation = NULL;
+        if (fitting.retain == MQTT_RETAINED_SIGNED)
+            fitting.retain = MQTT_RETAINED;
+    }
+    if (!link->limits.retain)
+        fitting.retain = MQTT_NOT_RETAINED;
+    return fitting;
+}
+
+static void on_paced(uv_timer_t *timer) {
+    struct mqtt_link *link = timer->data;
+    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
+        link->handlers->ready(link->context);
+}
+
+// Whether the broker wants us to wait with the next one. ready() then tells when it is over.
+static bool must_wait(struct mqtt_link *link) {
+    if (pace_allows(&link->pace, uv_now(link->loop)))
+        return false;
+    if (!uv_is_active((uv_handle_t *)&link->paced))
+        uv_timer_start(&link->paced, on_paced, pace_wait(&link->pace), 0);
+    return true;
+}
+
+static enum mqtt_publish_result send_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
+                                             int *mid) {
+    const char *instance = link->config->mqtt.client_id;
+    if (link->limits.packet_size > 0 && publish_size(publish, instance) > link->limits.packet_size)
+        return MQTT_REFUSED;
+    mosquitto_property *properties = packet_properties(publish, instance);
     int result =
         mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
                              publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
     mosquitto_property_free_all(&properties);
+    if (result == MOSQ_ERR_SUCCESS)
+        pace_sent(&link->pace, uv_now(link->loop));
     return result_of(link, result);
+}
+
+static enum mqtt_publish_result publish(void *context, const struct mqtt_publish *publish, int *mid) {
+    struct mqtt_link *link = context;
+    if (!mqtt_link_is_up(link) || (!publish->urgent && must_wait(link)))
+        return MQTT_NOT_NOW;
+    struct mqtt_publish fitting = fit(link, publish);
+    return send_publish(link, &fitting, mid);
 }
 
 static void reset(void *context, const char *why) {
     struct mqtt_link *link = context;
     if (!mqtt_link_is_up(link))
         return;
-    link->why = why;
     link->by_us = true;
-    note_result(link, MOSQ_ERR_CONN_LOST);
+    break_link(link, "%s", why);
 }
 
 // --- what others call ---
+
+static void init_handles(struct mqtt_link *link) {
+    uv_timer_init(link->loop, &link->timer);
+    uv_timer_init(link->loop, &link->misc);
+    uv_timer_init(link->loop, &link->paced);
+    uv_prepare_init(link->loop, &link->prepare);
+    link->timer.data = link->misc.data = link->paced.data = link->prepare.data = link;
+}
 
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                                 const struct mqtt_subscription *subscriptions, size_t subscription_count,
@@ -433,25 +665,19 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
     *link = (struct mqtt_link){
         .loop = loop,
         .config = config,
-        .subscriptions = subscriptions,
-        .subscription_count = subscription_count,
         .persistent = persistent,
         .will_topic = will_topic != NULL ? must_have(strdup(will_topic)) : NULL,
         .will_payload = will_topic != NULL ? must_have(strdup(will_payload)) : NULL,
         .handlers = handlers,
         .context = context,
         .polled = -1,
-        .backoff = BACKOFF_MIN,
-        .carrier = {.context = link, .is_up = carrier_is_up, .publish = publish, .reset = reset},
+        .limits = broker_limits_none(),
+        .carrier = {link, carrier_is_up, publish, carrier_window, reset},
     };
-    if (asprintf(&link->name, "broker %s:%d%s%s", config->mqtt.host, config->mqtt.port,
-                 handlers->purpose != NULL ? ", " : "",
-                 handlers->purpose != NULL ? handlers->purpose : "") < 0)
-        must_have(NULL);
-    uv_timer_init(loop, &link->timer);
-    uv_timer_init(loop, &link->misc);
-    uv_prepare_init(loop, &link->prepare);
-    link->timer.data = link->misc.data = link->prepare.data = link;
+    link->subscriber = subscriber_new(loop, subscriptions, subscription_count,
+                                      &(struct subscriber_handlers){on_answered, on_result, link});
+    broker_route_open(&link->route, config);
+    init_handles(link);
     return link;
 }
 
@@ -468,14 +694,37 @@ bool mqtt_link_is_connecting(const struct mqtt_link *link) {
     return link->client != NULL && link->state == STOPPED;
 }
 
+int mqtt_link_version(const struct mqtt_link *link) {
+    return link->attempt.version;
+}
+
+unsigned mqtt_link_receive_maximum(const struct mqtt_link *link) {
+    return link->limits.receive_maximum;
+}
+
+bool mqtt_link_has(const struct mqtt_link *link, const char *filter) {
+    return subscriber_has(link->subscriber, filter);
+}
+
+void mqtt_link_rival(struct mqtt_link *link) {
+    char cause[CAUSE_MAX];
+    backoff_contested(&link->backoff);
+    if (link->rival_said)
+        return;
+    link->rival_said = true;
+    link_cause_of_rival(cause, link->config);
+    log_error("%s: %s", link->name, cause);
+}
+
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {
     return &link->carrier;
 }
 
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
-    if (!mqtt_link_is_up(link))
+    if (!mqtt_link_is_up(link) || !link->limits.wildcards)
         return false;
-    int result = mosquitto_subscribe_v5(link->client, NULL, filter, 0, MQTT_SUB_OPT_NO_LOCAL, NULL);
+    int options = link->attempt.version == MQTT_5 ? MQTT_SUB_OPT_NO_LOCAL : 0;
+    int result = mosquitto_subscribe_v5(link->client, NULL, filter, 0, options, NULL);
     note_result(link, result);
     return result == MOSQ_ERR_SUCCESS;
 }
@@ -499,25 +748,32 @@ static void await_close(int handle) {
     close(handle);
 }
 
+static void say_goodbye(struct mqtt_link *link) {
+    int handle = link->will_topic != NULL ? fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0) : -1;
+    mosquitto_disconnect_v5(link->client, MQTT_RC_NORMAL_DISCONNECTION, NULL);
+    mosquitto_loop_write(link->client, READ_PACKETS);
+    if (handle >= 0)
+        await_close(handle);
+}
+
 void mqtt_link_stop(struct mqtt_link *link) {
     bool connecting = link->state == CONNECTING;
-    if (link->state >= WAITING_CONNACK && link->state < STOPPED && !link->broken) {
-        int handle =
-            link->will_topic != NULL ? fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0) : -1;
-        mosquitto_disconnect_v5(link->client, MQTT_RC_NORMAL_DISCONNECTION, NULL);
-        mosquitto_loop_write(link->client, READ_PACKETS);
-        if (handle >= 0)
-            await_close(handle);
-    }
+    if (link->state >= WAITING_CONNACK && link->state < STOPPED && !link->broken)
+        say_goodbye(link);
     link->state = STOPPED;
     if (!connecting)
         drop_client(link); // otherwise on_connected() does
+    subscriber_stop(link->subscriber);
     uv_close((uv_handle_t *)&link->timer, NULL);
     uv_close((uv_handle_t *)&link->misc, NULL);
+    uv_close((uv_handle_t *)&link->paced, NULL);
     uv_close((uv_handle_t *)&link->prepare, NULL);
 }
 
 void mqtt_link_free(struct mqtt_link *link) {
+    subscriber_free(link->subscriber);
+    broker_route_close(&link->route);
+    free(link->attempt.address.host);
     free(link->will_topic);
     free(link->will_payload);
     free(link->name);

@@ -1,4 +1,5 @@
-// The link to the broker: libmosquitto driven by the libuv loop, MQTT 5, with reconnecting of our own.
+// The link to the broker: libmosquitto driven by the libuv loop, MQTT 5 or 3.1.1, with reconnecting of our own:
+// to the next broker of the configuration when one is away, and to where a broker sends us.
 //
 // Each attempt uses a fresh client of libmosquitto, so that nothing published earlier is in it: what the
 // broker has not acknowledged is the outbox's to send again, and nobody else's.
@@ -11,12 +12,6 @@
 
 #include "gateway/broker/mqtt.h"
 #include "gateway/config/config.h"
-
-struct mqtt_subscription {
-    char *filter;
-    int qos;
-    int options; // MQTT_SUB_OPT_…
-};
 
 // Called on the loop. They may publish.
 struct mqtt_link_handlers {
@@ -33,6 +28,9 @@ struct mqtt_link_handlers {
     // All that had come was passed on. What is published within published() costs more than from here. Or
     // NULL.
     void (*ready)(void *context);
+    // The broker has granted or refused a subscription: on each connection before up(), and whenever it is
+    // asked again for what it has refused for now. Or NULL.
+    void (*granted)(void *context, const struct mqtt_subscription *subscription, bool granted);
 };
 
 struct mqtt_link;
@@ -47,6 +45,21 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
 
 void mqtt_link_start(struct mqtt_link *link);
 bool mqtt_link_is_up(const struct mqtt_link *link);
+
+// The version of MQTT on this connection, or on the next one: 5, or 4 for 3.1.1. With 3.1.1 nothing has
+// properties: no instance, response topic or correlation comes or goes, and what we publish ourselves comes
+// back also where a subscription does not want it.
+int mqtt_link_version(const struct mqtt_link *link);
+
+// Publishes of QoS 1 that the broker allows to be unacknowledged: 1 to 65535.
+unsigned mqtt_link_receive_maximum(const struct mqtt_link *link);
+
+// Whether the broker has granted the subscription with this filter on this connection.
+bool mqtt_link_has(const struct mqtt_link *link, const char *filter);
+
+// Somebody found out that another client uses our client_id: the log says so once a connection, and
+// reconnecting becomes slow, so that the two do not fight for it.
+void mqtt_link_rival(struct mqtt_link *link);
 
 // What carries the outbox's messages; it lives as long as the link.
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link);

@@ -115,6 +115,13 @@ static bool carrier_is_up(const struct outbox *outbox) {
     return outbox->carrier->is_up(outbox->carrier->context);
 }
 
+// Messages that may be at the broker unacknowledged: as configured, or fewer where the broker says so.
+static unsigned window_of(const struct outbox *outbox) {
+    const struct mqtt_carrier *carrier = outbox->carrier;
+    unsigned most = carrier->window != NULL ? carrier->window(carrier->context) : outbox->window;
+    return most < outbox->window ? most : outbox->window;
+}
+
 static size_t disk_size(const struct mqtt_publish *publish) {
     return strlen(publish->topic) + publish->length + publish->correlation_length + ROW_OVERHEAD;
 }
@@ -515,7 +522,7 @@ static bool has_place(const struct outbox *outbox) {
         return outbox->in_flight == 0;
     if (is_suspected(outbox))
         return outbox->suspects.left > 0 && suspects_include(&outbox->suspects, outbox->next_out->number);
-    return outbox->in_flight < outbox->window;
+    return outbox->in_flight < window_of(outbox);
 }
 
 static bool is_forbidden(struct outbox *outbox, const struct mqtt_publish *publish) {
@@ -693,7 +700,7 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
     outbox->in_flight--;
     outbox->answered = true;
     if (is_suspected(outbox) && outbox->in_flight == 0)
-        suspects_clear_portion(&outbox->suspects, outbox->window);
+        suspects_clear_portion(&outbox->suspects, window_of(outbox));
     take_answer(outbox, item, answer, reason);
 }
 

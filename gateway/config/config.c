@@ -48,6 +48,14 @@ static int integer_of(const json_t *object, const char *key) {
     return (int)json_schema_integer(json_object_get(object, key));
 }
 
+// The index of a value in names; the schema has made sure that it is there.
+static int choice_of(const json_t *object, const char *key, const char *const *names) {
+    int choice = 0;
+    while (names[choice] != NULL && strcmp(names[choice], text_of(object, key)) != 0)
+        choice++;
+    return choice;
+}
+
 static void add_json_fault(struct loading *loading, const char *file, const char *path, json_error_t *error) {
     utf8_mend(error->text); // jansson quotes the file and may cut the quote anywhere
     if (error->line < 0)
@@ -160,26 +168,34 @@ static void read_channels(struct loading *loading, struct config *config) {
         read_channel(loading, config, json_array_get(channels, i), i);
 }
 
-static void read_url(struct loading *loading, struct config *config, const char *url) {
-    char host[256] = "", port[6];
-    int end = 0;
-    bool tls = strncasecmp(url, "mqtts://", 8) == 0;
-    const char *rest = tls ? url + 8 : url + 7;
-    config->mqtt.tls = tls;
-    config->mqtt.port = tls ? 8883 : 1883;
-    bool scheme = tls || strncasecmp(url, "mqtt://", 7) == 0;
-    bool read = scheme && (sscanf(rest, "[%255[0-9A-Fa-f:.]]%n", host, &end) == 1 ||
-                           sscanf(rest, "%255[0-9A-Za-z._-]%n", host, &end) == 1);
-    rest = read ? rest + end : "?";
-    if (read && *rest == ':' && sscanf(rest, ":%5[0-9]%n", port, &end) == 1) {
-        config->mqtt.port = atoi(port);
-        rest += end;
+static void read_url(struct loading *loading, struct config *config, const char *url, const char *path) {
+    struct broker_address *address = &config->mqtt.brokers[config->mqtt.broker_count];
+    if (broker_url_parse(url, address))
+        config->mqtt.broker_count++;
+    else
+        add_fault(loading, path, "is \"%s\", expected mqtt://HOST:PORT or mqtts://HOST:PORT", url);
+}
+
+// One URL, or a list of them.
+static void read_urls(struct loading *loading, struct config *config, const json_t *urls) {
+    size_t i;
+    json_t *url;
+    config->mqtt.brokers = must_have(calloc(json_array_size(urls) + 1, sizeof *config->mqtt.brokers));
+    if (json_is_string(urls))
+        read_url(loading, config, json_string_value(urls), "$.mqtt.url");
+    json_array_foreach(urls, i, url) {
+        char path[48];
+        snprintf(path, sizeof path, "$.mqtt.url[%zu]", i);
+        read_url(loading, config, json_string_value(url), path);
     }
-    if (*rest == '/')
-        rest++;
-    if (*rest != '\0' || config->mqtt.port < 1 || config->mqtt.port > 65535)
-        add_fault(loading, "$.mqtt.url", "is \"%s\", expected mqtt://HOST:PORT or mqtts://HOST:PORT", url);
-    config->mqtt.host = must_have(strdup(host));
+    config->mqtt.host = config->mqtt.brokers[0].host;
+    config->mqtt.port = config->mqtt.brokers[0].port;
+}
+
+static void free_brokers(struct config *config) {
+    for (size_t i = 0; i < config->mqtt.broker_count; i++)
+        free(config->mqtt.brokers[i].host);
+    free(config->mqtt.brokers);
 }
 
 static void read_password_file(struct loading *loading, struct config *config, const char *path) {
@@ -205,9 +221,11 @@ static void check_readable(struct loading *loading, const char *path, const char
 }
 
 static void read_mqtt(struct loading *loading, struct config *config) {
+    static const char *const versions[] = {"auto", "5", "3.1.1", NULL};
     const json_t *mqtt = json_object_get(config->json, "mqtt");
     const char *password_file = text_of(mqtt, "password_file");
-    read_url(loading, config, text_of(mqtt, "url"));
+    read_urls(loading, config, json_object_get(mqtt, "url"));
+    config->mqtt.version = (enum config_mqtt_version)choice_of(mqtt, "version", versions);
     config->mqtt.client_id = text_of(mqtt, "client_id");
     config->mqtt.username = text_of(mqtt, "username");
     config->mqtt.password = text_of(mqtt, "password");
@@ -308,14 +326,6 @@ void config_devices_free(struct config_devices *devices) {
     free(devices);
 }
 
-// The index of a value in names; the schema has made sure that it is there.
-static int choice_of(const json_t *object, const char *key, const char *const *names) {
-    int choice = 0;
-    while (names[choice] != NULL && strcmp(names[choice], text_of(object, key)) != 0)
-        choice++;
-    return choice;
-}
-
 static void read_rest(struct config *config) {
     static const char *const unknown[] = {"accept", "channel", "reject", NULL};
     static const char *const telemetry[] = {"parameters", "position", "off", NULL};
@@ -405,7 +415,7 @@ void config_free(struct config *config) {
     if (config == NULL)
         return;
     free(config->channels);
-    free(config->mqtt.host);
+    free_brokers(config);
     config_devices_free(config->devices);
     free(config->password_text);
     json_decref(config->json);

@@ -11,6 +11,7 @@
 
 #include "codecs/codec.h"
 #include "gateway/base/log.h"
+#include "gateway/config/broker_url.h"
 
 struct config_channel {
     int64_t id;
@@ -38,13 +39,17 @@ struct config_devices {
 enum config_unknown { UNKNOWN_ACCEPT, UNKNOWN_CHANNEL, UNKNOWN_REJECT };
 enum config_telemetry { TELEMETRY_PARAMETERS, TELEMETRY_POSITION, TELEMETRY_OFF };
 
+enum config_mqtt_version { MQTT_VERSION_AUTO, MQTT_VERSION_5, MQTT_VERSION_3_1_1 };
+
 struct config {
     struct config_channel *channels;
     size_t channel_count;
     struct {
-        bool tls;
-        char *host; // without brackets
+        struct broker_address *brokers; // in the order in which they are tried, at least one
+        size_t broker_count;
+        const char *host; // of the first one
         int port;
+        enum config_mqtt_version version;
         const char *client_id, *username, *password; // username and password: NULL if not set
         const char *ca_file, *cert_file, *key_file;  // NULL if not set
         const char *topic_prefix;

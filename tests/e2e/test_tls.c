@@ -77,3 +77,21 @@ Test(tls, authority_that_is_not_there_ends_the_start) {
         "$.mqtt.ca_file: is \"/nowhere/ca.crt\", which cannot be read: No such file or directory");
     rig->finished = true;
 }
+
+// --- the wrong kind of port ---
+
+Test(tls, plain_url_to_a_port_with_tls_is_named) {
+    struct rig *rig = tls_up("DNS:localhost", "mqtt://localhost:%d", "broker-ca.crt");
+    rig_expect_log(rig, "port speak");
+    cr_assert(!rig_log_has(rig, ": connected"));
+    rig_finish(rig);
+}
+
+Test(tls, url_with_tls_to_a_plain_port_is_named) {
+    char changes[64];
+    struct rig *rig = rig_with_broker(NULL);
+    snprintf(changes, sizeof changes, "{'mqtt':{'url':'mqtts://localhost:%d'}}", rig->broker_port);
+    rig_gateway_start(rig, changes);
+    rig_expect_log(rig, "does this port speak TLS");
+    rig_finish(rig);
+}

@@ -45,9 +45,15 @@ static void check_devices(const struct config *config) {
 
 static void check_mqtt(const struct config *config) {
     static const char of_url[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/.-_[]";
-    const char *url = json_string_value(json_object_get(json_object_get(config->json, "mqtt"), "url"));
-    if (url[strspn(url, of_url)] != '\0')
-        fuzz_fail("the URL %s was taken", url);
+    const json_t *urls = json_object_get(json_object_get(config->json, "mqtt"), "url");
+    size_t count = json_is_array(urls) ? json_array_size(urls) : 1;
+    for (size_t i = 0; i < count; i++) {
+        const char *url = json_string_value(json_is_array(urls) ? json_array_get(urls, i) : urls);
+        if (url[strspn(url, of_url)] != '\0')
+            fuzz_fail("the URL %s was taken", url);
+    }
+    if (config->mqtt.broker_count != count)
+        fuzz_fail("%zu brokers of %zu URLs", config->mqtt.broker_count, count);
     if (config->mqtt.host == NULL || *config->mqtt.host == '\0')
         fuzz_fail("the broker has no host");
     if (config->mqtt.client_id == NULL || config->mqtt.topic_prefix == NULL)

@@ -1,0 +1,153 @@
+// The subscriptions of a connection; see subscriber.h.
+#include "gateway/broker/subscriber.h"
+
+#include <mqtt_protocol.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/memory.h"
+#include "gateway/broker/protocol_version.h"
+
+#define AGAIN_MIN 1000  // milliseconds until the first one is asked for again
+#define AGAIN_MAX 60000 // and at most
+
+struct request {
+    int mid; // while it is under way; 0: it is not
+    bool answered, granted, again;
+    bool said; // that it was refused, also on an earlier connection
+};
+
+struct subscriber {
+    const struct mqtt_subscription *subscriptions;
+    struct request *requests; // one for each
+    size_t count;
+    struct mosquitto *client; // NULL: no connection
+    int version;
+    unsigned again; // milliseconds
+    uv_timer_t timer;
+    struct subscriber_handlers handlers;
+};
+
+struct subscriber *subscriber_new(uv_loop_t *loop, const struct mqtt_subscription *subscriptions,
+                                  size_t count, const struct subscriber_handlers *handlers) {
+    struct subscriber *subscriber = must_have(calloc(1, sizeof *subscriber));
+    *subscriber = (struct subscriber){.subscriptions = subscriptions,
+                                      .requests = must_have(calloc(count + 1, sizeof *subscriber->requests)),
+                                      .count = count,
+                                      .handlers = *handlers};
+    uv_timer_init(loop, &subscriber->timer);
+    subscriber->timer.data = subscriber;
+    return subscriber;
+}
+
+static void request(struct subscriber *subscriber, size_t i) {
+    const struct mqtt_subscription *wanted = &subscriber->subscriptions[i];
+    int options = subscriber->version == MQTT_5 ? wanted->options : 0;
+    subscriber->requests[i].again = false;
+    int result = mosquitto_subscribe_v5(subscriber->client, &subscriber->requests[i].mid, wanted->filter,
+                                        wanted->qos, options, NULL);
+    subscriber->handlers.result(subscriber->handlers.context, result);
+}
+
+static void clear(struct subscriber *subscriber) {
+    for (size_t i = 0; i < subscriber->count; i++)
+        subscriber->requests[i] = (struct request){.said = subscriber->requests[i].said};
+}
+
+void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version, bool wildcards) {
+    clear(subscriber);
+    subscriber->client = client;
+    subscriber->version = version;
+    subscriber->again = AGAIN_MIN;
+    for (size_t i = 0; i < subscriber->count; i++)
+        if (wildcards || strpbrk(subscriber->subscriptions[i].filter, "+#") == NULL)
+            request(subscriber, i);
+        else
+            subscriber->requests[i].answered = true;
+}
+
+void subscriber_end(struct subscriber *subscriber) {
+    clear(subscriber);
+    subscriber->client = NULL;
+    uv_timer_stop(&subscriber->timer);
+}
+
+static void on_again(uv_timer_t *timer) {
+    struct subscriber *subscriber = timer->data;
+    for (size_t i = 0; i < subscriber->count && subscriber->client != NULL; i++)
+        if (subscriber->requests[i].again)
+            request(subscriber, i);
+}
+
+static void ask_again(struct subscriber *subscriber, struct request *refused) {
+    refused->again = true;
+    if (uv_is_active((uv_handle_t *)&subscriber->timer))
+        return;
+    uv_timer_start(&subscriber->timer, on_again, subscriber->again, 0);
+    subscriber->again = subscriber->again * 2 < AGAIN_MAX ? subscriber->again * 2 : AGAIN_MAX;
+}
+
+static bool passes(int reason) {
+    return reason == MQTT_RC_UNSPECIFIED || reason == MQTT_RC_PACKET_ID_IN_USE ||
+           reason == MQTT_RC_QUOTA_EXCEEDED;
+}
+
+static void take_answer(struct subscriber *subscriber, size_t i, int reason) {
+    struct request *answered = &subscriber->requests[i];
+    answered->mid = 0;
+    answered->answered = true;
+    answered->granted = reason < 0x80;
+    bool said = answered->said;
+    answered->said = !answered->granted;
+    if (passes(reason))
+        ask_again(subscriber, answered);
+    subscriber->handlers.answered(subscriber->handlers.context, &subscriber->subscriptions[i], reason,
+                                  answered->again, said);
+}
+
+void subscriber_answer(struct subscriber *subscriber, int mid, int count, const int *granted) {
+    for (size_t i = 0; i < subscriber->count && count > 0; i++)
+        if (subscriber->requests[i].mid == mid) {
+            take_answer(subscriber, i, granted[0]);
+            return;
+        }
+}
+
+bool subscriber_is_answered(const struct subscriber *subscriber) {
+    for (size_t i = 0; i < subscriber->count; i++)
+        if (!subscriber->requests[i].answered)
+            return false;
+    return true;
+}
+
+bool subscriber_has(const struct subscriber *subscriber, const char *filter) {
+    for (size_t i = 0; i < subscriber->count; i++)
+        if (strcmp(subscriber->subscriptions[i].filter, filter) == 0)
+            return subscriber->requests[i].granted;
+    return false;
+}
+
+bool subscriber_ignores(const struct subscriber *subscriber, const char *topic, bool retain) {
+    bool unwanted = false, matches;
+    if (!retain || subscriber->version == MQTT_5)
+        return false;
+    for (size_t i = 0; i < subscriber->count; i++) {
+        const struct mqtt_subscription *wanted = &subscriber->subscriptions[i];
+        if (mosquitto_topic_matches_sub(wanted->filter, topic, &matches) != MOSQ_ERR_SUCCESS || !matches)
+            continue;
+        if ((wanted->options & MQTT_SUB_OPT_SEND_RETAIN_NEVER) == 0)
+            return false;
+        unwanted = true;
+    }
+    return unwanted;
+}
+
+void subscriber_stop(struct subscriber *subscriber) {
+    subscriber_end(subscriber);
+    uv_close((uv_handle_t *)&subscriber->timer, NULL);
+}
+
+void subscriber_free(struct subscriber *subscriber) {
+    free(subscriber->requests);
+    free(subscriber);
+}

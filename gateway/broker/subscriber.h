@@ -1,0 +1,45 @@
+// The subscriptions of a connection: asks for them, keeps what the broker has granted, and asks again for those
+// that it refused for a reason that passes.
+#pragma once
+
+#include <mosquitto.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <uv.h>
+
+#include "gateway/broker/mqtt.h"
+
+struct subscriber;
+
+struct subscriber_handlers {
+    // Each time the broker has granted a subscription, or refused it (reason: 0x80 and above). again: it will be
+    // asked for again. said: it was refused before without having been granted since.
+    void (*answered)(void *context, const struct mqtt_subscription *subscription, int reason, bool again,
+                     bool said);
+    // Told what a call of libmosquitto returned.
+    void (*result)(void *context, int result);
+    void *context;
+};
+
+// The subscriptions must stay.
+struct subscriber *subscriber_new(uv_loop_t *loop, const struct mqtt_subscription *subscriptions,
+                                  size_t count, const struct subscriber_handlers *handlers);
+
+// On a new connection: asks for all. version is that of MQTT. A broker that takes no wildcards may end the
+// connection at one: then only for those without.
+void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version, bool wildcards);
+// The connection is gone.
+void subscriber_end(struct subscriber *subscriber);
+// The broker has answered the request mid.
+void subscriber_answer(struct subscriber *subscriber, int mid, int count, const int *granted);
+
+// Whether each was answered once on this connection.
+bool subscriber_is_answered(const struct subscriber *subscriber);
+bool subscriber_has(const struct subscriber *subscriber, const char *filter);
+// Whether a message that the broker retained comes for a subscription that wants none (3.1.1 has no such
+// option) and for no other.
+bool subscriber_ignores(const struct subscriber *subscriber, const char *topic, bool retain);
+
+// Closes the handles on the loop.
+void subscriber_stop(struct subscriber *subscriber);
+void subscriber_free(struct subscriber *subscriber);
