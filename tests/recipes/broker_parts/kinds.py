@@ -1,6 +1,9 @@
 """The brokers of tests/recipes/brokers: where each is had, how it is started, and what it cannot do by its own word or by
 the MQTT specification. `lacks` names the steps of the flow that are expected to fail and says whose fault that is; a step
 that fails and does not stand there is a fault of the gateway, and one that works all the same is reported too."""
+import base64
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -50,6 +53,7 @@ class Broker:
     refusal = "size"  # what it is told to refuse: messages above LARGEST, or the topic of FORBIDDEN's messages
     tells = True  # whether it says that it refuses, by its acknowledgement or by closing the connection
     wildcards = True  # whether it gives what it keeps to a subscription with wildcards
+    dots = True  # whether it leaves dots in topics alone
     start_time = 60  # seconds
     note = ""  # what else is to be known of it
     lacks = {}
@@ -100,6 +104,10 @@ class Broker:
 # --- Mosquitto ---
 
 
+DENIED = (f"topic readwrite #\ntopic deny trackbus/message/gw/channels/1/{FORBIDDEN}\n"
+          f"topic deny trackbus/message/gw/devices/{FORBIDDEN}\n")
+
+
 class Mosquitto(Broker):
     queued = 1000  # Mosquitto's own default
 
@@ -112,18 +120,24 @@ class Mosquitto(Broker):
     def prepare(self):
         (self.data / "mosquitto.conf").write_text(
             f"listener {self.port} {HOST}\nallow_anonymous true\npersistence true\npersistence_location {self.data}/\n"
-            f"autosave_interval 1\nmax_queued_messages {self.queued}\nmessage_size_limit {LARGEST}\n"
+            f"autosave_interval 1\nmax_queued_messages {self.queued}\n{self.limit()}\n"
         )
         if os.geteuid() == 0:  # otherwise it becomes the user mosquitto, who may not write here
             with open(self.data / "mosquitto.conf", "a") as config:
                 config.write("user root\n")
+
+    def limit(self):
+        if self.refusal == "size":
+            return f"message_size_limit {LARGEST}"
+        (self.data / "acl").write_text(DENIED)
+        return f"acl_file {self.data}/acl"
 
     def command(self):
         return ["mosquitto", "-c", self.data / "mosquitto.conf"], None
 
 
 class Mosquitto0(Mosquitto):
-    queued = 0
+    queued, refusal = 0, "topic"
 
 
 class Mosquitto100000(Mosquitto):
@@ -225,7 +239,7 @@ class Nats(Broker):
             "a message is lost")
     mqtt, speaks = "3.1.1", "3.1.1"
     lacks = {"answer": NO_RESPONSE_TOPICS}
-    cluster = ""
+    cluster = replicas = ""
 
     @classmethod
     def fetch(cls, folder):
@@ -236,7 +250,7 @@ class Nats(Broker):
     def prepare(self):
         forbidden = f'"trackbus.message.gw.channels.1.{FORBIDDEN}", "trackbus.message.gw.devices.{FORBIDDEN}"'
         (self.data / "nats.conf").write_text(
-            f"server_name: node{self.node}\nhost: {HOST}\nport: {free_port()}\nmqtt {{ host: {HOST}, port: {self.port} }}\n"
+            f"server_name: node{self.node}\nhost: {HOST}\nport: {free_port()}\nmqtt {{ host: {HOST}, port: {self.port}{self.replicas} }}\n"
             f'jetstream {{ store_dir: "{self.data}/data" }}\n'
             "no_auth_user: all\naccounts { MAIN { jetstream: enabled, users: [ { user: all, password: all, "
             f"permissions {{ publish {{ deny: [{forbidden}] }} }} }} ] }} }}\n{self.cluster}"
@@ -267,10 +281,15 @@ class Aedes(Broker):
 
 class RabbitMQ(Broker):
     title, mqtt, speaks = "RabbitMQ, MQTT plugin", "3.1.1", "3.1.1"
-    wildcards = False
+    wildcards = dots = False
     note = ("gives what it keeps only to a subscription without wildcards, against MQTT 3.1.1 (section 3.3.1.3): dashboards that "
             "subscribe to trackbus/state/# see a value when it changes. Its fault")
-    lacks = {"answer": NO_RESPONSE_TOPICS}
+    refusal = "topic"
+    lacks = {
+        "answer": NO_RESPONSE_TOPICS,
+        "telemetry": "makes a slash of each dot in a topic: telemetry/position.latitude comes as telemetry/position/latitude. Its fault, a "
+                     "dot means nothing in MQTT 3.1.1 (section 4.7); telemetry/position and the messages are right",
+    }
     start_time = 120
 
     @classmethod
@@ -283,11 +302,26 @@ class RabbitMQ(Broker):
         (self.data / "plugins").write_text("[rabbitmq_mqtt].\n")
         (self.data / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = {HOST}:{free_port()}\nmqtt.listeners.tcp.1 = {HOST}:{self.port}\n"
-            f"mqtt.allow_anonymous = true\nmax_message_size = {LARGEST}\n"
+            f"mqtt.allow_anonymous = true\n{self.limit()}\n"
         )
         # Without one of our own the node would leave a daemon behind.
         self.world.processes.start(self.log(), ["epmd", "-port", self.epmd, "-address", HOST], self.data)
         wait_for("epmd does not start", lambda: listens(self.epmd))
+
+    def limit(self):
+        if self.refusal == "size":
+            return f"max_message_size = {LARGEST}"
+        salt = os.urandom(4)
+        password = base64.b64encode(salt + hashlib.sha256(salt + b"guest").digest()).decode()
+        (self.data / "definitions.json").write_text(json.dumps({
+            "users": [{"name": "guest", "password_hash": password, "hashing_algorithm": "rabbit_password_hashing_sha256",
+                       "tags": "administrator"}],
+            "vhosts": [{"name": "/"}],
+            "permissions": [{"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}],
+            "topic_permissions": [{"user": "guest", "vhost": "/", "exchange": "amq.topic", "read": ".*",
+                                   "write": rf"^(?!trackbus\.message\..*{FORBIDDEN}$)"}],
+        }))
+        return f"load_definitions = {self.data}/definitions.json"
 
     def command(self):
         name = "trackbus" + self.node
@@ -299,6 +333,12 @@ class RabbitMQ(Broker):
             "RABBITMQ_PID_FILE": str(self.data / "pid"), "ERL_EPMD_PORT": str(self.epmd), "ERL_EPMD_ADDRESS": HOST,
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
+
+
+class RabbitMQSize(RabbitMQ):
+    title, refusal = "RabbitMQ, MQTT plugin, max_message_size", "size"
+    note = ("neither acknowledges a message that is too large nor anything after it, and keeps the connection, against MQTT 3.1.1 "
+            "(section 3.3.5). Its fault, but a gateway that waits for the acknowledgement for ever stands still")
 
 
 RUMQTTD = """id = 0
@@ -367,11 +407,14 @@ class NatsCluster(Cluster):
         ports = [free_port() for _ in self.brokers]
         routes = ", ".join(f'"nats://{HOST}:{port}"' for port in ports)
         for broker, port in zip(self.brokers, ports):
+            broker.replicas = f", stream_replicas: {self.nodes}"
             broker.cluster = f"cluster {{ name: trackbus, host: {HOST}, port: {port}, routes: [{routes}] }}\n"
 
 
 class ArtemisCluster(Cluster):
     title, node = "ActiveMQ Artemis, two nodes", Artemis
+    lacks = {"state": "a node keeps only what was published at that node; MQTT says nothing of clusters. All gateways and dashboards "
+                      "have to use one node"}
 
     def join(self):
         ports = [free_port() for _ in self.brokers]
@@ -391,6 +434,7 @@ class ArtemisCluster(Cluster):
 
 KINDS = {
     "mosquitto": Mosquitto, "mosquitto-0": Mosquitto0, "mosquitto-100000": Mosquitto100000, "hivemq": HiveMQ,
-    "artemis": Artemis, "mochi": Mochi, "nats": Nats, "aedes": Aedes, "rabbitmq": RabbitMQ, "rumqttd": Rumqttd,
+    "artemis": Artemis, "mochi": Mochi, "nats": Nats, "aedes": Aedes, "rabbitmq": RabbitMQ,
+    "rabbitmq-size": RabbitMQSize, "rumqttd": Rumqttd,
     "nats-cluster": NatsCluster, "artemis-cluster": ArtemisCluster,
 }
