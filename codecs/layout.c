@@ -32,16 +32,17 @@ static bool stands_somewhere(const struct layout_item *item) {
     return item->kind != LAYOUT_TRUE && item->kind != LAYOUT_FALSE;
 }
 
-static struct layout_value read_value(struct layout_walk *walk, const struct layout_item *item,
-                                      unsigned bits) {
-    // An own kind without bits reads what it needs by itself.
-    if (!stands_somewhere(item) || (walk->texts == NULL && bits == 0))
-        return (struct layout_value){0};
-    if (walk->texts != NULL)
-        return (struct layout_value){.is_text = true, .text = *walk->texts++};
-    uint64_t value = read_bits(walk, bits);
-    bool is_signed = item->kind == LAYOUT_SIGNED;
-    return (struct layout_value){.number = is_signed ? signed_of(value, bits) : (int64_t)value};
+// *value is all zero before.
+static void read_value(struct layout_walk *walk, const struct layout_item *item, unsigned bits,
+                       struct layout_value *value) {
+    if (walk->texts != NULL) {
+        value->is_text = true;
+        if (stands_somewhere(item))
+            value->text = *walk->texts++;
+    } else if (stands_somewhere(item) && bits > 0) { // an own kind without bits reads by itself
+        uint64_t number = read_bits(walk, bits);
+        value->number = item->kind == LAYOUT_SIGNED ? signed_of(number, bits) : (int64_t)number;
+    }
 }
 
 bool layout_read_number(struct message *message, enum field field, struct span text, struct decimal *number) {
@@ -52,12 +53,13 @@ bool layout_read_number(struct message *message, enum field field, struct span t
     return false;
 }
 
-void layout_set_number(struct message *message, const struct layout_item *item, struct layout_value value) {
-    struct decimal number = decimal_integer(value.number);
-    if (value.is_text && !layout_read_number(message, item->field, value.text, &number))
+void layout_set_number(struct message *message, const struct layout_item *item,
+                       const struct layout_value *value) {
+    struct decimal number = decimal_integer(value->number);
+    if (value->is_text && !layout_read_number(message, item->field, value->text, &number))
         return;
     if (!decimal_scale(&number, item->scale))
-        message_note_removed(message, item->field, value.is_text ? value.text.text : "", value.text.length,
+        message_note_removed(message, item->field, value->is_text ? value->text.text : "", value->text.length,
                              "has too many decimal places");
     else if (item->index != NULL)
         message_set_number_at(message, item->field, item->index, number);
@@ -65,20 +67,21 @@ void layout_set_number(struct message *message, const struct layout_item *item, 
         message_set_number(message, item->field, number);
 }
 
-static void set_flag(struct message *message, enum field field, struct layout_value value) {
+static void set_flag(struct message *message, enum field field, const struct layout_value *value) {
     char digits[24];
-    if (!value.is_text)
-        value.text =
-            (struct span){.text = digits,
-                          .length = (size_t)snprintf(digits, sizeof digits, "%lld", (long long)value.number)};
-    if (span_is(value.text, "0") || span_is(value.text, "1"))
-        message_set_boolean(message, field, span_is(value.text, "1"));
+    struct span text = value->text;
+    if (!value->is_text)
+        text = (struct span){.text = digits,
+                             .length =
+                                 (size_t)snprintf(digits, sizeof digits, "%lld", (long long)value->number)};
+    if (span_is(text, "0") || span_is(text, "1"))
+        message_set_boolean(message, field, span_is(text, "1"));
     else
-        message_note_removed(message, field, value.text.text, value.text.length,
-                             value.text.length > 0 ? "not 0 or 1" : message_absent);
+        message_note_removed(message, field, text.text, text.length,
+                             text.length > 0 ? "not 0 or 1" : message_absent);
 }
 
-static void take(struct layout_walk *walk, const struct layout_item *item, struct layout_value value) {
+static void take(struct layout_walk *walk, const struct layout_item *item, const struct layout_value *value) {
     switch (item->kind) {
     case LAYOUT_END:
     case LAYOUT_SKIP:
@@ -103,14 +106,18 @@ void layout_take_all(struct layout_walk *walk, const struct layout_item *items) 
     for (; items->kind != LAYOUT_END; items++) {
         if (walk->may_end && walk->bit == 0 && reader_left(walk->bytes) == 0)
             return;
-        take(walk, items, read_value(walk, items, items->bits));
+        struct layout_value value = {0};
+        read_value(walk, items, items->bits, &value);
+        take(walk, items, &value);
     }
 }
 
 void layout_take_value(struct layout_walk *walk, const struct layout_item *item, struct reader value) {
     struct reader *bytes = walk->bytes;
+    struct layout_value read = {0};
     walk->bytes = &value;
-    take(walk, item, read_value(walk, item, 8 * (unsigned)reader_left(&value)));
+    read_value(walk, item, 8 * (unsigned)reader_left(&value), &read);
+    take(walk, item, &read);
     walk->bytes = bytes;
 }
 

@@ -45,7 +45,7 @@ struct layout_walk {
     bool may_end;             // the record may end before the layout does
     const struct span *texts; // as many as the layout has items that stand somewhere; or NULL
     // Takes items of the codec's own kinds; may read on from bytes. NULL when the layout has none.
-    void (*take)(struct layout_walk *walk, const struct layout_item *item, struct layout_value value);
+    void (*take)(struct layout_walk *walk, const struct layout_item *item, const struct layout_value *value);
     void *context; // for take()
 };
 
@@ -60,7 +60,8 @@ void layout_take_value(struct layout_walk *walk, const struct layout_item *item,
 const struct layout_item *layout_find(const struct layout_item *items, unsigned id);
 
 // Into the message: a number, or why there is none. text is what the device said.
-void layout_set_number(struct message *message, const struct layout_item *item, struct layout_value value);
+void layout_set_number(struct message *message, const struct layout_item *item,
+                       const struct layout_value *value);
 
 // A number from text. When it is none, that is noted, and false is returned.
 bool layout_read_number(struct message *message, enum field field, struct span text, struct decimal *number);

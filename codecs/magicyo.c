@@ -532,7 +532,8 @@ struct walk_state {
     int64_t longitude;
 };
 
-static void take_item(struct layout_walk *walk, const struct layout_item *item, struct layout_value value);
+static void take_item(struct layout_walk *walk, const struct layout_item *item,
+                      const struct layout_value *value);
 
 static void set_coordinate(struct message *message, enum field field, int64_t value) {
     message_set_number(message, field, (struct decimal){.mantissa = value, .places = COORDINATE_SCALE});
@@ -572,17 +573,18 @@ static void take_block_item(struct layout_walk *walk, const struct layout_item *
         message_set_integer(walk->message, item->field, value > ALTITUDE_MAX ? ALTITUDE_MAX - value : value);
 }
 
-static void take_item(struct layout_walk *walk, const struct layout_item *item, struct layout_value value) {
+static void take_item(struct layout_walk *walk, const struct layout_item *item,
+                      const struct layout_value *value) {
     const struct walk_state *state = walk->context;
     switch (item->kind) {
     case TIME:
-        set_time(walk->message, item->field, value.number);
+        set_time(walk->message, item->field, value->number);
         break;
     case PHRASE:
-        set_phrase(walk->message, item, value.number);
+        set_phrase(walk->message, item, value->number);
         break;
     case VERSION:
-        set_version(walk->message, item->field, value.number);
+        set_version(walk->message, item->field, value->number);
         break;
     case TEXT_BEFORE_TIME:
         if (reader_left(walk->bytes) > 4)
@@ -595,7 +597,7 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item, 
         set_block(walk->message, state->form, walk->bytes);
         break;
     default:
-        take_block_item(walk, item, value.number);
+        take_block_item(walk, item, value->number);
     }
 }
 

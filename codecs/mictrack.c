@@ -456,7 +456,7 @@ static void set_time(struct message *message, struct span text) {
 
 static void set_number(struct message *message, enum field field, struct span text) {
     layout_set_number(message, &(struct layout_item){LAYOUT_NUMBER, field},
-                      (struct layout_value){.is_text = true, .text = text});
+                      &(struct layout_value){.is_text = true, .text = text});
 }
 
 // The vendor's document writes `\_` for the underscores of a version.
@@ -611,33 +611,34 @@ static void take_coordinate(struct layout_walk *walk, const struct layout_item *
         position->has_longitude = layout_read_number(walk->message, item->field, text, &position->longitude);
 }
 
-static void take_item(struct layout_walk *walk, const struct layout_item *item, struct layout_value value) {
+static void take_item(struct layout_walk *walk, const struct layout_item *item,
+                      const struct layout_value *value) {
     struct message *message = walk->message;
     switch ((enum kind)item->kind) {
     case TEXT:
-        set_version(message, item->field, value.text);
+        set_version(message, item->field, value->text);
         break;
     case TIME:
-        set_time(message, value.text);
+        set_time(message, value->text);
         break;
     case EVENT:
-        set_event(message, value.text);
+        set_event(message, value->text);
         break;
     case LATITUDE:
     case LONGITUDE:
-        take_coordinate(walk, item, value.text);
+        take_coordinate(walk, item, value->text);
         break;
     case WIFI:
-        set_wifi(message, value.text);
+        set_wifi(message, value->text);
         break;
     case WIFI_SSID:
-        set_wifi_ssid(message, value.text);
+        set_wifi_ssid(message, value->text);
         break;
     case CELLS_GSM:
-        set_cells(message, value.text, 4, "GSM");
+        set_cells(message, value->text, 4, "GSM");
         break;
     case CELLS_LTE:
-        set_cells(message, value.text, 5, "LTE");
+        set_cells(message, value->text, 5, "LTE");
         break;
     }
 }

@@ -163,8 +163,9 @@ static enum codec_verdict take_login(const struct decoding *decoding, struct rea
 }
 
 // The codec's own kinds of items.
-static void take_item(struct layout_walk *walk, const struct layout_item *item, struct layout_value value) {
-    if (value.number == 1) // an alarm is set only by reports that raise it
+static void take_item(struct layout_walk *walk, const struct layout_item *item,
+                      const struct layout_value *value) {
+    if (value->number == 1) // an alarm is set only by reports that raise it
         message_set_boolean(walk->message, item->field, true);
 }
 

@@ -1,7 +1,6 @@
 // The loop that drives codecs; see stream.h.
 #include "gateway/channels/stream.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,11 +29,13 @@ static void count_answer(void *context, const struct codec_answer *answer) {
 
 static enum codec_identity pass_ident(void *context, const char *ident) {
     struct stream *stream = context;
-    if (!stream->refused && stream->sink->identify(stream->context, ident) == CODEC_ACCEPTED)
-        snprintf(stream->ident, sizeof stream->ident, "%s", ident);
-    else
-        stream->refused = true;
-    return stream->refused ? CODEC_REFUSED : CODEC_ACCEPTED;
+    size_t length = strlen(ident);
+    stream->refused = stream->refused || length > CODEC_IDENT_MAX ||
+                      stream->sink->identify(stream->context, ident) == CODEC_REFUSED;
+    if (stream->refused)
+        return CODEC_REFUSED;
+    memcpy(stream->ident, ident, length + 1);
+    return CODEC_ACCEPTED;
 }
 
 static void pass_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
