@@ -182,8 +182,9 @@ static const char *said(void) {
 
 enum own { DOUBLED = LAYOUT_OWN };
 
-static void take_own(struct layout_walk *walk, const struct layout_item *item, struct layout_value value) {
-    message_set_integer(walk->message, item->field, 2 * value.number);
+static void take_own(struct layout_walk *walk, const struct layout_item *item,
+                     const struct layout_value *value) {
+    message_set_integer(walk->message, item->field, 2 * value->number);
 }
 
 Test(layout, bytes_in_their_order) {
