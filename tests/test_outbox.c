@@ -565,3 +565,18 @@ Test(outbox, says_the_last_value_first) {
     answer(2, MQTT_TAKEN);
     expect_handed("1 s2 s3");
 }
+
+Test(outbox, keeps_all_when_the_broker_closes_at_every_report) {
+    broker.endless = true;
+    for (int i = 0; i < 40; i++)
+        put_report("1");
+    for (int i = 0; i < 200; i++) {
+        go_up();
+        close_on_us();
+    }
+    cr_expect_leq(set_aside, 10, "%d were set aside", set_aside);
+    cr_expect_eq(outbox_count(outbox), (size_t)(40 - set_aside));
+    int connections = serve_all(); // it has recovered
+    cr_expect_eq(outbox_count(outbox), 0);
+    cr_expect_leq(connections, 2);
+}

@@ -16,7 +16,6 @@
 #define KEEPALIVE       30         // seconds
 #define SESSION_EXPIRY  604800     // seconds that the broker keeps commands for a gateway that is away
 #define PACKET_SIZE_MAX (1U << 20) // bytes of what we take in
-#define WILL_DELAY      1          // seconds; some brokers never publish a Last Will that has none
 #define PROBE_TIME      5000       // milliseconds that an address may take to answer
 
 // --- setting up ---
@@ -35,17 +34,10 @@ static int set_tls(struct mosquitto *client, const struct link_attempt *attempt)
 }
 
 static int set_will(struct mosquitto *client, const struct link_attempt *attempt) {
-    mosquitto_property *properties = NULL;
     if (attempt->will_topic == NULL)
         return MOSQ_ERR_SUCCESS;
-    if (attempt->version == MQTT_5)
-        mosquitto_property_add_int32(&properties, MQTT_PROP_WILL_DELAY_INTERVAL, WILL_DELAY);
-    int result =
-        mosquitto_will_set_v5(client, attempt->will_topic, (int)strlen(attempt->will_payload),
-                              attempt->will_payload, attempt->will_qos, attempt->will_retained, properties);
-    if (result != MOSQ_ERR_SUCCESS)
-        mosquitto_property_free_all(&properties); // otherwise the client's
-    return result;
+    return mosquitto_will_set_v5(client, attempt->will_topic, (int)strlen(attempt->will_payload),
+                                 attempt->will_payload, attempt->will_qos, attempt->will_retained, NULL);
 }
 
 static void set_options(struct mosquitto *client, const struct link_attempt *attempt) {

@@ -65,6 +65,8 @@ struct mqtt_carrier {
     enum mqtt_publish_result (*publish)(void *context, const struct mqtt_publish *publish, int *mid);
     // How many publishes of QoS 1 may be unacknowledged on this connection, at least 1. Or NULL: any number.
     unsigned (*window)(void *context);
+    // Called when the connection is lost: the next one soon brings something on. Or NULL.
+    void (*got_on)(void *context);
     // Breaks the connection, to make a new one; why is a constant for the log.
     void (*reset)(void *context, const char *why);
 };

@@ -218,18 +218,17 @@ static void learn_version(struct mqtt_link *link) {
         link->at_once = true;
 }
 
-static unsigned next_delay(struct mqtt_link *link) {
+static unsigned next_delay(struct mqtt_link *link, bool was_up) {
     if (link->at_once)
         return AT_ONCE;
-    if (link->state != UP && broker_route_failed(&link->route))
+    if (!was_up && broker_route_failed(&link->route))
         return AT_ONCE;
     return backoff_delay(&link->backoff, (unsigned)rand());
 }
 
-static void retry_later(struct mqtt_link *link) {
-    unsigned delay = next_delay(link);
+static void retry_later(struct mqtt_link *link, bool was_up) {
+    unsigned delay = next_delay(link, was_up);
     log_retry(link, delay);
-    link->state = IDLE;
     uv_timer_start(&link->timer, on_retry, delay, 0);
 }
 
@@ -241,9 +240,10 @@ static void tear_down(struct mqtt_link *link) {
     find_cause(link);
     learn_version(link);
     drop_client(link);
-    retry_later(link);
+    link->state = IDLE;
     if (was_up)
-        link->handlers->down(link->context, by_broker);
+        link->handlers->down(link->context, by_broker); // which may say that it gets on
+    retry_later(link, was_up);
 }
 
 static void on_prepare(uv_prepare_t *prepare) {
@@ -638,6 +638,11 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
     return send_publish(link, &fitting, mid);
 }
 
+static void got_on(void *context) {
+    struct mqtt_link *link = context;
+    backoff_got_on(&link->backoff);
+}
+
 static void reset(void *context, const char *why) {
     struct mqtt_link *link = context;
     if (!mqtt_link_is_up(link))
@@ -672,7 +677,12 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
         .context = context,
         .polled = -1,
         .limits = broker_limits_none(),
-        .carrier = {link, carrier_is_up, publish, carrier_window, reset},
+        .carrier = {.context = link,
+                    .is_up = carrier_is_up,
+                    .publish = publish,
+                    .window = carrier_window,
+                    .got_on = got_on,
+                    .reset = reset},
     };
     link->subscriber = subscriber_new(loop, subscriptions, subscription_count,
                                       &(struct subscriber_handlers){on_answered, on_result, link});

@@ -42,8 +42,10 @@
 #define LOAD_COUNT       1000        // messages that are read back at once
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
-#define OVERDUE_MAX      3           // times that the answer to a message may be left out
-#define ROW_OVERHEAD     64          // bytes of a message on disk besides its text
+#define CLOSED_AT_MAX                                                                                        \
+    10 // reports in a row that the broker may close at until it is taken for the broker's trouble
+#define OVERDUE_MAX  3  // times that the answer to a message may be left out
+#define ROW_OVERHEAD 64 // bytes of a message on disk besides its text
 
 struct item {
     uint64_t number;
@@ -86,6 +88,7 @@ struct outbox {
     bool answered;             // on this connection the broker has answered a message
     struct suspects suspects;
     struct refusals refusals;
+    unsigned closed_at; // reports in a row that the broker closed the connection at, and took none
     struct sideline *sideline;
     uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
     uint64_t passed_since; // when that was, by uv_now()
@@ -446,6 +449,12 @@ static void load_more(struct outbox *outbox) {
 
 // --- to the broker ---
 
+// A broker that closes the connection at one report after the other does not refuse reports: it is in trouble, or does
+// not let us write at all. Then they wait, as while it is away.
+static bool takes_no_report(const struct outbox *outbox) {
+    return outbox->closed_at >= CLOSED_AT_MAX;
+}
+
 // Reports are worth keeping when the broker does not take them. State is published again when it is due, and
 // log entries are for those who watch now.
 static bool is_report(const struct mqtt_publish *publish) {
@@ -527,6 +536,8 @@ static bool has_place(const struct outbox *outbox) {
 
 static bool is_forbidden(struct outbox *outbox, const struct mqtt_publish *publish) {
     const struct refusals_rule *rule = is_report(publish) ? &refusals_of_reports : &refusals_of_others;
+    if (is_report(publish) && outbox->closed_at > 1)
+        return false; // it takes no others either: that says nothing of this kind
     return refusals_forbid(&outbox->refusals, publish->topic, rule, uv_now(outbox->loop));
 }
 
@@ -620,6 +631,23 @@ static unsigned count_under_way(const struct outbox *outbox) {
     return count;
 }
 
+// It will soon be known which message is to blame: no long waits meanwhile.
+static void hurry(struct outbox *outbox) {
+    if (outbox->carrier->got_on != NULL)
+        outbox->carrier->got_on(outbox->carrier->context);
+}
+
+static void set_aside_closed_at(struct outbox *outbox, struct item *item) {
+    bool report = is_report(&item->publish);
+    if (report && takes_no_report(outbox)) {
+        log_warning("the broker closes the connection at every report; they wait");
+        return;
+    }
+    outbox->closed_at += report;
+    refusals_note(&outbox->refusals, item->publish.topic, uv_now(outbox->loop));
+    refuse_item(outbox, item, "it closes the connection when it gets this message");
+}
+
 // The broker broke the connection: what was under way may be the reason; see suspects.h.
 static void blame_unanswered(struct outbox *outbox) {
     struct item *first = outbox->items;
@@ -633,15 +661,18 @@ static void blame_unanswered(struct outbox *outbox) {
     const struct item *last = outbox->next_out != NULL ? outbox->next_out->prev : outbox->items->prev;
     bool alone = suspects_note_break(&outbox->suspects, count_under_way(outbox), first->number, last->number,
                                      outbox->answered);
+    if (outbox->suspects.through > 0 && !takes_no_report(outbox))
+        hurry(outbox);
     if (!alone || ++first->breaks < SUSPECTS_ALONE_MAX)
         return;
-    refusals_note(&outbox->refusals, first->publish.topic, uv_now(outbox->loop));
-    refuse_item(outbox, first, "it closes the connection when it gets this message");
+    set_aside_closed_at(outbox, first);
 }
 
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
 void outbox_link_down(struct outbox *outbox, bool by_broker) {
     bool beside = sideline_link_down(outbox->sideline, by_broker);
+    if (beside && !takes_no_report(outbox))
+        hurry(outbox);
     if (by_broker && !beside)
         blame_unanswered(outbox);
     for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
@@ -678,6 +709,8 @@ static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answ
                         const char *reason) {
     if (answer == MQTT_TAKEN) {
         refusals_note_taken(&outbox->refusals, item->publish.topic);
+        if (outbox->closed_at > 0 && is_report(&item->publish))
+            outbox->closed_at = 0;
         drop_item(outbox, item);
     } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
         defer_item(outbox, item, reason);

@@ -121,11 +121,10 @@ Test(link, retained_command_is_not_run_again_with_3_1_1) {
 
 // --- what CONNECT says ---
 
-Test(link, connect_says_how_large_a_packet_may_be_and_delays_the_last_will) {
+Test(link, connect_says_how_large_a_packet_may_be) {
     struct set set = up_with((struct scripted_rule){.times = 1}, NULL);
     const struct scripted_connect *connect = scripted_expect_connects(set.broker, GATEWAY, 1);
     cr_assert_eq(connect->maximum_packet_size, 1U << 20);
-    cr_assert_eq(connect->will_delay, 1);
     scripted_broker_finish(set.broker);
 }
 

@@ -987,7 +987,7 @@ Test(scripted_broker, gets_the_state_again_when_it_comes_back_empty) {
     device_send(device, report(VAN, 1));
     scripted_expect_retained(broker, "trackbus/state/gw/devices/" VAN "/connected", "true");
     scripted_broker_stop(broker);
-    rig_expect_log(rig, "next attempt in");
+    rig_expect_log(rig, "retrying in");
     device_send(device, report(VAN, 2));
     scripted_broker_restart(broker, SCRIPTED_SESSIONS);
     rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':2}");
