@@ -15,6 +15,7 @@ struct entry {
 struct publisher {
     uv_timer_t timer; // runs while something is due
     bool open;
+    bool woken; // since this round of publishing began
     struct entry *entries;
     size_t count;
 };
@@ -53,13 +54,17 @@ bool publisher_publish(struct publisher *publisher) {
     return all;
 }
 
+// Publishing may make something due again, of a part that has had its turn: then there is another round.
 static void on_timer(uv_timer_t *timer) {
-    if (publisher_publish(timer->data))
+    struct publisher *publisher = timer->data;
+    publisher->woken = false;
+    if (publisher_publish(publisher) && !publisher->woken)
         uv_timer_stop(timer);
 }
 
 void publisher_wake(struct publisher *publisher) {
     uv_handle_t *handle = (uv_handle_t *)&publisher->timer;
+    publisher->woken = true;
     if (publisher->open && !uv_is_active(handle) && !uv_is_closing(handle))
         uv_timer_start(&publisher->timer, on_timer, INTERVAL, INTERVAL);
 }
