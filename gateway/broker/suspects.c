@@ -10,11 +10,16 @@ void suspects_begin_portion(struct suspects *suspects) {
 }
 
 void suspects_clear_portion(struct suspects *suspects, unsigned window) {
+    suspects->cleared += suspects->portion;
+    if (suspects->cleared < SUSPECTS_CLEARED)
+        return;
+    suspects->cleared = 0;
     suspects->portion = suspects->portion < window / 2 ? suspects->portion * 2 : window;
 }
 
 static void narrow(struct suspects *suspects, unsigned under_way, uint64_t last) {
     suspects->portion = under_way > 1 ? under_way / 2 : 1;
+    suspects->cleared = 0;
     if (under_way > 1)
         suspects->through = last; // those behind it were not under way
 }
@@ -32,6 +37,7 @@ bool suspects_note_break(struct suspects *suspects, unsigned under_way, uint64_t
     if (again) {
         suspects->through = last;
         suspects->portion = 1;
+        suspects->cleared = 0;
     }
     return false;
 }
