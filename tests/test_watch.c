@@ -153,6 +153,17 @@ static struct report read_message(const char *json) {
 
 #define IDENT "\"ident\":\"a-1\""
 
+Test(report, position_says_nothing_else) {
+    static const char position[] = "{\"latitude\":22.5,\"longitude\":114.25,\"speed\":2}";
+    struct report report;
+    memset(&report, 0, sizeof report); // what the caller had there before
+    cr_assert(report_position(&report, position, sizeof position - 1));
+    cr_expect_eq(report.latitude, 22.5);
+    cr_expect(isnan(report.battery), "the battery is %f", report.battery);
+    cr_expect_eq(report.id, -1);
+    cr_expect_str_eq(report.ident, "");
+}
+
 Test(report, a_message) {
     struct report report = read_message(
         "{" IDENT ",\"device.id\":42,\"device.name\":\"Van\\u0007 1\",\"timestamp\":1600000090.5,"

@@ -55,9 +55,12 @@ static void copy_clean(const json_t *value, char *out, size_t capacity) {
         clean_text(json_string_value(value), json_string_length(value), out, capacity);
 }
 
+static const struct report empty = {
+    .id = -1, .latitude = NAN, .longitude = NAN, .speed = NAN, .battery = NAN};
+
 // Makes an empty report of this ident. False when that is not one.
 static bool begin(struct report *report, const json_t *ident) {
-    *report = (struct report){.id = -1, .latitude = NAN, .longitude = NAN, .speed = NAN, .battery = NAN};
+    *report = empty;
     if (!json_is_string(ident) || !device_ident_valid(json_string_value(ident)))
         return false;
     snprintf(report->ident, sizeof report->ident, "%s", json_string_value(ident));
@@ -200,6 +203,7 @@ bool report_identity(struct report *report, const char *payload, size_t length) 
 
 bool report_position(struct report *report, const char *payload, size_t length) {
     json_t *json = read_object(payload, length);
+    *report = empty; // a position says nothing of the battery
     report->latitude = in_range(FIELD_POSITION_LATITUDE, json_object_get(json, "latitude"));
     report->longitude = in_range(FIELD_POSITION_LONGITUDE, json_object_get(json, "longitude"));
     report->speed = in_range(FIELD_POSITION_SPEED, json_object_get(json, "speed"));
