@@ -581,3 +581,53 @@ Test(outbox, keeps_all_when_the_broker_closes_at_every_report) {
     cr_expect_eq(outbox_count(outbox), 0);
     cr_expect_leq(connections, 2);
 }
+
+static void put_to(const char *topic, const char *text) {
+    outbox_put(outbox,
+               &(struct mqtt_publish){.topic = topic, .payload = text, .length = strlen(text), .qos = 1});
+}
+
+Test(outbox, passes_over_as_many_as_one_device_sends_when_another_waits) {
+    broker.endless = true;
+    for (int i = 0; i < 14; i++)
+        put_to("t/message/gw/devices/1", "P");
+    for (int i = 0; i < 3; i++)
+        put_to("t/message/gw/devices/2", "1");
+    serve_all();
+    cr_expect_str_eq(delivered, "1 1 1");
+    cr_expect_eq(set_aside, 14);
+}
+
+Test(outbox, forbids_no_other_device_what_it_forbids_one) {
+    broker.endless = true;
+    for (int i = 0; i < 20; i++) {
+        broker.count = 0;
+        put_to("t/message/gw/devices/1", "P");
+        put_to("t/message/gw/channels/1/1", "c");
+        put_to("t/message/gw/devices/2", "d");
+        serve_all();
+        cr_assert_str_eq(delivered, "c d", "round %d: '%s'", i, delivered);
+    }
+    cr_expect_eq(set_aside, 20);
+}
+
+Test(outbox, tells_at_once_of_what_was_refused_while_it_was_put) {
+    struct wait wait;
+    go_up();
+    uint64_t number =
+        outbox_put(outbox, &(struct mqtt_publish){.topic = "", .payload = "x", .length = 1, .qos = 1});
+    wait_for(&wait, number);
+    cr_expect(wait.told == 1 && !wait.safe, "nobody has it");
+}
+
+Test(outbox, sends_a_result_again_after_a_pause_only) {
+    struct mqtt_publish result = result_to("a", "r");
+    outbox_put_result(outbox, &result);
+    go_up();
+    answer(1, MQTT_TAKEN_LATER);
+    outbox_link_ready(outbox);
+    outbox_link_ready(outbox);
+    expect_handed("r");
+    run_until(were_handed, 2);
+    expect_handed("r r");
+}

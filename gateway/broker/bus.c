@@ -75,9 +75,12 @@ void bus_say(const struct bus *bus, const json_t *payload, const char *format, .
     va_end(arguments);
     size_t length;
     char *text = text_of(payload, &length);
-    outbox_say(bus->outbox,
-               &(struct mqtt_publish){
-                   .topic = topic, .payload = text, .length = length, .qos = 1, .retain = MQTT_RETAINED});
+    outbox_say(bus->outbox, &(struct mqtt_publish){.topic = topic,
+                                                   .payload = text,
+                                                   .length = length,
+                                                   .qos = 1,
+                                                   .retain = MQTT_RETAINED,
+                                                   .urgent = true});
     free(text);
 }
 

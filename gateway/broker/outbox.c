@@ -21,6 +21,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "gateway/base/hash.h"
 #include "gateway/base/limiter.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
@@ -30,18 +31,21 @@
 #include "gateway/broker/suspects.h"
 #include "gateway/broker/topic.h"
 
-#define MEMORY_COUNT     10000       // messages in memory beyond which the outbox spills
-#define MEMORY_BYTES     (32U << 20) // and bytes
-#define BUSY_COUNT       5000        // messages beyond which nothing more is read, if it can wait
-#define BUSY_BYTES       (16U << 20) // and bytes
-#define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
-#define UNWRITTEN_FAILED (4U << 20)  // the same when the disk has just failed to take them
-#define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
-#define TICK             500         // milliseconds
-#define OVERDUE          10000       // milliseconds that the broker may leave out one answer among others
-#define LOAD_COUNT       1000        // messages that are read back at once
-#define DELETE_COUNT     1000        // messages that are deleted from the disk at once
-#define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
+#define MEMORY_COUNT      10000       // messages in memory beyond which the outbox spills
+#define MEMORY_BYTES      (32U << 20) // and bytes
+#define BUSY_COUNT        5000        // messages beyond which nothing more is read, if it can wait
+#define BUSY_BYTES        (16U << 20) // and bytes
+#define UNWRITTEN_MAX     (64U << 20) // bytes on their way to the disk beyond which the outbox is full
+#define UNWRITTEN_FAILED  (4U << 20)  // the same when the disk has just failed to take them
+#define SAFE_WITHIN       2000        // milliseconds that a message may wait without being safe
+#define TICK              500         // milliseconds
+#define OVERDUE           10000       // milliseconds that the broker may leave out one answer among others
+#define LOAD_COUNT        1000        // messages that are read back at once
+#define DELETE_COUNT      1000        // messages that are deleted from the disk at once
+#define REFUSALS_MAX      10          // without a reason, until a message is dropped; one for each tick
+#define CLOSED_TOPICS_MAX 4           // topics of such reports, after which it is
+#define REFUSED_MAX       64          // refused messages that are remembered for who waits for them later
+#define ALONE_OVERDUE     15000 // milliseconds without an answer to the only message that may be under way
 #define CLOSED_AT_MAX                                                                                        \
     10 // reports in a row that the broker may close at until it is taken for the broker's trouble
 #define OVERDUE_MAX  3  // times that the answer to a message may be left out
@@ -54,8 +58,9 @@ struct item {
     size_t size;
     int mid; // while it is at the broker; 0: it is not
     int refusals;
-    int breaks;  // connections that broke while it was under way alone
-    int overdue; // times that its answer was left out
+    int breaks;           // connections that broke while it was under way alone
+    int overdue;          // times that its answer was left out
+    uint64_t handed_over; // by uv_now()
     struct item *prev, *next;
     char bytes[];
 };
@@ -88,7 +93,11 @@ struct outbox {
     bool answered;             // on this connection the broker has answered a message
     struct suspects suspects;
     struct refusals refusals;
-    unsigned closed_at; // reports in a row that the broker closed the connection at, and took none
+    unsigned closed_at;     // reports in a row that the broker closed the connection at, and took none
+    unsigned closed_topics; // how many of the next are known
+    uint64_t closed_topic[CLOSED_TOPICS_MAX]; // hashes of their topics
+    uint64_t refused[REFUSED_MAX];            // numbers of the last messages that were refused
+    size_t refused_next;
     struct sideline *sideline;
     uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
     uint64_t passed_since; // when that was, by uv_now()
@@ -304,8 +313,19 @@ static void fail_waiters(struct outbox *outbox, uint64_t refused) {
     }
 }
 
+// A message may be refused while it is put, before anybody could wait for it.
+static bool was_refused(const struct outbox *outbox, const struct outbox_waiter *waiter) {
+    for (size_t i = 0; i < REFUSED_MAX; i++)
+        if (outbox->refused[i] != 0 && waiter->first <= outbox->refused[i] &&
+            outbox->refused[i] <= waiter->last)
+            return true;
+    return false;
+}
+
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
-    if (outbox_is_safe(outbox, waiter->last))
+    if (was_refused(outbox, waiter))
+        waiter->done(waiter, false);
+    else if (outbox_is_safe(outbox, waiter->last))
         waiter->done(waiter, true);
     else
         DL_APPEND(outbox->waiters, waiter);
@@ -449,16 +469,48 @@ static void load_more(struct outbox *outbox) {
 
 // --- to the broker ---
 
-// A broker that closes the connection at one report after the other does not refuse reports: it is in trouble, or does
-// not let us write at all. Then they wait, as while it is away.
-static bool takes_no_report(const struct outbox *outbox) {
-    return outbox->closed_at >= CLOSED_AT_MAX;
-}
-
 // Reports are worth keeping when the broker does not take them. State is published again when it is due, and
 // log entries are for those who watch now.
 static bool is_report(const struct mqtt_publish *publish) {
     return strstr(publish->topic, "/" TOPIC_MESSAGE) != NULL;
+}
+
+static const struct refusals_rule *rule_of(const struct mqtt_publish *publish) {
+    return is_report(publish) ? &refusals_of_reports : &refusals_of_others;
+}
+
+static uint64_t hash_of(const char *topic) {
+    return hash_fnv1a(topic, strlen(topic));
+}
+
+static bool is_closed_topic(const struct outbox *outbox, uint64_t hash) {
+    for (unsigned i = 0; i < outbox->closed_topics; i++)
+        if (outbox->closed_topic[i] == hash)
+            return true;
+    return false;
+}
+
+static void note_closed_at(struct outbox *outbox, const char *topic) {
+    uint64_t hash = hash_of(topic);
+    outbox->closed_at++;
+    if (outbox->closed_topics < CLOSED_TOPICS_MAX && !is_closed_topic(outbox, hash))
+        outbox->closed_topic[outbox->closed_topics++] = hash;
+}
+
+static bool another_report_waits(const struct outbox *outbox) {
+    const struct item *item;
+    DL_FOREACH(outbox->items, item) {
+        if (is_report(&item->publish) && !is_closed_topic(outbox, hash_of(item->publish.topic)))
+            return true;
+    }
+    return false;
+}
+
+// A broker that closes the connection at one report after the other, whoever's it is, does not refuse reports: it is
+// in trouble, or does not let us write at all. Then they wait, as while it is away.
+static bool takes_no_report(const struct outbox *outbox) {
+    return outbox->closed_at >= CLOSED_AT_MAX &&
+           (outbox->closed_topics == CLOSED_TOPICS_MAX || !another_report_waits(outbox));
 }
 
 static void log_refused(struct outbox *outbox, const struct mqtt_publish *publish, bool kept,
@@ -479,6 +531,7 @@ static void keep_aside(struct outbox *outbox, const struct mqtt_publish *publish
 static void refuse_item(struct outbox *outbox, struct item *item, const char *why) {
     uint64_t number = item->number;
     bool kept = is_report(&item->publish);
+    outbox->refused[outbox->refused_next++ % REFUSED_MAX] = number;
     log_refused(outbox, &item->publish, kept, why);
     if (kept)
         keep_aside(outbox, &item->publish, why);
@@ -516,6 +569,7 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
         drop_item(outbox, item);
         return;
     }
+    item->handed_over = uv_now(outbox->loop);
     outbox->in_flight++;
 }
 
@@ -535,10 +589,9 @@ static bool has_place(const struct outbox *outbox) {
 }
 
 static bool is_forbidden(struct outbox *outbox, const struct mqtt_publish *publish) {
-    const struct refusals_rule *rule = is_report(publish) ? &refusals_of_reports : &refusals_of_others;
     if (is_report(publish) && outbox->closed_at > 1)
-        return false; // it takes no others either: that says nothing of this kind
-    return refusals_forbid(&outbox->refusals, publish->topic, rule, uv_now(outbox->loop));
+        return false; // it takes no others either: that says nothing of this topic
+    return refusals_forbid(&outbox->refusals, publish->topic, rule_of(publish), uv_now(outbox->loop));
 }
 
 // False when the link takes nothing more now.
@@ -643,8 +696,9 @@ static void set_aside_closed_at(struct outbox *outbox, struct item *item) {
         log_warning("the broker closes the connection at every report; they wait");
         return;
     }
-    outbox->closed_at += report;
-    refusals_note(&outbox->refusals, item->publish.topic, uv_now(outbox->loop));
+    if (report)
+        note_closed_at(outbox, item->publish.topic);
+    refusals_note(&outbox->refusals, item->publish.topic, rule_of(&item->publish), uv_now(outbox->loop));
     refuse_item(outbox, item, "it closes the connection when it gets this message");
 }
 
@@ -708,9 +762,9 @@ static void note_order(struct outbox *outbox, const struct item *answered) {
 static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answer answer,
                         const char *reason) {
     if (answer == MQTT_TAKEN) {
-        refusals_note_taken(&outbox->refusals, item->publish.topic);
+        refusals_note_taken(&outbox->refusals, item->publish.topic, rule_of(&item->publish));
         if (outbox->closed_at > 0 && is_report(&item->publish))
-            outbox->closed_at = 0;
+            outbox->closed_at = outbox->closed_topics = 0;
         drop_item(outbox, item);
     } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
         defer_item(outbox, item, reason);
@@ -767,8 +821,23 @@ static void end_overdue(struct outbox *outbox) {
     outbox->carrier->reset(outbox->carrier->context, "it skipped an acknowledgement");
 }
 
+// Where one message alone may be under way, no later answer shows that its own was left out.
+static void reset_unanswered(struct outbox *outbox) {
+    const struct item *item = outbox->items;
+    bool alone = window_of(outbox) == 1 || is_deferred(outbox) || is_suspected(outbox);
+    if (!alone || outbox->in_flight != 1 || !carrier_is_up(outbox))
+        return;
+    while (item->mid == 0)
+        item = item->next;
+    if (uv_now(outbox->loop) - item->handed_over <= ALONE_OVERDUE)
+        return;
+    outbox->suspects = (struct suspects){.portion = 0}; // others may go out beside it, and show more
+    outbox->carrier->reset(outbox->carrier->context, "it does not acknowledge messages");
+}
+
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
+    reset_unanswered(outbox);
     if (!outbox->spilling && waits_too_long(outbox))
         begin_spilling(outbox,
                        carrier_is_up(outbox) ? "it does not acknowledge messages" : "it is disconnected");

@@ -1,9 +1,10 @@
 // Refusals; see refusals.h.
 #include "gateway/broker/refusals.h"
 
+#include <stdio.h>
 #include <string.h>
 
-#define LEVELS 5
+#define LEVELS 6
 
 static bool has_digit(const char *level, size_t length) {
     for (size_t i = 0; i < length; i++)
@@ -12,8 +13,12 @@ static bool has_digit(const char *level, size_t length) {
     return false;
 }
 
-static void write_kind(const char *topic, char kind[REFUSALS_KIND_MAX]) {
+static void write_kind(const char *topic, const struct refusals_rule *rule, char kind[REFUSALS_KIND_MAX]) {
     size_t used = 0;
+    if (rule->whole_topic) {
+        snprintf(kind, REFUSALS_KIND_MAX, "%s", topic);
+        return;
+    }
     for (int level = 0; level < LEVELS && *topic != '\0'; level++) {
         size_t length = strcspn(topic, "/");
         bool kept = !has_digit(topic, length) && used + length + 2 < REFUSALS_KIND_MAX;
@@ -27,11 +32,12 @@ static void write_kind(const char *topic, char kind[REFUSALS_KIND_MAX]) {
     kind[used] = '\0';
 }
 
-static struct refused_kind *find(const struct refusals *refusals, const char *topic) {
+static struct refused_kind *find(const struct refusals *refusals, const char *topic,
+                                 const struct refusals_rule *rule) {
     char kind[REFUSALS_KIND_MAX];
     if (refusals->count == 0)
         return NULL;
-    write_kind(topic, kind);
+    write_kind(topic, rule, kind);
     for (size_t i = 0; i < refusals->count; i++)
         if (strcmp(refusals->kinds[i].kind, kind) == 0)
             return (struct refused_kind *)&refusals->kinds[i];
@@ -48,33 +54,35 @@ static struct refused_kind *place_for_one(struct refusals *refusals) {
     return oldest;
 }
 
-static struct refused_kind *make(struct refusals *refusals, const char *topic) {
+static struct refused_kind *make(struct refusals *refusals, const char *topic,
+                                 const struct refusals_rule *rule) {
     struct refused_kind *place = place_for_one(refusals);
     *place = (struct refused_kind){.in_a_row = 0};
-    write_kind(topic, place->kind);
+    write_kind(topic, rule, place->kind);
     return place;
 }
 
-void refusals_note(struct refusals *refusals, const char *topic, uint64_t now) {
-    struct refused_kind *kind = find(refusals, topic);
+void refusals_note(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                   uint64_t now) {
+    struct refused_kind *kind = find(refusals, topic, rule);
     if (kind == NULL)
-        kind = make(refusals, topic);
+        kind = make(refusals, topic, rule);
     kind->in_a_row++;
     kind->since = now;
 }
 
-void refusals_note_taken(struct refusals *refusals, const char *topic) {
-    struct refused_kind *kind = find(refusals, topic);
+void refusals_note_taken(struct refusals *refusals, const char *topic, const struct refusals_rule *rule) {
+    struct refused_kind *kind = find(refusals, topic, rule);
     if (kind != NULL)
         *kind = refusals->kinds[--refusals->count];
 }
 
-const struct refusals_rule refusals_of_reports = {.in_a_row = 5, .lasts = 10000};
-const struct refusals_rule refusals_of_others = {.in_a_row = 2, .lasts = 60000};
+const struct refusals_rule refusals_of_reports = {.whole_topic = true, .in_a_row = 5, .lasts = 10000};
+const struct refusals_rule refusals_of_others = {.in_a_row = 2, .lasts = 20000};
 
 bool refusals_forbid(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
                      uint64_t now) {
-    struct refused_kind *kind = find(refusals, topic);
+    struct refused_kind *kind = find(refusals, topic, rule);
     if (kind == NULL || kind->in_a_row < rule->in_a_row)
         return false;
     bool forbidden = now - kind->since < rule->lasts;

@@ -16,6 +16,7 @@
 
 // When a kind is refused.
 struct refusals_rule {
+    bool whole_topic;  // a kind is one topic: what is refused of one device says nothing of another
     unsigned in_a_row; // messages
     unsigned lasts;    // milliseconds
 };
@@ -31,8 +32,9 @@ struct refusals {
 };
 
 // The broker refused a message to topic; it took one. now is in milliseconds and only grows.
-void refusals_note(struct refusals *refusals, const char *topic, uint64_t now);
-void refusals_note_taken(struct refusals *refusals, const char *topic);
+void refusals_note(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                   uint64_t now);
+void refusals_note_taken(struct refusals *refusals, const char *topic, const struct refusals_rule *rule);
 
 // Whether a message to topic must not be sent now. When it may because the pause is over, it is the one that
 // is tried: those of its kind behind it must wait.

@@ -8,13 +8,15 @@
 #include "gateway/base/memory.h"
 
 #define BREAKS_MAX  2    // connections that may break on one of these
+#define LATER       1000 // milliseconds until what the broker does not take for now goes out again
 #define RESULT_WAIT 1000 // milliseconds after which a result goes out although the queue is not empty
 
 struct note {
     struct mqtt_publish publish; // first: sideline_take() gives it away with the memory
     size_t size;
-    uint64_t since; // by uv_now()
-    int mid;        // while it is at the broker; 0: it is not
+    uint64_t since;      // by uv_now()
+    uint64_t not_before; // by uv_now(): the broker did not take it for now
+    int mid;             // while it is at the broker; 0: it is not
     unsigned breaks;
     struct note *prev, *next;
     char bytes[];
@@ -130,7 +132,8 @@ static bool is_forbidden(const struct sideline *sideline, const struct note *not
 static void pump_says(struct sideline *sideline) {
     struct note *note, *next;
     DL_FOREACH_SAFE(sideline->says, note, next) {
-        if (note->mid != 0 || is_at_broker(sideline, note->publish.topic) || is_forbidden(sideline, note))
+        if (note->mid != 0 || uv_now(sideline->loop) < note->not_before ||
+            is_at_broker(sideline, note->publish.topic) || is_forbidden(sideline, note))
             continue;
         if (hand_over(sideline, note) == MQTT_REFUSED) {
             sideline->given_up(sideline->context, &note->publish, "it cannot be sent to this broker");
@@ -144,7 +147,7 @@ static void pump_results(struct sideline *sideline, bool queue_is_empty) {
     struct note *note;
     while ((note = sideline->results) != NULL && note->mid == 0) {
         uint64_t now = uv_now(sideline->loop);
-        if (!queue_is_empty && now - note->since < RESULT_WAIT)
+        if (now < note->not_before || (!queue_is_empty && now - note->since < RESULT_WAIT))
             return;
         if (is_forbidden(sideline, note))
             give_up_result(sideline, note, "the broker has refused others like it");
@@ -173,16 +176,18 @@ static struct note *find_mid(struct note *list, int mid) {
 
 static void note_answer(struct sideline *sideline, const struct note *note, enum mqtt_answer answer) {
     if (answer == MQTT_TAKEN)
-        refusals_note_taken(sideline->refusals, note->publish.topic);
+        refusals_note_taken(sideline->refusals, note->publish.topic, &refusals_of_others);
 }
 
-// What the broker does not take for now goes out again with the next pump.
+// What the broker does not take for now goes out again after a pause.
 static void end_say(struct sideline *sideline, struct note *note, enum mqtt_answer answer,
                     const char *reason) {
     note->mid = 0;
     note_answer(sideline, note, answer);
-    if (answer == MQTT_TAKEN_LATER)
+    if (answer == MQTT_TAKEN_LATER) {
+        note->not_before = uv_now(sideline->loop) + LATER;
         return;
+    }
     if (answer != MQTT_TAKEN)
         sideline->given_up(sideline->context, &note->publish, reason);
     DL_DELETE(sideline->says, note);
@@ -194,8 +199,10 @@ static void end_result(struct sideline *sideline, struct note *note, enum mqtt_a
     note->mid = 0;
     note->since = uv_now(sideline->loop);
     note_answer(sideline, note, answer);
-    if (answer == MQTT_TAKEN_LATER)
+    if (answer == MQTT_TAKEN_LATER) {
+        note->not_before = uv_now(sideline->loop) + LATER;
         return;
+    }
     if (answer != MQTT_TAKEN) {
         give_up_result(sideline, note, reason);
         return;
@@ -229,7 +236,8 @@ static bool blame_says(struct sideline *sideline, bool by_broker) {
         note->mid = 0;
         any = any || by_broker;
         if (by_broker && ++note->breaks >= BREAKS_MAX)
-            refusals_note(sideline->refusals, note->publish.topic, uv_now(sideline->loop));
+            refusals_note(sideline->refusals, note->publish.topic, &refusals_of_others,
+                          uv_now(sideline->loop));
     }
     return any;
 }
@@ -243,7 +251,7 @@ static bool blame_result(struct sideline *sideline, bool by_broker) {
         return false;
     if (++note->breaks < BREAKS_MAX)
         return true;
-    refusals_note(sideline->refusals, note->publish.topic, uv_now(sideline->loop));
+    refusals_note(sideline->refusals, note->publish.topic, &refusals_of_others, uv_now(sideline->loop));
     give_up_result(sideline, note, "the broker closes the connection when it gets this message");
     return true;
 }
