@@ -67,41 +67,37 @@ uint64_t bus_publish(const struct bus *bus, const json_t *payload, enum mqtt_ret
     return number;
 }
 
-void bus_say(const struct bus *bus, const json_t *payload, const char *format, ...) {
+static void say(const struct bus *bus, const struct mqtt_publish *publish, bool last) {
+    int mid;
+    if (last)
+        bus->carrier->publish(bus->carrier->context, publish, &mid);
+    else
+        outbox_say(bus->outbox, publish);
+}
+
+__attribute__((format(printf, 4, 0))) static void say_json(const struct bus *bus, const json_t *payload,
+                                                           bool last, const char *format, va_list arguments) {
     char topic[TOPIC_MAX];
-    va_list arguments;
-    va_start(arguments, format);
+    struct mqtt_publish publish = {.topic = topic, .qos = 1, .retain = MQTT_RETAINED, .urgent = true};
+    char *text = text_of(payload, &publish.length);
     write_topic(bus, topic, format, arguments);
-    va_end(arguments);
-    size_t length;
-    char *text = text_of(payload, &length);
-    outbox_say(bus->outbox, &(struct mqtt_publish){.topic = topic,
-                                                   .payload = text,
-                                                   .length = length,
-                                                   .qos = 1,
-                                                   .retain = MQTT_RETAINED,
-                                                   .urgent = true});
+    publish.payload = text;
+    say(bus, &publish, last);
     free(text);
 }
 
-void bus_publish_last(const struct bus *bus, const json_t *payload, const char *format, ...) {
-    char topic[TOPIC_MAX];
-    int mid;
+void bus_say(const struct bus *bus, const json_t *payload, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    write_topic(bus, topic, format, arguments);
+    say_json(bus, payload, false, format, arguments);
     va_end(arguments);
-    size_t length;
-    char *text = text_of(payload, &length);
-    bus->carrier->publish(bus->carrier->context,
-                          &(struct mqtt_publish){.topic = topic,
-                                                 .payload = text,
-                                                 .length = length,
-                                                 .qos = 1,
-                                                 .retain = MQTT_RETAINED,
-                                                 .urgent = true},
-                          &mid);
-    free(text);
+}
+
+void bus_publish_last(const struct bus *bus, const json_t *payload, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say_json(bus, payload, true, format, arguments);
+    va_end(arguments);
 }
 
 bool bus_is_up(const struct bus *bus) {

@@ -63,6 +63,7 @@ struct store {
         bool known;           // the rest is
         int64_t count, bytes; // that stand there; the thread's
         size_t told;          // the count as of the last write; the loop's
+        size_t dropped;       // since the store could be written; the loop's
         size_t waiting;       // bytes that wait for their turn; the loop's
     } aside;
     uv_work_t work;
@@ -621,13 +622,20 @@ static void on_retry(uv_timer_t *timer) {
     begin_batch(timer->data);
 }
 
+static void tell_writable(struct store *store) {
+    log_info("the store is writable again");
+    if (store->aside.dropped > 0)
+        log_error("%zu messages were dropped, because they could not be set aside", store->aside.dropped);
+    store->aside.dropped = 0;
+}
+
 static void on_written(uv_work_t *work, int status) {
     struct store *store = work->data;
     bool ok = store->result == SQLITE_OK;
     if (ok == store->failed) {
         store->failed = !ok;
         if (ok)
-            log_info("the store is writable again");
+            tell_writable(store);
         else
             log_error("the store cannot be written: %s; retrying", sqlite3_errstr(store->result));
     }
@@ -689,8 +697,10 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
 void store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason) {
     size_t size = aside_size(publish);
     if (store->failed && store->aside.waiting + size > ASIDE_WAITING) {
-        log_error("message to %s dropped: it cannot be set aside, the store cannot be written",
-                  publish->topic);
+        if (store->aside.dropped++ == 0)
+            log_error(
+                "message to %s dropped: it cannot be set aside, the store cannot be written; so are others",
+                publish->topic);
         return;
     }
     struct operation *operation = make_message(0, publish);
@@ -721,8 +731,9 @@ void store_close(struct store *store) {
     struct operation *operation, *next;
     store->batch = store->waiting;
     store->waiting = NULL;
-    if (store->batch != NULL && write_batch(store) != SQLITE_OK)
-        log_error("the store cannot be written, unwritten data is lost: %s", sqlite3_errmsg(store->database));
+    int result = store->batch != NULL ? write_batch(store) : SQLITE_OK;
+    if (result != SQLITE_OK)
+        log_error("the store cannot be written, unwritten data is lost: %s", sqlite3_errstr(result));
     DL_FOREACH_SAFE(store->batch, operation, next) {
         DL_DELETE(store->batch, operation);
         free_operation(operation);

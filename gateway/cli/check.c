@@ -1,5 +1,5 @@
 // trackbus check: is a configuration valid?
-#include <getopt.h>
+#include <getopt.h> // optind
 #include <stdio.h>
 
 #include "gateway/cli/cli.h"
@@ -15,19 +15,9 @@ static const char help[] =
 
 // -1 to go on, else the exit code.
 static int read_options(int argc, char **argv, const char **file) {
-    static const struct option longs[] = {
-        {"config", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":c:h", longs, NULL)) != -1) {
-        if (option == 'h') {
-            fputs(help, stdout);
-            return 0;
-        }
-        if (option != 'c')
-            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
-        *file = optarg;
-    }
+    int code = cli_read_config(argc, argv, help, file);
+    if (code >= 0)
+        return code;
     if (optind < argc)
         return cli_usage_fault(argv[0], "unexpected argument '%s'", argv[optind]);
     return *file == NULL ? cli_usage_fault(argv[0], "which configuration? -c is missing") : -1;

@@ -21,5 +21,9 @@ __attribute__((format(printf, 2, 3))) int cli_usage_fault(const char *subcommand
 // wrong and returns EXIT_USAGE.
 int cli_find_protocol(const char *subcommand, const char *name, const struct codec **codec);
 
+// Reads the options of a subcommand that has -c FILE and -h alone; optind is then that of the first argument. Returns
+// -1 and sets *file where it is given, or the exit code.
+int cli_read_config(int argc, char **argv, const char *help_text, const char **file);
+
 // Prints a fault of the configuration to file, a FILE *: a config_fault_fn.
 void cli_print_fault(void *file, const char *path, const char *problem);

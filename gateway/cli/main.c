@@ -1,4 +1,5 @@
 // trackbus: the command line.
+#include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -45,6 +46,23 @@ int cli_find_protocol(const char *subcommand, const char *name, const struct cod
         return cli_usage_fault(subcommand, "there is no protocol '%s'; see: trackbus describe protocols",
                                name);
     *codec = found;
+    return -1;
+}
+
+int cli_read_config(int argc, char **argv, const char *help_text, const char **file) {
+    static const struct option longs[] = {
+        {"config", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":c:h", longs, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help_text, stdout);
+            return 0;
+        }
+        if (option != 'c')
+            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
+        *file = optarg;
+    }
     return -1;
 }
 

@@ -1,6 +1,6 @@
 // trackbus store: the messages that were set aside because the broker does not take them.
 #include <errno.h>
-#include <getopt.h>
+#include <getopt.h> // optind
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +112,7 @@ static bool is_action(const char *text) {
     return strcmp(text, "list") == 0 || strcmp(text, "resend") == 0 || strcmp(text, "drop") == 0;
 }
 
+// -1 to go on, else the exit code.
 static int read_arguments(int argc, char **argv, struct request *request) {
     const char *end = "";
     if (optind == argc || !is_action(argv[optind]))
@@ -125,27 +126,11 @@ static int read_arguments(int argc, char **argv, struct request *request) {
     return -1;
 }
 
-// -1 to go on, else the exit code.
-static int read_options(int argc, char **argv, struct request *request) {
-    static const struct option longs[] = {
-        {"config", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":c:h", longs, NULL)) != -1) {
-        if (option == 'h') {
-            fputs(help, stdout);
-            return 0;
-        }
-        if (option != 'c')
-            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
-        request->file = optarg;
-    }
-    return read_arguments(argc, argv, request);
-}
-
 int cli_store(int argc, char **argv) {
     struct request request = {0};
-    int code = read_options(argc, argv, &request);
+    int code = cli_read_config(argc, argv, help, &request.file);
+    if (code < 0)
+        code = read_arguments(argc, argv, &request);
     if (code >= 0)
         return code;
     struct config *config = config_load(request.file, cli_print_fault, stderr);

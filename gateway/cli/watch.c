@@ -1,7 +1,7 @@
 // trackbus watch: what comes through the broker, live.
 #include "gateway/watch/watch.h"
 
-#include <getopt.h>
+#include <getopt.h> // optind
 #include <stdio.h>
 
 #include "gateway/cli/cli.h"
@@ -31,20 +31,10 @@ static int watch(const char *file, const char *ident) {
 }
 
 int cli_watch(int argc, char **argv) {
-    static const struct option longs[] = {
-        {"config", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
     const char *file = NULL;
-    int option;
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":c:h", longs, NULL)) != -1) {
-        if (option == 'h') {
-            fputs(help, stdout);
-            return 0;
-        }
-        if (option != 'c')
-            return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
-        file = optarg;
-    }
+    int code = cli_read_config(argc, argv, help, &file);
+    if (code >= 0)
+        return code;
     if (optind + 1 < argc)
         return cli_usage_fault(argv[0], "one IDENT, not %d", argc - optind);
     const char *ident = argv[optind];

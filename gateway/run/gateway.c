@@ -69,7 +69,9 @@ static void on_intake(void *context, enum outbox_intake intake) {
 
 static void on_set_aside_written(void *context, bool ok) {
     struct gateway *gateway = context;
-    if (ok && !gateway->stopped)
+    if (!ok) // the store tries again
+        store_when_written(gateway->store, on_set_aside_written, gateway);
+    else if (!gateway->stopped)
         state_publish_instance(gateway->state, true);
 }
 
