@@ -3,6 +3,8 @@
 
 #include <stdio.h>
 
+#include "codecs/values.h"
+
 // The next count bits, count is 1 to 64; 0 with fault when they are not all there. A value that does not
 // begin or end with a byte has at most 57 bits.
 static uint64_t read_bits(struct layout_walk *walk, unsigned count) {
@@ -46,6 +48,7 @@ static void read_value(struct layout_walk *walk, const struct layout_item *item,
 }
 
 bool layout_read_number(struct message *message, enum field field, struct span text, struct decimal *number) {
+    text = span_trim(text);
     if (decimal_parse(text.text, text.length, number))
         return true;
     message_note_removed(message, field, text.text, text.length,
@@ -67,9 +70,18 @@ void layout_set_number(struct message *message, const struct layout_item *item,
         message_set_number(message, item->field, number);
 }
 
+void layout_set_time(struct message *message, enum field field, struct decimal time, struct span said,
+                     int64_t now) {
+    const char *fault = value_time_fault((int64_t)decimal_to_double(time), now);
+    if (fault == NULL)
+        message_set_number(message, field, time);
+    else
+        message_note_removed(message, field, said.text, said.length, fault);
+}
+
 static void set_flag(struct message *message, enum field field, const struct layout_value *value) {
     char digits[24];
-    struct span text = value->text;
+    struct span text = span_trim(value->text);
     if (!value->is_text)
         text = (struct span){.text = digits,
                              .length =

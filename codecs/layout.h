@@ -12,7 +12,7 @@
 enum layout_kind {
     LAYOUT_END,    // behind the last item
     LAYOUT_SKIP,   // stands there and becomes nothing
-    LAYOUT_NUMBER, // unsigned in bytes; in text as decimal_parse() takes it
+    LAYOUT_NUMBER, // unsigned in bytes; in text as decimal_parse() takes it, blanks around it or not
     LAYOUT_SIGNED, // two's complement; as text the same as NUMBER
     LAYOUT_FLAG,   // 0 or 1
     LAYOUT_TRUE,   // stands nowhere: the record itself says it
@@ -65,3 +65,8 @@ void layout_set_number(struct message *message, const struct layout_item *item,
 
 // A number from text. When it is none, that is noted, and false is returned.
 bool layout_read_number(struct message *message, enum field field, struct span text, struct decimal *number);
+
+// Into the message: a time in seconds since 1970; or, where it cannot be the time of a report, why not. said
+// is how the device wrote it, now as for value_time_fault().
+void layout_set_time(struct message *message, enum field field, struct decimal time, struct span said,
+                     int64_t now);

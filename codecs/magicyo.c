@@ -21,6 +21,16 @@
 //   28+N  0-7 padding FF (public; never sent)
 //   end   2   AA AA
 //
+// An earlier generation of the vendor encrypts what stands behind the IMEI, with triple DES and a key for each
+// device, in blocks of 8 bytes (public). Such frames are known by their shape and rejected with that reason:
+//
+//   0   2   55 55                              0   2   55 55
+//   2   2   length of the frame                2   2   length of the frame
+//   4   8   initialization vector              4   15  IMEI
+//   12  15  IMEI                               19  8n  blocks: type, frame id, N, data, Adler-32, FF
+//   27  8n  blocks                             end 2   AA AA
+//   end 2   AA AA
+//
 // Frame types (public): 01 login, answered 02 with data 01; 03 data (type 1, subtype 1, body), answered 04
 // with type and subtype; 0C heartbeat, answered 0D; 0E disconnect. 04 from the device answers a command. A
 // frame type that is not known is published with its data and not answered.
@@ -32,11 +42,14 @@
 // Records, the bodies of data frames: the layouts `records` below. 01/01, 01/02, 02/01, 02/02 and 04/00 are
 // public, the others assumed; which fields they give is listed. Attributes (04/02 to 04/05) are `id 2, length
 // 1, value`: the ids and fields are listed, the bytes and units assumed. Bytes that no field stands for
-// become custom.payload, an attribute that is not known custom.attribute.<id>.
+// become custom.payload, an attribute that is not known custom.attribute.<id> in hexadecimal digits, whatever
+// its length: of a value of unknown sign and unit nothing else is certain.
 //
 // A device repeats what is not answered (public): a frame whose id and type are among the last 64 of the
 // connection is answered again and not published again. A login that is not the repeat of the last frame
-// begins anew, because a device that restarts counts from the beginning.
+// begins anew, because a device that restarts counts from the beginning. There is no answer that says no. So
+// data is answered too when it can never be published, because its record is broken or because the broker
+// refuses its message for good: otherwise the device would send it for ever, and nothing behind it.
 //
 // Commands (public but where marked): frame 03 with type F1 and subtype 02 (set: id 4, value), 03 (query: id
 // 4) or 07 (calibrate). The answer is frame 04 with the same id, F1, the subtype and: for 02 `id 2, result
@@ -65,9 +78,16 @@
 #define MK_OVERHEAD    25
 #define MK_DATA        22
 #define SEEN_MAX       64
-#define CLOCK_SET      1262304000 // 2010-01-01: an earlier time means that the clock is not set
 
-enum form { V2, MK100 }; // V2 for a device that has not said anything yet
+// Encrypted frames: what stands around the blocks, with and without an initialization vector.
+#define BLOCK_SIZE         8
+#define VECTOR_OVERHEAD    29
+#define VECTOR_IMEI        12
+#define VECTOR_HEAD        (VECTOR_IMEI + IMEI_DIGITS)
+#define ENCRYPTED_OVERHEAD 21
+#define ENCRYPTED_BLOCKS   19 // offset of the first
+
+enum form { V2, MK100, WITH_VECTOR }; // V2 for a device that has not said anything yet
 
 enum frame_type {
     LOGIN = 0x01,
@@ -104,6 +124,8 @@ enum kind {
     TEXT,             // behind its length
     TEXT_BEFORE_TIME, // there when more is left than a time
     POSITION,         // a GPS block; what follows stands in it
+    CELL,             // the items of cell_items
+    CELL_FIX,
     WEST,
     NORTH,
     ALTITUDE,
@@ -180,8 +202,7 @@ static const struct record records[] = {
     {0x04, 0x00, POSITIONS, {{LAYOUT_END}}},
     // network: assumed
     {0x04, 0x01, NOTHING,
-     {REPORT_TIME, WORD(FIELD_GSM_MCC), WORD(FIELD_GSM_MNC), WORD(FIELD_GSM_LAC), LONG(FIELD_GSM_CELLID),
-      NAMED(FIELD_GSM_NETWORK_TYPE, network_types), BYTE(FIELD_GSM_SIGNAL_LEVEL)}},
+     {REPORT_TIME, {CELL}, NAMED(FIELD_GSM_NETWORK_TYPE, network_types), BYTE(FIELD_GSM_SIGNAL_LEVEL)}},
     // attributes: assumed
     {0x04, 0x02, ATTRIBUTES, {{LAYOUT_END}}},
     {0x04, 0x03, ATTRIBUTES, {{LAYOUT_END}}},
@@ -191,6 +212,12 @@ static const struct record records[] = {
     {0x04, 0x0D, CAN_FRAMES, {REPORT_TIME}},
     // state of the hardware: assumed
     {0x04, 0x0F, NOTHING, {REPORT_TIME, LONG(FIELD_DEVICE_HARDWARE_STATE_FLAG)}},
+};
+
+#define CELL_SIZE 10
+
+static const struct layout_item cell_items[] = {
+    WORD(FIELD_GSM_MCC), WORD(FIELD_GSM_MNC), WORD(FIELD_GSM_LAC), LONG(FIELD_GSM_CELLID), {LAYOUT_END},
 };
 // clang-format on
 
@@ -236,7 +263,7 @@ static const struct layout_item attributes[] = {
 
 static const struct layout_item block_items[] = {
     {TIME, FIELD_TIMESTAMP, .bits = 32},
-    {LAYOUT_SKIP, .bits = 1}, // the position is that of a cell: the list has no field for it
+    {CELL_FIX, FIELD_CUSTOM_POSITION_SOURCE, .bits = 1}, // the list has no field for it
     {LAYOUT_FLAG, FIELD_MESSAGE_BUFFERED_STATUS, .bits = 1},
     {WEST, .bits = 1},
     {NORTH, .bits = 1},
@@ -273,10 +300,27 @@ static bool fits_v2(const uint8_t *head, size_t length) {
     return least <= length && length - least <= V2_PADDING_MAX;
 }
 
+// Whether a frame of that length is one of whole blocks.
+static bool fits_blocks(size_t length, size_t overhead, size_t least) {
+    return length >= overhead + least * BLOCK_SIZE && (length - overhead) % BLOCK_SIZE == 0;
+}
+
 struct trial {
     enum form form;
     size_t length; // 0: it cannot be this form
 };
+
+// A frame whose IMEI stands behind an initialization vector; length is of the head, as much as is there.
+static struct trial try_vector(const uint8_t *head, size_t length) {
+    struct trial trial = {.form = WITH_VECTOR};
+    size_t says = word_at(head + 2);
+    for (size_t at = VECTOR_IMEI; at < VECTOR_HEAD && at < length; at++)
+        if (head[at] < '0' || head[at] > '9')
+            return trial;
+    if (says <= FRAME_MAX && fits_blocks(says, VECTOR_OVERHEAD, 3))
+        trial.length = says;
+    return trial;
+}
 
 // How long the frame would be in either form, in the order in which the marks at their ends decide. What fits
 // V2 in all its lengths is V2: MK100 would get there once in millions of frames. Where the lengths of V2 do
@@ -300,13 +344,14 @@ enum finding { NO_FRAME, BEGINS_FRAME, WHOLE_FRAME };
 // What bytes begin with; *found is set when that is a frame. Looks at a few bytes only, however many there
 // are.
 static enum finding find_frame(const uint8_t *bytes, size_t length, bool ended, struct trial *found) {
-    struct trial trials[2];
+    struct trial trials[3];
     if (bytes[0] != MARK || (length > 1 && bytes[1] != MARK))
         return NO_FRAME;
     if (length < HEAD_SIZE)
         return ended ? NO_FRAME : BEGINS_FRAME;
     list_trials(bytes, trials);
-    for (size_t i = 0; i < 2; i++) {
+    trials[2] = try_vector(bytes, length);
+    for (size_t i = 0; i < 3; i++) {
         size_t end = trials[i].length;
         if (end > length && !ended)
             return BEGINS_FRAME;
@@ -400,8 +445,17 @@ static void write_frame(const struct frame *frame, struct codec_writer *writer) 
     codec_write(writer, bytes, total);
 }
 
+static enum codec_verdict reject_encrypted(struct codec_out *out, size_t offset) {
+    return codec_reject(
+        out, CODEC_UNSUPPORTED, offset,
+        "an encrypted frame, as an older generation of ZTEWelink terminals sends them: it cannot "
+        "be read");
+}
+
 static enum codec_verdict open_v2(const uint8_t *bytes, size_t length, struct frame *frame,
                                   struct codec_out *out) {
+    if (!fits_v2(bytes, length) && fits_blocks(length, ENCRYPTED_OVERHEAD, 2))
+        return reject_encrypted(out, ENCRYPTED_BLOCKS);
     if (!fits_v2(bytes, length))
         return codec_reject(out, CODEC_BAD_VALUE, 22, "%u bytes of data in a frame of %zu",
                             word_at(bytes + 22), length);
@@ -427,6 +481,8 @@ static enum codec_verdict open_frame(const uint8_t *bytes, size_t length, struct
         return codec_reject(decoding->out, CODEC_BAD_VALUE, 0, "not a frame");
     *frame = (struct frame){.bytes = bytes, .form = found.form, .type = bytes[19]};
     frame->ident = (const char *)bytes + 4;
+    if (found.form == WITH_VECTOR)
+        return reject_encrypted(decoding->out, VECTOR_HEAD);
     if (found.form == V2)
         return open_v2(bytes, length, frame, decoding->out);
     frame->id = (uint16_t)word_at(bytes + 2);
@@ -482,11 +538,15 @@ static void note_seen(struct magicyo_session *session, const struct frame *frame
 
 // --- values ---
 
-static void set_time(struct message *message, enum field field, int64_t time) {
-    if (time < CLOCK_SET)
+// 0 is no time. A time before 2015 means that the clock is not set.
+static void set_time(struct message *message, enum field field, int64_t time, int64_t now) {
+    char digits[DECIMAL_TEXT_MAX];
+    struct decimal seconds = decimal_integer(time);
+    struct span said = {.text = digits, .length = decimal_write(seconds, digits)};
+    if (time == 0)
         message_note_removed(message, field, "", 0, message_absent);
     else
-        message_set_integer(message, field, time);
+        layout_set_time(message, field, seconds, said, now);
 }
 
 static void set_phrase(struct message *message, const struct layout_item *item, int64_t number) {
@@ -528,15 +588,17 @@ static void set_payload(struct message *message, const uint8_t *bytes, size_t le
 // What the items of one record have to know of each other.
 struct walk_state {
     enum form form;
-    bool west, north;
+    int64_t now; // as in struct codec_setting
+    bool cell_fix, west, north;
     int64_t longitude;
 };
 
 static void take_item(struct layout_walk *walk, const struct layout_item *item,
                       const struct layout_value *value);
 
-static void set_coordinate(struct message *message, enum field field, int64_t value) {
-    message_set_number(message, field, (struct decimal){.mantissa = value, .places = COORDINATE_SCALE});
+static bool set_coordinate(struct message *message, enum field field, int64_t value) {
+    return message_set_number(message, field,
+                              (struct decimal){.mantissa = value, .places = COORDINATE_SCALE});
 }
 
 // The position of exactly 0,0 is none.
@@ -546,22 +608,41 @@ static void set_coordinates(struct message *message, const struct walk_state *st
         message_note_removed(message, FIELD_POSITION_LONGITUDE, "", 0, message_absent);
         return;
     }
-    set_coordinate(message, FIELD_POSITION_LATITUDE, state->north ? latitude : -latitude);
-    set_coordinate(message, FIELD_POSITION_LONGITUDE, state->west ? -state->longitude : state->longitude);
+    bool north_south = set_coordinate(message, FIELD_POSITION_LATITUDE, state->north ? latitude : -latitude);
+    bool east_west =
+        set_coordinate(message, FIELD_POSITION_LONGITUDE, state->west ? -state->longitude : state->longitude);
+    const char *source = state->cell_fix ? "cell" : "gnss";
+    if (north_south && east_west)
+        message_set_text(message, FIELD_CUSTOM_POSITION_SOURCE, source, strlen(source));
 }
 
-static void set_block(struct message *message, enum form form, struct reader *body) {
+static void set_block(struct message *message, enum form form, int64_t now, struct reader *body) {
     struct reader block = reader_part(body, form == V2 ? V2_BLOCK : MK_BLOCK);
-    struct walk_state state = {.form = form};
+    struct walk_state state = {.form = form, .now = now};
     struct layout_walk walk = {
         .message = message, .bytes = &block, .may_end = true, .take = take_item, .context = &state};
     if (!body->fault)
         layout_take_all(&walk, block_items);
 }
 
+// A cell of nothing but zeros stands where there is none.
+static void set_cell(struct message *message, struct reader *body) {
+    static const uint8_t none[CELL_SIZE];
+    struct reader cell = reader_part(body, CELL_SIZE);
+    struct layout_walk walk = {.message = message, .bytes = &cell};
+    if (body->fault)
+        return;
+    if (memcmp(cell.next, none, CELL_SIZE) == 0)
+        message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
+    else
+        layout_take_all(&walk, cell_items);
+}
+
 static void take_block_item(struct layout_walk *walk, const struct layout_item *item, int64_t value) {
     struct walk_state *state = walk->context;
-    if (item->kind == WEST)
+    if (item->kind == CELL_FIX)
+        state->cell_fix = value == 1;
+    else if (item->kind == WEST)
         state->west = value == 1;
     else if (item->kind == NORTH)
         state->north = value == 1;
@@ -578,7 +659,7 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
     const struct walk_state *state = walk->context;
     switch (item->kind) {
     case TIME:
-        set_time(walk->message, item->field, value->number);
+        set_time(walk->message, item->field, value->number, state->now);
         break;
     case PHRASE:
         set_phrase(walk->message, item, value->number);
@@ -594,7 +675,10 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
         set_text(walk->message, item->field, walk->bytes);
         break;
     case POSITION:
-        set_block(walk->message, state->form, walk->bytes);
+        set_block(walk->message, state->form, state->now, walk->bytes);
+        break;
+    case CELL:
+        set_cell(walk->message, walk->bytes);
         break;
     default:
         take_block_item(walk, item, value->number);
@@ -604,7 +688,7 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
 // SHORT when the body ends before the last item.
 static enum codec_verdict set_items(const struct decoding *decoding, const struct layout_item *items,
                                     struct reader *body) {
-    struct walk_state state = {.form = decoding->frame.form};
+    struct walk_state state = {.form = decoding->frame.form, .now = decoding->out->setting->now};
     struct layout_walk walk = {
         .message = decoding->out->scratch, .bytes = body, .take = take_item, .context = &state};
     layout_take_all(&walk, items);
@@ -616,21 +700,17 @@ static enum codec_verdict set_items(const struct decoding *decoding, const struc
 
 // --- attributes and CAN frames ---
 
-static void set_unknown_attribute(struct message *message, unsigned id, struct reader *value) {
+static void set_unknown_attribute(struct message *message, unsigned id, const struct reader *value) {
     char index[8], hex[2 * UINT8_MAX + 1];
     size_t width = reader_left(value);
-    const uint8_t *bytes = value->next;
     sprintf(index, "%u", id);
-    uint64_t number = width <= 8 ? reader_unsigned(value, width) : 0;
-    bool numeric = width == 1 || width == 2 || width == 4 || width == 8;
-    if (numeric && number <= INT64_MAX)
-        message_set_number_at(message, FIELD_CUSTOM_ATTRIBUTE, index, decimal_integer((int64_t)number));
-    else
-        message_set_text_at(message, FIELD_CUSTOM_ATTRIBUTE, index, hex, value_hex(bytes, width, hex));
+    message_set_text_at(message, FIELD_CUSTOM_ATTRIBUTE, index, hex, value_hex(value->next, width, hex));
 }
 
-static void set_attribute(struct message *message, const struct layout_item *item, struct reader value) {
-    struct layout_walk walk = {.message = message, .take = take_item};
+static void set_attribute(struct message *message, const struct layout_item *item, int64_t now,
+                          struct reader value) {
+    struct walk_state state = {.now = now};
+    struct layout_walk walk = {.message = message, .take = take_item, .context = &state};
     char hex[2 * UINT8_MAX + 1];
     size_t width = reader_left(&value);
     // Unsigned numbers above the signed ones are out of every range, as negative ones are.
@@ -651,7 +731,7 @@ static enum codec_verdict read_attributes(const struct decoding *decoding, struc
             return codec_reject(decoding->out, CODEC_SHORT, at, "an attribute runs past the end of the data");
         const struct layout_item *item = layout_find(attributes, id);
         if (item != NULL)
-            set_attribute(decoding->out->scratch, item, value);
+            set_attribute(decoding->out->scratch, item, decoding->out->setting->now, value);
         else
             set_unknown_attribute(decoding->out->scratch, id, &value);
         *any = true;
@@ -769,7 +849,7 @@ static enum codec_verdict take_positions(struct decoding *decoding, struct reade
         if (reader_left(body) < size)
             return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
                                 "position %zu of %zu is not all there", i + 1, count);
-        set_block(begin_record(decoding), decoding->frame.form, body);
+        set_block(begin_record(decoding), decoding->frame.form, decoding->out->setting->now, body);
         publish(decoding);
     }
     publish_rest(decoding, body);
@@ -829,7 +909,8 @@ static const struct intake *find_intake(uint8_t type) {
     return NULL;
 }
 
-static void put_reply(const struct decoding *decoding, const struct intake *intake) {
+static void put_reply(const struct decoding *decoding, const struct intake *intake,
+                      enum codec_reply_when when) {
     static const uint8_t accepted[] = {0x01};
     uint8_t bytes[FRAME_MAX];
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
@@ -839,7 +920,9 @@ static void put_reply(const struct decoding *decoding, const struct intake *inta
     if (intake->type == LOGIN)
         reply.data = accepted;
     write_frame(&reply, &writer);
-    decoding->out->reply(decoding->out->context, bytes, writer.length, intake->when);
+    decoding->out->reply(decoding->out->context, bytes, writer.length, when);
+    if (when == CODEC_WHEN_SAFE) // the message is set aside: see the head of this file
+        decoding->out->reply(decoding->out->context, bytes, writer.length, CODEC_WHEN_REFUSED);
 }
 
 // --- answers to commands ---
@@ -969,15 +1052,18 @@ static enum codec_verdict take_frame(struct decoding *decoding) {
                             "data without type and subtype");
     if (!repeated)
         verdict = intake != NULL ? intake->take(decoding) : take_unknown_frame(decoding);
-    if (verdict != CODEC_OK && !decoding->published)
+    if (verdict != CODEC_OK && !decoding->published) {
+        if (frame->type == DATA)
+            put_reply(decoding, intake, CODEC_NOW);
         return verdict;
+    }
     know_sender(decoding);
     if (!repeated && frame->type == LOGIN)
         session->seen_count = session->seen_next = 0;
     if (!repeated)
         note_seen(session, frame);
     if (intake != NULL && !decoding->refused)
-        put_reply(decoding, intake);
+        put_reply(decoding, intake, intake->when);
     return verdict;
 }
 

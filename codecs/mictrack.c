@@ -13,7 +13,8 @@
 //
 // TCP has no frame end (field): reports come with LF, CR LF or nothing behind them, split and joined at any
 // byte. The last item has 1 to 3 digits, so a report with all its items ends where the next byte is neither a
-// digit nor `+`; any report ends at CR, LF or the next "MT;", and after a silence if it has all its items.
+// digit nor `+`; any report ends at CR, LF or the next "MT;", and after a silence if it has all its items. What
+// a report or a position has more than the items that are known becomes custom.payload.
 //
 // An answer to a command is a line of its own, all but free in its form:
 //
@@ -166,15 +167,15 @@ static size_t count_digits(const char *text, size_t length) {
     return count;
 }
 
-// aa:bb:cc:dd:ee:ff
+// aa:bb:cc:dd:ee:ff or aa-bb-cc-dd-ee-ff, at the beginning of text.
 #define MAC_LENGTH 17
 static bool is_mac(const char *text, size_t length) {
-    if (length < MAC_LENGTH)
+    if (length < MAC_LENGTH || (text[2] != ':' && text[2] != '-'))
         return false;
     for (size_t i = 0; i < MAC_LENGTH; i++) {
         char c = text[i];
         bool hex = is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
-        if (i % 3 == 2 ? c != ':' : !hex)
+        if (i % 3 == 2 ? c != text[2] : !hex)
             return false;
     }
     return true;
@@ -256,7 +257,8 @@ static bool ends_wifi_list(const char *text, size_t at, size_t list) {
            is_mac(text + comma - 1 - MAC_LENGTH, MAC_LENGTH);
 }
 
-// Where the items of the report are all there and end, or 0 when they do not by themselves within length.
+// Where the items of the report are all there and end, or 0 when they do not by themselves within length. A
+// report with more items than are known ends only with the text.
 static size_t find_items_end(const char *text, size_t length, struct outline outline) {
     size_t at = outline.data, items = 1, end;
     if (outline.layout->items[1].kind == WIFI_SSID) {
@@ -271,7 +273,11 @@ static size_t find_items_end(const char *text, size_t length, struct outline out
     for (; at < length && items < outline.layout->count; at++)
         items += text[at] == '+';
     end = last_item_end(text, length, at, outline.closed);
-    return items == outline.layout->count && end > at && (end == length || text[end] != '+') ? end : 0;
+    if (items < outline.layout->count || (end == at && end == length))
+        return 0;
+    if (end < length && text[end] == '+')
+        return length;
+    return end > at ? end : 0;
 }
 
 static struct codec_frame frame_report(const char *text, size_t length, enum codec_follow follow) {
@@ -290,15 +296,21 @@ static struct codec_frame frame_report(const char *text, size_t length, enum cod
     return whole && follow == CODEC_QUIET ? frame_is(CODEC_READY, end, NULL) : frame_is(CODEC_MORE, 0, NULL);
 }
 
-// A group from its $ to the end of its date; 0 when it has no whole date within length.
+// A group from its $ to the end of its date, or of what more it has behind that; 0 when it has no whole date
+// within length.
 #define ALTITUDE_COMMAS 9
 #define DATE_DIGITS     6
 static size_t find_group_end(const char *text, size_t length, size_t at) {
     size_t commas = 0;
     for (at++; at < length && commas < ALTITUDE_COMMAS && text[at] != '$'; at++)
         commas += text[at] == ',';
-    bool whole = commas == ALTITUDE_COMMAS && count_digits(text + at, length - at) >= DATE_DIGITS;
-    return whole ? at + DATE_DIGITS : 0;
+    if (commas < ALTITUDE_COMMAS || count_digits(text + at, length - at) < DATE_DIGITS)
+        return 0;
+    at += DATE_DIGITS;
+    if (at < length && text[at] == ',')
+        while (at < length && text[at] != '$')
+            at++;
+    return at;
 }
 
 static struct codec_frame frame_low_altitude(const char *text, size_t length, enum codec_follow follow) {
@@ -445,10 +457,11 @@ static struct codec_frame mictrack_frame(const uint8_t *bytes, size_t length, en
 
 // --- values ---
 
-static void set_time(struct message *message, struct span text) {
+static void set_time(struct message *message, struct span text, int64_t now) {
     int64_t seconds;
+    text = span_trim(text);
     if (value_time_of_digits(text, "YMDhms", &seconds))
-        message_set_integer(message, FIELD_TIMESTAMP, seconds);
+        layout_set_time(message, FIELD_TIMESTAMP, decimal_integer(seconds), text, now);
     else
         message_note_removed(message, FIELD_TIMESTAMP, text.text, text.length,
                              text.length > 0 ? "not a time YYMMDDhhmmss" : message_absent);
@@ -463,6 +476,7 @@ static void set_number(struct message *message, enum field field, struct span te
 static void set_version(struct message *message, enum field field, struct span text) {
     char plain[FRAME_MAX];
     size_t length = 0;
+    text = span_trim(text);
     for (size_t i = 0; i < text.length; i++)
         if (text.text[i] != '\\' || i + 1 == text.length || text.text[i + 1] != '_')
             plain[length++] = text.text[i];
@@ -483,39 +497,85 @@ static void set_event(struct message *message, struct span text) {
             message_set_boolean(message, events[i].field, events[i].value);
 }
 
-// --- Wi-Fi access points and cells ---
+// --- Wi-Fi access points ---
 
+static bool is_zero(char c) {
+    return c == '0' || c == ':' || c == '-';
+}
+
+// Published with colons, however the device writes it.
+static void set_mac(struct message *message, struct span mac) {
+    char text[MAC_LENGTH];
+    for (size_t i = 0; i < MAC_LENGTH; i++)
+        text[i] = mac.text[i] == '-' ? ':' : mac.text[i];
+    message_set_text(message, FIELD_WIFI_ACCESS_POINTS_MAC, text, MAC_LENGTH);
+}
+
+// The list is there from its first access point on: a list of which nothing can be read is not an empty one.
 static void add_access_point(struct message *message, struct span ssid, struct span mac, struct span rssi) {
-    if (mac.length != MAC_LENGTH || !is_mac(mac.text, mac.length)) {
-        message_note_removed(message, FIELD_WIFI_ACCESS_POINTS, mac.text, mac.length, "not a MAC address");
+    size_t zeros = 0;
+    while (zeros < MAC_LENGTH && is_zero(mac.text[zeros]))
+        zeros++;
+    if (zeros == MAC_LENGTH) { // nothing in this place
+        message_note_removed(message, FIELD_WIFI_ACCESS_POINTS, "", 0, message_absent);
         return;
     }
+    if (message_get(message, FIELD_WIFI_ACCESS_POINTS) == NULL &&
+        !message_add_list(message, FIELD_WIFI_ACCESS_POINTS))
+        return;
     message_add_row(message, FIELD_WIFI_ACCESS_POINTS);
-    message_set_text(message, FIELD_WIFI_ACCESS_POINTS_MAC, mac.text, mac.length);
+    set_mac(message, mac);
     set_number(message, FIELD_WIFI_ACCESS_POINTS_RSSI, rssi);
     if (ssid.length > 0) // a hidden network has none
         message_set_text(message, FIELD_WIFI_ACCESS_POINTS_SSID, ssid.text, ssid.length);
 }
 
+static bool is_whole_mac(struct span text) {
+    return text.length == MAC_LENGTH && is_mac(text.text, text.length);
+}
+
+// The next item if it is no MAC address; what belongs to the one before it cannot be the next access point.
+static struct span rssi_item(struct text_reader *reader) {
+    struct text_reader ahead = *reader;
+    struct span item = {.text = ""};
+    if (!text_has_item(&ahead) || is_whole_mac(span_trim(text_item(&ahead, ','))))
+        return item;
+    return text_item(reader, ',');
+}
+
 static void set_wifi(struct message *message, struct span text) {
     struct text_reader reader = text_reader_of(text.text, text.length);
-    message_add_list(message, FIELD_WIFI_ACCESS_POINTS);
-    while (text.length > 0 && text_has_item(&reader)) {
-        struct span mac = text_item(&reader, ',');
-        struct span rssi = text_has_item(&reader) ? text_item(&reader, ',') : (struct span){.text = ""};
-        add_access_point(message, (struct span){.text = ""}, mac, rssi);
+    if (span_trim(text).length == 0) { // none in range
+        message_add_list(message, FIELD_WIFI_ACCESS_POINTS);
+        return;
     }
+    while (text_has_item(&reader)) {
+        struct span mac = span_trim(text_item(&reader, ','));
+        struct span rssi = rssi_item(&reader);
+        if (is_whole_mac(mac))
+            add_access_point(message, (struct span){.text = ""}, mac, rssi);
+        else
+            message_note_removed(message, FIELD_WIFI_ACCESS_POINTS, mac.text, mac.length,
+                                 mac.length > 0 ? "not a MAC address" : message_absent);
+    }
+}
+
+// Where a MAC address stands between two commas: the offset of the first, or the length of text.
+static size_t find_mac(struct span text) {
+    size_t comma = 0;
+    while (comma < text.length &&
+           !(text.text[comma] == ',' && text.length - comma > MAC_LENGTH + 1 &&
+             is_mac(text.text + comma + 1, MAC_LENGTH) && text.text[comma + 1 + MAC_LENGTH] == ','))
+        comma++;
+    return comma;
 }
 
 // An SSID may hold anything, so the MACs are what it is found by.
 static void set_wifi_ssid(struct message *message, struct span text) {
-    message_add_list(message, FIELD_WIFI_ACCESS_POINTS);
-    while (text.length > 0) {
-        size_t comma = 0;
-        while (comma < text.length &&
-               !(text.text[comma] == ',' && text.length - comma > MAC_LENGTH + 1 &&
-                 is_mac(text.text + comma + 1, MAC_LENGTH) && text.text[comma + 1 + MAC_LENGTH] == ','))
-            comma++;
+    if (span_trim(text).length == 0)
+        message_add_list(message, FIELD_WIFI_ACCESS_POINTS);
+    while (span_trim(text).length > 0) {
+        size_t comma = find_mac(text);
         if (comma == text.length) {
             message_note_removed(message, FIELD_WIFI_ACCESS_POINTS, text.text, text.length,
                                  "has no MAC address");
@@ -531,6 +591,8 @@ static void set_wifi_ssid(struct message *message, struct span text) {
     }
 }
 
+// --- cells ---
+
 #define CELL_ITEMS_MAX 5
 
 static const enum field serving_cell[CELL_ITEMS_MAX] = {FIELD_GSM_MNC, FIELD_GSM_CELLID, FIELD_GSM_LAC,
@@ -539,40 +601,65 @@ static const enum field listed_cell[CELL_ITEMS_MAX] = {FIELD_GSM_CELLS_MNC, FIEL
                                                        FIELD_GSM_CELLS_LAC, FIELD_GSM_CELLS_MCC,
                                                        FIELD_GSM_CELLS_PCID};
 
-// Reads the next group of size items into fields; false, and the rest noted, when there is less than a group.
-static bool set_cell(struct message *message, struct text_reader *reader, size_t size,
-                     const enum field *fields) {
+struct cell {
     struct span items[CELL_ITEMS_MAX];
+    size_t size; // how many items
+};
+
+// Reads the next cell of that size. False, and what is left noted, when it is not all there.
+static bool read_cell(struct message *message, struct text_reader *reader, size_t size, struct cell *cell) {
+    cell->size = size;
     for (size_t i = 0; i < size; i++)
-        items[i] = text_item(reader, ',');
-    if (reader->fault) {
-        message_note_removed(message, FIELD_GSM_CELLS, items[0].text, items[0].length,
+        cell->items[i] = span_trim(text_item(reader, ','));
+    if (reader->fault)
+        message_note_removed(message, FIELD_GSM_CELLS, cell->items[0].text, cell->items[0].length,
                              "a cell with too few items");
-        return false;
-    }
-    for (size_t i = 0; i < size; i++)
-        set_number(message, fields[i], items[i]);
-    return true;
+    return !reader->fault;
 }
 
-// The first cell is the serving one; all stand in a list when there are more.
+// A cell of nothing but zeros stands where there is none.
+static bool is_cell(const struct cell *cell) {
+    for (size_t i = 0; i < cell->size; i++)
+        for (size_t at = 0; at < cell->items[i].length; at++)
+            if (cell->items[i].text[at] != '0')
+                return true;
+    return false;
+}
+
+static void set_cell(struct message *message, const struct cell *cell, const enum field *fields) {
+    for (size_t i = 0; i < cell->size; i++)
+        set_number(message, fields[i], cell->items[i]);
+}
+
+static void list_cell(struct message *message, const struct cell *cell) {
+    if (message_get(message, FIELD_GSM_CELLS) == NULL && !message_add_list(message, FIELD_GSM_CELLS))
+        return;
+    message_add_row(message, FIELD_GSM_CELLS);
+    set_cell(message, cell, listed_cell);
+}
+
+// The first cell is the serving one; all stand in a list when there are others.
 static void set_cells(struct message *message, struct span text, size_t size, const char *network) {
     struct text_reader reader = text_reader_of(text.text, text.length);
+    struct cell first, cell;
     message_set_text(message, FIELD_GSM_NETWORK_TYPE, network, strlen(network));
-    if (text.length == 0) {
+    if (span_trim(text).length == 0) {
         message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
         return;
     }
-    if (!set_cell(message, &reader, size, serving_cell) || !text_has_item(&reader))
+    if (!read_cell(message, &reader, size, &first))
         return;
-    if (count_char(text, ',') + 1 >= 2 * size) {
-        message_add_list(message, FIELD_GSM_CELLS);
-        reader = text_reader_of(text.text, text.length);
-    }
-    while (text_has_item(&reader)) {
-        if (message_get(message, FIELD_GSM_CELLS) != NULL)
-            message_add_row(message, FIELD_GSM_CELLS);
-        set_cell(message, &reader, size, listed_cell); // notes a cut one, whose row stays empty
+    bool served = is_cell(&first);
+    if (served)
+        set_cell(message, &first, serving_cell);
+    else
+        message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
+    while (text_has_item(&reader) && read_cell(message, &reader, size, &cell)) {
+        if (!is_cell(&cell))
+            continue;
+        if (served && message_get(message, FIELD_GSM_CELLS) == NULL)
+            list_cell(message, &first);
+        list_cell(message, &cell);
     }
 }
 
@@ -602,8 +689,23 @@ static void set_position(struct message *message, const struct position *positio
 
 // --- reports ---
 
+static void set_payload(struct message *message, struct span data) {
+    char hex[2 * FRAME_MAX + 1];
+    if (data.length > 0 && utf8_valid(data.text, data.length))
+        message_set_text(message, FIELD_CUSTOM_PAYLOAD, data.text, data.length);
+    else if (data.length > 0)
+        message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex,
+                         value_hex((const uint8_t *)data.text, data.length, hex));
+}
+
+// What the items of one report have to know.
+struct walk_state {
+    struct position position;
+    int64_t now; // as in struct codec_setting
+};
+
 static void take_coordinate(struct layout_walk *walk, const struct layout_item *item, struct span text) {
-    struct position *position = walk->context;
+    struct position *position = &((struct walk_state *)walk->context)->position;
     position->stated = true;
     if (item->kind == LATITUDE)
         position->has_latitude = layout_read_number(walk->message, item->field, text, &position->latitude);
@@ -614,12 +716,13 @@ static void take_coordinate(struct layout_walk *walk, const struct layout_item *
 static void take_item(struct layout_walk *walk, const struct layout_item *item,
                       const struct layout_value *value) {
     struct message *message = walk->message;
+    const struct walk_state *state = walk->context;
     switch ((enum kind)item->kind) {
     case TEXT:
         set_version(message, item->field, value->text);
         break;
     case TIME:
-        set_time(message, value->text);
+        set_time(message, value->text, state->now);
         break;
     case EVENT:
         set_event(message, value->text);
@@ -643,12 +746,13 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
     }
 }
 
-// Splits the data into the layout's items. Where one item may hold `+`, the items behind it are counted from
-// the right.
-static bool split_items(const struct layout *layout, struct span data, struct span items[ITEMS_MAX]) {
+// Splits the data into the layout's items, and what the report has more than those. Where one item may hold
+// `+`, the items behind it are counted from the right. False when there are too few.
+static bool split_items(const struct layout *layout, struct span data, struct span items[ITEMS_MAX],
+                        struct span *surplus) {
     bool free_text = layout->items[1].kind == WIFI_SSID;
     size_t separators = count_char(data, '+');
-    if (free_text ? separators + 1 < layout->count : separators + 1 != layout->count)
+    if (separators + 1 < layout->count)
         return false;
     struct text_reader reader = text_reader_of(data.text, data.length);
     for (size_t i = 0; i < layout->count; i++) {
@@ -658,6 +762,7 @@ static bool split_items(const struct layout *layout, struct span data, struct sp
             items[i].length = (size_t)(more.text + more.length - items[i].text);
         }
     }
+    *surplus = text_rest(&reader);
     return true;
 }
 
@@ -668,16 +773,17 @@ static bool has_satellites(const struct message *message) {
 
 static enum codec_verdict set_items(struct message *message, const struct layout *layout, struct span data,
                                     struct codec_out *out, size_t offset) {
-    struct span items[ITEMS_MAX];
-    struct position position = {0};
-    struct layout_walk walk = {.message = message, .texts = items, .take = take_item, .context = &position};
-    if (!split_items(layout, data, items))
+    struct span items[ITEMS_MAX], surplus;
+    struct walk_state state = {.now = out->setting->now};
+    struct layout_walk walk = {.message = message, .texts = items, .take = take_item, .context = &state};
+    if (!split_items(layout, data, items, &surplus))
         return codec_reject(out, CODEC_BAD_VALUE, offset, "a report %s has %zu items, this one %zu",
                             layout->type, layout->count, count_char(data, '+') + 1);
     layout_take_all(&walk, layout->items);
-    position.fixed = has_satellites(message);
-    if (position.stated)
-        set_position(message, &position);
+    state.position.fixed = has_satellites(message);
+    if (state.position.stated)
+        set_position(message, &state.position);
+    set_payload(message, surplus);
     return CODEC_OK;
 }
 
@@ -728,15 +834,6 @@ static void acknowledge(struct mictrack_session *session, const struct message *
     session->acknowledged = true;
     if (writer.length > 0)
         out->reply(out->context, bytes, writer.length, CODEC_WHEN_SAFE);
-}
-
-static void set_payload(struct message *message, struct span data) {
-    char hex[2 * FRAME_MAX + 1];
-    if (data.length > 0 && utf8_valid(data.text, data.length))
-        message_set_text(message, FIELD_CUSTOM_PAYLOAD, data.text, data.length);
-    else if (data.length > 0)
-        message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex,
-                         value_hex((const uint8_t *)data.text, data.length, hex));
 }
 
 struct header {
@@ -846,20 +943,33 @@ static bool read_time_of_group(struct span clock, struct span date, struct decim
     return true;
 }
 
-static void set_time_of_group(struct message *message, struct span clock, struct span date) {
+static void set_time_of_group(struct message *message, struct span clock, struct span date, int64_t now) {
     struct decimal time;
     if (read_time_of_group(clock, date, &time))
-        message_set_number(message, FIELD_TIMESTAMP, time);
+        layout_set_time(message, FIELD_TIMESTAMP, time, date, now);
     else
         message_note_removed(message, FIELD_TIMESTAMP, clock.text, clock.length,
                              "no time hhmmss with date ddmmyy");
 }
 
-enum group_item { CLOCK, FIX, LAT, NORTH_SOUTH, LON, EAST_WEST, KNOTS, COURSE, ALTITUDE, DATE, GROUP_ITEMS };
+enum group_item {
+    CLOCK,
+    FIX,
+    LAT,
+    NORTH_SOUTH,
+    LON,
+    EAST_WEST,
+    KNOTS,
+    COURSE,
+    ALTITUDE,
+    DATE,
+    SURPLUS, // what is behind the date, all of it
+    GROUP_ITEMS,
+};
 
-static void set_group(struct message *message, const struct span *items) {
+static void set_group(struct message *message, const struct span *items, int64_t now) {
     struct position position = {.fixed = span_is(items[FIX], "A")};
-    set_time_of_group(message, items[CLOCK], items[DATE]);
+    set_time_of_group(message, items[CLOCK], items[DATE], now);
     position.has_latitude = read_minutes(message, FIELD_POSITION_LATITUDE, items[LAT], items[NORTH_SOUTH],
                                          "N", "S", &position.latitude);
     position.has_longitude = read_minutes(message, FIELD_POSITION_LONGITUDE, items[LON], items[EAST_WEST],
@@ -868,13 +978,16 @@ static void set_group(struct message *message, const struct span *items) {
     set_speed_of_knots(message, items[KNOTS]);
     set_number(message, FIELD_POSITION_DIRECTION, items[COURSE]);
     set_number(message, FIELD_POSITION_ALTITUDE, items[ALTITUDE]);
+    set_payload(message, items[SURPLUS]);
 }
 
 static bool split_group(struct span group, struct span items[GROUP_ITEMS]) {
     struct text_reader reader = text_reader_of(group.text, group.length);
-    for (size_t i = 0; i < GROUP_ITEMS; i++)
+    for (size_t i = 0; i < SURPLUS; i++)
         items[i] = span_trim(text_item(&reader, ','));
-    return !reader.fault && !text_has_item(&reader) && (span_is(items[FIX], "A") || span_is(items[FIX], "V"));
+    bool whole = !reader.fault;
+    items[SURPLUS] = text_rest(&reader);
+    return whole && (span_is(items[FIX], "A") || span_is(items[FIX], "V"));
 }
 
 // Each group is a record of its own: a bad one is rejected and the others are published.
@@ -899,7 +1012,7 @@ static enum codec_verdict decode_low_altitude(struct mictrack_session *session, 
         identified = true;
         message_reset(message);
         message_set_text(message, FIELD_MESSAGE_TYPE, type, strlen(type));
-        set_group(message, items);
+        set_group(message, items, out->setting->now);
         out->message(out->context, message);
         acknowledge(session, message, out);
     }

@@ -36,6 +36,7 @@
 #include "codecs/codec.h"
 #include "codecs/layout.h"
 #include "codecs/reader.h"
+#include "codecs/values.h"
 
 #define MARK        0x7E
 #define CLOCK_MARK  0x7F
@@ -173,8 +174,8 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
 static void keep_unknown(struct message *message, unsigned id, struct reader value) {
     static const char digits[] = "0123456789";
     const char index[] = {digits[id / 100], digits[id / 10 % 10], digits[id % 10], '\0'};
-    message_set_number_at(message, FIELD_CUSTOM_ATTRIBUTE, index,
-                          decimal_integer((int64_t)reader_unsigned(&value, VALUE_SIZE)));
+    char hex[2 * VALUE_SIZE + 1];
+    message_set_text_at(message, FIELD_CUSTOM_ATTRIBUTE, index, hex, value_hex(value.next, VALUE_SIZE, hex));
 }
 
 static void take_values(struct message *message, struct reader *body) {

@@ -1,7 +1,8 @@
 // Values as trackers write them; see values.h.
 #include "codecs/values.h"
 
-#define DAY 86400
+#define DAY      86400
+#define EARLIEST 1420070400 // 2015-01-01: no tracker that is served here was built before
 
 static bool is_leap(int year) {
     return year % 4 == 0; // so are 1972 to 2096, the year 2000 included
@@ -62,7 +63,7 @@ bool value_time_of_digits(struct span text, const char *order, int64_t *seconds)
         int value = two_digits(text.text + 2 * i);
         switch (order[i]) {
         case 'Y':
-            moment.year = 2000 + value;
+            moment.year = value < 70 ? 2000 + value : 1900 + value;
             break;
         case 'M':
             moment.month = value;
@@ -82,6 +83,15 @@ bool value_time_of_digits(struct span text, const char *order, int64_t *seconds)
         }
     }
     return value_unix_time(&moment, seconds);
+}
+
+const char *value_time_fault(int64_t seconds, int64_t now) {
+    int64_t today = now / 1000000;
+    if (seconds < EARLIEST)
+        return "before 2015";
+    if (today >= EARLIEST && seconds > today + DAY)
+        return "more than a day ahead of the gateway's clock";
+    return NULL;
 }
 
 bool value_degrees_of_minutes(struct decimal minutes, struct decimal *degrees) {

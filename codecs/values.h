@@ -26,8 +26,13 @@ bool value_unix_time(const struct value_moment *moment, int64_t *seconds);
 struct value_moment value_moment_of(int64_t seconds);
 
 // Pairs of digits in the order that the letters of order say: "YMDhms" reads 190109091803 as 2019-01-09
-// 09:18:03. Y counts from 2000. text is exactly as long as that.
+// 09:18:03. A year is one of 1970 to 2069. text is exactly as long as that.
 bool value_time_of_digits(struct span text, const char *order, int64_t *seconds);
+
+// Why seconds since 1970 cannot be the time of a report, as a constant for message_note_removed(); NULL when
+// they can: not before 2015, and at most a day ahead of now. now is the gateway's clock in microseconds, as in
+// struct codec_setting. A clock that is itself before 2015 is not set, and says nothing about the device's.
+const char *value_time_fault(int64_t seconds, int64_t now);
 
 // ddmm.mmmm or dddmm.mmmm, not negative, to degrees. False when the degrees are more than 180 or the minutes
 // not less than 60.

@@ -8,7 +8,7 @@
 
 #include "fields.h"
 
-enum field_type { FIELD_NUMBER = 1, FIELD_BOOLEAN, FIELD_STRING, FIELD_LIST, FIELD_ANY };
+enum field_type { FIELD_NUMBER = 1, FIELD_BOOLEAN, FIELD_STRING, FIELD_LIST };
 
 struct field_info {
     const char *name; // "position.latitude"; a member of a list is "wifi.access.points[].mac"
@@ -34,5 +34,5 @@ struct field_info {
 // Indexed by enum field, which is in alphabetical order of the names; entry FIELD_NONE is empty.
 extern const struct field_info field_table[FIELD_COUNT];
 
-// "number", "boolean", "string", "list" or "any".
+// "number", "boolean", "string" or "list".
 const char *field_type_name(enum field_type type);

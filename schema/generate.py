@@ -12,8 +12,7 @@ import re
 import sys
 
 GENERATED = "Generated from fields.json by generate.py: change that file, not this one."
-C_TYPES = {"number": "FIELD_NUMBER", "boolean": "FIELD_BOOLEAN", "string": "FIELD_STRING", "list": "FIELD_LIST",
-           "any": "FIELD_ANY"}
+C_TYPES = {"number": "FIELD_NUMBER", "boolean": "FIELD_BOOLEAN", "string": "FIELD_STRING", "list": "FIELD_LIST"}
 KEYS = {"type", "unit", "minimum", "maximum", "indexed", "description", "alarm", "notable", "true", "false", "before", "title",
         "device_class", "icon"}
 TEXTS = ["true", "false", "before", "title", "device_class", "icon"]
@@ -96,9 +95,7 @@ def value_schema(name, field, fields):
     schema = {"description": field["description"]}
     if "unit" in field:
         schema["unit"] = field["unit"]
-    if field["type"] == "any":
-        schema["type"] = ["number", "string"]
-    elif field["type"] == "list":
+    if field["type"] == "list":
         members = {n.split("[].")[1]: value_schema(n, f, fields) for n, f in fields.items() if n.startswith(name + "[].")}
         schema["type"] = "array"
         schema["items"] = {"type": "object", "properties": members, "additionalProperties": False, "minProperties": 1}

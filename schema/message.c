@@ -92,9 +92,9 @@ static bool note_full(struct message *message, enum field field, const char *tex
 
 static bool set_number(struct message *message, enum field field, const char *index, struct decimal number) {
     const struct field_info *info = &field_table[field];
-    assert(info->type == FIELD_NUMBER || info->type == FIELD_ANY);
+    assert(info->type == FIELD_NUMBER);
     char text[DECIMAL_TEXT_MAX];
-    if (info->type == FIELD_NUMBER && !decimal_in_range(number, info->minimum, info->maximum)) {
+    if (!decimal_in_range(number, info->minimum, info->maximum)) {
         size_t length = decimal_write(number, text);
         message_note_removed(message, field, text, length, "out of range");
         return false;
@@ -132,7 +132,7 @@ bool message_set_boolean(struct message *message, enum field field, bool boolean
 
 static bool set_text(struct message *message, enum field field, const char *index, const char *text,
                      size_t length) {
-    assert(field_table[field].type == FIELD_STRING || field_table[field].type == FIELD_ANY);
+    assert(field_table[field].type == FIELD_STRING);
     if (!utf8_valid(text, length)) {
         message_note_removed(message, field, text, length, "not text in UTF-8");
         return false;

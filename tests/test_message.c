@@ -138,13 +138,12 @@ Test(message, a_value_is_replaced) {
     set_text(FIELD_IDENT, "2nd");
     message_set_boolean(&message, FIELD_ALARM_EVENT, true);
     message_set_boolean(&message, FIELD_ALARM_EVENT, false);
-    message_set_number_at(&message, FIELD_CUSTOM_ATTRIBUTE, "1", decimal_of("5"));
+    message_set_text_at(&message, FIELD_CUSTOM_ATTRIBUTE, "1", "aa", 2);
     message_set_text_at(&message, FIELD_CUSTOM_ATTRIBUTE, "1", "ff", 2);
-    message_set_text_at(&message, FIELD_CUSTOM_ATTRIBUTE, "11", "aa", 2);
-    message_set_number_at(&message, FIELD_CUSTOM_ATTRIBUTE, "11", decimal_of("6"));
-    check_json(
-        "{\"alarm.event\":false,\"custom.attribute.1\":\"ff\",\"custom.attribute.11\":6,\"event.enum\":2,"
-        "\"ident\":\"2nd\"}");
+    message_set_number_at(&message, FIELD_TIRE_PRESSURE, "11", decimal_of("5"));
+    message_set_number_at(&message, FIELD_TIRE_PRESSURE, "11", decimal_of("6"));
+    check_json("{\"alarm.event\":false,\"custom.attribute.1\":\"ff\",\"event.enum\":2,\"ident\":\"2nd\","
+               "\"tire.pressure.11\":6}");
 }
 
 Test(message, reset_forgets_all) {
@@ -247,8 +246,8 @@ static void fill_values(void) {
     message_reset(&message);
     for (size_t i = 0; i < MESSAGE_VALUES_MAX; i++) {
         sprintf(index, "%zu", 1000 + i);
-        cr_assert(message_set_number_at(&message, FIELD_CUSTOM_ATTRIBUTE, index,
-                                        decimal_of("-999999999.999999999")));
+        cr_assert(
+            message_set_number_at(&message, FIELD_TIRE_TEMPERATURE, index, decimal_of("999.999999999")));
     }
 }
 
@@ -266,7 +265,7 @@ Test(message, full_of_values) {
     cr_assert_eq(message.text_used, used, "a text that did not fit took room");
     cr_assert(!message_add_list(&message, FIELD_GSM_CELLS));
     check_removed(5, FIELD_GSM_CELLS, "", "the message is full");
-    cr_assert(message_set_number_at(&message, FIELD_CUSTOM_ATTRIBUTE, "1000", decimal_of("1")));
+    cr_assert(message_set_number_at(&message, FIELD_TIRE_TEMPERATURE, "1000", decimal_of("1")));
     json_t *object = read_back();
     cr_assert_eq(json_object_size(object), MESSAGE_VALUES_MAX);
     json_decref(object);

@@ -138,13 +138,13 @@ static void on_message(void *context, struct message *message) {
     const struct device *device = &peer->session->device;
     char topic[TOPIC_MAX];
     peer->messages++;
-    log_removed(peer, message);
     int64_t now = clock_now();
     message_stamp(message, &(struct message_origin){.codec = peer->channel->codec,
                                                     .received = now,
                                                     .channel_id = peer->channel->id,
                                                     .peer = peer->address,
                                                     .device = device});
+    log_removed(peer, message);
     size_t length = message_write_members(message, json, sizeof json, members, &member_count);
     if (config->on_channels || !device->known) {
         char *end = put_topic(topic, config, "/" TOPIC_MESSAGE TOPIC_CHANNELS, peer->channel->id);

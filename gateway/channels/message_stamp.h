@@ -17,5 +17,6 @@ struct message_origin {
     const struct device *device; // who sent it; NULL, or one without an identity: no device.* fields
 };
 
-// Adds server.timestamp, protocol.id, channel.id, peer and device.*; and timestamp where the report had none.
+// Adds server.timestamp, protocol.id, channel.id, peer and device.*. timestamp is server.timestamp where the
+// report had none, or one that cannot be (see value_time_fault()), which is then noted in removed.
 void message_stamp(struct message *message, const struct message_origin *origin);

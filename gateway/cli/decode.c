@@ -74,9 +74,9 @@ static void print_removed(struct decoding *decoding, const struct message *messa
 static void print_message(void *context, struct message *message) {
     static char json[MESSAGE_JSON_MAX];
     struct decoding *decoding = context;
-    print_removed(decoding, message);
     message_stamp(message,
                   &(struct message_origin){.codec = decoding->stream.codec, .received = now_of(decoding)});
+    print_removed(decoding, message);
     message_write_json(message, json, sizeof json);
     puts(json);
 }
