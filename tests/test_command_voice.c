@@ -99,7 +99,7 @@ static void set_up(void) {
     uv_loop_init(&loop);
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
-    outbox = outbox_new(&loop, store, SAID_MAX, 1 << 20,
+    outbox = outbox_new(&loop, store, "tb", SAID_MAX, 1 << 20,
                         &(struct outbox_handlers){NULL, ignore_intake, ignore_aside});
     outbox_set_carrier(outbox, &carrier);
     outbox_link_up(outbox);
