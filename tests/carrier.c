@@ -49,7 +49,7 @@ void carrier_open(struct carrier *carrier) {
     cr_assert(carrier->store != NULL, "%s", reason);
     carrier->carrier =
         (struct mqtt_carrier){.context = carrier, .is_up = is_up, .publish = publish, .reset = reset};
-    carrier->outbox = outbox_new(&carrier->loop, carrier->store, 1000, 1 << 20,
+    carrier->outbox = outbox_new(&carrier->loop, carrier->store, "trackbus", 1000, 1 << 20,
                                  &(struct outbox_handlers){NULL, note_intake, ignore_aside});
     outbox_set_carrier(carrier->outbox, &carrier->carrier);
 }

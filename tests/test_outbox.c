@@ -19,6 +19,7 @@ static struct broker {
     bool up;
     bool endless; // takes more than SENT_MAX
     bool was_reset;
+    unsigned window;     // 0: any
     bool writes_at_once; // QoS 0 is on the network before the handing over returns
     size_t count;
     char texts[SENT_MAX][8];
@@ -51,7 +52,12 @@ static void reset(void *context, const char *why) {
     broker.was_reset = true;
 }
 
-static const struct mqtt_carrier carrier = {.is_up = is_up, .publish = publish, .reset = reset};
+static unsigned window_of_broker(void *context) {
+    return broker.window > 0 ? broker.window : WINDOW;
+}
+
+static const struct mqtt_carrier carrier = {
+    .is_up = is_up, .publish = publish, .window = window_of_broker, .reset = reset};
 
 // Of the nth message that it was handed, from 1.
 static void answer(int nth, enum mqtt_answer answer) {
@@ -102,8 +108,8 @@ static void open_outbox(void) {
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
     broker = (struct broker){.writes_at_once = true};
-    outbox =
-        outbox_new(&loop, store, WINDOW, 1 << 20, &(struct outbox_handlers){NULL, note_intake, note_aside});
+    outbox = outbox_new(&loop, store, "t", WINDOW, 1 << 20,
+                        &(struct outbox_handlers){NULL, note_intake, note_aside});
     outbox_set_carrier(outbox, &carrier);
 }
 
@@ -418,6 +424,8 @@ Test(outbox, writes_what_waits_behind_what_was_read_back) {
 static bool
     loses_answers; // what it says of messages before the one that it closes at is lost with the connection
 
+static size_t handed_before; // this connection
+
 static char delivered[SENT_MAX * 9];
 
 static void note_delivered(size_t nth) {
@@ -440,17 +448,31 @@ static void serve(size_t first) {
     }
 }
 
-// Serves connections until nothing waits; returns how many it took.
+static bool is_handed_or_idle(size_t until) {
+    return broker.count > handed_before || uv_now(&loop) >= until;
+}
+
+// Whether anything is handed over on this connection, which lives for long enough.
+static bool is_handed_anything(void) {
+    uv_update_time(&loop);
+    run_until(is_handed_or_idle, uv_now(&loop) + 4000);
+    return broker.count > handed_before;
+}
+
+// Serves connections until nothing waits, or what waits stays on an idle connection; returns how many it took.
 static int serve_all(void) {
     int connections = 0;
     delivered[0] = '\0';
     while (outbox_count(outbox) > 0) {
         cr_assert(connections++ < 100, "the broker closes the connection for ever");
-        size_t first = broker.count + 1;
+        handed_before = broker.count;
         go_up();
-        serve(first);
+        bool handed = is_handed_anything();
+        serve(handed_before + 1);
         if (broker.up)
             go_down();
+        if (!handed)
+            break;
     }
     return connections;
 }
@@ -464,8 +486,7 @@ static void put_report(const char *text) {
 static const char *const poisoned[][2] = {
     {"1 2 P1 3 4 5 6", "1 2 3 4 5 6"},
     {"P1 1 2", "1 2"},
-    {"1 P1", "1"},
-    {"P1", ""},
+    {"1 P1 2", "1 2"},
     {"P1 P2 1", "1"},
     {"1 2 3 P1 4 5 6 P2 7 8 9", "1 2 3 4 5 6 7 8 9"},
 };
@@ -498,6 +519,21 @@ Test(outbox, finds_it_by_halving_where_answers_are_lost_with_the_connection) {
     loses_answers = true;
     for (size_t row = 0; row < POISONED; row++)
         expect_only_the_poison_aside(row);
+}
+
+// Nothing tells whether the broker takes any report until it has taken another one.
+Test(outbox, keeps_what_is_alone_until_another_is_taken) {
+    broker.endless = true;
+    put_report("1");
+    put_report("P1");
+    serve_all();
+    cr_expect_eq(set_aside, 0);
+    cr_expect_eq(outbox_count(outbox), 1);
+    put_report("2");
+    serve_all();
+    cr_expect_str_eq(delivered, "2");
+    cr_expect_eq(set_aside, 1);
+    cr_expect_eq(outbox_count(outbox), 0);
 }
 
 Test(outbox, sets_nothing_aside_because_a_broker_was_killed_twice) {
@@ -630,4 +666,262 @@ Test(outbox, sends_a_result_again_after_a_pause_only) {
     expect_handed("r");
     run_until(were_handed, 2);
     expect_handed("r r");
+}
+
+// --- a network that cuts connections ---
+
+// Cuts after so many milliseconds; what comes later than latency after it was written is answered before.
+static void live_for(uint64_t lifetime, uint64_t latency) {
+    static uint64_t written[1000];
+    size_t known = broker.count, next = known + 1;
+    go_up();
+    uint64_t end = uv_now(&loop) + lifetime;
+    while (uv_now(&loop) < end) {
+        for (; known < broker.count; known++)
+            written[(known + 1) % 1000] = uv_now(&loop);
+        if (next <= known && uv_now(&loop) - written[next % 1000] >= latency)
+            answer((int)next++, MQTT_TAKEN);
+        uv_run(&loop, UV_RUN_NOWAIT);
+        struct timespec pause = {.tv_nsec = 1000000};
+        nanosleep(&pause, NULL);
+        uv_update_time(&loop);
+    }
+    close_on_us();
+}
+
+struct network {
+    unsigned shortest, longest; // milliseconds that a connection lives
+    unsigned latency;           // milliseconds until a message is answered
+};
+static const struct network networks[] = {
+    {0, 20, 1000},    // as good as no connection
+    {250, 250, 300},  // always after the same time, just before the answer
+    {0, 700, 300},    // some get through
+    {400, 1100, 600}, // after a value that waits
+    {100, 300, 1},    // all get through
+};
+#define NETWORKS (sizeof networks / sizeof networks[0])
+
+static void suffer(const struct network *network, uint64_t milliseconds) {
+    unsigned range = network->longest - network->shortest + 1;
+    uv_update_time(&loop);
+    for (uint64_t end = uv_now(&loop) + milliseconds; uv_now(&loop) < end;)
+        live_for(network->shortest + (unsigned)rand() % range, network->latency);
+}
+
+Test(outbox, sets_nothing_aside_in_a_network_that_cuts, .timeout = 120) {
+    broker.endless = true;
+    for (size_t i = 0; i < NETWORKS; i++) {
+        for (int j = 0; j < 40; j++)
+            put_report("1");
+        suffer(&networks[i], 8000);
+        cr_expect_eq(set_aside, 0, "%d were set aside in network %zu", set_aside, i);
+        set_aside = 0;
+    }
+    size_t left = outbox_count(outbox);
+    cr_expect_lt(left, 40 * NETWORKS, "none came through");
+    broker.count = 0;
+    serve_all(); // it is well again
+    cr_expect_eq(outbox_count(outbox), 0);
+    cr_expect_eq(set_aside, 0);
+}
+
+// --- results ---
+
+static void count_result(void *context, uint64_t number, const struct mqtt_publish *publish) {
+    ++*(int *)context;
+}
+
+static bool is_result_stored(size_t count) {
+    int stored = 0;
+    if (store_is_writing(store))
+        return false; // a thread has the database
+    store_each_result(store, count_result, &stored);
+    return stored == (int)count;
+}
+
+Test(outbox, writes_a_result_that_waits_to_disk) {
+    struct mqtt_publish result = result_to("a", "r");
+    outbox_put_result(outbox, &result);
+    run_until(is_result_stored, 1);
+    go_up();
+    expect_handed("r");
+    answer(1, MQTT_TAKEN);
+    run_until(is_result_stored, 0);
+}
+
+// Also where the topic looks like that of a report.
+Test(outbox, sends_results_of_an_earlier_run_last) {
+    struct mqtt_publish result = result_to("t/message/gw/devices/1", "r");
+    outbox_put_result(outbox, &result);
+    put_report("1");
+    close_outbox();
+    open_outbox();
+    cr_assert_eq(outbox_count(outbox), 2);
+    put_report("2");
+    go_up();
+    run_until(were_handed, 2);
+    answer(1, MQTT_TAKEN);
+    run_until(were_handed, 3);
+    expect_handed("1 2 r");
+    answer(3, MQTT_TAKEN_LATER);
+    put_report("3");
+    expect_handed("1 2 r 3");
+    answer(2, MQTT_TAKEN);
+    answer(4, MQTT_TAKEN);
+    run_until(were_handed, 5);
+    expect_handed("1 2 r 3 r");
+    answer(5, MQTT_NEVER_TAKEN);
+    cr_expect_eq(set_aside, 1);
+    close_outbox();
+    open_outbox();
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+static bool are_answered_until(size_t count) {
+    static size_t last;
+    if (broker.count > last && broker.texts[broker.count - 1][0] == 'x')
+        answer((int)broker.count, MQTT_TAKEN);
+    last = broker.count;
+    put_report("x");
+    struct timespec pause = {.tv_nsec = 50000000};
+    nanosleep(&pause, NULL);
+    for (size_t i = 0; i < broker.count; i++)
+        if (broker.texts[i % SENT_MAX][0] == (char)count)
+            return true;
+    return false;
+}
+
+Test(outbox, passes_over_a_result_that_is_never_answered) {
+    struct mqtt_publish one = result_to("a", "r"), two = result_to("b", "s");
+    broker.endless = true;
+    outbox_put_result(outbox, &one);
+    outbox_put_result(outbox, &two);
+    go_up();
+    expect_handed("r");
+    run_until(are_answered_until, 's');
+    cr_expect_eq(set_aside, 1);
+}
+
+Test(outbox, passes_over_a_value_that_is_never_answered) {
+    struct mqtt_publish one = result_to("state", "a"), two = result_to("state", "b");
+    broker.endless = true;
+    go_up();
+    outbox_say(outbox, &one);
+    outbox_say(outbox, &two);
+    expect_handed("a");
+    run_until(are_answered_until, 'b');
+}
+
+// --- a message that is never answered where one may be under way ---
+
+static void serve_but(char swallowed) {
+    for (size_t nth = handed_before + 1; nth <= broker.count; nth++)
+        if (broker.texts[(nth - 1) % SENT_MAX][0] != swallowed)
+            answer((int)nth, MQTT_TAKEN);
+    handed_before = broker.count;
+}
+
+static bool is_swallow_found(size_t count) {
+    if (broker.was_reset) {
+        broker.was_reset = false;
+        go_down();
+        go_up();
+    }
+    serve_but('P');
+    return outbox_count(outbox) == count;
+}
+
+Test(outbox, finds_what_is_never_answered_with_a_window_of_one, .timeout = 120) {
+    broker.endless = true;
+    broker.window = 1;
+    put_report("P");
+    put_report("1");
+    put_report("2");
+    go_up();
+    for (int i = 0; i < 5; i++) { // each as long as run_until() waits, at most
+        time_t end = time(NULL) + 12;
+        while (outbox_count(outbox) > 0 && time(NULL) < end) {
+            uv_run(&loop, UV_RUN_ONCE);
+            is_swallow_found(0);
+        }
+    }
+    cr_expect_eq(outbox_count(outbox), 0);
+    cr_expect_eq(set_aside, 1);
+}
+
+// --- retained messages ---
+
+static void put_retained(const char *topic, const char *text) {
+    outbox_put(
+        outbox,
+        &(struct mqtt_publish){
+            .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED});
+}
+
+#define STATE "t/state/gw/devices/1/connected"
+#define ENTRY "t/state/gw/devices/1/commands-queue/7"
+
+Test(outbox, has_one_retained_message_to_a_topic_under_way) {
+    go_up();
+    put_retained(STATE, "a");
+    put_retained(STATE, "b");
+    put_retained(ENTRY, "e");
+    put_retained(STATE, "c");
+    put_retained(ENTRY, "f");
+    put_report("1");
+    put_report("2");
+    expect_handed("a e 1 2"); // what waits for its topic holds up nothing
+    answer(3, MQTT_TAKEN);
+    expect_handed("a e 1 2");
+    answer(1, MQTT_TAKEN);
+    expect_handed("a e 1 2 c"); // of state only the last value
+    answer(2, MQTT_TAKEN);
+    expect_handed("a e 1 2 c f"); // of commands all
+    answer(4, MQTT_TAKEN);
+    answer(5, MQTT_TAKEN);
+    answer(6, MQTT_TAKEN);
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+Test(outbox, has_one_retained_message_to_a_topic_under_way_from_the_store) {
+    put_retained(STATE, "a");
+    put_retained(ENTRY, "e");
+    put_retained(STATE, "b");
+    put_retained(ENTRY, "f");
+    close_outbox();
+    open_outbox();
+    go_up();
+    run_until(were_handed, 2);
+    expect_handed("a e");
+    answer(1, MQTT_NEVER_TAKEN); // that is an answer too
+    expect_handed("a e b");
+    go_down();
+    go_up();
+    expect_handed("a e b e b");
+    answer(4, MQTT_TAKEN);
+    expect_handed("a e b e b f");
+    answer(5, MQTT_TAKEN);
+    answer(6, MQTT_TAKEN);
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+// --- who waits for a message ---
+
+static size_t left_when_told;
+
+static void put_when_told(struct outbox_waiter *waiter, bool safe) {
+    left_when_told = outbox_count(outbox);
+    put_report("2");
+}
+
+Test(outbox, is_done_with_what_is_refused_when_it_tells) {
+    struct outbox_waiter waiter = {.first = 1, .last = 1, .done = put_when_told};
+    left_when_told = 7;
+    go_up();
+    put_report("1");
+    outbox_when_safe(outbox, &waiter);
+    answer(1, MQTT_NEVER_TAKEN);
+    cr_expect_eq(left_when_told, 0, "%zu were left", left_when_told);
+    expect_handed("1 2");
 }

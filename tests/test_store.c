@@ -2,10 +2,12 @@
 // to be so.
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -333,4 +335,83 @@ Test(store, in_a_directory_for_reading_is_refused) {
     chmod(directory, 0500);
     expect_refused(path, "Permission denied");
     chmod(directory, 0700);
+}
+
+// --- what was set aside, and results ---
+
+static void put_aside(struct store *store, const char *topic) {
+    int written = 0;
+    store_set_aside(store, &(struct mqtt_publish){.topic = topic, .payload = "x", .length = 1}, "a reason");
+    store_when_written(store, count_written, &written);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(written == 1);
+}
+
+static void count_aside(void *context, const struct store_aside *aside) {
+    ++*(int *)context;
+}
+
+static void expect_aside(struct store *store, int expected) {
+    int count = 0;
+    cr_assert(store_each_aside(store, count_aside, &count));
+    cr_assert_eq(count, expected, "%d are set aside, expected %d", count, expected);
+}
+
+Test(store, resends_all_or_nothing) {
+    struct store *store = open_well();
+    put_aside(store, "a");
+    put_aside(store, "b");
+    close_well(store);
+    change("CREATE TRIGGER no BEFORE DELETE ON set_aside BEGIN SELECT raise(ABORT, 'no'); END");
+    store = open_well();
+    cr_expect_eq(store_resend_aside(store, 0), -1);
+    cr_expect_eq(store_messages(store).count, 0);
+    expect_aside(store, 2);
+    close_well(store);
+    change("DROP TRIGGER no");
+    store = open_well();
+    cr_expect_eq(store_resend_aside(store, 2), 1);
+    cr_expect_eq(store_resend_aside(store, 2), 0);
+    cr_expect_eq(store_messages(store).count, 1);
+    expect_aside(store, 1);
+    close_well(store);
+}
+
+Test(store, with_a_table_of_another_version_is_refused) {
+    close_well(open_well());
+    change("CREATE TABLE set_aside(number INTEGER PRIMARY KEY, text TEXT)");
+    expect_refused(path, "its table set_aside has other columns: it was written by another version");
+    change("DROP TABLE set_aside");
+    close_well(open_well());
+}
+
+Test(store, keeps_results_apart_from_messages) {
+    struct store *store = open_well();
+    store_put_result(store, 1, &(struct mqtt_publish){.topic = "a", .payload = "x", .length = 1});
+    store_put_result(store, 2, &(struct mqtt_publish){.topic = "b", .correlation = "c"});
+    store_delete_result(store, 1);
+    close_well(store);
+    store = open_well();
+    size_t results = 0;
+    cr_expect(store_each_result(store, count_message, &results) && results == 1);
+    cr_expect_eq(store_messages(store).count, 0);
+    close_well(store);
+}
+
+// A file that may not grow is as good as a full disk.
+Test(store, says_how_many_are_lost_when_it_cannot_be_written) {
+    struct rlimit limit = {.rlim_cur = 0, .rlim_max = RLIM_INFINITY};
+    struct store *store = open_well();
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    store_put_command(store, 1, "{}");
+    store_put_message(store, 1, &(struct mqtt_publish){.topic = "a"});
+    store_put_result(store, 1, &(struct mqtt_publish){.topic = "a"});
+    store_stop(store);
+    store_delete_command(store, 7); // costs nothing
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_expect_eq(store_close(store), 3);
+    limit.rlim_cur = RLIM_INFINITY;
+    setrlimit(RLIMIT_FSIZE, &limit);
+    close_well(open_well());
 }

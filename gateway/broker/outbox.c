@@ -31,25 +31,24 @@
 #include "gateway/broker/suspects.h"
 #include "gateway/broker/topic.h"
 
-#define MEMORY_COUNT      10000       // messages in memory beyond which the outbox spills
-#define MEMORY_BYTES      (32U << 20) // and bytes
-#define BUSY_COUNT        5000        // messages beyond which nothing more is read, if it can wait
-#define BUSY_BYTES        (16U << 20) // and bytes
-#define UNWRITTEN_MAX     (64U << 20) // bytes on their way to the disk beyond which the outbox is full
-#define UNWRITTEN_FAILED  (4U << 20)  // the same when the disk has just failed to take them
-#define SAFE_WITHIN       2000        // milliseconds that a message may wait without being safe
-#define TICK              500         // milliseconds
-#define OVERDUE           10000       // milliseconds that the broker may leave out one answer among others
-#define LOAD_COUNT        1000        // messages that are read back at once
-#define DELETE_COUNT      1000        // messages that are deleted from the disk at once
-#define REFUSALS_MAX      10          // without a reason, until a message is dropped; one for each tick
-#define CLOSED_TOPICS_MAX 4           // topics of such reports, after which it is
-#define REFUSED_MAX       64          // refused messages that are remembered for who waits for them later
-#define ALONE_OVERDUE     15000 // milliseconds without an answer to the only message that may be under way
-#define CLOSED_AT_MAX                                                                                        \
-    10 // reports in a row that the broker may close at until it is taken for the broker's trouble
-#define OVERDUE_MAX  3  // times that the answer to a message may be left out
-#define ROW_OVERHEAD 64 // bytes of a message on disk besides its text
+#define MEMORY_COUNT     10000       // messages in memory beyond which the outbox spills
+#define MEMORY_BYTES     (32U << 20) // and bytes
+#define BUSY_COUNT       5000        // messages beyond which nothing more is read, if it can wait
+#define BUSY_BYTES       (16U << 20) // and bytes
+#define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
+#define UNWRITTEN_FAILED (4U << 20)  // the same when the disk has just failed to take them
+#define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
+#define TICK             500         // milliseconds
+#define OVERDUE          10000       // milliseconds that the broker may leave out one answer among others
+#define LOAD_COUNT       1000        // messages that are read back at once
+#define DELETE_COUNT     1000        // messages that are deleted from the disk at once
+#define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
+#define REFUSED_MAX      64          // refused messages that are remembered for who waits for them later
+#define ALONE_OVERDUE    15000  // milliseconds without an answer to the only message that may be under way
+#define HURRY_MAX        10     // accused messages beyond which it is the broker that is in trouble
+#define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
+#define OVERDUE_MAX      3      // times that the answer to a message may be left out
+#define ROW_OVERHEAD     64     // bytes of a message on disk besides its text
 
 struct item {
     uint64_t number;
@@ -58,7 +57,12 @@ struct item {
     size_t size;
     int mid; // while it is at the broker; 0: it is not
     int refusals;
-    int breaks;           // connections that broke while it was under way alone
+    bool report;
+    uint64_t hash; // of the topic, when it is retained
+    bool held;     // it waits until an earlier one to its topic is answered
+    bool released; // and that is the case
+    struct strikes strikes;
+    uint64_t taken_then;  // messages taken before the first strike, or the first answer that was left out
     int overdue;          // times that its answer was left out
     uint64_t handed_over; // by uv_now()
     struct item *prev, *next;
@@ -78,7 +82,12 @@ struct outbox {
     const struct mqtt_carrier *carrier;
     struct store *store;
     struct outbox_handlers handlers;
+    const char *prefix; // of our topics
     unsigned window, in_flight;
+    unsigned held, released;       // items that are
+    uint64_t up_since;             // by uv_now(); 0: not connected
+    uint64_t last_answer;          // on this connection, by uv_now(); 0: none
+    uint64_t taken, taken_reports; // messages that the broker took: of any kind, reports alone
     size_t max_bytes;
     uint64_t last_number;
     uint64_t earlier; // the last that an earlier run has left
@@ -93,10 +102,7 @@ struct outbox {
     bool answered;             // on this connection the broker has answered a message
     struct suspects suspects;
     struct refusals refusals;
-    unsigned closed_at;     // reports in a row that the broker closed the connection at, and took none
-    unsigned closed_topics; // how many of the next are known
-    uint64_t closed_topic[CLOSED_TOPICS_MAX]; // hashes of their topics
-    uint64_t refused[REFUSED_MAX];            // numbers of the last messages that were refused
+    uint64_t refused[REFUSED_MAX]; // numbers of the last messages that were refused
     size_t refused_next;
     struct sideline *sideline;
     uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
@@ -148,6 +154,7 @@ size_t outbox_set_aside_count(const struct outbox *outbox) {
 
 void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish) {
     sideline_say(outbox->sideline, publish);
+    pump(outbox);
 }
 
 void outbox_put_result(struct outbox *outbox, const struct mqtt_publish *publish) {
@@ -209,6 +216,8 @@ static struct item *make_item(const struct mqtt_publish *publish) {
     size_t size = sizeof(struct item) + topic + publish->length + publish->correlation_length;
     struct item *item = must_have(malloc(size));
     *item = (struct item){.publish = *publish, .size = size};
+    if (publish->retain != MQTT_NOT_RETAINED)
+        item->hash = hash_fnv1a(publish->topic, topic - 1);
     char *next = item->bytes;
     item->publish.topic = memcpy(next, publish->topic, topic);
     next += topic;
@@ -220,10 +229,24 @@ static struct item *make_item(const struct mqtt_publish *publish) {
     return item;
 }
 
+// What follows {prefix}/ in a topic, or NULL.
+static const char *own_topic(const struct outbox *outbox, const struct mqtt_publish *publish) {
+    const char *rest = topic_after(publish->topic, outbox->prefix);
+    return rest != NULL && *rest == '/' ? rest + 1 : NULL;
+}
+
+// Reports are worth keeping when the broker does not take them. State is published again when it is due, and
+// log entries are for those who watch now.
+static bool is_report(const struct outbox *outbox, const struct mqtt_publish *publish) {
+    const char *rest = own_topic(outbox, publish);
+    return rest != NULL && topic_after(rest, TOPIC_MESSAGE) != NULL;
+}
+
 static struct item *new_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
     struct item *item = make_item(publish);
     item->number = number;
     item->since = uv_now(outbox->loop);
+    item->report = is_report(outbox, publish);
     outbox->bytes += item->size;
     outbox->count++;
     return item;
@@ -267,6 +290,8 @@ static void drop_item(struct outbox *outbox, struct item *item) {
     if (item == outbox->next_out)
         outbox->next_out = item->next;
     DL_DELETE(outbox->items, item);
+    outbox->held -= item->held;
+    outbox->released -= item->released;
     if (item->number <= outbox->last_spilled && item->number > outbox->deleted_through) {
         size_t size = disk_size(&item->publish);
         outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
@@ -281,7 +306,8 @@ bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
 }
 
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
-    if (number == UINT64_MAX && sideline_count(outbox->sideline) > 0)
+    const struct sideline *sideline = outbox->sideline;
+    if (number == UINT64_MAX && (sideline_count(sideline) > 0 || sideline_is_under_way(sideline)))
         return false;
     return number <= outbox->written_through || number <= taken_through(outbox);
 }
@@ -467,50 +493,72 @@ static void load_more(struct outbox *outbox) {
     store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
 }
 
+// --- retained messages: never two to one topic under way, because not every broker keeps their order ---
+
+static bool is_same_topic(const struct item *one, const struct item *other) {
+    return one->publish.retain != MQTT_NOT_RETAINED && one->hash == other->hash &&
+           strcmp(one->publish.topic, other->publish.topic) == 0;
+}
+
+// Whether an earlier one to the topic of a retained message is under way, or waits for one that is.
+static bool is_topic_taken(const struct outbox *outbox, const struct item *item) {
+    const struct item *earlier;
+    for (earlier = outbox->items; earlier != item; earlier = earlier->next)
+        if ((earlier->mid != 0 || earlier->held) && is_same_topic(earlier, item))
+            return true;
+    return false;
+}
+
+// Whether only the last value counts: of state. Not of commands, where an entry that is emptied means another
+// thing when nobody saw how it ended.
+static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publish *publish) {
+    const char *rest = own_topic(outbox, publish);
+    return rest != NULL && topic_after(rest, TOPIC_STATE) != NULL && strstr(rest, TOPIC_QUEUE) == NULL;
+}
+
+static void drop_replaced(struct outbox *outbox, const struct item *by) {
+    struct item *item = outbox->items, *next;
+    for (; outbox->held > 0 && item != by; item = next) {
+        next = item->next;
+        if (item->held && is_same_topic(item, by))
+            drop_item(outbox, item);
+    }
+}
+
+// It waits beside the others, which go on. Of values that wait for one topic only the last counts.
+static void hold_back(struct outbox *outbox, struct item *item) {
+    bool replaces = is_replaceable(outbox, &item->publish);
+    if (replaces)
+        drop_replaced(outbox, item);
+    outbox->next_out = item->next;
+    item->held = true;
+    outbox->held++;
+}
+
+// The answer to a retained message is in: the next one to its topic may go.
+static void release_next(struct outbox *outbox, const struct item *answered) {
+    struct item *item = outbox->items;
+    for (; outbox->held > outbox->released && item != outbox->next_out; item = item->next) {
+        if (!item->held || item == answered || !is_same_topic(item, answered))
+            continue;
+        outbox->released += !item->released;
+        item->released = true;
+        return;
+    }
+}
+
+// What is not under way waits again in its place.
+static void restart(struct outbox *outbox) {
+    for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
+        item->held = item->released = false;
+    outbox->held = outbox->released = 0;
+    outbox->next_out = outbox->items;
+}
+
 // --- to the broker ---
 
-// Reports are worth keeping when the broker does not take them. State is published again when it is due, and
-// log entries are for those who watch now.
-static bool is_report(const struct mqtt_publish *publish) {
-    return strstr(publish->topic, "/" TOPIC_MESSAGE) != NULL;
-}
-
-static const struct refusals_rule *rule_of(const struct mqtt_publish *publish) {
-    return is_report(publish) ? &refusals_of_reports : &refusals_of_others;
-}
-
-static uint64_t hash_of(const char *topic) {
-    return hash_fnv1a(topic, strlen(topic));
-}
-
-static bool is_closed_topic(const struct outbox *outbox, uint64_t hash) {
-    for (unsigned i = 0; i < outbox->closed_topics; i++)
-        if (outbox->closed_topic[i] == hash)
-            return true;
-    return false;
-}
-
-static void note_closed_at(struct outbox *outbox, const char *topic) {
-    uint64_t hash = hash_of(topic);
-    outbox->closed_at++;
-    if (outbox->closed_topics < CLOSED_TOPICS_MAX && !is_closed_topic(outbox, hash))
-        outbox->closed_topic[outbox->closed_topics++] = hash;
-}
-
-static bool another_report_waits(const struct outbox *outbox) {
-    const struct item *item;
-    DL_FOREACH(outbox->items, item) {
-        if (is_report(&item->publish) && !is_closed_topic(outbox, hash_of(item->publish.topic)))
-            return true;
-    }
-    return false;
-}
-
-// A broker that closes the connection at one report after the other, whoever's it is, does not refuse reports: it is
-// in trouble, or does not let us write at all. Then they wait, as while it is away.
-static bool takes_no_report(const struct outbox *outbox) {
-    return outbox->closed_at >= CLOSED_AT_MAX &&
-           (outbox->closed_topics == CLOSED_TOPICS_MAX || !another_report_waits(outbox));
+static const struct refusals_rule *rule_of(const struct item *item) {
+    return item->report ? &refusals_of_reports : &refusals_of_others;
 }
 
 static void log_refused(struct outbox *outbox, const struct mqtt_publish *publish, bool kept,
@@ -530,13 +578,14 @@ static void keep_aside(struct outbox *outbox, const struct mqtt_publish *publish
 // The broker does not take it, now or ever: everything else goes on. Its device is not told that it arrived.
 static void refuse_item(struct outbox *outbox, struct item *item, const char *why) {
     uint64_t number = item->number;
-    bool kept = is_report(&item->publish);
+    bool kept = item->report;
+    release_next(outbox, item);
     outbox->refused[outbox->refused_next++ % REFUSED_MAX] = number;
     log_refused(outbox, &item->publish, kept, why);
     if (kept)
         keep_aside(outbox, &item->publish, why);
-    fail_waiters(outbox, number);
     drop_item(outbox, item);
+    fail_waiters(outbox, number); // last: whoever is told may put more
 }
 
 static void on_given_up(void *context, const struct mqtt_publish *publish, const char *why) {
@@ -561,9 +610,91 @@ static void defer_item(struct outbox *outbox, struct item *item, const char *rea
     item->refusals++;
 }
 
+// --- messages that the connection breaks on, or that are never answered; see suspects.h ---
+
+// Whether the broker has taken others since the message had its first fault, so that it takes messages. One to
+// the topic of a message that was just found to be to blame needs no other.
+static bool has_taken_others(const struct outbox *outbox, const struct item *item) {
+    uint64_t now = item->report ? outbox->taken_reports : outbox->taken;
+    return now > item->taken_then ||
+           refusals_has(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
+}
+
+static void note_first_fault(const struct outbox *outbox, struct item *item) {
+    if (item->strikes.count == 0 && item->overdue == 0)
+        item->taken_then = item->report ? outbox->taken_reports : outbox->taken;
+}
+
+// It waits while others go out in its place.
+static bool is_accused(const struct outbox *outbox, const struct item *item) {
+    bool faulty = item->strikes.count >= STRIKES_ACCUSED || item->overdue >= OVERDUE_MAX - 1;
+    return faulty && !has_taken_others(outbox, item);
+}
+
+static bool is_beside_accused(const struct outbox *outbox, const struct item *item) {
+    const struct item *earlier;
+    for (earlier = outbox->items; earlier != item; earlier = earlier->next)
+        if (is_accused(outbox, earlier) && strcmp(earlier->publish.topic, item->publish.topic) == 0)
+            return true;
+    return false;
+}
+
+// Those to the topics of the accused tell the least: another is tried first, if there is one.
+static void pass_over_accused(struct outbox *outbox) {
+    struct item *first = NULL, *item = outbox->items;
+    if (item == NULL || !is_accused(outbox, item))
+        return;
+    for (; item != NULL; item = item->next) {
+        if (is_accused(outbox, item))
+            continue;
+        if (first == NULL)
+            first = item;
+        if (!is_beside_accused(outbox, item))
+            break;
+    }
+    outbox->next_out = item != NULL ? item : first;
+}
+
+static unsigned count_accused(const struct outbox *outbox) {
+    const struct item *item;
+    unsigned count = 0;
+    for (item = outbox->items; item != outbox->next_out; item = item->next)
+        count += is_accused(outbox, item);
+    return count;
+}
+
+static uint64_t age_of_connection(const struct outbox *outbox) {
+    return uv_now(outbox->loop) - outbox->up_since;
+}
+
+// A message with strikes goes out alone, and when the connection has lived so long that a break tells
+// something.
+static bool may_be_tried(const struct outbox *outbox, const struct item *item) {
+    uint64_t age = age_of_connection(outbox);
+    if (item->strikes.count == 0)
+        return true;
+    return outbox->in_flight == 0 && age >= strikes_wait(&item->strikes) &&
+           (!sideline_is_under_way(outbox->sideline) || age > ALONE_OVERDUE);
+}
+
+// The connection broke without them.
+static void forgive(struct outbox *outbox) {
+    struct item *item;
+    DL_FOREACH(outbox->items, item) {
+        item->strikes = (struct strikes){.count = 0};
+        item->overdue = 0;
+    }
+}
+
+// --- handing over ---
+
 // The link has the item, or with QoS 0 the network may have it already.
 static void note_handed_over(struct outbox *outbox, struct item *item) {
-    outbox->next_out = item->next;
+    if (item == outbox->next_out)
+        outbox->next_out = item->next;
+    outbox->held -= item->held;
+    outbox->released -= item->released;
+    item->held = item->released = false;
     if (outbox->early_mid == item->mid) {
         item->mid = 0;
         drop_item(outbox, item);
@@ -579,27 +710,23 @@ static bool is_suspected(const struct outbox *outbox) {
 
 // Whether the next message may be handed over now.
 static bool has_place(const struct outbox *outbox) {
-    if (outbox->next_out == NULL)
+    const struct item *next = outbox->next_out;
+    if (next == NULL)
         return false;
     if (is_deferred(outbox))
         return outbox->in_flight == 0;
     if (is_suspected(outbox))
-        return outbox->suspects.left > 0 && suspects_include(&outbox->suspects, outbox->next_out->number);
+        return outbox->suspects.left > 0 && may_be_tried(outbox, next) &&
+               (suspects_include(&outbox->suspects, next->number) || is_accused(outbox, outbox->items));
     return outbox->in_flight < window_of(outbox);
 }
 
-static bool is_forbidden(struct outbox *outbox, const struct mqtt_publish *publish) {
-    if (is_report(publish) && outbox->closed_at > 1)
-        return false; // it takes no others either: that says nothing of this topic
-    return refusals_forbid(&outbox->refusals, publish->topic, rule_of(publish), uv_now(outbox->loop));
-}
-
-// False when the link takes nothing more now.
-static bool hand_over_next(struct outbox *outbox) {
-    struct item *item = outbox->next_out;
-    if (is_forbidden(outbox, &item->publish)) {
+static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item *item) {
+    const struct refusals_rule *rule = rule_of(item);
+    uint64_t now = uv_now(outbox->loop);
+    if (refusals_forbid(&outbox->refusals, item->publish.topic, rule, now)) {
         refuse_item(outbox, item, "it has refused others like it");
-        return true;
+        return MQTT_REFUSED;
     }
     outbox->early_mid = 0;
     enum mqtt_publish_result result =
@@ -608,20 +735,55 @@ static bool hand_over_next(struct outbox *outbox) {
         item->mid = 0;
     if (result == MQTT_REFUSED)
         refuse_item(outbox, item, "it is too large, or its topic is not valid");
-    else if (result == MQTT_SENT)
-        note_handed_over(outbox, item);
-    return result != MQTT_NOT_NOW;
+    if (result != MQTT_SENT)
+        return result;
+    refusals_note_tried(&outbox->refusals, item->publish.topic, rule, now);
+    note_handed_over(outbox, item);
+    return result;
+}
+
+// False when the link takes nothing more now.
+static bool hand_over_next(struct outbox *outbox) {
+    struct item *item = outbox->next_out;
+    if (item->publish.retain != MQTT_NOT_RETAINED && is_topic_taken(outbox, item)) {
+        hold_back(outbox, item);
+        return true;
+    }
+    return give_to_link(outbox, item) != MQTT_NOT_NOW;
+}
+
+// The same for those whose topic is free again.
+static bool hand_over_released(struct outbox *outbox) {
+    struct item *item = outbox->items, *next;
+    for (; outbox->released > 0 && item != outbox->next_out; item = next) {
+        next = item->next;
+        if (item->released && outbox->in_flight < window_of(outbox) &&
+            give_to_link(outbox, item) == MQTT_NOT_NOW)
+            return false;
+    }
+    return true;
 }
 
 // Only when all that was at the broker is answered is it known what goes out again: all that is left of it.
+// Returns whether anything may be handed over now.
+static bool prepare(struct outbox *outbox) {
+    bool alone = is_deferred(outbox) || is_suspected(outbox);
+    if (!alone)
+        return hand_over_released(outbox);
+    if (is_deferred(outbox) && (outbox->in_flight > 0 || !outbox->may_retry))
+        return false;
+    if (outbox->in_flight > 0)
+        return true;
+    restart(outbox);
+    suspects_begin_portion(&outbox->suspects);
+    if (!is_deferred(outbox))
+        pass_over_accused(outbox);
+    return true;
+}
+
 static void hand_over(struct outbox *outbox) {
-    if (is_deferred(outbox)) {
-        if (outbox->in_flight > 0 || !outbox->may_retry)
-            return;
-        outbox->next_out = outbox->items;
-    }
-    if (outbox->in_flight == 0)
-        suspects_begin_portion(&outbox->suspects);
+    if (!carrier_is_up(outbox) || !prepare(outbox))
+        return;
     while (has_place(outbox)) {
         bool suspected = is_suspected(outbox);
         if (!hand_over_next(outbox))
@@ -630,13 +792,27 @@ static void hand_over(struct outbox *outbox) {
     }
 }
 
+static void note_up(struct outbox *outbox) {
+    if (outbox->up_since != 0 || !carrier_is_up(outbox))
+        return;
+    outbox->up_since = uv_now(outbox->loop) > 0 ? uv_now(outbox->loop) : 1;
+    sideline_link_up(outbox->sideline);
+}
+
+// A message that is on trial goes out alone.
+static bool is_trying(const struct outbox *outbox) {
+    return is_suspected(outbox) && outbox->in_flight > 0;
+}
+
 // The link may report what was published from within, also of the very message that is being handed over.
 static void pump(struct outbox *outbox) {
     if (outbox->pumping)
         return; // the loop below goes on with what there is
     outbox->pumping = true;
+    note_up(outbox);
     hand_over(outbox);
-    sideline_pump(outbox->sideline, outbox->next_out == NULL && !outbox->spilling);
+    if (!is_trying(outbox))
+        sideline_pump(outbox->sideline, outbox->next_out == NULL && !outbox->spilling);
     outbox->pumping = false;
     load_more(outbox);
     call_waiters(outbox);
@@ -674,6 +850,7 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
 
 void outbox_link_up(struct outbox *outbox) {
     outbox->answered = false;
+    outbox->up_since = 0;
     pump(outbox);
 }
 
@@ -691,49 +868,57 @@ static void hurry(struct outbox *outbox) {
 }
 
 static void set_aside_closed_at(struct outbox *outbox, struct item *item) {
-    bool report = is_report(&item->publish);
-    if (report && takes_no_report(outbox)) {
-        log_warning("the broker closes the connection at every report; they wait");
-        return;
-    }
-    if (report)
-        note_closed_at(outbox, item->publish.topic);
-    refusals_note(&outbox->refusals, item->publish.topic, rule_of(&item->publish), uv_now(outbox->loop));
+    refusals_note(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
     refuse_item(outbox, item, "it closes the connection when it gets this message");
 }
 
-// The broker broke the connection: what was under way may be the reason; see suspects.h.
+// The connection broke with this one alone under way.
+static void note_strike(struct outbox *outbox, struct item *item) {
+    note_first_fault(outbox, item);
+    strikes_note(&item->strikes, item->handed_over - outbox->up_since,
+                 uv_now(outbox->loop) - item->handed_over);
+    if (item->strikes.count >= STRIKES_GUILTY && has_taken_others(outbox, item))
+        set_aside_closed_at(outbox, item);
+}
+
+// The broker broke the connection, or the network: what was under way may be the reason; see suspects.h.
 static void blame_unanswered(struct outbox *outbox) {
     struct item *first = outbox->items;
     while (first != outbox->next_out && first->mid == 0)
         first = first->next;
     if (first == NULL || first == outbox->next_out) {
         suspects_note_break(&outbox->suspects, 0, 0, 0, outbox->answered);
+        forgive(outbox);
         return;
     }
     // The list's first item knows its last.
     const struct item *last = outbox->next_out != NULL ? outbox->next_out->prev : outbox->items->prev;
+    bool accused = is_accused(outbox, outbox->items);
     bool alone = suspects_note_break(&outbox->suspects, count_under_way(outbox), first->number, last->number,
                                      outbox->answered);
-    if (outbox->suspects.through > 0 && !takes_no_report(outbox))
+    if (outbox->suspects.through > 0 && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
-    if (!alone || ++first->breaks < SUSPECTS_ALONE_MAX)
-        return;
-    set_aside_closed_at(outbox, first);
+    if (alone || (accused && count_under_way(outbox) == 1))
+        note_strike(outbox, first);
+}
+
+static void note_down(struct outbox *outbox) {
+    for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
+        item->mid = 0;
+    restart(outbox);
+    outbox->in_flight = 0;
+    outbox->passed_over = 0;
+    outbox->up_since = outbox->last_answer = 0;
 }
 
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
 void outbox_link_down(struct outbox *outbox, bool by_broker) {
     bool beside = sideline_link_down(outbox->sideline, by_broker);
-    if (beside && !takes_no_report(outbox))
+    if (beside && by_broker && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
     if (by_broker && !beside)
         blame_unanswered(outbox);
-    for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
-        item->mid = 0;
-    outbox->in_flight = 0;
-    outbox->next_out = outbox->items;
-    outbox->passed_over = 0;
+    note_down(outbox);
     update_intake(outbox);
 }
 
@@ -762,9 +947,10 @@ static void note_order(struct outbox *outbox, const struct item *answered) {
 static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answer answer,
                         const char *reason) {
     if (answer == MQTT_TAKEN) {
-        refusals_note_taken(&outbox->refusals, item->publish.topic, rule_of(&item->publish));
-        if (outbox->closed_at > 0 && is_report(&item->publish))
-            outbox->closed_at = outbox->closed_topics = 0;
+        refusals_note_taken(&outbox->refusals, item->publish.topic, rule_of(item));
+        outbox->taken_reports += item->report;
+        outbox->taken++;
+        sideline_note_taken(outbox->sideline);
         drop_item(outbox, item);
     } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
         defer_item(outbox, item, reason);
@@ -776,8 +962,11 @@ static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answ
 
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason) {
     struct item *item = find_at_broker(outbox, mid);
-    if (item == NULL && sideline_published(outbox->sideline, mid, answer, reason))
+    outbox->last_answer = uv_now(outbox->loop);
+    if (item == NULL && sideline_published(outbox->sideline, mid, answer, reason)) {
+        outbox->taken += answer == MQTT_TAKEN;
         return;
+    }
     if (item == NULL) {
         outbox->early_mid = outbox->pumping ? mid : 0;
         return;
@@ -788,6 +977,8 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
     outbox->answered = true;
     if (is_suspected(outbox) && outbox->in_flight == 0)
         suspects_clear_portion(&outbox->suspects, window_of(outbox));
+    item->strikes = (struct strikes){.count = 0};
+    release_next(outbox, item);
     take_answer(outbox, item, answer, reason);
 }
 
@@ -807,23 +998,36 @@ static bool waits_too_long(const struct outbox *outbox) {
     return oldest != NULL && uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
 }
 
+static void refuse_unanswered(struct outbox *outbox, struct item *item) {
+    item->mid = 0;
+    outbox->in_flight--;
+    refuse_item(outbox, item, "it never acknowledges this message");
+}
+
 // The broker answers others and not this one: it goes out again on a new connection, but not for ever.
 static void end_overdue(struct outbox *outbox) {
     struct item *item = outbox->items;
     while (item != NULL && item->number != outbox->passed_over)
         item = item->next;
     outbox->passed_over = 0;
-    if (item != NULL && ++item->overdue >= OVERDUE_MAX && item->mid != 0) {
-        outbox->in_flight--;
-        refuse_item(outbox, item, "it never acknowledges this message");
+    if (item != NULL && item->mid != 0 && ++item->overdue >= OVERDUE_MAX) {
+        refuse_unanswered(outbox, item);
         return;
     }
     outbox->carrier->reset(outbox->carrier->context, "it skipped an acknowledgement");
 }
 
+// Where only one may be under way, others go out in place of one that is left out again and again; otherwise
+// beside it.
+static void suspect_unanswered(struct outbox *outbox, const struct item *item) {
+    bool others_instead = window_of(outbox) == 1 && item->overdue >= OVERDUE_MAX - 1;
+    outbox->suspects = (struct suspects){.through = others_instead ? item->number : 0, .portion = 1};
+    outbox->deferred_through = 0;
+}
+
 // Where one message alone may be under way, no later answer shows that its own was left out.
 static void reset_unanswered(struct outbox *outbox) {
-    const struct item *item = outbox->items;
+    struct item *item = outbox->items;
     bool alone = window_of(outbox) == 1 || is_deferred(outbox) || is_suspected(outbox);
     if (!alone || outbox->in_flight != 1 || !carrier_is_up(outbox))
         return;
@@ -831,13 +1035,27 @@ static void reset_unanswered(struct outbox *outbox) {
         item = item->next;
     if (uv_now(outbox->loop) - item->handed_over <= ALONE_OVERDUE)
         return;
-    outbox->suspects = (struct suspects){.portion = 0}; // others may go out beside it, and show more
+    note_first_fault(outbox, item);
+    if (++item->overdue >= OVERDUE_MAX && has_taken_others(outbox, item)) {
+        refuse_unanswered(outbox, item);
+        return;
+    }
+    suspect_unanswered(outbox, item);
     outbox->carrier->reset(outbox->carrier->context, "it does not acknowledge messages");
+}
+
+// Nothing but the accused waits, and nothing shows whether the broker takes them now.
+static void try_accused_again(struct outbox *outbox) {
+    bool idle = outbox->in_flight == 0 && outbox->next_out == NULL && outbox->items != NULL;
+    if (idle && outbox->up_since != 0 && age_of_connection(outbox) > FORGIVEN)
+        forgive(outbox);
 }
 
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
     reset_unanswered(outbox);
+    sideline_tick(outbox->sideline, outbox->last_answer);
+    try_accused_again(outbox);
     if (!outbox->spilling && waits_too_long(outbox))
         begin_spilling(outbox,
                        carrier_is_up(outbox) ? "it does not acknowledge messages" : "it is disconnected");
@@ -849,13 +1067,14 @@ static void on_tick(uv_timer_t *timer) {
     update_intake(outbox);
 }
 
-struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
-                          const struct outbox_handlers *handlers) {
+struct outbox *outbox_new(uv_loop_t *loop, struct store *store, const char *prefix, unsigned window,
+                          size_t max_bytes, const struct outbox_handlers *handlers) {
     struct outbox *outbox = must_have(calloc(1, sizeof *outbox));
     struct store_messages stored = store_messages(store);
     *outbox = (struct outbox){
         .loop = loop,
         .store = store,
+        .prefix = prefix,
         .window = window,
         .max_bytes = max_bytes,
         .handlers = *handlers,
@@ -870,7 +1089,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window,
         .disk_count = stored.count,
         .disk_bytes = stored.bytes + stored.count * ROW_OVERHEAD,
     };
-    outbox->sideline = sideline_new(loop, &outbox->refusals, on_given_up, outbox);
+    outbox->sideline = sideline_new(loop, store, &outbox->refusals, on_given_up, outbox);
     if (stored.count > 0)
         log_warning("%zu messages are waiting since the last run", stored.count);
     uv_timer_init(loop, &outbox->tick);
@@ -884,20 +1103,11 @@ void outbox_set_carrier(struct outbox *outbox, const struct mqtt_carrier *carrie
     sideline_set_carrier(outbox->sideline, carrier);
 }
 
-// Results that did not go out wait on disk like messages: in the next run they may go out among them.
-static void keep_results(struct outbox *outbox) {
-    struct mqtt_publish *result;
-    while ((result = sideline_take(outbox->sideline)) != NULL) {
-        outbox_put(outbox, result);
-        free(result);
-    }
-}
-
 void outbox_stop(struct outbox *outbox) {
     uv_close((uv_handle_t *)&outbox->tick, NULL);
     outbox->stopped = true;
     spill_late(outbox);
-    keep_results(outbox);
+    sideline_stop(outbox->sideline);
     if (!outbox->spilling && outbox_unsafe_count(outbox) > 0)
         begin_spilling(outbox, "gateway stopped");
     delete_taken(outbox, 1);

@@ -11,6 +11,9 @@
 // block all others for ever. A message that it refuses for good, or closes the connection at (see
 // suspects.h), is set aside in the store, and everything else goes on. The order changes only here: of
 // messages that were at the broker together, later ones may have been taken before it.
+//
+// Two retained messages to one topic are never at the broker together, because not every broker keeps their
+// order. A later one waits beside the queue, which goes on. Of state only the last value that waits goes out.
 #pragma once
 
 #include <stdbool.h>
@@ -46,10 +49,10 @@ struct outbox_handlers {
     void (*set_aside)(void *context);                         // one more message was set aside
 };
 
-// The carrier must be set before anything is put. window is mqtt.inflight, max_bytes store.max_bytes.
-// Continues with what the store holds.
-struct outbox *outbox_new(uv_loop_t *loop, struct store *store, unsigned window, size_t max_bytes,
-                          const struct outbox_handlers *handlers);
+// The carrier must be set before anything is put. prefix, which stays the caller's, is mqtt.topic_prefix,
+// window mqtt.inflight, max_bytes store.max_bytes. Continues with what the store holds.
+struct outbox *outbox_new(uv_loop_t *loop, struct store *store, const char *prefix, unsigned window,
+                          size_t max_bytes, const struct outbox_handlers *handlers);
 // The carrier stays the caller's.
 void outbox_set_carrier(struct outbox *outbox, const struct mqtt_carrier *carrier);
 

@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LEVELS 6
+#define LEVELS     6
+#define REMEMBERED 60000 // milliseconds
 
 static bool has_digit(const char *level, size_t length) {
     for (size_t i = 0; i < length; i++)
@@ -78,15 +79,28 @@ void refusals_note_taken(struct refusals *refusals, const char *topic, const str
 }
 
 const struct refusals_rule refusals_of_reports = {.whole_topic = true, .in_a_row = 5, .lasts = 10000};
+const struct refusals_rule refusals_of_results = {.in_a_row = 1, .lasts = 20000};
 const struct refusals_rule refusals_of_others = {.in_a_row = 2, .lasts = 20000};
 
-bool refusals_forbid(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+bool refusals_has(const struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                  uint64_t now) {
+    const struct refused_kind *kind = find(refusals, topic, rule);
+    return kind != NULL && now - kind->since < REMEMBERED;
+}
+
+static bool is_refused(const struct refused_kind *kind, const struct refusals_rule *rule) {
+    return kind != NULL && kind->in_a_row >= rule->in_a_row;
+}
+
+bool refusals_forbid(const struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
                      uint64_t now) {
+    const struct refused_kind *kind = find(refusals, topic, rule);
+    return is_refused(kind, rule) && now - kind->since < rule->lasts;
+}
+
+void refusals_note_tried(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                         uint64_t now) {
     struct refused_kind *kind = find(refusals, topic, rule);
-    if (kind == NULL || kind->in_a_row < rule->in_a_row)
-        return false;
-    bool forbidden = now - kind->since < rule->lasts;
-    if (!forbidden)
-        kind->since = now; // this one is tried, and those behind it wait for what becomes of it
-    return forbidden;
+    if (is_refused(kind, rule))
+        kind->since = now;
 }

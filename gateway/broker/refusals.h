@@ -20,7 +20,7 @@ struct refusals_rule {
     unsigned in_a_row; // messages
     unsigned lasts;    // milliseconds
 };
-extern const struct refusals_rule refusals_of_reports, refusals_of_others;
+extern const struct refusals_rule refusals_of_reports, refusals_of_results, refusals_of_others;
 
 struct refusals {
     size_t count;
@@ -36,7 +36,14 @@ void refusals_note(struct refusals *refusals, const char *topic, const struct re
                    uint64_t now);
 void refusals_note_taken(struct refusals *refusals, const char *topic, const struct refusals_rule *rule);
 
-// Whether a message to topic must not be sent now. When it may because the pause is over, it is the one that
-// is tried: those of its kind behind it must wait.
-bool refusals_forbid(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+// Whether a message to topic was refused, within the last minute, and none taken since.
+bool refusals_has(const struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                  uint64_t now);
+
+// Whether a message to topic must not be sent now.
+bool refusals_forbid(const struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
                      uint64_t now);
+// A message to topic was sent. When its kind had been refused it is the one that is tried: those behind it
+// must wait for what becomes of it.
+void refusals_note_tried(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                         uint64_t now);

@@ -1,29 +1,40 @@
 // The sideline; see sideline.h.
 #include "gateway/broker/sideline.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
 #include "gateway/base/memory.h"
+#include "gateway/broker/suspects.h"
 
-#define BREAKS_MAX  2    // connections that may break on one of these
-#define LATER       1000 // milliseconds until what the broker does not take for now goes out again
-#define RESULT_WAIT 1000 // milliseconds after which a result goes out although the queue is not empty
+#define LATER         1000  // milliseconds until what the broker does not take for now goes out again
+#define RESULT_WAIT   1000  // milliseconds after which a result goes out although the queue is not empty
+#define RESULT_GUILTY 4     // strikes against a result, after which it is given up
+#define SAY_WAIT_MAX  20000 // milliseconds that a connection must have lived, at most, before a value goes out
+#define MEMORY_TIME   2000  // milliseconds after which a result that waits is written to disk
+#define OVERDUE       10000 // milliseconds for which the broker answers later messages, and not this one
 
 struct note {
-    struct mqtt_publish publish; // first: sideline_take() gives it away with the memory
+    struct mqtt_publish publish; // its pointers point into bytes
     size_t size;
-    uint64_t since;      // by uv_now()
-    uint64_t not_before; // by uv_now(): the broker did not take it for now
-    int mid;             // while it is at the broker; 0: it is not
-    unsigned breaks;
+    uint64_t number;      // of a result, in the store
+    bool stored;          // it is written there
+    uint64_t put;         // by uv_now()
+    uint64_t since;       // by uv_now(): when it was put or last answered
+    uint64_t not_before;  // by uv_now(): the broker did not take it for now
+    uint64_t handed_over; // by uv_now()
+    int mid;              // while it is at the broker; 0: it is not
+    struct strikes strikes;
+    bool others_taken; // since it was put
     struct note *prev, *next;
     char bytes[];
 };
 
 struct sideline {
     uv_loop_t *loop;
+    struct store *store;
     struct refusals *refusals;
     sideline_given_up_fn *given_up;
     void *context;
@@ -31,13 +42,16 @@ struct sideline {
     struct note *says;    // of each topic one that waits, or is at the broker with one that waits behind it
     struct note *results; // the oldest first; only the first may be at the broker
     size_t count, bytes;  // of results
+    uint64_t last_number; // of a result
+    uint64_t up_since;    // by uv_now()
 };
 
 static struct note *make_note(struct sideline *sideline, const struct mqtt_publish *publish) {
     size_t topic = strlen(publish->topic) + 1;
     size_t size = sizeof(struct note) + topic + publish->length + publish->correlation_length;
     struct note *note = must_have(malloc(size));
-    *note = (struct note){.publish = *publish, .size = size, .since = uv_now(sideline->loop)};
+    *note = (struct note){.publish = *publish, .size = size, .put = uv_now(sideline->loop)};
+    note->since = note->put;
     char *next = note->bytes;
     note->publish.topic = memcpy(next, publish->topic, topic);
     next += topic;
@@ -60,48 +74,90 @@ static struct note *find_waiting(const struct sideline *sideline, const char *to
     return NULL;
 }
 
-void sideline_say(struct sideline *sideline, const struct mqtt_publish *publish) {
-    struct note *old = find_waiting(sideline, publish->topic), *note = make_note(sideline, publish);
-    if (old != NULL) {
-        note->breaks = old->breaks;
-        DL_DELETE(sideline->says, old);
-        free(old);
+// Another value of the same topic, which waits behind it.
+static struct note *find_other(const struct sideline *sideline, const struct note *say) {
+    struct note *note;
+    DL_FOREACH(sideline->says, note) {
+        if (note != say && strcmp(note->publish.topic, say->publish.topic) == 0)
+            return note;
     }
-    DL_APPEND(sideline->says, note);
-    sideline_pump(sideline, false);
+    return NULL;
 }
 
-static void remove_result(struct sideline *sideline, struct note *note) {
-    DL_DELETE(sideline->results, note);
-    sideline->count--;
-    sideline->bytes -= note->size;
-}
-
-static void give_up_result(struct sideline *sideline, struct note *note, const char *why) {
-    remove_result(sideline, note);
-    sideline->given_up(sideline->context, &note->publish, why);
+static void drop_say(struct sideline *sideline, struct note *note) {
+    DL_DELETE(sideline->says, note);
     free(note);
 }
 
-void sideline_result(struct sideline *sideline, const struct mqtt_publish *publish) {
+void sideline_say(struct sideline *sideline, const struct mqtt_publish *publish) {
+    struct note *old = find_waiting(sideline, publish->topic), *note = make_note(sideline, publish);
+    if (old != NULL) {
+        note->strikes = old->strikes;
+        drop_say(sideline, old);
+    }
+    DL_APPEND(sideline->says, note);
+}
+
+static void drop_result(struct sideline *sideline, struct note *note) {
+    if (note->stored)
+        store_delete_result(sideline->store, note->number);
+    DL_DELETE(sideline->results, note);
+    sideline->count--;
+    sideline->bytes -= note->size;
+    free(note);
+}
+
+static void give_up_result(struct sideline *sideline, struct note *note, const char *why) {
+    sideline->given_up(sideline->context, &note->publish, why);
+    drop_result(sideline, note);
+}
+
+static struct note *append_result(struct sideline *sideline, const struct mqtt_publish *publish,
+                                  uint64_t number) {
     struct note *note = make_note(sideline, publish);
+    note->number = sideline->last_number = number;
     DL_APPEND(sideline->results, note);
     sideline->count++;
     sideline->bytes += note->size;
+    return note;
+}
+
+void sideline_result(struct sideline *sideline, const struct mqtt_publish *publish) {
+    append_result(sideline, publish, sideline->last_number + 1);
     while (sideline->count > SIDELINE_RESULTS_MAX || sideline->bytes > SIDELINE_BYTES_MAX)
         give_up_result(sideline, sideline->results, "too many results wait for the broker");
+}
+
+static void take_stored(void *context, uint64_t number, const struct mqtt_publish *publish) {
+    append_result(context, publish, number)->stored = true;
+}
+
+// Writes results that have waited for longer than that many milliseconds.
+static void store_results(struct sideline *sideline, uint64_t older) {
+    struct note *note;
+    DL_FOREACH(sideline->results, note) {
+        if (note->stored || uv_now(sideline->loop) - note->put < older)
+            continue;
+        store_put_result(sideline->store, note->number, &note->publish);
+        note->stored = true;
+    }
+}
+
+void sideline_stop(struct sideline *sideline) {
+    store_results(sideline, 0);
 }
 
 size_t sideline_count(const struct sideline *sideline) {
     return sideline->count;
 }
 
-struct mqtt_publish *sideline_take(struct sideline *sideline) {
-    struct note *note = sideline->results;
-    if (note == NULL)
-        return NULL;
-    remove_result(sideline, note);
-    return &note->publish;
+bool sideline_is_under_way(const struct sideline *sideline) {
+    const struct note *note;
+    DL_FOREACH(sideline->says, note) {
+        if (note->mid != 0)
+            return true;
+    }
+    return sideline->results != NULL && sideline->results->mid != 0;
 }
 
 // --- to the broker ---
@@ -111,6 +167,7 @@ static enum mqtt_publish_result hand_over(struct sideline *sideline, struct note
         sideline->carrier->publish(sideline->carrier->context, &note->publish, &note->mid);
     if (result != MQTT_SENT)
         note->mid = 0;
+    note->handed_over = uv_now(sideline->loop);
     return result;
 }
 
@@ -123,37 +180,48 @@ static bool is_at_broker(const struct sideline *sideline, const char *topic) {
     return false;
 }
 
-static bool is_forbidden(const struct sideline *sideline, const struct note *note) {
-    return refusals_forbid(sideline->refusals, note->publish.topic, &refusals_of_others,
-                           uv_now(sideline->loop));
+// Whether the connection has not lived for so long that a break would tell something; see suspects.h.
+static bool must_wait(const struct sideline *sideline, const struct note *note, unsigned most) {
+    uint64_t now = uv_now(sideline->loop);
+    unsigned wait = strikes_wait(&note->strikes);
+    return now < note->not_before || now - sideline->up_since < (wait < most ? wait : most);
 }
 
 // Two values of one topic are never under way at once: not every broker keeps their order.
 static void pump_says(struct sideline *sideline) {
     struct note *note, *next;
     DL_FOREACH_SAFE(sideline->says, note, next) {
-        if (note->mid != 0 || uv_now(sideline->loop) < note->not_before ||
-            is_at_broker(sideline, note->publish.topic) || is_forbidden(sideline, note))
+        if (note->mid != 0 || must_wait(sideline, note, SAY_WAIT_MAX) ||
+            is_at_broker(sideline, note->publish.topic))
             continue;
         if (hand_over(sideline, note) == MQTT_REFUSED) {
             sideline->given_up(sideline->context, &note->publish, "it cannot be sent to this broker");
-            DL_DELETE(sideline->says, note);
-            free(note);
+            drop_say(sideline, note);
         }
     }
+}
+
+// Whether the next one may be looked at at once.
+static bool pump_result(struct sideline *sideline, struct note *note) {
+    const char *topic = note->publish.topic;
+    uint64_t now = uv_now(sideline->loop);
+    if (refusals_forbid(sideline->refusals, topic, &refusals_of_results, now)) {
+        give_up_result(sideline, note, "the broker has refused others like it");
+        return true;
+    }
+    enum mqtt_publish_result result = hand_over(sideline, note);
+    if (result == MQTT_REFUSED)
+        give_up_result(sideline, note, "it cannot be sent to this broker");
+    else if (result == MQTT_SENT)
+        refusals_note_tried(sideline->refusals, topic, &refusals_of_results, now);
+    return result == MQTT_REFUSED;
 }
 
 static void pump_results(struct sideline *sideline, bool queue_is_empty) {
     struct note *note;
     while ((note = sideline->results) != NULL && note->mid == 0) {
-        uint64_t now = uv_now(sideline->loop);
-        if (now < note->not_before || (!queue_is_empty && now - note->since < RESULT_WAIT))
-            return;
-        if (is_forbidden(sideline, note))
-            give_up_result(sideline, note, "the broker has refused others like it");
-        else if (hand_over(sideline, note) == MQTT_REFUSED)
-            give_up_result(sideline, note, "it cannot be sent to this broker");
-        else
+        bool in_turn = queue_is_empty || uv_now(sideline->loop) - note->since >= RESULT_WAIT;
+        if (!in_turn || must_wait(sideline, note, UINT_MAX) || !pump_result(sideline, note))
             return;
     }
 }
@@ -174,41 +242,40 @@ static struct note *find_mid(struct note *list, int mid) {
     return NULL;
 }
 
-static void note_answer(struct sideline *sideline, const struct note *note, enum mqtt_answer answer) {
-    if (answer == MQTT_TAKEN)
-        refusals_note_taken(sideline->refusals, note->publish.topic, &refusals_of_others);
+static bool is_for_later(struct sideline *sideline, struct note *note, enum mqtt_answer answer) {
+    note->mid = 0;
+    note->since = uv_now(sideline->loop);
+    note->strikes = (struct strikes){.count = 0};
+    if (answer == MQTT_TAKEN_LATER)
+        note->not_before = note->since + LATER;
+    return answer == MQTT_TAKEN_LATER;
 }
 
 // What the broker does not take for now goes out again after a pause.
 static void end_say(struct sideline *sideline, struct note *note, enum mqtt_answer answer,
                     const char *reason) {
-    note->mid = 0;
-    note_answer(sideline, note, answer);
-    if (answer == MQTT_TAKEN_LATER) {
-        note->not_before = uv_now(sideline->loop) + LATER;
+    if (is_for_later(sideline, note, answer))
         return;
-    }
     if (answer != MQTT_TAKEN)
         sideline->given_up(sideline->context, &note->publish, reason);
-    DL_DELETE(sideline->says, note);
-    free(note);
+    drop_say(sideline, note);
 }
 
 static void end_result(struct sideline *sideline, struct note *note, enum mqtt_answer answer,
                        const char *reason) {
-    note->mid = 0;
-    note->since = uv_now(sideline->loop);
-    note_answer(sideline, note, answer);
-    if (answer == MQTT_TAKEN_LATER) {
-        note->not_before = uv_now(sideline->loop) + LATER;
+    if (is_for_later(sideline, note, answer))
         return;
-    }
     if (answer != MQTT_TAKEN) {
         give_up_result(sideline, note, reason);
         return;
     }
-    remove_result(sideline, note);
-    free(note);
+    refusals_note_taken(sideline->refusals, note->publish.topic, &refusals_of_results);
+    drop_result(sideline, note);
+}
+
+void sideline_note_taken(struct sideline *sideline) {
+    if (sideline->results != NULL)
+        sideline->results->others_taken = true; // the others do not go out
 }
 
 bool sideline_published(struct sideline *sideline, int mid, enum mqtt_answer answer, const char *reason) {
@@ -224,52 +291,99 @@ bool sideline_published(struct sideline *sideline, int mid, enum mqtt_answer ans
     return true;
 }
 
-// --- a connection that is gone ---
+// --- a message that is never answered ---
 
-// A value that has cost two connections waits until its kind may be tried again.
-static bool blame_says(struct sideline *sideline, bool by_broker) {
-    struct note *note;
-    bool any = false;
-    DL_FOREACH(sideline->says, note) {
-        if (note->mid == 0)
-            continue;
-        note->mid = 0;
-        any = any || by_broker;
-        if (by_broker && ++note->breaks >= BREAKS_MAX)
-            refusals_note(sideline->refusals, note->publish.topic, &refusals_of_others,
-                          uv_now(sideline->loop));
-    }
-    return any;
+static bool is_overdue(const struct note *note, uint64_t last_answer) {
+    return note->mid != 0 && last_answer > note->handed_over && last_answer - note->handed_over > OVERDUE;
 }
 
-static bool blame_result(struct sideline *sideline, bool by_broker) {
-    struct note *note = sideline->results;
-    if (note == NULL || note->mid == 0)
-        return false;
+static void forget_unanswered(struct sideline *sideline, struct note *say) {
+    say->mid = 0;
+    if (find_other(sideline, say) != NULL)
+        drop_say(sideline, say);
+}
+
+void sideline_tick(struct sideline *sideline, uint64_t last_answer) {
+    struct note *note, *next;
+    store_results(sideline, MEMORY_TIME);
+    DL_FOREACH_SAFE(sideline->says, note, next) {
+        if (is_overdue(note, last_answer))
+            forget_unanswered(sideline, note);
+    }
+    if (sideline->results != NULL && is_overdue(sideline->results, last_answer))
+        give_up_result(sideline, sideline->results, "it never acknowledges this message");
+}
+
+// --- a connection that comes and goes ---
+
+void sideline_link_up(struct sideline *sideline) {
+    sideline->up_since = uv_now(sideline->loop);
+}
+
+// A connection that broke without the message says nothing of it.
+static void note_break(const struct sideline *sideline, struct note *note) {
+    if (note->mid == 0)
+        note->strikes = (struct strikes){.count = 0};
+    else
+        strikes_note(&note->strikes, note->handed_over - sideline->up_since,
+                     uv_now(sideline->loop) - note->handed_over);
+}
+
+// What waits behind a value that was under way takes its place.
+static void end_say_under_way(struct sideline *sideline, struct note *note, bool by_broker) {
+    struct note *newer = find_other(sideline, note);
+    if (by_broker)
+        note_break(sideline, note);
     note->mid = 0;
-    if (!by_broker)
-        return false;
-    if (++note->breaks < BREAKS_MAX)
-        return true;
-    refusals_note(sideline->refusals, note->publish.topic, &refusals_of_others, uv_now(sideline->loop));
+    if (newer == NULL)
+        return;
+    newer->strikes = note->strikes;
+    drop_say(sideline, note);
+}
+
+static void end_says(struct sideline *sideline, bool by_broker) {
+    struct note *note, *next;
+    DL_FOREACH(sideline->says, note) {
+        if (by_broker && note->mid == 0)
+            note_break(sideline, note);
+    }
+    DL_FOREACH_SAFE(sideline->says, note, next) {
+        if (note->mid != 0)
+            end_say_under_way(sideline, note, by_broker);
+    }
+}
+
+static void end_first_result(struct sideline *sideline, bool by_broker) {
+    struct note *note = sideline->results;
+    if (note == NULL)
+        return;
+    if (by_broker)
+        note_break(sideline, note);
+    note->mid = 0;
+    if (note->strikes.count < RESULT_GUILTY || !note->others_taken)
+        return;
+    refusals_note(sideline->refusals, note->publish.topic, &refusals_of_results, uv_now(sideline->loop));
     give_up_result(sideline, note, "the broker closes the connection when it gets this message");
-    return true;
 }
 
 bool sideline_link_down(struct sideline *sideline, bool by_broker) {
-    bool result = blame_result(sideline, by_broker);
-    return blame_says(sideline, by_broker) || result;
+    bool under_way = sideline_is_under_way(sideline);
+    end_says(sideline, by_broker);
+    end_first_result(sideline, by_broker);
+    return under_way;
 }
 
 // --- beginning, ending ---
 
-struct sideline *sideline_new(uv_loop_t *loop, struct refusals *refusals, sideline_given_up_fn *given_up,
-                              void *context) {
+struct sideline *sideline_new(uv_loop_t *loop, struct store *store, struct refusals *refusals,
+                              sideline_given_up_fn *given_up, void *context) {
     struct sideline *sideline = must_have(calloc(1, sizeof *sideline));
     sideline->loop = loop;
+    sideline->store = store;
     sideline->refusals = refusals;
     sideline->given_up = given_up;
     sideline->context = context;
+    store_each_result(store, take_stored, sideline);
     return sideline;
 }
 

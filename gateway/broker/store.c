@@ -20,8 +20,20 @@
 #define ASIDE_WAITING  (1 << 20) // bytes of messages set aside that may wait for a disk that takes nothing
 #define ASIDE_OVERHEAD 64        // bytes of one besides its texts
 
-// What waits for its turn on the thread. Those up to DELETE_MESSAGES write, and SET_ASIDE.
-enum kind { PUT_COMMAND, DELETE_COMMAND, PUT_MESSAGE, DELETE_MESSAGES, LOAD_MESSAGES, SET_ASIDE, TIDY, TELL };
+// What waits for its turn on the thread. Those up to DELETE_RESULT write; those up to LOAD_MESSAGES have a
+// statement that is prepared when the file is opened.
+enum kind {
+    PUT_COMMAND,
+    DELETE_COMMAND,
+    PUT_MESSAGE,
+    DELETE_MESSAGES,
+    LOAD_MESSAGES,
+    SET_ASIDE,
+    PUT_RESULT,
+    DELETE_RESULT,
+    TIDY,
+    TELL
+};
 #define STATEMENTS SET_ASIDE
 
 static const char *const statement_texts[STATEMENTS] = {
@@ -35,11 +47,12 @@ static const char *const statement_texts[STATEMENTS] = {
 
 struct operation {
     enum kind kind;
-    int64_t id;                  // of a command, or number of a message
-    char *entry;                 // of PUT_COMMAND; of SET_ASIDE the reason
-    struct mqtt_publish publish; // of PUT_MESSAGE and rows; its pointers point into bytes
-    size_t limit;                // of LOAD_MESSAGES
-    struct operation *rows;      // that it found
+    int64_t id;  // of a command, or number of a message
+    char *entry; // of PUT_COMMAND; of SET_ASIDE the reason
+    struct mqtt_publish
+        publish;            // of PUT_MESSAGE, PUT_RESULT, SET_ASIDE and rows; its pointers point into bytes
+    size_t limit;           // of LOAD_MESSAGES
+    struct operation *rows; // that it found
     store_message_fn *take;
     store_done_fn *done;
     void *context;
@@ -90,6 +103,21 @@ static const char layout[] =
     "PRAGMA user_version=1;"
     "COMMIT;";
 
+// These tables are made with the first row: a store is not written to when it is opened, and one without them
+// can be read by earlier versions.
+static const char aside_layout[] =
+    "CREATE TABLE IF NOT EXISTS set_aside(number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, "
+    "reason TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB, qos INTEGER NOT NULL, retain INTEGER NOT NULL, "
+    "correlation BLOB);";
+static const char result_layout[] =
+    "CREATE TABLE IF NOT EXISTS results(number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB, "
+    "qos INTEGER NOT NULL, retain INTEGER NOT NULL, correlation BLOB);";
+
+static const char aside_query[] =
+    "SELECT number, topic, payload, qos, retain, correlation, at, reason FROM set_aside ORDER BY number";
+static const char result_query[] =
+    "SELECT number, topic, payload, qos, retain, correlation FROM results ORDER BY number";
+
 static bool read_text(struct store *store, const char *query, char *text, size_t capacity) {
     sqlite3_stmt *statement = NULL;
     bool found = sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) == SQLITE_OK &&
@@ -123,6 +151,35 @@ static int prepare_statements(struct store *store, int version) {
     return result;
 }
 
+static int64_t read_number(struct store *store, const char *query);
+
+static bool has_table(struct store *store, const char *name) {
+    char query[100];
+    snprintf(query, sizeof query, "SELECT count(*) FROM sqlite_master WHERE name='%s'", name);
+    return read_number(store, query) > 0;
+}
+
+// A table of a version that has other columns would fail only at the first row, and then for ever.
+static const char *find_strange_table(struct store *store) {
+    static const struct {
+        const char *name, *query;
+    } tables[] = {{"set_aside", aside_query}, {"results", result_query}};
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
+        sqlite3_stmt *statement = NULL;
+        int result = sqlite3_prepare_v2(store->database, tables[i].query, -1, &statement, NULL);
+        sqlite3_finalize(statement);
+        if (result == SQLITE_ERROR && has_table(store, tables[i].name))
+            return tables[i].name;
+    }
+    return NULL;
+}
+
+static char *describe_strange_table(const char *path, const char *name) {
+    char text[100];
+    snprintf(text, sizeof text, "its table %s has other columns: it was written by another version", name);
+    return describe(path, text);
+}
+
 // NULL, or why the file cannot be used; *result says whether it is damaged.
 static char *prepare(struct store *store, const char *path, int *result) {
     char version[16] = "", check[64] = "";
@@ -143,10 +200,13 @@ static char *prepare(struct store *store, const char *path, int *result) {
         return describe(path, "another gateway has it open; each needs a store.path of its own");
     if (*result != SQLITE_OK)
         return describe(path, sqlite3_errmsg(store->database));
-    if (read_text(store, "PRAGMA quick_check(1)", check, sizeof check) && strcmp(check, "ok") == 0)
-        return NULL;
-    *result = SQLITE_CORRUPT;
-    return describe(path, check);
+    if (!read_text(store, "PRAGMA quick_check(1)", check, sizeof check) || strcmp(check, "ok") != 0) {
+        *result = SQLITE_CORRUPT;
+        return describe(path, check);
+    }
+    const char *strange = find_strange_table(store);
+    *result = strange != NULL ? SQLITE_ERROR : SQLITE_OK;
+    return strange != NULL ? describe_strange_table(path, strange) : NULL;
 }
 
 static void close_database(struct store *store) {
@@ -277,47 +337,79 @@ static struct mqtt_publish publish_of(sqlite3_stmt *row) {
                                  .correlation_length = (size_t)sqlite3_column_bytes(row, 5)};
 }
 
-// For the command line: nothing is being written.
-void store_each_aside(struct store *store, store_aside_fn *fn, void *context) {
-    static const char query[] =
-        "SELECT number, topic, payload, qos, retain, correlation, at, reason FROM set_aside "
-        "ORDER BY number";
+typedef void row_fn(sqlite3_stmt *row, void *fn, void *context);
+
+// Calls take for each row. Returns whether all could be read; of a table that is not there, yes.
+static bool each_row(struct store *store, const char *table, const char *query, row_fn *take, void *fn,
+                     void *context) {
     sqlite3_stmt *statement = NULL;
-    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) != SQLITE_OK)
-        return; // nothing was ever set aside
-    while (sqlite3_step(statement) == SQLITE_ROW) {
-        struct store_aside aside = {.number = sqlite3_column_int64(statement, 0),
-                                    .at = sqlite3_column_int64(statement, 6),
-                                    .reason = (const char *)sqlite3_column_text(statement, 7),
-                                    .publish = publish_of(statement)};
-        fn(context, &aside);
-    }
+    if (!has_table(store, table))
+        return true;
+    int result = sqlite3_prepare_v2(store->database, query, -1, &statement, NULL);
+    if (result == SQLITE_OK)
+        while ((result = sqlite3_step(statement)) == SQLITE_ROW)
+            take(statement, fn, context);
+    if (result != SQLITE_DONE)
+        log_error("the store cannot be read: %s", sqlite3_errmsg(store->database));
     sqlite3_finalize(statement);
+    return result == SQLITE_DONE;
 }
 
-static int change_aside(struct store *store, const char *format, int64_t number) {
-    char text[512];
-    snprintf(text, sizeof text, format, (long long)number, (long long)number);
-    int before = sqlite3_total_changes(store->database);
-    int result = sqlite3_exec(store->database, text, NULL, NULL, NULL);
-    return result == SQLITE_OK ? sqlite3_total_changes(store->database) - before : -1;
+static void take_aside(sqlite3_stmt *row, void *fn, void *context) {
+    struct store_aside aside = {.number = sqlite3_column_int64(row, 0),
+                                .at = sqlite3_column_int64(row, 6),
+                                .reason = (const char *)sqlite3_column_text(row, 7),
+                                .publish = publish_of(row)};
+    (*(store_aside_fn **)fn)(context, &aside);
+}
+
+bool store_each_aside(struct store *store, store_aside_fn *fn, void *context) {
+    return each_row(store, "set_aside", aside_query, take_aside, &fn, context);
+}
+
+static void take_result(sqlite3_stmt *row, void *fn, void *context) {
+    struct mqtt_publish publish = publish_of(row);
+    (*(store_message_fn **)fn)(context, (uint64_t)sqlite3_column_int64(row, 0), &publish);
+}
+
+bool store_each_result(struct store *store, store_message_fn *fn, void *context) {
+    return each_row(store, "results", result_query, take_result, &fn, context);
+}
+
+// Runs text, with the number in it, in one transaction. For the command line: nothing is being written.
+static bool change_aside(struct store *store, const char *format, int64_t number) {
+    char text[600];
+    snprintf(text, sizeof text, format, (long long)number);
+    if (sqlite3_exec(store->database, text, NULL, NULL, NULL) == SQLITE_OK)
+        return true;
+    log_error("the store cannot be written: %s", sqlite3_errmsg(store->database));
+    sqlite3_exec(store->database, "ROLLBACK", NULL, NULL, NULL);
+    return false;
+}
+
+static int count_aside(struct store *store, int64_t number) {
+    char query[100];
+    snprintf(query, sizeof query, "SELECT count(*) FROM set_aside WHERE %lld IN (0, number)",
+             (long long)number);
+    return has_table(store, "set_aside") ? (int)read_number(store, query) : 0;
 }
 
 int store_drop_aside(struct store *store, int64_t number) {
-    if (read_number(store, "SELECT count(*) FROM sqlite_master WHERE name='set_aside'") == 0)
+    int count = count_aside(store, number);
+    if (count == 0)
         return 0;
-    return change_aside(store, "DELETE FROM set_aside WHERE %lld IN (0, number) OR number = %lld", number);
+    return change_aside(store, "DELETE FROM set_aside WHERE %lld IN (0, number)", number) ? count : -1;
 }
 
 int store_resend_aside(struct store *store, int64_t number) {
-    if (read_number(store, "SELECT count(*) FROM sqlite_master WHERE name='set_aside'") == 0)
+    int count = count_aside(store, number);
+    static const char format[] =
+        "BEGIN; INSERT INTO messages(topic, payload, qos, retain, correlation) SELECT topic, payload, qos, "
+        "retain, correlation FROM set_aside WHERE %1$lld IN (0, number) ORDER BY number; "
+        "DELETE FROM set_aside WHERE %1$lld IN (0, number); COMMIT";
+    if (count == 0)
         return 0;
-    int put = change_aside(
-        store,
-        "INSERT INTO messages(topic, payload, qos, retain, correlation) SELECT topic, payload, qos, "
-        "retain, correlation FROM set_aside WHERE %lld IN (0, number) OR number = %lld ORDER BY number",
-        number);
-    return put > 0 ? store_drop_aside(store, number) : put;
+    return change_aside(store, format, number) ? count : -1;
 }
 
 struct store_messages store_messages(struct store *store) {
@@ -363,17 +455,10 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
 }
 
 static bool is_write(const struct operation *operation) {
-    return operation->kind <= DELETE_MESSAGES || operation->kind == SET_ASIDE;
+    return operation->kind <= DELETE_RESULT && operation->kind != LOAD_MESSAGES;
 }
 
 // --- what is set aside ---
-
-// The table is made with the first message that is: a store is not written to when it is opened, and one
-// without the table can be read by earlier versions.
-static const char aside_layout[] =
-    "CREATE TABLE IF NOT EXISTS set_aside(number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, "
-    "reason TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB, qos INTEGER NOT NULL, retain INTEGER NOT NULL, "
-    "correlation BLOB);";
 
 static size_t aside_size(const struct mqtt_publish *publish) {
     return strlen(publish->topic) + publish->length + publish->correlation_length + ASIDE_OVERHEAD;
@@ -419,11 +504,38 @@ static int write_aside(struct store *store, const struct operation *operation) {
     return result;
 }
 
+// --- results ---
+
+// There are few of them: no statement is kept.
+static int write_row(struct store *store, const char *query, const struct operation *operation) {
+    sqlite3_stmt *statement = NULL;
+    int result = sqlite3_exec(store->database, result_layout, NULL, NULL, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite3_prepare_v2(store->database, query, -1, &statement, NULL);
+    if (result != SQLITE_OK)
+        return result;
+    sqlite3_bind_int64(statement, 1, operation->id);
+    if (operation->kind == PUT_RESULT)
+        bind_message(statement, &operation->publish);
+    result = sqlite3_step(statement);
+    sqlite3_finalize(statement);
+    return result == SQLITE_DONE ? SQLITE_OK : result;
+}
+
+static int write_result(struct store *store, const struct operation *operation) {
+    return write_row(store,
+                     operation->kind == PUT_RESULT ? "INSERT OR REPLACE INTO results VALUES(?,?,?,?,?,?)"
+                                                   : "DELETE FROM results WHERE number=?",
+                     operation);
+}
+
 // --- batches ---
 
 static int write_one(struct store *store, const struct operation *operation) {
     if (operation->kind == SET_ASIDE)
         return write_aside(store, operation);
+    if (operation->kind == PUT_RESULT || operation->kind == DELETE_RESULT)
+        return write_result(store, operation);
     sqlite3_stmt *statement = store->statements[operation->kind];
     sqlite3_bind_int64(statement, 1, operation->id);
     if (operation->kind == PUT_COMMAND)
@@ -684,6 +796,16 @@ void store_delete_messages(struct store *store, uint64_t through) {
     add_copy(store, &(struct operation){.kind = DELETE_MESSAGES, .id = (int64_t)through});
 }
 
+void store_put_result(struct store *store, uint64_t number, const struct mqtt_publish *publish) {
+    struct operation *operation = make_message(number, publish);
+    operation->kind = PUT_RESULT;
+    add(store, operation);
+}
+
+void store_delete_result(struct store *store, uint64_t number) {
+    add_copy(store, &(struct operation){.kind = DELETE_RESULT, .id = (int64_t)number});
+}
+
 void store_load_messages(struct store *store, uint64_t first, size_t limit, store_message_fn *take,
                          store_done_fn *done, void *context) {
     add_copy(store, &(struct operation){.kind = LOAD_MESSAGES,
@@ -727,16 +849,38 @@ bool store_is_writing(const struct store *store) {
     return store->writing;
 }
 
-void store_close(struct store *store) {
+// Writes of the batch that did not happen: what would have been kept.
+static size_t count_lost(const struct store *store) {
+    const struct operation *operation;
+    size_t count = 0;
+    DL_FOREACH(store->batch, operation) {
+        bool keeps = operation->kind == PUT_COMMAND || operation->kind == PUT_MESSAGE ||
+                     operation->kind == PUT_RESULT || operation->kind == SET_ASIDE;
+        count += keeps && !operation->finished;
+    }
+    return count;
+}
+
+// Deletions that did not happen cost nothing: a message goes out twice.
+static size_t write_last(struct store *store) {
+    int result = store->batch != NULL ? write_batch(store) : SQLITE_OK;
+    size_t lost = result != SQLITE_OK ? count_lost(store) : 0;
+    if (result != SQLITE_OK)
+        log_error("the store cannot be written: %s; %zu messages and commands that waited to be written are "
+                  "lost",
+                  sqlite3_errstr(result), lost);
+    return lost + store->aside.dropped;
+}
+
+size_t store_close(struct store *store) {
     struct operation *operation, *next;
     store->batch = store->waiting;
     store->waiting = NULL;
-    int result = store->batch != NULL ? write_batch(store) : SQLITE_OK;
-    if (result != SQLITE_OK)
-        log_error("the store cannot be written, unwritten data is lost: %s", sqlite3_errstr(result));
+    size_t lost = write_last(store);
     DL_FOREACH_SAFE(store->batch, operation, next) {
         DL_DELETE(store->batch, operation);
         free_operation(operation);
     }
     free_store(store);
+    return lost;
 }

@@ -18,10 +18,11 @@ struct store;
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason);
 
 // Closes the handles on the loop; what is being written goes on. After the loop has ended, or when nothing is
-// being written any more, store_close() writes what is not written yet and closes the file.
+// being written any more, store_close() writes what is not written yet and closes the file. It returns how
+// many messages and commands are lost because the disk does not take them, which is logged.
 void store_stop(struct store *store);
 bool store_is_writing(const struct store *store);
-void store_close(struct store *store);
+size_t store_close(struct store *store);
 
 // A random text that was made with the file, at most 32 letters and digits.
 const char *store_marker(const struct store *store);
@@ -55,6 +56,15 @@ typedef void store_done_fn(void *context, bool ok);
 void store_load_messages(struct store *store, uint64_t first, size_t limit, store_message_fn *take,
                          store_done_fn *done, void *context);
 
+// --- results for response topics that wait for the broker, by their number in the sideline ---
+
+// Copies all of publish.
+void store_put_result(struct store *store, uint64_t number, const struct mqtt_publish *publish);
+void store_delete_result(struct store *store, uint64_t number);
+// Those in the file, the oldest first, before anything is written. False when they cannot be read, which is
+// logged.
+bool store_each_result(struct store *store, store_message_fn *fn, void *context);
+
 // --- messages that were set aside, because the broker does not take them ---
 
 #define STORE_ASIDE_MAX (10 << 20) // bytes of them; beyond that the oldest is dropped
@@ -75,9 +85,10 @@ struct store_aside {
 typedef void store_aside_fn(void *context, const struct store_aside *aside);
 
 // For `trackbus store`, while no gateway has the store open: calls fn for each, the oldest first.
-void store_each_aside(struct store *store, store_aside_fn *fn, void *context);
+// False when they cannot be read, which is logged.
+bool store_each_aside(struct store *store, store_aside_fn *fn, void *context);
 // Puts message number (0: all) back behind what waits for the broker, or drops it. Returns how many, -1 when
-// the store cannot be written.
+// the store cannot be written, which is logged: then nothing has changed.
 int store_resend_aside(struct store *store, int64_t number);
 int store_drop_aside(struct store *store, int64_t number);
 

@@ -1,6 +1,32 @@
 // Suspects; see suspects.h.
 #include "gateway/broker/suspects.h"
 
+#define WAIT_MIN 200   // milliseconds
+#define WAIT_MAX 60000 // the same
+#define QUICK_MAX                                                                                            \
+    1000        // milliseconds: a broker that closes at a message does so within the way there and back
+#define RATIO 8 // how much longer a connection must have lived before than after
+
+unsigned strikes_wait(const struct strikes *strikes) {
+    unsigned wait = strikes->quick * RATIO > WAIT_MIN ? strikes->quick * RATIO : WAIT_MIN;
+    for (unsigned i = 1; i < strikes->count && wait < WAIT_MAX; i++)
+        wait *= 2;
+    return strikes->count == 0 ? 0 : wait < WAIT_MAX ? wait : WAIT_MAX;
+}
+
+// The first is a guess, which tells how long the next connection must live.
+void strikes_note(struct strikes *strikes, uint64_t before, uint64_t after) {
+    struct strikes next = *strikes;
+    if (after > next.quick)
+        next.quick = after < QUICK_MAX ? (unsigned)after : QUICK_MAX;
+    if (after > QUICK_MAX)
+        *strikes = (struct strikes){.count = 0};
+    else if (strikes->count > 0 && before < strikes_wait(&next))
+        *strikes = (struct strikes){.count = 1, .quick = next.quick};
+    else
+        *strikes = (struct strikes){.count = next.count + 1, .quick = next.quick};
+}
+
 bool suspects_include(const struct suspects *suspects, uint64_t number) {
     return number <= suspects->through;
 }

@@ -3,15 +3,37 @@
 // Some brokers answer a publish that they do not take by closing the connection, without saying which of
 // those under way it was. When connections break twice in a row with messages under way, and none is
 // acknowledged in between, these are suspects. They go out again one at a time; after some that were answered
-// two at a time, then four. When the connection breaks on a portion, the next is half as large. A message on
-// which it breaks alone for the third time is to blame.
+// two at a time, then four. When the connection breaks on a portion, the next is half as large.
+//
+// A network that cuts connections looks the same. Two things tell them apart:
+//  - Time. A break on a message alone is a strike against it only when the connection had lived much longer
+//    before the message was written than after it. After each strike the next connection must live longer
+//    before the message may go out again. A network that cuts at random, or after a fixed time, does not keep
+//    to that; a broker that closes at the message does.
+//  - Others. When a message has its strikes, others go out in its place. Only when one of them was taken, and
+//    the connection then breaks on the message once more, is the message to blame. Where everything breaks
+//    everything waits.
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SUSPECTS_ALONE_MAX 3 // connections that may break on a message alone
-#define SUSPECTS_CLEARED   8 // messages in a row that must be answered before a portion grows
+#define SUSPECTS_CLEARED 8 // messages in a row that must be answered before a portion grows
+
+#define STRIKES_ACCUSED 4 // strikes after which others go out in place of the message
+#define STRIKES_GUILTY  5 // after which it is to blame, if others were taken meanwhile
+
+// Connections that broke soon after a message was written to them. All zero: none.
+struct strikes {
+    unsigned count;
+    unsigned quick; // milliseconds: the longest of them lived so long after it was written
+};
+
+// Milliseconds that a connection must have lived before the message is written to it.
+unsigned strikes_wait(const struct strikes *strikes);
+// The connection broke with the message under way: it had lived for before milliseconds when the message was
+// written, and for after milliseconds from then on.
+void strikes_note(struct strikes *strikes, uint64_t before, uint64_t after);
 
 struct suspects {
     uint64_t through; // number of the last suspect; 0: nobody is suspected

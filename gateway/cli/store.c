@@ -67,7 +67,8 @@ static int end_with(const char *action, int64_t number, int count) {
     if (count > 0 && strcmp(action, "list") != 0)
         printf("%d messages %s\n", count, strcmp(action, "drop") == 0 ? "dropped" : "will be sent again");
     if (count < 0)
-        fputs("trackbus store: the store cannot be written\n", stderr);
+        fprintf(stderr, "trackbus store: the store cannot be %s\n",
+                strcmp(action, "list") == 0 ? "read" : "written");
     if (count == 0 && number != 0)
         fprintf(stderr, "trackbus store: there is no message %lld\n", (long long)number);
     if (count == 0 && number == 0)
@@ -81,8 +82,7 @@ static int act(struct store *store, const struct request *request) {
         return store_resend_aside(store, request->number);
     if (strcmp(request->action, "drop") == 0)
         return store_drop_aside(store, request->number);
-    store_each_aside(store, print_aside, &listing);
-    return (int)listing.count;
+    return store_each_aside(store, print_aside, &listing) ? (int)listing.count : -1;
 }
 
 static int use_store(const char *path, const struct request *request) {
@@ -99,7 +99,8 @@ static int use_store(const char *path, const struct request *request) {
         code = end_with(request->action, request->number, act(store, request));
         store_stop(store);
         uv_run(&loop, UV_RUN_DEFAULT);
-        store_close(store);
+        if (store_close(store) > 0)
+            code = 1;
     } else {
         fprintf(stderr, "trackbus store: %s\n", reason);
     }

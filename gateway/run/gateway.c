@@ -384,8 +384,8 @@ static void make_broker(struct gateway *gateway) {
         .context = gateway, .answered = on_answered, .settled = on_settled};
     char will_topic[TOPIC_MAX];
     gateway->outbox =
-        outbox_new(&gateway->loop, gateway->store, (unsigned)config->mqtt.inflight, config->store_max_bytes,
-                   &(struct outbox_handlers){gateway, on_intake, on_set_aside});
+        outbox_new(&gateway->loop, gateway->store, config->mqtt.topic_prefix, (unsigned)config->mqtt.inflight,
+                   config->store_max_bytes, &(struct outbox_handlers){gateway, on_intake, on_set_aside});
     subscriptions_fill(&gateway->subscriptions, config);
     snprintf(will_topic, sizeof will_topic, "%s/" TOPIC_STATE TOPIC_INSTANCES "%s", config->mqtt.topic_prefix,
              config->mqtt.client_id);
@@ -454,7 +454,8 @@ static void make_parts(struct gateway *gateway) {
     commands_start(gateway->commands);
 }
 
-static void free_parts(struct gateway *gateway) {
+// Returns how many messages and commands are lost with it.
+static size_t free_parts(struct gateway *gateway) {
     state_free(gateway->state);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
@@ -464,9 +465,10 @@ static void free_parts(struct gateway *gateway) {
     roll_call_free(gateway->roll_call);
     bus_free(gateway->bus);
     gate_free(gateway->gate);
-    store_close(gateway->store);
+    size_t lost = store_close(gateway->store);
     subscriptions_free(&gateway->subscriptions);
     uv_loop_close(&gateway->loop);
+    return lost;
 }
 
 // --- running ---
@@ -507,8 +509,7 @@ static int begin(struct gateway *gateway) {
 static void end_without_the_thread(struct gateway *gateway, int code) {
     while (store_is_writing(gateway->store))
         uv_run(&gateway->loop, UV_RUN_ONCE);
-    store_close(gateway->store);
-    _exit(code);
+    _exit(store_close(gateway->store) > 0 ? 1 : code);
 }
 
 static void take_config(struct gateway *gateway, struct config *config) {
@@ -538,7 +539,8 @@ int gateway_run(struct config *config) {
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
-    free_parts(&gateway);
+    if (free_parts(&gateway) > 0)
+        code = 1;
     if (config->hand_over && gateway.nothing_left)
         remove_store(config->store_path);
     return code;
