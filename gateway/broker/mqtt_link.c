@@ -730,13 +730,21 @@ const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {
     return &link->carrier;
 }
 
-bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
+static bool subscribe_now(struct mqtt_link *link, const char *filter, int options) {
     if (!mqtt_link_is_up(link) || !link->limits.wildcards)
         return false;
-    int options = link->attempt.version == MQTT_5 ? MQTT_SUB_OPT_NO_LOCAL : 0;
     int result = mosquitto_subscribe_v5(link->client, NULL, filter, 0, options, NULL);
     note_result(link, result);
     return result == MOSQ_ERR_SUCCESS;
+}
+
+bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
+    return subscribe_now(link, filter, link->attempt.version == MQTT_5 ? MQTT_SUB_OPT_NO_LOCAL : 0);
+}
+
+bool mqtt_link_listen(struct mqtt_link *link, const char *filter) {
+    return link->attempt.version == MQTT_5 &&
+           subscribe_now(link, filter, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER);
 }
 
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {

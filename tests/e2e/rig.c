@@ -308,10 +308,40 @@ void rig_broker_kill(struct rig *rig) {
     rig->broker = 0;
 }
 
+// What the broker keeps on its disk.
+static void database_of(const struct rig *rig, const char *suffix, char *path, size_t capacity) {
+    snprintf(path, capacity, "%s/mosquitto.db%s", rig->directory, suffix);
+}
+
 void rig_broker_wipe(struct rig *rig) {
     char path[96];
-    snprintf(path, sizeof path, "%s/mosquitto.db", rig->directory);
+    database_of(rig, "", path, sizeof path);
     remove(path);
+}
+
+static bool has_saved(void *context) {
+    char path[96];
+    database_of(context, "", path, sizeof path);
+    return access(path, F_OK) == 0; // it writes another file first, and renames that
+}
+
+void rig_broker_save(struct rig *rig) {
+    char path[96], old[96];
+    database_of(rig, "", path, sizeof path);
+    database_of(rig, ".old", old, sizeof old);
+    remove(path);
+    cr_assert(kill(rig->broker, SIGUSR1) == 0);
+    cr_assert(rig_wait(has_saved, rig, RIG_DEADLINE), "the broker does not save");
+    cr_assert(rename(path, old) == 0);
+}
+
+void rig_broker_fall_back(struct rig *rig, const char *extra) {
+    char path[96], old[96];
+    database_of(rig, "", path, sizeof path);
+    database_of(rig, ".old", old, sizeof old);
+    rig_broker_kill(rig);
+    cr_assert(rename(old, path) == 0);
+    rig_broker_start(rig, extra);
 }
 
 void rig_broker_freeze(struct rig *rig) {
