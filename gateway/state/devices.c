@@ -515,9 +515,10 @@ void devices_restore(struct devices *devices, struct generation_span lost) {
             continue;
         if (values_mark_between(&state->values, lost.after, lost.before))
             mark_due(devices, state, STATE_VALUES);
-        if (generation_is_in(lost, state->stated))
+        // Each of these is the latest generation of several topics, some of which may be older.
+        if (state->stated > lost.after)
             mark_due(devices, state, STATE_IDENTITY | STATE_CONNECTED);
-        if (generation_is_in(lost, state->announced_in))
+        if (state->announced_in > lost.after)
             announce_anew(devices, state);
     }
 }

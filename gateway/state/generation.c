@@ -114,10 +114,6 @@ struct generation_span generation_settled(struct generation *generation) {
     return (struct generation_span){0, generation->now};
 }
 
-bool generation_is_in(struct generation_span span, uint32_t generation) {
-    return span.after < generation && generation < span.before;
-}
-
 bool generation_is_said(const struct generation *generation, const char *payload, size_t length) {
     return generation->said == 0 || generation->said == read_number(payload, length);
 }

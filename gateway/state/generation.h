@@ -40,9 +40,6 @@ void generation_received(struct generation *generation, const char *topic,
 // All that the broker retains has come. What was published in the span is not with it, or may not be.
 struct generation_span generation_settled(struct generation *generation);
 
-// Whether a value of that generation (0: it is due anyway) lies in the span.
-bool generation_is_in(struct generation_span span, uint32_t generation);
-
 // Whether payload is the number that was published last, and publishing that again.
 bool generation_is_said(const struct generation *generation, const char *payload, size_t length);
 void generation_say_again(struct generation *generation);

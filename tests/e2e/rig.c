@@ -366,13 +366,19 @@ const char *rig_broker_password_lines(struct rig *rig) {
 
 // --- the gateway ---
 
+static const char *spoken; // version of MQTT; NULL: any
+
+void rig_speak(const char *version) {
+    spoken = version;
+}
+
 static json_t *standard_config(const struct rig *rig) {
     char url[64], store[96];
     snprintf(url, sizeof url, "mqtt://127.0.0.1:%d", rig->broker_port);
     snprintf(store, sizeof store, "%s/store.db", rig->directory);
-    return json_pack("{s:[{s:i, s:s, s:s, s:s, s:s}], s:{s:s}, s:{s:s}}", "channels", "id", 1, "name",
+    return json_pack("{s:[{s:i, s:s, s:s, s:s, s:s}], s:{s:s, s:s*}, s:{s:s}}", "channels", "id", 1, "name",
                      "mictrack", "protocol", "mictrack", "tcp", "127.0.0.1:0", "udp", "127.0.0.1:0", "mqtt",
-                     "url", url, "store", "path", store);
+                     "url", url, "version", spoken, "store", "path", store);
 }
 
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity) {

@@ -95,6 +95,9 @@ void rig_write_json(struct rig *rig, const char *name, const char *text); // as 
 // Writes the configuration alone; path is that of the file.
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity);
 
+// From now on the gateways of this test speak only that version of MQTT ("3.1.1"); see mqtt.version.
+void rig_speak(const char *version);
+
 // Waits until the gateway publishes state; before that it hears what the broker retains.
 void rig_expect_state(struct rig *rig);
 

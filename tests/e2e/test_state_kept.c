@@ -68,6 +68,27 @@ static void expect_to_grow(struct rig *rig, long past) {
     cr_assert(rig_wait(has_grown, &growing, RIG_DEADLINE), "the generation is still %ld", past);
 }
 
+struct resting {
+    struct rig *rig;
+    long generation;
+    int64_t since;
+};
+
+static bool rests(void *context) {
+    struct resting *resting = context;
+    long generation = generation_of(resting->rig);
+    if (generation != resting->generation)
+        resting->since = rig_clock();
+    resting->generation = generation;
+    return rig_clock() - resting->since > 2500; // it is published every second while anything changes
+}
+
+// Nothing is published any more.
+static void expect_to_rest(struct rig *rig) {
+    struct resting resting = {.rig = rig, .since = rig_clock()};
+    cr_assert(rig_wait(rests, &resting, RIG_DEADLINE), "there is no end of it");
+}
+
 // All that is retained, but for the number that grows.
 static json_t *retained(struct rig *rig) {
     json_t *all = rig_retained(rig, "state/#");
@@ -161,4 +182,83 @@ Test(state_kept, when_the_broker_falls_back_to_an_older_state) {
     expect_steps(rig, VAN, "sent", 1);
     cr_assert(!device_has_bytes(van), "the command was sent again");
     finish(rig);
+}
+
+// Not counting what the rig's client was told when it subscribed.
+static size_t count_live(struct rig *rig, const char *filter) {
+    const struct rig_message *message;
+    size_t count = 0, next = 0;
+    while ((message = rig_next(rig, filter, &next)) != NULL)
+        count += !message->retain;
+    return count;
+}
+
+// A broker that has lost nothing is given nothing again.
+Test(state_kept, is_not_given_again_after_an_ordinary_reconnection) {
+    int devices[FLEET];
+    struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
+    rig_gateway_start(rig, NULL);
+    rig_expect_state(rig);
+    for (int i = 0; i < FLEET; i++)
+        devices[i] = wake(rig, ident_of(i));
+    speak(rig, devices, 1);
+    expect_round(rig, 1);
+    expect_to_grow(rig, 0);
+    expect_to_rest(rig);
+    size_t before = count_live(rig, "state/gw/devices/+/telemetry/+");
+    rig_broker_kill(rig);
+    rig_broker_start(rig, RIG_BROKER_KEEPS);
+    rig_expect_log_times(rig, ": connected", 2);
+    wake(rig, VAN);
+    rig_expect_standing(rig, VAN_STATE "/connected", "true");
+    expect_to_grow(rig, generation_of(rig)); // only after it is known what the broker has
+    size_t vans = count_live(rig, VAN_STATE "/telemetry/+");
+    size_t after = count_live(rig, "state/gw/devices/+/telemetry/+") - vans;
+    cr_assert(after == before, "%zu values were published again", after - before);
+    rig_finish(rig);
+}
+
+// --- what somebody else writes ---
+
+static void spoil(struct rig *rig, const char *topic, const char *payload) {
+    json_t *all = rig_retained(rig, topic), *value;
+    const char *name;
+    cr_assert(json_object_size(all) == 1, "%s is not retained", topic);
+    json_object_foreach(all, name, value) {
+        rig_publish_retained(rig, topic, payload);
+        rig_expect(rig, topic, NULL);
+        rig_expect_standing(rig, topic, json_string_value(value));
+    }
+    json_decref(all);
+}
+
+static const char *const ours[] = {VAN_STATE,
+                                   VAN_STATE "/connected",
+                                   VAN_STATE "/instance",
+                                   VAN_STATE "/telemetry/battery.voltage",
+                                   VAN_STATE "/telemetry/position",
+                                   VAN_STATE "/telemetry/ident",
+                                   "state/gw/channels/1",
+                                   INSTANCE};
+
+Test(state_kept, when_somebody_empties_or_overwrites_it) {
+    static const char *const payloads[] = {"", "1", "{\"state\":\"offline\"}", "\"somebody\"", "false"};
+    struct rig *rig = rig_up(NULL);
+    wake(rig, VAN);
+    expect_to_grow(rig, 0);
+    for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
+        for (size_t j = 0; j < sizeof payloads / sizeof payloads[0]; j++)
+            spoil(rig, ours[i], payloads[j]);
+    rig_finish(rig);
+}
+
+Test(state_kept, when_somebody_spoils_the_generation) {
+    struct rig *rig = rig_up(NULL);
+    wake(rig, VAN);
+    expect_to_grow(rig, 0);
+    expect_to_rest(rig);
+    spoil(rig, GENERATION, "");
+    spoil(rig, GENERATION, "12");
+    spoil(rig, GENERATION, "999999999999999999999");
+    rig_finish(rig);
 }
