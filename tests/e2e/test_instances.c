@@ -388,6 +388,23 @@ STORY(instances, one_that_is_alone_says_what_it_has) {
     rig_finish(rig);
 }
 
+// Killed and back within a second: nobody says that it was offline. What the run before said counts no more.
+STORY(instances, another_run_of_one_ends_the_run_before) {
+    struct rig *rig = two_up();
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"online\",\"started\":1}");
+    rig_publish_retained(rig, "state/gw/instances/third/channels/1", "{\"connections\":50}");
+    expect_connections(rig, CHANNEL, 50);
+    rig_publish_retained(rig, "state/gw/instances/third",
+                         "{\"state\":\"online\",\"started\":1,\"full\":true}");
+    rig_tcp(rig);
+    expect_connections(rig, CHANNEL, 51);
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"online\",\"started\":2}");
+    expect_connections(rig, CHANNEL, 1);
+    rig_publish_retained(rig, "state/gw/instances/third/channels/1", "{\"connections\":7}");
+    expect_connections(rig, CHANNEL, 8);
+    rig_finish(rig);
+}
+
 STORY(instances, what_is_no_state_counts_for_nothing) {
     static const char *const forged[] = {"{'connections':-1}",
                                          "{'connections':'many'}",

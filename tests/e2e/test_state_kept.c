@@ -262,3 +262,173 @@ Test(state_kept, when_somebody_spoils_the_generation) {
     spoil(rig, GENERATION, "999999999999999999999");
     rig_finish(rig);
 }
+
+Test(state_kept, when_somebody_removes_what_is_for_home_assistant) {
+    struct rig *rig = rig_up("{'home_assistant':{'enabled':true}}");
+    const char *topic = "/homeassistant/binary_sensor/trackbus_" VAN "/connected/config";
+    wake(rig, VAN);
+    json_decref(rig_expect_standing_json(rig, topic, "{'name':'Connected'}"));
+    rig_publish_retained(rig, topic, "");
+    json_decref(rig_expect_standing_json(rig, topic, "{'name':'Connected'}"));
+    rig_finish(rig);
+}
+
+// As others do, with another gateway on the broker: each is told of its own devices.
+Test(state_kept, when_somebody_spoils_it_with_two_gateways) {
+    struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
+    rig_gateway_start(second, "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
+    json_decref(rig_expect_standing_json(rig, "state/gw/instances/second", "{'state':'online'}"));
+    wake(rig, VAN);
+    wake(second, CAR);
+    expect_to_grow(rig, 0);
+    static const char *const topics[] = {
+        VAN_STATE "/telemetry/battery.voltage", VAN_STATE "/instance", VAN_STATE,
+        CAR_STATE "/telemetry/battery.voltage", CAR_STATE "/instance", CAR_STATE};
+    for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++) {
+        spoil(rig, topics[i], "");
+        spoil(rig, topics[i], "17");
+    }
+    rig_finish(rig);
+}
+
+// --- what only a broker of our own does ---
+
+#define GATEWAY "trackbus"
+#define OWN     "trackbus/" INSTANCE
+
+struct set {
+    struct rig *rig;
+    struct scripted_broker *broker;
+};
+
+static struct set set_up(const char *changes) {
+    struct set set = {.rig = rig_new()};
+    set.broker = scripted_broker_start(set.rig);
+    rig_client_start(set.rig);
+    rig_gateway_start(set.rig, changes);
+    rig_expect_state(set.rig);
+    return set;
+}
+
+static double started_of(struct set *set) {
+    char *text = scripted_broker_retained(set->broker, OWN);
+    json_t *json = text != NULL ? json_loads(text, 0, NULL) : NULL;
+    double started = json_number_value(json_object_get(json, "started"));
+    json_decref(json);
+    free(text);
+    return started;
+}
+
+static bool is_online(void *context) {
+    return started_of(context) > 0;
+}
+
+Test(state_kept, when_the_last_will_comes_late) {
+    struct set set = {.rig = rig_new()};
+    set.broker = scripted_broker_start(set.rig);
+    rig_client_start(set.rig);
+    scripted_broker_set(set.broker,
+                        (struct scripted_rule){.on = SCRIPTED_CONNECT, .client = GATEWAY, .hold_will = true});
+    rig_gateway_start(set.rig, NULL);
+    rig_expect_state(set.rig);
+    scripted_broker_disconnect(set.broker, GATEWAY, 0);
+    scripted_expect_connects(set.broker, GATEWAY, 2);
+    rig_expect_log_times(set.rig, ": connected", 2);
+    cr_assert(rig_wait(is_online, &set, RIG_DEADLINE));
+    size_t before = scripted_broker_publishes(set.broker, OWN, "online");
+    scripted_broker_publish_will(set.broker, GATEWAY);
+    scripted_expect_publishes(set.broker, OWN, "online", before + 1);
+    cr_assert(rig_wait(is_online, &set, RIG_DEADLINE), "it is still said to be offline");
+    scripted_broker_finish(set.broker);
+}
+
+Test(state_kept, last_will_is_a_second_late) {
+    struct set set = set_up(NULL);
+    cr_assert_eq(scripted_broker_connect_at(set.broker, GATEWAY, 0)->will_delay, 1);
+    scripted_broker_finish(set.broker);
+}
+
+// What it then says of the instance is what was published just now, and no sign that it has kept the rest.
+Test(state_kept, when_a_slow_broker_has_lost_all) {
+    struct set set = set_up(NULL);
+    wake(set.rig, VAN);
+    rig_expect(set.rig, VAN_STATE "/connected", "true");
+    scripted_expect_publishes(set.broker, OWN "/generation", NULL, 1);
+    scripted_broker_set(set.broker, (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE,
+                                                           .client = GATEWAY,
+                                                           .topic = OWN "/#",
+                                                           .retained_delay = 700});
+    scripted_broker_stop(set.broker);
+    scripted_broker_restart(set.broker, SCRIPTED_FORGETS);
+    scripted_expect_retained(set.broker, "trackbus/" VAN_STATE "/connected", "true");
+    scripted_expect_retained(set.broker, "trackbus/" VAN_STATE "/telemetry/event.enum", "2");
+    scripted_broker_finish(set.broker);
+}
+
+// A broker that does not keep the order of what is under way at once.
+Test(state_kept, when_the_broker_changes_the_order_of_writes) {
+    struct set set = set_up(NULL);
+    int rule = scripted_broker_set(set.broker, (struct scripted_rule){.on = SCRIPTED_PUBLISH,
+                                                                      .client = GATEWAY,
+                                                                      .topic = "trackbus/state/#",
+                                                                      .swap = true,
+                                                                      .delay = 300});
+    int devices[FLEET];
+    for (int i = 0; i < FLEET; i++)
+        devices[i] = rig_tcp(set.rig);
+    for (int round = 1; round < 20; round++)
+        for (int i = 0; i < FLEET; i++) {
+            char text[160];
+            snprintf(text, sizeof text, "MT;6;%s;R0;%d+1901091200%02d+%d.5+%d.25+%d+%d+2+37%02d+%d\r\n",
+                     ident_of(i), 5 + round, 10 + round, 20 + round, 110 + round, round, 10 * round, round,
+                     round);
+            device_send(devices[i], text);
+        }
+    scripted_expect_retained(set.broker, "trackbus/state/gw/devices/866425031400005/telemetry/message.seqnum",
+                             "19");
+    scripted_expect_retained(set.broker,
+                             "trackbus/state/gw/devices/866425031400000/telemetry/battery.voltage", "3.719");
+    close(devices[0]);
+    scripted_expect_retained(set.broker, "trackbus/state/gw/devices/866425031400000/connected", "false");
+    cr_assert_eq(scripted_broker_hits(set.broker, rule), 0, "two writes to one topic were under way");
+    scripted_broker_finish(set.broker);
+}
+
+// Somebody who writes on and on costs one message a second.
+Test(state_kept, is_put_right_once_a_second) {
+    struct set set = set_up(NULL);
+    wake(set.rig, VAN);
+    const char *topic = "trackbus/" VAN_STATE "/telemetry/event.enum";
+    scripted_expect_retained(set.broker, topic, "2");
+    scripted_expect_publishes(set.broker, OWN "/generation", NULL, 1);
+    scripted_expect_subscribes(set.broker, GATEWAY, "trackbus/state/gw/devices/+/telemetry/#", 1);
+    size_t before = scripted_broker_publishes(set.broker, topic, NULL);
+    for (int64_t end = rig_clock() + 3000, next = rig_clock(); rig_clock() < end; next += 20) {
+        scripted_broker_publish(set.broker, topic, "17", true);
+        rig_wait_until(next);
+    }
+    scripted_expect_retained(set.broker, topic, "2");
+    size_t times = scripted_broker_publishes(set.broker, topic, "2") - before;
+    cr_assert(times >= 2 && times <= 6, "%zu times", times);
+    scripted_broker_finish(set.broker);
+}
+
+// What a gateway publishes itself never comes back to it, and what another one publishes of telemetry neither.
+Test(state_kept, costs_no_telemetry_of_others) {
+    struct set set = set_up(NULL);
+    static const char all[] = "trackbus/state/gw/devices/+/telemetry/#";
+    struct rig *second = rig_beside(set.rig);
+    scripted_expect_subscribes(set.broker, GATEWAY, all, 1);
+    cr_assert(scripted_broker_subscribe_at(set.broker, GATEWAY, all, 0)->no_local);
+    cr_assert_eq(scripted_broker_subscribe_at(set.broker, GATEWAY, all, 0)->retain_handling, 2);
+    rig_gateway_start(second, "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
+    rig_expect(set.rig, "state/gw/instances/second/channels/1", NULL);
+    wake(second, CAR);
+    scripted_expect_subscribes(set.broker, "second", "trackbus/state/gw/devices/" CAR "/telemetry/#", 1);
+    wake(set.rig, VAN);
+    scripted_expect_subscribes(set.broker, GATEWAY, "trackbus/state/gw/devices/" VAN "/telemetry/#", 1);
+    cr_assert_eq(scripted_broker_subscribes(set.broker, "second", all), 0);
+    cr_assert_eq(
+        scripted_broker_subscribes(set.broker, GATEWAY, "trackbus/state/gw/devices/" CAR "/telemetry/#"), 0);
+    scripted_broker_finish(set.broker);
+}
