@@ -533,7 +533,8 @@ void devices_announce(struct devices *devices) {
 // --- what is removed ---
 
 void devices_remove(struct devices *devices, int64_t id) {
-    if (find(devices, id) == NULL) {
+    struct device_state *state = find(devices, id);
+    if (state == NULL) {
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld", (long long)id);
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_CONNECTED,
                     (long long)id);
@@ -541,6 +542,8 @@ void devices_remove(struct devices *devices, int64_t id) {
                     (long long)id);
     }
     home_assistant_remove(devices->parts.home_assistant, id);
+    if (state != NULL)
+        announce_anew(devices, state);
     devices->removed = bus_last_number(devices->parts.bus);
 }
 

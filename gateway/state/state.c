@@ -212,7 +212,9 @@ void state_roll_call_answered(struct state *state) {
 }
 
 void state_roll_call_settled(struct state *state) {
-    devices_restore(state->devices, generation_settled(state->generation));
+    struct generation_span lost = generation_settled(state->generation);
+    clearing_restore(state->clearing, lost);
+    devices_restore(state->devices, lost);
     instances_settled(state->instances);
 }
 
@@ -281,8 +283,8 @@ static void make_publishing(struct state *state) {
     state->channel_state = channel_state_new(parts->config, parts->bus, state->publisher, state->guard,
                                              state->instances, parts->channels, parts->channel_count);
     state->generation = generation_new(parts->loop, parts->bus, state->publisher);
-    state->clearing =
-        clearing_new(parts->loop, parts->bus, &parts->asker, state->publisher, remove_device, state);
+    state->clearing = clearing_new(parts->loop, parts->bus, &parts->asker, state->publisher,
+                                   state->generation, remove_device, state);
     state->devices = make_devices(state);
     publisher_add(state->publisher, watch, state);
 }

@@ -167,9 +167,12 @@ Test(state_kept, when_the_broker_falls_back_to_an_older_state) {
     struct rig *rig = speaking_fleet(devices);
     rig_publish(rig, TO_VAN, REBOOT); // VAN is away: it stays pending
     expect_step(rig, VAN, "reboot", "queued", NULL);
+    close(wake(rig, CAR));
+    rig_expect_standing(rig, CAR_STATE "/connected", "false");
     expect_to_grow(rig, 0);
     rig_broker_save(rig);
     long saved = generation_of(rig);
+    wake(rig, CAR);
     int van = wake(rig, VAN);
     device_expect(van, "reboot,0#");
     device_send(van, "reboot=Success!\r\n");
@@ -182,6 +185,31 @@ Test(state_kept, when_the_broker_falls_back_to_an_older_state) {
     expect_steps(rig, VAN, "sent", 1);
     cr_assert(!device_has_bytes(van), "the command was sent again");
     finish(rig);
+}
+
+Test(state_kept, of_devices_that_were_removed_before_the_broker_fell_back) {
+    struct rig *rig = rig_with_broker(PERSISTS);
+    rig_write_json(rig, "devices.json", "[{'ident':'" VAN "','id':42,'name':'Van 1'}]");
+    char changes[160];
+    snprintf(
+        changes, sizeof changes,
+        "{'devices_file':'%s/devices.json','unknown_devices':'reject','home_assistant':{'enabled':true}}",
+        rig->directory);
+    rig_gateway_start(rig, changes);
+    say(rig, rig_tcp(rig), VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+1");
+    rig_expect_standing(rig, "state/gw/devices/42/telemetry/battery.voltage", "3.744");
+    expect_to_grow(rig, 0);
+    rig_broker_save(rig);
+    rig_write_json(rig, "devices.json", "[]");
+    rig_gateway_signal(rig, SIGHUP);
+    rig_expect_none_retained(rig, "state/gw/devices/42/#");
+    rig_expect_none_retained(rig, "/homeassistant/#");
+    expect_to_rest(rig);
+    rig_broker_fall_back(rig, PERSISTS);
+    cr_assert(rig_count_retained(rig, "state/gw/devices/42/#") > 0, "it did not fall back");
+    rig_expect_none_retained(rig, "state/gw/devices/42/#");
+    rig_expect_none_retained(rig, "/homeassistant/#");
+    rig_finish(rig);
 }
 
 // Not counting what the rig's client was told when it subscribed.
@@ -245,7 +273,7 @@ Test(state_kept, when_somebody_empties_or_overwrites_it) {
     static const char *const payloads[] = {"", "1", "{\"state\":\"offline\"}", "\"somebody\"", "false"};
     struct rig *rig = rig_up(NULL);
     wake(rig, VAN);
-    expect_to_grow(rig, 0);
+    rig_expect(rig, INSTANCE "/queue", NULL); // it knows what the broker has
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         for (size_t j = 0; j < sizeof payloads / sizeof payloads[0]; j++)
             spoil(rig, ours[i], payloads[j]);
@@ -278,9 +306,10 @@ Test(state_kept, when_somebody_spoils_it_with_two_gateways) {
     struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
     rig_gateway_start(second, "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
     json_decref(rig_expect_standing_json(rig, "state/gw/instances/second", "{'state':'online'}"));
+    rig_expect(rig, INSTANCE "/queue", NULL);
+    rig_expect(rig, "state/gw/instances/second/channels/1", NULL);
     wake(rig, VAN);
     wake(second, CAR);
-    expect_to_grow(rig, 0);
     static const char *const topics[] = {
         VAN_STATE "/telemetry/battery.voltage", VAN_STATE "/instance", VAN_STATE,
         CAR_STATE "/telemetry/battery.voltage", CAR_STATE "/instance", CAR_STATE};
@@ -353,7 +382,7 @@ Test(state_kept, when_a_slow_broker_has_lost_all) {
     struct set set = set_up(NULL);
     wake(set.rig, VAN);
     rig_expect(set.rig, VAN_STATE "/connected", "true");
-    scripted_expect_publishes(set.broker, OWN "/generation", NULL, 1);
+    rig_expect(set.rig, INSTANCE "/queue", NULL);
     scripted_broker_set(set.broker, (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE,
                                                            .client = GATEWAY,
                                                            .topic = OWN "/#",
