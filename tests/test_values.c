@@ -45,7 +45,7 @@ static void expect(enum field field, const char *index, const char *text) {
 
 static void publish_all(void) {
     for (struct value *value = NULL; (value = values_next(&values, value)) != NULL;)
-        value->due = false;
+        value->generation = 1;
 }
 
 // An indexed field of the dictionary.
@@ -62,7 +62,7 @@ static enum field indexed_field(void) {
 Test(values, has_nothing_at_first) {
     cr_assert(find(FIELD_POSITION_SPEED, "") == NULL);
     cr_assert(values_next(&values, NULL) == NULL);
-    cr_assert(!values_have(&values, "position.speed"));
+    cr_assert(values_named(&values, "position.speed") == NULL);
 }
 
 Test(values, keeps_what_is_put) {
@@ -92,9 +92,9 @@ Test(values, tells_what_is_the_same) {
     publish_all();
     cr_assert_eq(put(FIELD_POSITION_SPEED, "", "12.5", 200), VALUE_KEPT);
     cr_assert_eq(find(FIELD_POSITION_SPEED, "")->timestamp, 200, "but it is of the later report now");
-    cr_assert(!find(FIELD_POSITION_SPEED, "")->due);
+    cr_assert(find(FIELD_POSITION_SPEED, "")->generation != 0);
     cr_assert_eq(put(FIELD_POSITION_SPEED, "", "12.6", 200), VALUE_CHANGED);
-    cr_assert(find(FIELD_POSITION_SPEED, "")->due);
+    cr_assert(find(FIELD_POSITION_SPEED, "")->generation == 0);
 }
 
 Test(values, leaves_older_ones_out) {
@@ -103,7 +103,7 @@ Test(values, leaves_older_ones_out) {
     cr_assert_eq(put(FIELD_POSITION_SPEED, "", "99", 99), VALUE_KEPT);
     expect(FIELD_POSITION_SPEED, "", "12.5");
     cr_assert_eq(find(FIELD_POSITION_SPEED, "")->timestamp, 100);
-    cr_assert(!find(FIELD_POSITION_SPEED, "")->due);
+    cr_assert(find(FIELD_POSITION_SPEED, "")->generation != 0);
 }
 
 Test(values, tells_indexes_apart) {
@@ -233,8 +233,23 @@ Test(values, marks_all) {
     put(FIELD_DEVICE_NAME, "", "\"van\"", 1);
     publish_all();
     values_mark(&values);
-    cr_assert(find(FIELD_DEVICE_ID, "")->due);
-    cr_assert(find(FIELD_DEVICE_NAME, "")->due);
+    cr_assert(find(FIELD_DEVICE_ID, "")->generation == 0);
+    cr_assert(find(FIELD_DEVICE_NAME, "")->generation == 0);
+}
+
+static void put_speed_and_course(void) {
+    put(FIELD_POSITION_SPEED, "", "62", 1);
+    put(FIELD_POSITION_DIRECTION, "", "180", 1);
+    find(FIELD_POSITION_SPEED, "")->generation = 5;
+    find(FIELD_POSITION_DIRECTION, "")->generation = 9;
+}
+
+Test(values, of_some_generations_are_due) {
+    put_speed_and_course();
+    cr_assert(!values_mark_between(&values, 9, 20) && !values_mark_between(&values, 5, 9));
+    cr_assert(values_mark_between(&values, 4, 9));
+    cr_assert(find(FIELD_POSITION_SPEED, "")->generation == 0);
+    cr_assert(find(FIELD_POSITION_DIRECTION, "")->generation == 9);
 }
 
 Test(values, are_known_by_the_names_in_topics) {
@@ -243,18 +258,18 @@ Test(values, are_known_by_the_names_in_topics) {
     put(FIELD_NONE, "", "{}", 1);
     put(FIELD_POSITION_SPEED, "", "7", 1);
     put(field, "12", "20", 1);
-    cr_assert(values_have(&values, "position"));
-    cr_assert(values_have(&values, "position.speed"));
-    cr_assert(!values_have(&values, "position.spee"));
-    cr_assert(!values_have(&values, "position.speeds"));
-    cr_assert(!values_have(&values, "position.speed.1"));
+    cr_assert(values_named(&values, "position"));
+    cr_assert(values_named(&values, "position.speed"));
+    cr_assert(values_named(&values, "position.spee") == NULL);
+    cr_assert(values_named(&values, "position.speeds") == NULL);
+    cr_assert(values_named(&values, "position.speed.1") == NULL);
     static const struct {
         const char *rest;
         bool known;
     } rests[] = {{".12", true}, {"", false}, {".", false}, {".1", false}, {".123", false}, {"12", false}};
     for (size_t i = 0; i < sizeof rests / sizeof rests[0]; i++) {
         snprintf(name, sizeof name, "%s%s", field_table[field].key, rests[i].rest);
-        cr_assert_eq(values_have(&values, name), rests[i].known, "%s", name);
+        cr_assert_eq(values_named(&values, name) != NULL, rests[i].known, "%s", name);
     }
 }
 
@@ -336,7 +351,7 @@ static void compare(void) {
         cr_assert(value != NULL);
         cr_assert_eq(value->field, model[i].field);
         cr_assert_eq(value->timestamp, model[i].timestamp);
-        cr_assert_eq(value->due, model[i].due);
+        cr_assert_eq(value->generation == 0, model[i].due);
         cr_assert_eq(value->index_length, strlen(model[i].index));
         cr_assert(memcmp(value_index(value), model[i].index, value->index_length) == 0);
         cr_assert_eq(value->length, strlen(model[i].text));

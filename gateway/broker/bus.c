@@ -108,6 +108,14 @@ bool bus_keeps_up(const struct bus *bus) {
     return outbox_keeps_up(bus->outbox);
 }
 
+uint64_t bus_last_number(const struct bus *bus) {
+    return outbox_last_number(bus->outbox);
+}
+
+bool bus_has_taken(const struct bus *bus, uint64_t number) {
+    return outbox_has_taken(bus->outbox, number);
+}
+
 bool bus_is_full(const struct bus *bus) {
     return outbox_is_full(bus->outbox);
 }

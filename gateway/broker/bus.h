@@ -39,6 +39,9 @@ __attribute__((format(printf, 3, 4))) void bus_publish_last(const struct bus *bu
 bool bus_is_up(const struct bus *bus); // the broker is connected
 // Whether what is published now will soon be with the broker; see outbox_keeps_up().
 bool bus_keeps_up(const struct bus *bus);
+// The number of the message that was put last, and whether the broker has that one and all before it.
+uint64_t bus_last_number(const struct bus *bus);
+bool bus_has_taken(const struct bus *bus, uint64_t number);
 bool bus_is_full(const struct bus *bus);           // nothing more is put into the outbox
 size_t bus_set_aside_count(const struct bus *bus); // see outbox_set_aside_count()
 

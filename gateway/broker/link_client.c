@@ -15,6 +15,7 @@
 
 #define KEEPALIVE       30         // seconds
 #define SESSION_EXPIRY  604800     // seconds that the broker keeps commands for a gateway that is away
+#define WILL_DELAY      1          // seconds; some brokers never send the Last Will at 0
 #define PACKET_SIZE_MAX (1U << 20) // bytes of what we take in
 #define PROBE_TIME      5000       // milliseconds that an address may take to answer
 
@@ -36,8 +37,15 @@ static int set_tls(struct mosquitto *client, const struct link_attempt *attempt)
 static int set_will(struct mosquitto *client, const struct link_attempt *attempt) {
     if (attempt->will_topic == NULL)
         return MOSQ_ERR_SUCCESS;
-    return mosquitto_will_set_v5(client, attempt->will_topic, (int)strlen(attempt->will_payload),
-                                 attempt->will_payload, attempt->will_qos, attempt->will_retained, NULL);
+    mosquitto_property *properties = NULL; // the client's, once it has taken them
+    if (attempt->version == MQTT_5)
+        mosquitto_property_add_int32(&properties, MQTT_PROP_WILL_DELAY_INTERVAL, WILL_DELAY);
+    int result =
+        mosquitto_will_set_v5(client, attempt->will_topic, (int)strlen(attempt->will_payload),
+                              attempt->will_payload, attempt->will_qos, attempt->will_retained, properties);
+    if (result != MOSQ_ERR_SUCCESS)
+        mosquitto_property_free_all(&properties);
+    return result;
 }
 
 static void set_options(struct mosquitto *client, const struct link_attempt *attempt) {

@@ -55,6 +55,9 @@ struct mqtt_asker {
     void *context;
     bool (*subscribe)(void *context, const char *filter); // false when not connected
     void (*unsubscribe)(void *context, const char *filter);
+    // Only what others write from now on, nothing that is retained. False when not connected, and with MQTT
+    // 3.1.1, where what we publish ourselves would come back.
+    bool (*listen)(void *context, const char *filter);
 };
 
 // What carries messages to the broker: the link, or a test's own broker. mid of publish() is set on MQTT_SENT

@@ -734,10 +734,22 @@ const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {
     return &link->carrier;
 }
 
+static bool can_subscribe(const struct mqtt_link *link) {
+    return mqtt_link_is_up(link) && link->limits.wildcards;
+}
+
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
-    if (!mqtt_link_is_up(link) || !link->limits.wildcards)
+    if (!can_subscribe(link))
         return false;
     subscriber_add(link->subscriber, filter);
+    return !link->broken;
+}
+
+bool mqtt_link_listen(struct mqtt_link *link, const char *filter) {
+    if (link->attempt.version != MQTT_5 || !can_subscribe(link))
+        return false;
+    note_result(link, mosquitto_subscribe_v5(link->client, NULL, filter, 0,
+                                             MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER, NULL));
     return !link->broken;
 }
 

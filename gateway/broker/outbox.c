@@ -301,6 +301,14 @@ static void drop_item(struct outbox *outbox, struct item *item) {
 
 // --- waiting for safety ---
 
+uint64_t outbox_last_number(const struct outbox *outbox) {
+    return outbox->last_number;
+}
+
+bool outbox_has_taken(const struct outbox *outbox, uint64_t number) {
+    return taken_through(outbox) >= number;
+}
+
 bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
     return taken_through(outbox) >= outbox->earlier;
 }

@@ -167,9 +167,8 @@ void subscriber_remove(struct subscriber *subscriber, const char *filter) {
         if (strcmp(passing->filter, filter) == 0)
             break;
     }
-    if (passing == NULL)
-        return;
-    forget(subscriber, passing);
+    if (passing != NULL)
+        forget(subscriber, passing);
     if (!ask_anew(subscriber, filter))
         subscriber->handlers.result(subscriber->handlers.context,
                                     mosquitto_unsubscribe(subscriber->client, NULL, filter));

@@ -19,13 +19,16 @@
 
 // Which part of it.
 #define TOPIC_CONNECTED    "/connected"
+#define TOPIC_HOLDER       "/instance"  // of a device: which instance it is or was connected to
+#define TOPIC_DISCOVERY    "/discovery" // in names of our own: what is for Home Assistant
 #define TOPIC_DISCONNECTED "/disconnected"
 #define TOPIC_TELEMETRY    "/telemetry/"
 #define TOPIC_QUEUE        "/commands-queue/"
 #define TOPIC_CONNECTIONS  "/connections/"
 #define TOPIC_ERROR        "/error"
-#define TOPIC_SYNC         "/sync"  // of our own instance: the question of the roll call
-#define TOPIC_MARKER       "/queue" // the same: up to which command the broker has the entries
+#define TOPIC_SYNC         "/sync"       // of our own instance: the question of the roll call
+#define TOPIC_MARKER       "/queue"      // the same: up to which command the broker has the entries
+#define TOPIC_GENERATION   "/generation" // the same: up to which generation it has our state
 
 #define TOPIC_POSITION "position" // in place of a field, behind TOPIC_TELEMETRY
 

@@ -135,6 +135,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
 static void on_link_ready(void *context) {
     struct gateway *gateway = context;
     outbox_link_ready(gateway->outbox);
+    state_link_ready(gateway->state);
 }
 
 static bool subscribe(void *context, const char *filter) {
@@ -143,6 +144,10 @@ static bool subscribe(void *context, const char *filter) {
 
 static void unsubscribe(void *context, const char *filter) {
     mqtt_link_unsubscribe(context, filter);
+}
+
+static bool hear_others(void *context, const char *filter) {
+    return mqtt_link_listen(context, filter);
 }
 
 static const struct mqtt_link_handlers link_handlers = {.ready = on_link_ready,
@@ -428,7 +433,7 @@ static void make_state(struct gateway *gateway) {
                                                      .registry = gateway->registry,
                                                      .bus = gateway->bus,
                                                      .outbox = gateway->outbox,
-                                                     .asker = {gateway->link, subscribe, unsubscribe},
+                                                     .asker = {gateway->link, subscribe, unsubscribe, hear_others},
                                                      .sessions = &gateway->sessions,
                                                      .channels = gateway->channels,
                                                      .channel_count = gateway->config->channel_count,

@@ -16,6 +16,19 @@ __attribute__((format(printf, 4, 5))) static void add(struct subscriptions *subs
     va_end(arguments);
 }
 
+// What others write to topics that may be ours: where devices are, and what has to be put right. Telemetry is
+// heard as state/ decides.
+static void add_written_by_others(struct subscriptions *list, const struct config *config) {
+    const int options = MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER;
+    const char *prefix = config->mqtt.topic_prefix;
+    add(list, 0, options, "%s/" TOPIC_STATE TOPIC_DEVICES "+" TOPIC_HOLDER, prefix);
+    add(list, 0, options, "%s/" TOPIC_STATE TOPIC_DEVICES "+" TOPIC_CONNECTED, prefix);
+    add(list, 0, options, "%s/" TOPIC_STATE TOPIC_DEVICES "+", prefix);
+    add(list, 0, options, "%s/" TOPIC_STATE TOPIC_CHANNELS "+", prefix);
+    if (config->home_assistant.enabled)
+        add(list, 0, options, "%s/+/+/+/config", config->home_assistant.prefix);
+}
+
 // Our own first, because a broker with a full queue drops what comes later. A command that somebody retained
 // by mistake would come again at every connection: no retained ones. The entries of the queue are wanted with
 // those that we wrote ourselves, which tells that the broker has them. Where devices and what other instances
@@ -31,8 +44,7 @@ void subscriptions_fill(struct subscriptions *list, const struct config *config)
     add(list, 0, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "+", prefix);
     if (intake)
         add(list, 0, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "+/" TOPIC_CHANNELS "+", prefix);
-    add(list, 0, MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER,
-        "%s/" TOPIC_STATE TOPIC_DEVICES "+" TOPIC_CONNECTED, prefix);
+    add_written_by_others(list, config);
     add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_LOG TOPIC_DEVICES "+" TOPIC_CONNECTED, prefix);
     if (config->home_assistant.enabled)
         add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/status", config->home_assistant.prefix);

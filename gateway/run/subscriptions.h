@@ -7,7 +7,7 @@
 #include "gateway/config/config.h"
 
 struct subscriptions {
-    struct mqtt_subscription list[10];
+    struct mqtt_subscription list[16];
     size_t count;
 };
 

@@ -2,6 +2,7 @@
 #include "gateway/state/channel_state.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <uthash.h>
 
 #include "gateway/base/address.h"
@@ -17,11 +18,13 @@ struct channel_state {
     const struct config *config;
     const struct bus *bus;
     struct publisher *publisher;
+    struct guard *guard;
     struct instances *instances;
     const struct channel *channels; // ours
     size_t count;
     bool *due;                  // one per channel
     struct due_channel *others; // that are due
+    uint64_t last;              // number in the outbox of what was published last
 };
 
 // --- what is due ---
@@ -66,11 +69,19 @@ static void on_all_changed(void *context) {
     instances_each_channel(channel_state->instances, on_channel_changed, channel_state);
 }
 
+void channel_state_all_changed(struct channel_state *channel_state) {
+    on_all_changed(channel_state);
+}
+
 // --- publishing ---
 
-static void publish_sum(const struct channel_state *channel_state, json_t *state, int64_t id, int64_t own) {
+static void set_sum(const struct channel_state *channel_state, json_t *state, int64_t id, int64_t own) {
     int64_t sum = own + instances_connections(channel_state->instances, id);
     json_object_set_new(state, "connections", json_integer((json_int_t)sum));
+}
+
+static void publish_sum(const struct channel_state *channel_state, json_t *state, int64_t id, int64_t own) {
+    set_sum(channel_state, state, id, own);
     bus_publish(channel_state->bus, state, MQTT_RETAINED, TOPIC_STATE TOPIC_CHANNELS "%lld", (long long)id);
 }
 
@@ -134,34 +145,89 @@ static bool publish_others(struct channel_state *channel_state) {
     return true;
 }
 
+static bool is_any_due(const struct channel_state *channel_state) {
+    for (size_t i = 0; i < channel_state->count; i++)
+        if (channel_state->due[i])
+            return true;
+    return channel_state->others != NULL;
+}
+
 static bool publish(void *context) {
     struct channel_state *channel_state = context;
-    if (!instances_are_known(channel_state->instances))
-        return false; // we might say what is another's to say
-    bool ours = publish_ours(channel_state);
-    return publish_others(channel_state) && ours;
+    // We might say what is another's to say; and two writes to one topic are never under way at once.
+    if (!instances_are_known(channel_state->instances) ||
+        !bus_has_taken(channel_state->bus, channel_state->last))
+        return false;
+    bool any = is_any_due(channel_state), ours = publish_ours(channel_state);
+    bool all = publish_others(channel_state) && ours;
+    if (any)
+        channel_state->last = bus_last_number(channel_state->bus);
+    return all;
 }
 
 // --- what the broker has ---
 
+// What is retained of a channel of ours comes to this; for the caller to release. NULL: it is not ours.
+static json_t *state_of(const struct channel_state *channel_state, int64_t id, bool sum) {
+    const struct config_channel *config = own_channel(channel_state, id);
+    if (config == NULL)
+        return NULL;
+    const struct channel *channel = &channel_state->channels[config - channel_state->config->channels];
+    json_t *state = describe(channel, config);
+    if (sum)
+        set_sum(channel_state, state, id, (int64_t)channel_connections(channel));
+    return state;
+}
+
+static void compare(struct channel_state *channel_state, int64_t id, bool sum, const char *topic,
+                    const struct mqtt_received *received) {
+    json_t *ours = state_of(channel_state, id, sum);
+    json_t *json = json_loadb(received->payload, received->length, 0, NULL);
+    if (ours != NULL && json_equal(ours, json))
+        guard_right(channel_state->guard, topic);
+    else if (ours != NULL)
+        guard_wrong(channel_state->guard, topic);
+    json_decref(json);
+    json_decref(ours);
+}
+
 void channel_state_received(struct channel_state *channel_state, const char *topic,
                             const struct mqtt_received *received) {
     const char *client_id = bus_client_id(channel_state->bus),
-               *rest = bus_after_own(channel_state->bus, topic);
+               *instance = topic_after(topic, TOPIC_INSTANCES),
+               *rest = instance != NULL ? bus_after_own(channel_state->bus, instance) : NULL;
     int64_t id = rest != NULL ? instances_channel_of(rest) : 0;
     bool stale = channel_state->config->commands.intake || own_channel(channel_state, id) == NULL;
     if (id > 0 && stale && received->retain && received->length > 0)
         bus_publish(channel_state->bus, NULL, MQTT_RETAINED,
                     TOPIC_STATE TOPIC_INSTANCES "%s/" TOPIC_CHANNELS "%lld", client_id, (long long)id);
+    if (id > 0 && !stale && !received->retain)
+        compare(channel_state, id, false, topic, received);
+}
+
+void channel_state_heard_sum(struct channel_state *channel_state, const char *topic,
+                             const struct mqtt_received *received) {
+    int64_t id = strtoll(topic + strlen(TOPIC_CHANNELS), NULL, 10);
+    if (!received->retain && instances_are_known(channel_state->instances) &&
+        instances_sum_here(channel_state->instances))
+        compare(channel_state, id, true, topic, received);
+}
+
+void channel_state_again(struct channel_state *channel_state, const char *topic) {
+    const struct config_channel *own = own_channel(channel_state, strtoll(strrchr(topic, '/') + 1, NULL, 10));
+    if (own != NULL)
+        channel_state_changed(channel_state, own);
 }
 
 struct channel_state *channel_state_new(const struct config *config, const struct bus *bus,
-                                        struct publisher *publisher, struct instances *instances,
-                                        const struct channel *channels, size_t count) {
+                                        struct publisher *publisher, struct guard *guard,
+                                        struct instances *instances, const struct channel *channels,
+                                        size_t count) {
     struct channel_state *channel_state = must_have(malloc(sizeof *channel_state));
     *channel_state = (struct channel_state){.config = config,
                                             .bus = bus,
                                             .publisher = publisher,
+                                            .guard = guard,
                                             .instances = instances,
                                             .channels = channels,
                                             .count = count,

@@ -6,15 +6,17 @@
 
 #include "gateway/base/memory.h"
 
-#define INTERVAL   100  // milliseconds between looks at the time
-#define CLEAR_TIME 1000 // milliseconds that a broker is given to say what it retains of a device's telemetry
-#define CLEAR_MAX  20   // devices for which it is asked at once, so that its answers do not overwhelm it
+#define INTERVAL   100   // milliseconds between looks at the time
+#define CLEAR_TIME 1000  // milliseconds that a broker is given to say what it retains of a device's telemetry
+#define GONE_MAX   10000 // devices that are remembered as removed
+#define CLEAR_MAX  20    // devices for which it is asked at once, so that its answers do not overwhelm it
 
 // A device that is being removed.
 struct leaving {
     int64_t device_id;
-    bool removed;   // what was retained for it, except telemetry
-    uint64_t asked; // for its telemetry: when, by uv_now(); 0: not yet
+    bool removed;        // what was retained for it, except telemetry
+    uint64_t asked;      // for its telemetry: when, by uv_now(); 0: not yet
+    uint32_t generation; // in which it was removed
     UT_hash_handle hh;
 };
 
@@ -22,11 +24,13 @@ struct clearing {
     const struct bus *bus;
     struct mqtt_asker asker;
     struct publisher *publisher;
+    struct generation *generation;
     clearing_remove_fn *remove;
     void *context;
     uv_timer_t timer;        // runs while devices are being removed
     struct leaving *leaving; // by id
     size_t unremoved;        // of these
+    struct leaving *gone;    // by id, the longest first: a broker that falls back has them again
 };
 
 static struct leaving *find(const struct clearing *clearing, int64_t device_id) {
@@ -55,6 +59,7 @@ static bool remove_devices(void *context) {
         if (leaving->removed)
             continue;
         leaving->removed = true;
+        leaving->generation = generation_write(clearing->generation);
         clearing->unremoved--;
         clearing->remove(clearing->context, leaving->device_id);
     }
@@ -76,13 +81,32 @@ static void ask(struct clearing *clearing, struct leaving *leaving) {
         leaving->asked = uv_now(clearing->timer.loop);
 }
 
+static void drop_gone(struct clearing *clearing, struct leaving *gone) {
+    HASH_DEL(clearing->gone, gone);
+    free(gone);
+}
+
+static void drop_gone_id(struct clearing *clearing, int64_t device_id) {
+    struct leaving *gone;
+    HASH_FIND(hh, clearing->gone, &device_id, sizeof device_id, gone);
+    if (gone != NULL)
+        drop_gone(clearing, gone);
+}
+
+static void remember(struct clearing *clearing, struct leaving *leaving) {
+    drop_gone_id(clearing, leaving->device_id);
+    HASH_ADD(hh, clearing->gone, device_id, sizeof leaving->device_id, leaving);
+    if (HASH_COUNT(clearing->gone) > GONE_MAX)
+        drop_gone(clearing, clearing->gone);
+}
+
 static void end(struct clearing *clearing, struct leaving *leaving) {
     char filter[TOPIC_MAX];
     if (leaving->asked != 0)
         clearing->asker.unsubscribe(clearing->asker.context,
                                     telemetry_filter(clearing, leaving->device_id, filter));
     HASH_DEL(clearing->leaving, leaving);
-    free(leaving);
+    remember(clearing, leaving);
 }
 
 static void go_on(struct clearing *clearing) {
@@ -129,6 +153,17 @@ void clearing_begin(struct clearing *clearing, int64_t device_id) {
     start_timer(clearing);
 }
 
+void clearing_restore(struct clearing *clearing, struct generation_span lost) {
+    struct leaving *gone, *next;
+    HASH_ITER(hh, clearing->gone, gone, next) {
+        int64_t device_id = gone->device_id;
+        if (gone->generation <= lost.after)
+            continue;
+        drop_gone(clearing, gone);
+        clearing_begin(clearing, device_id);
+    }
+}
+
 void clearing_link_down(struct clearing *clearing) {
     struct leaving *leaving, *next;
     HASH_ITER(hh, clearing->leaving, leaving, next) {
@@ -137,11 +172,13 @@ void clearing_link_down(struct clearing *clearing) {
 }
 
 struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, const struct mqtt_asker *asker,
-                              struct publisher *publisher, clearing_remove_fn *remove, void *context) {
+                              struct publisher *publisher, struct generation *generation,
+                              clearing_remove_fn *remove, void *context) {
     struct clearing *clearing = must_have(calloc(1, sizeof *clearing));
     clearing->bus = bus;
     clearing->asker = *asker;
     clearing->publisher = publisher;
+    clearing->generation = generation;
     clearing->remove = remove;
     clearing->context = context;
     uv_timer_init(loop, &clearing->timer);
@@ -162,5 +199,7 @@ void clearing_stop(struct clearing *clearing) {
 }
 
 void clearing_free(struct clearing *clearing) {
+    while (clearing->gone != NULL)
+        drop_gone(clearing, clearing->gone);
     free(clearing);
 }

@@ -9,6 +9,7 @@
 
 #include "gateway/broker/bus.h"
 #include "gateway/broker/mqtt.h"
+#include "gateway/state/generation.h"
 #include "gateway/state/publisher.h"
 
 struct clearing;
@@ -18,7 +19,8 @@ typedef void clearing_remove_fn(void *context, int64_t device_id);
 
 // Adds itself to the publisher. All that is handed in stays the caller's.
 struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, const struct mqtt_asker *asker,
-                              struct publisher *publisher, clearing_remove_fn *remove, void *context);
+                              struct publisher *publisher, struct generation *generation,
+                              clearing_remove_fn *remove, void *context);
 // Closes the handle on the loop, and asks for nothing any more. The memory goes with clearing_free() after
 // the loop has ended.
 void clearing_stop(struct clearing *clearing);
@@ -27,6 +29,9 @@ void clearing_free(struct clearing *clearing);
 // Removes the device of that id. remove is called when the publisher is open and the broker keeps up, and
 // telemetry is asked for after that.
 void clearing_begin(struct clearing *clearing, int64_t device_id);
+
+// The broker has fallen back behind what was published in that span: who was removed since is removed again.
+void clearing_restore(struct clearing *clearing, struct generation_span lost);
 
 // Whether telemetry of the device is being cleared.
 bool clearing_is_under_way(const struct clearing *clearing, int64_t device_id);

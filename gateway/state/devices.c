@@ -30,6 +30,9 @@ enum device_state_part {
     STATE_ALL = 15,
 };
 
+// Which instance has, or had, the device, as {id}/instance says.
+enum holder { HOLDER_UNKNOWN, HOLDER_US, HOLDER_OTHER };
+
 struct device_state {
     int64_t id;
     char ident[CODEC_IDENT_MAX + 1];
@@ -42,7 +45,13 @@ struct device_state {
     struct set_back clock;     // the device's
     bool confirmed;            // the broker has said what it retains as "connected"
     bool elsewhere;            // another gateway had it last, and announces it
-    uint8_t due;               // of enum device_state_part
+    enum holder holder;
+    uint8_t due;           // of enum device_state_part
+    bool held;             // it waits among the held ones
+    uint64_t last;         // number in the outbox of what was published for it last
+    uint32_t stated;       // generation in which identity, instance and connected were; 0: never
+    uint32_t announced_in; // and what is for Home Assistant
+    bool watched;          // its telemetry is, by itself
     struct values values;
     uint32_t reported; // Home Assistant's entities that have a value
     struct home_assistant_announced announced;
@@ -51,11 +60,21 @@ struct device_state {
     UT_hash_handle hh; // by id
 };
 
+// A device that we do not know, of which the broker says that it was ours.
+struct claim {
+    int64_t id;
+    UT_hash_handle hh;
+};
+
 struct devices {
     struct devices_parts parts;
     struct device_state *by_id;
     struct device_state *by_age; // in the order in which they were heard, the last at the end (LRU)
     struct device_state *due;    // those with something to publish, the longest first
+    struct device_state *held;   // the same, but the broker has not taken yet what was published before
+    uint64_t removed;            // number in the outbox of what was cleared last
+    bool watches_each;           // what others write to telemetry is heard device by device
+    struct claim *claims;        // while we hear what the broker retains
     size_t unlisted;             // states of devices outside the registry
 };
 
@@ -84,9 +103,62 @@ static void announce_anew(struct devices *devices, struct device_state *state) {
     mark_due(devices, state, STATE_DISCOVERY);
 }
 
+// --- watching telemetry ---
+
+static const char *telemetry_filter(const struct devices *devices, int64_t id, char filter[TOPIC_MAX]) {
+    return bus_topic(devices->parts.bus, filter, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "#",
+                     (long long)id);
+}
+
+static void watch(struct devices *devices, struct device_state *state) {
+    const struct mqtt_asker *asker = &devices->parts.asker;
+    char filter[TOPIC_MAX];
+    if (!state->watched && devices->watches_each && !state->elsewhere && state->values.length > 0)
+        state->watched = asker->listen(asker->context, telemetry_filter(devices, state->id, filter));
+}
+
+static void unwatch(const struct devices *devices, struct device_state *state) {
+    const struct mqtt_asker *asker = &devices->parts.asker;
+    char filter[TOPIC_MAX];
+    if (state->watched)
+        asker->unsubscribe(asker->context, telemetry_filter(devices, state->id, filter));
+    state->watched = false;
+}
+
+void devices_watch_each(struct devices *devices, bool each) {
+    struct device_state *state;
+    devices->watches_each = each;
+    DL_FOREACH(devices->by_age, state) {
+        if (each)
+            watch(devices, state);
+        else
+            unwatch(devices, state);
+    }
+}
+
+void devices_link_down(struct devices *devices) {
+    struct device_state *state;
+    DL_FOREACH(devices->by_age, state) {
+        state->watched = false; // the next connection begins without
+    }
+    devices->watches_each = false;
+}
+
+// --- the table: going ---
+
+// It is in one of two lists while something is due.
+static void leave_list(struct devices *devices, struct device_state *state) {
+    if (state->held)
+        DL_DELETE2(devices->held, state, prev_due, next_due);
+    else
+        DL_DELETE2(devices->due, state, prev_due, next_due);
+    state->held = false;
+}
+
 static void forget(struct devices *devices, struct device_state *state) {
     if (state->due != 0)
-        DL_DELETE2(devices->due, state, prev_due, next_due);
+        leave_list(devices, state);
+    unwatch(devices, state);
     devices->unlisted -= !state->listed;
     DL_DELETE(devices->by_age, state);
     HASH_DEL(devices->by_id, state);
@@ -232,28 +304,37 @@ static void identify(struct devices *devices, struct device_state *state, const 
 
 static bool publish_values(struct devices *devices, struct device_state *state) {
     for (struct value *value = NULL; (value = values_next(&state->values, value)) != NULL;) {
-        if (!value->due)
+        if (value->generation != 0)
             continue;
         if (!bus_keeps_up(devices->parts.bus))
             return false;
         publish_value(devices, state->id, (enum field)value->field, value_index(value), value->index_length,
                       value_text(value), value->length);
-        value->due = false;
+        value->generation = generation_write(devices->parts.generation);
     }
     return true;
 }
 
-static void publish_identity(struct devices *devices, const struct device_state *state) {
+static json_t *identity_of(const struct device_state *state) {
     json_t *protocol = state->codec != NULL ? json_integer((json_int_t)state->codec->id) : json_null();
-    json_t *json =
-        json_pack("{s:I, s:s, s:s, s:I, s:o}", "id", (json_int_t)state->id, "name", state->name, "ident",
-                  state->ident, "device_type_id", (json_int_t)state->type_id, "protocol_id", protocol);
+    return json_pack("{s:I, s:s, s:s, s:I, s:o}", "id", (json_int_t)state->id, "name", state->name, "ident",
+                     state->ident, "device_type_id", (json_int_t)state->type_id, "protocol_id", protocol);
+}
+
+static void publish_identity(struct devices *devices, const struct device_state *state) {
+    json_t *json = identity_of(state);
     bus_publish(devices->parts.bus, json, MQTT_RETAINED_SIGNED, TOPIC_STATE TOPIC_DEVICES "%lld",
                 (long long)state->id);
     json_decref(json);
 }
 
+// The instance goes first: who reads "connected" after it knows whose word that is. Brokers drop the signature of
+// what they retain, and MQTT 3.1.1 has none.
 static void publish_connected(struct devices *devices, int64_t id, bool connected) {
+    json_t *instance = json_string(bus_client_id(devices->parts.bus));
+    bus_publish(devices->parts.bus, instance, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_HOLDER,
+                (long long)id);
+    json_decref(instance);
     bus_publish(devices->parts.bus, connected ? json_true() : json_false(), MQTT_RETAINED_SIGNED,
                 TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_CONNECTED, (long long)id);
 }
@@ -277,35 +358,87 @@ static bool publish_discovery(const struct devices *devices, struct device_state
                                            .announced = state->announced};
     bool all = home_assistant_announce(devices->parts.home_assistant, &device);
     state->announced = device.announced;
+    state->announced_in = generation_write(devices->parts.generation);
     return all;
 }
 
-// False when the broker does not keep up any more.
-static bool publish_device(struct devices *devices, struct device_state *state) {
-    unsigned due = state->due;
+static void publish_statement(struct devices *devices, struct device_state *state, unsigned due) {
+    if ((due & (STATE_IDENTITY | STATE_CONNECTED)) == 0)
+        return;
     if ((due & STATE_IDENTITY) != 0)
         publish_identity(devices, state);
-    if ((due & STATE_CONNECTED) != 0)
+    if ((due & STATE_CONNECTED) != 0) {
         publish_connected(devices, state->id, state->connected);
+        state->holder = HOLDER_US;
+    }
+    state->stated = generation_write(devices->parts.generation);
     state->due &= (uint8_t) ~(STATE_IDENTITY | STATE_CONNECTED);
+}
+
+// False when the broker does not keep up any more.
+static bool publish_parts(struct devices *devices, struct device_state *state) {
+    unsigned due = state->due;
+    watch(devices, state);
+    publish_statement(devices, state, due);
     if ((due & STATE_VALUES) != 0 && !publish_values(devices, state))
         return false;
     state->due &= (uint8_t)~STATE_VALUES;
-    if ((due & STATE_DISCOVERY) != 0 && !publish_discovery(devices, state))
-        return false;
-    state->due = 0;
+    return (due & STATE_DISCOVERY) == 0 || publish_discovery(devices, state);
+}
+
+static void hold(struct devices *devices, struct device_state *state) {
     DL_DELETE2(devices->due, state, prev_due, next_due);
+    DL_APPEND2(devices->held, state, prev_due, next_due);
+    state->held = true;
+}
+
+// Not every broker keeps the order of two writes to one topic that are under way at once. So what is due of a
+// device waits until all that was published for it before is taken, and goes out with its latest values.
+static bool publish_device(struct devices *devices, struct device_state *state) {
+    if (!bus_has_taken(devices->parts.bus, state->last)) {
+        hold(devices, state);
+        return true;
+    }
+    bool all = publish_parts(devices, state);
+    state->last = bus_last_number(devices->parts.bus);
+    if (!all)
+        return false;
+    leave_list(devices, state);
+    state->due = 0;
     return true;
 }
 
-static bool publish_due(void *context) {
-    struct devices *devices = context;
+static void publish_due(struct devices *devices) {
+    const struct bus *bus = devices->parts.bus;
     // Otherwise clearing would remove what was published in its place.
-    bool may = publisher_is_open(devices->parts.publisher) && clearing_is_clear(devices->parts.clearing);
-    while (may && devices->due != NULL && bus_keeps_up(devices->parts.bus))
+    bool may = publisher_is_open(devices->parts.publisher) && clearing_is_clear(devices->parts.clearing) &&
+               bus_has_taken(bus, devices->removed);
+    while (may && devices->due != NULL && bus_keeps_up(bus))
         if (!publish_device(devices, devices->due))
             break;
-    return devices->due == NULL;
+}
+
+// Those that were held are due again once the broker has what was published for them.
+static void release(struct devices *devices) {
+    struct device_state *state;
+    while ((state = devices->held) != NULL && bus_has_taken(devices->parts.bus, state->last)) {
+        leave_list(devices, state);
+        DL_APPEND2(devices->due, state, prev_due, next_due);
+    }
+}
+
+static bool publish_again(void *context) {
+    struct devices *devices = context;
+    release(devices);
+    publish_due(devices);
+    return devices->due == NULL && devices->held == NULL;
+}
+
+void devices_taken(struct devices *devices) {
+    if (devices->held == NULL)
+        return;
+    release(devices);
+    publish_due(devices);
 }
 
 // --- what happens to devices ---
@@ -342,8 +475,10 @@ void devices_left(struct devices *devices, const struct session *session) {
     if (state == NULL || strcmp(state->ident, session->ident) != 0)
         return;
     state->elsewhere = session->elsewhere;
-    if (session->elsewhere)
+    if (session->elsewhere) {
+        unwatch(devices, state);
         return;
+    }
     state->connected = false;
     mark_due(devices, state, STATE_CONNECTED);
 }
@@ -395,12 +530,23 @@ void devices_reported(struct devices *devices, const struct session *session,
     publish_due(devices);
 }
 
-void devices_restore(struct devices *devices) {
+// Where another gateway has the device, that one remembers what is newer.
+static bool is_ours(const struct devices *devices, const struct device_state *state) {
+    return !state->elsewhere || session_by_device_id(devices->parts.sessions, state->id) != NULL;
+}
+
+void devices_restore(struct devices *devices, struct generation_span lost) {
     struct device_state *state;
     DL_FOREACH(devices->by_age, state) {
-        values_mark(&state->values);
-        mark_due(devices, state, STATE_ALL);
-        announce_anew(devices, state);
+        if (!is_ours(devices, state))
+            continue;
+        if (values_mark_between(&state->values, lost.after, lost.before))
+            mark_due(devices, state, STATE_VALUES);
+        // Each of these is the latest generation of several topics, some of which may be older.
+        if (state->stated > lost.after)
+            mark_due(devices, state, STATE_IDENTITY | STATE_CONNECTED);
+        if (state->announced_in > lost.after)
+            announce_anew(devices, state);
     }
 }
 
@@ -414,12 +560,18 @@ void devices_announce(struct devices *devices) {
 // --- what is removed ---
 
 void devices_remove(struct devices *devices, int64_t id) {
-    if (find(devices, id) == NULL) {
+    struct device_state *state = find(devices, id);
+    if (state == NULL) {
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld", (long long)id);
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_CONNECTED,
                     (long long)id);
+        bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_HOLDER,
+                    (long long)id);
     }
     home_assistant_remove(devices->parts.home_assistant, id);
+    if (state != NULL)
+        announce_anew(devices, state);
+    devices->removed = bus_last_number(devices->parts.bus);
 }
 
 // --- the registry ---
@@ -444,6 +596,7 @@ static void move(struct devices *devices, struct device_state *state) {
     struct device_state *there = find(devices, device.id);
     if (there != NULL)
         forget(devices, there);
+    unwatch(devices, state);
     state->id = device.id;
     state->announced = (struct home_assistant_announced){0};
     free(state->name); // its identity is another one, whatever it is called
@@ -502,6 +655,57 @@ void devices_reload(struct devices *devices) {
 
 // --- what the broker has ---
 
+static struct claim *find_claim(const struct devices *devices, int64_t id) {
+    struct claim *claim;
+    HASH_FIND(hh, devices->claims, &id, sizeof id, claim);
+    return claim;
+}
+
+static void add_claim(struct devices *devices, int64_t id) {
+    if (find_claim(devices, id) != NULL)
+        return;
+    struct claim *claim = must_have(calloc(1, sizeof *claim));
+    claim->id = id;
+    HASH_ADD(hh, devices->claims, id, sizeof claim->id, claim);
+}
+
+static void drop_claims(struct devices *devices) {
+    struct claim *claim, *next;
+    HASH_ITER(hh, devices->claims, claim, next) {
+        HASH_DEL(devices->claims, claim);
+        free(claim);
+    }
+}
+
+// Whether we have said it, in this run or an earlier one: the message is signed, or {id}/instance tells.
+static bool is_by_us(const struct devices *devices, int64_t id, const struct mqtt_received *received) {
+    const struct device_state *state = find(devices, id);
+    if (received->instance != NULL)
+        return bus_is_own(devices->parts.bus, received->instance);
+    return state != NULL ? state->holder == HOLDER_US : find_claim(devices, id) != NULL;
+}
+
+static bool is_here(const struct devices *devices, int64_t id) {
+    return session_by_device_id(devices->parts.sessions, id) != NULL;
+}
+
+// What has come is not what we have for that topic. Of a device that is nowhere, another gateway may know
+// better.
+static void note_wrong(struct devices *devices, const struct device_state *state, const char *topic,
+                       const struct mqtt_received *received) {
+    bool contested = state->holder == HOLDER_OTHER && received->length > 0;
+    if (is_ours(devices, state) && (is_here(devices, state->id) || !contested))
+        guard_wrong(devices->parts.guard, topic);
+}
+
+static void compare(struct devices *devices, const struct device_state *state, bool same, const char *topic,
+                    const struct mqtt_received *received) {
+    if (same)
+        guard_right(devices->parts.guard, topic);
+    else
+        note_wrong(devices, state, topic, received);
+}
+
 // An identity that we published in an earlier run. What the registry says now may be another one.
 static void hear_unknown(struct devices *devices, int64_t id, const char *ident, const struct codec *codec) {
     struct device device = registry_device(devices->parts.registry, ident);
@@ -511,6 +715,7 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
     }
     struct device_state *state = find_or_make(devices, id, ident);
     state->codec = codec;
+    state->holder = find_claim(devices, id) != NULL ? HOLDER_US : HOLDER_UNKNOWN;
     identify(devices, state, &device, ident);
 }
 
@@ -526,17 +731,34 @@ static void hear_known(struct devices *devices, struct device_state *state, cons
     announce_anew(devices, state);
 }
 
-static void hear_identity(struct devices *devices, int64_t id, const struct mqtt_received *received,
-                          bool own) {
+static void compare_identity(struct devices *devices, const struct device_state *state, const json_t *json,
+                             const char *topic, const struct mqtt_received *received) {
+    json_t *ours = identity_of(state);
+    compare(devices, state, json_equal(json, ours), topic, received);
+    json_decref(ours);
+}
+
+static void take_identity(struct devices *devices, int64_t id, const json_t *json, bool own) {
     struct device_state *state = find(devices, id);
-    json_t *json = json_loadb(received->payload, received->length, 0, NULL);
     const char *ident = json_string_value(json_object_get(json, "ident"));
     const struct codec *codec =
         codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
-    if (ident != NULL && device_ident_valid(ident) && state != NULL)
-        hear_known(devices, state, ident, codec, received->retain && own);
-    else if (ident != NULL && device_ident_valid(ident) && own)
+    if (ident == NULL || !device_ident_valid(ident))
+        return;
+    if (state != NULL)
+        hear_known(devices, state, ident, codec, own);
+    else if (own)
         hear_unknown(devices, id, ident, codec);
+}
+
+static void hear_identity(struct devices *devices, int64_t id, const char *topic,
+                          const struct mqtt_received *received) {
+    struct device_state *state = find(devices, id);
+    json_t *json = json_loadb(received->payload, received->length, 0, NULL);
+    if (received->retain)
+        take_identity(devices, id, json, is_by_us(devices, id, received));
+    else if (state != NULL)
+        compare_identity(devices, state, json, topic, received);
     json_decref(json);
 }
 
@@ -544,11 +766,43 @@ static bool is_true(const struct mqtt_received *received) {
     return received->length == 4 && memcmp(received->payload, "true", 4) == 0;
 }
 
-// The device is here and another gateway says that it is not; or we said in an earlier run that it is here.
-static void hear_connected(struct devices *devices, int64_t id, const struct mqtt_received *received,
-                           bool own) {
+static bool is_false(const struct mqtt_received *received) {
+    return received->length == 5 && memcmp(received->payload, "false", 5) == 0;
+}
+
+// What is not right is so from an earlier run; or somebody has just written it.
+static void correct_connected(struct devices *devices, struct device_state *state, bool right,
+                              const char *topic, const struct mqtt_received *received) {
+    if (!received->retain)
+        compare(devices, state, right, topic, received);
+    else if (!right)
+        mark_due(devices, state, STATE_CONNECTED);
+}
+
+static void hear_connected_elsewhere(struct devices *devices, struct device_state *state,
+                                     const struct mqtt_received *received) {
+    if (is_true(received) || received->retain)
+        state->elsewhere = true;
+    if (state->elsewhere)
+        unwatch(devices, state);
+    state->connected = is_true(received);
+}
+
+// Of a device that is not here: we have said it in an earlier run, or somebody in our place.
+static void hear_connected_of_ours(struct devices *devices, struct device_state *state, const char *topic,
+                                   const struct mqtt_received *received) {
+    if (received->retain)
+        state->elsewhere = false;
+    if (received->retain && state->stated == 0)
+        state->stated = generation_write(devices->parts.generation);
+    state->connected = false;
+    correct_connected(devices, state, is_false(received), topic, received);
+}
+
+static void hear_connected(struct devices *devices, int64_t id, const char *topic,
+                           const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
-    bool here = session_by_device_id(devices->parts.sessions, id) != NULL;
+    bool own = is_by_us(devices, id, received), here = is_here(devices, id);
     if (state == NULL && own && is_true(received) && !here) // another gateway has said last who it is
         publish_connected(devices, id, false);
     if (state == NULL)
@@ -556,15 +810,45 @@ static void hear_connected(struct devices *devices, int64_t id, const struct mqt
     if (!state->confirmed)
         mark_due(devices, state, STATE_DISCOVERY);
     state->confirmed = true;
-    if (here && !is_true(received))
-        mark_due(devices, state, STATE_CONNECTED);
     if (here)
+        correct_connected(devices, state, is_true(received), topic, received);
+    else if (received->length == 0)
+        note_wrong(devices, state, topic, received);
+    else if (own)
+        hear_connected_of_ours(devices, state, topic, received);
+    else
+        hear_connected_elsewhere(devices, state, received);
+}
+
+// A broker may tell it behind "connected".
+static void hear_retained_holder(struct devices *devices, struct device_state *state, bool own) {
+    state->holder = own ? HOLDER_US : HOLDER_OTHER;
+    if (!own || is_here(devices, state->id) || !state->connected)
         return;
-    if (own || is_true(received) || received->retain)
-        state->elsewhere = !own;
-    state->connected = is_true(received) && !own;
-    if (is_true(received) && own)
-        mark_due(devices, state, STATE_CONNECTED);
+    state->elsewhere = state->connected = false;
+    mark_due(devices, state, STATE_CONNECTED);
+}
+
+static void hear_live_holder(struct devices *devices, struct device_state *state, bool own, const char *topic,
+                             const struct mqtt_received *received) {
+    if (received->length > 0)
+        state->holder = own ? HOLDER_US : HOLDER_OTHER;
+    if (is_here(devices, state->id) || received->length == 0)
+        compare(devices, state, own, topic, received);
+}
+
+static void hear_holder(struct devices *devices, int64_t id, const char *topic,
+                        const struct mqtt_received *received) {
+    struct device_state *state = find(devices, id);
+    json_t *json = json_loadb(received->payload, received->length, JSON_DECODE_ANY, NULL);
+    bool own = bus_is_own(devices->parts.bus, json_string_value(json));
+    json_decref(json);
+    if (state == NULL && own && received->retain)
+        add_claim(devices, id);
+    if (state != NULL && received->retain)
+        hear_retained_holder(devices, state, own);
+    else if (state != NULL)
+        hear_live_holder(devices, state, own, topic, received);
 }
 
 // The time of the last report of an earlier run. What has come since and is older does not count.
@@ -582,36 +866,88 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
     values_remove_before(&state->values, state->since);
 }
 
-// topic is what follows telemetry/. Values of a device that is being removed, or that it does not have, are
+// Somebody has written a value of ours. What is due goes out anyway.
+static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
+                              const char *topic, const struct mqtt_received *received) {
+    const struct value *value = values_named(&state->values, field);
+    if (value == NULL || value->generation == 0)
+        return;
+    bool same = value->length == received->length &&
+                memcmp(value_text(value), received->payload, received->length) == 0;
+    compare(devices, state, same, topic, received);
+}
+
+// field is what follows telemetry/. Values of a device that is being removed, or that it does not have, are
 // cleared.
-static void hear_telemetry(struct devices *devices, int64_t id, const char *topic,
+static void hear_telemetry(struct devices *devices, int64_t id, const char *field, const char *topic,
                            const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
     bool goes = clearing_is_under_way(devices->parts.clearing, id);
-    if (!goes && state != NULL && strcmp(topic, "timestamp") == 0)
+    bool retained = received->retain && received->length > 0;
+    if (retained && !goes && state != NULL && strcmp(field, "timestamp") == 0)
         hear_timestamp(state, received);
-    if (goes && (state == NULL || !values_have(&state->values, topic)))
+    if (retained && goes && (state == NULL || values_named(&state->values, field) == NULL))
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED,
-                    TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s", (long long)id, topic);
+                    TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s", (long long)id, field);
+    if (!received->retain && !goes && state != NULL)
+        compare_telemetry(devices, state, field, topic, received);
+}
+
+// Reads the id that text begins with; *rest is what follows it.
+static bool read_id(const char *text, int64_t *id, const char **rest) {
+    char *end;
+    *id = strtoll(text, &end, 10);
+    *rest = end;
+    return end != text;
 }
 
 void devices_received(struct devices *devices, const char *topic, const struct mqtt_received *received) {
-    char *rest;
-    int64_t id = strtoll(topic, &rest, 10);
-    bool own = bus_is_own(devices->parts.bus, received->instance);
-    const char *telemetry = topic_after(rest, TOPIC_TELEMETRY);
-    if (rest == topic)
+    int64_t id;
+    const char *rest, *device = topic_after(topic, TOPIC_DEVICES);
+    if (device == NULL || !read_id(device, &id, &rest))
         return;
-    if (*rest == '\0' && received->length > 0)
-        hear_identity(devices, id, received, own);
+    const char *field = topic_after(rest, TOPIC_TELEMETRY);
+    if (*rest == '\0')
+        hear_identity(devices, id, topic, received);
+    else if (strcmp(rest, TOPIC_HOLDER) == 0)
+        hear_holder(devices, id, topic, received);
     else if (strcmp(rest, TOPIC_CONNECTED) == 0)
-        hear_connected(devices, id, received, own);
-    else if (telemetry != NULL && received->retain && received->length > 0)
-        hear_telemetry(devices, id, telemetry, received);
+        hear_connected(devices, id, topic, received);
+    else if (field != NULL)
+        hear_telemetry(devices, id, field, topic, received);
+}
+
+// --- what somebody else has changed ---
+
+static void renew_field(struct devices *devices, struct device_state *state, const char *field) {
+    struct value *value = values_named(&state->values, field);
+    if (value == NULL)
+        return;
+    value->generation = 0;
+    mark_due(devices, state, STATE_VALUES);
+}
+
+void devices_again(struct devices *devices, const char *topic) {
+    int64_t id;
+    const char *rest;
+    struct device_state *state =
+        read_id(topic + strlen(TOPIC_DEVICES), &id, &rest) ? find(devices, id) : NULL;
+    const char *field = topic_after(rest, TOPIC_TELEMETRY);
+    if (state == NULL || !is_ours(devices, state))
+        return;
+    if (*rest == '\0')
+        mark_due(devices, state, STATE_IDENTITY);
+    else if (field != NULL)
+        renew_field(devices, state, field);
+    else if (strcmp(rest, TOPIC_DISCOVERY) == 0)
+        announce_anew(devices, state);
+    else
+        mark_due(devices, state, STATE_CONNECTED);
 }
 
 void devices_all_read(struct devices *devices) {
     struct device_state *state;
+    drop_claims(devices);
     DL_FOREACH(devices->by_age, state) {
         if (!state->confirmed)
             mark_due(devices, state, STATE_CONNECTED | STATE_DISCOVERY);
@@ -623,11 +959,12 @@ struct devices *devices_new(const struct devices_parts *parts) {
     struct devices *devices = must_have(calloc(1, sizeof *devices));
     devices->parts = *parts;
     take_registry(devices);
-    publisher_add(parts->publisher, publish_due, devices);
+    publisher_add(parts->publisher, publish_again, devices);
     return devices;
 }
 
 void devices_free(struct devices *devices) {
+    drop_claims(devices);
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);
     free(devices);

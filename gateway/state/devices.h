@@ -13,6 +13,8 @@
 #include "gateway/config/config.h"
 #include "gateway/config/registry.h"
 #include "gateway/state/clearing.h"
+#include "gateway/state/generation.h"
+#include "gateway/state/guard.h"
 #include "gateway/state/home_assistant.h"
 #include "gateway/state/publisher.h"
 
@@ -23,8 +25,11 @@ struct devices_parts {
     const struct config *config;
     const struct registry *registry;
     const struct bus *bus;
+    struct mqtt_asker asker;
     struct publisher *publisher;
     struct clearing *clearing;
+    struct generation *generation;
+    struct guard *guard;
     const struct home_assistant *home_assistant;
     const struct session_table *sessions;
 };
@@ -41,15 +46,26 @@ void devices_left(struct devices *devices, const struct session *session);
 void devices_reported(struct devices *devices, const struct session *session,
                       const struct channel_report *report);
 
-// A retained entry of state/gw/devices/, topic is what follows that: ours from an earlier run, or another
-// gateway's.
+// Something came under {prefix}/state/gw/; topic is what follows that. Retained it is ours from an earlier run, or
+// another gateway's; otherwise somebody has just written it.
 void devices_received(struct devices *devices, const char *topic, const struct mqtt_received *received);
 
 // All that the broker retained at the beginning has been heard: what it did not have is due.
 void devices_all_read(struct devices *devices);
 
-// The broker has lost what it kept: all is due again.
-void devices_restore(struct devices *devices);
+// The broker has lost what was published in that span: it is due again.
+void devices_restore(struct devices *devices, struct generation_span lost);
+
+// What belongs on a topic of ours (as in devices_received(); devices/{id}/discovery stands for all that is for
+// Home Assistant) is due again.
+void devices_again(struct devices *devices, const char *topic);
+
+// Whether to hear device by device what others write to the telemetry of ours. Not after the link was lost.
+void devices_watch_each(struct devices *devices, bool each);
+void devices_link_down(struct devices *devices);
+
+// The broker has taken messages: what waited for that goes out.
+void devices_taken(struct devices *devices);
 
 // All are due for Home Assistant again.
 void devices_announce(struct devices *devices);

@@ -4,6 +4,7 @@
 // buttons. An entity has a retained topic of its own, so that they can grow one by one as fields appear.
 #include "gateway/state/home_assistant.h"
 
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -345,6 +346,21 @@ void home_assistant_remove(const struct home_assistant *home_assistant, int64_t 
         remove_entity(home_assistant, device_id, &entities[i]);
     remove_alarms(home_assistant, device_id);
     remove_buttons(home_assistant, device_id);
+}
+
+// The node is all that tells: {prefix}/{component}/{node}/{object_id}/config.
+bool home_assistant_topic_id(const struct home_assistant *home_assistant, const char *topic,
+                             int64_t *device_id) {
+    char node[NODE_MAX], rest[16];
+    const char *component = topic_after(topic, home_assistant->config->home_assistant.prefix);
+    const char *start = component != NULL && *component == '/' ? strchr(component + 1, '/') : NULL;
+    const char *end = start != NULL ? strchr(start + 1, '/') : NULL;
+    const char *digits = end != NULL ? memrchr(start, '_', (size_t)(end - start)) : NULL;
+    if (!home_assistant->config->home_assistant.enabled || digits == NULL ||
+        sscanf(digits, "_%" SCNd64 "%15[^/]", device_id, rest) != 1)
+        return false;
+    write_node(home_assistant, *device_id, node);
+    return (size_t)(end - start - 1) == strlen(node) && memcmp(start + 1, node, strlen(node)) == 0;
 }
 
 bool home_assistant_received(const struct home_assistant *home_assistant,

@@ -42,6 +42,10 @@ bool home_assistant_announce(const struct home_assistant *home_assistant,
 // Removes all entities of a device, whenever they were announced.
 void home_assistant_remove(const struct home_assistant *home_assistant, int64_t device_id);
 
+// The device that a discovery topic of ours is about. False for any other topic.
+bool home_assistant_topic_id(const struct home_assistant *home_assistant, const char *topic,
+                             int64_t *device_id);
+
 // A message on {prefix}/status. True when Home Assistant has started: then all devices are to be announced
 // again.
 bool home_assistant_received(const struct home_assistant *home_assistant,

@@ -12,7 +12,6 @@ struct instance_state {
     const struct bus *bus;
     bool hand_over;  // this instance will not run again
     int64_t started; // microseconds since 1970
-    bool retained;   // the broker had our state when we connected
 };
 
 struct instance_state *instance_state_new(const struct config *config, const struct bus *bus,
@@ -49,16 +48,14 @@ void instance_state_publish(const struct instance_state *instance_state, bool on
     json_decref(state);
 }
 
-void instance_state_begin(struct instance_state *instance_state) {
-    instance_state->retained = false;
-}
-
-void instance_state_received(struct instance_state *instance_state, const char *topic,
+// An older state of this run that comes back is as good: the latest one is behind it.
+bool instance_state_is_right(const struct instance_state *instance_state,
                              const struct mqtt_received *received) {
-    if (bus_is_own(instance_state->bus, topic) && received->retain)
-        instance_state->retained = true;
-}
-
-bool instance_state_is_retained(const struct instance_state *instance_state) {
-    return instance_state->retained;
+    json_t *ours = online_state(instance_state);
+    json_t *json = json_loadb(received->payload, received->length, 0, NULL);
+    bool right = json_equal(json_object_get(json, "state"), json_object_get(ours, "state")) &&
+                 json_equal(json_object_get(json, "started"), json_object_get(ours, "started"));
+    json_decref(ours);
+    json_decref(json);
+    return right;
 }

@@ -21,10 +21,6 @@ void instance_state_free(struct instance_state *instance_state);
 // the broker is away.
 void instance_state_publish(const struct instance_state *instance_state, bool online);
 
-// The link is connected: it is not known yet whether the broker has our state.
-void instance_state_begin(struct instance_state *instance_state);
-// Something came under {prefix}/state/gw/instances/; topic is what follows that.
-void instance_state_received(struct instance_state *instance_state, const char *topic,
+// Whether what came on our own topic, not retained, is what stands there: we are online, in this run.
+bool instance_state_is_right(const struct instance_state *instance_state,
                              const struct mqtt_received *received);
-// Whether the broker had our state when we connected.
-bool instance_state_is_retained(const struct instance_state *instance_state);

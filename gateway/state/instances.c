@@ -21,6 +21,7 @@ struct remote_channel {
 struct instance {
     char *client_id;
     bool online;
+    double started; // its run, as it says; 0: not known
     struct remote_channel *channels;
     UT_hash_handle hh;
 };
@@ -144,6 +145,10 @@ void instances_each_channel(const struct instances *instances, void (*fn)(void *
         }
 }
 
+bool instances_any_online(const struct instances *instances) {
+    return any_online(instances);
+}
+
 // --- who is told ---
 
 void instances_set_handlers(struct instances *instances, const struct instances_handlers *handlers) {
@@ -194,15 +199,28 @@ static json_t *read_state(const struct mqtt_received *received) {
     return state;
 }
 
+// Another run of it has begun, so the one before has ended, although nobody said so: a broker sends no Last Will
+// for one that is back within a second. What that run said of its channels no longer holds.
+static void end_run(struct instance *instance) {
+    struct remote_channel *channel;
+    LL_FOREACH(instance->channels, channel) {
+        json_object_set_new(channel->state, "connections", json_integer(0));
+    }
+}
+
 static void hear_instance(struct instances *instances, struct instance *instance,
                           const struct mqtt_received *received) {
     json_t *json = read_state(received);
     const char *state = json_string_value(json_object_get(json, "state"));
     bool online = state != NULL && strcmp(state, "online") == 0;
+    double started = json_number_value(json_object_get(json, "started"));
     json_decref(json);
-    if (online == instance->online)
+    if (online && instance->online && started != instance->started)
+        end_run(instance);
+    else if (online == instance->online)
         return;
     instance->online = online;
+    instance->started = started;
     tell_all(instances);
 }
 

@@ -36,6 +36,9 @@ void instances_received(struct instances *instances, const char *topic, const st
 // Whether the broker has said, in this connection, which others there are.
 bool instances_are_known(const struct instances *instances);
 
+// Whether any of the others is online.
+bool instances_any_online(const struct instances *instances);
+
 // Whether it is for us to say what all have together.
 bool instances_sum_here(const struct instances *instances);
 

@@ -15,7 +15,7 @@
 #define QUIET_TIME 5000  // milliseconds without a message after which nothing more is expected
 #define TIME_MAX   20000 // milliseconds that it may take in all
 
-enum { FILTERS = 4 };
+enum { FILTERS = 5 };
 
 struct state_reader {
     struct state_reader_handlers handlers;
@@ -163,15 +163,16 @@ static const struct mqtt_link_handlers link_handlers = {.purpose = "what it reta
                                                         .published = ignore_published,
                                                         .received = on_received};
 
-// Identities come first, because the rest is of use only for devices that are known; what we have published
-// just now comes last.
+// Whose a device is comes first, then identities, because the rest is of use only for devices that are known; what
+// we have published just now comes last.
 static void fill_subscriptions(struct state_reader *reader, const char *client_id) {
     const char *base = reader->base;
     struct mqtt_subscription *subscriptions = reader->subscriptions;
-    subscriptions[0].filter = text_format("%s" TOPIC_DEVICES "+", base);
-    subscriptions[1].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_CONNECTED, base);
-    subscriptions[2].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "timestamp", base);
-    subscriptions[3].filter = text_format("%s" TOPIC_INSTANCES "%s", base, client_id);
+    subscriptions[0].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_HOLDER, base);
+    subscriptions[1].filter = text_format("%s" TOPIC_DEVICES "+", base);
+    subscriptions[2].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_CONNECTED, base);
+    subscriptions[3].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "timestamp", base);
+    subscriptions[4].filter = text_format("%s" TOPIC_INSTANCES "%s", base, client_id);
 }
 
 static void start(struct state_reader *reader, uv_loop_t *loop) {

@@ -1,12 +1,16 @@
 // The front of this room; see state.h.
 #include "gateway/state/state.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "gateway/base/memory.h"
 #include "gateway/state/channel_state.h"
 #include "gateway/state/clearing.h"
 #include "gateway/state/devices.h"
+#include "gateway/state/generation.h"
+#include "gateway/state/guard.h"
 #include "gateway/state/home_assistant.h"
 #include "gateway/state/instance_state.h"
 #include "gateway/state/instances.h"
@@ -14,6 +18,10 @@
 #include "gateway/state/reader.h"
 
 #define INTERVAL 100 // milliseconds between attempts to begin reading
+
+// How it is heard what others write to the telemetry of our devices. All of it at once, while no other instance is
+// online: with others, each would hear everything that the others publish. Then device by device.
+enum watching { WATCHING_NOTHING, WATCHING_ALL, WATCHING_EACH };
 
 struct state {
     struct state_parts parts;
@@ -24,30 +32,17 @@ struct state {
     struct home_assistant *home_assistant;
     struct instance_state *instance_state;
     struct devices *devices;
+    struct generation *generation;
+    struct guard *guard;
+    enum watching watching;
     struct state_reader *reader; // or NULL
     uv_timer_t timer;            // runs until reading begins
-    bool again;                  // the broker was connected before, and has got state
 };
-
-static void hear_instance(struct state *state, const char *topic, const struct mqtt_received *received) {
-    instance_state_received(state->instance_state, topic, received);
-    instances_received(state->instances, topic, received);
-    channel_state_received(state->channel_state, topic, received);
-}
-
-static void hear(struct state *state, const char *topic, const struct mqtt_received *received) {
-    const char *device = topic_after(topic, TOPIC_DEVICES);
-    const char *instance = topic_after(topic, TOPIC_INSTANCES);
-    if (device != NULL)
-        devices_received(state->devices, device, received);
-    else if (instance != NULL)
-        hear_instance(state, instance, received);
-}
 
 // --- what the broker retains from earlier runs ---
 
 static void on_read(void *context, const char *topic, const struct mqtt_received *received) {
-    hear(context, topic, received);
+    state_received(context, topic, received);
 }
 
 static void on_all_read(void *context) {
@@ -90,8 +85,7 @@ bool state_is_connecting(const struct state *state) {
 // --- what the link reports ---
 
 void state_link_connected(struct state *state) {
-    state->again = state_is_answered(state);
-    instance_state_begin(state->instance_state);
+    generation_connected(state->generation);
     instances_begin(state->instances);
 }
 
@@ -103,16 +97,117 @@ void state_link_up(struct state *state) {
 void state_link_down(struct state *state) {
     clearing_link_down(state->clearing);
     state_reader_link_down(state->reader);
+    devices_link_down(state->devices);
+    guard_forget(state->guard);
+    state->watching = WATCHING_NOTHING;
+}
+
+void state_link_ready(struct state *state) {
+    devices_taken(state->devices);
+}
+
+static bool is_generation(const struct state *state, const char *instance) {
+    const char *rest = bus_after_own(state->parts.bus, instance);
+    return rest != NULL && strcmp(rest, TOPIC_GENERATION) == 0;
+}
+
+// Our own topics, where what we publish comes back: a Last Will that is late, or what somebody else writes.
+static void compare_own(struct state *state, const char *topic, const char *instance,
+                        const struct mqtt_received *received) {
+    bool known = true, right = true;
+    if (bus_is_own(state->parts.bus, instance))
+        right = instance_state_is_right(state->instance_state, received);
+    else if (is_generation(state, instance))
+        right = generation_is_said(state->generation, received->payload, received->length);
+    else
+        known = false;
+    if (known && right)
+        guard_right(state->guard, topic);
+    else if (known)
+        guard_wrong(state->guard, topic);
+}
+
+static void hear_instance(struct state *state, const char *topic, const char *instance,
+                          const struct mqtt_received *received) {
+    if (!received->retain)
+        compare_own(state, topic, instance, received);
+    generation_received(state->generation, instance, received);
+    instances_received(state->instances, instance, received);
+    channel_state_received(state->channel_state, topic, received);
 }
 
 void state_received(struct state *state, const char *topic, const struct mqtt_received *received) {
-    hear(state, topic, received);
+    const char *instance = topic_after(topic, TOPIC_INSTANCES);
+    if (instance != NULL)
+        hear_instance(state, topic, instance, received);
+    else if (topic_after(topic, TOPIC_DEVICES) != NULL)
+        devices_received(state->devices, topic, received);
+    else if (topic_after(topic, TOPIC_CHANNELS) != NULL)
+        channel_state_heard_sum(state->channel_state, topic, received);
     state_reader_heard(state->reader, topic, received);
 }
 
 void state_heard_home_assistant(struct state *state, const struct mqtt_received *received) {
-    if (home_assistant_received(state->home_assistant, received))
-        devices_announce(state->devices);
+    char topic[sizeof TOPIC_DEVICES TOPIC_DISCOVERY + 20];
+    int64_t id;
+    if (!home_assistant_topic_id(state->home_assistant, received->topic, &id)) {
+        if (home_assistant_received(state->home_assistant, received))
+            devices_announce(state->devices);
+    } else if (received->length == 0) {
+        // Only what was removed: two gateways may each announce a device that neither has.
+        snprintf(topic, sizeof topic, TOPIC_DEVICES "%lld" TOPIC_DISCOVERY, (long long)id);
+        guard_wrong(state->guard, topic);
+    }
+}
+
+// --- what somebody else has changed ---
+
+static void on_again(void *context, const char *topic) {
+    struct state *state = context;
+    const char *instance = topic_after(topic, TOPIC_INSTANCES);
+    if (topic_after(topic, TOPIC_DEVICES) != NULL)
+        devices_again(state->devices, topic);
+    else if (instance == NULL)
+        channel_state_again(state->channel_state, topic);
+    else if (bus_is_own(state->parts.bus, instance))
+        state_publish_instance(state, true);
+    else if (is_generation(state, instance))
+        generation_say_again(state->generation);
+    else
+        channel_state_again(state->channel_state, topic);
+}
+
+static void on_all_again(void *context) {
+    struct state *state = context;
+    const struct generation_span everything = {0, UINT32_MAX};
+    devices_restore(state->devices, everything);
+    channel_state_all_changed(state->channel_state);
+    generation_say_again(state->generation);
+    state_publish_instance(state, true);
+}
+
+static void end_watching(struct state *state, const char *all) {
+    if (state->watching == WATCHING_ALL)
+        state->parts.asker.unsubscribe(state->parts.asker.context, all);
+    if (state->watching == WATCHING_EACH)
+        devices_watch_each(state->devices, false);
+}
+
+// As others come and go.
+static bool watch(void *context) {
+    struct state *state = context;
+    char all[TOPIC_MAX];
+    enum watching wanted = instances_any_online(state->instances) ? WATCHING_EACH : WATCHING_ALL;
+    if (wanted == state->watching || !instances_are_known(state->instances))
+        return true;
+    bus_topic(state->parts.bus, all, TOPIC_STATE TOPIC_DEVICES "+" TOPIC_TELEMETRY "#");
+    end_watching(state, all);
+    if (wanted == WATCHING_EACH)
+        devices_watch_each(state->devices, true);
+    else if (!state->parts.asker.listen(state->parts.asker.context, all))
+        wanted = WATCHING_NOTHING;
+    state->watching = wanted;
+    return true;
 }
 
 void state_roll_call_answered(struct state *state) {
@@ -120,8 +215,9 @@ void state_roll_call_answered(struct state *state) {
 }
 
 void state_roll_call_settled(struct state *state) {
-    if (!instance_state_is_retained(state->instance_state) && state->again)
-        devices_restore(state->devices);
+    struct generation_span lost = generation_settled(state->generation);
+    clearing_restore(state->clearing, lost);
+    devices_restore(state->devices, lost);
     instances_settled(state->instances);
 }
 
@@ -172,6 +268,9 @@ static struct devices *make_devices(const struct state *state) {
     return devices_new(&(struct devices_parts){.config = state->parts.config,
                                                .registry = state->parts.registry,
                                                .bus = state->parts.bus,
+                                               .asker = state->parts.asker,
+                                               .generation = state->generation,
+                                               .guard = state->guard,
                                                .publisher = state->publisher,
                                                .clearing = state->clearing,
                                                .home_assistant = state->home_assistant,
@@ -183,11 +282,14 @@ static struct devices *make_devices(const struct state *state) {
 static void make_publishing(struct state *state) {
     const struct state_parts *parts = &state->parts;
     state->publisher = publisher_new(parts->loop);
-    state->channel_state = channel_state_new(parts->config, parts->bus, state->publisher, state->instances,
-                                             parts->channels, parts->channel_count);
-    state->clearing =
-        clearing_new(parts->loop, parts->bus, &parts->asker, state->publisher, remove_device, state);
+    state->guard = guard_new(parts->loop, &(struct guard_handlers){state, on_again, on_all_again});
+    state->channel_state = channel_state_new(parts->config, parts->bus, state->publisher, state->guard,
+                                             state->instances, parts->channels, parts->channel_count);
+    state->generation = generation_new(parts->loop, parts->bus, state->publisher);
+    state->clearing = clearing_new(parts->loop, parts->bus, &parts->asker, state->publisher,
+                                   state->generation, remove_device, state);
     state->devices = make_devices(state);
+    publisher_add(state->publisher, watch, state);
 }
 
 struct state *state_new(const struct state_parts *parts) {
@@ -205,6 +307,7 @@ struct state *state_new(const struct state_parts *parts) {
 void state_stop(struct state *state) {
     uv_close((uv_handle_t *)&state->timer, NULL);
     publisher_stop(state->publisher);
+    guard_stop(state->guard);
     state_reader_stop(state->reader);
     clearing_stop(state->clearing);
 }
@@ -214,6 +317,8 @@ void state_free(struct state *state) {
     devices_free(state->devices);
     clearing_free(state->clearing);
     channel_state_free(state->channel_state);
+    guard_free(state->guard);
+    generation_free(state->generation);
     publisher_free(state->publisher);
     home_assistant_free(state->home_assistant);
     instance_state_free(state->instance_state);

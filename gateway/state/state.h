@@ -50,9 +50,11 @@ void state_channel_changed(struct state *state, const struct config_channel *cha
 void state_link_connected(struct state *state);
 void state_link_up(struct state *state);
 void state_link_down(struct state *state);
+// What had come over it was passed on: the broker may have taken what we published.
+void state_link_ready(struct state *state);
 // Something came under {prefix}/state/gw/; topic is what follows that.
 void state_received(struct state *state, const char *topic, const struct mqtt_received *received);
-// Something came on Home Assistant's status topic.
+// Something came on Home Assistant's status topic, or on a discovery topic.
 void state_heard_home_assistant(struct state *state, const struct mqtt_received *received);
 
 // The roll call: the broker has delivered what it delivers in order; and, after the quiet period, all that it

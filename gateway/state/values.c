@@ -70,7 +70,18 @@ struct value *values_next(const struct values *values, const struct value *previ
 
 void values_mark(struct values *values) {
     for (struct value *value = NULL; (value = values_next(values, value)) != NULL;)
-        value->due = true;
+        value->generation = 0;
+}
+
+bool values_mark_between(struct values *values, uint32_t after, uint32_t before) {
+    bool any = false;
+    for (struct value *value = NULL; (value = values_next(values, value)) != NULL;) {
+        if (value->generation <= after || value->generation >= before)
+            continue;
+        value->generation = 0;
+        any = true;
+    }
+    return any;
 }
 
 static bool has_name(const struct value *value, const char *name) {
@@ -85,11 +96,11 @@ static bool has_name(const struct value *value, const char *name) {
            memcmp(rest + 1, value_index(value), value->index_length) == 0;
 }
 
-bool values_have(const struct values *values, const char *name) {
-    for (const struct value *value = NULL; (value = values_next(values, value)) != NULL;)
+struct value *values_named(const struct values *values, const char *name) {
+    for (struct value *value = NULL; (value = values_next(values, value)) != NULL;)
         if (has_name(value, name))
-            return true;
-    return false;
+            return value;
+    return NULL;
 }
 
 // --- changing ---
@@ -148,7 +159,7 @@ static enum value_put replace(struct values *values, struct value *value, const 
         return VALUE_NO_ROOM;
     memcpy(text_of(value), member->value, member->length);
     value->timestamp = timestamp;
-    value->due = true;
+    value->generation = 0;
     return VALUE_CHANGED;
 }
 

@@ -24,7 +24,7 @@ struct __attribute__((packed)) value {
     uint16_t field;
     uint16_t length; // of the JSON text
     uint8_t index_length;
-    bool due; // to be published
+    uint32_t generation; // in which it was published last; 0: it is due
 };
 
 // Neither ends with a NUL.
@@ -60,6 +60,8 @@ struct value *values_next(const struct values *values, const struct value *previ
 
 // All are due.
 void values_mark(struct values *values);
+// Those that were published in generations after `after` and before `before` are due. True when there are any.
+bool values_mark_between(struct values *values, uint32_t after, uint32_t before);
 
-// Whether there is one of this name: as value_name() says, with .INDEX where the field is indexed.
-bool values_have(const struct values *values, const char *name);
+// The value of this name (as value_name() says, with .INDEX where the field is indexed), or NULL.
+struct value *values_named(const struct values *values, const char *name);

@@ -12,6 +12,19 @@
 #define REBOOT_FAST(attempts) "{\"name\":\"reboot\",\"timeout\":1,\"max_attempts\":" #attempts "}"
 #define ALL_PENDING           "state/gw/devices/+/commands-queue/+"
 
+// A story is told twice: over MQTT 5, and over 3.1.1, where messages have no properties and what we publish
+// comes back. The suite of the second has the same name with _3_1_1 behind it.
+#define STORY(suite, name)                                                                                   \
+    static void suite##_##name(void);                                                                        \
+    Test(suite, name) {                                                                                      \
+        suite##_##name();                                                                                    \
+    }                                                                                                        \
+    Test(suite##_3_1_1, name) {                                                                              \
+        rig_speak("3.1.1");                                                                                  \
+        suite##_##name();                                                                                    \
+    }                                                                                                        \
+    static void suite##_##name(void)
+
 // A device on a new connection that has reported; the gateway has taken it.
 int wake(struct rig *rig, const char *ident);
 int wake_udp(struct rig *rig, const char *ident);

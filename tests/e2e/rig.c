@@ -309,10 +309,40 @@ void rig_broker_kill(struct rig *rig) {
     rig->broker = 0;
 }
 
+// What the broker keeps on its disk.
+static void database_of(const struct rig *rig, const char *suffix, char *path, size_t capacity) {
+    snprintf(path, capacity, "%s/mosquitto.db%s", rig->directory, suffix);
+}
+
 void rig_broker_wipe(struct rig *rig) {
     char path[96];
-    snprintf(path, sizeof path, "%s/mosquitto.db", rig->directory);
+    database_of(rig, "", path, sizeof path);
     remove(path);
+}
+
+static bool has_saved(void *context) {
+    char path[96];
+    database_of(context, "", path, sizeof path);
+    return access(path, F_OK) == 0; // it writes another file first, and renames that
+}
+
+void rig_broker_save(struct rig *rig) {
+    char path[96], old[96];
+    database_of(rig, "", path, sizeof path);
+    database_of(rig, ".old", old, sizeof old);
+    remove(path);
+    cr_assert(kill(rig->broker, SIGUSR1) == 0);
+    cr_assert(rig_wait(has_saved, rig, RIG_DEADLINE), "the broker does not save");
+    cr_assert(rename(path, old) == 0);
+}
+
+void rig_broker_fall_back(struct rig *rig, const char *extra) {
+    char path[96], old[96];
+    database_of(rig, "", path, sizeof path);
+    database_of(rig, ".old", old, sizeof old);
+    rig_broker_kill(rig);
+    cr_assert(rename(old, path) == 0);
+    rig_broker_start(rig, extra);
 }
 
 void rig_broker_freeze(struct rig *rig) {
@@ -337,13 +367,19 @@ const char *rig_broker_password_lines(struct rig *rig) {
 
 // --- the gateway ---
 
+static const char *spoken; // version of MQTT; NULL: any
+
+void rig_speak(const char *version) {
+    spoken = version;
+}
+
 static json_t *standard_config(const struct rig *rig) {
     char url[64], store[96];
     snprintf(url, sizeof url, "mqtt://127.0.0.1:%d", rig->broker_port);
     snprintf(store, sizeof store, "%s/store.db", rig->directory);
-    return json_pack("{s:[{s:i, s:s, s:s, s:s, s:s}], s:{s:s}, s:{s:s}}", "channels", "id", 1, "name",
+    return json_pack("{s:[{s:i, s:s, s:s, s:s, s:s}], s:{s:s, s:s*}, s:{s:s}}", "channels", "id", 1, "name",
                      "mictrack", "protocol", "mictrack", "tcp", "127.0.0.1:0", "udp", "127.0.0.1:0", "mqtt",
-                     "url", url, "store", "path", store);
+                     "url", url, "version", spoken, "store", "path", store);
 }
 
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity) {

@@ -58,6 +58,10 @@ void rig_broker_start(struct rig *rig, const char *extra);
 void rig_broker_reserve(struct rig *rig); // chooses the port alone
 void rig_broker_kill(struct rig *rig);    // SIGKILL
 void rig_broker_wipe(struct rig *rig);    // forgets what the killed broker had on its disk
+// With "persistence true": what it has now is what it has again after the fall, in which it is killed. extra as
+// for rig_broker_start().
+void rig_broker_save(struct rig *rig);
+void rig_broker_fall_back(struct rig *rig, const char *extra);
 void rig_broker_freeze(struct rig *rig);  // SIGSTOP: connected, and deaf
 void rig_broker_thaw(struct rig *rig);
 // One of 127.0.0.1 that is free for TCP and UDP.
@@ -91,6 +95,9 @@ void rig_write_file(struct rig *rig, const char *name, const char *text);
 void rig_write_json(struct rig *rig, const char *name, const char *text); // as rig_json() reads it
 // Writes the configuration alone; path is that of the file.
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity);
+
+// From now on the gateways of this test speak only that version of MQTT ("3.1.1"); see mqtt.version.
+void rig_speak(const char *version);
 
 // Waits until the gateway publishes state; before that it hears what the broker retains.
 void rig_expect_state(struct rig *rig);

@@ -8,6 +8,7 @@
 #include "tests/e2e/command_life.h"
 
 TestSuite(instances, .fini = rig_clean, .timeout = 120);
+TestSuite(instances_3_1_1, .fini = rig_clean, .timeout = 120);
 
 #define SECOND "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}"
 
@@ -53,7 +54,7 @@ static void expect_once(struct rig *rig, int device) {
     expect_steps(rig, VAN, "queued", 1);
 }
 
-Test(instances, the_one_that_holds_the_device_delivers) {
+STORY(instances, the_one_that_holds_the_device_delivers) {
     struct rig *rig = two_up();
     int device = wake(rig->beside, VAN);
     rig_publish(rig, TO_VAN, REBOOT);
@@ -63,7 +64,7 @@ Test(instances, the_one_that_holds_the_device_delivers) {
 }
 
 // A broken log entry is no sign that another gateway has the device.
-Test(instances, a_device_does_not_move_on_a_word_of_nobody) {
+STORY(instances, a_device_does_not_move_on_a_word_of_nobody) {
     struct rig *rig = rig_up(NULL);
     int device = wake(rig, VAN);
     rig_publish(rig, "log/gw/devices/" VAN "/connected", "");
@@ -74,14 +75,14 @@ Test(instances, a_device_does_not_move_on_a_word_of_nobody) {
     rig_finish(rig);
 }
 
-Test(instances, any_delivers_when_the_device_wakes) {
+STORY(instances, any_delivers_when_the_device_wakes) {
     struct rig *rig = two_up();
     queue(rig, REBOOT);
     expect_once(rig, wake(rig->beside, VAN));
     finish(rig);
 }
 
-Test(instances, one_that_starts_later_sees_what_waits) {
+STORY(instances, one_that_starts_later_sees_what_waits) {
     struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
     queue(rig, REBOOT);
     rig_gateway_start(second, SECOND);
@@ -91,7 +92,7 @@ Test(instances, one_that_starts_later_sees_what_waits) {
     finish(rig);
 }
 
-Test(instances, a_device_that_moves_gets_each_command_once) {
+STORY(instances, a_device_that_moves_gets_each_command_once) {
     struct rig *rig = two_up();
     int before = wake(rig, VAN), device = -1;
     const struct post posts[] = {post_at(rig, CAR), post_at(rig->beside, "866425031377999")};
@@ -113,7 +114,7 @@ Test(instances, a_device_that_moves_gets_each_command_once) {
     finish(rig);
 }
 
-Test(instances, a_device_that_moves_over_udp_gets_each_command_once) {
+STORY(instances, a_device_that_moves_over_udp_gets_each_command_once) {
     struct rig *rig = two_up();
     int first = rig_udp(rig), second = rig_udp(rig->beside);
     for (int i = 0; i < 4; i++) {
@@ -133,7 +134,7 @@ Test(instances, a_device_that_moves_over_udp_gets_each_command_once) {
 }
 
 // Sent by one gateway, answered at the other.
-Test(instances, an_answer_counts_wherever_it_comes) {
+STORY(instances, an_answer_counts_wherever_it_comes) {
     struct rig *rig = two_up();
     struct post post = post_at(rig->beside, CAR);
     int64_t id = queue(rig, REBOOT);
@@ -149,7 +150,7 @@ Test(instances, an_answer_counts_wherever_it_comes) {
     finish(rig);
 }
 
-Test(instances, a_device_that_moves_without_an_answer_gets_it_again) {
+STORY(instances, a_device_that_moves_without_an_answer_gets_it_again) {
     struct rig *rig = two_up();
     queue(rig, REBOOT_FAST(3));
     int device = wake(rig, VAN);
@@ -158,7 +159,7 @@ Test(instances, a_device_that_moves_without_an_answer_gets_it_again) {
     finish(rig);
 }
 
-Test(instances, what_comes_while_the_intake_is_away_is_not_missed) {
+STORY(instances, what_comes_while_the_intake_is_away_is_not_missed) {
     struct rig *rig = two_up();
     int device = wake(rig->beside, VAN);
     rig_gateway_kill(rig);
@@ -180,7 +181,7 @@ Test(instances, what_comes_while_the_intake_is_away_is_not_missed) {
 }
 
 // The intake has the command on its disk, but the other one has finished it meanwhile.
-Test(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
+STORY(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
     struct rig *rig = two_up();
     queue(rig, REBOOT);
     rig_gateway_kill(rig);
@@ -198,7 +199,7 @@ Test(instances, what_ended_while_the_intake_was_away_is_not_sent_again) {
 }
 
 // The same, away for longer than the command may wait.
-Test(instances, what_ended_elsewhere_does_not_expire) {
+STORY(instances, what_ended_elsewhere_does_not_expire) {
     struct rig *rig = two_up();
     queue(rig, "{\"name\":\"reboot\",\"ttl\":4}");
     int64_t expired = rig_clock() + 4100;
@@ -214,7 +215,7 @@ Test(instances, what_ended_elsewhere_does_not_expire) {
     finish(rig);
 }
 
-Test(instances, the_intake_goes_on_with_what_a_dead_one_has_sent) {
+STORY(instances, the_intake_goes_on_with_what_a_dead_one_has_sent) {
     struct rig *rig = two_up();
     struct post post = post_at(rig, CAR);
     int64_t id = queue(rig, REBOOT_FAST(3));
@@ -230,7 +231,7 @@ Test(instances, the_intake_goes_on_with_what_a_dead_one_has_sent) {
     rig_finish(rig);
 }
 
-Test(instances, one_that_delivers_and_is_killed_comes_back_without_harm) {
+STORY(instances, one_that_delivers_and_is_killed_comes_back_without_harm) {
     struct rig *rig = two_up();
     int64_t id = queue(rig, REBOOT);
     int device = wake(rig->beside, VAN);
@@ -246,7 +247,7 @@ Test(instances, one_that_delivers_and_is_killed_comes_back_without_harm) {
     finish(rig);
 }
 
-Test(instances, a_command_is_canceled_wherever_it_is) {
+STORY(instances, a_command_is_canceled_wherever_it_is) {
     struct rig *rig = two_up();
     struct post post = post_at(rig->beside, CAR);
     char topic[128];
@@ -264,7 +265,7 @@ Test(instances, a_command_is_canceled_wherever_it_is) {
 }
 
 // The broker loses everything while the other one has the command under way.
-Test(instances, both_outlive_a_broker_that_loses_all) {
+STORY(instances, both_outlive_a_broker_that_loses_all) {
     struct rig *rig = two_up();
     int64_t id = queue(rig, REBOOT);
     int device = wake(rig->beside, VAN);
@@ -291,7 +292,7 @@ static void expect_connections(struct rig *rig, const char *topic, int count) {
     json_decref(rig_expect_standing_json(rig, topic, subset));
 }
 
-Test(instances, their_connections_are_added_up) {
+STORY(instances, their_connections_are_added_up) {
     struct rig *rig = two_up();
     int here = rig_tcp(rig), there = rig_tcp(rig->beside), also = rig_tcp(rig->beside);
     expect_connections(rig, CHANNEL, 3);
@@ -307,7 +308,7 @@ Test(instances, their_connections_are_added_up) {
     rig_finish(rig);
 }
 
-Test(instances, one_that_is_gone_has_no_connections) {
+STORY(instances, one_that_is_gone_has_no_connections) {
     struct rig *rig = two_up();
     rig_tcp(rig);
     rig_tcp(rig->beside);
@@ -324,7 +325,7 @@ Test(instances, one_that_is_gone_has_no_connections) {
     rig_finish(rig);
 }
 
-Test(instances, one_that_adds_up_later_hears_what_there_is) {
+STORY(instances, one_that_adds_up_later_hears_what_there_is) {
     struct rig *rig = two_up();
     rig_tcp(rig);
     rig_tcp(rig->beside);
@@ -342,7 +343,7 @@ Test(instances, one_that_adds_up_later_hears_what_there_is) {
     rig_finish(rig);
 }
 
-Test(instances, their_connections_are_added_up_again_after_the_broker_lost_all) {
+STORY(instances, their_connections_are_added_up_again_after_the_broker_lost_all) {
     struct rig *rig = two_up();
     rig_tcp(rig);
     rig_tcp(rig->beside);
@@ -360,7 +361,7 @@ Test(instances, their_connections_are_added_up_again_after_the_broker_lost_all) 
     "{'mqtt':{'client_id':'second'},'commands':{'intake':false},'channels':[{'id':5,'name':'far',"           \
     "'protocol':'mictrack','tcp':'127.0.0.1:0'}]}"
 
-Test(instances, a_channel_that_only_another_has_is_said_too) {
+STORY(instances, a_channel_that_only_another_has_is_said_too) {
     struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
     rig_gateway_start(second, APART);
     rig_tcp_to(second, "far");
@@ -375,7 +376,7 @@ Test(instances, a_channel_that_only_another_has_is_said_too) {
     rig_finish(rig);
 }
 
-Test(instances, one_that_is_alone_says_what_it_has) {
+STORY(instances, one_that_is_alone_says_what_it_has) {
     struct rig *rig = rig_up("{'commands':{'intake':false}}");
     rig_tcp(rig);
     expect_connections(rig, CHANNEL, 1);
@@ -387,7 +388,24 @@ Test(instances, one_that_is_alone_says_what_it_has) {
     rig_finish(rig);
 }
 
-Test(instances, what_is_no_state_counts_for_nothing) {
+// Killed and back within a second: nobody says that it was offline. What the run before said counts no more.
+STORY(instances, another_run_of_one_ends_the_run_before) {
+    struct rig *rig = two_up();
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"online\",\"started\":1}");
+    rig_publish_retained(rig, "state/gw/instances/third/channels/1", "{\"connections\":50}");
+    expect_connections(rig, CHANNEL, 50);
+    rig_publish_retained(rig, "state/gw/instances/third",
+                         "{\"state\":\"online\",\"started\":1,\"full\":true}");
+    rig_tcp(rig);
+    expect_connections(rig, CHANNEL, 51);
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"online\",\"started\":2}");
+    expect_connections(rig, CHANNEL, 1);
+    rig_publish_retained(rig, "state/gw/instances/third/channels/1", "{\"connections\":7}");
+    expect_connections(rig, CHANNEL, 8);
+    rig_finish(rig);
+}
+
+STORY(instances, what_is_no_state_counts_for_nothing) {
     static const char *const forged[] = {"{'connections':-1}",
                                          "{'connections':'many'}",
                                          "[1]",

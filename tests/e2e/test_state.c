@@ -10,6 +10,7 @@
 #include "tests/e2e/state.h"
 
 TestSuite(state, .fini = rig_clean);
+TestSuite(state_3_1_1, .fini = rig_clean);
 
 #define CHANNEL        "state/gw/channels/1"
 #define CHANNEL_KEYS   "connections id name protocol_id protocol_name tcp udp"
@@ -35,7 +36,7 @@ static void pass_fence(struct rig *rig) {
 
 // --- channels ---
 
-Test(state, of_a_channel) {
+STORY(state, of_a_channel) {
     struct rig *rig = rig_up(NULL);
     char addresses[96];
     snprintf(addresses, sizeof addresses, "{'tcp':'127.0.0.1:%d','udp':'127.0.0.1:%d'}",
@@ -50,7 +51,7 @@ Test(state, of_a_channel) {
     rig_finish(rig);
 }
 
-Test(state, of_channels_with_one_transport) {
+STORY(state, of_channels_with_one_transport) {
     struct rig *rig = rig_up("{'channels':[{'id':1,'name':'one','protocol':'mictrack','tcp':'127.0.0.1:0'},"
                              "{'id':7,'name':'Größe \\\"7\\\"','protocol':'magicyo','udp':'127.0.0.1:0'}]}");
     char addresses[96];
@@ -69,7 +70,7 @@ Test(state, of_channels_with_one_transport) {
     rig_finish(rig);
 }
 
-Test(state, of_a_channel_over_ipv6) {
+STORY(state, of_a_channel_over_ipv6) {
     if (!rig_has_ipv6())
         cr_skip_test("no IPv6 here");
     struct rig *rig =
@@ -80,7 +81,7 @@ Test(state, of_a_channel_over_ipv6) {
     rig_finish(rig);
 }
 
-Test(state, of_a_channel_that_cannot_listen) {
+STORY(state, of_a_channel_that_cannot_listen) {
     struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
     char changes[512];
     snprintf(changes, sizeof changes,
@@ -94,7 +95,7 @@ Test(state, of_a_channel_that_cannot_listen) {
     rig_finish(rig);
 }
 
-Test(state, of_a_channel_counts_connections) {
+STORY(state, of_a_channel_counts_connections) {
     struct rig *rig = rig_up(NULL);
     expect_connections(rig, 0);
     int silent = rig_tcp(rig);
@@ -111,7 +112,7 @@ Test(state, of_a_channel_counts_connections) {
     rig_finish(rig);
 }
 
-Test(state, of_a_channel_does_not_count_who_was_turned_away) {
+STORY(state, of_a_channel_does_not_count_who_was_turned_away) {
     struct rig *rig = rig_up("{'limits':{'connections':1}}");
     int first = rig_tcp(rig);
     expect_connections(rig, 1);
@@ -123,7 +124,7 @@ Test(state, of_a_channel_does_not_count_who_was_turned_away) {
     rig_finish(rig);
 }
 
-Test(state, of_a_channel_that_was_told_to_stop) {
+STORY(state, of_a_channel_that_was_told_to_stop) {
     struct rig *rig = rig_up(NULL);
     wake(rig, VAN);
     expect_connections(rig, 1);
@@ -132,7 +133,7 @@ Test(state, of_a_channel_that_was_told_to_stop) {
     rig->finished = true;
 }
 
-Test(state, of_a_channel_after_a_crash) {
+STORY(state, of_a_channel_after_a_crash) {
     struct rig *rig = rig_up(NULL);
     wake(rig, VAN);
     expect_connections(rig, 1);
@@ -147,7 +148,7 @@ Test(state, of_a_channel_after_a_crash) {
 
 // --- who a device is ---
 
-Test(state, of_a_device_in_the_registry) {
+STORY(state, of_a_device_in_the_registry) {
     struct rig *rig = rig_up("{" LISTED "}");
     int device = rig_tcp(rig);
     say(rig, device, VAN, "R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+113");
@@ -162,7 +163,7 @@ Test(state, of_a_device_in_the_registry) {
     rig_finish(rig);
 }
 
-Test(state, of_a_device_outside_the_registry) {
+STORY(state, of_a_device_outside_the_registry) {
     struct rig *rig = rig_up(NULL);
     wake(rig, VAN);
     json_t *state = rig_expect_standing_json(rig, VAN_STATE,
@@ -173,7 +174,7 @@ Test(state, of_a_device_outside_the_registry) {
     rig_finish(rig);
 }
 
-Test(state, of_a_device_that_never_came) {
+STORY(state, of_a_device_that_never_came) {
     struct rig *rig = rig_up("{" LISTED "}");
     json_decref(rig_expect_standing_json(rig, "state/gw/devices/42",
                                          "{'id':42,'name':'Van 1','ident':'" VAN "','device_type_id':825}"));
@@ -181,7 +182,7 @@ Test(state, of_a_device_that_never_came) {
     rig_finish(rig);
 }
 
-Test(state, of_a_device_with_a_name_that_json_has_to_escape) {
+STORY(state, of_a_device_with_a_name_that_json_has_to_escape) {
     struct rig *rig =
         rig_up("{'devices':[{'ident':'" VAN "','id':42,'name':'Van \\\"1\\\" \\\\ Köln\\n東京 <b>'}]}");
     wake(rig, VAN);
@@ -196,7 +197,7 @@ Test(state, of_a_device_with_a_name_that_json_has_to_escape) {
     rig_finish(rig);
 }
 
-Test(state, under_another_prefix) {
+STORY(state, under_another_prefix) {
     struct rig *rig = rig_with_broker(NULL);
     rig->topic_prefix = "flespi";
     rig_gateway_start(rig, "{'mqtt':{'topic_prefix':'flespi'}}");
@@ -233,17 +234,17 @@ static void expect_no_device_topics(const char *unknown) {
     rig->finished = true;
 }
 
-Test(state, of_no_device_that_is_for_the_channel_only) {
+STORY(state, of_no_device_that_is_for_the_channel_only) {
     expect_no_device_topics("channel");
 }
 
-Test(state, of_no_device_that_is_rejected) {
+STORY(state, of_no_device_that_is_rejected) {
     expect_no_device_topics("reject");
 }
 
 // --- connected or not ---
 
-Test(state, connected_over_tcp) {
+STORY(state, connected_over_tcp) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     expect_connections(rig, 1);
@@ -255,7 +256,7 @@ Test(state, connected_over_tcp) {
     rig_finish(rig);
 }
 
-Test(state, connected_over_udp_until_it_is_silent) {
+STORY(state, connected_over_udp_until_it_is_silent) {
     struct rig *rig = rig_up("{'limits':{'idle_timeout':1}}");
     talk(rig, rig_udp(rig), VAN);
     rig_expect(rig, VAN_CONNECTED, "true");
@@ -264,7 +265,7 @@ Test(state, connected_over_udp_until_it_is_silent) {
     rig_finish(rig);
 }
 
-Test(state, connected_over_udp_when_the_connection_ends) {
+STORY(state, connected_over_udp_when_the_connection_ends) {
     struct rig *rig = rig_up(NULL);
     int connection = wake(rig, VAN), datagrams = wake_udp(rig, VAN);
     close(connection);
@@ -275,7 +276,7 @@ Test(state, connected_over_udp_when_the_connection_ends) {
     rig_finish(rig);
 }
 
-Test(state, connected_when_it_connected_again) {
+STORY(state, connected_when_it_connected_again) {
     struct rig *rig = rig_up(NULL);
     for (int i = 0, before = wake(rig, VAN); i < 5; i++) {
         int again = wake(rig, VAN);
@@ -287,7 +288,7 @@ Test(state, connected_when_it_connected_again) {
     rig_finish(rig);
 }
 
-Test(state, connected_ends_when_the_gateway_is_told_to_stop) {
+STORY(state, connected_ends_when_the_gateway_is_told_to_stop) {
     struct rig *rig = rig_up("{" LISTED "}");
     wake(rig, CAR);
     say(rig, rig_udp(rig), VAN, "R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+113");
@@ -313,7 +314,7 @@ static struct rig *crashed_with_van_and_car(void) {
     return rig;
 }
 
-Test(state, of_devices_that_were_connected_when_the_gateway_was_killed) {
+STORY(state, of_devices_that_were_connected_when_the_gateway_was_killed) {
     struct rig *rig = crashed_with_van_and_car();
     rig_gateway_start(rig, CAR_LISTED);
     rig_expect_standing(rig, VAN_CONNECTED, "false");
@@ -324,7 +325,7 @@ Test(state, of_devices_that_were_connected_when_the_gateway_was_killed) {
 }
 
 // Before the gateway has heard what the broker retains.
-Test(state, of_a_device_that_is_back_at_once_after_a_crash) {
+STORY(state, of_a_device_that_is_back_at_once_after_a_crash) {
     struct rig *rig = crashed_with_van_and_car();
     rig_broker_freeze(rig);
     rig_gateway_start(rig, CAR_LISTED);
@@ -346,7 +347,7 @@ static struct rig *two_up(void) {
     return rig;
 }
 
-Test(state, connected_when_it_moved_to_another_gateway) {
+STORY(state, connected_when_it_moved_to_another_gateway) {
     struct rig *rig = two_up();
     int before = wake(rig, VAN);
     for (int i = 0; i < 4; i++) {
@@ -362,7 +363,7 @@ Test(state, connected_when_it_moved_to_another_gateway) {
     rig_finish(rig);
 }
 
-Test(state, of_devices_elsewhere_when_a_gateway_was_killed) {
+STORY(state, of_devices_elsewhere_when_a_gateway_was_killed) {
     struct rig *rig = two_up();
     wake(rig, VAN);
     wake(rig->beside, CAR);
@@ -438,7 +439,7 @@ static struct rig *fleet_up(void) {
     return rig;
 }
 
-Test(state, stands_again_after_a_broker_has_lost_all) {
+STORY(state, stands_again_after_a_broker_has_lost_all) {
     struct rig *rig = fleet_up();
     expect_connections(rig, 1);
     json_t *before = rig_retained(rig, "state/#");
@@ -449,7 +450,7 @@ Test(state, stands_again_after_a_broker_has_lost_all) {
     rig_finish(rig);
 }
 
-Test(state, stands_again_each_time) {
+STORY(state, stands_again_each_time) {
     struct rig *rig = fleet_up();
     expect_connections(rig, 1);
     for (int i = 0; i < 3; i++) {
@@ -462,7 +463,7 @@ Test(state, stands_again_each_time) {
 }
 
 // It goes soon after the first connection to it, when the gateway has not heard all of it yet.
-Test(state, follows_who_comes_and_goes_while_the_broker_is_away) {
+STORY(state, follows_who_comes_and_goes_while_the_broker_is_away) {
     struct rig *rig = rig_up(NULL);
     int van = wake(rig, VAN);
     lose_all(rig);
@@ -484,7 +485,7 @@ Test(state, follows_who_comes_and_goes_while_the_broker_is_away) {
 }
 
 // The broker has forgotten nothing: only what changed meanwhile is published.
-Test(state, follows_who_goes_while_a_broker_is_away_that_keeps_all) {
+STORY(state, follows_who_goes_while_a_broker_is_away_that_keeps_all) {
     struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
     rig_gateway_start(rig, NULL);
     int van = wake(rig, VAN);
@@ -502,7 +503,7 @@ Test(state, follows_who_goes_while_a_broker_is_away_that_keeps_all) {
 }
 
 // The gateway itself comes back to a broker that knows nothing.
-Test(state, of_the_registry_at_a_new_broker_and_a_new_start) {
+STORY(state, of_the_registry_at_a_new_broker_and_a_new_start) {
     struct rig *rig = rig_up("{" LISTED "}");
     rig_expect_standing(rig, "state/gw/devices/42/connected", "false");
     rig_gateway_stop(rig);
@@ -515,7 +516,7 @@ Test(state, of_the_registry_at_a_new_broker_and_a_new_start) {
 }
 
 // The store says that the device is connected, but it is gone when the gateway and the broker are back.
-Test(state, connected_of_an_earlier_run_is_not_the_last_word) {
+STORY(state, connected_of_an_earlier_run_is_not_the_last_word) {
     struct rig *rig = rig_up(
         "{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','udp':'127.0.0.1:0','udp_ack':'ok'}]}");
     int device = rig_udp(rig);

@@ -9,6 +9,7 @@
 #include "tests/e2e/state.h"
 
 TestSuite(telemetry, .fini = rig_clean);
+TestSuite(telemetry_3_1_1, .fini = rig_clean);
 
 #define TELEMETRY VAN_STATE "/telemetry/"
 #define BATTERY   TELEMETRY "battery.voltage"
@@ -90,7 +91,7 @@ static const struct {
     {"R9;what \"is\" this", 2},
 };
 
-Test(telemetry, of_every_field_of_mictrack) {
+STORY(telemetry, of_every_field_of_mictrack) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     for (size_t i = 0; i < sizeof mictrack_reports / sizeof mictrack_reports[0]; i++) {
@@ -104,7 +105,7 @@ Test(telemetry, of_every_field_of_mictrack) {
 }
 
 // Numbers, booleans, texts and lists, literally.
-Test(telemetry, is_bare_json) {
+STORY(telemetry, is_bare_json) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, NOON);
@@ -131,7 +132,7 @@ static int lorry(struct rig *rig) {
     "00cb040012d68700cc01eb00cd01f900ce01f000cf011f00d0015800d102007b00d20211d7012d0101012e01000132010101"   \
     "3301000191015b019301110197014e019c01ff019d0208662a1a1a80aaaa"
 
-Test(telemetry, of_every_field_of_magicyo) {
+STORY(telemetry, of_every_field_of_magicyo) {
     struct rig *rig = rig_up(MAGICYO);
     device_send_hex(lorry(rig), ATTRIBUTES);
     const struct rig_message *message = rig_expect(rig, "message/gw/devices/" LORRY, NULL);
@@ -143,7 +144,7 @@ Test(telemetry, of_every_field_of_magicyo) {
     rig_finish(rig);
 }
 
-Test(telemetry, is_there_also_when_messages_are_on_channel_topics_only) {
+STORY(telemetry, is_there_also_when_messages_are_on_channel_topics_only) {
     struct rig *rig = rig_up("{'messages':['channels']}");
     say(rig, rig_tcp(rig), VAN, NOON);
     rig_expect_standing(rig, BATTERY, "3.744");
@@ -151,7 +152,7 @@ Test(telemetry, is_there_also_when_messages_are_on_channel_topics_only) {
     rig_finish(rig);
 }
 
-Test(telemetry, of_datagrams) {
+STORY(telemetry, of_datagrams) {
     struct rig *rig = rig_up(NULL);
     say(rig, rig_udp(rig), VAN, NOON);
     rig_expect_standing(rig, BATTERY, "3.744");
@@ -161,7 +162,7 @@ Test(telemetry, of_datagrams) {
 
 // --- when it is published ---
 
-Test(telemetry, comes_when_it_changed) {
+STORY(telemetry, comes_when_it_changed) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+1");
@@ -179,7 +180,7 @@ Test(telemetry, comes_when_it_changed) {
 }
 
 // Black boxes: reports that were kept while there was no network come behind the newer ones, in any order.
-Test(telemetry, is_not_moved_by_an_older_report) {
+STORY(telemetry, is_not_moved_by_an_older_report) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+1");
@@ -200,7 +201,7 @@ Test(telemetry, is_not_moved_by_an_older_report) {
     rig->finished = true;
 }
 
-Test(telemetry, is_moved_by_a_report_of_the_same_second) {
+STORY(telemetry, is_moved_by_a_report_of_the_same_second) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, NOON);
@@ -210,7 +211,7 @@ Test(telemetry, is_moved_by_a_report_of_the_same_second) {
 }
 
 // The newest of each field.
-Test(telemetry, shows_a_field_of_an_older_report_that_was_not_shown_yet) {
+STORY(telemetry, shows_a_field_of_an_older_report_that_was_not_shown_yet) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, NOON);
@@ -227,7 +228,7 @@ Test(telemetry, shows_a_field_of_an_older_report_that_was_not_shown_yet) {
 }
 
 // The time of a report without one is the gateway's, which is later than that of the reports here.
-Test(telemetry, of_a_report_without_time_holds_up_no_other_field) {
+STORY(telemetry, of_a_report_without_time_holds_up_no_other_field) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, "RC;MT825_MICTRACK_B1.07V3.3_20200910+0+120+0+720+0+32+1");
@@ -239,7 +240,7 @@ Test(telemetry, of_a_report_without_time_holds_up_no_other_field) {
     rig_finish(rig);
 }
 
-Test(telemetry, stays_when_a_field_vanishes_from_reports) {
+STORY(telemetry, stays_when_a_field_vanishes_from_reports) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+5+3744+1");
@@ -258,7 +259,7 @@ Test(telemetry, stays_when_a_field_vanishes_from_reports) {
 }
 
 // An impossible value is no value, and half a position is no position.
-Test(telemetry, is_not_moved_by_a_value_that_was_left_out) {
+STORY(telemetry, is_not_moved_by_a_value_that_was_left_out) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, NOON);
@@ -269,7 +270,7 @@ Test(telemetry, is_not_moved_by_a_value_that_was_left_out) {
     rig_finish(rig);
 }
 
-Test(telemetry, of_two_devices_is_never_mixed) {
+STORY(telemetry, of_two_devices_is_never_mixed) {
     struct rig *rig = rig_up(NULL);
     int van = rig_tcp(rig), car = rig_tcp(rig);
     say(rig, van, VAN, NOON);
@@ -281,7 +282,7 @@ Test(telemetry, of_two_devices_is_never_mixed) {
     rig_finish(rig);
 }
 
-Test(telemetry, of_what_came_while_the_broker_was_away) {
+STORY(telemetry, of_what_came_while_the_broker_was_away) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, NOON);
@@ -301,7 +302,7 @@ Test(telemetry, of_what_came_while_the_broker_was_away) {
 
 // --- across starts ---
 
-Test(telemetry, stays_when_the_gateway_starts_anew) {
+STORY(telemetry, stays_when_the_gateway_starts_anew) {
     struct rig *rig = rig_up(NULL);
     say(rig, rig_tcp(rig), VAN, NOON);
     rig_expect_standing(rig, BATTERY, "3.744");
@@ -316,7 +317,7 @@ Test(telemetry, stays_when_the_gateway_starts_anew) {
 }
 
 // The broker has what is shown, and an older report does not replace it.
-Test(telemetry, is_not_moved_by_an_older_report_after_a_new_start) {
+STORY(telemetry, is_not_moved_by_an_older_report_after_a_new_start) {
     struct rig *rig = rig_up(NULL);
     say(rig, rig_tcp(rig), VAN, NOON);
     rig_expect_standing(rig, BATTERY, "3.744");
@@ -343,7 +344,7 @@ static json_t *expect_position(struct rig *rig, const char *topic, const char *s
 
 #define MICTRACK_KEYS "direction latitude longitude satellites speed valid"
 
-Test(telemetry, position_has_all_of_a_report) {
+STORY(telemetry, position_has_all_of_a_report) {
     struct rig *rig = rig_up(NULL);
     say(rig, rig_tcp(rig), VAN, NOON);
     rig_expect(rig, POSITION, NULL);
@@ -354,7 +355,7 @@ Test(telemetry, position_has_all_of_a_report) {
 }
 
 // Dilution of precision is published, but is no accuracy.
-Test(telemetry, position_has_the_accuracy_that_the_device_gave) {
+STORY(telemetry, position_has_the_accuracy_that_the_device_gave) {
     struct rig *rig = rig_up(MAGICYO);
     device_send_hex(lorry(rig),
                     "5555005138363438363730323235313130313503004100330400025f5e10001a00f6adfeaa228b1302db0f"
@@ -369,7 +370,7 @@ Test(telemetry, position_has_the_accuracy_that_the_device_gave) {
     rig_finish(rig);
 }
 
-Test(telemetry, position_has_no_accuracy_where_the_device_gave_none) {
+STORY(telemetry, position_has_no_accuracy_where_the_device_gave_none) {
     struct rig *rig = rig_up(MAGICYO);
     device_send_hex(lorry(rig),
                     "555500073836343836373032323531313031350300230400025f5e10001a00f6adfeaa228b1302db0f5f5e"
@@ -380,7 +381,7 @@ Test(telemetry, position_has_no_accuracy_where_the_device_gave_none) {
 }
 
 // The speed of one is not that of the other.
-Test(telemetry, position_does_not_mix_two_reports) {
+STORY(telemetry, position_does_not_mix_two_reports) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, NOON);
@@ -391,7 +392,7 @@ Test(telemetry, position_does_not_mix_two_reports) {
     rig_finish(rig);
 }
 
-Test(telemetry, position_is_never_torn) {
+STORY(telemetry, position_is_never_torn) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     for (int i = 1; i < 60; i++) {
@@ -419,7 +420,7 @@ Test(telemetry, position_is_never_torn) {
 }
 
 // A heartbeat has satellites but no coordinates. The position stays as it was.
-Test(telemetry, position_stays_when_a_report_has_no_coordinates) {
+STORY(telemetry, position_stays_when_a_report_has_no_coordinates) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, NOON);
@@ -454,7 +455,7 @@ static struct rig *telemetry_of(const char *wanted) {
     return rig;
 }
 
-Test(telemetry, position_only) {
+STORY(telemetry, position_only) {
     struct rig *rig = telemetry_of("position");
     cr_assert(rig_count(rig, TELEMETRY "+") > 0, "there is no position");
     cr_assert(rig_count(rig, TELEMETRY "+") == rig_count(rig, POSITION), "there is more than the position");
@@ -462,13 +463,13 @@ Test(telemetry, position_only) {
     rig->finished = true;
 }
 
-Test(telemetry, off) {
+STORY(telemetry, off) {
     struct rig *rig = telemetry_of("off");
     cr_assert(rig_count(rig, TELEMETRY "#") == 0, "there is telemetry");
     rig->finished = true;
 }
 
-Test(telemetry, position_only_does_not_go_back) {
+STORY(telemetry, position_only_does_not_go_back) {
     struct rig *rig = rig_up("{'telemetry':'position'}");
     int device = rig_tcp(rig);
     say(rig, device, VAN, NOON);
