@@ -8,8 +8,10 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 #include "gateway/broker/bus.h"
 #include "gateway/commands/parse.h"
+#include "gateway/commands/response_topic.h"
 #include "schema/json_schema.h"
 
 #define PAYLOAD_MAX    262144 // bytes of a publish
@@ -134,14 +136,11 @@ static void reject(struct command_intake *intake, struct command *command, const
     command_free(command);
 }
 
-static const char *wrong_with_response(const struct mqtt_received *received) {
-    const char *topic = received->response_topic;
-    if (topic != NULL &&
-        (*topic == '\0' || strlen(topic) > COMMAND_TOPIC_MAX || strpbrk(topic, "+#") != NULL))
-        return "the response topic is not 1 to 1024 characters without + and #";
-    if (received->correlation != NULL && received->correlation_length > COMMAND_CORRELATION_MAX)
-        return "the correlation data has more than 512 bytes";
-    return NULL;
+// For the caller to free, or NULL.
+static char *wrong_with_topic(const struct command_intake *intake, const struct mqtt_received *received) {
+    return received->response_topic != NULL
+               ? response_topic_fault(intake->queue->config, received->response_topic)
+               : NULL;
 }
 
 static bool is_too_large(const json_t *definition) {
@@ -209,8 +208,10 @@ static void take_definition(struct command_intake *intake, const struct address 
 
 static void reject_all(struct command_intake *intake, const struct address *address,
                        struct mqtt_received received, const char *reason) {
-    if (wrong_with_response(&received) != NULL)
-        received.response_topic = NULL;
+    char *fault = wrong_with_topic(intake, &received);
+    if (fault != NULL)
+        received.response_topic = NULL; // nobody can be answered there
+    free(fault);
     if (address->key[0] == '\0' && received.response_topic == NULL)
         log_warning("%s: command rejected: %s", received.topic, reason);
     else
@@ -218,20 +219,21 @@ static void reject_all(struct command_intake *intake, const struct address *addr
 }
 
 // The commands of a payload; NULL, and *reason (for the caller to free), when something is wrong with it.
-static json_t *read_definitions(const struct mqtt_received *received, char **reason) {
-    const char *wrong = wrong_with_response(received);
-    if (wrong == NULL && received->length > PAYLOAD_MAX)
-        wrong = "the payload has more than 262144 bytes";
-    if (wrong == NULL)
-        return command_parse(received->payload, received->length, reason);
-    *reason = must_have(strdup(wrong));
-    return NULL;
+static json_t *read_definitions(const struct command_intake *intake, const struct mqtt_received *received,
+                                char **reason) {
+    *reason = wrong_with_topic(intake, received);
+    if (*reason == NULL && received->correlation != NULL &&
+        received->correlation_length > COMMAND_CORRELATION_MAX)
+        *reason = text_format("the correlation data has more than %d bytes", COMMAND_CORRELATION_MAX);
+    if (*reason == NULL && received->length > PAYLOAD_MAX)
+        *reason = text_format("the payload has more than %d bytes", PAYLOAD_MAX);
+    return *reason == NULL ? command_parse(received->payload, received->length, reason) : NULL;
 }
 
 static void take_payload(struct command_intake *intake, const struct address *address,
                          const struct mqtt_received *received) {
     char *fault = NULL;
-    json_t *definitions = read_definitions(received, &fault), *definition;
+    json_t *definitions = read_definitions(intake, received, &fault), *definition;
     size_t i;
     if (definitions == NULL)
         reject_all(intake, address, *received, fault);

@@ -11,6 +11,7 @@
 #include "gateway/broker/bus.h"
 #include "gateway/broker/store.h"
 #include "gateway/commands/parse.h"
+#include "gateway/commands/response_topic.h"
 
 #define ENTRY_MAX 65536 // bytes
 // Entries at which a broker may have left out some: Mosquitto's limit of queued messages.
@@ -232,10 +233,15 @@ static void take_command(struct command_sync *sync, struct command *command, boo
 
 // What is wrong with the command that an entry holds, for the caller to free, or NULL.
 static char *wrong_with(const struct command_sync *sync, const struct command *command, int64_t id) {
+    const struct config *config = sync->queue->config;
+    char *fault = NULL;
     if (command->id != id)
         return text_format("entry.id is not the topic's");
-    return command_has_ended(command) ? NULL
-                                      : command_check_for_any(command->definition, sync->queue->config);
+    if (command->response_topic != NULL)
+        fault = response_topic_fault(config, command->response_topic);
+    if (fault != NULL || command_has_ended(command))
+        return fault;
+    return command_check_for_any(command->definition, config);
 }
 
 // NULL, and *fault (for the caller to free), when it is not an entry for that key and id.

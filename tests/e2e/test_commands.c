@@ -284,6 +284,36 @@ Test(commands, mosquitto_rr_gets_the_result) {
     rig_finish(rig);
 }
 
+// Mosquitto closes the connection at a topic of more than 200 levels, and would do so after each reconnection.
+Test(commands, with_a_response_topic_that_no_broker_takes_are_refused) {
+    struct rig *rig = rig_up(NULL);
+    int device = van(rig);
+    char topic[512] = "answers/";
+    for (int i = 0; i < 200; i++)
+        strcat(topic, "a/");
+    rig_request(rig, TO_VAN, "{\"name\":\"reboot\"}", topic, NULL);
+    rig_expect(rig, LOG_OF_VAN "/invalid/processed",
+               "{'executed':false,'response':null,"
+               "'reason':'the response topic has 202 levels, expected at most 100'}");
+    rig_expect_log(rig, "command rejected: the response topic has 202 levels");
+    device_send(device, report(VAN, 2));
+    rig_expect(rig, REPORTS, "{'message.seqnum':2}");
+    cr_assert(!device_has_bytes(device));
+    cr_assert(rig_log_count(rig, ": connected") == 1, "the broker has closed the connection");
+    rig_finish(rig);
+}
+
+Test(commands, do_not_speak_in_the_gateways_name) {
+    struct rig *rig = rig_up(NULL);
+    int device = van(rig);
+    rig_request(rig, TO_VAN, "{\"name\":\"reboot\"}", "trackbus/message/gw/devices/7", NULL);
+    rig_expect(rig, LOG_OF_VAN "/invalid/processed",
+               "{'executed':false,'reason':'the response topic belongs to the gateway'}");
+    cr_assert(!device_has_bytes(device));
+    cr_assert(rig_count(rig, "message/gw/devices/7") == 0);
+    rig_finish(rig);
+}
+
 // --- silence and absence ---
 
 Test(commands, without_an_answer_are_sent_again) {
