@@ -1,7 +1,11 @@
-// The wall clock. Not for deadlines: they come from the clock of the loop (uv_now()).
+// The clocks: the wall's, for what people and devices are told, and one that does not jump, for deadlines.
 #pragma once
 
 #include <stdint.h>
 
-// Microseconds since 1970.
+// The wall clock: microseconds since 1970. It jumps, forward by decades when a machine without a battery for its
+// clock hears the time, and back too.
 int64_t clock_now(void);
+
+// Microseconds since the machine was started, the time that it was suspended included.
+int64_t clock_ticks(void);

@@ -212,8 +212,8 @@ struct command *command_from_json(const char *key, json_t *entry, char **reason)
 // --- tombstones ---
 
 json_t *command_to_tombstone(const struct command *command) {
-    return json_pack("{s:s, s:i, s:I}", "key", command->key, "ended", (int)command->state, "forget_at",
-                     (json_int_t)command->forget_at);
+    return json_pack("{s:s, s:i, s:I, s:I}", "key", command->key, "ended", (int)command->state, "forget_at",
+                     (json_int_t)command->forget_at, "publish", (json_int_t)command->publish);
 }
 
 struct command *command_from_tombstone(int64_t id, const json_t *row) {
@@ -224,5 +224,6 @@ struct command *command_from_tombstone(int64_t id, const json_t *row) {
     struct command *command = new_command(id, key);
     command->state = (enum command_state)end;
     command->forget_at = json_integer_value(json_object_get(row, "forget_at"));
+    command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
     return command;
 }

@@ -25,6 +25,7 @@ struct address {
     int64_t channel_id; // 0: any
     char ident[CODEC_IDENT_MAX + 1];
     const struct codec *codec; // that the device speaks, or NULL where that is not known
+    uint64_t publish;          // its fingerprint, for the first command that comes of it; then 0
 };
 
 static const struct config_channel *find_channel(const struct command_intake *intake, int64_t id) {
@@ -182,20 +183,22 @@ static char *wrong_with(const struct command_intake *intake, const struct addres
 }
 
 // Takes the command over.
-static void take_command(struct command_intake *intake, const char *key, struct command *command) {
+static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
     struct command_queue *queue = intake->queue;
+    command->publish = address->publish;
+    address->publish = 0;
     command_table_add(queue->table, command);
     command_voice_log(queue->voice, command, COMMAND_QUEUED, NULL);
     command_voice_publish(queue->voice, command);
-    command_queue_send_next(queue, key);
+    command_queue_send_next(queue, address->key);
 }
 
-static void take_definition(struct command_intake *intake, const struct address *address,
+static void take_definition(struct command_intake *intake, struct address *address,
                             const struct mqtt_received *received, json_t *definition) {
     char *fault = wrong_with(intake, address, definition);
     struct command *command = make_command(intake, address, received, json_incref(definition));
     if (fault == NULL) {
-        take_command(intake, address->key, command);
+        take_command(intake, address, command);
         return;
     }
     if (is_too_large(definition) || is_too_deep(definition, DEPTH_MAX)) {
@@ -230,7 +233,7 @@ static json_t *read_definitions(const struct command_intake *intake, const struc
     return *reason == NULL ? command_parse(received->payload, received->length, reason) : NULL;
 }
 
-static void take_payload(struct command_intake *intake, const struct address *address,
+static void take_payload(struct command_intake *intake, struct address *address,
                          const struct mqtt_received *received) {
     char *fault = NULL;
     json_t *definitions = read_definitions(intake, received, &fault), *definition;
@@ -244,12 +247,28 @@ static void take_payload(struct command_intake *intake, const struct address *ad
     free(fault);
 }
 
-void command_intake_take(struct command_intake *intake, const char *topic,
-                         const struct mqtt_received *received) {
+static void take_publish(struct command_intake *intake, const struct mqtt_received *received,
+                         uint64_t fingerprint) {
     struct address address;
+    const char *topic = bus_topic_after(intake->queue->voice->bus, received->topic, TOPIC_COMMAND);
     const char *wrong = read_address(intake, topic, &address);
+    address.publish = fingerprint;
     if (wrong != NULL)
         reject_all(intake, &address, *received, wrong);
     else
         take_payload(intake, &address, received);
+}
+
+void command_intake_take(struct command_intake *intake, const struct mqtt_received *received) {
+    uint64_t fingerprint = redelivery_fingerprint(received);
+    if (redelivery_judge(intake->redelivery, fingerprint, received) == REDELIVERY_NEW)
+        take_publish(intake, received, fingerprint);
+}
+
+static void take_held(void *context, const struct mqtt_received *received) {
+    take_publish(context, received, redelivery_fingerprint(received));
+}
+
+void command_intake_settled(struct command_intake *intake, int64_t vouched) {
+    redelivery_end(intake->redelivery, vouched, take_held, intake);
 }

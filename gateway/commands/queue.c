@@ -17,6 +17,8 @@
 #define ADOPTION_TIME 15
 // Seconds that a tombstone stands: longer than Mosquitto waits between two saves.
 #define FORGET_TIME 3600
+// Of tombstones, so that what is kept of many commands is bounded.
+#define TOMBSTONES_MAX 100000
 
 // --- the end ---
 
@@ -339,8 +341,19 @@ static void time_out(struct command_queue *queue, struct command *command) {
     command_queue_send_next(queue, key);
 }
 
-static void sweep_ended(struct command_queue *queue, struct command *command, int64_t now) {
-    if (command->forget_at != 0 && now >= command->forget_at)
+// surplus: how many tombstones there are too many. The oldest come first.
+static bool is_forgotten(const struct command *command, int64_t now, size_t *surplus) {
+    if (command->forget_at == 0)
+        return false;
+    if (now >= command->forget_at)
+        return true;
+    bool over = *surplus > 0;
+    *surplus -= over;
+    return over;
+}
+
+static void sweep_ended(struct command_queue *queue, struct command *command, int64_t now, size_t *surplus) {
+    if (is_forgotten(command, now, surplus))
         command_queue_forget(queue, command);
     else if (command->end_written && command->published == 0 && command->forget_at == 0)
         command_queue_publish_end(queue, command);
@@ -374,9 +387,11 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
 
 void command_queue_sweep(struct command_queue *queue, int64_t now) {
     struct command *command, *next;
+    size_t ended = HASH_COUNT(queue->table->by_id) - queue->table->pending;
+    size_t surplus = ended > TOMBSTONES_MAX ? ended - TOMBSTONES_MAX : 0;
     HASH_ITER(hh, queue->table->by_id, command, next) {
         if (command_has_ended(command))
-            sweep_ended(queue, command, now);
+            sweep_ended(queue, command, now, &surplus);
         else
             sweep_pending(queue, command, now);
     }

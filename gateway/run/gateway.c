@@ -86,7 +86,7 @@ static void on_set_aside(void *context) {
 static void on_link_connected(void *context) {
     struct gateway *gateway = context;
     roll_call_begin(gateway->roll_call);
-    commands_link_connected(gateway->commands);
+    commands_link_connected(gateway->commands, mqtt_link_is_resumed(gateway->link));
     state_link_connected(gateway->state);
 }
 
@@ -123,7 +123,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
     const char *device = bus_topic_after(gateway->bus, received->topic, TOPIC_LOG TOPIC_DEVICES);
     // Also while stopping: the broker has been told that we have it, and will not say it again.
     if (command != NULL)
-        commands_take_in(gateway->commands, command, received);
+        commands_take_in(gateway->commands, received);
     else if (state != NULL)
         take_state(gateway, state, received);
     else if (device != NULL)
