@@ -43,6 +43,8 @@ bool command_has_ended(const struct command *command) {
 }
 
 void command_free(struct command *command) {
+    if (command->stale != NULL)
+        command_free(command->stale);
     free(command->key);
     json_decref(command->definition);
     free(command->response_topic);

@@ -42,13 +42,15 @@ struct command {
     json_t *result; // of one that has ended: executed, response, reason
 
     // Not in the entry.
-    uint64_t publish;   // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
-    bool confirmed;     // the broker is known to have its entry, or has been sent it
-    uint64_t published; // number in the outbox of its entry as last published
-    uint64_t sent_to;   // of one that was sent from here: serial number of the road
-    bool has_begun;     // the device has said that it is working on it
-    bool end_written;   // of one that has ended: it is on disk
-    int64_t forget_at;  // of a tombstone, which is an ended command whose end the broker has; else 0
+    uint64_t publish;      // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
+    bool confirmed;        // the broker is known to have its entry, or has been sent it
+    bool unsaid;           // the outbox was full: its entry is still to be published
+    struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL
+    uint64_t published;    // number in the outbox of its entry as last published
+    uint64_t sent_to;      // of one that was sent from here: serial number of the road
+    bool has_begun;        // the device has said that it is working on it
+    bool end_written;      // of one that has ended: it is on disk
+    int64_t forget_at;     // of a tombstone, which is an ended command whose end the broker has; else 0
     struct outbox_waiter waiter; // of one that has ended: until the broker has the result
     struct command_queue *queue; // the same: that waits for it
 

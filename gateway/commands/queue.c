@@ -45,6 +45,16 @@ void command_queue_forget(struct command_queue *queue, struct command *command) 
     command_table_drop(queue->table, command);
 }
 
+void command_queue_clear_stale(struct command_queue *queue, struct command *command, struct command *stale) {
+    if (command->stale != NULL && command->stale != stale)
+        command_free(command->stale);
+    command->stale = stale;
+    if (!command_voice_clear_stale(queue->voice, command, stale))
+        return; // the outbox is full: the sweep tries again
+    command->stale = NULL;
+    command_free(stale);
+}
+
 static void on_end_published(struct outbox_waiter *waiter, bool safe) {
     struct command *command = (struct command *)((char *)waiter - offsetof(struct command, waiter));
     command_queue_bury(command->queue, command, command->state);
@@ -357,6 +367,8 @@ static void sweep_ended(struct command_queue *queue, struct command *command, in
         command_queue_forget(queue, command);
     else if (command->end_written && command->published == 0 && command->forget_at == 0)
         command_queue_publish_end(queue, command);
+    else if (command->stale != NULL)
+        command_queue_clear_stale(queue, command, command->stale);
 }
 
 // Expiry and what is left behind are the intake's to decide.
@@ -375,6 +387,8 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
     struct road road;
     if (may_have_ended(queue, command))
         return;
+    if (command->unsaid)
+        command_voice_publish(queue->voice, command);
     if (command->state == COMMAND_SENT) {
         if (is_timed_out(queue, command, now))
             time_out(queue, command);

@@ -57,6 +57,10 @@ void command_queue_cancel(struct command_queue *queue, struct command *command);
 // disk, is not a new command.
 void command_queue_bury(struct command_queue *queue, struct command *command, enum command_state end);
 
+// The broker holds stale (taken over) for a command that has ended: it is told that it has, now or as soon as
+// the outbox has room.
+void command_queue_clear_stale(struct command_queue *queue, struct command *command, struct command *stale);
+
 // Takes it out of the queue and off the disk, and frees it, without publishing anything.
 void command_queue_forget(struct command_queue *queue, struct command *command);
 

@@ -153,7 +153,7 @@ static void send_all(struct command_sync *sync) {
 void command_sync_settled(struct command_sync *sync) {
     size_t again = take_unconfirmed(sync);
     if (again > 0)
-        log_warning("%zu pending commands were missing at the broker, published again", again);
+        log_warning("%zu pending commands were missing at the broker, publishing them again", again);
     if (is_intake(sync))
         publish_marker(sync); // behind them
     send_all(sync);
@@ -195,18 +195,14 @@ static void take_own_entry(struct command_sync *sync, struct command *command, s
 static void take_update(struct command_sync *sync, struct command *command, struct command *update,
                         bool echo) {
     const struct command_voice *voice = voice_of(sync);
-    if (command_has_ended(command)) {
-        if (!command_has_ended(update) && !echo)
-            command_voice_clear_stale(voice, command, update);
-    } else if (echo || command_voice_is_on_its_way(voice, command)) {
+    if (command_has_ended(command) || echo || command_voice_is_on_its_way(voice, command))
         return; // what we have is newer
-    } else if (command_has_ended(update)) {
+    if (command_has_ended(update))
         command_queue_bury(sync->queue, command, update->state);
-    } else if (command_voice_is_own(voice, update)) {
+    else if (command_voice_is_own(voice, update))
         take_own_entry(sync, command, update);
-    } else {
+    else
         adopt(command, update);
-    }
 }
 
 // Takes the command over.
@@ -223,8 +219,13 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     struct command *known = command_table_find(table_of(sync), command->id);
     bool current = retained || !is_intake(sync) || !roll_call_is_open(sync->roll_call);
     bool echo = command_voice_is_own(voice_of(sync), command) && !retained;
-    if (known != NULL) {
+    if (known != NULL)
         known->confirmed = known->confirmed || current;
+    if (known != NULL && command_has_ended(known) && !command_has_ended(command) && !echo) {
+        command_queue_clear_stale(sync->queue, known, command);
+        return;
+    }
+    if (known != NULL) {
         take_update(sync, known, command, echo);
     } else if (current && !echo && !command_has_ended(command)) {
         take_new(sync, command);
