@@ -1,6 +1,7 @@
 // Commands from text and JSON; see parse.h.
 #include "gateway/commands/parse.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,6 +121,36 @@ char *command_check_for_any(json_t *command, const struct config *config) {
         first = better ? fault : first;
     }
     return first;
+}
+
+// The name of the command that a text spells, in small letters.
+static void read_spelled(const char *text, char name[CODEC_COMMAND_KEY_MAX]) {
+    size_t length = 0;
+    text += strspn(text, " ");
+    while (isalnum((unsigned char)text[length]) && length < CODEC_COMMAND_KEY_MAX - 1) {
+        name[length] = (char)tolower((unsigned char)text[length]);
+        length++;
+    }
+    name[length] = '\0';
+}
+
+static bool is_once_by_name(const char *name, const struct codec *codec) {
+    const json_t *schema = json_object_get(json_object_get(schema_of_commands(codec->name), "$defs"), name);
+    return json_is_true(json_object_get(schema, "x-once"));
+}
+
+bool command_is_once(const json_t *command, const struct config *config) {
+    const char *name = json_string_value(json_object_get(command, "name"));
+    const char *text = json_string_value(json_object_get(json_object_get(command, "properties"), "payload"));
+    char spelled[CODEC_COMMAND_KEY_MAX];
+    if (name != NULL && strcmp(name, "custom") == 0 && text != NULL) {
+        read_spelled(text, spelled);
+        name = spelled;
+    }
+    for (size_t i = 0; name != NULL && i < config->channel_count; i++)
+        if (is_once_by_name(name, config->channels[i].codec))
+            return true;
+    return false;
 }
 
 char *command_encode(const json_t *command, const struct codec *codec, void *session,

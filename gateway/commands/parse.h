@@ -27,6 +27,10 @@ char *command_check(json_t *command, const struct codec *codec);
 // channels' protocols.
 char *command_check_for_any(json_t *command, const struct config *config);
 
+// Whether a command must not happen twice ("x-once" in its schema), for one of the channels' protocols.
+// A plain text is known by the word that it begins with.
+bool command_is_once(const json_t *command, const struct config *config);
+
 // Encodes a checked command. NULL when writer holds the bytes, else why not, for the caller to free.
 char *command_encode(const json_t *command, const struct codec *codec, void *session,
                      const struct codec_setting *setting, struct codec_writer *writer,

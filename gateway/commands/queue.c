@@ -15,6 +15,8 @@
 
 // Seconds after its time-out at which a command that another instance sent is taken over.
 #define ADOPTION_TIME 15
+// Seconds from the return of a device until a command that must not happen twice ends without an answer.
+#define RETURN_TIME 5
 // Seconds that a tombstone stands: longer than Mosquitto waits between two saves.
 #define FORGET_TIME 3600
 // Of tombstones, so that what is kept of many commands is bounded.
@@ -120,6 +122,15 @@ static void fail(struct command_queue *queue, struct command *command, enum comm
     finish(queue, command, end, result_of(false, NULL, reason));
 }
 
+// The same where it may have been: the device may have acted without being able to say so.
+static void end_uncertain(struct command_queue *queue, struct command *command, const char *what) {
+    char *reason = text_format("%s: it may have been executed", what);
+    json_t *result = result_of(false, NULL, reason);
+    json_object_set_new(result, "uncertain", json_true());
+    finish(queue, command, COMMAND_PROCESSED, result);
+    free(reason);
+}
+
 void command_queue_cancel(struct command_queue *queue, struct command *command) {
     fail(queue, command, COMMAND_CANCELED, "canceled");
 }
@@ -149,6 +160,11 @@ static void await_answer(const struct command_queue *queue, struct command *comm
     command->answer_by = clock_now() + timeout_of(queue, command) * 1000000LL;
 }
 
+// Whether it must not go out a second time.
+static bool is_once(const struct command_queue *queue, const struct command *command) {
+    return command->max_attempts == 1 && command_is_once(command->definition, queue->config);
+}
+
 static void say_sent(const struct command_queue *queue, struct command *command, const struct road *road) {
     log_info("channel %s, %s, device %s: command %s sent, attempt %d of %d", road->channel->name,
              road->source, road->ident, command_voice_name(command), command->attempts,
@@ -157,7 +173,6 @@ static void say_sent(const struct command_queue *queue, struct command *command,
                               road->source, "transport", road->is_udp ? "udp" : "tcp");
     command_voice_log(queue->voice, command, COMMAND_SENT, where);
     json_decref(where);
-    command_voice_publish(queue->voice, command);
 }
 
 static void note_sent(const struct command_queue *queue, struct command *command, const struct road *road) {
@@ -165,9 +180,8 @@ static void note_sent(const struct command_queue *queue, struct command *command
     command->attempts++;
     command->sent_to = road->serial;
     command->sent_on = road->channel->id;
-    command->has_begun = false;
+    command->has_begun = command->is_back = false;
     snprintf(command->ident, sizeof command->ident, "%s", road->ident);
-    say_sent(queue, command, road);
 }
 
 // NULL when writer holds the bytes, else why not, for the caller to free.
@@ -183,6 +197,15 @@ static char *encode(struct command *command, const struct road *road, struct cod
                                           &command->expectation);
 }
 
+static void on_sent_written(void *context, bool ok);
+
+// It is sent once the disk says that it is: after a crash it must not be sent once more.
+static void write_sent(struct command_queue *queue, struct command *command) {
+    command->unsent = ++queue->tickets;
+    command_voice_publish(queue->voice, command);
+    store_when_written(queue->voice->store, on_sent_written, queue);
+}
+
 // False when it cannot be encoded: then it has ended.
 static bool send_command(struct command_queue *queue, struct command *command, const struct road *road) {
     uint8_t bytes[CODEC_COMMAND_MAX];
@@ -193,9 +216,44 @@ static bool send_command(struct command_queue *queue, struct command *command, c
         free(fault);
         return false;
     }
-    note_sent(queue, command, road);
+    bool noted = command->unsent != 0;
+    command->unsent = 0;
+    if (!noted)
+        note_sent(queue, command, road);
+    if (!noted && is_once(queue, command)) {
+        write_sent(queue, command);
+        return true;
+    }
+    say_sent(queue, command, road);
+    if (!noted)
+        command_voice_publish(queue->voice, command);
     road->send(road->context, bytes, writer.length);
     return true;
+}
+
+// It was not sent after all: the device has gone meanwhile.
+static void take_back(struct command_queue *queue, struct command *command) {
+    command->unsent = 0;
+    command->state = COMMAND_QUEUED;
+    command->attempts = 0;
+    command->sent_to = 0;
+    command_voice_publish(queue->voice, command);
+}
+
+// ok false: the disk takes nothing; the broker has the entry.
+static void on_sent_written(void *context, bool ok) {
+    struct command_queue *queue = context;
+    struct command *command, *next;
+    struct road road;
+    queue->told++;
+    HASH_ITER(hh, queue->table->by_id, command, next) {
+        if (command->unsent == 0 || command->unsent > queue->told || command_has_ended(command))
+            continue;
+        if (find_road(queue, command, &road) && road.serial == command->sent_to)
+            send_command(queue, command, &road);
+        else
+            take_back(queue, command);
+    }
 }
 
 // Whether it was sent from here to a connection which is gone, and may be sent again by this road.
@@ -205,17 +263,34 @@ static bool is_unanswered(const struct command_queue *queue, const struct comman
            command->sent_to != road->serial && command->attempts < command->max_attempts;
 }
 
+// Whether the device is back without having answered a command that must not happen twice.
+static bool is_back_silent(const struct command_queue *queue, const struct command *command,
+                           const struct road *road) {
+    return command->sent_to != road->serial && !command->is_back && !command->has_begun &&
+           command->unsent == 0 && is_once(queue, command);
+}
+
+// The answer may stand behind the report that the device came back with.
+static void await_last_answer(struct command_queue *queue, struct command *command) {
+    command->is_back = true;
+    command->answer_by = clock_now() + RETURN_TIME * 1000000LL;
+    command_voice_publish(queue->voice, command);
+}
+
 // A command that was sent to a connection which is gone, to a device that is back: it did not wait for the
-// answer, so the command goes out again.
+// answer, so the command goes out again, or ends if it must not.
 static void requeue_unanswered(struct command_queue *queue, struct command_target *target) {
     struct command *command;
     struct road road;
     DL_FOREACH(target->commands, command) {
-        if (command->state != COMMAND_SENT || !find_road(queue, command, &road) ||
-            !is_unanswered(queue, command, &road))
+        if (command->state != COMMAND_SENT || !find_road(queue, command, &road))
             continue;
-        command->state = COMMAND_QUEUED;
-        command_voice_publish(queue->voice, command);
+        if (is_back_silent(queue, command, &road)) {
+            await_last_answer(queue, command);
+        } else if (is_unanswered(queue, command, &road)) {
+            command->state = COMMAND_QUEUED;
+            command_voice_publish(queue->voice, command);
+        }
     }
 }
 
@@ -298,6 +373,7 @@ static const char *text_of(const struct codec_answer *answer) {
 static void note_begun(const struct command_queue *queue, struct command *command,
                        const struct codec_answer *answer) {
     command->has_begun = true;
+    command_voice_keep(queue->voice, command);
     log_info("%s: command %s started: %s", command->key, command_voice_name(command), text_of(answer));
     if (command->state == COMMAND_SENT)
         return;
@@ -332,7 +408,22 @@ void command_queue_answered(struct command_queue *queue, const struct road *from
 
 // --- time ---
 
+// One that must not happen twice waits until its device can be asked what became of it: when it comes back.
+static void give_up_once(struct command_queue *queue, struct command *command) {
+    struct road road;
+    if (command->is_back)
+        end_uncertain(queue, command, "the device came back without having answered");
+    else if (find_device(queue, command, &road))
+        end_uncertain(queue, command, "the device did not answer in time");
+    else if (command->expires <= clock_now())
+        end_uncertain(queue, command, "the device did not come back in time");
+}
+
 static void give_up(struct command_queue *queue, struct command *command) {
+    if (is_once(queue, command)) {
+        give_up_once(queue, command);
+        return;
+    }
     char *reason = text_format("no answer to %d attempts", command->attempts);
     fail(queue, command, COMMAND_PROCESSED, reason);
     free(reason);

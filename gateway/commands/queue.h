@@ -5,6 +5,10 @@
 // {prefix}/state/gw/{key}/commands-queue/{id}, where every instance of the gateway sees it: the one that
 // holds the device sends it. An end is on disk before it is published, so that a command that was answered is
 // never sent again.
+//
+// A command that must not happen twice (see command_is_once()) has one attempt unless its publisher wants more, and
+// is on disk as sent before it is. When its device comes back without having answered, or stays silent, it ends as
+// uncertain.
 #pragma once
 
 #include <stdbool.h>
@@ -33,6 +37,7 @@ struct command_queue {
     const struct command_voice *voice;
     const struct roll_call *roll_call;
     const struct command_roads *roads;
+    unsigned tickets, told; // given for commands that wait for the disk, and called back; 0 at first
 };
 
 // Sends what may go out to this target now, if its device can be reached.

@@ -37,9 +37,11 @@ static struct command *read_row(int64_t id, const json_t *row, char **fault) {
     if (command != NULL)
         return command;
     command = key != NULL ? command_from_json(key, json_object_get(row, "entry"), fault) : NULL;
-    if (command != NULL)
-        command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
-    if (command == NULL || command->id == id)
+    if (command == NULL)
+        return NULL;
+    command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
+    command->has_begun = json_is_true(json_object_get(row, "begun"));
+    if (command->id == id)
         return command;
     command_free(command);
     return NULL;

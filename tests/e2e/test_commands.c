@@ -331,10 +331,10 @@ Test(commands, without_an_answer_are_sent_again) {
 Test(commands, answered_at_the_second_attempt) {
     struct rig *rig = rig_up("{'commands':{'timeout':1,'max_attempts':3}}");
     int device = van(rig);
-    rig_publish(rig, TO_VAN, "reboot,0#");
-    device_expect(device, "reboot,0#");
-    device_expect(device, "reboot,0#");
-    device_send(device, "reboot=Success!");
+    rig_publish(rig, TO_VAN, "mode,4,0#");
+    device_expect(device, "mode,4,0#");
+    device_expect(device, "mode,4,0#");
+    device_send(device, "mode=Success!");
     expect_life(rig, "custom", "{'executed':true}");
     rig_finish(rig);
 }
