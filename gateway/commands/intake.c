@@ -46,13 +46,25 @@ static void find_device(const struct command_intake *intake, struct address *add
         snprintf(address->ident, sizeof address->ident, "%s", ident);
 }
 
+// An id, or the ident of a device in the registry: an IMEI may look like the id of another one.
+static bool read_device_id(const struct command_intake *intake, const char *text, int64_t *id) {
+    const char *end;
+    bool is_number = topic_read_id(text, id, &end) && *end == '\0';
+    if (is_number && registry_ident_of(intake->registry, *id) != NULL)
+        return true;
+    struct device device =
+        device_ident_valid(text) ? registry_device(intake->registry, text) : (struct device){0};
+    if (device.listed)
+        *id = device.id;
+    else if (!is_number)
+        *id = -1;
+    return device.listed || is_number;
+}
+
 static const char *read_device_address(const struct command_intake *intake, const char *text,
                                        struct address *address) {
-    const char *end;
-    if (!topic_read_id(text, &address->device_id, &end) || *end != '\0') {
-        address->device_id = -1;
-        return "device.id is not a number";
-    }
+    if (!read_device_id(intake, text, &address->device_id))
+        return "it is neither a device.id, which is a number, nor the ident of a device in the registry";
     find_device(intake, address);
     command_key(address->key, address->device_id, 0, address->ident);
     return NULL;
@@ -183,13 +195,25 @@ static char *wrong_with(const struct command_intake *intake, const struct addres
     return fault == NULL && full != NULL ? must_have(strdup(full)) : fault;
 }
 
+// It waits whether or not somebody will come for it; but whoever made a mistake should see it.
+static void say_queued(const struct command_queue *queue, const struct command *command) {
+    const struct command_roads *roads = queue->roads;
+    bool known = command->device_id < 0 || roads->knows(roads->context, command->device_id);
+    json_t *more = known ? NULL : json_pack("{s:b}", "known", 0);
+    if (!known)
+        log_warning("%s: command %s queued for a device that is neither in the registry nor was ever heard",
+                    command->key, command_voice_name(command));
+    command_voice_log(queue->voice, command, COMMAND_QUEUED, more);
+    json_decref(more);
+}
+
 // Takes the command over.
 static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
     struct command_queue *queue = intake->queue;
     command->publish = address->publish;
     address->publish = 0;
     command_table_add(queue->table, command);
-    command_voice_log(queue->voice, command, COMMAND_QUEUED, NULL);
+    say_queued(queue, command);
     command_voice_publish(queue->voice, command);
     command_queue_send_next(queue, address->key);
 }

@@ -38,6 +38,28 @@ static char first_char(const char *payload, size_t length) {
     return at < length ? payload[at] : '\0';
 }
 
+static json_t *custom(const char *text, size_t length) {
+    return json_pack("[{s:s, s:{s:s%}}]", "name", "custom", "properties", "payload", text, length);
+}
+
+static char last_char(const char *payload, size_t length) {
+    while (length > 1 && strchr(" \t\r\n", payload[length - 1]) != NULL && payload[length - 1] != '\0')
+        length--;
+    return payload[length - 1];
+}
+
+static json_t *parse_string(const char *payload, size_t length, char **reason) {
+    json_error_t error;
+    json_t *text = json_loadb(payload, length, JSON_DECODE_ANY, &error);
+    json_t *commands = text != NULL ? custom(json_string_value(text), json_string_length(text)) : NULL;
+    if (text == NULL) {
+        utf8_mend(error.text);
+        *reason = text_format("the command is not a valid JSON string: %s", error.text);
+    }
+    json_decref(text);
+    return commands;
+}
+
 json_t *command_parse(const char *payload, size_t length, char **reason) {
     char first = first_char(payload, length);
     if (length == 0) {
@@ -50,7 +72,9 @@ json_t *command_parse(const char *payload, size_t length, char **reason) {
         *reason = text_format("the command is not text in UTF-8");
         return NULL;
     }
-    return json_pack("[{s:s, s:{s:s%}}]", "name", "custom", "properties", "payload", payload, length);
+    if (first == '"' && last_char(payload, length) == '"')
+        return parse_string(payload, length, reason);
+    return custom(payload, length);
 }
 
 // Collects the faults of a check in one line.

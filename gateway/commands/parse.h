@@ -11,7 +11,8 @@
 
 #define COMMANDS_AT_ONCE_MAX 1000 // of one array
 
-// A payload as an array of command objects, for the caller to free; plain text becomes {"name":"custom",…}.
+// A payload as an array of command objects, for the caller to free; plain text, and the text in a JSON string,
+// becomes {"name":"custom",…}.
 // NULL, and *reason set (for the caller to free), when it is neither.
 json_t *command_parse(const char *payload, size_t length, char **reason);
 

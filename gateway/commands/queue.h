@@ -28,6 +28,8 @@ struct command_roads {
     bool (*find)(void *context, int64_t device_id, const char *ident, struct road *road);
     // What a connected device with an identity is called and speaks. *ident is valid until the loop goes on.
     bool (*whois)(void *context, int64_t device_id, const char **ident, const struct codec **codec);
+    // Whether the device of that id is in the registry or was ever heard.
+    bool (*knows)(void *context, int64_t device_id);
 };
 
 // What it works with; all of it stays the caller's.

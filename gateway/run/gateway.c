@@ -213,6 +213,11 @@ static bool whois(void *context, int64_t device_id, const char **ident, const st
     return true;
 }
 
+static bool knows(void *context, int64_t device_id) {
+    const struct gateway *gateway = context;
+    return state_knows(gateway->state, device_id);
+}
+
 // --- stopping ---
 
 static void on_thread_timeout(uv_timer_t *timer) {
@@ -443,7 +448,7 @@ static void make_commands(struct gateway *gateway) {
                                                               .outbox = gateway->outbox,
                                                               .bus = gateway->bus,
                                                               .roll_call = gateway->roll_call,
-                                                              .roads = {gateway, find_road, whois}});
+                                                              .roads = {gateway, find_road, whois, knows}});
 }
 
 static void make_parts(struct gateway *gateway) {
