@@ -45,7 +45,7 @@ struct commands *commands_new(const struct commands_parts *parts) {
 
 static void on_sweep(uv_timer_t *timer) {
     struct commands *commands = timer->data;
-    command_queue_sweep(&commands->queue, clock_now());
+    command_queue_sweep(&commands->queue, clock_ticks());
     command_sync_mark(&commands->sync);
     if (redelivery_is_overdue(commands->intake.redelivery, clock_ticks()))
         command_intake_settled(&commands->intake, commands->sync.vouched);

@@ -110,6 +110,7 @@ static void set_definition(struct command *command, json_t *definition, const st
     command->definition = definition;
     command->created = clock_now();
     command->expires = command->created + ttl * 1000000LL;
+    command->expires_at = clock_ticks() + ttl * 1000000LL;
     int attempts = command_is_once(definition, config) ? 1 : config->commands.max_attempts;
     command->max_attempts = option_of(definition, "max_attempts", attempts);
     command->timeout = option_of(definition, "timeout", 0);

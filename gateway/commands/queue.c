@@ -38,7 +38,7 @@ void command_queue_bury(struct command_queue *queue, struct command *command, en
     command_table_leave_target(queue->table, command);
     keep_id_only(command);
     command->state = end;
-    command->forget_at = clock_now() + FORGET_TIME * 1000000LL;
+    command->forget_at = clock_ticks() + FORGET_TIME * 1000000LL;
     command_voice_keep_tombstone(queue->voice, command);
 }
 
@@ -155,9 +155,14 @@ static unsigned timeout_of(const struct command_queue *queue, const struct comma
                                              : (unsigned)queue->config->commands.timeout;
 }
 
+static void set_answer_time(struct command *command, unsigned seconds) {
+    command->answer_by = clock_now() + seconds * 1000000LL;
+    command->answer_at = clock_ticks() + seconds * 1000000LL;
+}
+
 static void await_answer(const struct command_queue *queue, struct command *command) {
     command->state = COMMAND_SENT;
-    command->answer_by = clock_now() + timeout_of(queue, command) * 1000000LL;
+    set_answer_time(command, timeout_of(queue, command));
 }
 
 // Whether it must not go out a second time.
@@ -273,7 +278,7 @@ static bool is_back_silent(const struct command_queue *queue, const struct comma
 // The answer may stand behind the report that the device came back with.
 static void await_last_answer(struct command_queue *queue, struct command *command) {
     command->is_back = true;
-    command->answer_by = clock_now() + RETURN_TIME * 1000000LL;
+    set_answer_time(command, RETURN_TIME);
     command_voice_publish(queue->voice, command);
 }
 
@@ -310,7 +315,7 @@ static bool may_have_ended(const struct command_queue *queue, const struct comma
 
 static bool may_go_out(const struct command_queue *queue, const struct command *command, struct road *road) {
     return command->state == COMMAND_QUEUED && find_road(queue, command, road) &&
-           command->expires > clock_now() && !may_have_ended(queue, command);
+           command->expires_at > clock_ticks() && !may_have_ended(queue, command);
 }
 
 // Where answers carry no id, the next command waits until the last one has ended. A command that ends here
@@ -415,7 +420,7 @@ static void give_up_once(struct command_queue *queue, struct command *command) {
         end_uncertain(queue, command, "the device came back without having answered");
     else if (find_device(queue, command, &road))
         end_uncertain(queue, command, "the device did not answer in time");
-    else if (command->expires <= clock_now())
+    else if (command->expires_at <= clock_ticks())
         end_uncertain(queue, command, "the device did not come back in time");
 }
 
@@ -469,8 +474,8 @@ static bool decides(const struct command_queue *queue) {
 
 // What another instance has sent is left to it, until it has surely gone.
 static bool is_timed_out(const struct command_queue *queue, const struct command *command, int64_t now) {
-    bool late = now >= command->answer_by && command_voice_is_own(queue->voice, command);
-    bool orphaned = now >= command->answer_by + ADOPTION_TIME * 1000000LL && decides(queue);
+    bool late = now >= command->answer_at && command_voice_is_own(queue->voice, command);
+    bool orphaned = now >= command->answer_at + ADOPTION_TIME * 1000000LL && decides(queue);
     return late || orphaned;
 }
 
@@ -483,7 +488,7 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
     if (command->state == COMMAND_SENT) {
         if (is_timed_out(queue, command, now))
             time_out(queue, command);
-    } else if (now >= command->expires && decides(queue)) {
+    } else if (now >= command->expires_at && decides(queue)) {
         fail(queue, command, COMMAND_EXPIRED, "the device did not talk in time");
     } else if (find_device(queue, command, &road)) {
         command_queue_send_next(queue, command->key); // its session may have become settled by time alone

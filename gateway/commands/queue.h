@@ -53,7 +53,7 @@ void command_queue_device_talks(struct command_queue *queue, int64_t device_id, 
 void command_queue_answered(struct command_queue *queue, const struct road *from,
                             const struct codec_answer *answer);
 
-// From time to time: time-outs, expiry, and what could not be done before. now is microseconds since 1970.
+// From time to time: time-outs, expiry, and what could not be done before. now is by clock_ticks().
 void command_queue_sweep(struct command_queue *queue, int64_t now);
 
 // Somebody canceled it.

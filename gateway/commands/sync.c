@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
@@ -32,19 +33,8 @@ static const struct command_voice *voice_of(const struct command_sync *sync) {
 // --- the disk ---
 
 static struct command *read_row(int64_t id, const json_t *row, char **fault) {
-    const char *key = json_string_value(json_object_get(row, "key"));
     struct command *command = command_from_tombstone(id, row);
-    if (command != NULL)
-        return command;
-    command = key != NULL ? command_from_json(key, json_object_get(row, "entry"), fault) : NULL;
-    if (command == NULL)
-        return NULL;
-    command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
-    command->has_begun = json_is_true(json_object_get(row, "begun"));
-    if (command->id == id)
-        return command;
-    command_free(command);
-    return NULL;
+    return command != NULL ? command : command_from_row(id, row, fault);
 }
 
 static void drop_row(const struct command_sync *sync, int64_t id, const char *fault) {
@@ -178,6 +168,7 @@ static void adopt(struct command *command, struct command *update) {
     command->state = update->state;
     command->attempts = update->attempts;
     command->answer_by = update->answer_by;
+    command->answer_at = update->answer_at;
     command->expectation = update->expectation;
     free(command->instance);
     command->instance = update->instance;
@@ -257,8 +248,11 @@ static struct command *read_entry(const struct command_sync *sync, const char *k
         *fault = text_format("not valid JSON");
         return NULL;
     }
+    const struct clock_mark now = clock_mark();
     struct command *command = command_from_json(key, entry, fault);
     json_decref(entry);
+    if (command != NULL)
+        command_set_deadlines(command, &now);
     if (command != NULL)
         *fault = wrong_with(sync, command, id);
     if (command == NULL || *fault == NULL)

@@ -94,9 +94,7 @@ static void store_row(const struct command_voice *voice, const struct command *c
 }
 
 static void store_entry(const struct command_voice *voice, const struct command *command, json_t *entry) {
-    store_row(voice, command,
-              json_pack("{s:s, s:O, s:I, s:b}", "key", command->key, "entry", entry, "publish",
-                        (json_int_t)command->publish, "begun", command->has_begun));
+    store_row(voice, command, command_to_row(command, entry));
 }
 
 void command_voice_keep(const struct command_voice *voice, const struct command *command) {
