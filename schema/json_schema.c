@@ -382,6 +382,7 @@ static const struct keyword {
     {"examples", NULL, NOTHING},
     {"unit", NULL, NOTHING},
     {"x-button", NULL, NOTHING},
+    {"x-once", NULL, NOTHING},
 };
 #define KEYWORD_COUNT (sizeof keywords / sizeof keywords[0])
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "gateway/commands/command.h"
+#include "gateway/commands/response_topic.h"
 
 static json_t *parsed(const char *text) {
     json_t *json = json_loads(text, 0, NULL);
@@ -122,4 +123,53 @@ Test(command, from_json_refuses_what_is_no_entry) {
         free(reason);
         json_decref(entry);
     }
+}
+
+// --- response topics ---
+
+#define TEN(text) text text text text text text text text text text
+
+static const struct response {
+    const char *topic, *fault; // a part of it, or NULL
+} responses[] = {
+    {"answers/17", NULL},
+    {"/answers", NULL},
+    {"answers//x", NULL},
+    {"answers/\xc3\xa4 \xf0\x9f\x9a\x90", NULL},
+    {"tbx/answers", NULL}, // begins as the prefix does, and is not below it
+    {"not/tb/x", NULL},
+    {TEN(TEN("/")) "", "101 levels"},
+    {TEN(TEN("a/")) "", "101 levels"},
+    {"a" TEN("/////////") "/////////", NULL},    // 100 levels
+    {TEN(TEN(TEN("x"))) TEN("xx") "xxxx", NULL}, // 1,024 bytes
+    {TEN(TEN(TEN("x"))) TEN("xx") "xxxxx", "1025 bytes"},
+    {"", "0 bytes"},
+    {"a/+", "wildcard"},
+    {"#", "wildcard"},
+    {"$SYS/x", "begins with $"},
+    {"$share/a/b", "begins with $"},
+    {"tb", "belongs to the gateway"},
+    {"tb/", "belongs to the gateway"},
+    {"tb/state/gw/devices/1/connected", "belongs to the gateway"},
+    {"tb/answers", "belongs to the gateway"},
+    {"ha/status", "belongs to the gateway"},
+    {"a\nb", "UTF-8"},
+    {"a\x7f", "UTF-8"},
+    {"a\xc2\x85", "UTF-8"},     // U+0085
+    {"a\xed\xa0\x80", "UTF-8"}, // a surrogate
+    {"a\xc0\x80", "UTF-8"},     // a long form of NUL
+    {"\xff", "UTF-8"},
+};
+
+Test(command, response_topics_are_checked) {
+    struct config config = {.mqtt.topic_prefix = "tb", .home_assistant = {.enabled = true, .prefix = "ha"}};
+    for (size_t i = 0; i < sizeof responses / sizeof responses[0]; i++) {
+        const struct response *it = &responses[i];
+        char *fault = response_topic_fault(&config, it->topic);
+        cr_assert((fault != NULL) == (it->fault != NULL), "%s: %s", it->topic, fault);
+        cr_assert(fault == NULL || strstr(fault, it->fault) != NULL, "%s: %s", it->topic, fault);
+        free(fault);
+    }
+    config.home_assistant.enabled = false;
+    cr_assert(response_topic_fault(&config, "ha/status") == NULL);
 }

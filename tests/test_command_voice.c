@@ -24,8 +24,10 @@ struct said {
 static struct said said[SAID_MAX];
 static size_t said_count;
 
+static bool link_is_up = true;
+
 static bool is_up(void *context) {
-    return true;
+    return link_is_up;
 }
 
 static enum mqtt_publish_result publish(void *context, const struct mqtt_publish *publish, int *mid) {
@@ -352,5 +354,65 @@ Test(command_voice, what_the_broker_holds_of_an_ended_one_is_ended_and_emptied) 
     outbox_link_ready(outbox);
     cr_assert(said_count == 2);
     expect_emptied(1);
+    command_free(stale);
+}
+
+// --- a full outbox: "not now" ---
+
+#define FILLING ((64 << 20) + 1) // bytes
+
+static void fill_outbox(void) {
+    char *payload = calloc(1, FILLING);
+    link_is_up = false;
+    outbox_link_down(outbox, false);
+    outbox_put(outbox,
+               &(struct mqtt_publish){.topic = "fill", .payload = payload, .length = FILLING, .qos = 1});
+    free(payload);
+    cr_assert(outbox_is_full(outbox));
+}
+
+static void empty_outbox(void) {
+    link_is_up = true;
+    outbox_link_up(outbox);
+    while (said_count == 0) // it is read back from the disk
+        cr_assert(uv_run(&loop, UV_RUN_ONCE) != 0, "the outbox says nothing");
+    outbox_published(outbox, 1, MQTT_TAKEN, "");
+    while (outbox_is_full(outbox))
+        cr_assert(uv_run(&loop, UV_RUN_ONCE) != 0, "the outbox has no room");
+    said_count = 0;
+}
+
+Test(command_voice, an_entry_that_does_not_fit_is_not_taken_for_published) {
+    fill_outbox();
+    command_voice_publish(&voice, command);
+    cr_assert(command->unsaid && !command->confirmed && command->published == 0);
+    cr_assert(command_voice_is_on_its_way(&voice, command)); // what the broker has is older
+    empty_outbox();
+    command_voice_publish(&voice, command);
+    cr_assert(!command->unsaid && command->confirmed && said_count == 1);
+    expect_said(0, ENTRY_TOPIC, MQTT_RETAINED, "{\"state\":\"queued\"}");
+}
+
+Test(command_voice, an_end_that_does_not_fit_is_not_said_by_halves) {
+    command->response_topic = strdup("their/own");
+    end_as(COMMAND_PROCESSED);
+    fill_outbox();
+    for (int i = 0; i < 3; i++)
+        command_voice_publish_end(&voice, command);
+    cr_assert(command->published == 0);
+    empty_outbox();
+    cr_assert(said_count == 0);
+    command_voice_publish_end(&voice, command);
+    cr_assert(command->published != 0 && said_count == 4); // the result once
+}
+
+Test(command_voice, what_is_stale_is_not_taken_for_cleared) {
+    struct command *stale = stale_entry();
+    command->state = COMMAND_PROCESSED;
+    command->forget_at = 1;
+    fill_outbox();
+    cr_assert(!command_voice_clear_stale(&voice, command, stale));
+    empty_outbox();
+    cr_assert(command_voice_clear_stale(&voice, command, stale) && said_count == 2);
     command_free(stale);
 }

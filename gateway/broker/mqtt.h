@@ -30,6 +30,7 @@ struct mqtt_received {
     const char *payload;
     size_t length;
     bool retain;
+    bool dup;                   // the broker knows that it has sent it before
     const char *instance;       // that signed it, or NULL
     const char *response_topic; // or NULL
     const void *correlation;    // or NULL

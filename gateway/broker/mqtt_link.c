@@ -35,11 +35,12 @@
 #include "gateway/broker/packet.h"
 #include "gateway/broker/subscriber.h"
 
-#define CONNACK_TIMEOUT 10000 // milliseconds from the connection to the broker's answer
-#define MISC_INTERVAL   1000  // milliseconds
-#define CLOSE_TIME      500   // milliseconds that the broker is given to close the connection at the end
-#define READ_PACKETS    256   // packets to read or write in one turn
-#define AT_ONCE         50    // milliseconds until another broker or version is tried
+#define CONNACK_SESSION_PRESENT 1     // flag
+#define CONNACK_TIMEOUT         10000 // milliseconds from the connection to the broker's answer
+#define MISC_INTERVAL           1000  // milliseconds
+#define CLOSE_TIME              500 // milliseconds that the broker is given to close the connection at the end
+#define READ_PACKETS            256 // packets to read or write in one turn
+#define AT_ONCE                 50  // milliseconds until another broker or version is tried
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -68,6 +69,8 @@ struct mqtt_link {
     bool speaks_plain; // the broker, when TLS was tried
     bool tls_said;     // the log has why TLS failed
     bool rival_said;   // in the log
+    bool resumed;      // the session, on this connection
+    bool next_is_dup;  // the message that the library passes on next
     struct backoff backoff;
     struct subscriber *subscriber;
     struct broker_limits limits; // of this connection
@@ -334,8 +337,10 @@ static void become_up(struct mqtt_link *link) {
     link->state = UP;
     backoff_up(&link->backoff, uv_now(link->loop));
     broker_route_worked(&link->route);
-    // It has no more to say than what the calls return, and would format a line for each packet.
+    // It has no more to say than what the calls return, and would format a line for each packet. What the broker
+    // sends again it sends first.
     mosquitto_log_callback_set(link->client, NULL);
+    link->next_is_dup = false;
     uv_timer_stop(&link->timer);
     log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
     link->handlers->up(link->context);
@@ -349,6 +354,7 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
         return;
     }
     link->explained = true;
+    link->resumed = (flags & CONNACK_SESSION_PRESENT) != 0;
     if (protocol_version_accepted(&link->broker->version)) {
         link->at_once = true;
         break_link(link, "it knows MQTT 3.1.1: looking once more whether it knows 5");
@@ -464,6 +470,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .payload = message->payload,
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
+                                                     .dup = link->next_is_dup,
                                                      .instance = extras.instance,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
@@ -474,6 +481,9 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
 // What the library has to say of faults, such as why TLS failed. Also called on a thread of the pool.
 static void on_log(struct mosquitto *client, void *context, int level, const char *text) {
     struct mqtt_link *link = context;
+    const char *publish = level == MOSQ_LOG_DEBUG ? strstr(text, " received PUBLISH (d") : NULL;
+    if (publish != NULL) // said just before on_message(), and nowhere else
+        link->next_is_dup = publish[strlen(" received PUBLISH (d")] == '1';
     if (level != MOSQ_LOG_ERR && level != MOSQ_LOG_WARNING)
         return;
     link->speaks_plain = link->speaks_plain || link_cause_is_plain(text);
@@ -714,6 +724,10 @@ int mqtt_link_version(const struct mqtt_link *link) {
 
 unsigned mqtt_link_receive_maximum(const struct mqtt_link *link) {
     return link->limits.receive_maximum;
+}
+
+bool mqtt_link_is_resumed(const struct mqtt_link *link) {
+    return link->resumed;
 }
 
 bool mqtt_link_has(const struct mqtt_link *link, const char *filter) {

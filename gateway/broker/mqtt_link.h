@@ -57,6 +57,9 @@ int mqtt_link_version(const struct mqtt_link *link);
 // Publishes of QoS 1 that the broker allows to be unacknowledged: 1 to 65535.
 unsigned mqtt_link_receive_maximum(const struct mqtt_link *link);
 
+// Whether the broker has kept our session from an earlier connection, with what it has not seen acknowledged.
+bool mqtt_link_is_resumed(const struct mqtt_link *link);
+
 // Whether the broker has granted the subscription with this filter on this connection.
 bool mqtt_link_has(const struct mqtt_link *link, const char *filter);
 

@@ -42,6 +42,7 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     strcpy(session->ident, ident);
     session->device = *device;
     session->since = clock_now();
+    session->since_ticks = clock_ticks();
     if (device->name == ident)
         session->device.name = session->ident;
     HASH_ADD_KEYPTR(by_ident, table->by_ident, session->ident, strlen(session->ident), session);
@@ -144,7 +145,7 @@ void session_heard(const struct channel_parts *parts, int64_t device_id, const c
 
 bool session_is_settled(const struct channel_parts *parts, const struct session *session) {
     return session->settled || !session->device.known || !bus_is_up(parts->bus) ||
-           clock_now() - session->since > SETTLE_TIME;
+           clock_ticks() - session->since_ticks > SETTLE_TIME;
 }
 
 // --- a registry that has changed ---
@@ -161,6 +162,7 @@ static void take_identity(struct session_table *table, struct session *session, 
     session->device = *device;
     enter_id(table, session);
     session->since = clock_now();
+    session->since_ticks = clock_ticks();
     session->settled = false;
     arrive(session, peer);
 }

@@ -9,11 +9,12 @@
 struct session {
     char ident[CODEC_IDENT_MAX + 1];
     struct device device;
-    struct peer *tcp; // its connection, or NULL
-    struct peer *udp; // where it was last heard from over UDP, or NULL
-    int64_t since;    // it has been here: microseconds since 1970
-    bool elsewhere;   // it has gone to another gateway
-    bool settled;     // what other gateways said about its commands before it came has been heard
+    struct peer *tcp;    // its connection, or NULL
+    struct peer *udp;    // where it was last heard from over UDP, or NULL
+    int64_t since;       // it has been here: microseconds since 1970
+    int64_t since_ticks; // the same by clock_ticks()
+    bool elsewhere;      // it has gone to another gateway
+    bool settled;        // what other gateways said about its commands before it came has been heard
     UT_hash_handle by_ident, by_id;
 };
 

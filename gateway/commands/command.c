@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
@@ -43,6 +44,8 @@ bool command_has_ended(const struct command *command) {
 }
 
 void command_free(struct command *command) {
+    if (command->stale != NULL)
+        command_free(command->stale);
     free(command->key);
     json_decref(command->definition);
     free(command->response_topic);
@@ -209,20 +212,88 @@ struct command *command_from_json(const char *key, json_t *entry, char **reason)
     return NULL;
 }
 
+// --- deadlines ---
+
+#define ANSWER_MAX (3600 * 1000000LL) // microseconds to wait for an answer of which the entry says too much
+
+static int64_t at_most(int64_t value, int64_t most) {
+    return value < most ? value : most;
+}
+
+void command_set_deadlines(struct command *command, const struct clock_mark *now) {
+    int64_t whole = command->expires - command->created, left = command->expires - now->wall;
+    bool believed = clock_is_set(command->created) && now->wall >= command->created;
+    int64_t answer = command->answer_by - now->wall, answer_max = ANSWER_MAX;
+    if (command->timeout > 0)
+        answer_max = command->timeout * 1000000LL;
+    command->expires_at = now->ticks + (believed ? at_most(left, whole) : whole);
+    command->answer_at = now->ticks + (believed ? at_most(answer, answer_max) : answer_max);
+}
+
+// --- rows ---
+
+static json_t *row_mark(void) {
+    const struct clock_mark mark = clock_mark();
+    return json_pack("{s:s, s:I, s:I}", "boot", mark.boot, "ticks", (json_int_t)mark.ticks, "wall",
+                     (json_int_t)mark.wall);
+}
+
+// A deadline of a row, by our clock. Rows of earlier versions do not say which clock theirs is of.
+static int64_t row_deadline(const json_t *row, const char *name, const struct clock_mark *now) {
+    const json_t *clock = json_object_get(row, "clock");
+    if (clock == NULL)
+        return now->ticks + ANSWER_MAX;
+    const char *boot = json_string_value(json_object_get(clock, "boot"));
+    struct clock_mark then = {.ticks = json_integer_value(json_object_get(clock, "ticks")),
+                              .wall = json_integer_value(json_object_get(clock, "wall"))};
+    snprintf(then.boot, sizeof then.boot, "%s", boot != NULL ? boot : "");
+    return clock_carry_over(json_integer_value(json_object_get(row, name)), &then, now);
+}
+
+json_t *command_to_row(const struct command *command, json_t *entry) {
+    return json_pack("{s:s, s:O, s:I, s:b, s:o, s:I, s:I}", "key", command->key, "entry", entry, "publish",
+                     (json_int_t)command->publish, "begun", command->has_begun, "clock", row_mark(),
+                     "expires_at", (json_int_t)command->expires_at, "answer_at",
+                     (json_int_t)command->answer_at);
+}
+
+struct command *command_from_row(int64_t id, const json_t *row, char **reason) {
+    const char *key = json_string_value(json_object_get(row, "key"));
+    const struct clock_mark now = clock_mark();
+    struct command *command =
+        key != NULL ? command_from_json(key, json_object_get(row, "entry"), reason) : NULL;
+    if (command == NULL)
+        return NULL;
+    command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
+    command->has_begun = json_is_true(json_object_get(row, "begun"));
+    command_set_deadlines(command, &now);
+    if (json_object_get(row, "clock") != NULL) { // missing in rows of earlier versions
+        command->expires_at = row_deadline(row, "expires_at", &now);
+        command->answer_at = row_deadline(row, "answer_at", &now);
+    }
+    if (command->id == id)
+        return command;
+    command_free(command);
+    return NULL;
+}
+
 // --- tombstones ---
 
 json_t *command_to_tombstone(const struct command *command) {
-    return json_pack("{s:s, s:i, s:I}", "key", command->key, "ended", (int)command->state, "forget_at",
-                     (json_int_t)command->forget_at);
+    return json_pack("{s:s, s:i, s:o, s:I, s:I}", "key", command->key, "ended", (int)command->state, "clock",
+                     row_mark(), "forget_at", (json_int_t)command->forget_at, "publish",
+                     (json_int_t)command->publish);
 }
 
 struct command *command_from_tombstone(int64_t id, const json_t *row) {
     const char *key = json_string_value(json_object_get(row, "key"));
     json_int_t end = json_integer_value(json_object_get(row, "ended"));
+    const struct clock_mark now = clock_mark();
     if (key == NULL || end < COMMAND_PROCESSED || end > COMMAND_CANCELED)
         return NULL;
     struct command *command = new_command(id, key);
     command->state = (enum command_state)end;
-    command->forget_at = json_integer_value(json_object_get(row, "forget_at"));
+    command->forget_at = row_deadline(row, "forget_at", &now);
+    command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
     return command;
 }

@@ -19,7 +19,8 @@ enum command_state { COMMAND_QUEUED, COMMAND_SENT, COMMAND_PROCESSED, COMMAND_EX
 struct command_queue;
 struct command_target;
 
-// Times are microseconds since 1970.
+// Times are microseconds since 1970, for people and for other instances. What happens when they have come is
+// decided by the deadlines, which are by clock_ticks().
 struct command {
     int64_t id;
     char *key; // "devices/{device.id}", or "channels/{channel.id}/{ident}" for a device without an identity
@@ -42,12 +43,18 @@ struct command {
     json_t *result; // of one that has ended: executed, response, reason
 
     // Not in the entry.
-    bool confirmed;              // the broker is known to have its entry, or has been sent it
-    uint64_t published;          // number in the outbox of its entry as last published
-    uint64_t sent_to;            // of one that was sent from here: serial number of the road
-    bool has_begun;              // the device has said that it is working on it
-    bool end_written;            // of one that has ended: it is on disk
-    int64_t forget_at;           // of a tombstone, which is an ended command whose end the broker has; else 0
+    int64_t expires_at, answer_at; // the deadlines
+    uint64_t publish;      // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
+    bool confirmed;        // the broker is known to have its entry, or has been sent it
+    bool unsaid;           // the outbox was full: its entry is still to be published
+    struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL
+    uint64_t published;    // number in the outbox of its entry as last published
+    uint64_t sent_to;      // of one that was sent from here: serial number of the road
+    bool has_begun;        // the device has said that it is working on it
+    unsigned unsent;       // ticket with which it waits to be on disk as sent, before it is; 0: it does not
+    bool is_back;          // the device came back after it was sent, and is given a moment for the answer
+    bool end_written;      // of one that has ended: it is on disk
+    int64_t forget_at; // by clock_ticks(), of a tombstone: an ended command whose end the broker has; else 0
     struct outbox_waiter waiter; // of one that has ended: until the broker has the result
     struct command_queue *queue; // the same: that waits for it
 
@@ -66,12 +73,21 @@ bool command_has_ended(const struct command *command);
 // Writes the key of a device (device_id -1: without an identity) to key; returns key.
 char *command_key(char key[COMMAND_KEY_MAX], int64_t device_id, int64_t channel_id, const char *ident);
 
+// Sets the deadlines of a command that was read from an entry, by what both clocks say now. When the clock of
+// whoever wrote it, or ours, cannot be believed, all of its time is left.
+struct clock_mark;
+void command_set_deadlines(struct command *command, const struct clock_mark *now);
+
 // The entry; for the caller to free.
 json_t *command_to_json(const struct command *command);
 
 // Reads the entry under key. NULL, and *reason (for the caller to free), when it is not one. Its definition
 // is not checked against the protocol's schemas.
 struct command *command_from_json(const char *key, json_t *entry, char **reason);
+
+// The row of the disk: key, entry, and what is not in the entry; for the caller to free.
+json_t *command_to_row(const struct command *command, json_t *entry);
+struct command *command_from_row(int64_t id, const json_t *row, char **reason);
 
 // The same for a tombstone, which is on disk only and has little more than the id. NULL when row is not one.
 json_t *command_to_tombstone(const struct command *command);

@@ -30,7 +30,8 @@ static void wire(struct commands *commands) {
                                              .roll_call = parts->roll_call,
                                              .roads = &parts->roads};
     commands->sync = (struct command_sync){.queue = &commands->queue, .roll_call = parts->roll_call};
-    commands->intake = (struct command_intake){.queue = &commands->queue, .registry = parts->registry};
+    commands->intake = (struct command_intake){
+        .queue = &commands->queue, .registry = parts->registry, .redelivery = redelivery_new()};
 }
 
 struct commands *commands_new(const struct commands_parts *parts) {
@@ -44,8 +45,10 @@ struct commands *commands_new(const struct commands_parts *parts) {
 
 static void on_sweep(uv_timer_t *timer) {
     struct commands *commands = timer->data;
-    command_queue_sweep(&commands->queue, clock_now());
+    command_queue_sweep(&commands->queue, clock_ticks());
     command_sync_mark(&commands->sync);
+    if (redelivery_is_overdue(commands->intake.redelivery, clock_ticks()))
+        command_intake_settled(&commands->intake, commands->sync.vouched);
 }
 
 void commands_start(struct commands *commands) {
@@ -59,25 +62,28 @@ void commands_stop(struct commands *commands) {
 
 void commands_free(struct commands *commands) {
     command_table_clear(&commands->table);
+    redelivery_free(commands->intake.redelivery);
     free(commands);
 }
 
 // --- the broker ---
 
-void commands_link_connected(struct commands *commands) {
+void commands_link_connected(struct commands *commands, bool resumed) {
     command_sync_connected(&commands->sync);
+    redelivery_begin(commands->intake.redelivery, resumed ? &commands->table : NULL, clock_ticks());
 }
 
 void commands_roll_call_settled(struct commands *commands) {
     command_sync_settled(&commands->sync);
+    command_intake_settled(&commands->intake, commands->sync.vouched);
 }
 
 void commands_received(struct commands *commands, const char *topic, const struct mqtt_received *received) {
     command_sync_received(&commands->sync, topic, received);
 }
 
-void commands_take_in(struct commands *commands, const char *topic, const struct mqtt_received *received) {
-    command_intake_take(&commands->intake, topic, received);
+void commands_take_in(struct commands *commands, const struct mqtt_received *received) {
+    command_intake_take(&commands->intake, received);
 }
 
 // --- devices ---

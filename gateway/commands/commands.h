@@ -43,8 +43,8 @@ void commands_free(struct commands *commands);
 
 // --- the broker ---
 
-// The link is connected: what is retained begins to come.
-void commands_link_connected(struct commands *commands);
+// The link is connected: what is retained begins to come. resumed: the broker has kept our session.
+void commands_link_connected(struct commands *commands, bool resumed);
 
 // The roll call has settled: what has not come is not there.
 void commands_roll_call_settled(struct commands *commands);
@@ -52,8 +52,8 @@ void commands_roll_call_settled(struct commands *commands);
 // Something came under {prefix}/state/gw/; topic is what follows that.
 void commands_received(struct commands *commands, const char *topic, const struct mqtt_received *received);
 
-// Something came under {prefix}/command/gw/; topic is what follows that.
-void commands_take_in(struct commands *commands, const char *topic, const struct mqtt_received *received);
+// Something came under {prefix}/command/gw/.
+void commands_take_in(struct commands *commands, const struct mqtt_received *received);
 
 // --- devices ---
 

@@ -8,8 +8,10 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 #include "gateway/broker/bus.h"
 #include "gateway/commands/parse.h"
+#include "gateway/commands/response_topic.h"
 #include "schema/json_schema.h"
 
 #define PAYLOAD_MAX    262144 // bytes of a publish
@@ -23,6 +25,7 @@ struct address {
     int64_t channel_id; // 0: any
     char ident[CODEC_IDENT_MAX + 1];
     const struct codec *codec; // that the device speaks, or NULL where that is not known
+    uint64_t publish;          // its fingerprint, for the first command that comes of it; then 0
 };
 
 static const struct config_channel *find_channel(const struct command_intake *intake, int64_t id) {
@@ -43,13 +46,25 @@ static void find_device(const struct command_intake *intake, struct address *add
         snprintf(address->ident, sizeof address->ident, "%s", ident);
 }
 
+// An id, or the ident of a device in the registry: an IMEI may look like the id of another one.
+static bool read_device_id(const struct command_intake *intake, const char *text, int64_t *id) {
+    const char *end;
+    bool is_number = topic_read_id(text, id, &end) && *end == '\0';
+    if (is_number && registry_ident_of(intake->registry, *id) != NULL)
+        return true;
+    struct device device =
+        device_ident_valid(text) ? registry_device(intake->registry, text) : (struct device){0};
+    if (device.listed)
+        *id = device.id;
+    else if (!is_number)
+        *id = -1;
+    return device.listed || is_number;
+}
+
 static const char *read_device_address(const struct command_intake *intake, const char *text,
                                        struct address *address) {
-    const char *end;
-    if (!topic_read_id(text, &address->device_id, &end) || *end != '\0') {
-        address->device_id = -1;
-        return "device.id is not a number";
-    }
+    if (!read_device_id(intake, text, &address->device_id))
+        return "it is neither a device.id, which is a number, nor the ident of a device in the registry";
     find_device(intake, address);
     command_key(address->key, address->device_id, 0, address->ident);
     return NULL;
@@ -95,7 +110,9 @@ static void set_definition(struct command *command, json_t *definition, const st
     command->definition = definition;
     command->created = clock_now();
     command->expires = command->created + ttl * 1000000LL;
-    command->max_attempts = option_of(definition, "max_attempts", config->commands.max_attempts);
+    command->expires_at = clock_ticks() + ttl * 1000000LL;
+    int attempts = command_is_once(definition, config) ? 1 : config->commands.max_attempts;
+    command->max_attempts = option_of(definition, "max_attempts", attempts);
     command->timeout = option_of(definition, "timeout", 0);
     command->priority = option_of(definition, "priority", 0);
 }
@@ -134,14 +151,11 @@ static void reject(struct command_intake *intake, struct command *command, const
     command_free(command);
 }
 
-static const char *wrong_with_response(const struct mqtt_received *received) {
-    const char *topic = received->response_topic;
-    if (topic != NULL &&
-        (*topic == '\0' || strlen(topic) > COMMAND_TOPIC_MAX || strpbrk(topic, "+#") != NULL))
-        return "the response topic is not 1 to 1024 characters without + and #";
-    if (received->correlation != NULL && received->correlation_length > COMMAND_CORRELATION_MAX)
-        return "the correlation data has more than 512 bytes";
-    return NULL;
+// For the caller to free, or NULL.
+static char *wrong_with_topic(const struct command_intake *intake, const struct mqtt_received *received) {
+    return received->response_topic != NULL
+               ? response_topic_fault(intake->queue->config, received->response_topic)
+               : NULL;
 }
 
 static bool is_too_large(const json_t *definition) {
@@ -182,21 +196,35 @@ static char *wrong_with(const struct command_intake *intake, const struct addres
     return fault == NULL && full != NULL ? must_have(strdup(full)) : fault;
 }
 
-// Takes the command over.
-static void take_command(struct command_intake *intake, const char *key, struct command *command) {
-    struct command_queue *queue = intake->queue;
-    command_table_add(queue->table, command);
-    command_voice_log(queue->voice, command, COMMAND_QUEUED, NULL);
-    command_voice_publish(queue->voice, command);
-    command_queue_send_next(queue, key);
+// It waits whether or not somebody will come for it; but whoever made a mistake should see it.
+static void say_queued(const struct command_queue *queue, const struct command *command) {
+    const struct command_roads *roads = queue->roads;
+    bool known = command->device_id < 0 || roads->knows(roads->context, command->device_id);
+    json_t *more = known ? NULL : json_pack("{s:b}", "known", 0);
+    if (!known)
+        log_warning("%s: command %s queued for a device that is neither in the registry nor was ever heard",
+                    command->key, command_voice_name(command));
+    command_voice_log(queue->voice, command, COMMAND_QUEUED, more);
+    json_decref(more);
 }
 
-static void take_definition(struct command_intake *intake, const struct address *address,
+// Takes the command over.
+static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
+    struct command_queue *queue = intake->queue;
+    command->publish = address->publish;
+    address->publish = 0;
+    command_table_add(queue->table, command);
+    say_queued(queue, command);
+    command_voice_publish(queue->voice, command);
+    command_queue_send_next(queue, address->key);
+}
+
+static void take_definition(struct command_intake *intake, struct address *address,
                             const struct mqtt_received *received, json_t *definition) {
     char *fault = wrong_with(intake, address, definition);
     struct command *command = make_command(intake, address, received, json_incref(definition));
     if (fault == NULL) {
-        take_command(intake, address->key, command);
+        take_command(intake, address, command);
         return;
     }
     if (is_too_large(definition) || is_too_deep(definition, DEPTH_MAX)) {
@@ -209,8 +237,10 @@ static void take_definition(struct command_intake *intake, const struct address 
 
 static void reject_all(struct command_intake *intake, const struct address *address,
                        struct mqtt_received received, const char *reason) {
-    if (wrong_with_response(&received) != NULL)
-        received.response_topic = NULL;
+    char *fault = wrong_with_topic(intake, &received);
+    if (fault != NULL)
+        received.response_topic = NULL; // nobody can be answered there
+    free(fault);
     if (address->key[0] == '\0' && received.response_topic == NULL)
         log_warning("%s: command rejected: %s", received.topic, reason);
     else
@@ -218,20 +248,21 @@ static void reject_all(struct command_intake *intake, const struct address *addr
 }
 
 // The commands of a payload; NULL, and *reason (for the caller to free), when something is wrong with it.
-static json_t *read_definitions(const struct mqtt_received *received, char **reason) {
-    const char *wrong = wrong_with_response(received);
-    if (wrong == NULL && received->length > PAYLOAD_MAX)
-        wrong = "the payload has more than 262144 bytes";
-    if (wrong == NULL)
-        return command_parse(received->payload, received->length, reason);
-    *reason = must_have(strdup(wrong));
-    return NULL;
+static json_t *read_definitions(const struct command_intake *intake, const struct mqtt_received *received,
+                                char **reason) {
+    *reason = wrong_with_topic(intake, received);
+    if (*reason == NULL && received->correlation != NULL &&
+        received->correlation_length > COMMAND_CORRELATION_MAX)
+        *reason = text_format("the correlation data has more than %d bytes", COMMAND_CORRELATION_MAX);
+    if (*reason == NULL && received->length > PAYLOAD_MAX)
+        *reason = text_format("the payload has more than %d bytes", PAYLOAD_MAX);
+    return *reason == NULL ? command_parse(received->payload, received->length, reason) : NULL;
 }
 
-static void take_payload(struct command_intake *intake, const struct address *address,
+static void take_payload(struct command_intake *intake, struct address *address,
                          const struct mqtt_received *received) {
     char *fault = NULL;
-    json_t *definitions = read_definitions(received, &fault), *definition;
+    json_t *definitions = read_definitions(intake, received, &fault), *definition;
     size_t i;
     if (definitions == NULL)
         reject_all(intake, address, *received, fault);
@@ -242,12 +273,28 @@ static void take_payload(struct command_intake *intake, const struct address *ad
     free(fault);
 }
 
-void command_intake_take(struct command_intake *intake, const char *topic,
-                         const struct mqtt_received *received) {
+static void take_publish(struct command_intake *intake, const struct mqtt_received *received,
+                         uint64_t fingerprint) {
     struct address address;
+    const char *topic = bus_topic_after(intake->queue->voice->bus, received->topic, TOPIC_COMMAND);
     const char *wrong = read_address(intake, topic, &address);
+    address.publish = fingerprint;
     if (wrong != NULL)
         reject_all(intake, &address, *received, wrong);
     else
         take_payload(intake, &address, received);
+}
+
+void command_intake_take(struct command_intake *intake, const struct mqtt_received *received) {
+    uint64_t fingerprint = redelivery_fingerprint(received);
+    if (redelivery_judge(intake->redelivery, fingerprint, received) == REDELIVERY_NEW)
+        take_publish(intake, received, fingerprint);
+}
+
+static void take_held(void *context, const struct mqtt_received *received) {
+    take_publish(context, received, redelivery_fingerprint(received));
+}
+
+void command_intake_settled(struct command_intake *intake, int64_t vouched) {
+    redelivery_end(intake->redelivery, vouched, take_held, intake);
 }

@@ -1,6 +1,7 @@
 // Commands from text and JSON; see parse.h.
 #include "gateway/commands/parse.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,6 +38,28 @@ static char first_char(const char *payload, size_t length) {
     return at < length ? payload[at] : '\0';
 }
 
+static json_t *custom(const char *text, size_t length) {
+    return json_pack("[{s:s, s:{s:s%}}]", "name", "custom", "properties", "payload", text, length);
+}
+
+static char last_char(const char *payload, size_t length) {
+    while (length > 1 && strchr(" \t\r\n", payload[length - 1]) != NULL && payload[length - 1] != '\0')
+        length--;
+    return payload[length - 1];
+}
+
+static json_t *parse_string(const char *payload, size_t length, char **reason) {
+    json_error_t error;
+    json_t *text = json_loadb(payload, length, JSON_DECODE_ANY, &error);
+    json_t *commands = text != NULL ? custom(json_string_value(text), json_string_length(text)) : NULL;
+    if (text == NULL) {
+        utf8_mend(error.text);
+        *reason = text_format("the command is not a valid JSON string: %s", error.text);
+    }
+    json_decref(text);
+    return commands;
+}
+
 json_t *command_parse(const char *payload, size_t length, char **reason) {
     char first = first_char(payload, length);
     if (length == 0) {
@@ -49,7 +72,9 @@ json_t *command_parse(const char *payload, size_t length, char **reason) {
         *reason = text_format("the command is not text in UTF-8");
         return NULL;
     }
-    return json_pack("[{s:s, s:{s:s%}}]", "name", "custom", "properties", "payload", payload, length);
+    if (first == '"' && last_char(payload, length) == '"')
+        return parse_string(payload, length, reason);
+    return custom(payload, length);
 }
 
 // Collects the faults of a check in one line.
@@ -120,6 +145,36 @@ char *command_check_for_any(json_t *command, const struct config *config) {
         first = better ? fault : first;
     }
     return first;
+}
+
+// The name of the command that a text spells, in small letters.
+static void read_spelled(const char *text, char name[CODEC_COMMAND_KEY_MAX]) {
+    size_t length = 0;
+    text += strspn(text, " ");
+    while (isalnum((unsigned char)text[length]) && length < CODEC_COMMAND_KEY_MAX - 1) {
+        name[length] = (char)tolower((unsigned char)text[length]);
+        length++;
+    }
+    name[length] = '\0';
+}
+
+static bool is_once_by_name(const char *name, const struct codec *codec) {
+    const json_t *schema = json_object_get(json_object_get(schema_of_commands(codec->name), "$defs"), name);
+    return json_is_true(json_object_get(schema, "x-once"));
+}
+
+bool command_is_once(const json_t *command, const struct config *config) {
+    const char *name = json_string_value(json_object_get(command, "name"));
+    const char *text = json_string_value(json_object_get(json_object_get(command, "properties"), "payload"));
+    char spelled[CODEC_COMMAND_KEY_MAX];
+    if (name != NULL && strcmp(name, "custom") == 0 && text != NULL) {
+        read_spelled(text, spelled);
+        name = spelled;
+    }
+    for (size_t i = 0; name != NULL && i < config->channel_count; i++)
+        if (is_once_by_name(name, config->channels[i].codec))
+            return true;
+    return false;
 }
 
 char *command_encode(const json_t *command, const struct codec *codec, void *session,

@@ -11,7 +11,8 @@
 
 #define COMMANDS_AT_ONCE_MAX 1000 // of one array
 
-// A payload as an array of command objects, for the caller to free; plain text becomes {"name":"custom",…}.
+// A payload as an array of command objects, for the caller to free; plain text, and the text in a JSON string,
+// becomes {"name":"custom",…}.
 // NULL, and *reason set (for the caller to free), when it is neither.
 json_t *command_parse(const char *payload, size_t length, char **reason);
 
@@ -26,6 +27,10 @@ char *command_check(json_t *command, const struct codec *codec);
 // The same where it is not known which protocol the device speaks: valid is what is valid for one of the
 // channels' protocols.
 char *command_check_for_any(json_t *command, const struct config *config);
+
+// Whether a command must not happen twice ("x-once" in its schema), for one of the channels' protocols.
+// A plain text is known by the word that it begins with.
+bool command_is_once(const json_t *command, const struct config *config);
 
 // Encodes a checked command. NULL when writer holds the bytes, else why not, for the caller to free.
 char *command_encode(const json_t *command, const struct codec *codec, void *session,

@@ -15,8 +15,12 @@
 
 // Seconds after its time-out at which a command that another instance sent is taken over.
 #define ADOPTION_TIME 15
+// Seconds from the return of a device until a command that must not happen twice ends without an answer.
+#define RETURN_TIME 5
 // Seconds that a tombstone stands: longer than Mosquitto waits between two saves.
 #define FORGET_TIME 3600
+// Of tombstones, so that what is kept of many commands is bounded.
+#define TOMBSTONES_MAX 100000
 
 // --- the end ---
 
@@ -34,13 +38,23 @@ void command_queue_bury(struct command_queue *queue, struct command *command, en
     command_table_leave_target(queue->table, command);
     keep_id_only(command);
     command->state = end;
-    command->forget_at = clock_now() + FORGET_TIME * 1000000LL;
+    command->forget_at = clock_ticks() + FORGET_TIME * 1000000LL;
     command_voice_keep_tombstone(queue->voice, command);
 }
 
 void command_queue_forget(struct command_queue *queue, struct command *command) {
     command_voice_forget(queue->voice, command);
     command_table_drop(queue->table, command);
+}
+
+void command_queue_clear_stale(struct command_queue *queue, struct command *command, struct command *stale) {
+    if (command->stale != NULL && command->stale != stale)
+        command_free(command->stale);
+    command->stale = stale;
+    if (!command_voice_clear_stale(queue->voice, command, stale))
+        return; // the outbox is full: the sweep tries again
+    command->stale = NULL;
+    command_free(stale);
 }
 
 static void on_end_published(struct outbox_waiter *waiter, bool safe) {
@@ -108,6 +122,15 @@ static void fail(struct command_queue *queue, struct command *command, enum comm
     finish(queue, command, end, result_of(false, NULL, reason));
 }
 
+// The same where it may have been: the device may have acted without being able to say so.
+static void end_uncertain(struct command_queue *queue, struct command *command, const char *what) {
+    char *reason = text_format("%s: it may have been executed", what);
+    json_t *result = result_of(false, NULL, reason);
+    json_object_set_new(result, "uncertain", json_true());
+    finish(queue, command, COMMAND_PROCESSED, result);
+    free(reason);
+}
+
 void command_queue_cancel(struct command_queue *queue, struct command *command) {
     fail(queue, command, COMMAND_CANCELED, "canceled");
 }
@@ -132,9 +155,19 @@ static unsigned timeout_of(const struct command_queue *queue, const struct comma
                                              : (unsigned)queue->config->commands.timeout;
 }
 
+static void set_answer_time(struct command *command, unsigned seconds) {
+    command->answer_by = clock_now() + seconds * 1000000LL;
+    command->answer_at = clock_ticks() + seconds * 1000000LL;
+}
+
 static void await_answer(const struct command_queue *queue, struct command *command) {
     command->state = COMMAND_SENT;
-    command->answer_by = clock_now() + timeout_of(queue, command) * 1000000LL;
+    set_answer_time(command, timeout_of(queue, command));
+}
+
+// Whether it must not go out a second time.
+static bool is_once(const struct command_queue *queue, const struct command *command) {
+    return command->max_attempts == 1 && command_is_once(command->definition, queue->config);
 }
 
 static void say_sent(const struct command_queue *queue, struct command *command, const struct road *road) {
@@ -145,7 +178,6 @@ static void say_sent(const struct command_queue *queue, struct command *command,
                               road->source, "transport", road->is_udp ? "udp" : "tcp");
     command_voice_log(queue->voice, command, COMMAND_SENT, where);
     json_decref(where);
-    command_voice_publish(queue->voice, command);
 }
 
 static void note_sent(const struct command_queue *queue, struct command *command, const struct road *road) {
@@ -153,9 +185,8 @@ static void note_sent(const struct command_queue *queue, struct command *command
     command->attempts++;
     command->sent_to = road->serial;
     command->sent_on = road->channel->id;
-    command->has_begun = false;
+    command->has_begun = command->is_back = false;
     snprintf(command->ident, sizeof command->ident, "%s", road->ident);
-    say_sent(queue, command, road);
 }
 
 // NULL when writer holds the bytes, else why not, for the caller to free.
@@ -171,6 +202,15 @@ static char *encode(struct command *command, const struct road *road, struct cod
                                           &command->expectation);
 }
 
+static void on_sent_written(void *context, bool ok);
+
+// It is sent once the disk says that it is: after a crash it must not be sent once more.
+static void write_sent(struct command_queue *queue, struct command *command) {
+    command->unsent = ++queue->tickets;
+    command_voice_publish(queue->voice, command);
+    store_when_written(queue->voice->store, on_sent_written, queue);
+}
+
 // False when it cannot be encoded: then it has ended.
 static bool send_command(struct command_queue *queue, struct command *command, const struct road *road) {
     uint8_t bytes[CODEC_COMMAND_MAX];
@@ -181,9 +221,44 @@ static bool send_command(struct command_queue *queue, struct command *command, c
         free(fault);
         return false;
     }
-    note_sent(queue, command, road);
+    bool noted = command->unsent != 0;
+    command->unsent = 0;
+    if (!noted)
+        note_sent(queue, command, road);
+    if (!noted && is_once(queue, command)) {
+        write_sent(queue, command);
+        return true;
+    }
+    say_sent(queue, command, road);
+    if (!noted)
+        command_voice_publish(queue->voice, command);
     road->send(road->context, bytes, writer.length);
     return true;
+}
+
+// It was not sent after all: the device has gone meanwhile.
+static void take_back(struct command_queue *queue, struct command *command) {
+    command->unsent = 0;
+    command->state = COMMAND_QUEUED;
+    command->attempts = 0;
+    command->sent_to = 0;
+    command_voice_publish(queue->voice, command);
+}
+
+// ok false: the disk takes nothing; the broker has the entry.
+static void on_sent_written(void *context, bool ok) {
+    struct command_queue *queue = context;
+    struct command *command, *next;
+    struct road road;
+    queue->told++;
+    HASH_ITER(hh, queue->table->by_id, command, next) {
+        if (command->unsent == 0 || command->unsent > queue->told || command_has_ended(command))
+            continue;
+        if (find_road(queue, command, &road) && road.serial == command->sent_to)
+            send_command(queue, command, &road);
+        else
+            take_back(queue, command);
+    }
 }
 
 // Whether it was sent from here to a connection which is gone, and may be sent again by this road.
@@ -193,17 +268,34 @@ static bool is_unanswered(const struct command_queue *queue, const struct comman
            command->sent_to != road->serial && command->attempts < command->max_attempts;
 }
 
+// Whether the device is back without having answered a command that must not happen twice.
+static bool is_back_silent(const struct command_queue *queue, const struct command *command,
+                           const struct road *road) {
+    return command->sent_to != road->serial && !command->is_back && !command->has_begun &&
+           command->unsent == 0 && is_once(queue, command);
+}
+
+// The answer may stand behind the report that the device came back with.
+static void await_last_answer(struct command_queue *queue, struct command *command) {
+    command->is_back = true;
+    set_answer_time(command, RETURN_TIME);
+    command_voice_publish(queue->voice, command);
+}
+
 // A command that was sent to a connection which is gone, to a device that is back: it did not wait for the
-// answer, so the command goes out again.
+// answer, so the command goes out again, or ends if it must not.
 static void requeue_unanswered(struct command_queue *queue, struct command_target *target) {
     struct command *command;
     struct road road;
     DL_FOREACH(target->commands, command) {
-        if (command->state != COMMAND_SENT || !find_road(queue, command, &road) ||
-            !is_unanswered(queue, command, &road))
+        if (command->state != COMMAND_SENT || !find_road(queue, command, &road))
             continue;
-        command->state = COMMAND_QUEUED;
-        command_voice_publish(queue->voice, command);
+        if (is_back_silent(queue, command, &road)) {
+            await_last_answer(queue, command);
+        } else if (is_unanswered(queue, command, &road)) {
+            command->state = COMMAND_QUEUED;
+            command_voice_publish(queue->voice, command);
+        }
     }
 }
 
@@ -223,7 +315,7 @@ static bool may_have_ended(const struct command_queue *queue, const struct comma
 
 static bool may_go_out(const struct command_queue *queue, const struct command *command, struct road *road) {
     return command->state == COMMAND_QUEUED && find_road(queue, command, road) &&
-           command->expires > clock_now() && !may_have_ended(queue, command);
+           command->expires_at > clock_ticks() && !may_have_ended(queue, command);
 }
 
 // Where answers carry no id, the next command waits until the last one has ended. A command that ends here
@@ -286,6 +378,7 @@ static const char *text_of(const struct codec_answer *answer) {
 static void note_begun(const struct command_queue *queue, struct command *command,
                        const struct codec_answer *answer) {
     command->has_begun = true;
+    command_voice_keep(queue->voice, command);
     log_info("%s: command %s started: %s", command->key, command_voice_name(command), text_of(answer));
     if (command->state == COMMAND_SENT)
         return;
@@ -320,7 +413,22 @@ void command_queue_answered(struct command_queue *queue, const struct road *from
 
 // --- time ---
 
+// One that must not happen twice waits until its device can be asked what became of it: when it comes back.
+static void give_up_once(struct command_queue *queue, struct command *command) {
+    struct road road;
+    if (command->is_back)
+        end_uncertain(queue, command, "the device came back without having answered");
+    else if (find_device(queue, command, &road))
+        end_uncertain(queue, command, "the device did not answer in time");
+    else if (command->expires_at <= clock_ticks())
+        end_uncertain(queue, command, "the device did not come back in time");
+}
+
 static void give_up(struct command_queue *queue, struct command *command) {
+    if (is_once(queue, command)) {
+        give_up_once(queue, command);
+        return;
+    }
     char *reason = text_format("no answer to %d attempts", command->attempts);
     fail(queue, command, COMMAND_PROCESSED, reason);
     free(reason);
@@ -339,11 +447,24 @@ static void time_out(struct command_queue *queue, struct command *command) {
     command_queue_send_next(queue, key);
 }
 
-static void sweep_ended(struct command_queue *queue, struct command *command, int64_t now) {
-    if (command->forget_at != 0 && now >= command->forget_at)
+// surplus: how many tombstones there are too many. The oldest come first.
+static bool is_forgotten(const struct command *command, int64_t now, size_t *surplus) {
+    if (command->forget_at == 0)
+        return false;
+    if (now >= command->forget_at)
+        return true;
+    bool over = *surplus > 0;
+    *surplus -= over;
+    return over;
+}
+
+static void sweep_ended(struct command_queue *queue, struct command *command, int64_t now, size_t *surplus) {
+    if (is_forgotten(command, now, surplus))
         command_queue_forget(queue, command);
     else if (command->end_written && command->published == 0 && command->forget_at == 0)
         command_queue_publish_end(queue, command);
+    else if (command->stale != NULL)
+        command_queue_clear_stale(queue, command, command->stale);
 }
 
 // Expiry and what is left behind are the intake's to decide.
@@ -353,8 +474,8 @@ static bool decides(const struct command_queue *queue) {
 
 // What another instance has sent is left to it, until it has surely gone.
 static bool is_timed_out(const struct command_queue *queue, const struct command *command, int64_t now) {
-    bool late = now >= command->answer_by && command_voice_is_own(queue->voice, command);
-    bool orphaned = now >= command->answer_by + ADOPTION_TIME * 1000000LL && decides(queue);
+    bool late = now >= command->answer_at && command_voice_is_own(queue->voice, command);
+    bool orphaned = now >= command->answer_at + ADOPTION_TIME * 1000000LL && decides(queue);
     return late || orphaned;
 }
 
@@ -362,10 +483,12 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
     struct road road;
     if (may_have_ended(queue, command))
         return;
+    if (command->unsaid)
+        command_voice_publish(queue->voice, command);
     if (command->state == COMMAND_SENT) {
         if (is_timed_out(queue, command, now))
             time_out(queue, command);
-    } else if (now >= command->expires && decides(queue)) {
+    } else if (now >= command->expires_at && decides(queue)) {
         fail(queue, command, COMMAND_EXPIRED, "the device did not talk in time");
     } else if (find_device(queue, command, &road)) {
         command_queue_send_next(queue, command->key); // its session may have become settled by time alone
@@ -374,9 +497,11 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
 
 void command_queue_sweep(struct command_queue *queue, int64_t now) {
     struct command *command, *next;
+    size_t ended = HASH_COUNT(queue->table->by_id) - queue->table->pending;
+    size_t surplus = ended > TOMBSTONES_MAX ? ended - TOMBSTONES_MAX : 0;
     HASH_ITER(hh, queue->table->by_id, command, next) {
         if (command_has_ended(command))
-            sweep_ended(queue, command, now);
+            sweep_ended(queue, command, now, &surplus);
         else
             sweep_pending(queue, command, now);
     }

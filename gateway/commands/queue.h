@@ -5,6 +5,10 @@
 // {prefix}/state/gw/{key}/commands-queue/{id}, where every instance of the gateway sees it: the one that
 // holds the device sends it. An end is on disk before it is published, so that a command that was answered is
 // never sent again.
+//
+// A command that must not happen twice (see command_is_once()) has one attempt unless its publisher wants more, and
+// is on disk as sent before it is. When its device comes back without having answered, or stays silent, it ends as
+// uncertain.
 #pragma once
 
 #include <stdbool.h>
@@ -24,6 +28,8 @@ struct command_roads {
     bool (*find)(void *context, int64_t device_id, const char *ident, struct road *road);
     // What a connected device with an identity is called and speaks. *ident is valid until the loop goes on.
     bool (*whois)(void *context, int64_t device_id, const char **ident, const struct codec **codec);
+    // Whether the device of that id is in the registry or was ever heard.
+    bool (*knows)(void *context, int64_t device_id);
 };
 
 // What it works with; all of it stays the caller's.
@@ -33,6 +39,7 @@ struct command_queue {
     const struct command_voice *voice;
     const struct roll_call *roll_call;
     const struct command_roads *roads;
+    unsigned tickets, told; // given for commands that wait for the disk, and called back; 0 at first
 };
 
 // Sends what may go out to this target now, if its device can be reached.
@@ -46,7 +53,7 @@ void command_queue_device_talks(struct command_queue *queue, int64_t device_id, 
 void command_queue_answered(struct command_queue *queue, const struct road *from,
                             const struct codec_answer *answer);
 
-// From time to time: time-outs, expiry, and what could not be done before. now is microseconds since 1970.
+// From time to time: time-outs, expiry, and what could not be done before. now is by clock_ticks().
 void command_queue_sweep(struct command_queue *queue, int64_t now);
 
 // Somebody canceled it.
@@ -56,6 +63,10 @@ void command_queue_cancel(struct command_queue *queue, struct command *command);
 // while, here and on disk, so that an old entry that comes late, or out of an older state of the broker's
 // disk, is not a new command.
 void command_queue_bury(struct command_queue *queue, struct command *command, enum command_state end);
+
+// The broker holds stale (taken over) for a command that has ended: it is told that it has, now or as soon as
+// the outbox has room.
+void command_queue_clear_stale(struct command_queue *queue, struct command *command, struct command *stale);
 
 // Takes it out of the queue and off the disk, and frees it, without publishing anything.
 void command_queue_forget(struct command_queue *queue, struct command *command);

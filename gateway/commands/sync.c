@@ -5,12 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/bus.h"
 #include "gateway/broker/store.h"
 #include "gateway/commands/parse.h"
+#include "gateway/commands/response_topic.h"
 
 #define ENTRY_MAX 65536 // bytes
 // Entries at which a broker may have left out some: Mosquitto's limit of queued messages.
@@ -31,15 +33,8 @@ static const struct command_voice *voice_of(const struct command_sync *sync) {
 // --- the disk ---
 
 static struct command *read_row(int64_t id, const json_t *row, char **fault) {
-    const char *key = json_string_value(json_object_get(row, "key"));
     struct command *command = command_from_tombstone(id, row);
-    if (command != NULL)
-        return command;
-    command = key != NULL ? command_from_json(key, json_object_get(row, "entry"), fault) : NULL;
-    if (command == NULL || command->id == id)
-        return command;
-    command_free(command);
-    return NULL;
+    return command != NULL ? command : command_from_row(id, row, fault);
 }
 
 static void drop_row(const struct command_sync *sync, int64_t id, const char *fault) {
@@ -150,7 +145,7 @@ static void send_all(struct command_sync *sync) {
 void command_sync_settled(struct command_sync *sync) {
     size_t again = take_unconfirmed(sync);
     if (again > 0)
-        log_warning("%zu pending commands were missing at the broker, published again", again);
+        log_warning("%zu pending commands were missing at the broker, publishing them again", again);
     if (is_intake(sync))
         publish_marker(sync); // behind them
     send_all(sync);
@@ -173,6 +168,7 @@ static void adopt(struct command *command, struct command *update) {
     command->state = update->state;
     command->attempts = update->attempts;
     command->answer_by = update->answer_by;
+    command->answer_at = update->answer_at;
     command->expectation = update->expectation;
     free(command->instance);
     command->instance = update->instance;
@@ -192,18 +188,14 @@ static void take_own_entry(struct command_sync *sync, struct command *command, s
 static void take_update(struct command_sync *sync, struct command *command, struct command *update,
                         bool echo) {
     const struct command_voice *voice = voice_of(sync);
-    if (command_has_ended(command)) {
-        if (!command_has_ended(update) && !echo)
-            command_voice_clear_stale(voice, command, update);
-    } else if (echo || command_voice_is_on_its_way(voice, command)) {
+    if (command_has_ended(command) || echo || command_voice_is_on_its_way(voice, command))
         return; // what we have is newer
-    } else if (command_has_ended(update)) {
+    if (command_has_ended(update))
         command_queue_bury(sync->queue, command, update->state);
-    } else if (command_voice_is_own(voice, update)) {
+    else if (command_voice_is_own(voice, update))
         take_own_entry(sync, command, update);
-    } else {
+    else
         adopt(command, update);
-    }
 }
 
 // Takes the command over.
@@ -220,8 +212,13 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     struct command *known = command_table_find(table_of(sync), command->id);
     bool current = retained || !is_intake(sync) || !roll_call_is_open(sync->roll_call);
     bool echo = command_voice_is_own(voice_of(sync), command) && !retained;
-    if (known != NULL) {
+    if (known != NULL)
         known->confirmed = known->confirmed || current;
+    if (known != NULL && command_has_ended(known) && !command_has_ended(command) && !echo) {
+        command_queue_clear_stale(sync->queue, known, command);
+        return;
+    }
+    if (known != NULL) {
         take_update(sync, known, command, echo);
     } else if (current && !echo && !command_has_ended(command)) {
         take_new(sync, command);
@@ -232,10 +229,15 @@ static void take_command(struct command_sync *sync, struct command *command, boo
 
 // What is wrong with the command that an entry holds, for the caller to free, or NULL.
 static char *wrong_with(const struct command_sync *sync, const struct command *command, int64_t id) {
+    const struct config *config = sync->queue->config;
+    char *fault = NULL;
     if (command->id != id)
         return text_format("entry.id is not the topic's");
-    return command_has_ended(command) ? NULL
-                                      : command_check_for_any(command->definition, sync->queue->config);
+    if (command->response_topic != NULL)
+        fault = response_topic_fault(config, command->response_topic);
+    if (fault != NULL || command_has_ended(command))
+        return fault;
+    return command_check_for_any(command->definition, config);
 }
 
 // NULL, and *fault (for the caller to free), when it is not an entry for that key and id.
@@ -246,8 +248,11 @@ static struct command *read_entry(const struct command_sync *sync, const char *k
         *fault = text_format("not valid JSON");
         return NULL;
     }
+    const struct clock_mark now = clock_mark();
     struct command *command = command_from_json(key, entry, fault);
     json_decref(entry);
+    if (command != NULL)
+        command_set_deadlines(command, &now);
     if (command != NULL)
         *fault = wrong_with(sync, command, id);
     if (command == NULL || *fault == NULL)

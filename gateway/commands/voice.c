@@ -94,7 +94,7 @@ static void store_row(const struct command_voice *voice, const struct command *c
 }
 
 static void store_entry(const struct command_voice *voice, const struct command *command, json_t *entry) {
-    store_row(voice, command, json_pack("{s:s, s:O}", "key", command->key, "entry", entry));
+    store_row(voice, command, command_to_row(command, entry));
 }
 
 void command_voice_keep(const struct command_voice *voice, const struct command *command) {
@@ -114,7 +114,7 @@ void command_voice_forget(const struct command_voice *voice, const struct comman
 // --- the entry in the broker ---
 
 bool command_voice_is_on_its_way(const struct command_voice *voice, const struct command *command) {
-    return !outbox_is_safe(voice->outbox, command->published);
+    return command->unsaid || !outbox_is_safe(voice->outbox, command->published);
 }
 
 bool command_voice_is_own(const struct command_voice *voice, const struct command *command) {
@@ -136,7 +136,8 @@ void command_voice_publish(const struct command_voice *voice, struct command *co
     command_voice_sign(voice, command);
     json_t *entry = command_to_json(command);
     command->published = publish_entry(voice, command, entry);
-    command->confirmed = true;
+    command->unsaid = command->published == 0;
+    command->confirmed = !command->unsaid;
     store_entry(voice, command, entry);
     json_decref(entry);
 }
@@ -144,6 +145,9 @@ void command_voice_publish(const struct command_voice *voice, struct command *co
 // The entry says how it ended before it is emptied: to the other instances an empty one alone is a
 // cancelation.
 void command_voice_publish_end(const struct command_voice *voice, struct command *command) {
+    command->published = 0;
+    if (bus_is_full(voice->bus))
+        return; // nothing by halves: with each attempt the publisher would be told the result
     json_t *entry = command_to_json(command);
     publish_entry(voice, command, entry); // first, because the device may already be on its way to another
     command_voice_result(voice, command);
@@ -151,10 +155,12 @@ void command_voice_publish_end(const struct command_voice *voice, struct command
     json_decref(entry);
 }
 
-void command_voice_clear_stale(const struct command_voice *voice, const struct command *command,
+bool command_voice_clear_stale(const struct command_voice *voice, const struct command *command,
                                struct command *stale) {
     if (command->forget_at == 0)
-        return; // its end is on the way
+        return true; // its end is on the way
+    if (bus_is_full(voice->bus))
+        return false;
     log_warning("%s: command %lld has already ended (%s), but the broker still retained it; clearing it",
                 command->key, (long long)command->id, command_state_name(command->state));
     stale->state = command->state;
@@ -163,4 +169,5 @@ void command_voice_clear_stale(const struct command_voice *voice, const struct c
     publish_entry(voice, stale, entry);
     publish_entry(voice, stale, NULL);
     json_decref(entry);
+    return true;
 }

@@ -26,15 +26,17 @@ void command_voice_log(const struct command_voice *voice, const struct command *
 // Publishes the result of a command that has ended, as log entry and to its response topic.
 void command_voice_result(const struct command_voice *voice, const struct command *command);
 
-// Writes the entry to broker and disk as it stands, signed with our client_id.
+// Writes the entry to broker and disk as it stands, signed with our client_id. When the outbox is full the disk
+// alone has it: command->unsaid, and it must be published again.
 void command_voice_publish(const struct command_voice *voice, struct command *command);
 
 // Publishes that a command has ended: how, its result, and then the empty entry, whose number in the outbox
 // command->published becomes; 0 when the outbox is full and it must be published again.
 void command_voice_publish_end(const struct command_voice *voice, struct command *command);
 
-// The broker holds stale for a command that has ended: it is told again that it has.
-void command_voice_clear_stale(const struct command_voice *voice, const struct command *command,
+// The broker holds stale for a command that has ended: it is told again that it has. False when the outbox is
+// full: try again.
+bool command_voice_clear_stale(const struct command_voice *voice, const struct command *command,
                                struct command *stale);
 
 // Whether the broker may not have its entry as we published it last.

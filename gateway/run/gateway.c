@@ -86,7 +86,7 @@ static void on_set_aside(void *context) {
 static void on_link_connected(void *context) {
     struct gateway *gateway = context;
     roll_call_begin(gateway->roll_call);
-    commands_link_connected(gateway->commands);
+    commands_link_connected(gateway->commands, mqtt_link_is_resumed(gateway->link));
     state_link_connected(gateway->state);
 }
 
@@ -123,7 +123,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
     const char *device = bus_topic_after(gateway->bus, received->topic, TOPIC_LOG TOPIC_DEVICES);
     // Also while stopping: the broker has been told that we have it, and will not say it again.
     if (command != NULL)
-        commands_take_in(gateway->commands, command, received);
+        commands_take_in(gateway->commands, received);
     else if (state != NULL)
         take_state(gateway, state, received);
     else if (device != NULL)
@@ -216,6 +216,11 @@ static bool whois(void *context, int64_t device_id, const char **ident, const st
     *ident = session->ident;
     *codec = peer != NULL ? peer->channel->codec : NULL;
     return true;
+}
+
+static bool knows(void *context, int64_t device_id) {
+    const struct gateway *gateway = context;
+    return state_knows(gateway->state, device_id);
 }
 
 // --- stopping ---
@@ -448,7 +453,7 @@ static void make_commands(struct gateway *gateway) {
                                                               .outbox = gateway->outbox,
                                                               .bus = gateway->bus,
                                                               .roll_call = gateway->roll_call,
-                                                              .roads = {gateway, find_road, whois}});
+                                                              .roads = {gateway, find_road, whois, knows}});
 }
 
 static void make_parts(struct gateway *gateway) {

@@ -638,6 +638,10 @@ static size_t collect_moved(struct devices *devices, struct moved *moved) {
     return count;
 }
 
+bool devices_know(const struct devices *devices, int64_t id) {
+    return find(devices, id) != NULL;
+}
+
 void devices_reload(struct devices *devices) {
     struct moved *moved = must_have(calloc(HASH_COUNT(devices->by_id) + 1, sizeof *moved));
     size_t count = collect_moved(devices, moved);

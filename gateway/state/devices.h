@@ -5,6 +5,7 @@
 // changed is marked, and only the last value is published when it keeps up again.
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "gateway/broker/bus.h"
@@ -72,6 +73,9 @@ void devices_announce(struct devices *devices);
 
 // The registry has changed: names, ids, devices that are new or gone. sessions_reload() comes after it.
 void devices_reload(struct devices *devices);
+
+// Whether a device of that id is in the registry, was heard, or had something retained at the beginning.
+bool devices_know(const struct devices *devices, int64_t id);
 
 // Clears what is retained under an id, except telemetry; only what is for Home Assistant, where a device has
 // that id.

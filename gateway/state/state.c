@@ -78,6 +78,10 @@ bool state_is_answered(const struct state *state) {
     return publisher_is_open(state->publisher);
 }
 
+bool state_knows(const struct state *state, int64_t device_id) {
+    return !state_is_answered(state) || devices_know(state->devices, device_id);
+}
+
 bool state_is_connecting(const struct state *state) {
     return state_reader_is_connecting(state->reader);
 }

@@ -75,6 +75,10 @@ void state_reload(struct state *state);
 // Whether what the broker retains from earlier runs has been heard: state is published from then on.
 bool state_is_answered(const struct state *state);
 
+// Whether a device of that id is in the registry or was ever heard, as far as is known: before all that is
+// retained of earlier runs has been heard, every device may have been.
+bool state_knows(const struct state *state, int64_t device_id);
+
 // Whether an attempt to connect is still on a thread, which cannot be called back; the loop will not end
 // before it.
 bool state_is_connecting(const struct state *state);

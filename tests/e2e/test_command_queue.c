@@ -131,17 +131,17 @@ Test(command_queue, over_udp_goes_out_only_to_whom_was_heard_lately) {
 
 Test(command_queue, of_a_device_that_leaves_before_it_answers_goes_out_again) {
     struct rig *rig = rig_up(NULL);
-    queue(rig, VAN, "reboot", REBOOT);
+    queue(rig, VAN, "rconf", "{\"name\":\"rconf\"}");
     for (int attempt = 1; attempt <= 2; attempt++) {
         int device = wake(rig, VAN);
-        device_expect(device, "reboot,0#");
+        device_expect(device, "rconf,1#");
         close(device);
         rig_expect(rig, "log/gw/devices/" VAN "/disconnected", NULL);
     }
     int device = wake(rig, VAN);
-    device_expect(device, "reboot,0#");
-    device_send(device, "reboot=Success!");
-    expect_step(rig, VAN, "reboot", "processed", "{'executed':true,'attempts':3}");
+    device_expect(device, "rconf,1#");
+    device_send(device, "rconf=a,b,c,1,6,30,V1,GSM\r\n");
+    expect_step(rig, VAN, "rconf", "processed", "{'executed':true,'attempts':3}");
     expect_steps(rig, VAN, "sent", 3);
     finish(rig);
 }
@@ -464,7 +464,7 @@ Test(command_queue, is_given_back_to_a_broker_that_lost_it) {
     int64_t id = queue(rig, VAN, "reboot", REBOOT);
     restart_broker(rig, RIG_BROKER_KEEPS, true);
     expect_entry(rig, VAN, id, "{'state':'queued'}");
-    rig_expect_log(rig, "1 pending commands were missing at the broker, published again");
+    rig_expect_log(rig, "1 pending commands were missing at the broker, publishing them again");
     expect_reboot_and_finish(rig);
 }
 

@@ -178,6 +178,43 @@ Test(commands, by_the_id_of_the_registry) {
     rig_finish(rig);
 }
 
+// README's example: the device has the id 42, and people know its IMEI.
+Test(commands, by_the_ident_of_a_device_of_the_registry) {
+    struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42},{'ident':'van-1','id':43}]}");
+    int device = identified(rig, rig_tcp(rig), VAN);
+    rig_publish(rig, TO_VAN, "mode,6,60#");
+    device_expect(device, "mode,6,60#");
+    device_send(device, "mode=Success!");
+    rig_expect(rig, "log/gw/devices/42/commands-queue/custom/processed",
+               "{'executed':true,'device_id':42,'ident':'" VAN "'}");
+    rig_publish(rig, "command/gw/devices/van-1", "mode,6,60#");
+    const struct rig_message *queued =
+        rig_expect(rig, "log/gw/devices/43/commands-queue/custom/queued", "{'device_id':43}");
+    cr_assert(strstr(queued->payload, "known") == NULL, "%s", queued->payload);
+    rig_finish(rig);
+}
+
+Test(commands, for_a_device_that_nobody_knows_wait_and_say_so) {
+    struct rig *rig = rig_up(NULL);
+    rig_publish(rig, TO_VAN, "mode,6,60#");
+    rig_expect(rig, LOG_OF_VAN "/custom/queued", "{'known':false}");
+    rig_expect_log(rig,
+                   "devices/" VAN ": command custom queued for a device that is neither in the registry");
+    int device = van(rig);
+    device_expect(device, "mode,6,60#");
+    device_send(device, "mode=Success!");
+    close(device);
+    rig_expect(rig, "log/gw/devices/" VAN "/disconnected", NULL);
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, NULL);
+    rig_expect_state(rig);
+    rig_publish(rig, TO_VAN, "mode,7,60#"); // it was heard before the restart
+    const struct rig_message *queued =
+        rig_expect(rig, LOG_OF_VAN "/custom/queued", "{'properties':{'payload':'mode,7,60#'}}");
+    cr_assert(strstr(queued->payload, "known") == NULL, "%s", queued->payload);
+    rig_finish(rig);
+}
+
 Test(commands, answers_between_reports) {
     struct rig *rig = rig_up(NULL);
     int device = van(rig);
@@ -284,6 +321,36 @@ Test(commands, mosquitto_rr_gets_the_result) {
     rig_finish(rig);
 }
 
+// Mosquitto closes the connection at a topic of more than 200 levels, and would do so after each reconnection.
+Test(commands, with_a_response_topic_that_no_broker_takes_are_refused) {
+    struct rig *rig = rig_up(NULL);
+    int device = van(rig);
+    char topic[512] = "answers/";
+    for (int i = 0; i < 200; i++)
+        strcat(topic, "a/");
+    rig_request(rig, TO_VAN, "{\"name\":\"reboot\"}", topic, NULL);
+    rig_expect(rig, LOG_OF_VAN "/invalid/processed",
+               "{'executed':false,'response':null,"
+               "'reason':'the response topic has 202 levels, expected at most 100'}");
+    rig_expect_log(rig, "command rejected: the response topic has 202 levels");
+    device_send(device, report(VAN, 2));
+    rig_expect(rig, REPORTS, "{'message.seqnum':2}");
+    cr_assert(!device_has_bytes(device));
+    cr_assert(rig_log_count(rig, ": connected") == 1, "the broker has closed the connection");
+    rig_finish(rig);
+}
+
+Test(commands, do_not_speak_in_the_gateways_name) {
+    struct rig *rig = rig_up(NULL);
+    int device = van(rig);
+    rig_request(rig, TO_VAN, "{\"name\":\"reboot\"}", "trackbus/message/gw/devices/7", NULL);
+    rig_expect(rig, LOG_OF_VAN "/invalid/processed",
+               "{'executed':false,'reason':'the response topic belongs to the gateway'}");
+    cr_assert(!device_has_bytes(device));
+    cr_assert(rig_count(rig, "message/gw/devices/7") == 0);
+    rig_finish(rig);
+}
+
 // --- silence and absence ---
 
 Test(commands, without_an_answer_are_sent_again) {
@@ -301,10 +368,10 @@ Test(commands, without_an_answer_are_sent_again) {
 Test(commands, answered_at_the_second_attempt) {
     struct rig *rig = rig_up("{'commands':{'timeout':1,'max_attempts':3}}");
     int device = van(rig);
-    rig_publish(rig, TO_VAN, "reboot,0#");
-    device_expect(device, "reboot,0#");
-    device_expect(device, "reboot,0#");
-    device_send(device, "reboot=Success!");
+    rig_publish(rig, TO_VAN, "mode,4,0#");
+    device_expect(device, "mode,4,0#");
+    device_expect(device, "mode,4,0#");
+    device_send(device, "mode=Success!");
     expect_life(rig, "custom", "{'executed':true}");
     rig_finish(rig);
 }
@@ -418,6 +485,9 @@ static const struct refused {
     {"{\"name\":\"custom\",\"properties\":{\"payload\":\"\"}}", 0, "properties.payload"},
     {"{\"name\":\"custom\",\"properties\":{\"payload\":\"a\\u0000b\"}}", 0, "not valid JSON"},
     {"{\"name\":\"data\",\"properties\":{\"host\":\"a,b\",\"port\":7700}}", 0, "properties.host"},
+    {"\"a\\nb\"", 0, "properties.payload"},
+    {"\"a\\u0000b\"", 0, "not a valid JSON string"},
+    {"\"\"", 0, "properties.payload"},
     {"", 0, "empty"},
 };
 
@@ -454,14 +524,16 @@ Test(commands, of_300_bytes_are_refused_and_of_255_are_not) {
     rig_finish(rig);
 }
 
-// Plain text is sent as it is, even when it happens to be JSON.
+// A number is plain text, and a JSON string means the text inside.
 Test(commands, that_are_a_number_or_a_string_are_text) {
     struct rig *rig = rig_up("{'commands':{'timeout':1,'max_attempts':1}}");
     int device = van(rig);
     rig_publish(rig, TO_VAN, "5");
     device_expect(device, "5");
-    rig_publish(rig, TO_VAN, "\"rconf\"");
-    device_expect(device, "\"rconf\"");
+    rig_publish(rig, TO_VAN, " \"mode,6\\u002c60#\"\n");
+    device_expect(device, "mode,6,60#");
+    rig_publish(rig, TO_VAN, "\"open");
+    device_expect(device, "\"open");
     rig_finish(rig);
 }
 
@@ -492,7 +564,7 @@ Test(commands, to_topics_that_are_none) {
     }
     rig_publish(rig, "command/gw/devices/99999999999999999999999", "mode,6,60#"); // a number, but too large
     rig_publish(rig, "command/gw", "mode,6,60#");
-    rig_expect_log(rig, "trackbus/command/gw/devices/van: command rejected: device.id is not a number");
+    rig_expect_log(rig, "trackbus/command/gw/devices/van: command rejected: it is neither a device.id");
     rig_publish(rig, TO_VAN, "reboot,0#");
     device_expect(device, "reboot,0#");
     rig_finish(rig);
