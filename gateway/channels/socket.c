@@ -13,13 +13,14 @@
 
 int socket_name(const uv_handle_t *handle, char *text) {
     struct sockaddr_storage name;
-    int length = sizeof name;
-    int result = handle->type == UV_TCP
-                     ? uv_tcp_getsockname((const uv_tcp_t *)handle, (struct sockaddr *)&name, &length)
-                     : uv_udp_getsockname((const uv_udp_t *)handle, (struct sockaddr *)&name, &length);
-    if (result == 0)
-        address_write((struct sockaddr *)&name, text);
-    return result;
+    socklen_t length = sizeof name;
+    int descriptor, result = uv_fileno(handle, &descriptor);
+    if (result != 0)
+        return result;
+    if (getsockname(descriptor, (struct sockaddr *)&name, &length) != 0)
+        return -errno;
+    address_write((struct sockaddr *)&name, text);
+    return 0;
 }
 
 static void set_number(int descriptor, int level, int option, int number) {
