@@ -38,7 +38,7 @@ size_t channel_open(struct channel *channel, struct channel_parts *parts,
     }
     if (config->has_udp) {
         int result = udp_bind(&channel->udp, parts, config, &channel->counters);
-        channel->udp_open = true;
+        channel->udp_open = result == 0;
         channel->udp_listens =
             report_open(channel, "udp", &config->udp, (uv_handle_t *)&channel->udp.socket, result);
     }

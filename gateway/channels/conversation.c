@@ -270,6 +270,13 @@ static void settle_replies(struct peer *peer) {
         peer_settle_replies(peer);
 }
 
+// The codec believes that it has passed on what the broker refused, and would say so.
+void conversation_forget_refusal(struct peer *peer) {
+    if (peer->refused)
+        memset(peer->stream.session, 0, peer->channel->codec->session_size);
+    peer->refused = false;
+}
+
 enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_t length,
                                   enum codec_follow follow) {
     peer->received += length;
@@ -280,9 +287,8 @@ enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_
     if (peer->close_code == CLOSE_NONE)
         peer->close_code = code_of(state);
     settle_replies(peer);
-    // The codec believes that it has passed on what the broker refused. A new connection begins without that
-    // belief.
-    if (peer->close_code == CLOSE_NONE && peer->refused)
+    // A new connection begins without the codec's belief that it has passed on what the broker refused.
+    if (peer->close_code == CLOSE_NONE && peer->refused && !peer->transport->is_udp)
         peer->close_code = CLOSE_LIMIT;
     // A report without a terminator is taken at the silence after it.
     bool talks = length > 0 || follow == CODEC_QUIET;

@@ -45,6 +45,8 @@ void event_identified(const struct peer *peer) {
 void event_closed(const struct peer *peer, enum close_code code) {
     json_t *entry = make_entry(peer, EVENT_CLOSED);
     json_object_set_new(entry, "close_code", json_integer(code));
+    if (peer->loss != NULL)
+        json_object_set_new(entry, "error_text", json_string(peer->loss));
     json_object_set_new(entry, "duration",
                         json_real((double)(uv_now(peer->parts->loop) - peer->opened) / 1000));
     json_object_set_new(entry, "recv", json_integer((json_int_t)peer->received));

@@ -33,6 +33,7 @@ struct peer {
     char *turned_away;           // the ident that is not allowed here, or NULL
     uint64_t serial;             // no other peer has it
     enum close_code close_code;  // set while bytes are taken: close when that is done
+    const char *loss;            // what the system said when the connection was lost, a constant; or NULL
     uint64_t opened;             // by uv_now(), milliseconds
     uint64_t last_heard;         // the same
     uint64_t received, sent;     // bytes

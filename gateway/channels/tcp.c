@@ -74,8 +74,9 @@ static void tell_closed(const struct tcp_connection *connection, enum close_code
     const struct peer *peer = &connection->peer;
     char text[256];
     snprintf(text, sizeof text,
-             "connection %llu: %s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
-             (unsigned long long)peer->serial, close_code_text(code), code,
+             "connection %llu: %s%s (code %d) after %llu s, %llu bytes in, %llu out, %llu messages",
+             (unsigned long long)peer->serial, peer->loss != NULL ? "lost: " : "",
+             peer->loss != NULL ? peer->loss : close_code_text(code), code,
              (unsigned long long)(uv_now(peer->parts->loop) - peer->opened) / 1000,
              (unsigned long long)peer->received, (unsigned long long)peer->sent,
              (unsigned long long)peer->messages);
@@ -262,6 +263,15 @@ static void take_end(struct tcp_connection *connection) {
         set_timer(connection);
 }
 
+// The system gave the connection up, or something on the way cut it: the device did not close it.
+static void take_loss(struct tcp_connection *connection, int error) {
+    take(connection, NULL, 0, CODEC_END);
+    if (connection->closing)
+        return;
+    connection->peer.loss = uv_strerror(error);
+    close_connection(&connection->peer, CLOSE_INACTIVE);
+}
+
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) {
     struct tcp_connection *connection = stream->data;
     if (count == UV_ENOBUFS) {
@@ -273,8 +283,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
         return;
     }
     if (count < 0) {
-        take(connection, NULL, 0, CODEC_END);
-        close_connection(&connection->peer, CLOSE_BY_DEVICE);
+        take_loss(connection, (int)count);
         return;
     }
     gate_has_read(connection->peer.parts->gate, (size_t)count);
@@ -320,7 +329,8 @@ static void begin(struct tcp_connection *connection, const struct sockaddr *addr
     connection->heard_from = connection->peer.opened;
     enter_listener(connection);
     uv_tcp_nodelay(&connection->tcp, 1);
-    uv_tcp_keepalive(&connection->tcp, 1, 60);
+    socket_be_patient(&connection->tcp, listener->parts->config->limits.tcp_keepalive,
+                      listener->parts->config->limits.idle_timeout);
     if (!within_limits(connection)) {
         listener->refused++;
         close_connection(&connection->peer, CLOSE_LIMIT);

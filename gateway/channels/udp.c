@@ -3,13 +3,14 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <uthash.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/channels/conversation.h"
+#include "gateway/channels/datagram.h"
 #include "gateway/channels/event.h"
-#include "gateway/channels/socket.h"
 
 #define PEERS_MAX      100000 // addresses remembered; beyond that the one heard longest ago is forgotten
 #define SWEEP_INTERVAL 5000   // milliseconds
@@ -18,32 +19,19 @@ struct udp_peer {
     struct peer peer; // first, so that the one is the other
     struct udp_socket *socket;
     struct address_key key;
-    struct sockaddr_storage address;
-    bool remembered; // stands in the socket's table
+    struct datagram_ends ends; // of the last datagram
+    bool remembered;           // stands in the socket's table
     UT_hash_handle hh;
 };
 
-struct send {
-    uv_udp_send_t request;
-    uint8_t bytes[];
-};
-
-static void on_sent(uv_udp_send_t *request, int status) {
-    free(request);
-}
-
 static void send_datagram(struct peer *peer, const uint8_t *bytes, size_t length) {
     struct udp_peer *udp = (struct udp_peer *)peer;
-    uv_buf_t buffer = uv_buf_init((char *)bytes, (unsigned)length);
-    const struct sockaddr *address = (const struct sockaddr *)&udp->address;
-    peer->sent += length;
-    if (uv_udp_try_send(&udp->socket->socket, &buffer, 1, address) >= 0)
-        return;
-    struct send *send = must_have(malloc(sizeof *send + length));
-    memcpy(send->bytes, bytes, length);
-    buffer = uv_buf_init((char *)send->bytes, (unsigned)length);
-    if (uv_udp_send(&send->request, &udp->socket->socket, &buffer, 1, address, on_sent) != 0)
-        free(send);
+    int result = datagram_send(udp->socket->descriptor, &udp->ends, bytes, length);
+    if (result == 0)
+        peer->sent += length;
+    else // as any datagram may be; the device, or the command, tries again
+        peer_warn(peer, "send", NULL, "a datagram of %zu bytes could not be sent: %s", length,
+                  uv_strerror(result));
 }
 
 static void forget(struct udp_peer *udp, enum close_code code) {
@@ -75,8 +63,6 @@ static struct udp_peer *find_peer(struct udp_socket *socket, const struct sockad
     udp = must_have(calloc(1, sizeof *udp));
     udp->socket = socket;
     udp->key = key;
-    memcpy(&udp->address, address,
-           address->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
     conversation_begin(&udp->peer, socket->parts, socket->channel, socket->counters, &udp_transport, address);
     return udp;
 }
@@ -92,11 +78,13 @@ static void remember(struct udp_socket *socket, struct udp_peer *udp) {
 }
 
 static void take_datagram(struct udp_socket *socket, const uint8_t *bytes, size_t length,
-                          const struct sockaddr *address) {
-    struct udp_peer *udp = find_peer(socket, address);
+                          const struct datagram_ends *ends) {
+    struct udp_peer *udp = find_peer(socket, (const struct sockaddr *)&ends->remote);
+    udp->ends = *ends;
     udp->peer.stream.junk_in_a_row = 0; // a datagram is read or not, whatever the last one was
+    conversation_forget_refusal(&udp->peer);
     enum close_code code = conversation_take(&udp->peer, bytes, length, CODEC_END);
-    bool broken = code == CLOSE_REJECTED || code == CLOSE_VIOLATION || code == CLOSE_LIMIT;
+    bool broken = code == CLOSE_REJECTED || code == CLOSE_VIOLATION;
     udp->peer.close_code = CLOSE_NONE;
     if (udp->peer.session != NULL && !broken)
         remember(socket, udp);
@@ -112,22 +100,24 @@ static bool within_limits(struct udp_socket *socket, const struct sockaddr *addr
     return allowed;
 }
 
-static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
-    static char memory[65536];
-    *buffer = uv_buf_init(memory, sizeof memory);
-}
-
-static void on_datagram(uv_udp_t *handle, ssize_t count, const uv_buf_t *buffer,
-                        const struct sockaddr *address, unsigned flags) {
-    struct udp_socket *socket = handle->data;
+static void on_datagram(void *context, const struct datagram_ends *ends, const uint8_t *bytes,
+                        size_t length) {
+    struct udp_socket *socket = context;
     // While nothing can be kept a datagram is not even looked at: a codec that had seen it would take the
     // repeat of it for one that is safe, and answer.
-    if (gate_is_closed(socket->parts->gate) && address != NULL)
+    if (gate_is_closed(socket->parts->gate))
         gate_turn_away(socket->parts->gate);
-    else if (count < 0 && !gate_is_closed(socket->parts->gate))
-        log_warning("channel %s: udp: %s", socket->channel->name, uv_strerror((int)count));
-    else if (address != NULL && count > 0 && within_limits(socket, address))
-        take_datagram(socket, (const uint8_t *)buffer->base, (size_t)count, address);
+    else if (length > 0 && within_limits(socket, (const struct sockaddr *)&ends->remote))
+        take_datagram(socket, bytes, length, ends);
+}
+
+static void on_readable(uv_poll_t *poll, int status, int events) {
+    struct udp_socket *socket = poll->data;
+    int result = datagram_receive(socket->descriptor, on_datagram, socket); // and the error, if there is one
+    if (status != 0)
+        uv_poll_start(poll, UV_READABLE, on_readable); // which libuv has stopped
+    if (result != 0)
+        log_warning("channel %s: udp: %s", socket->channel->name, uv_strerror(result));
 }
 
 static void on_sweep(uv_timer_t *timer) {
@@ -138,22 +128,33 @@ static void on_sweep(uv_timer_t *timer) {
         forget(socket->peers, CLOSE_INACTIVE);
 }
 
-int udp_bind(struct udp_socket *udp, struct channel_parts *parts, const struct config_channel *channel,
-             struct stream_counters *counters) {
-    *udp = (struct udp_socket){.parts = parts, .channel = channel, .counters = counters};
-    uv_udp_init_ex(parts->loop, &udp->socket, channel->udp.ss_family);
-    uv_timer_init(parts->loop, &udp->sweep);
+static void start(struct udp_socket *udp) {
+    uv_poll_init_socket(udp->parts->loop, &udp->socket, udp->descriptor);
+    uv_timer_init(udp->parts->loop, &udp->sweep);
     udp->socket.data = udp->sweep.data = udp;
     uv_timer_start(&udp->sweep, on_sweep, SWEEP_INTERVAL, SWEEP_INTERVAL);
-    int result = parts->config->workers < 2 ? 0 : socket_share_port((const uv_handle_t *)&udp->socket);
-    if (result == 0)
-        result = uv_udp_bind(&udp->socket, (const struct sockaddr *)&channel->udp, 0);
-    return result != 0 ? result : uv_udp_recv_start(&udp->socket, give_buffer, on_datagram);
+    uv_poll_start(&udp->socket, UV_READABLE, on_readable);
+}
+
+int udp_bind(struct udp_socket *udp, struct channel_parts *parts, const struct config_channel *channel,
+             struct stream_counters *counters) {
+    int descriptor = datagram_open(&channel->udp, parts->config->workers >= 2);
+    if (descriptor < 0)
+        return descriptor;
+    *udp = (struct udp_socket){
+        .parts = parts, .channel = channel, .counters = counters, .descriptor = descriptor};
+    start(udp);
+    return 0;
+}
+
+static void on_closed(uv_handle_t *handle) {
+    const struct udp_socket *udp = handle->data;
+    close(udp->descriptor);
 }
 
 void udp_close(struct udp_socket *udp) {
     while (udp->peers != NULL)
         forget(udp->peers, CLOSE_RESTART);
-    uv_close((uv_handle_t *)&udp->socket, NULL);
+    uv_close((uv_handle_t *)&udp->socket, on_closed);
     uv_close((uv_handle_t *)&udp->sweep, NULL);
 }

@@ -9,13 +9,14 @@ struct udp_socket {
     struct channel_parts *parts;
     const struct config_channel *channel;
     struct stream_counters *counters;
-    uv_udp_t socket;
+    int descriptor;
+    uv_poll_t socket;
     uv_timer_t sweep;
     struct udp_peer *peers; // by address, the one heard last at the end
     uint64_t refused;       // datagrams beyond limits.datagrams_per_second
 };
 
-// Binds to channel->udp. 0 or an error of libuv; udp_close() is due in either case.
+// Binds to channel->udp. 0 or an error of libuv; udp_close() is due when it was 0.
 int udp_bind(struct udp_socket *udp, struct channel_parts *parts, const struct config_channel *channel,
              struct stream_counters *counters);
 

@@ -329,6 +329,7 @@ void config_devices_free(struct config_devices *devices) {
 static void read_rest(struct config *config) {
     static const char *const unknown[] = {"accept", "channel", "reject", NULL};
     static const char *const telemetry[] = {"parameters", "position", "off", NULL};
+    static const char *const takeovers[] = {"newest", "keep", NULL};
     static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
     static const char *const formats[] = {"text", "json", NULL};
     const json_t *limits = json_object_get(config->json, "limits"), *entry;
@@ -349,6 +350,8 @@ static void read_rest(struct config *config) {
     config->limits.idle_timeout = integer_of(limits, "idle_timeout");
     config->limits.identify_timeout = integer_of(limits, "identify_timeout");
     config->limits.datagrams_per_second = integer_of(limits, "datagrams_per_second");
+    config->limits.tcp_keepalive = integer_of(limits, "tcp_keepalive");
+    config->limits.takeover = (enum config_takeover)choice_of(limits, "takeover", takeovers);
     config->commands.intake = json_is_true(json_object_get(commands, "intake"));
     config->commands.ttl = integer_of(commands, "ttl");
     config->commands.timeout = integer_of(commands, "timeout");

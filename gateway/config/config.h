@@ -38,6 +38,8 @@ struct config_devices {
 
 enum config_unknown { UNKNOWN_ACCEPT, UNKNOWN_CHANNEL, UNKNOWN_REJECT };
 enum config_telemetry { TELEMETRY_PARAMETERS, TELEMETRY_POSITION, TELEMETRY_OFF };
+// Who stays when a second connection says the same ident.
+enum config_takeover { TAKEOVER_NEWEST, TAKEOVER_KEEP };
 
 enum config_mqtt_version { MQTT_VERSION_AUTO, MQTT_VERSION_5, MQTT_VERSION_3_1_1 };
 
@@ -67,6 +69,8 @@ struct config {
     struct {
         int connections, connections_per_address, idle_timeout, identify_timeout; // seconds
         int datagrams_per_second;                                                 // from one address
+        int tcp_keepalive;                                                        // seconds; 0: off
+        enum config_takeover takeover;
     } limits;
     struct {
         bool intake;
