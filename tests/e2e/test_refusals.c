@@ -197,7 +197,7 @@ static void cut_for(struct scripted_broker *broker, int64_t milliseconds, int le
 static const struct {
     unsigned latency;
     int least, most; // milliseconds that a connection lives
-} cuts[] = {{500, 100, 900}, {100, 0, 150}};
+} cuts[] = {{850, 100, 900}, {100, 0, 90}};
 #define CUTS (sizeof cuts / sizeof cuts[0])
 
 ParameterizedTestParameters(refusals, network_that_cuts_costs_no_message) {
