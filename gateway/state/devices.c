@@ -8,6 +8,7 @@
 #include <utlist.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/hash.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
@@ -30,9 +31,6 @@ enum device_state_part {
     STATE_ALL = 15,
 };
 
-// Which instance has, or had, the device, as {id}/instance says.
-enum holder { HOLDER_UNKNOWN, HOLDER_US, HOLDER_OTHER };
-
 struct device_state {
     int64_t id;
     char ident[CODEC_IDENT_MAX + 1];
@@ -45,7 +43,7 @@ struct device_state {
     struct set_back clock;     // the device's
     bool confirmed;            // the broker has said what it retains as "connected"
     bool elsewhere;            // another gateway had it last, and announces it
-    enum holder holder;
+    uint32_t holder;       // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
     uint8_t due;           // of enum device_state_part
     bool held;             // it waits among the held ones
     uint64_t last;         // number in the outbox of what was published for it last
@@ -68,6 +66,7 @@ struct claim {
 
 struct devices {
     struct devices_parts parts;
+    uint32_t us; // as a holder
     struct device_state *by_id;
     struct device_state *by_age; // in the order in which they were heard, the last at the end (LRU)
     struct device_state *due;    // those with something to publish, the longest first
@@ -79,6 +78,11 @@ struct devices {
 };
 
 // --- the table ---
+
+static uint32_t holder_of(const char *client_id) {
+    uint32_t hash = (uint32_t)hash_fnv1a(client_id, strlen(client_id));
+    return hash != 0 ? hash : 1;
+}
 
 static struct device_state *find(const struct devices *devices, int64_t id) {
     struct device_state *state;
@@ -369,7 +373,7 @@ static void publish_statement(struct devices *devices, struct device_state *stat
         publish_identity(devices, state);
     if ((due & STATE_CONNECTED) != 0) {
         publish_connected(devices, state->id, state->connected);
-        state->holder = HOLDER_US;
+        state->holder = devices->us;
     }
     state->stated = generation_write(devices->parts.generation);
     state->due &= (uint8_t) ~(STATE_IDENTITY | STATE_CONNECTED);
@@ -686,7 +690,7 @@ static bool is_by_us(const struct devices *devices, int64_t id, const struct mqt
     const struct device_state *state = find(devices, id);
     if (received->instance != NULL)
         return bus_is_own(devices->parts.bus, received->instance);
-    return state != NULL ? state->holder == HOLDER_US : find_claim(devices, id) != NULL;
+    return state != NULL ? state->holder == devices->us : find_claim(devices, id) != NULL;
 }
 
 static bool is_here(const struct devices *devices, int64_t id) {
@@ -697,7 +701,7 @@ static bool is_here(const struct devices *devices, int64_t id) {
 // better.
 static void note_wrong(struct devices *devices, const struct device_state *state, const char *topic,
                        const struct mqtt_received *received) {
-    bool contested = state->holder == HOLDER_OTHER && received->length > 0;
+    bool contested = state->holder != 0 && state->holder != devices->us && received->length > 0;
     if (is_ours(devices, state) && (is_here(devices, state->id) || !contested))
         guard_wrong(devices->parts.guard, topic);
 }
@@ -719,7 +723,7 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
     }
     struct device_state *state = find_or_make(devices, id, ident);
     state->codec = codec;
-    state->holder = find_claim(devices, id) != NULL ? HOLDER_US : HOLDER_UNKNOWN;
+    state->holder = find_claim(devices, id) != NULL ? devices->us : 0;
     identify(devices, state, &device, ident);
 }
 
@@ -825,34 +829,55 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
 }
 
 // A broker may tell it behind "connected".
-static void hear_retained_holder(struct devices *devices, struct device_state *state, bool own) {
-    state->holder = own ? HOLDER_US : HOLDER_OTHER;
-    if (!own || is_here(devices, state->id) || !state->connected)
+static void hear_retained_holder(struct devices *devices, struct device_state *state) {
+    if (state->holder != devices->us || is_here(devices, state->id) || !state->connected)
         return;
     state->elsewhere = state->connected = false;
     mark_due(devices, state, STATE_CONNECTED);
 }
 
-static void hear_live_holder(struct devices *devices, struct device_state *state, bool own, const char *topic,
-                             const struct mqtt_received *received) {
-    if (received->length > 0)
-        state->holder = own ? HOLDER_US : HOLDER_OTHER;
-    if (is_here(devices, state->id) || received->length == 0)
-        compare(devices, state, own, topic, received);
+static void hear_holder_of(struct devices *devices, struct device_state *state, const char *instance,
+                           const char *topic, const struct mqtt_received *received) {
+    if (instance != NULL)
+        state->holder = holder_of(instance);
+    if (received->retain)
+        hear_retained_holder(devices, state);
+    else if (is_here(devices, state->id) || instance == NULL)
+        compare(devices, state, bus_is_own(devices->parts.bus, instance), topic, received);
 }
 
 static void hear_holder(struct devices *devices, int64_t id, const char *topic,
                         const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
     json_t *json = json_loadb(received->payload, received->length, JSON_DECODE_ANY, NULL);
-    bool own = bus_is_own(devices->parts.bus, json_string_value(json));
-    json_decref(json);
-    if (state == NULL && own && received->retain)
+    const char *instance = json_string_value(json);
+    if (state != NULL)
+        hear_holder_of(devices, state, instance, topic, received);
+    else if (bus_is_own(devices->parts.bus, instance) && received->retain)
         add_claim(devices, id);
-    if (state != NULL && received->retain)
-        hear_retained_holder(devices, state, own);
-    else if (state != NULL)
-        hear_live_holder(devices, state, own, topic, received);
+    json_decref(json);
+}
+
+void devices_take_over(struct devices *devices, const char *client_id) {
+    struct device_state *state;
+    uint32_t holder = holder_of(client_id);
+    DL_FOREACH(devices->by_age, state) {
+        if (state->holder != holder || !state->connected || is_here(devices, state->id))
+            continue;
+        state->connected = state->elsewhere = false;
+        mark_due(devices, state, STATE_CONNECTED);
+        announce_anew(devices, state);
+    }
+}
+
+void devices_assert_connected(struct devices *devices) {
+    struct device_state *state;
+    DL_FOREACH(devices->by_age, state) {
+        if (!is_here(devices, state->id))
+            continue;
+        mark_due(devices, state, STATE_CONNECTED);
+        announce_anew(devices, state);
+    }
 }
 
 // The time of the last report of an earlier run. What has come since and is older does not count.
@@ -962,6 +987,7 @@ void devices_all_read(struct devices *devices) {
 struct devices *devices_new(const struct devices_parts *parts) {
     struct devices *devices = must_have(calloc(1, sizeof *devices));
     devices->parts = *parts;
+    devices->us = holder_of(bus_client_id(parts->bus));
     take_registry(devices);
     publisher_add(parts->publisher, publish_again, devices);
     return devices;

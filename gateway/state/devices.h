@@ -57,6 +57,11 @@ void devices_all_read(struct devices *devices);
 // The broker has lost what was published in that span: it is due again.
 void devices_restore(struct devices *devices, struct generation_span lost);
 
+// That instance is offline: its devices are connected to nobody, and ours from now on to speak of.
+void devices_take_over(struct devices *devices, const char *client_id);
+// Another instance may have done so with ours while we were away: who is here is said again.
+void devices_assert_connected(struct devices *devices);
+
 // What belongs on a topic of ours (as in devices_received(); devices/{id}/discovery stands for all that is for
 // Home Assistant) is due again.
 void devices_again(struct devices *devices, const char *topic);

@@ -30,6 +30,8 @@ struct instances {
     const struct bus *bus;
     bool intake;
     struct instances_handlers handlers;
+    instances_gone_fn *gone; // or NULL
+    void *gone_context;
     struct instance *by_id; // others
     bool known;             // the broker has said, in this connection, whether there are any
 };
@@ -155,6 +157,11 @@ void instances_set_handlers(struct instances *instances, const struct instances_
     instances->handlers = *handlers;
 }
 
+void instances_when_gone(struct instances *instances, instances_gone_fn *gone, void *context) {
+    instances->gone = gone;
+    instances->gone_context = context;
+}
+
 static void tell_channel(const struct instances *instances, int64_t channel_id) {
     if (instances->handlers.channel_changed != NULL)
         instances->handlers.channel_changed(instances->handlers.context, channel_id);
@@ -222,6 +229,8 @@ static void hear_instance(struct instances *instances, struct instance *instance
     instance->online = online;
     instance->started = started;
     tell_all(instances);
+    if (!online && instances->gone != NULL)
+        instances->gone(instances->gone_context, instance->client_id);
 }
 
 // One that says nothing we understand has no connections.

@@ -17,6 +17,9 @@ struct instances_handlers {
     void (*all_changed)(void *context);
 };
 
+// Told when an instance that was online is offline.
+typedef void instances_gone_fn(void *context, const char *client_id);
+
 // intake: this instance takes commands in, and says for all what their channels have together. The bus stays
 // the caller's.
 struct instances *instances_new(const struct bus *bus, bool intake);
@@ -24,6 +27,8 @@ void instances_free(struct instances *instances);
 
 // handlers are copied; without any nobody is told.
 void instances_set_handlers(struct instances *instances, const struct instances_handlers *handlers);
+
+void instances_when_gone(struct instances *instances, instances_gone_fn *gone, void *context);
 
 // The link is connected: what was known of others no longer holds.
 void instances_begin(struct instances *instances);

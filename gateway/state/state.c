@@ -35,6 +35,7 @@ struct state {
     struct generation *generation;
     struct guard *guard;
     enum watching watching;
+    bool was_offline;            // so the broker said of us when this connection began
     struct state_reader *reader; // or NULL
     uv_timer_t timer;            // runs until reading begins
 };
@@ -89,6 +90,7 @@ bool state_is_connecting(const struct state *state) {
 // --- what the link reports ---
 
 void state_link_connected(struct state *state) {
+    state->was_offline = false;
     generation_connected(state->generation);
     instances_begin(state->instances);
 }
@@ -135,6 +137,8 @@ static void hear_instance(struct state *state, const char *topic, const char *in
                           const struct mqtt_received *received) {
     if (!received->retain)
         compare_own(state, topic, instance, received);
+    else if (bus_is_own(state->parts.bus, instance))
+        state->was_offline = !instance_state_is_right(state->instance_state, received);
     generation_received(state->generation, instance, received);
     instances_received(state->instances, instance, received);
     channel_state_received(state->channel_state, topic, received);
@@ -190,6 +194,13 @@ static void on_all_again(void *context) {
     state_publish_instance(state, true);
 }
 
+// One of those that are left speaks of its devices.
+static void on_gone(void *context, const char *client_id) {
+    struct state *state = context;
+    if (instances_are_known(state->instances) && instances_sum_here(state->instances))
+        devices_take_over(state->devices, client_id);
+}
+
 static void end_watching(struct state *state, const char *all) {
     if (state->watching == WATCHING_ALL)
         state->parts.asker.unsubscribe(state->parts.asker.context, all);
@@ -222,6 +233,8 @@ void state_roll_call_settled(struct state *state) {
     struct generation_span lost = generation_settled(state->generation);
     clearing_restore(state->clearing, lost);
     devices_restore(state->devices, lost);
+    if (state->was_offline && instances_any_online(state->instances))
+        devices_assert_connected(state->devices);
     instances_settled(state->instances);
 }
 
@@ -294,6 +307,7 @@ static void make_publishing(struct state *state) {
                                    state->generation, remove_device, state);
     state->devices = make_devices(state);
     publisher_add(state->publisher, watch, state);
+    instances_when_gone(state->instances, on_gone, state);
 }
 
 struct state *state_new(const struct state_parts *parts) {

@@ -320,6 +320,32 @@ Test(state_kept, when_somebody_spoils_it_with_two_gateways) {
     rig_finish(rig);
 }
 
+#define LISTED        "'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'}]"
+#define SECOND_LISTED "{'mqtt':{'client_id':'second'},'commands':{'intake':false}," LISTED "}"
+#define VAN_42        "state/gw/devices/42"
+
+// The second has the van; the first knows it from the registry, too.
+static void give_van_to_second(struct rig *rig, struct rig *second) {
+    rig_gateway_start(second, SECOND_LISTED);
+    rig_expect(rig, "state/gw/instances/second/channels/1", NULL);
+    say(rig, rig_tcp(second), VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+1");
+    rig_expect_standing(rig, VAN_42 "/connected", "true");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"second\"");
+}
+
+Test(state_kept, of_devices_whose_gateway_is_gone) {
+    struct rig *rig = rig_up("{" LISTED "}"), *second = rig_beside(rig);
+    give_van_to_second(rig, second);
+    rig_gateway_kill(second);
+    rig_expect_standing(rig, VAN_42 "/connected", "false");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"trackbus\"");
+    rig_gateway_start(second, SECOND_LISTED);
+    say(rig, rig_tcp(second), VAN, "R0;10+190109120100+22.63827+114.02922+2.14+69+2+3744+2");
+    rig_expect_standing(rig, VAN_42 "/connected", "true");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"second\"");
+    rig_finish(rig);
+}
+
 // --- what only a broker of our own does ---
 
 #define GATEWAY "trackbus"
@@ -368,6 +394,21 @@ Test(state_kept, when_the_last_will_comes_late) {
     scripted_broker_publish_will(set.broker, GATEWAY);
     scripted_expect_publishes(set.broker, OWN, "online", before + 1);
     cr_assert(rig_wait(is_online, &set, RIG_DEADLINE), "it is still said to be offline");
+    scripted_broker_finish(set.broker);
+}
+
+// It was away, and the other has said that its device is connected to nobody. But the device has not noticed.
+Test(state_kept, of_devices_whose_gateway_is_back) {
+    struct set set = set_up("{" LISTED "}");
+    struct rig *second = rig_beside(set.rig);
+    scripted_broker_set(
+        set.broker, (struct scripted_rule){
+                        .on = SCRIPTED_CONNECT, .client = "second", .from = 2, .times = 1, .reason = 0x88});
+    give_van_to_second(set.rig, second);
+    scripted_broker_disconnect(set.broker, "second", 0);
+    rig_expect(set.rig, VAN_42 "/connected", "false");
+    scripted_expect_retained(set.broker, "trackbus/" VAN_42 "/connected", "true");
+    scripted_expect_retained(set.broker, "trackbus/" VAN_42 "/instance", "\"second\"");
     scripted_broker_finish(set.broker);
 }
 
