@@ -20,7 +20,8 @@ struct mqtt_publish {
     size_t length;
     int qos; // 0 or 1
     enum mqtt_retain retain;
-    const void *correlation; // MQTT 5 correlation data, or NULL
+    const char *response_topic; // MQTT 5, or NULL; the outbox does not keep it
+    const void *correlation;    // MQTT 5 correlation data, or NULL
     size_t correlation_length;
     bool urgent; // goes out also while the broker wants us to send more slowly
 };

@@ -606,6 +606,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
         fitting.qos = link->limits.qos;
     if (link->attempt.version == MQTT_3_1_1) {
         fitting.correlation = NULL;
+        fitting.response_topic = NULL;
         if (fitting.retain == MQTT_RETAINED_SIGNED)
             fitting.retain = MQTT_RETAINED;
     }

@@ -10,6 +10,8 @@
 
 mosquitto_property *packet_properties(const struct mqtt_publish *publish, const char *instance) {
     mosquitto_property *properties = NULL;
+    if (publish->response_topic != NULL)
+        mosquitto_property_add_string(&properties, MQTT_PROP_RESPONSE_TOPIC, publish->response_topic);
     if (publish->correlation != NULL)
         mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, publish->correlation,
                                       (uint16_t)publish->correlation_length);
@@ -28,6 +30,8 @@ static size_t length_size(size_t length) {
 
 static size_t properties_size(const struct mqtt_publish *publish, const char *instance) {
     size_t size = 0;
+    if (publish->response_topic != NULL)
+        size += 1 + 2 + strlen(publish->response_topic);
     if (publish->correlation != NULL)
         size += 1 + 2 + publish->correlation_length;
     if (publish->retain == MQTT_RETAINED_SIGNED)

@@ -11,6 +11,7 @@ static const char help[] = "trackbus: a gateway between GPS trackers and MQTT\n"
                            "\n"
                            "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
                            "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
+                           "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
                            "  trackbus store list|resend|drop        what the broker did not take\n"
                            "  trackbus check -c FILE                 check a configuration\n"
                            "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
@@ -25,7 +26,7 @@ static const struct subcommand {
     int (*run)(int argc, char **argv);
 } subcommands[] = {
     {"run", cli_run},           {"check", cli_check}, {"decode", cli_decode}, {"encode", cli_encode},
-    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},
+    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},   {"send", cli_send},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {
