@@ -44,13 +44,14 @@ static void report(const struct peer *peer, const char *kind, const char *verdic
         event_error(peer, &error);
 }
 
-static enum codec_identity turn_away(struct peer *peer, const char *ident) {
+static enum codec_identity turn_away(struct peer *peer, const char *ident, const char *why,
+                                     enum close_code code) {
     char text[160];
-    snprintf(text, sizeof text, "device %s is not in the registry and unknown devices are rejected", ident);
+    snprintf(text, sizeof text, "device %s %s", ident, why);
     free(peer->turned_away);
     peer->turned_away = must_have(strdup(ident));
     report(peer, "rejected", "REJECTED", text);
-    peer->close_code = CLOSE_REJECTED;
+    peer->close_code = code;
     return CODEC_REFUSED;
 }
 
@@ -74,13 +75,31 @@ static enum codec_identity on_identify(void *context, const char *ident) {
         return refuse_ident(peer);
     struct device device = registry_device(peer->parts->registry, ident);
     if (!device.allowed)
-        return turn_away(peer, ident);
-    if (peer->transport->is_udp && peer->session == NULL)
+        return turn_away(peer, ident, "is not in the registry and unknown devices are rejected",
+                         CLOSE_REJECTED);
+    if (peer->transport->is_udp && peer->places == NULL)
         event_accepted(peer, 0); // an address counts as a connection once it has said who it is
-    session_attach(peer, ident, &device);
-    event_identified(peer);
-    peer_log(peer, "identified");
+    switch (session_attach(peer, ident, &device)) {
+    case SESSION_NEW_HERE:
+        event_identified(peer);
+        peer_log(peer, "identified");
+        break;
+    case SESSION_WAS_HERE:
+        break;
+    case SESSION_KEPT_ELSEWHERE:
+        return turn_away(peer, ident, "has a connection, which stays (limits.takeover)", CLOSE_SAME_IDENT);
+    }
+    session_note_heard(peer);
     return CODEC_ACCEPTED;
+}
+
+// Whether it is known who speaks. A device that is no longer here, but at another connection, speaks again: a
+// codec need not say twice who that is.
+static bool has_speaker(struct peer *peer) {
+    if (peer->session == NULL && peer->stream.ident[0] != '\0')
+        on_identify(peer, peer->stream.ident);
+    session_note_heard(peer);
+    return peer->close_code == CLOSE_NONE && peer->session != NULL;
 }
 
 // --- messages ---
@@ -132,7 +151,7 @@ static void on_message(void *context, struct message *message) {
     static struct message_member members[MESSAGE_VALUES_MAX];
     size_t member_count;
     struct peer *peer = context;
-    if (peer->close_code != CLOSE_NONE || peer->session == NULL)
+    if (peer->close_code != CLOSE_NONE || !has_speaker(peer))
         return;
     const struct config *config = peer->parts->config;
     const struct device *device = &peer->session->device;
@@ -172,7 +191,7 @@ static void report_unidentified(const struct peer *peer, const struct codec_answ
 
 static void tell_answered(struct peer *peer, const struct codec_answer *answer) {
     const struct channel_observer *observer = peer->parts->observer;
-    struct road from = road_of(peer);
+    struct road from = road_of(peer, peer->session);
     observer->answered(observer->context, &from, answer);
 }
 
@@ -180,7 +199,7 @@ static void on_answer(void *context, const struct codec_answer *answer) {
     struct peer *peer = context;
     if (peer->close_code != CLOSE_NONE)
         return;
-    if (peer->session != NULL)
+    if (has_speaker(peer))
         tell_answered(peer, answer);
     else if (!answer->implicit)
         report_unidentified(peer, answer);
@@ -292,7 +311,9 @@ enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_
         peer->close_code = CLOSE_LIMIT;
     // A report without a terminator is taken at the silence after it.
     bool talks = length > 0 || follow == CODEC_QUIET;
-    if (peer->close_code == CLOSE_NONE && peer->session != NULL && talks)
-        peer->parts->observer->talks(peer->parts->observer->context, peer->session);
+    if (peer->close_code == CLOSE_NONE && talks) {
+        session_note_heard(peer);
+        session_tell_heard(peer);
+    }
     return peer->close_code;
 }

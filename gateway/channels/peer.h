@@ -11,6 +11,7 @@
 
 struct peer;
 struct pending_reply;
+struct place;
 struct session;
 
 struct peer_transport {
@@ -27,7 +28,9 @@ struct peer {
     char address[ADDRESS_TEXT_MAX]; // "ip:port"
     unsigned char ip[16];           // the same without the port, as in address_key
     struct stream stream;
-    struct session *session;     // NULL until the device has said who it is; then also the next two
+    struct place *places;        // of the devices that have said who they are here
+    size_t place_count;          // of them
+    struct session *session;     // of the one that speaks, or NULL; then also the next two
     const char *ident;           // NULL or the session's
     const struct device *device; // the same
     char *turned_away;           // the ident that is not allowed here, or NULL

@@ -8,10 +8,10 @@ static void send_bytes(void *context, const uint8_t *bytes, size_t length) {
     peer->transport->send(peer, bytes, length);
 }
 
-struct road road_of(struct peer *peer) {
+struct road road_of(struct peer *peer, const struct session *session) {
     return (struct road){.channel = peer->channel,
-                         .ident = peer_ident(peer),
-                         .device_id = peer->device != NULL && peer->device->known ? peer->device->id : -1,
+                         .ident = session->ident,
+                         .device_id = session->device.known ? session->device.id : -1,
                          .source = peer->address,
                          .is_udp = peer->transport->is_udp,
                          .serial = peer->serial,
@@ -31,9 +31,9 @@ static const struct session *find_session(const struct session_table *sessions, 
 static struct peer *reachable_peer(const struct channel_parts *parts, const struct session *session) {
     uint64_t reachable = (uint64_t)parts->config->commands.udp_reachable * 1000;
     if (session->tcp != NULL)
-        return session->tcp;
-    bool heard = session->udp != NULL && uv_now(parts->loop) - session->udp->last_heard <= reachable;
-    return heard ? session->udp : NULL;
+        return session->tcp->peer;
+    bool heard = session->udp != NULL && uv_now(parts->loop) - session->udp->peer->last_heard <= reachable;
+    return heard ? session->udp->peer : NULL;
 }
 
 bool road_find(const struct channel_parts *parts, int64_t device_id, const char *ident, struct road *road) {
@@ -42,6 +42,6 @@ bool road_find(const struct channel_parts *parts, int64_t device_id, const char 
     struct peer *peer = here ? reachable_peer(parts, session) : NULL;
     if (peer == NULL)
         return false;
-    *road = road_of(peer);
+    *road = road_of(peer, session);
     return true;
 }

@@ -23,8 +23,8 @@ struct road {
     void (*send)(void *context, const uint8_t *bytes, size_t length);
 };
 
-// The road by which a peer was heard. It is valid as long as the peer.
-struct road road_of(struct peer *peer);
+// The road by which the device of that session was heard at peer. It is valid as long as the device is there.
+struct road road_of(struct peer *peer, const struct session *session);
 
 // Finds the road to the device of that id (-1: without an identity) and ident: its connection, or its UDP
 // address when it was heard from within commands.udp_reachable. False when there is none, or another gateway

@@ -3,11 +3,13 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "gateway/base/clock.h"
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
+#define IDENTS_MAX  1000    // devices that a peer may speak for
 #define SETTLE_TIME 2000000 // microseconds to wait for our own log entry, which may be behind many messages
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
@@ -62,44 +64,111 @@ static void leave(const struct session *session, const struct peer *peer) {
     observer->left(observer->context, session);
 }
 
+// Where the device is by the peer's transport.
+static struct place **place_of(struct session *session, const struct peer *peer) {
+    return peer->transport->is_udp ? &session->udp : &session->tcp;
+}
+
+static void speak(struct place *place) {
+    struct peer *peer = place->peer;
+    peer->session = place->session;
+    peer->ident = place->session->ident;
+    peer->device = &place->session->device;
+    DL_DELETE(peer->places, place);
+    DL_APPEND(peer->places, place);
+}
+
 static void enter(struct session *session, struct peer *peer) {
-    peer->session = session;
-    peer->ident = session->ident;
-    peer->device = &session->device;
+    struct place *place = must_have(calloc(1, sizeof *place));
+    *place = (struct place){.peer = peer, .session = session};
+    *place_of(session, peer) = place;
+    DL_APPEND(peer->places, place);
+    peer->place_count++;
+    speak(place);
 }
 
-void session_attach(struct peer *peer, const char *ident, const struct device *device) {
-    session_detach(peer);
-    struct session *session = find_or_make(peer->parts->sessions, ident, device);
-    struct peer **place = peer->transport->is_udp ? &session->udp : &session->tcp;
-    struct peer *old = *place;
-    if (session->tcp == NULL && session->udp == NULL)
-        arrive(session, peer);
-    *place = peer;
-    enter(session, peer);
-    // It is in the session until then, so that its log line says whose connection it was.
-    if (old != NULL)
-        old->transport->close(old, CLOSE_SAME_IDENT);
-}
-
-void session_detach(struct peer *peer) {
+static void end(struct session *session, const struct peer *peer) {
     struct session_table *table = peer->parts->sessions;
-    struct session *session = peer->session;
-    if (session == NULL)
-        return;
-    peer->session = NULL;
-    peer->ident = NULL;
-    peer->device = NULL;
-    if (session->tcp == peer)
-        session->tcp = NULL;
-    if (session->udp == peer)
-        session->udp = NULL;
-    if (session->tcp != NULL || session->udp != NULL)
-        return;
     leave(session, peer);
     HASH_DELETE(by_ident, table->by_ident, session);
     leave_id(table, session);
     free(session);
+}
+
+static void end_place(struct place *place) {
+    struct session *session = place->session;
+    struct peer *peer = place->peer;
+    if (peer->session == session) {
+        peer->session = NULL;
+        peer->ident = NULL;
+        peer->device = NULL;
+    }
+    if (*place_of(session, peer) == place)
+        *place_of(session, peer) = NULL;
+    DL_DELETE(peer->places, place);
+    peer->place_count--;
+    free(place);
+    if (session->tcp == NULL && session->udp == NULL)
+        end(session, peer);
+}
+
+// Its connection goes, unless others use it too.
+static void give_up(struct place *place, enum close_code code) {
+    if (place->peer->place_count > 1)
+        end_place(place);
+    else
+        place->peer->transport->close(place->peer, code);
+}
+
+// The one that has not spoken for longest.
+static void bound_places(struct peer *peer) {
+    if (peer->place_count <= IDENTS_MAX)
+        return;
+    peer_warn(peer, "idents", NULL, "speaks for more than %d devices: %s, heard longest ago, is disconnected",
+              IDENTS_MAX, peer->places->session->ident);
+    end_place(peer->places);
+}
+
+enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device) {
+    struct session *session = session_by_ident(peer->parts->sessions, ident);
+    struct place *old = session != NULL ? *place_of(session, peer) : NULL;
+    if (old != NULL && old->peer == peer) {
+        speak(old);
+        return SESSION_WAS_HERE;
+    }
+    // An address over UDP is only where a device was last heard from: there is nothing to keep.
+    if (old != NULL && !peer->transport->is_udp && peer->parts->config->limits.takeover == TAKEOVER_KEEP)
+        return SESSION_KEPT_ELSEWHERE;
+    session = find_or_make(peer->parts->sessions, ident, device);
+    if (session->tcp == NULL && session->udp == NULL)
+        arrive(session, peer);
+    enter(session, peer);
+    // It is in the session until then, so that its log line says whose connection it was.
+    if (old != NULL)
+        give_up(old, CLOSE_SAME_IDENT);
+    bound_places(peer);
+    return SESSION_NEW_HERE;
+}
+
+void session_detach(struct peer *peer) {
+    while (peer->places != NULL)
+        end_place(peer->places);
+}
+
+void session_note_heard(struct peer *peer) {
+    if (peer->session != NULL)
+        (*place_of(peer->session, peer))->heard = true;
+}
+
+// Who was heard has spoken, and so stands at the end.
+void session_tell_heard(struct peer *peer) {
+    const struct channel_observer *observer = peer->parts->observer;
+    struct place *place = peer->places != NULL ? peer->places->prev : NULL, *before;
+    for (; place != NULL && place->heard; place = before) {
+        before = place != peer->places ? place->prev : NULL;
+        place->heard = false;
+        observer->talks(observer->context, place->session);
+    }
 }
 
 // Microseconds since 1970; INT64_MAX when missing.
@@ -119,11 +188,11 @@ static void settle(const struct channel_parts *parts, struct session *session) {
 }
 
 static void close_all(struct session *session, enum close_code code) {
-    struct peer *tcp = session->tcp, *udp = session->udp;
+    struct place *tcp = session->tcp, *udp = session->udp;
     if (tcp != NULL)
-        tcp->transport->close(tcp, code);
+        give_up(tcp, code);
     if (udp != NULL)
-        udp->transport->close(udp, code);
+        give_up(udp, code);
 }
 
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length) {
@@ -151,7 +220,7 @@ bool session_is_settled(const struct channel_parts *parts, const struct session 
 // --- a registry that has changed ---
 
 struct peer *session_any_peer(const struct session *session) {
-    return session->tcp != NULL ? session->tcp : session->udp;
+    return session->tcp != NULL ? session->tcp->peer : session->udp->peer;
 }
 
 // The device begins anew under its new id. While ids are exchanged, two may briefly have the same one.

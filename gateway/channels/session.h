@@ -6,11 +6,19 @@
 
 #include "gateway/channels/peer.h"
 
+// A device at a peer. A peer has several when it speaks for several devices, as a relay does.
+struct place {
+    struct peer *peer;
+    struct session *session;
+    bool heard;                // in the bytes at hand
+    struct place *prev, *next; // of the peer, the one that spoke last at the end
+};
+
 struct session {
     char ident[CODEC_IDENT_MAX + 1];
     struct device device;
-    struct peer *tcp;    // its connection, or NULL
-    struct peer *udp;    // where it was last heard from over UDP, or NULL
+    struct place *tcp;   // its connection, or NULL
+    struct place *udp;   // where it was last heard from over UDP, or NULL
     int64_t since;       // it has been here: microseconds since 1970
     int64_t since_ticks; // the same by clock_ticks()
     bool elsewhere;      // it has gone to another gateway
@@ -23,16 +31,25 @@ struct session_table {
     struct session *by_id;
 };
 
-// Makes peer the place of the device of that ident. A connection that it had is closed (code 12); the peer
-// leaves the session that it was in. peer->session, ident and device are set.
-void session_attach(struct peer *peer, const char *ident, const struct device *device);
+enum session_arrival { SESSION_WAS_HERE, SESSION_NEW_HERE, SESSION_KEPT_ELSEWHERE };
 
-// Takes peer out of its session, if it is in one; a session without peers ends.
+// The device of that ident speaks at peer: peer->session, ident and device are set. One that was at another
+// peer is there no longer; a connection that spoke for it alone is closed (code 12). But with limits.takeover
+// "keep" it stays at the connection that it has, and nothing is changed.
+enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device);
+
+// Takes peer out of all its sessions; a session without peers ends.
 void session_detach(struct peer *peer);
 
+// The device that speaks at peer was heard from.
+void session_note_heard(struct peer *peer);
+
+// Tells the observer of all who were heard at peer since the last time.
+void session_tell_heard(struct peer *peer);
+
 // The broker tells of a log entry (JSON) that the device is connected. Our own: what others said about its
-// commands before that has been heard. Another instance's: unless the device connected here later, its
-// connections here are closed (code 12). An entry that names no instance is ignored.
+// commands before that has been heard. Another instance's: unless the device connected here later, it
+// is no longer here, and its connections are closed as above. An entry that names no instance is ignored.
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length);
 
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it
@@ -40,7 +57,7 @@ void session_heard(const struct channel_parts *parts, int64_t device_id, const c
 bool session_is_settled(const struct channel_parts *parts, const struct session *session);
 
 // Gives all devices that are here what the registry now says about them; closes those that it no longer
-// allows (code 13).
+// allows (code 13), unless they spoke for others too.
 void sessions_reload(struct channel_parts *parts);
 
 // NULL when the device is not here. Only devices with an identity are found by an id.

@@ -80,7 +80,7 @@ static void tell_closed(const struct tcp_connection *connection, enum close_code
              (unsigned long long)(uv_now(peer->parts->loop) - peer->opened) / 1000,
              (unsigned long long)peer->received, (unsigned long long)peer->sent,
              (unsigned long long)peer->messages);
-    bool told = connection->told || peer->session != NULL;
+    bool told = connection->told || peer->places != NULL;
     if (is_fault(code))
         told = peer_warn(peer, "closed", NULL, "%s", text);
     else if (told)
@@ -166,7 +166,7 @@ static uint64_t next_deadline(const struct tcp_connection *connection) {
     uint64_t quiet = peer->last_heard + peer->stream.codec->quiet_ms;
     if (connection->ended)
         return peer->replies != NULL ? peer->last_heard + DRAIN_TIME : 0;
-    if (peer->session == NULL && identify < deadline)
+    if (peer->places == NULL && identify < deadline)
         deadline = identify;
     bool ask = peer->stream.codec->quiet_ms > 0 && stream_waits(&peer->stream) && !connection->quiet_asked;
     return ask && quiet < deadline ? quiet : deadline;
@@ -187,7 +187,7 @@ static bool is_idle(const struct tcp_connection *connection, uint64_t now) {
 static bool is_nameless(const struct tcp_connection *connection, uint64_t now) {
     const struct peer *peer = &connection->peer;
     uint64_t timeout = (uint64_t)peer->parts->config->limits.identify_timeout * 1000;
-    return peer->session == NULL && now - connection->heard_from >= timeout;
+    return peer->places == NULL && now - connection->heard_from >= timeout;
 }
 
 // Silence tells the codec that what it has of a frame is all that comes.
@@ -287,7 +287,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
         return;
     }
     gate_has_read(connection->peer.parts->gate, (size_t)count);
-    bool was_nameless = connection->peer.session == NULL;
+    bool was_nameless = connection->peer.places == NULL;
     connection->quiet_asked = false;
     take(connection, (const uint8_t *)buffer->base, (size_t)count, CODEC_OPEN);
     // Idleness alone needs no new timer: when it fires, it looks again.

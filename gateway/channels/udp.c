@@ -86,7 +86,7 @@ static void take_datagram(struct udp_socket *socket, const uint8_t *bytes, size_
     enum close_code code = conversation_take(&udp->peer, bytes, length, CODEC_END);
     bool broken = code == CLOSE_REJECTED || code == CLOSE_VIOLATION;
     udp->peer.close_code = CLOSE_NONE;
-    if (udp->peer.session != NULL && !broken)
+    if (udp->peer.places != NULL && !broken)
         remember(socket, udp);
     else
         forget(udp, code);

@@ -47,6 +47,10 @@ static struct open_device open_device(struct rig *rig, const char *host) {
         device.length = sizeof *four;
     }
     device.socket = socket(device.gateway.sin6_family, SOCK_DGRAM, 0);
+    // From ::1, so that the system has no reason of its own to answer from the same address.
+    const struct sockaddr_in6 source = {.sin6_family = AF_INET6, .sin6_addr = in6addr_loopback};
+    if (device.gateway.sin6_family == AF_INET6)
+        cr_assert(bind(device.socket, (const struct sockaddr *)&source, sizeof source) == 0);
     return device;
 }
 

@@ -1,0 +1,154 @@
+// Relays: one connection, or one address, that speaks for several devices. All of them are connected.
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/e2e/rig.h"
+
+TestSuite(relay, .fini = rig_clean, .timeout = 60);
+
+#define DEVICE(ident, rest) "state/gw/devices/" ident "/" rest
+#define EVENTS(ident, what) "log/gw/devices/" ident "/" what
+#define CLOSED              "log/gw/channels/1/connections/+/closed"
+
+static void expect_report(struct rig *rig, int device, const char *ident, int seqnum) {
+    char subset[96];
+    device_send(device, report(ident, seqnum));
+    snprintf(subset, sizeof subset, "{'ident':'%s','message.seqnum':%d}", ident, seqnum);
+    rig_expect(rig, "message/gw/devices/+", subset);
+}
+
+static void expect_command(struct rig *rig, const char *ident, int device, const char *command) {
+    char topic[64];
+    snprintf(topic, sizeof topic, "command/gw/devices/%s", ident);
+    rig_publish(rig, topic, command);
+    device_expect(device, command);
+    device_send(device, "\r\n");
+}
+
+static void expect_both_to_stay(struct rig *rig, int device) {
+    for (int i = 0; i < 3; i++) {
+        expect_report(rig, device, VAN, i);
+        expect_report(rig, device, CAR, i);
+    }
+    rig_expect_standing(rig, DEVICE(VAN, "connected"), "true");
+    rig_expect_standing(rig, DEVICE(CAR, "connected"), "true");
+    cr_assert(rig_count(rig, EVENTS("+", "connected")) == 2, "they come again and again");
+    cr_assert(rig_count(rig, EVENTS("+", "disconnected")) == 0, "they come and go");
+    cr_assert(rig_log_count(rig, "identified") == 2);
+    expect_command(rig, VAN, device, "mode,1,10#"); // CAR spoke last
+    expect_command(rig, CAR, device, "mode,2,20#");
+}
+
+Test(relay, devices_of_a_connection_all_stay_until_it_ends) {
+    struct rig *rig = rig_up(NULL);
+    int device = rig_tcp(rig);
+    expect_both_to_stay(rig, device);
+    close(device);
+    rig_expect(rig, EVENTS(VAN, "disconnected"), NULL);
+    rig_expect(rig, EVENTS(CAR, "disconnected"), NULL);
+    rig_expect_standing(rig, DEVICE(VAN, "connected"), "false");
+    rig_expect_standing(rig, DEVICE(CAR, "connected"), "false");
+    rig_finish(rig);
+}
+
+Test(relay, devices_of_a_udp_address_all_stay_until_it_is_idle) {
+    struct rig *rig = rig_up("{'limits':{'idle_timeout':5}}");
+    int device = rig_udp(rig);
+    expect_both_to_stay(rig, device);
+    rig_expect(rig, EVENTS(VAN, "disconnected"), NULL);
+    rig_expect(rig, EVENTS(CAR, "disconnected"), NULL);
+    rig_finish(rig);
+}
+
+// Both speak in what is read at once, and both get what waited for them.
+Test(relay, commands_that_wait_go_out_to_all_who_spoke) {
+    struct rig *rig = rig_up(NULL);
+    char both[512];
+    rig_publish(rig, "command/gw/devices/" VAN, "mode,1,10#");
+    rig_publish(rig, "command/gw/devices/" CAR, "mode,2,20#");
+    rig_expect(rig, EVENTS(VAN, "commands-queue/+/queued"), NULL);
+    rig_expect(rig, EVENTS(CAR, "commands-queue/+/queued"), NULL);
+    int device = rig_tcp(rig);
+    snprintf(both, sizeof both, "%s%s", report(VAN, 1), report(CAR, 1));
+    device_send(device, both);
+    rig_expect(rig, EVENTS(VAN, "commands-queue/+/sent"), NULL);
+    rig_expect(rig, EVENTS(CAR, "commands-queue/+/sent"), NULL);
+    rig_finish(rig);
+}
+
+// A device that leaves the relay leaves the others there.
+Test(relay, device_that_connects_by_itself_closes_no_relay) {
+    struct rig *rig = rig_up(NULL);
+    int relay = rig_tcp(rig), alone = rig_tcp(rig);
+    expect_report(rig, relay, VAN, 1);
+    expect_report(rig, relay, CAR, 1);
+    expect_report(rig, alone, VAN, 2);
+    expect_command(rig, VAN, alone, "mode,1,10#");
+    expect_command(rig, CAR, relay, "mode,2,20#");
+    expect_report(rig, relay, CAR, 2);
+    expect_report(rig, relay, VAN, 3); // and comes back
+    device_expect_closed(alone);
+    rig_expect(rig, CLOSED, "{'close_code':12,'ident':'" VAN "'}");
+    cr_assert(rig_count(rig, EVENTS("+", "disconnected")) == 0);
+    cr_assert(rig_count(rig, CLOSED) == 1);
+    rig_finish(rig);
+}
+
+Test(relay, device_that_is_no_longer_allowed_is_gone_and_the_others_stay) {
+    struct rig *rig = rig_new();
+    rig_write_json(rig, "devices.json", "[{'ident':'" VAN "','id':1},{'ident':'" CAR "','id':2}]");
+    char changes[160];
+    snprintf(changes, sizeof changes, "{'devices_file':'%s/devices.json','unknown_devices':'reject'}",
+             rig->directory);
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_gateway_start(rig, changes);
+    rig_expect_state(rig);
+    int relay = rig_tcp(rig);
+    expect_report(rig, relay, VAN, 1);
+    expect_report(rig, relay, CAR, 1);
+    rig_write_json(rig, "devices.json", "[{'ident':'" CAR "','id':2}]");
+    rig_gateway_signal(rig, SIGHUP);
+    rig_expect(rig, EVENTS("1", "disconnected"), NULL);
+    expect_report(rig, relay, CAR, 2);
+    cr_assert(rig_count(rig, EVENTS("2", "disconnected")) == 0);
+    rig_finish(rig);
+}
+
+Test(relay, connection_that_was_there_stays_when_that_is_wanted) {
+    struct rig *rig = rig_up("{'limits':{'takeover':'keep'}}");
+    int first = rig_tcp(rig), second = rig_tcp(rig);
+    expect_report(rig, first, VAN, 1);
+    device_send(second, report(VAN, 2));
+    device_expect_closed(second);
+    rig_expect_log(rig, "device " VAN " has a connection, which stays (limits.takeover)");
+    rig_expect(rig, CLOSED, "{'close_code':12,'ident':'" VAN "'}");
+    expect_report(rig, first, VAN, 3);
+    cr_assert(rig_count(rig, "message/gw/devices/" VAN) == 2);
+    close(first);
+    rig_expect(rig, EVENTS(VAN, "disconnected"), NULL);
+    int third = rig_tcp(rig);
+    expect_report(rig, third, VAN, 4);
+    rig_finish(rig);
+}
+
+// There is an end to it: whoever reaches the port could register all the numbers that there are.
+Test(relay, connection_speaks_for_a_thousand_devices_at_most) {
+    struct rig *rig = rig_up("{'telemetry':'off','messages':['channels']}");
+    int device = rig_tcp(rig);
+    char ident[16];
+    for (int i = 0; i <= 1000; i++) {
+        snprintf(ident, sizeof ident, "86642503%07d", i);
+        device_send(device, report(ident, i));
+    }
+    rig_expect_count(rig, "message/gw/channels/1/+", 1001);
+    rig_expect_log(rig,
+                   "speaks for more than 1000 devices: 866425030000000, heard longest ago, is disconnected");
+    rig_expect(rig, EVENTS("866425030000000", "disconnected"), NULL);
+    cr_assert(rig_count(rig, EVENTS("+", "disconnected")) == 1);
+    cr_assert(rig_log_count(rig, "(code ") == 0);
+    rig_finish(rig);
+}
