@@ -17,7 +17,7 @@ static const char help[] = "trackbus: a gateway between GPS trackers and MQTT\n"
                            "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
                            "  trackbus encode -p PROTOCOL COMMAND    print the bytes of a command\n"
                            "  trackbus describe fields|commands|protocols\n"
-                           "  trackbus --help, --version             and -h for each of the above\n"
+                           "  trackbus help [COMMAND], version       also --help, -h and --version\n"
                            "\n"
                            "Exit codes: 0 done, 1 something in the input was wrong, 2 wrong usage.\n";
 
@@ -82,6 +82,15 @@ static int run(const char *name, int argc, char **argv) {
     return cli_usage_fault("", "there is no subcommand '%s'", name);
 }
 
+// `trackbus help COMMAND` is `trackbus COMMAND --help`.
+static int help_with(int argc, char **argv) {
+    char option[] = "--help";
+    if (argc > 1)
+        return run(argv[1], 2, (char *[]){argv[1], option, NULL});
+    fputs(help, stdout);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         fputs(help, stderr);
@@ -91,7 +100,9 @@ int main(int argc, char **argv) {
         fputs(help, stdout);
         return 0;
     }
-    if (strcmp(argv[1], "--version") == 0) {
+    if (strcmp(argv[1], "help") == 0)
+        return help_with(argc - 1, argv + 1);
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
         puts("trackbus " TRACKBUS_VERSION);
         return 0;
     }

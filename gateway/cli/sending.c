@@ -41,6 +41,7 @@ struct sending {
     enum fit fit;
     int64_t id; // of the device that fits
     bool ambiguous, queued;
+    bool broke; // the connection did while the broker was asked: it may have been at the question
     int mid;
     size_t executed, failed;
     json_t *ended; // ids of commands that have, as keys
@@ -278,11 +279,11 @@ static void on_up(void *context) {
     if (sending->phase != CONNECTING)
         return;
     sending->phase = RESOLVING;
-    carrier->publish(
-        carrier->context,
-        &(struct mqtt_publish){.topic = sending->response_topic, .payload = "?", .length = 1, .qos = 1},
-        &mid);
     uv_timer_start(&sending->resolving, on_resolved, RESOLVE_TIME, 0);
+    const struct mqtt_publish question = {
+        .topic = sending->response_topic, .payload = "?", .length = 1, .qos = 1};
+    if (!sending->broke)
+        carrier->publish(carrier->context, &question, &mid);
 }
 
 static void on_down(void *context, bool by_broker) {
@@ -293,6 +294,7 @@ static void on_down(void *context, bool by_broker) {
         return;
     uv_timer_stop(&sending->resolving);
     sending->phase = CONNECTING;
+    sending->broke = true;
 }
 
 static void on_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {

@@ -61,6 +61,7 @@ void commands_stop(struct commands *commands) {
 }
 
 void commands_free(struct commands *commands) {
+    command_queue_clear(&commands->queue);
     command_table_clear(&commands->table);
     redelivery_free(commands->intake.redelivery);
     free(commands);

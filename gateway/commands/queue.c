@@ -22,6 +22,12 @@
 // Of tombstones, so that what is kept of many commands is bounded.
 #define TOMBSTONES_MAX 100000
 
+// One that waits until the disk has it as sent.
+struct command_unsent {
+    int64_t id;
+    struct command_unsent *next;
+};
+
 // --- the end ---
 
 static void keep_id_only(struct command *command) {
@@ -206,7 +212,10 @@ static void on_sent_written(void *context, bool ok);
 
 // It is sent once the disk says that it is: after a crash it must not be sent once more.
 static void write_sent(struct command_queue *queue, struct command *command) {
-    command->unsent = ++queue->tickets;
+    command->unsent = true;
+    struct command_unsent *unsent = must_have(calloc(1, sizeof *unsent));
+    unsent->id = command->id;
+    LL_APPEND(queue->unsent, unsent);
     command_voice_publish(queue->voice, command);
     store_when_written(queue->voice->store, on_sent_written, queue);
 }
@@ -221,8 +230,8 @@ static bool send_command(struct command_queue *queue, struct command *command, c
         free(fault);
         return false;
     }
-    bool noted = command->unsent != 0;
-    command->unsent = 0;
+    bool noted = command->unsent;
+    command->unsent = false;
     if (!noted)
         note_sent(queue, command, road);
     if (!noted && is_once(queue, command)) {
@@ -238,27 +247,35 @@ static bool send_command(struct command_queue *queue, struct command *command, c
 
 // It was not sent after all: the device has gone meanwhile.
 static void take_back(struct command_queue *queue, struct command *command) {
-    command->unsent = 0;
+    command->unsent = false;
     command->state = COMMAND_QUEUED;
     command->attempts = 0;
     command->sent_to = 0;
     command_voice_publish(queue->voice, command);
 }
 
-// ok false: the disk takes nothing; the broker has the entry.
+// Called for each that waits, in their order. ok false: the disk takes nothing; the broker has the entry.
 static void on_sent_written(void *context, bool ok) {
     struct command_queue *queue = context;
-    struct command *command, *next;
+    struct command_unsent *unsent = queue->unsent;
+    struct command *command = command_table_find(queue->table, unsent->id);
     struct road road;
-    queue->told++;
-    HASH_ITER(hh, queue->table->by_id, command, next) {
-        if (command->unsent == 0 || command->unsent > queue->told || command_has_ended(command))
-            continue;
-        if (find_road(queue, command, &road) && road.serial == command->sent_to)
-            send_command(queue, command, &road);
-        else
-            take_back(queue, command);
+    LL_DELETE(queue->unsent, unsent);
+    free(unsent);
+    if (command == NULL || !command->unsent || command_has_ended(command))
+        return;
+    if (find_road(queue, command, &road) && road.serial == command->sent_to)
+        send_command(queue, command, &road);
+    else
+        take_back(queue, command);
+}
+
+void command_queue_clear(struct command_queue *queue) {
+    struct command_unsent *unsent, *next;
+    LL_FOREACH_SAFE(queue->unsent, unsent, next) {
+        free(unsent);
     }
+    queue->unsent = NULL;
 }
 
 // Whether it was sent from here to a connection which is gone, and may be sent again by this road.
@@ -271,8 +288,8 @@ static bool is_unanswered(const struct command_queue *queue, const struct comman
 // Whether the device is back without having answered a command that must not happen twice.
 static bool is_back_silent(const struct command_queue *queue, const struct command *command,
                            const struct road *road) {
-    return command->sent_to != road->serial && !command->is_back && !command->has_begun &&
-           command->unsent == 0 && is_once(queue, command);
+    return command->sent_to != road->serial && !command->is_back && !command->has_begun && !command->unsent &&
+           is_once(queue, command);
 }
 
 // The answer may stand behind the report that the device came back with.

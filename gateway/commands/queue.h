@@ -39,8 +39,11 @@ struct command_queue {
     const struct command_voice *voice;
     const struct roll_call *roll_call;
     const struct command_roads *roads;
-    unsigned tickets, told; // given for commands that wait for the disk, and called back; 0 at first
+    struct command_unsent *unsent; // of commands that wait for the disk, the first one first; NULL at first
 };
+
+// Frees what it still has of its own.
+void command_queue_clear(struct command_queue *queue);
 
 // Sends what may go out to this target now, if its device can be reached.
 void command_queue_send_next(struct command_queue *queue, const char *key);

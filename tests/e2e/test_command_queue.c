@@ -816,7 +816,9 @@ Test(command_queue, refuses_what_is_too_large_or_too_deep) {
     rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/invalid/processed", "{'executed':false}");
     snprintf(name, sizeof name, "command/gw/devices/%lld", 1LL << 53);
     rig_request(rig, name, "reboot,0#", "answers/1", NULL);
-    rig_expect(rig, "/answers/1", "{'executed':false,'reason':'device.id is not a number'}");
+    rig_expect(rig, "/answers/1",
+               "{'executed':false,'reason':'it is neither a device.id, which is a number, nor the ident of a "
+               "device in the registry'}");
     finish(rig);
 }
 

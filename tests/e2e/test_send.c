@@ -170,3 +170,16 @@ Test(send, escapes_what_the_device_says) {
     cr_assert(strchr(said, '\x1b') == NULL, "%s", said);
     finish(rig);
 }
+
+// A broker that closes the connection at what it does not let the user publish, as Mosquitto does with
+// max_queued_messages 0.
+Test(send, says_that_it_does_not_know_when_the_broker_closes) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = scripted_broker_start(rig);
+    scripted_broker_set(broker, (struct scripted_rule){
+                                    .on = SCRIPTED_PUBLISH, .client = "*-send-*", .answer = SCRIPTED_CLOSES});
+    expect_end(start(rig, VAN " rconf,1#"), 1);
+    expect_said("the connection broke before the broker confirmed", NULL);
+    cr_assert(scripted_broker_publishes(broker, "trackbus/command/#", NULL) == 1);
+    scripted_broker_finish(broker);
+}

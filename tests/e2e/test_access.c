@@ -1,0 +1,201 @@
+// The access list that gateway/README.md gives, in a real Mosquitto: each user can do what the page says that it is
+// for, and nothing else.
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "tests/e2e/command_life.h"
+#include "tests/pages.h"
+
+TestSuite(access, .fini = rig_clean, .timeout = 120);
+
+#define GATEWAY "{'mqtt':{'username':'trackbus','password':'x'},'home_assistant':{'enabled':true}}"
+
+// The block of the page, and the rig's own user, who may do everything.
+static void write_list(struct rig *rig) {
+    static const char before[] = "for Mosquitto's `acl_file`:\n\n```\n";
+    const struct page *page = page_find("gateway/README.md");
+    const char *start = strstr(page->text, before);
+    char text[4096];
+    cr_assert(start != NULL, "the page has no access list");
+    start += strlen(before);
+    int length = (int)(strstr(start, "\n```") - start);
+    snprintf(text, sizeof text, "%.*s\n\nuser " RIG_USER "\ntopic readwrite #\n", length, start);
+    rig_write_file(rig, "acl", text);
+}
+
+static struct rig *up(void) {
+    struct rig *rig = rig_new();
+    char lines[160];
+    write_list(rig);
+    snprintf(lines, sizeof lines, "max_queued_messages 100000\nacl_file %s/acl\n", rig->directory);
+    rig_broker_start(rig, lines);
+    rig_client_start(rig);
+    return rig;
+}
+
+// Runs a command of a shell; out is good until the next call. Returns its exit code.
+static int shell(char **out, const char *command) {
+    static char text[16384];
+    FILE *process = popen(command, "r");
+    cr_assert(process != NULL);
+    size_t length = fread(text, 1, sizeof text - 1, process);
+    text[length] = '\0';
+    *out = text;
+    int status = pclose(process);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// --- which topics ---
+
+static const struct place {
+    const char *topic;             // whole
+    const char *readers, *writers; // users by their first letters: trackbus, dashboard, homeassistant, sender
+} places[] = {
+    {"trackbus/message/gw/devices/7", "tdh", "t"},
+    {"trackbus/message/gw/channels/1/van", "tdh", "t"},
+    {"trackbus/state/gw/devices/7", "tdhs", "t"},
+    {"trackbus/state/gw/devices/7/connected", "tdhs", "t"},
+    {"trackbus/state/gw/devices/7/telemetry/position", "tdhs", "t"},
+    {"trackbus/state/gw/instances/x", "tdhs", "t"},
+    {"trackbus/state/gw/devices/7/commands-queue/9", "tdhs", "ts"}, // to cancel
+    {"trackbus/state/gw/channels/1/van/commands-queue/9", "tdhs", "ts"},
+    {"trackbus/log/gw/devices/7/commands-queue/rconf/processed", "tds", "t"},
+    {"trackbus/log/gw/channels/1/error", "tds", "t"},
+    {"trackbus/command/gw/devices/7", "t", "ths"},
+    {"trackbus/command/gw/channels/1/van", "t", "ths"},
+    {"homeassistant/status", "th", "th"},
+    {"homeassistant/device/x/config", "th", "th"},
+    {"answers/1", "s", "ts"},
+};
+#define PLACES (sizeof places / sizeof places[0])
+
+static const struct user {
+    char letter;
+    const char *name;
+} users[] = {{'t', "trackbus"}, {'d', "dashboard"}, {'h', "homeassistant"}, {'s', "dispatcher"}};
+#define USERS (sizeof users / sizeof users[0])
+
+static bool has_line(const char *text, const char *line) {
+    size_t length = strlen(line);
+    for (const char *at = text; (at = strstr(at, line)) != NULL; at += length)
+        if ((at == text || at[-1] == '\n') && at[length] == '\n')
+            return true;
+    return false;
+}
+
+Test(access, users_read_what_they_should) {
+    struct rig *rig = up();
+    for (size_t i = 0; i < PLACES; i++) {
+        char topic[128];
+        snprintf(topic, sizeof topic, "/%s", places[i].topic);
+        rig_publish_retained(rig, topic, "x");
+    }
+    for (size_t u = 0; u < USERS; u++) {
+        char call[256], *out;
+        snprintf(call, sizeof call, "mosquitto_sub -p %d -u %s -P x -t '#' -F %%t --retained-only -W 3 2>&1",
+                 rig->broker_port, users[u].name);
+        shell(&out, call);
+        for (size_t i = 0; i < PLACES; i++) {
+            bool may = strchr(places[i].readers, users[u].letter) != NULL;
+            cr_expect(has_line(out, places[i].topic) == may, "%s %s read %s", users[u].name,
+                      may ? "cannot" : "can", places[i].topic);
+        }
+    }
+    rig->finished = true;
+}
+
+static void publish_as(struct rig *rig, const char *user, const char *topic, const char *text) {
+    char call[256], *out;
+    snprintf(call, sizeof call, "mosquitto_pub -V 5 -q 1 -p %d -u %s -P x -t %s -m '%s' 2>&1",
+             rig->broker_port, user, topic, text);
+    shell(&out, call);
+}
+
+static void expect_to_write(struct rig *rig, const struct user *user, const struct place *place) {
+    char topic[128];
+    snprintf(topic, sizeof topic, "/%s", place->topic);
+    size_t before = rig_count(rig, topic);
+    bool may = strchr(place->writers, user->letter) != NULL;
+    publish_as(rig, user->name, place->topic, user->name);
+    publish_as(rig, RIG_USER, place->topic, "behind it");
+    rig_expect_count(rig, topic, before + (may ? 2 : 1));
+    bool came = strcmp(rig_message_at(rig, topic, before)->payload, user->name) == 0;
+    cr_assert(came == may, "%s %s write to %s", user->name, may ? "cannot" : "can", place->topic);
+}
+
+Test(access, users_write_what_they_should) {
+    struct rig *rig = up();
+    for (size_t u = 0; u < USERS; u++)
+        for (size_t i = 0; i < PLACES; i++)
+            expect_to_write(rig, &users[u], &places[i]);
+    rig->finished = true;
+}
+
+// --- what people do ---
+
+// With the subcommands of trackbus; they hear of the broker and the user by the environment.
+static int as_user(struct rig *rig, const char *user, const char *arguments, char **out) {
+    char call[512];
+    snprintf(call, sizeof call,
+             "TRACKBUS_MQTT_URL=mqtt://127.0.0.1:%d TRACKBUS_MQTT_USERNAME=%s TRACKBUS_MQTT_PASSWORD=x "
+             "timeout 20 " TRACKBUS_BINARY " %s 2>&1",
+             rig->broker_port, user, arguments);
+    return shell(out, call);
+}
+
+static struct rig *up_with_gateway(void) {
+    struct rig *rig = up();
+    rig_gateway_start(rig, GATEWAY);
+    rig_expect_state(rig);
+    return rig;
+}
+
+Test(access, the_gateway_may_do_all_that_it_does) {
+    struct rig *rig = up_with_gateway();
+    int device = wake(rig, VAN);
+    rig_request(rig, TO_VAN, "mode,6,60#", "answers/of/rig", NULL);
+    device_expect(device, "mode,6,60#");
+    device_send(device, "mode=Success!\r\n");
+    rig_expect(rig, "/answers/of/rig", "{'executed':true}");
+    rig_expect(rig, "/homeassistant/#", NULL);
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, GATEWAY); // now its second connection reads what is retained
+    rig_expect_state(rig);
+    cr_assert(!rig_log_has(rig, "rejected") && !rig_log_has(rig, "Not authorized"));
+    cr_assert(rig_log_count(rig, "set aside") == 0);
+    finish(rig);
+}
+
+Test(access, the_dispatcher_sends_sees_and_cancels) {
+    struct rig *rig = up_with_gateway();
+    char *out, call[256];
+    cr_assert(as_user(rig, "dispatcher", "send --wait 5 " VAN " rconf,1#", &out) == 3, "%s", out);
+    cr_assert(strstr(out, "queued     custom") != NULL, "%s", out);
+    int64_t id = expect_step(rig, VAN, "custom", "queued", NULL);
+    snprintf(call, sizeof call,
+             "mosquitto_sub -p %d -u dispatcher -P x -v -C 1 -W 15 -t "
+             "'trackbus/state/gw/devices/+/commands-queue/+'",
+             rig->broker_port);
+    cr_assert(shell(&out, call) == 0 && strstr(out, "\"state\":\"queued\"") != NULL, "%s", out);
+    snprintf(call, sizeof call,
+             "mosquitto_pub -p %d -u dispatcher -P x -q 1 -r -n -t trackbus/state/gw/devices/" VAN
+             "/commands-queue/%lld",
+             rig->broker_port, (long long)id);
+    cr_assert(shell(&out, call) == 0);
+    expect_step(rig, VAN, "custom", "canceled", NULL);
+    finish(rig);
+}
+
+Test(access, the_dashboard_watches_and_sends_nothing) {
+    struct rig *rig = up_with_gateway();
+    char *out;
+    cr_assert(as_user(rig, "dashboard", "send --wait 10 " VAN " rconf,1#", &out) == 1, "%s", out);
+    cr_assert(strstr(out, "the broker does not take the command: Not authorized") != NULL, "%s", out);
+    int device = wake(rig, VAN);
+    cr_assert(!device_has_bytes(device));
+    cr_assert(rig_count(rig, "log/gw/devices/+/commands-queue/#") == 0);
+    rig_finish(rig);
+}
