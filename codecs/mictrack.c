@@ -277,9 +277,11 @@ static size_t find_items_end(const char *text, size_t length, struct outline out
 static struct codec_frame frame_report(const char *text, size_t length, enum codec_follow follow) {
     struct outline outline = read_outline(text, length);
     bool free_text = outline.layout != NULL && outline.layout->items[1].kind == WIFI_SSID;
-    size_t end = find_end(text, length, free_text ? starts_with_whole_header : starts_with_header);
+    size_t end = find_end(text, length, starts_with_header);
     if (end < outline.data)
         outline = (struct outline){0}; // the header that was read is the next report's
+    else if (free_text) // which the header itself is not
+        end = find_end(text, length, starts_with_whole_header);
     outline.closed = end < length || follow != CODEC_OPEN;
     size_t items_end = outline.layout != NULL ? find_items_end(text, end, outline) : 0;
     if (items_end > 0 && items_end < end)
