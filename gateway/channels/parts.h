@@ -13,6 +13,7 @@
 #include "gateway/config/config.h"
 #include "gateway/config/registry.h"
 
+struct channel;
 struct session_table;
 
 struct channel_parts {
@@ -23,6 +24,7 @@ struct channel_parts {
     const struct bus *bus;
     struct gate *gate;
     struct session_table *sessions;
+    const struct channel *channels; // config->channel_count of them
     const struct channel_observer *observer;
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address

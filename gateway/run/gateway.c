@@ -420,6 +420,7 @@ static void make_channels(struct gateway *gateway) {
     parts->log_limiter.per_second = LOG_LINES;
     parts->datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
+    parts->channels = gateway->channels;
 }
 
 static void make_state(struct gateway *gateway) {
