@@ -7,7 +7,6 @@
 
 #include "codecs/foreign.h"
 #include "gateway/base/memory.h"
-#include "gateway/channels/channel.h"
 
 // --- whether a codec knows how it begins ---
 
@@ -65,32 +64,22 @@ static const struct codec *find_codec(const struct peer *peer, const uint8_t *by
 
 // --- where that is spoken ---
 
-static const char *port_of(const char *name) {
-    return strrchr(name, ':') + 1;
-}
-
-// Where the channel listens, by the peer's transport if it can be.
-static const char *place_of(const struct channel *channel, const struct peer *peer, char *text) {
-    char tcp_text[ADDRESS_TEXT_MAX], udp_text[ADDRESS_TEXT_MAX];
-    const char *tcp = channel_tcp_name(channel, tcp_text), *udp = channel_udp_name(channel, udp_text);
-    bool is_udp = peer->transport->is_udp, same = (is_udp ? udp : tcp) != NULL;
-    const char *name = same == is_udp ? udp : tcp;
-    if (name == NULL)
-        return NULL;
-    snprintf(text, ADDRESS_TEXT_MAX, "%s%s", port_of(name), same ? "" : is_udp ? " over TCP" : " over UDP");
-    return text;
+// Where a channel listens, by the peer's transport if it can be; NULL when nowhere.
+static const char *port_of(const struct channel_place *place, bool is_udp, const char **how) {
+    const char *same = is_udp ? place->udp : place->tcp, *other = is_udp ? place->tcp : place->udp;
+    *how = *same != '\0' ? "" : is_udp ? " over TCP" : " over UDP";
+    const char *colon = strrchr(*same != '\0' ? same : other, ':');
+    return colon != NULL ? colon + 1 : NULL;
 }
 
 static void describe(const struct peer *peer, const struct codec *codec, char text[GUESS_TEXT_MAX]) {
-    const struct channel_parts *parts = peer->parts;
-    char place[ADDRESS_TEXT_MAX];
-    for (size_t i = 0; i < parts->config->channel_count; i++) {
-        const struct channel *channel = &parts->channels[i];
-        if (channel->config == NULL || channel->config->codec != codec ||
-            place_of(channel, peer, place) == NULL)
+    const struct config *config = peer->parts->config;
+    for (size_t i = 0; i < config->channel_count; i++) {
+        const char *how, *port = port_of(&peer->parts->places[i], peer->transport->is_udp, &how);
+        if (config->channels[i].codec != codec || port == NULL)
             continue;
-        snprintf(text, GUESS_TEXT_MAX, "this looks like %s; channel %s listens on %s", codec->name,
-                 channel->config->name, place);
+        snprintf(text, GUESS_TEXT_MAX, "this looks like %s; channel %s listens on %s%s", codec->name,
+                 config->channels[i].name, port, how);
         return;
     }
     snprintf(text, GUESS_TEXT_MAX, "this looks like %s, and no channel here listens for that", codec->name);
