@@ -283,9 +283,11 @@ static size_t find_items_end(const char *text, size_t length, struct outline out
 static struct codec_frame frame_report(const char *text, size_t length, enum codec_follow follow) {
     struct outline outline = read_outline(text, length);
     bool free_text = outline.layout != NULL && outline.layout->items[1].kind == WIFI_SSID;
-    size_t end = find_end(text, length, free_text ? starts_with_whole_header : starts_with_header);
+    size_t end = find_end(text, length, starts_with_header);
     if (end < outline.data)
         outline = (struct outline){0}; // the header that was read is the next report's
+    else if (free_text)                // which the header itself is not
+        end = find_end(text, length, starts_with_whole_header);
     outline.closed = end < length || follow != CODEC_OPEN;
     size_t items_end = outline.layout != NULL ? find_items_end(text, end, outline) : 0;
     if (items_end > 0 && items_end < end)
@@ -433,6 +435,10 @@ static struct codec_frame frame_line(const char *text, size_t length, enum codec
     if (sure > LINE_MAX_)
         return frame_is(CODEC_SKIP, LINE_MAX_, "a line without an end");
     bool answer = split_answer((struct span){.text = text, .length = end}, &parts);
+    // Digits in the middle of another protocol's bytes name no device.
+    bool in_junk = end < limit && text[end] != '\r' && text[end] != '\n';
+    if (answer && in_junk && parts.words.length == 0)
+        answer = false;
     if (end < length || follow == CODEC_END)
         return answer ? frame_is(CODEC_READY, end, NULL)
                       : frame_is(CODEC_SKIP, end, "text that is neither a report nor an answer");

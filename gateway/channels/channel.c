@@ -26,6 +26,14 @@ static void tell_changed(const struct channel *channel) {
     channel->parts->observer->changed(channel->parts->observer->context, channel->config);
 }
 
+// For those who knock at the wrong channel.
+static void note_place(const struct channel *channel) {
+    struct channel_place *place = &channel->parts->places[channel->config - channel->parts->config->channels];
+    *place = (struct channel_place){0};
+    channel_tcp_name(channel, place->tcp);
+    channel_udp_name(channel, place->udp);
+}
+
 size_t channel_open(struct channel *channel, struct channel_parts *parts,
                     const struct config_channel *config) {
     channel->parts = parts;
@@ -42,6 +50,7 @@ size_t channel_open(struct channel *channel, struct channel_parts *parts,
         channel->udp_listens =
             report_open(channel, "udp", &config->udp, (uv_handle_t *)&channel->udp.socket, result);
     }
+    note_place(channel);
     tell_changed(channel);
     return (size_t)channel->tcp_listens + (size_t)channel->udp_listens;
 }

@@ -9,11 +9,13 @@
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
+#include "gateway/channels/guess.h"
 #include "gateway/channels/message_stamp.h"
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
 
-#define QUOTE_MAX 160 // of bytes in a log line
+#define QUOTE_MAX     160  // of bytes in a log line
+#define BEGINNING_MAX 1024 // bytes that are looked at to guess a protocol
 
 // --- replies ---
 
@@ -227,6 +229,35 @@ static void on_fault(void *context, const struct stream_fault *fault) {
         event_error(peer, &error);
 }
 
+// --- a device on the wrong port ---
+
+static void remember_beginning(struct peer *peer, const uint8_t *bytes, size_t length) {
+    size_t room = BEGINNING_MAX - peer->beginning_length;
+    if (peer->places != NULL || peer->foreign || length == 0 || room == 0)
+        return;
+    if (peer->beginning == NULL)
+        peer->beginning = must_have(malloc(BEGINNING_MAX));
+    length = length < room ? length : room;
+    memcpy(peer->beginning + peer->beginning_length, bytes, length);
+    peer->beginning_length += length;
+}
+
+static void forget_beginning(struct peer *peer) {
+    free(peer->beginning);
+    peer->beginning = NULL;
+    peer->beginning_length = 0;
+}
+
+// Says once what a device speaks that its channel does not understand.
+static void tell_foreign(struct peer *peer) {
+    char text[GUESS_TEXT_MAX];
+    if (peer->places != NULL || peer->foreign || peer->beginning == NULL ||
+        !guess_protocol(peer, peer->beginning, peer->beginning_length, text))
+        return;
+    peer->foreign = true;
+    report(peer, "foreign", "OTHER_PROTOCOL", text);
+}
+
 static const struct stream_sink sink = {
     .identify = on_identify,
     .message = on_message,
@@ -254,6 +285,7 @@ void conversation_begin(struct peer *peer, struct channel_parts *parts, const st
 }
 
 void conversation_end(struct peer *peer) {
+    forget_beginning(peer);
     peer_drop_replies(peer);
     session_detach(peer);
     stream_free(&peer->stream);
@@ -302,7 +334,13 @@ enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_
     if (length > 0)
         peer->last_heard = uv_now(peer->parts->loop);
     peer->stream.setting.now = clock_now();
+    uint64_t faults = peer->stream.faults;
+    remember_beginning(peer, bytes, length);
     enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
+    if (peer->stream.faults != faults)
+        tell_foreign(peer);
+    if (peer->places != NULL || peer->foreign)
+        forget_beginning(peer);
     if (peer->close_code == CLOSE_NONE)
         peer->close_code = code_of(state);
     settle_replies(peer);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "gateway/base/address.h"
 #include "gateway/base/limiter.h"
 #include "gateway/broker/bus.h"
 #include "gateway/broker/outbox.h"
@@ -15,6 +16,11 @@
 
 struct session_table;
 
+// Where a channel listens, as "ip:port"; an empty text where it does not.
+struct channel_place {
+    char tcp[ADDRESS_TEXT_MAX], udp[ADDRESS_TEXT_MAX];
+};
+
 struct channel_parts {
     uv_loop_t *loop;
     const struct config *config;
@@ -23,6 +29,7 @@ struct channel_parts {
     const struct bus *bus;
     struct gate *gate;
     struct session_table *sessions;
+    struct channel_place *places; // one for each of config->channels
     const struct channel_observer *observer;
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address

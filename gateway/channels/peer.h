@@ -33,6 +33,9 @@ struct peer {
     struct session *session;     // of the one that speaks, or NULL; then also the next two
     const char *ident;           // NULL or the session's
     const struct device *device; // the same
+    uint8_t *beginning;          // what it said before it said who it is, or NULL
+    size_t beginning_length;     // of that
+    bool foreign;                // it looked like another protocol
     char *turned_away;           // the ident that is not allowed here, or NULL
     uint64_t serial;             // no other peer has it
     enum close_code close_code;  // set while bytes are taken: close when that is done

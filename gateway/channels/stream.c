@@ -62,6 +62,7 @@ bool stream_waits(const struct stream *stream) {
 
 static void put_fault(struct stream *stream, size_t at, const char *verdict, const char *reason,
                       const uint8_t *bytes, size_t length) {
+    stream->faults++;
     stream->sink->fault(stream->context, &(struct stream_fault){.offset = stream->offset + at,
                                                                 .verdict = verdict,
                                                                 .reason = reason,

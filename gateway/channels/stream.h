@@ -62,6 +62,7 @@ struct stream {
     size_t kept_length;
     size_t junk_in_a_row;
     bool had_frame;
+    uint64_t faults; // that were put into the sink
 };
 
 // All pointers stay the caller's. An all-zero session begins anew.

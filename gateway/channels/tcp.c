@@ -198,6 +198,11 @@ static void tell_quiet(struct tcp_connection *connection) {
         set_timer(connection);
 }
 
+// A device on the wrong port was not silent.
+static enum close_code code_of_silence(const struct peer *peer) {
+    return peer->places == NULL && peer->foreign ? CLOSE_NOT_THIS_PROTOCOL : CLOSE_INACTIVE;
+}
+
 static void take_silence(struct tcp_connection *connection, uint64_t now) {
     bool nameless = is_nameless(connection, now);
     // Timers run before reads: after a long turn, or when the connection was held until now, it need not be
@@ -207,7 +212,7 @@ static void take_silence(struct tcp_connection *connection, uint64_t now) {
     else if (connection->ended)
         close_connection(&connection->peer, CLOSE_BY_DEVICE);
     else if (nameless || is_idle(connection, now))
-        close_connection(&connection->peer, CLOSE_INACTIVE);
+        close_connection(&connection->peer, code_of_silence(&connection->peer));
     else
         tell_quiet(connection);
 }

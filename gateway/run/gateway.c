@@ -430,6 +430,7 @@ static void make_channels(struct gateway *gateway) {
     parts->log_limiter.per_second = LOG_LINES;
     parts->datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
+    parts->places = must_have(calloc(config->channel_count + 1, sizeof *parts->places));
 }
 
 static void make_state(struct gateway *gateway) {
@@ -471,6 +472,7 @@ static size_t free_parts(struct gateway *gateway) {
     outbox_free(gateway->outbox);
     registry_free(gateway->registry);
     free(gateway->channels);
+    free(gateway->parts.places);
     commands_free(gateway->commands);
     roll_call_free(gateway->roll_call);
     bus_free(gateway->bus);

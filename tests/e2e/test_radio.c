@@ -120,6 +120,8 @@ static void expect_nothing_lost(const char *changes) {
         rig_expect_message(rig, REPORTS, subset, 150000); // the device tries again after so long
     }
     device_expect(device, "mode,6,60#");
+    fprintf(stderr, "radio: the link was down for %d s: sent 4 reports, %zu came\n", seconds_down(),
+            rig_count(rig, REPORTS));
     cr_assert(rig_log_count(rig, "accepted") == 1 && !rig_log_has(rig, "(code "), "the connection was cut");
     rig_finish(rig);
 }
