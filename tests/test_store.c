@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -269,6 +271,67 @@ Test(store, that_is_damaged_again_does_not_replace_the_first) {
         snprintf(aside, sizeof aside, i == 1 ? "%s.damaged" : "%s.damaged.%d", path, i);
         cr_assert(stat(aside, &status) == 0 && status.st_size == 1000 * i, "%s is not the one", aside);
     }
+}
+
+static void note_written(void *context, bool ok) {
+    *(int *)context = ok ? 1 : -1;
+}
+
+static void mount_disk(const char *size) {
+    if (mount("tmpfs", directory, "tmpfs", 0, size) != 0)
+        cr_skip_test("cannot mount a small disk");
+}
+
+static uint64_t disk_room(void) {
+    struct statvfs status;
+    cr_assert(statvfs(directory, &status) == 0);
+    return (uint64_t)status.f_bavail * status.f_frsize;
+}
+
+// Messages of a kilobyte from number first on, until the disk takes no more. Returns the last it took.
+static uint64_t fill_disk(struct store *store, uint64_t first) {
+    static const char payload[1000] = "";
+    int written = 1;
+    for (uint64_t i = first; i < first + 100000; i += 10) {
+        for (uint64_t j = i; j < i + 10; j++)
+            store_put_message(
+                store, j, &(struct mqtt_publish){.topic = "t", .payload = payload, .length = sizeof payload});
+        written = 0;
+        store_when_written(store, note_written, &written);
+        while (written == 0)
+            uv_run(&loop, UV_RUN_ONCE);
+        if (written < 0)
+            return i + 9;
+    }
+    cr_assert_fail("the disk does not become full");
+    return 0;
+}
+
+static void delete_all(struct store *store, uint64_t last) {
+    int written = 0;
+    store_delete_messages(store, last);
+    store_tidy(store);
+    store_when_written(store, note_written, &written);
+    while (written <= 0)
+        uv_run(&loop, UV_RUN_ONCE);
+}
+
+// The disk of its own fills, is emptied and fills again, as much as before.
+Test(store, that_filled_its_disk_gives_it_back) {
+    mount_disk("size=3m");
+    struct store *store = open_well();
+    uint64_t last = 0, before = 0;
+    for (int round = 0; round < 3; round++) {
+        last = fill_disk(store, last + 1);
+        cr_assert(last - before > 1000, "only %d messages found room", (int)(last - before));
+        before = last;
+        delete_all(store, last);
+        close_well(store);
+        cr_assert(disk_room() > (3 << 20) - (500 << 10), "%d bytes are left", (int)disk_room());
+        store = open_well();
+    }
+    close_well(store);
+    cr_assert(umount(directory) == 0);
 }
 
 static void put_messages(struct store *store, uint64_t first, uint64_t last) {

@@ -15,7 +15,7 @@
 // More than is ever written ahead of the file (4 MiB and a transaction), which must get into the file before
 // anything can be deleted. On a small disk less is written ahead; see store.c.
 #define SIZE_MOST (8U << 20)
-#define PART      16 // of the disk, where that is less
+#define PART      8 // of the disk, where that is less
 
 static bool look_at_disk(const struct disk_reserve *reserve, struct statvfs *disk) {
     if (statvfs(reserve->beside, disk) == 0)

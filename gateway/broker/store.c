@@ -33,6 +33,7 @@
 
 #define TRANSACTION_MAX (1 << 20)   // bytes of texts that are written in one
 #define PAGES_BESIDE    (40 << 10)  // bytes of pages that change besides those of the rows
+#define ROOM_LEAST      (16U << 10) // bytes of texts below which nothing is written on a full disk
 #define ROOM_SHORT      (32U << 20) // bytes left on the disk below which nothing stays ahead of the file
 #define TIDY_PAGES      "1024"      // that are given back between two batches
 #define TIDY_PAGES_FEW  "64"        // when the disk is short of room: this is written too
@@ -59,7 +60,7 @@ static const char *const statement_texts[STATEMENTS] = {
     [PUT_COMMAND] = "INSERT OR REPLACE INTO commands VALUES(?,?)",
     [DELETE_COMMAND] = "DELETE FROM commands WHERE id=?",
     [PUT_MESSAGE] = "INSERT OR REPLACE INTO messages VALUES(?,?,?,?,?,?)",
-    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=?",
+    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=min(?, ? + (SELECT min(number) FROM messages))",
     [LOAD_MESSAGES] = "SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
                       "ORDER BY number LIMIT ?",
 };
@@ -123,6 +124,7 @@ static const char alone[] = "PRAGMA locking_mode=EXCLUSIVE;";
 static const char settings[] = "PRAGMA auto_vacuum=INCREMENTAL;"
                                "PRAGMA journal_mode=WAL;"
                                "PRAGMA synchronous=FULL;"
+                               "PRAGMA temp_store=MEMORY;"     // that disk may be full too
                                "PRAGMA recursive_triggers=ON;" // for rows that are replaced, see store_sums.h
                                "PRAGMA journal_size_limit=4194304;";
 
@@ -493,7 +495,7 @@ static bool is_deletion(const struct operation *operation) {
 // Bytes that it brings to the disk.
 static size_t put_size(const struct operation *operation) {
     const struct mqtt_publish *publish = &operation->publish;
-    if (!is_write(operation) || is_deletion(operation))
+    if (!is_write(operation) || is_deletion(operation) || operation->finished)
         return 0;
     size_t message =
         publish->topic != NULL ? strlen(publish->topic) + publish->length + publish->correlation_length : 0;
@@ -605,29 +607,58 @@ static uint64_t room_on_disk(struct store *store) {
     room -= room < PAGES_BESIDE ? room : PAGES_BESIDE;
     uint64_t deleted =
         (uint64_t)(read_number(store, "PRAGMA freelist_count") * read_number(store, "PRAGMA page_size"));
-    return (deleted < room ? (room + deleted) / 2 : room) / 3 * 2;
+    room = (deleted < room ? (room + deleted) / 2 : room) / 3 * 2;
+    return room < ROOM_LEAST ? 0 : room;
 }
 
 static void checkpoint(struct store *store) {
     sqlite3_exec(store->database, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL);
 }
 
-// Writes from first on those of the batch that are wanted, as far as there is room. Returns in *end where it
-// stopped.
+// How many messages are deleted in one transaction: their pages are written too, ahead of the file, and when
+// the disk is full the reserve must have room for them.
+static int64_t deletion_step(struct store *store) {
+    struct store_sum sum = store_sums_read(store->database, "messages");
+    int64_t bytes =
+        store->reserve.size / 4 < TRANSACTION_MAX ? (int64_t)store->reserve.size / 4 : TRANSACTION_MAX;
+    return sum.count > 0 ? bytes / (sum.bytes / sum.count + ROW_OVERHEAD) : 0;
+}
+
+// Some of them; *more says whether there are others.
+static int delete_messages(struct store *store, const struct operation *operation, bool *more) {
+    sqlite3_stmt *statement = store->statements[DELETE_MESSAGES];
+    sqlite3_bind_int64(statement, 1, operation->id);
+    sqlite3_bind_int64(statement, 2, deletion_step(store));
+    int result = sqlite3_step(statement);
+    sqlite3_reset(statement);
+    int64_t first = read_number(store, "SELECT min(number) FROM messages");
+    *more = first != 0 && first <= operation->id;
+    return result == SQLITE_DONE ? SQLITE_OK : result;
+}
+
+// Writes from first on those of the batch that are wanted, as far as there is room. Returns in *end where the
+// next transaction goes on.
 static int write_from(struct store *store, struct operation *first, bool deletions_only,
                       struct operation **end) {
     size_t bytes = 0, most = store->room < TRANSACTION_MAX ? (size_t)store->room : TRANSACTION_MAX;
     int result = SQLITE_OK;
+    bool more = false;
     struct operation *operation = first;
     for (; operation != NULL && result == SQLITE_OK; operation = operation->next) {
         bytes += deletions_only ? 0 : put_size(operation);
-        if (bytes > most && (operation != first || bytes > store->room))
+        if (bytes > most && (operation != first || bytes > store->room)) {
+            result = operation == first ? SQLITE_FULL : SQLITE_OK;
             break;
-        if (is_write(operation) && !operation->finished && (is_deletion(operation) || !deletions_only))
+        }
+        if (operation->kind == DELETE_MESSAGES && !operation->finished)
+            result = delete_messages(store, operation, &more);
+        else if (is_write(operation) && !operation->finished && (is_deletion(operation) || !deletions_only))
             result = write_one(store, operation);
+        if (more)
+            break;
     }
     *end = operation;
-    return operation == first && result == SQLITE_OK ? SQLITE_FULL : result;
+    return result;
 }
 
 static void mark_finished(struct operation *first, const struct operation *end, bool deletions_only) {

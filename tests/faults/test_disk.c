@@ -171,10 +171,10 @@ static size_t disk_free(void) {
     return (size_t)status.f_bavail * status.f_bsize;
 }
 
-// All but what a store without messages takes: 300 KiB, the reserve included.
+// All but what a store without messages takes: 500 KiB, the reserve included.
 static bool has_space_again(void *context) {
     (void)context;
-    return disk_free() > (3 << 20) - (300 << 10);
+    return disk_free() > (3 << 20) - (500 << 10);
 }
 
 static void expect_space_again(void) {
