@@ -121,8 +121,8 @@ struct store {
 // Before anything is read, so that SQLite needs no file for shared memory, for which a full disk has no room.
 static const char alone[] = "PRAGMA locking_mode=EXCLUSIVE;";
 
-static const char settings[] = "PRAGMA auto_vacuum=INCREMENTAL;"
-                               "PRAGMA journal_mode=WAL;"
+// None of them writes to a file that is there: the disk may be full.
+static const char settings[] = "PRAGMA journal_mode=WAL;"
                                "PRAGMA synchronous=FULL;"
                                "PRAGMA temp_store=MEMORY;"     // that disk may be full too
                                "PRAGMA recursive_triggers=ON;" // for rows that are replaced, see store_sums.h
@@ -175,12 +175,13 @@ static bool is_damage(int result) {
 // SQLITE_OK, or what went wrong. A file that has the layout is not written to: the disk may be full, with
 // what waits in this very file.
 static int prepare_statements(struct store *store, int version) {
+    if (version != STORE_VERSION) // before there is anything in it; else it would write
+        sqlite3_exec(store->database, "PRAGMA auto_vacuum=INCREMENTAL", NULL, NULL, NULL);
     int result = sqlite3_exec(store->database, settings, NULL, NULL, NULL);
-    if (result == SQLITE_OK && version != STORE_VERSION) {
+    if (result == SQLITE_OK && version != STORE_VERSION)
         result = sqlite3_exec(store->database, layout, NULL, NULL, NULL);
-        if (result == SQLITE_OK)
-            result = store_sums_add(store->database);
-    }
+    if (result == SQLITE_OK && version != STORE_VERSION)
+        result = store_sums_add(store->database);
     for (size_t i = 0; i < STATEMENTS && result == SQLITE_OK; i++)
         result = sqlite3_prepare_v2(store->database, statement_texts[i], -1, &store->statements[i], NULL);
     if (result == SQLITE_OK &&

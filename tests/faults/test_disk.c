@@ -191,11 +191,11 @@ Test(faults_disk, that_was_filled_has_its_space_again) {
         rig, (struct world_setup){.mictrack = 16, .magicyo = 4, .udp = 4, .magicyo_udp = 4, .rate = 6000});
     snprintf(store, sizeof store, "'store':{'path':'%s/store.db'}", disk);
     world_start_gateway(world, store);
-    for (size_t round = 1; round <= 3; round++) {
+    for (int round = 1; round <= 3; round++) { // each with a gateway of its own
         world_send(world, true);
         WORLD_EXPECT(world, received, 20);
         rig_broker_kill(rig);
-        rig_expect_log_times(rig, "the outbox is full", round);
+        rig_expect_log(rig, "the outbox is full");
         if (round == 2) { // in the middle of it, and again with nothing of it delivered
             world_kill_gateway(world);
             world_start_gateway(world, store);
