@@ -399,6 +399,12 @@ Test(store, that_is_damaged_while_it_is_open_is_set_aside) {
 
 // --- sums ---
 
+static off_t size_of_store(void) {
+    struct stat status;
+    cr_assert(stat(path, &status) == 0);
+    return status.st_size;
+}
+
 static void expect_sums(struct store *store, size_t count, size_t bytes) {
     struct store_messages found = store_messages(store);
     cr_assert(found.count == count && found.bytes == bytes, "%zu messages of %zu bytes", found.count,
@@ -430,6 +436,39 @@ Test(store, knows_what_it_holds_without_reading_it) {
     close_well(store);
 }
 
+// As a version without sums has left it.
+static void forget_sums(void) {
+    change("DROP TRIGGER messages_put; DROP TRIGGER messages_gone; DROP TABLE sums");
+}
+
+static unsigned long bytes_read(void) {
+    unsigned long bytes = 0;
+    FILE *file = fopen("/proc/self/io", "r");
+    cr_assert(fscanf(file, "rchar: %lu", &bytes) == 1);
+    fclose(file);
+    return bytes;
+}
+
+// So that a start does not take longer the more waits.
+static void expect_little_read(void) {
+    unsigned long before = bytes_read();
+    struct store *store = open_well();
+    cr_assert(store_messages(store).count == 10000 && store_set_aside_count(store) == 1);
+    cr_assert(bytes_read() - before < 300000, "%lu of %d bytes were read", bytes_read() - before,
+              (int)size_of_store());
+    close_well(store);
+}
+
+Test(store, is_opened_without_reading_it) {
+    struct store *store = open_well();
+    put_messages(store, 1, 10000);
+    store_set_aside(store, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4}, "no");
+    close_well(store);
+    expect_little_read();
+    forget_sums();
+    expect_little_read();
+}
+
 // In the middle of writing: what is counted is what is there.
 Test(store, sums_hold_after_a_kill) {
     int ready[2];
@@ -457,11 +496,6 @@ Test(store, sums_hold_after_a_kill) {
     struct store_messages found = store_messages(store);
     cr_assert(found.count == load_messages(store, 1) && found.bytes == found.count * 5);
     close_well(store);
-}
-
-// As a version without sums has left it.
-static void forget_sums(void) {
-    change("DROP TRIGGER messages_put; DROP TRIGGER messages_gone; DROP TABLE sums");
 }
 
 Test(store, of_an_earlier_version_gets_its_sums) {
@@ -521,12 +555,6 @@ static void store_of(uint64_t count) {
     struct store *store = open_well();
     put_messages(store, 1, count);
     close_well(store);
-}
-
-static off_t size_of_store(void) {
-    struct stat status;
-    cr_assert(stat(path, &status) == 0);
-    return status.st_size;
 }
 
 // Nothing asks for these rows, and nothing is put that would.
