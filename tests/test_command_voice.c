@@ -291,15 +291,17 @@ Test(command_voice, the_end_empties_the_entry_last) {
     command->response_topic = strdup("their/own");
     end_as(COMMAND_EXPIRED);
     command_voice_publish_end(&voice, command);
-    cr_assert(said_count == 4);
+    cr_assert(said_count == 3); // two retained messages to one topic are never under way at once
     expect_said(
         0, ENTRY_TOPIC, MQTT_RETAINED,
         "{\"state\":\"expired\",\"result\":{\"executed\":false,\"response\":null,\"reason\":\"why\"}}");
     expect_said(1, LOG_TOPIC "reboot/expired", MQTT_NOT_RETAINED, "{\"reason\":\"why\"}");
     expect_said(2, "their/own", MQTT_NOT_RETAINED, "{\"reason\":\"why\"}");
-    expect_emptied(3);
     for (int mid = 1; mid <= 3; mid++)
         outbox_published(outbox, mid, MQTT_TAKEN, "");
+    outbox_link_ready(outbox);
+    cr_assert(said_count == 4);
+    expect_emptied(3);
     cr_assert(command_voice_is_on_its_way(&voice, command)); // the number is the last one's
     outbox_published(outbox, 4, MQTT_TAKEN, "");
     cr_assert(!command_voice_is_on_its_way(&voice, command));
@@ -344,8 +346,11 @@ Test(command_voice, what_the_broker_holds_of_an_ended_one_is_ended_and_emptied) 
     cr_assert(said_count == 0); // its own end is on the way
     command->forget_at = 1;
     command_voice_clear_stale(&voice, command, stale);
-    cr_assert(said_count == 2);
+    cr_assert(said_count == 1);
     expect_said(0, ENTRY_TOPIC, MQTT_RETAINED, "{\"state\":\"processed\",\"instance\":\"me\"}");
+    outbox_published(outbox, 1, MQTT_TAKEN, "");
+    outbox_link_ready(outbox);
+    cr_assert(said_count == 2);
     expect_emptied(1);
     command_free(stale);
 }

@@ -47,6 +47,7 @@
 #define ALONE_OVERDUE    15000  // milliseconds without an answer to the only message that may be under way
 #define HURRY_MAX        10     // accused messages beyond which it is the broker that is in trouble
 #define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
+#define LOOK_MAX         500    // messages among which one to another topic is looked for
 #define OVERDUE_MAX      3      // times that the answer to a message may be left out
 #define ROW_OVERHEAD     64     // bytes of a message on disk besides its text
 
@@ -150,11 +151,6 @@ size_t outbox_count(const struct outbox *outbox) {
 
 size_t outbox_set_aside_count(const struct outbox *outbox) {
     return store_set_aside_count(outbox->store);
-}
-
-void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish) {
-    sideline_say(outbox->sideline, publish);
-    pump(outbox);
 }
 
 void outbox_put_result(struct outbox *outbox, const struct mqtt_publish *publish) {
@@ -650,12 +646,12 @@ static void pass_over_accused(struct outbox *outbox) {
     struct item *first = NULL, *item = outbox->items;
     if (item == NULL || !is_accused(outbox, item))
         return;
-    for (; item != NULL; item = item->next) {
+    for (unsigned looked = 0; item != NULL; item = item->next) {
         if (is_accused(outbox, item))
             continue;
         if (first == NULL)
             first = item;
-        if (!is_beside_accused(outbox, item))
+        if (looked++ == LOOK_MAX || !is_beside_accused(outbox, item))
             break;
     }
     outbox->next_out = item != NULL ? item : first;
@@ -805,9 +801,26 @@ static void note_up(struct outbox *outbox) {
     sideline_link_up(outbox->sideline);
 }
 
-// A message that is on trial goes out alone.
+// A message with strikes is under way: it must be alone.
 static bool is_trying(const struct outbox *outbox) {
-    return is_suspected(outbox) && outbox->in_flight > 0;
+    if (!is_suspected(outbox) || outbox->in_flight != 1)
+        return false;
+    const struct item *item = outbox->items;
+    while (item->mid == 0)
+        item = item->next;
+    return item->strikes.count > 0;
+}
+
+static void pump_sideline(struct outbox *outbox) {
+    if (!is_trying(outbox))
+        sideline_pump(outbox->sideline, outbox->next_out == NULL && !outbox->spilling);
+}
+
+// Before all that waits, also when the link is just coming up.
+void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish) {
+    note_up(outbox);
+    sideline_say(outbox->sideline, publish);
+    pump_sideline(outbox);
 }
 
 // The link may report what was published from within, also of the very message that is being handed over.
@@ -817,8 +830,7 @@ static void pump(struct outbox *outbox) {
     outbox->pumping = true;
     note_up(outbox);
     hand_over(outbox);
-    if (!is_trying(outbox))
-        sideline_pump(outbox->sideline, outbox->next_out == NULL && !outbox->spilling);
+    pump_sideline(outbox);
     outbox->pumping = false;
     load_more(outbox);
     call_waiters(outbox);

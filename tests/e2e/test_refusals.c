@@ -2,10 +2,15 @@
 // publish that they refuse, or close the connection at it, depending on how they are configured.
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "tests/e2e/rig.h"
+#include "tests/e2e/scripted_broker.h"
 
 TestSuite(refusals, .fini = rig_clean, .timeout = 300);
 
@@ -165,4 +170,173 @@ Test(refusals, what_was_set_aside_is_listed_resent_and_dropped) {
     rig_gateway_start(rig, "{'telemetry':'off','messages':['devices']}");
     rig_expect_message(rig, "message/gw/devices/" VAN, "{'message.type':'R1'}", 60000);
     rig_finish(rig);
+}
+
+// --- a network that cuts connections: the broker refuses nothing ---
+
+// What the gateway publishes to that topic is answered so many milliseconds later.
+static struct rig *late_up(struct scripted_broker **broker, const char *topic, unsigned latency) {
+    struct rig *rig = rig_new();
+    *broker = scripted_broker_start(rig);
+    scripted_broker_set(*broker,
+                        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = topic, .delay = latency});
+    rig_client_start(rig);
+    return rig;
+}
+
+// Cuts each connection of the gateway within most milliseconds.
+static void cut_for(struct scripted_broker *broker, int64_t milliseconds, int least, int most) {
+    int64_t end = rig_clock() + milliseconds;
+    while (rig_clock() < end) {
+        scripted_expect_connected(broker, "trackbus");
+        rig_wait_until(rig_clock() + least + rand() % (most - least + 1));
+        scripted_broker_disconnect(broker, "trackbus", 0);
+    }
+}
+
+static const struct {
+    unsigned latency;
+    int least, most; // milliseconds that a connection lives
+} cuts[] = {{850, 100, 900}, {100, 0, 90}};
+#define CUTS (sizeof cuts / sizeof cuts[0])
+
+ParameterizedTestParameters(refusals, network_that_cuts_costs_no_message) {
+    static size_t rows[CUTS] = {0, 1};
+    return cr_make_param_array(size_t, rows, CUTS);
+}
+
+ParameterizedTest(size_t *row, refusals, network_that_cuts_costs_no_message) {
+    struct scripted_broker *broker;
+    struct rig *rig = late_up(&broker, "trackbus/message/#", cuts[*row].latency);
+    rig_gateway_start(rig, "{'telemetry':'off','messages':['devices']}");
+    int van = rig_tcp(rig);
+    for (int i = 0; i < 30; i++)
+        device_send(van, report(VAN, i));
+    cut_for(broker, 20000, cuts[*row].least, cuts[*row].most);
+    for (int i = 0; i < 30; i++) {
+        char subset[48];
+        snprintf(subset, sizeof subset, "{'message.seqnum':%d}", i);
+        rig_expect_message(rig, "message/gw/devices/" VAN, subset, 90000);
+    }
+    rig_expect_counters(rig, "outbox: 0 messages");
+    json_decref(rig_expect_standing_json(rig, INSTANCE, "{'state':'online','set_aside':0}"));
+    cr_assert(!rig_log_has(rig, "set aside"));
+    scripted_broker_finish(broker);
+}
+
+static bool is_online(void *context) {
+    char *state = scripted_broker_retained(context, "trackbus/" INSTANCE);
+    bool online = state != NULL && strstr(state, "\"online\"") != NULL;
+    free(state);
+    return online;
+}
+
+// The Last Will says offline at each cut.
+Test(refusals, instance_is_online_soon_after_the_network_is_well_again) {
+    struct scripted_broker *broker;
+    struct rig *rig = late_up(&broker, "trackbus/" INSTANCE, 300);
+    rig_gateway_start(rig, "{'telemetry':'off'}");
+    cut_for(broker, 5000, 50, 250); // before the state is answered
+    scripted_expect_connected(broker, "trackbus");
+    cr_assert(rig_wait(is_online, broker, 9000), "it stays offline");
+    scripted_broker_finish(broker);
+}
+
+// --- a broker that never answers one message, as RabbitMQ one that is too large ---
+
+Test(refusals, report_that_is_never_answered_costs_itself) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = scripted_broker_start(rig);
+    int rule = scripted_broker_set(broker, (struct scripted_rule){.on = SCRIPTED_PUBLISH,
+                                                                  .topic = "trackbus/message/#",
+                                                                  .larger_than = 900,
+                                                                  .answer = SCRIPTED_SILENT});
+    rig_client_start(rig);
+    rig_gateway_start(rig, "{'telemetry':'off','messages':['devices'],'mqtt':{'inflight':10}}");
+    int van = rig_tcp(rig);
+    device_send(van, long_report(VAN));
+    for (int i = 0; scripted_broker_hits(broker, rule) < 3; i++) {
+        char subset[48];
+        device_send(van, report(VAN, i));
+        snprintf(subset, sizeof subset, "{'message.seqnum':%d}", i);
+        rig_expect(rig, "message/gw/devices/" VAN, subset);
+    }
+    rig_expect_message(rig, INSTANCE, "{'set_aside':1}", 60000);
+    scripted_broker_finish(broker);
+}
+
+// --- retained messages ---
+
+static void expect_one_at_a_time(struct scripted_broker *broker, const char *topic, int64_t latency,
+                                 size_t least) {
+    const struct scripted_publish *last = NULL, *next;
+    size_t count = 0;
+    while ((next = scripted_broker_publish_at(broker, topic, NULL, count)) != NULL) {
+        if (last != NULL && last->connection == next->connection)
+            cr_expect(next->time - last->time >= latency, "%s: the next came after %lld ms", topic,
+                      (long long)(next->time - last->time));
+        last = next;
+        count++;
+    }
+    cr_assert(count >= least, "%zu to %s", count, topic);
+}
+
+// Some brokers do not keep the order of retained messages: no two to one topic are under way at once.
+Test(refusals, retained_messages_to_one_topic_go_one_at_a_time) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = scripted_broker_start(rig);
+    int device;
+    scripted_broker_set(broker,
+                        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .client = "trackbus", .delay = 400});
+    rig_client_start(rig);
+    rig_gateway_start(rig, "{'telemetry':'off'}");
+    for (int i = 0; i < 3; i++) {
+        device = rig_tcp(rig);
+        device_send(device, report(VAN, i));
+        rig_expect(rig, "message/gw/devices/" VAN, NULL);
+        close(device);
+    }
+    scripted_expect_retained(broker, "trackbus/state/gw/devices/" VAN "/connected", "false");
+    rig_publish(rig, "command/gw/devices/" VAN, "{\"name\":\"nonsense\"}");
+    rig_publish(rig, "command/gw/devices/" VAN, "mode,6,60#");
+    device = rig_tcp(rig);
+    device_send(device, report(VAN, 9));
+    device_expect(device, "mode,6,60#");
+    device_send(device, "mode=Success!");
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/custom/processed", NULL);
+    rig_expect_counters(rig, "outbox: 0 messages");
+    expect_one_at_a_time(broker, "trackbus/state/gw/devices/" VAN "/connected", 390, 2);
+    for (size_t i = 0; i < scripted_broker_publishes(broker, "trackbus/state/#", "\"id\""); i++)
+        expect_one_at_a_time(
+            broker, scripted_broker_publish_at(broker, "trackbus/state/#", "\"id\"", i)->topic, 390, 1);
+    scripted_broker_finish(broker);
+}
+
+// --- the end on a disk that takes nothing ---
+
+static void send_until_disk_is_full(struct rig *rig, int device) {
+    int64_t end = rig_clock() + 4 * RIG_DEADLINE;
+    for (int i = 1; !rig_log_has(rig, "the store cannot be written"); i++) {
+        cr_assert(rig_clock() < end, "the disk takes all");
+        device_send(device, report(VAN, i));
+        rig_wait_until(rig_clock() + 20);
+    }
+}
+
+// Files that may not grow beyond some size, but for the log, are as good as a full disk.
+Test(refusals, end_that_loses_messages_is_a_failure) {
+    const struct rlimit limit = {.rlim_cur = 160 << 10, .rlim_max = RLIM_INFINITY};
+    signal(SIGXFSZ, SIG_IGN); // also in the gateway
+    struct rig *rig = rig_up("{'telemetry':'off'}");
+    int van = rig_tcp(rig);
+    device_send(van, report(VAN, 0));
+    rig_expect(rig, "message/gw/devices/" VAN, NULL);
+    cr_assert(prlimit(rig->gateway, RLIMIT_FSIZE, &limit, NULL) == 0);
+    rig_broker_kill(rig);
+    send_until_disk_is_full(rig, van);
+    rig_gateway_signal(rig, SIGTERM);
+    int code = rig_gateway_wait(rig);
+    cr_expect_eq(code, 1, "it ended with %d", code);
+    rig_expect_log(rig, "that waited to be written are lost");
+    rig->finished = true;
 }
