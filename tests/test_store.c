@@ -2,13 +2,16 @@
 // to be so.
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +32,7 @@ static void tear_down(void) {
     char command[96];
     uv_run(&loop, UV_RUN_DEFAULT);
     cr_assert(uv_loop_close(&loop) == 0);
+    umount2(directory, MNT_DETACH); // where a test has mounted a disk of its own
     snprintf(command, sizeof command, "rm -rf %s", directory);
     cr_assert(system(command) == 0);
 }
@@ -271,6 +275,70 @@ Test(store, that_is_damaged_again_does_not_replace_the_first) {
     }
 }
 
+static void note_written(void *context, bool ok) {
+    *(int *)context = ok ? 1 : -1;
+}
+
+static void mount_disk(const char *size) {
+    if (mount("tmpfs", directory, "tmpfs", 0, size) != 0)
+        cr_skip_test("cannot mount a small disk");
+}
+
+static uint64_t disk_room(void) {
+    struct statvfs status;
+    cr_assert(statvfs(directory, &status) == 0);
+    return (uint64_t)status.f_bavail * status.f_frsize;
+}
+
+// Messages of a kilobyte from number first on, until the disk takes no more. Returns the last it took.
+static uint64_t fill_disk(struct store *store, uint64_t first) {
+    static const char payload[1000] = "";
+    int written = 1;
+    for (uint64_t i = first; i < first + 100000; i += 10) {
+        for (uint64_t j = i; j < i + 10; j++)
+            store_put_message(
+                store, j, &(struct mqtt_publish){.topic = "t", .payload = payload, .length = sizeof payload});
+        written = 0;
+        store_when_written(store, note_written, &written);
+        while (written == 0)
+            uv_run(&loop, UV_RUN_ONCE);
+        if (written < 0)
+            return i + 9;
+    }
+    cr_assert_fail("the disk does not become full");
+    return 0;
+}
+
+static void delete_all(struct store *store, uint64_t last) {
+    int written = -1;
+    store_delete_messages(store, last);
+    store_tidy(store);
+    while (written != 1) {
+        if (written == -1) { // also after a failure: it is tried again
+            written = 0;
+            store_when_written(store, note_written, &written);
+        }
+        uv_run(&loop, UV_RUN_ONCE);
+    }
+}
+
+// The disk of its own fills, is emptied and fills again, as much as before.
+Test(store, that_filled_its_disk_gives_it_back) {
+    mount_disk("size=3m");
+    struct store *store = open_well();
+    uint64_t last = 0, before = 0;
+    for (int round = 0; round < 3; round++) {
+        last = fill_disk(store, last + 1);
+        cr_assert(last - before > 1000, "only %d messages found room", (int)(last - before));
+        before = last;
+        delete_all(store, last);
+        close_well(store);
+        cr_assert(disk_room() > (3 << 20) - (500 << 10), "%d bytes are left", (int)disk_room());
+        store = open_well();
+    }
+    close_well(store);
+}
+
 static void put_messages(struct store *store, uint64_t first, uint64_t last) {
     static const char payload[1000] = "";
     int written = 0;
@@ -326,6 +394,288 @@ Test(store, that_is_damaged_while_it_is_open_is_set_aside) {
     close_well(store);
     store = open_well();
     cr_assert(load_messages(store, 1) == 3);
+    close_well(store);
+}
+
+// --- sums ---
+
+static off_t size_of_store(void) {
+    struct stat status;
+    cr_assert(stat(path, &status) == 0);
+    return status.st_size;
+}
+
+static void expect_sums(struct store *store, size_t count, size_t bytes) {
+    struct store_messages found = store_messages(store);
+    cr_assert(found.count == count && found.bytes == bytes, "%zu messages of %zu bytes", found.count,
+              found.bytes);
+}
+
+static void delete_through(struct store *store, uint64_t through) {
+    store_delete_messages(store, through);
+    uv_run(&loop, UV_RUN_DEFAULT);
+}
+
+// Each message has a topic of one byte and a payload of 1,000.
+Test(store, knows_what_it_holds_without_reading_it) {
+    struct store *store = open_well();
+    expect_sums(store, 0, 0);
+    put_messages(store, 1, 3000);
+    expect_sums(store, 3000, 3000 * 1001);
+    put_messages(store, 2990, 3010); // some of them once more
+    expect_sums(store, 3010, 3010 * 1001);
+    delete_through(store, 2500);
+    expect_sums(store, 510, 510 * 1001);
+    close_well(store);
+    change("PRAGMA foreign_keys=ON; DELETE FROM messages WHERE number > 3005"); // by any other program
+    store = open_well();
+    expect_sums(store, 505, 505 * 1001);
+    cr_assert(store_messages(store).first == 2501 && store_messages(store).last == 3005);
+    delete_through(store, 3005);
+    expect_sums(store, 0, 0);
+    close_well(store);
+}
+
+// As a version without sums has left it.
+static void forget_sums(void) {
+    change("DROP TRIGGER messages_put; DROP TRIGGER messages_gone; DROP TABLE sums");
+}
+
+static unsigned long bytes_read(void) {
+    unsigned long bytes = 0;
+    FILE *file = fopen("/proc/self/io", "r");
+    cr_assert(fscanf(file, "rchar: %lu", &bytes) == 1);
+    fclose(file);
+    return bytes;
+}
+
+// So that a start does not take longer the more waits.
+static void expect_little_read(void) {
+    unsigned long before = bytes_read();
+    struct store *store = open_well();
+    cr_assert(store_messages(store).count == 10000 && store_set_aside_count(store) == 1);
+    cr_assert(bytes_read() - before < 300000, "%lu of %d bytes were read", bytes_read() - before,
+              (int)size_of_store());
+    close_well(store);
+}
+
+Test(store, is_opened_without_reading_it) {
+    struct store *store = open_well();
+    put_messages(store, 1, 10000);
+    store_set_aside(store, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4}, "no");
+    close_well(store);
+    expect_little_read();
+    forget_sums();
+    expect_little_read();
+}
+
+// In the middle of writing: what is counted is what is there.
+Test(store, sums_hold_after_a_kill) {
+    int ready[2];
+    char byte;
+    cr_assert(pipe(ready) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        uv_loop_t own;
+        char *reason;
+        uv_loop_init(&own);
+        struct store *store = store_open(&own, path, &reason);
+        for (uint64_t i = 1;; i++) {
+            store_put_message(store, i, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4});
+            if (i % 7 == 0)
+                store_delete_messages(store, i - 5);
+            uv_run(&own, UV_RUN_NOWAIT);
+            if (i == 500 && write(ready[1], "x", 1) != 1)
+                _exit(1);
+        }
+    }
+    cr_assert(read(ready[0], &byte, 1) == 1);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    struct store *store = open_well();
+    struct store_messages found = store_messages(store);
+    cr_assert(found.count == load_messages(store, 1) && found.bytes == found.count * 5);
+    close_well(store);
+}
+
+Test(store, of_an_earlier_version_gets_its_sums) {
+    struct store *store = open_well();
+    put_messages(store, 1, 2000);
+    delete_through(store, 1000);
+    close_well(store);
+    forget_sums();
+    store = open_well();
+    struct store_messages found = store_messages(store); // by the pages of the file, at least what it holds
+    cr_assert(found.count == 1000 && found.first == 1001 && found.last == 2000);
+    cr_assert(found.bytes >= 1000 * 1001 && found.bytes < 1000 * 1001 * 2, "%zu bytes", found.bytes);
+    put_messages(store, 2001, 2010);
+    cr_assert(store_messages(store).count == 1010);
+    delete_through(store, 2010);
+    store_tidy(store);
+    put_messages(store, 2011, 2013);
+    expect_sums(store, 3, 3 * 1001); // nothing is left of the estimate
+    close_well(store);
+}
+
+Test(store, of_an_earlier_version_counts_what_was_set_aside) {
+    struct store *store = open_well();
+    store_set_aside(store, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4}, "no");
+    store_set_aside(store, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4}, "no");
+    close_well(store);
+    change("DROP TRIGGER set_aside_put; DROP TRIGGER set_aside_gone");
+    forget_sums();
+    store = open_well();
+    cr_assert(store_set_aside_count(store) == 2);
+    store_set_aside(store, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4}, "no");
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(store_set_aside_count(store) == 3);
+    close_well(store);
+    change("DELETE FROM set_aside WHERE number = 1");
+    store = open_well();
+    cr_assert(store_set_aside_count(store) == 2);
+    close_well(store);
+}
+
+// --- damage that shows later ---
+
+static void write_at(off_t at, size_t length) {
+    static const char junk[4096] = {[0 ... 4095] = (char)0xA5};
+    int file = open(path, O_WRONLY);
+    cr_assert(file >= 0 && pwrite(file, junk, length, at) == (ssize_t)length);
+    close(file);
+}
+
+static bool is_set_aside(void) {
+    char aside[sizeof path + 16];
+    snprintf(aside, sizeof aside, "%s.damaged", path);
+    return access(aside, F_OK) == 0;
+}
+
+static void store_of(uint64_t count) {
+    struct store *store = open_well();
+    put_messages(store, 1, count);
+    close_well(store);
+}
+
+// Nothing asks for these rows, and nothing is put that would.
+Test(store, that_is_damaged_where_nobody_reads_is_found) {
+    store_of(3000);
+    for (off_t at = size_of_store() / 2 / 4096 * 4096, end = at + 20 * 4096; at < end; at += 4096)
+        write_at(at, 4096);
+    struct store *store = open_well();
+    cr_assert(!is_set_aside() && store_messages(store).count == 3000, "all was read when it was opened");
+    store_begin_check(store);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(is_set_aside(), "the damage was not found");
+    put_messages(store, 3001, 3003); // and what comes is kept
+    expect_sums(store, 3, 3 * 1001);
+    close_well(store);
+}
+
+Test(store, that_is_well_is_not_set_aside_by_the_check) {
+    store_of(3000);
+    struct store *store = open_well();
+    store_begin_check(store);
+    for (uint64_t i = 1; i <= 20; i++) { // while it is written to
+        put_messages(store, 3000 + i, 3000 + i);
+        delete_through(store, i * 100);
+    }
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert(!is_set_aside() && load_messages(store, 1) == 1020);
+    close_well(store);
+}
+
+Test(store, that_is_large_and_was_cut_off_is_set_aside_at_once) {
+    store_of(3000);
+    cr_assert(truncate(path, size_of_store() / 2 / 4096 * 4096) == 0);
+    struct store *store = open_well();
+    cr_assert(is_set_aside() && store_messages(store).count == 0);
+    close_well(store);
+}
+
+// The copies do not fill the disk in the long run, and the first is never the one that goes.
+Test(store, copies_of_damaged_ones_are_bounded) {
+    char command[200];
+    for (int i = 1; i <= 12; i++) {
+        snprintf(command, sizeof command, "yes damage | head -c %d > %s", 1000 * i, path);
+        cr_assert(system(command) == 0);
+        close_well(open_well());
+    }
+    snprintf(command, sizeof command, "test $(ls %s | grep -c damaged) = 9", directory);
+    cr_assert(system(command) == 0);
+    strcat(path, ".damaged");
+    cr_assert(size_of_store() == 1000);
+    strcat(path, ".9");
+    cr_assert(size_of_store() == 12000);
+}
+
+// --- a disk that takes nothing ---
+
+static char filler[96];
+
+// Fills the disk with a file of somebody else's.
+static void fill_with_a_file(void) {
+    static const char zeros[4096];
+    snprintf(filler, sizeof filler, "%s/filler", directory);
+    int file = open(filler, O_WRONLY | O_CREAT, 0600);
+    while (write(file, zeros, sizeof zeros) > 0)
+        ;
+    close(file);
+}
+
+// All of the disk is gone: what waits can be read and deleted all the same, in a new run too.
+Test(store, is_emptied_on_a_disk_that_others_have_filled) {
+    mount_disk("size=3m");
+    struct store *store = open_well();
+    put_messages(store, 1, 1000);
+    fill_with_a_file();
+    cr_assert(disk_room() == 0);
+    cr_assert(load_messages(store, 1) == 1000);
+    delete_all(store, 500);
+    close_well(store);
+    fill_with_a_file();
+    store = open_well();
+    cr_assert(load_messages(store, 1) == 500);
+    unlink(filler);
+    delete_all(store, 1000);
+    close_well(store);
+    cr_assert(disk_room() > (3 << 20) - (500 << 10), "%d bytes are left", (int)disk_room());
+}
+
+size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
+
+static size_t allocated(void) {
+    return __sanitizer_get_current_allocated_bytes != NULL ? __sanitizer_get_current_allocated_bytes()
+                                                           : mallinfo2().uordblks;
+}
+
+// What changes again and again waits once.
+Test(store, holds_one_of_many_changes_while_the_disk_is_full) {
+    static char entry[4000];
+    mount_disk("size=1m");
+    struct store *store = open_well();
+    uint64_t last = fill_disk(store, 1);
+    memset(entry, 'x', sizeof entry - 1);
+    size_t before = allocated();
+    for (int i = 0; i < 5000; i++) {
+        store_put_command(store, 1 + i % 3, entry);
+        if (i % 1000 == 999) {
+            int written = 0;
+            store_when_written(store, note_written, &written);
+            while (written == 0)
+                uv_run(&loop, UV_RUN_ONCE);
+            cr_assert(written < 0, "a full disk has taken it");
+        }
+    }
+    cr_assert(allocated() < before + (1 << 20), "%zu bytes more", allocated() - before);
+    store_put_command(store, 1, "{\"last\":true}");
+    store_delete_command(store, 2);
+    delete_all(store, last);
+    close_well(store);
+    store = open_well();
+    char rows[5000] = "";
+    store_each_command(store, add_row, rows);
+    cr_assert(strncmp(rows, "1={\"last\":true};3=xxx", 21) == 0);
     close_well(store);
 }
 

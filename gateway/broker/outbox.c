@@ -176,11 +176,17 @@ bool outbox_is_full(const struct outbox *outbox) {
 
 // --- what it takes in ---
 
+// Bytes that may be on their way to the disk: no more than it has room for.
+static size_t unwritten_max(const struct outbox *outbox) {
+    size_t most = outbox->disk_fails ? UNWRITTEN_FAILED : UNWRITTEN_MAX;
+    return store_room(outbox->store) < most ? (size_t)store_room(outbox->store) : most;
+}
+
 static bool is_full(const struct outbox *outbox) {
     // Some room between the two bounds, so that it does not change all the time.
     bool was = outbox->intake == OUTBOX_FULL;
     return outbox->disk_bytes > outbox->max_bytes / 10 * (was ? 9 : 10) ||
-           outbox->unwritten_bytes > (outbox->disk_fails ? UNWRITTEN_FAILED : UNWRITTEN_MAX) / (was ? 2 : 1);
+           outbox->unwritten_bytes > unwritten_max(outbox) / (was ? 2 : 1);
 }
 
 // The broker is connected, only slower than the devices: better that they wait than that the disk fills.

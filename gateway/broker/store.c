@@ -8,17 +8,36 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <uthash.h>
 #include <utlist.h>
 
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/broker/disk_reserve.h"
+#include "gateway/broker/store_check.h"
+#include "gateway/broker/store_damaged.h"
+#include "gateway/broker/store_sums.h"
 
 #define STORE_VERSION  1
 #define RETRY_INTERVAL 1000 // milliseconds until a write that failed is tried again
 #define MARKER_MAX     33
 #define ASIDE_WAITING  (1 << 20) // bytes of messages set aside that may wait for a disk that takes nothing
 #define ASIDE_OVERHEAD 64        // bytes of one besides its texts
+#define ROW_OVERHEAD   64        // bytes of any row besides its texts
+
+#define CHECKED_AT_ONCE (1 << 20)   // bytes of a file up to which all of it is checked when it is opened
+#define CHECK_PORTION   (256 << 10) // bytes that are read between two batches, later
+#define CHECK_PAUSE     4           // times as long as that took, until it goes on
+#define CHECK_PAUSE_MIN 10          // milliseconds
+
+#define TRANSACTION_MAX (1 << 20)   // bytes of texts that are written in one
+#define PAGES_BESIDE    (40 << 10)  // bytes of pages that change besides those of the rows
+#define ROOM_LEAST      (16U << 10) // bytes of texts below which nothing is written on a full disk
+#define ROOM_SHORT      (32U << 20) // bytes left on the disk below which nothing stays ahead of the file
+#define TIDY_PAGES      "1024"      // that are given back between two batches
+#define TIDY_PAGES_FEW  "64"        // when the disk is short of room: this is written too
+#define TIDY_LAST       1000000000  // nanoseconds that it may go on when the store is closed
 
 // What waits for its turn on the thread. Those up to DELETE_RESULT write; those up to LOAD_MESSAGES have a
 // statement that is prepared when the file is opened.
@@ -32,6 +51,7 @@ enum kind {
     PUT_RESULT,
     DELETE_RESULT,
     TIDY,
+    CHECK,
     TELL
 };
 #define STATEMENTS SET_ASIDE
@@ -40,7 +60,7 @@ static const char *const statement_texts[STATEMENTS] = {
     [PUT_COMMAND] = "INSERT OR REPLACE INTO commands VALUES(?,?)",
     [DELETE_COMMAND] = "DELETE FROM commands WHERE id=?",
     [PUT_MESSAGE] = "INSERT OR REPLACE INTO messages VALUES(?,?,?,?,?,?)",
-    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=?",
+    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=min(?, ? + (SELECT min(number) FROM messages))",
     [LOAD_MESSAGES] = "SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
                       "ORDER BY number LIMIT ?",
 };
@@ -57,6 +77,8 @@ struct operation {
     store_done_fn *done;
     void *context;
     bool finished, failed; // failed: LOAD_MESSAGES could not read
+    bool replaced;         // it could not be written, and a later one says what is to be written instead
+    UT_hash_handle hh;     // while those that are replaced are looked for
     struct operation *prev, *next;
     char bytes[];
 };
@@ -70,8 +92,19 @@ struct store {
     struct operation *waiting;
     struct operation *batch; // being written on a thread
     bool writing, failed, stopping;
-    bool unreadable; // the last read failed
-    int result;      // of the batch
+    bool unreadable;             // the last read failed
+    int result;                  // of the batch
+    struct disk_reserve reserve; // the thread's, as the rest is up to untidy
+    uint64_t room;               // bytes of texts that the disk takes
+    bool short_of_room;
+    bool sums_kept;
+    bool untidy;        // deleted messages still have space in the file
+    uint64_t room_told; // room, as of the last write; the loop's
+    struct {
+        struct store_check place; // the thread's, and so is result
+        int result;
+        uint64_t took; // nanoseconds
+    } check;
     struct {
         bool known;           // the rest is
         int64_t count, bytes; // that stand there; the thread's
@@ -80,7 +113,7 @@ struct store {
         size_t waiting;       // bytes that wait for their turn; the loop's
     } aside;
     uv_work_t work;
-    uv_timer_t retry;
+    uv_timer_t retry, pause; // pause: of the check
 };
 
 // --- opening ---
@@ -88,10 +121,12 @@ struct store {
 // Before anything is read, so that SQLite needs no file for shared memory, for which a full disk has no room.
 static const char alone[] = "PRAGMA locking_mode=EXCLUSIVE;";
 
-static const char settings[] = "PRAGMA auto_vacuum=INCREMENTAL;"
-                               "PRAGMA journal_mode=WAL;"
+// None of them writes to a file that is there: the disk may be full.
+static const char settings[] = "PRAGMA journal_mode=WAL;"
                                "PRAGMA synchronous=FULL;"
-                               "PRAGMA journal_size_limit=16777216;";
+                               "PRAGMA temp_store=MEMORY;"     // that disk may be full too
+                               "PRAGMA recursive_triggers=ON;" // for rows that are replaced, see store_sums.h
+                               "PRAGMA journal_size_limit=4194304;";
 
 static const char layout[] =
     "BEGIN;"
@@ -140,9 +175,13 @@ static bool is_damage(int result) {
 // SQLITE_OK, or what went wrong. A file that has the layout is not written to: the disk may be full, with
 // what waits in this very file.
 static int prepare_statements(struct store *store, int version) {
+    if (version != STORE_VERSION) // before there is anything in it; else it would write
+        sqlite3_exec(store->database, "PRAGMA auto_vacuum=INCREMENTAL", NULL, NULL, NULL);
     int result = sqlite3_exec(store->database, settings, NULL, NULL, NULL);
     if (result == SQLITE_OK && version != STORE_VERSION)
         result = sqlite3_exec(store->database, layout, NULL, NULL, NULL);
+    if (result == SQLITE_OK && version != STORE_VERSION)
+        result = store_sums_add(store->database);
     for (size_t i = 0; i < STATEMENTS && result == SQLITE_OK; i++)
         result = sqlite3_prepare_v2(store->database, statement_texts[i], -1, &store->statements[i], NULL);
     if (result == SQLITE_OK &&
@@ -151,7 +190,9 @@ static int prepare_statements(struct store *store, int version) {
     return result;
 }
 
-static int64_t read_number(struct store *store, const char *query);
+static int64_t read_number(struct store *store, const char *query) {
+    return store_read_number(store->database, query);
+}
 
 static bool has_table(struct store *store, const char *name) {
     char query[100];
@@ -180,6 +221,15 @@ static char *describe_strange_table(const char *path, const char *name) {
     return describe(path, text);
 }
 
+// A small file is checked as a whole. Of a large one SQLite has read the beginning, and compared how long it
+// is with how long it should be; the rest is checked while the gateway runs, so that nobody waits for it.
+static bool looks_well(struct store *store, char *fault, size_t capacity) {
+    int64_t size = read_number(store, "PRAGMA page_count") * (int64_t)read_number(store, "PRAGMA page_size");
+    if (size > CHECKED_AT_ONCE)
+        return true;
+    return read_text(store, "PRAGMA quick_check(1)", fault, capacity) && strcmp(fault, "ok") == 0;
+}
+
 // NULL, or why the file cannot be used; *result says whether it is damaged.
 static char *prepare(struct store *store, const char *path, int *result) {
     char version[16] = "", check[64] = "";
@@ -200,7 +250,7 @@ static char *prepare(struct store *store, const char *path, int *result) {
         return describe(path, "another gateway has it open; each needs a store.path of its own");
     if (*result != SQLITE_OK)
         return describe(path, sqlite3_errmsg(store->database));
-    if (!read_text(store, "PRAGMA quick_check(1)", check, sizeof check) || strcmp(check, "ok") != 0) {
+    if (!looks_well(store, check, sizeof check)) {
         *result = SQLITE_CORRUPT;
         return describe(path, check);
     }
@@ -220,72 +270,56 @@ static void close_database(struct store *store) {
 
 static void free_store(struct store *store) {
     close_database(store);
+    disk_reserve_free(&store->reserve);
     free(store->path);
     free(store);
-}
-
-// A free name for a damaged store: PATH.damaged, or with a number behind it.
-static char *free_name(const char *path) {
-    char *name = NULL;
-    for (int i = 1; name == NULL; i++) {
-        char number[16] = "";
-        if (i > 1)
-            snprintf(number, sizeof number, ".%d", i);
-        if (asprintf(&name, "%s.damaged%s", path, number) < 0)
-            must_have(NULL);
-        if (access(name, F_OK) != 0)
-            break;
-        free(name);
-        name = NULL;
-    }
-    return name;
-}
-
-// What is written ahead of the file belongs to it and takes its name.
-static void set_aside(const char *path) {
-    char *to = free_name(path), *from_wal, *to_wal;
-    if (asprintf(&from_wal, "%s-wal", path) < 0 || asprintf(&to_wal, "%s-wal", to) < 0)
-        must_have(NULL);
-    if (rename(path, to) == 0)
-        log_error("the store is damaged and was set aside as %s: messages and commands that waited in it are "
-                  "not sent",
-                  to);
-    rename(from_wal, to_wal);
-    free(to);
-    free(from_wal);
-    free(to_wal);
 }
 
 #define ASIDE_SIZE                                                                                           \
     "length(CAST(topic AS BLOB)) + ifnull(length(payload), 0) + ifnull(length(correlation), 0) + 64"
 
-// The first column of the first row; 0 without one, or where the table is not there.
-static int64_t read_number(struct store *store, const char *query) {
-    sqlite3_stmt *statement = NULL;
-    int64_t number = 0;
-    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) == SQLITE_OK &&
-        sqlite3_step(statement) == SQLITE_ROW)
-        number = sqlite3_column_int64(statement, 0);
-    sqlite3_finalize(statement);
-    return number;
+static void learn_aside(struct store *store) {
+    struct store_sum sum = store_sums_read(store->database, "set_aside");
+    store->aside.count = sum.count;
+    store->aside.bytes = sum.bytes + sum.count * ASIDE_OVERHEAD;
+    store->aside.known = true;
 }
 
-static void learn_aside(struct store *store) {
-    store->aside.count = read_number(store, "SELECT count(*) FROM set_aside");
-    store->aside.bytes = read_number(store, "SELECT sum(" ASIDE_SIZE ") FROM set_aside");
-    store->aside.known = true;
+static bool lacks_room(int result) {
+    return result == SQLITE_FULL || result == SQLITE_IOERR; // some calls say only that
+}
+
+// As prepare(), with the reserve where a full disk is in the way.
+static char *prepare_with_room(struct store *store, const char *path, int *result) {
+    char *reason = prepare(store, path, result);
+    if (reason == NULL || !lacks_room(*result) || !disk_reserve_give_up(&store->reserve))
+        return reason;
+    free(reason);
+    close_database(store);
+    return prepare(store, path, result);
 }
 
 static struct store *try_open(uv_loop_t *loop, const char *path, char **reason, int *result) {
     struct store *store = must_have(calloc(1, sizeof *store));
     store->loop = loop;
     store->path = must_have(strdup(path));
-    store->work.data = store->retry.data = store;
-    *reason = prepare(store, path, result);
+    store->work.data = store->retry.data = store->pause.data = store;
+    store->room_told = store->room = UINT64_MAX;
+    disk_reserve_init(&store->reserve, path);
+    *reason = prepare_with_room(store, path, result);
     if (*reason == NULL)
         return store;
     free_store(store);
     return NULL;
+}
+
+static void say_what_helps(char **reason, const char *path) {
+    char *more;
+    if (asprintf(&more, "%s; make room on the disk of %s, or set store.path to a file on another", *reason,
+                 path) < 0)
+        must_have(NULL);
+    free(*reason);
+    *reason = more;
 }
 
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
@@ -294,12 +328,15 @@ struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
     if (store == NULL && is_damage(result)) {
         log_error("%s", *reason);
         free(*reason);
-        set_aside(path);
+        store_damaged_set_aside(path);
         store = try_open(loop, path, reason, &result);
     }
+    if (store == NULL && result == SQLITE_FULL)
+        say_what_helps(reason, path);
     if (store == NULL)
         return NULL;
     uv_timer_init(loop, &store->retry);
+    uv_timer_init(loop, &store->pause);
     learn_aside(store);
     store->aside.told = (size_t)store->aside.count;
     return store;
@@ -308,6 +345,7 @@ struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
 void store_stop(struct store *store) {
     store->stopping = true;
     uv_close((uv_handle_t *)&store->retry, NULL);
+    uv_close((uv_handle_t *)&store->pause, NULL);
 }
 
 const char *store_marker(const struct store *store) {
@@ -315,14 +353,14 @@ const char *store_marker(const struct store *store) {
 }
 
 void store_each_command(struct store *store, store_command_fn *fn, void *context) {
-    sqlite3_stmt *statement;
-    if (sqlite3_prepare_v2(store->database, "SELECT id, entry FROM commands ORDER BY id", -1, &statement,
-                           NULL) != SQLITE_OK) {
-        log_error("the store cannot be read: %s", sqlite3_errmsg(store->database));
-        return;
-    }
-    while (sqlite3_step(statement) == SQLITE_ROW)
-        fn(context, sqlite3_column_int64(statement, 0), (const char *)sqlite3_column_text(statement, 1));
+    sqlite3_stmt *statement = NULL;
+    int result = sqlite3_prepare_v2(store->database, "SELECT id, entry FROM commands ORDER BY id", -1,
+                                    &statement, NULL);
+    if (result == SQLITE_OK)
+        while ((result = sqlite3_step(statement)) == SQLITE_ROW)
+            fn(context, sqlite3_column_int64(statement, 0), (const char *)sqlite3_column_text(statement, 1));
+    if (result != SQLITE_DONE)
+        log_error("commands in the store cannot be read: %s", sqlite3_errmsg(store->database));
     sqlite3_finalize(statement);
 }
 
@@ -413,19 +451,11 @@ int store_resend_aside(struct store *store, int64_t number) {
 }
 
 struct store_messages store_messages(struct store *store) {
-    static const char query[] =
-        "SELECT min(number), max(number), count(*), sum(length(CAST(topic AS BLOB)) + "
-        "ifnull(length(payload), 0)) FROM messages";
-    struct store_messages found = {0};
-    sqlite3_stmt *statement = NULL;
-    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) == SQLITE_OK &&
-        sqlite3_step(statement) == SQLITE_ROW)
-        found = (struct store_messages){.first = (uint64_t)sqlite3_column_int64(statement, 0),
-                                        .last = (uint64_t)sqlite3_column_int64(statement, 1),
-                                        .count = (size_t)sqlite3_column_int64(statement, 2),
-                                        .bytes = (size_t)sqlite3_column_int64(statement, 3)};
-    sqlite3_finalize(statement);
-    return found;
+    struct store_sum sum = store_sums_read(store->database, "messages");
+    return (struct store_messages){.first = (uint64_t)read_number(store, "SELECT min(number) FROM messages"),
+                                   .last = (uint64_t)read_number(store, "SELECT max(number) FROM messages"),
+                                   .count = (size_t)sum.count,
+                                   .bytes = (size_t)sum.bytes};
 }
 
 // --- writing ---
@@ -456,6 +486,21 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
 
 static bool is_write(const struct operation *operation) {
     return operation->kind <= DELETE_RESULT && operation->kind != LOAD_MESSAGES;
+}
+
+static bool is_deletion(const struct operation *operation) {
+    return operation->kind == DELETE_COMMAND || operation->kind == DELETE_MESSAGES ||
+           operation->kind == DELETE_RESULT;
+}
+
+// Bytes that it brings to the disk.
+static size_t put_size(const struct operation *operation) {
+    const struct mqtt_publish *publish = &operation->publish;
+    if (!is_write(operation) || is_deletion(operation) || operation->finished)
+        return 0;
+    size_t message =
+        publish->topic != NULL ? strlen(publish->topic) + publish->length + publish->correlation_length : 0;
+    return message + (operation->entry != NULL ? strlen(operation->entry) : 0) + ROW_OVERHEAD;
 }
 
 // --- what is set aside ---
@@ -493,6 +538,8 @@ static int drop_oldest_aside(struct store *store) {
 
 static int write_aside(struct store *store, const struct operation *operation) {
     int result = sqlite3_exec(store->database, aside_layout, NULL, NULL, NULL);
+    if (result == SQLITE_OK)
+        result = store_sums_keep(store->database, "set_aside");
     if (result == SQLITE_OK)
         result = insert_aside(store, operation);
     if (result != SQLITE_OK)
@@ -547,42 +594,177 @@ static int write_one(struct store *store, const struct operation *operation) {
     return result == SQLITE_DONE ? SQLITE_OK : result;
 }
 
-// Writes those of the batch that are wanted in one transaction, and marks them.
-static int write_some(struct store *store, bool deletions_only) {
-    struct operation *operation;
+// How much the disk takes: what is written stands twice for a while, ahead of the file and in it, where it
+// may take the place of what was deleted; and it is written in whole pages. Nothing, when there is no reserve.
+static uint64_t room_on_disk(struct store *store) {
+    if (!disk_reserve_hold(&store->reserve))
+        return 0;
+    uint64_t room = disk_reserve_room(&store->reserve), reserve = store->reserve.size;
+    store->short_of_room = room < ROOM_SHORT;
+    if (!store->short_of_room)
+        return UINT64_MAX;
+    if (store->failed) // so that it does not change all the time
+        room -= room < reserve ? room : reserve;
+    room -= room < PAGES_BESIDE ? room : PAGES_BESIDE;
+    uint64_t deleted =
+        (uint64_t)(read_number(store, "PRAGMA freelist_count") * read_number(store, "PRAGMA page_size"));
+    room = (deleted < room ? (room + deleted) / 2 : room) / 3 * 2;
+    return room < ROOM_LEAST ? 0 : room;
+}
+
+static void checkpoint(struct store *store) {
+    sqlite3_exec(store->database, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL);
+}
+
+// How many messages are deleted in one transaction: their pages are written too, ahead of the file, and when
+// the disk is full the reserve must have room for them.
+static int64_t deletion_step(struct store *store) {
+    struct store_sum sum = store_sums_read(store->database, "messages");
+    int64_t bytes =
+        store->reserve.size / 4 < TRANSACTION_MAX ? (int64_t)store->reserve.size / 4 : TRANSACTION_MAX;
+    return sum.count > 0 ? bytes / (sum.bytes / sum.count + ROW_OVERHEAD) : 0;
+}
+
+// Some of them; *more says whether there are others.
+static int delete_messages(struct store *store, const struct operation *operation, bool *more) {
+    sqlite3_stmt *statement = store->statements[DELETE_MESSAGES];
+    sqlite3_bind_int64(statement, 1, operation->id);
+    sqlite3_bind_int64(statement, 2, deletion_step(store));
+    int result = sqlite3_step(statement);
+    sqlite3_reset(statement);
+    int64_t first = read_number(store, "SELECT min(number) FROM messages");
+    *more = first != 0 && first <= operation->id;
+    return result == SQLITE_DONE ? SQLITE_OK : result;
+}
+
+// Writes from first on those of the batch that are wanted, as far as there is room. Returns in *end where the
+// next transaction goes on.
+static int write_from(struct store *store, struct operation *first, bool deletions_only,
+                      struct operation **end) {
+    size_t bytes = 0, most = store->room < TRANSACTION_MAX ? (size_t)store->room : TRANSACTION_MAX;
+    int result = SQLITE_OK;
+    bool more = false;
+    struct operation *operation = first;
+    for (; operation != NULL && result == SQLITE_OK; operation = operation->next) {
+        bytes += deletions_only ? 0 : put_size(operation);
+        if (bytes > most && (operation != first || bytes > store->room)) {
+            result = operation == first ? SQLITE_FULL : SQLITE_OK;
+            break;
+        }
+        if (operation->kind == DELETE_MESSAGES && !operation->finished)
+            result = delete_messages(store, operation, &more);
+        else if (is_write(operation) && !operation->finished && (is_deletion(operation) || !deletions_only))
+            result = write_one(store, operation);
+        if (more)
+            break;
+    }
+    *end = operation;
+    return result;
+}
+
+static void mark_finished(struct operation *first, const struct operation *end, bool deletions_only) {
+    for (struct operation *operation = first; operation != end; operation = operation->next)
+        operation->finished = operation->finished || is_deletion(operation) || !deletions_only;
+}
+
+// One transaction. Moves *next on behind what it has written.
+static int write_transaction(struct store *store, struct operation **next, bool deletions_only) {
+    struct operation *end;
     int result = sqlite3_exec(store->database, "BEGIN", NULL, NULL, NULL);
     if (!store->aside.known)
         learn_aside(store);
-    DL_FOREACH(store->batch, operation) {
-        if (result == SQLITE_OK && is_write(operation) &&
-            !(deletions_only && operation->kind != DELETE_MESSAGES))
-            result = write_one(store, operation);
-    }
+    if (result == SQLITE_OK)
+        result = write_from(store, *next, deletions_only, &end);
     if (result == SQLITE_OK)
         result = sqlite3_exec(store->database, "COMMIT", NULL, NULL, NULL);
-    if (result != SQLITE_OK) {
-        sqlite3_exec(store->database, "ROLLBACK", NULL, NULL, NULL);
-        store->aside.known = false; // what was counted did not happen
+    if (result == SQLITE_OK) {
+        mark_finished(*next, end, deletions_only);
+        *next = end;
+        return SQLITE_OK;
     }
-    DL_FOREACH(store->batch, operation) {
-        if (result == SQLITE_OK && !(deletions_only && operation->kind != DELETE_MESSAGES))
-            operation->finished = true;
+    sqlite3_exec(store->database, "ROLLBACK", NULL, NULL, NULL);
+    store->aside.known = false; // what was counted did not happen
+    return result;
+}
+
+// Writes those of the batch that are wanted, and marks them. Each transaction is bounded, so that what is
+// written ahead of the file is, and a full disk still gets what it has room for.
+static int write_some(struct store *store, bool deletions_only) {
+    struct operation *next = store->batch;
+    int result = SQLITE_OK;
+    while (next != NULL && result == SQLITE_OK) {
+        store->room = room_on_disk(store);
+        result = write_transaction(store, &next, deletions_only);
+        if (store->short_of_room)
+            checkpoint(store);
     }
     return result;
 }
 
-// Messages that were deleted before they could be written are not to be written later.
-static void forget_deleted(struct store *store) {
-    struct operation *operation;
-    int64_t through = 0;
-    DL_FOREACH(store->batch, operation) {
-        if (operation->kind == DELETE_MESSAGES && operation->id > through)
-            through = operation->id;
+// With the reserve, if nothing else helps.
+static void write_deletions(struct store *store) {
+    if (!lacks_room(write_some(store, true)) || !disk_reserve_give_up(&store->reserve))
+        return;
+    checkpoint(store);
+    write_some(store, true);
+    checkpoint(store);
+}
+
+// --- what need not be written ---
+
+static struct operation *find_by_id(struct operation *table, int64_t id) {
+    struct operation *found;
+    HASH_FIND(hh, table, &id, sizeof id, found);
+    return found;
+}
+
+// Of two that say something of the same row, the later one.
+static void drop_replaced(struct operation *batch, enum kind put, enum kind deletion) {
+    struct operation *table = NULL, *operation;
+    for (operation = batch != NULL ? batch->prev : NULL; operation != NULL;
+         operation = operation != batch ? operation->prev : NULL) {
+        if (operation->finished || (operation->kind != put && operation->kind != deletion))
+            continue;
+        const struct operation *later = find_by_id(table, operation->id);
+        if (later == NULL) {
+            HASH_ADD(hh, table, id, sizeof operation->id, operation);
+            continue;
+        }
+        operation->finished = true;
+        operation->replaced = later->kind == put;
     }
-    DL_FOREACH(store->batch, operation) {
-        if (operation->kind == PUT_MESSAGE && operation->id <= through)
+    HASH_CLEAR(hh, table);
+}
+
+// Messages that were deleted before they could be written are not to be written later.
+static void drop_deleted(struct operation *batch) {
+    const struct operation *last = NULL;
+    struct operation *operation;
+    DL_FOREACH(batch, operation) {
+        if (operation->kind == DELETE_MESSAGES && (last == NULL || operation->id >= last->id))
+            last = operation;
+    }
+    DL_FOREACH(batch, operation) {
+        bool deleted = operation->kind == PUT_MESSAGE || operation->kind == DELETE_MESSAGES;
+        if (last != NULL && operation != last && deleted && operation->id <= last->id)
             operation->finished = true;
     }
+}
+
+// While the disk takes nothing, what waits for it must not grow with every change of the same row.
+static void drop_what_is_past(struct operation *batch) {
+    drop_deleted(batch);
+    drop_replaced(batch, PUT_COMMAND, DELETE_COMMAND);
+    drop_replaced(batch, PUT_RESULT, DELETE_RESULT);
+}
+
+static bool is_all_written(const struct operation *batch) {
+    const struct operation *operation;
+    DL_FOREACH(batch, operation) {
+        if (is_write(operation) && !operation->finished)
+            return false;
+    }
+    return true;
 }
 
 // What the disk did not take is all behind what it has.
@@ -620,7 +802,7 @@ static int load_one(struct store *store, struct operation *load) {
 static void undo_batch(struct store *store) {
     struct operation *operation, *row, *next;
     DL_FOREACH(store->batch, operation) {
-        operation->finished = false;
+        operation->finished = operation->replaced = false;
         operation->failed = true;
         DL_FOREACH_SAFE(operation->rows, row, next) {
             free(row);
@@ -629,22 +811,69 @@ static void undo_batch(struct store *store) {
     }
 }
 
-// All in one transaction. When that fails, the disk may be full: deletions may still work, and reading does.
+// --- giving space back, checking ---
+
+static int64_t vacuum_some(struct store *store) {
+    sqlite3_exec(store->database,
+                 store->short_of_room ? "PRAGMA incremental_vacuum(" TIDY_PAGES_FEW ")"
+                                      : "PRAGMA incremental_vacuum(" TIDY_PAGES ")",
+                 NULL, NULL, NULL);
+    checkpoint(store);
+    return read_number(store, "PRAGMA freelist_count");
+}
+
+// Gives some of the space of messages back to the file system once there are none, and empties what is
+// written ahead. Before that, new ones take the place of the deleted ones.
+static void tidy_some(struct store *store) {
+    store->untidy = false;
+    if (read_number(store, "SELECT 1 FROM messages LIMIT 1") == 1)
+        return;
+    store_sums_reset(store->database);
+    int64_t before = read_number(store, "PRAGMA freelist_count"), left = vacuum_some(store);
+    if (left > 0 && left == before && disk_reserve_give_up(&store->reserve))
+        left = vacuum_some(store);
+    store->untidy = left > 0 && left < before;
+}
+
+static int check_some(struct store *store) {
+    uint64_t began = uv_hrtime();
+    store->check.result = store_check_some(store->database, &store->check.place, CHECK_PORTION);
+    store->check.took = uv_hrtime() - began;
+    return store->check.result;
+}
+
+// --- a batch on the thread ---
+
+// Deletions and reading may work when the disk takes nothing.
+static int write_what_goes(struct store *store) {
+    int result = write_some(store, false);
+    if (result == SQLITE_OK || is_damage(result))
+        return result;
+    drop_what_is_past(store->batch);
+    write_deletions(store);
+    return is_all_written(store->batch) ? SQLITE_OK : result;
+}
+
+// What is not a write. Returns what damage it found.
+static int do_one(struct store *store, struct operation *operation) {
+    int read = SQLITE_OK;
+    if (operation->kind == LOAD_MESSAGES)
+        read = load_one(store, operation);
+    if (operation->kind == CHECK)
+        read = check_some(store);
+    if (operation->kind == TIDY)
+        tidy_some(store);
+    return is_damage(read) ? read : SQLITE_OK;
+}
+
 static int try_batch(struct store *store) {
     struct operation *operation;
-    int result = write_some(store, false);
-    if (result != SQLITE_OK && !is_damage(result)) {
-        write_some(store, true);
-        forget_deleted(store);
-    }
+    if (!store->sums_kept)
+        store->sums_kept = store_sums_add(store->database) == SQLITE_OK;
+    int result = write_what_goes(store);
     DL_FOREACH(store->batch, operation) {
-        if (operation->kind == LOAD_MESSAGES && !is_damage(result)) {
-            int read = load_one(store, operation);
-            result = is_damage(read) ? read : result;
-        }
-        if (operation->kind == TIDY && result == SQLITE_OK)
-            sqlite3_exec(store->database, "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)", NULL,
-                         NULL, NULL);
+        int damage = is_damage(result) ? SQLITE_OK : do_one(store, operation);
+        result = damage != SQLITE_OK ? damage : result;
     }
     return result;
 }
@@ -656,10 +885,11 @@ static int begin_anew(struct store *store) {
     int result;
     if (store->database != NULL) {
         close_database(store);
-        set_aside(store->path);
+        store_damaged_set_aside(store->path);
     }
     strcpy(marker, store->marker); // others have it, and keep it until the next start
-    char *reason = prepare(store, store->path, &result);
+    store->check.place = (struct store_check){0};
+    char *reason = prepare_with_room(store, store->path, &result);
     strcpy(store->marker, marker);
     if (reason != NULL)
         close_database(store);
@@ -683,6 +913,7 @@ static void write_on_thread(uv_work_t *work) {
 }
 
 static void begin_batch(struct store *store);
+static void add_copy(struct store *store, const struct operation *template);
 
 static void free_operation(struct operation *operation) {
     struct operation *row, *next;
@@ -704,6 +935,18 @@ static void end_load(struct store *store, struct operation *load) {
     load->done(load->context, !load->failed);
 }
 
+static void on_pause(uv_timer_t *timer);
+
+static void end_check(struct store *store) {
+    uint64_t pause = store->check.took * CHECK_PAUSE / 1000000;
+    if (store->check.result == SQLITE_DONE)
+        log_debug("the store was read as a whole: it is not damaged");
+    else if (store->check.result != SQLITE_OK)
+        log_error("the store cannot be read as a whole: %s", sqlite3_errstr(store->check.result));
+    else if (!store->stopping)
+        uv_timer_start(&store->pause, on_pause, pause > CHECK_PAUSE_MIN ? pause : CHECK_PAUSE_MIN, 0);
+}
+
 // Ends what is finished, and what only waits for a callback; the rest is written again, before what came
 // after it. For the callback that all is on disk, deletions do not matter.
 static void end_batch(struct store *store, bool ok) {
@@ -713,13 +956,16 @@ static void end_batch(struct store *store, bool ok) {
     store->aside.told = (size_t)store->aside.count;
     DL_FOREACH_SAFE(batch, operation, next) {
         DL_DELETE(batch, operation);
+        all_put = all_put && !operation->replaced;
         if (!ok && !operation->finished && is_write(operation)) {
-            all_put = all_put && operation->kind == DELETE_MESSAGES;
+            all_put = all_put && is_deletion(operation);
             DL_APPEND(kept, operation);
             continue;
         }
         if (operation->kind == LOAD_MESSAGES)
             end_load(store, operation);
+        if (operation->kind == CHECK)
+            end_check(store);
         if (operation->kind == TELL)
             operation->done(operation->context, all_put);
         if (operation->kind == SET_ASIDE)
@@ -751,6 +997,9 @@ static void on_written(uv_work_t *work, int status) {
         else
             log_error("the store cannot be written: %s; retrying", sqlite3_errstr(store->result));
     }
+    store->room_told = store->room;
+    if (store->untidy && !store->stopping)
+        add_copy(store, &(struct operation){.kind = TIDY});
     end_batch(store, ok); // writing still holds, so that what the callbacks add only waits
     store->writing = false;
     if (ok)
@@ -778,6 +1027,20 @@ static void add_copy(struct store *store, const struct operation *template) {
     struct operation *operation = must_have(malloc(sizeof *operation));
     *operation = *template;
     add(store, operation);
+}
+
+static void on_pause(uv_timer_t *timer) {
+    add_copy(timer->data, &(struct operation){.kind = CHECK});
+}
+
+void store_begin_check(struct store *store) {
+    store->check.place = (struct store_check){0};
+    add_copy(store, &(struct operation){.kind = CHECK});
+    store_tidy(store); // an earlier run may have had no time for it
+}
+
+uint64_t store_room(const struct store *store) {
+    return store->room_told;
 }
 
 void store_put_command(struct store *store, int64_t id, const char *entry) {
@@ -881,6 +1144,9 @@ size_t store_close(struct store *store) {
         DL_DELETE(store->batch, operation);
         free_operation(operation);
     }
+    uint64_t began = uv_hrtime();
+    while (store->untidy && uv_hrtime() - began < TIDY_LAST)
+        tidy_some(store);
     free_store(store);
     return lost;
 }

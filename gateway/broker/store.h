@@ -17,6 +17,11 @@ struct store;
 // open is such a failure.
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason);
 
+// Begins to read all of the file on the thread, a little at a time, to find damage before a row is needed;
+// what was left to tidy is tidied. A store that is damaged is set aside then, as with damage that shows in any
+// other way: what waits in it is lost, what comes goes to a new file.
+void store_begin_check(struct store *store);
+
 // Closes the handles on the loop; what is being written goes on. After the loop has ended, or when nothing is
 // being written any more, store_close() writes what is not written yet and closes the file. It returns how
 // many messages and commands are lost because the disk does not take them, which is logged.
@@ -92,8 +97,12 @@ bool store_each_aside(struct store *store, store_aside_fn *fn, void *context);
 int store_resend_aside(struct store *store, int64_t number);
 int store_drop_aside(struct store *store, int64_t number);
 
-// Gives the space of deleted messages back to the file system.
+// Gives the space of deleted messages back to the file system once there are no others, a little at a time.
 void store_tidy(struct store *store);
+
+// Bytes of topics and payloads that the disk has room for, as of the last write; UINT64_MAX when there is
+// plenty. Beyond it nothing is put, as if the disk were full: deletions need the rest.
+uint64_t store_room(const struct store *store);
 
 // Calls done once all that was put until now is on disk, or deleted again; ok is false when it could not be
 // written (that is logged, and tried again).

@@ -12,6 +12,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/roll_call.h"
 #include "gateway/broker/store.h"
 #include "gateway/channels/channel.h"
@@ -320,6 +321,7 @@ static void on_hand_over_timer(uv_timer_t *timer) {
 }
 
 static void remove_store(const char *path) {
+    disk_reserve_remove(path);
     if (unlink(path) == 0)
         log_info("store %s removed: the broker has everything that waited in it", path);
     else
@@ -512,6 +514,7 @@ static int begin(struct gateway *gateway) {
         return 1;
     }
     mqtt_link_start(gateway->link);
+    store_begin_check(gateway->store);
     if (config->hand_over)
         uv_timer_start(&gateway->drain_timer, on_hand_over_timer, HAND_OVER_INTERVAL, HAND_OVER_INTERVAL);
     return 0;

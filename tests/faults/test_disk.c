@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "tests/faults/world.h"
@@ -100,13 +101,17 @@ Test(faults_disk, full_in_the_middle_of_what_was_read) {
     rig_finish(rig);
 }
 
-static void mount_disk(struct rig *rig) {
+static void mount_disk_of(struct rig *rig, const char *size) {
     snprintf(disk, sizeof disk, "%s/disk", rig->directory);
     mkdir(disk, 0700);
-    if (mount("tmpfs", disk, "tmpfs", 0, "size=1m") != 0) {
+    if (mount("tmpfs", disk, "tmpfs", 0, size) != 0) {
         rig->finished = true;
         cr_skip_test("cannot mount a small disk");
     }
+}
+
+static void mount_disk(struct rig *rig) {
+    mount_disk_of(rig, "size=1m");
 }
 
 Test(faults_disk, the_disk_is_full) {
@@ -158,6 +163,56 @@ Test(faults_disk, killed_and_started_with_a_full_disk) {
     rig_broker_start(rig, NULL);
     WORLD_EXPECT(world, acknowledged, 200);
     world_finish(world, "killed with a full disk");
+}
+
+static size_t disk_free(void) {
+    struct statvfs status;
+    cr_assert(statvfs(disk, &status) == 0);
+    return (size_t)status.f_bavail * status.f_bsize;
+}
+
+// All but what a store without messages takes: 500 KiB, the reserve included.
+static bool has_space_again(void *context) {
+    (void)context;
+    return disk_free() > (3 << 20) - (500 << 10);
+}
+
+static void expect_space_again(void) {
+    cr_assert(rig_wait(has_space_again, NULL, RIG_DEADLINE), "%zu bytes are free", disk_free());
+}
+
+// However it filled, ended and began again: all is delivered, the disk is as before, and it can fill again.
+Test(faults_disk, that_was_filled_has_its_space_again) {
+    struct rig *rig = rig_new();
+    char store[160];
+    rig_broker_start(rig, NULL);
+    mount_disk_of(rig, "size=3m");
+    struct world *world = world_new(
+        rig, (struct world_setup){.mictrack = 16, .magicyo = 4, .udp = 4, .magicyo_udp = 4, .rate = 6000});
+    snprintf(store, sizeof store, "'store':{'path':'%s/store.db'}", disk);
+    world_start_gateway(world, store);
+    for (int round = 1; round <= 3; round++) { // each with a gateway of its own
+        world_send(world, true);
+        WORLD_EXPECT(world, received, 20);
+        rig_broker_kill(rig);
+        rig_expect_log(rig, "the outbox is full");
+        if (round == 2) { // in the middle of it, and again with nothing of it delivered
+            world_kill_gateway(world);
+            world_start_gateway(world, store);
+            rig_expect_log(rig, "messages are waiting since the last run");
+            world_kill_gateway(world);
+            world_start_gateway(world, store);
+        }
+        rig_broker_start(rig, NULL);
+        WORLD_EXPECT(world, acknowledged, 500);
+        world_pause(world);
+        rig_expect_counters(rig, "outbox: 0 messages");
+        expect_space_again();
+        world_stop_gateway(world);
+        expect_space_again();
+        world_start_gateway(world, store);
+    }
+    world_finish(world, "disk filled by the store");
 }
 
 // --- not touched ---
