@@ -177,13 +177,14 @@ Test(faults_brokers, the_broker_refuses_subscriptions_for_now) {
 
 // --- a network that breaks ---
 
-// At the first publish of each connection, six times in a row. It is no broker that refuses: nothing is set aside.
+// Before the first answer to a report on each connection, six times in a row. No broker refuses anything, so nothing
+// is set aside.
 Test(faults_brokers, the_network_breaks_again_and_again) {
     struct scripted set = begin_scripted();
     int seconds = world_seconds(0);
     do {
         for (int i = 0; i < 6; i++) {
-            world_faults(set.world)->cut = 1;
+            world_faults(set.world)->cut_answer = 1;
             WORLD_EXPECT(set.world, connections, 1);
         }
         WORLD_EXPECT(set.world, received, 500);

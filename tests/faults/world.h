@@ -46,6 +46,7 @@ struct world_faults {
         refused; // that many PUBACKs for reports become refusals, each other one, with refusal as reason
     atomic_int refusal;
     atomic_int cut; // that many PUBLISHes on, one is cut in the middle and the connection with it; 0: none
+    atomic_int cut_answer; // that many PUBACKs for reports on, the connection is cut before it
 };
 
 struct world *world_new(struct rig *rig, struct world_setup setup);
