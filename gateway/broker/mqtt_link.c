@@ -228,6 +228,10 @@ static unsigned next_delay(struct mqtt_link *link, bool was_up) {
 
 static void retry_later(struct mqtt_link *link, bool was_up) {
     unsigned delay = next_delay(link, was_up);
+    if (delay != AT_ONCE && link->handlers->failed != NULL) {
+        link->handlers->failed(link->context, link->why);
+        return;
+    }
     log_retry(link, delay);
     uv_timer_start(&link->timer, on_retry, delay, 0);
 }
@@ -733,15 +737,13 @@ const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
     if (!mqtt_link_is_up(link) || !link->limits.wildcards)
         return false;
-    int options = link->attempt.version == MQTT_5 ? MQTT_SUB_OPT_NO_LOCAL : 0;
-    int result = mosquitto_subscribe_v5(link->client, NULL, filter, 0, options, NULL);
-    note_result(link, result);
-    return result == MOSQ_ERR_SUCCESS;
+    subscriber_add(link->subscriber, filter);
+    return !link->broken;
 }
 
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
     if (mqtt_link_is_up(link))
-        note_result(link, mosquitto_unsubscribe(link->client, NULL, filter));
+        subscriber_remove(link->subscriber, filter);
 }
 
 // A socket that is closed with something unread in it is reset, and a broker that sees that before it has

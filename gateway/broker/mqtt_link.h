@@ -21,6 +21,9 @@ struct mqtt_link_handlers {
     // What was handed over and not acknowledged may have arrived or not. by_broker: the broker closed the
     // connection, and not we.
     void (*down)(void *context, bool by_broker);
+    // No connection came about, or it was lost; why is a text. There is no further attempt. NULL: there are
+    // always more.
+    void (*failed)(void *context, const char *why);
     // The broker has answered message mid (QoS 1), or it was written to the network (QoS 0), which is taken.
     // reason is a text.
     void (*published)(void *context, int mid, enum mqtt_answer answer, const char *reason);
@@ -64,8 +67,9 @@ void mqtt_link_rival(struct mqtt_link *link);
 // What carries the outbox's messages; it lives as long as the link.
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link);
 
-// Subscribes for now, or no longer, with QoS 0 and without what we publish ourselves: to learn what is
-// retained. False when not connected.
+// Subscribes for a while, or no longer, with QoS 0: to learn what is retained. Also what we publish ourselves
+// comes: a broker may leave out what we have published in an earlier run, when it is told to leave out ours.
+// False when not connected.
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
 

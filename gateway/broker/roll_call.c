@@ -6,10 +6,12 @@
 #include <string.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 
 #define ASK_TIME    2000 // milliseconds until we ask again
 #define SETTLE_TIME 1000 // milliseconds of the quiet period
+#define PATIENCE    3    // questions without an answer until the log says so
 
 enum state {
     NEVER, // the broker has not said yet what it retains
@@ -24,6 +26,7 @@ struct roll_call {
     struct roll_call_handlers handlers;
     enum state state;
     char nonce[40]; // of the question that is out, as JSON
+    unsigned asked; // so often, on this connection
     uv_timer_t timer;
 };
 
@@ -46,9 +49,19 @@ void roll_call_goes_on(struct roll_call *roll_call) {
         uv_timer_start(&roll_call->timer, on_settled, SETTLE_TIME, 0);
 }
 
+static void warn_of_silence(const struct roll_call *roll_call) {
+    const char *prefix = bus_prefix(roll_call->bus), *client_id = bus_client_id(roll_call->bus);
+    log_error("what is published to %s/" TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_SYNC
+              " does not come back: the "
+              "broker's access list must let this client write it and read %s/" TOPIC_STATE "#; retrying",
+              prefix, client_id, prefix);
+}
+
 // A broker whose queue is full drops the question: then we ask again.
 static void ask(uv_timer_t *timer) {
     struct roll_call *roll_call = timer->data;
+    if (roll_call->asked++ == PATIENCE)
+        warn_of_silence(roll_call);
     json_t *question = json_loads(roll_call->nonce, JSON_DECODE_ANY, NULL);
     bus_publish(roll_call->bus, question, MQTT_NOT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_SYNC,
                 bus_client_id(roll_call->bus));
@@ -80,6 +93,7 @@ void roll_call_begin(struct roll_call *roll_call) {
 }
 
 void roll_call_ask(struct roll_call *roll_call) {
+    roll_call->asked = 0;
     snprintf(roll_call->nonce, sizeof roll_call->nonce, "\"%lld\"", (long long)clock_now());
     ask(&roll_call->timer);
 }

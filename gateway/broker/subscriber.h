@@ -1,5 +1,6 @@
 // The subscriptions of a connection: asks for them, keeps what the broker has granted, and asks again for those
-// that it refused for a reason that passes.
+// that it refused for a reason that passes. Beside the lasting ones there are some for a while, to learn what
+// is retained.
 #pragma once
 
 #include <mosquitto.h>
@@ -36,6 +37,12 @@ void subscriber_answer(struct subscriber *subscriber, int mid, int count, const 
 // Whether each was answered once on this connection.
 bool subscriber_is_answered(const struct subscriber *subscriber);
 bool subscriber_has(const struct subscriber *subscriber, const char *filter);
+// Asks for a filter for a while, with QoS 0, and no longer. What it has retained comes also where a lasting
+// subscription wants none of it. The broker may have one subscription with a filter, so that a lasting one with
+// the same is asked for anew afterwards.
+void subscriber_add(struct subscriber *subscriber, const char *filter);
+void subscriber_remove(struct subscriber *subscriber, const char *filter);
+
 // Whether a message that the broker retained comes for a subscription that wants none (3.1.1 has no such
 // option) and for no other.
 bool subscriber_ignores(const struct subscriber *subscriber, const char *topic, bool retain);

@@ -29,10 +29,25 @@ struct state {
     bool again;                  // the broker was connected before, and has got state
 };
 
+static void hear_instance(struct state *state, const char *topic, const struct mqtt_received *received) {
+    instance_state_received(state->instance_state, topic, received);
+    instances_received(state->instances, topic, received);
+    channel_state_received(state->channel_state, topic, received);
+}
+
+static void hear(struct state *state, const char *topic, const struct mqtt_received *received) {
+    const char *device = topic_after(topic, TOPIC_DEVICES);
+    const char *instance = topic_after(topic, TOPIC_INSTANCES);
+    if (device != NULL)
+        devices_received(state->devices, device, received);
+    else if (instance != NULL)
+        hear_instance(state, instance, received);
+}
+
 // --- what the broker retains from earlier runs ---
 
 static void on_read(void *context, const char *topic, const struct mqtt_received *received) {
-    state_received(context, topic, received);
+    hear(context, topic, received);
 }
 
 static void on_all_read(void *context) {
@@ -49,7 +64,8 @@ static bool begin_reading(struct state *state) {
     const struct state_reader_handlers handlers = {
         .context = state, .received = on_read, .answered = on_all_read};
     if (state->reader == NULL && outbox_keeps_up(outbox) && outbox_is_rid_of_earlier(outbox))
-        state->reader = state_reader_new(state->parts.loop, state->parts.config, &handlers);
+        state->reader =
+            state_reader_new(state->parts.loop, state->parts.config, &state->parts.asker, &handlers);
     return state->reader != NULL;
 }
 
@@ -86,21 +102,12 @@ void state_link_up(struct state *state) {
 
 void state_link_down(struct state *state) {
     clearing_link_down(state->clearing);
-}
-
-static void hear_instance(struct state *state, const char *topic, const struct mqtt_received *received) {
-    instance_state_received(state->instance_state, topic, received);
-    instances_received(state->instances, topic, received);
-    channel_state_received(state->channel_state, topic, received);
+    state_reader_link_down(state->reader);
 }
 
 void state_received(struct state *state, const char *topic, const struct mqtt_received *received) {
-    const char *device = topic_after(topic, TOPIC_DEVICES);
-    const char *instance = topic_after(topic, TOPIC_INSTANCES);
-    if (device != NULL)
-        devices_received(state->devices, device, received);
-    else if (instance != NULL)
-        hear_instance(state, instance, received);
+    hear(state, topic, received);
+    state_reader_heard(state->reader, topic, received);
 }
 
 void state_heard_home_assistant(struct state *state, const struct mqtt_received *received) {
