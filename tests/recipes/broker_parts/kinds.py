@@ -367,7 +367,9 @@ class Rumqttd(Broker):
     def fetch(cls, folder):
         need("cargo", "cargo")
         if not (folder / "bin" / "rumqttd").exists():
-            run(["cargo", "install", "-q", "rumqttd", "--version", cls.version, "--root", folder], folder, seconds=1800)
+            # With a place for what is built, another run goes on where one was stopped.
+            run(["cargo", "install", "-q", "rumqttd", "--version", cls.version, "--root", folder,
+                 "--target-dir", folder / "target"], folder, seconds=1800)
 
     def prepare(self):
         (self.data / "rumqttd.toml").write_text(RUMQTTD.format(host=HOST, port=self.port, largest=LARGEST))
