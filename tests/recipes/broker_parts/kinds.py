@@ -163,7 +163,7 @@ def fetch_maven(folder, group, artifact, version, goal, more=""):
 
 
 class HiveMQ(Broker):
-    title, version = "HiveMQ CE", "2025.5"
+    title, version, start_time = "HiveMQ CE", "2025.5", 180
 
     @classmethod
     def fetch(cls, folder):
