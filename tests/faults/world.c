@@ -43,7 +43,8 @@ static void give_reports(struct world *world) {
     for (int64_t i = 0; i < due; i++) {
         struct device *device = world->devices[world->turn++ % world->device_count];
         // A device that cannot keep up does not pile up reports.
-        device->last += device->last < device->next + 200 && device->last < SEQUENCE_MAX;
+        device->last +=
+            !device->forbidden && device->last < device->next + 200 && device->last < SEQUENCE_MAX;
     }
 }
 
@@ -112,6 +113,9 @@ struct world *world_new(struct rig *rig, struct world_setup setup) {
                     &world->magicyo_udp_port};
     for (size_t i = 0; i < sizeof ports / sizeof ports[0]; i++)
         *ports[i] = rig_free_port();
+    add_devices(world, MICTRACK, setup.forbidden);
+    for (int i = 0; i < setup.forbidden; i++)
+        world->devices[i]->forbidden = true;
     add_devices(world, MICTRACK, setup.mictrack);
     add_devices(world, MAGICYO, setup.magicyo);
     add_devices(world, UDP, setup.udp);
@@ -246,7 +250,8 @@ static void count_lost(struct world *world) {
         int promised = device->kind == MICTRACK ? SENT : ACKNOWLEDGED;
         bool may_lose = device->kind == MICTRACK && world->killed;
         for (int s = 1; s <= device->last && !may_lose; s++)
-            world->counts.lost += (device->flags[s] & promised) != 0 && (device->flags[s] & RECEIVED) == 0;
+            world->counts.lost +=
+                (device->flags[s] & promised) != 0 && (device->flags[s] & (RECEIVED | UNWELCOME)) == 0;
     }
 }
 
@@ -273,6 +278,10 @@ static size_t field_of(struct world *world, size_t offset) {
 static bool has_grown(void *context) {
     const struct growth *growth = context;
     return field_of(growth->world, growth->offset) >= growth->wanted;
+}
+
+static int patience(const struct world *world) {
+    return world->setup.patience != 0 ? world->setup.patience : SETTLE_TIME;
 }
 
 static int compare_sizes(const void *a, const void *b) {
@@ -307,7 +316,7 @@ static void print_counts(struct world *world, const char *name) {
 
 void world_expect_growth(struct world *world, size_t offset, size_t by, const char *what) {
     struct growth growth = {world, offset, field_of(world, offset) + by};
-    bool grown = rig_wait(has_grown, &growth, SETTLE_TIME);
+    bool grown = rig_wait(has_grown, &growth, patience(world));
     if (!grown)
         print_counts(world, "stuck");
     cr_assert(grown, "%s does not become %zu", what, growth.wanted);
@@ -331,9 +340,18 @@ static bool is_settled(void *context) {
     return settled;
 }
 
+void world_drain(struct world *world) {
+    world_send(world, false);
+    bool settled = rig_wait(is_settled, world, patience(world));
+    if (!settled)
+        print_counts(world, "not drained");
+    cr_assert(settled, "what waits does not go out");
+    world_send(world, true);
+}
+
 void world_settle(struct world *world, const char *name) {
     world_send(world, false);
-    bool settled = rig_wait(is_settled, world, SETTLE_TIME);
+    bool settled = rig_wait(is_settled, world, patience(world));
     rig_expect_counters(world->rig, "outbox: 0 messages");
     note_memory(world);
     print_counts(world, name);

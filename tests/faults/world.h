@@ -20,6 +20,10 @@ struct world;
 struct world_setup {
     int mictrack, magicyo, udp, magicyo_udp; // devices
     int rate;                                // reports a second, of all together
+    // Mictrack devices whose topic the broker forbids: the first of all, so that their names are known. They say
+    // nothing but what world_send_refused() tells them.
+    int forbidden;
+    int patience; // milliseconds until what is waited for must have come; 0: as usual
 };
 
 struct world_counts {
@@ -31,6 +35,7 @@ struct world_counts {
     size_t connections;    // of the gateway at the proxy
     size_t peak_memory;    // of the gateway, KiB
     size_t acknowledged_magicyo;
+    size_t refused, aside; // reports that the broker must not take, and those of them found in the store
 };
 
 // What the proxy does with the gateway's connections.
@@ -41,6 +46,7 @@ struct world_faults {
         refused; // that many PUBACKs for reports become refusals, each other one, with refusal as reason
     atomic_int refusal;
     atomic_int cut; // that many PUBLISHes on, one is cut in the middle and the connection with it; 0: none
+    atomic_int cut_answer; // that many PUBACKs for reports on, the connection is cut before it
 };
 
 struct world *world_new(struct rig *rig, struct world_setup setup);
@@ -50,10 +56,20 @@ const char *world_config(struct world *world, const char *more);
 
 void world_send(struct world *world, bool send);
 void world_rate(struct world *world, int rate);
+// Sends reports that the broker does not take for good: one of each forbidden device, and so many that are too
+// long for WORLD_SIZE_LIMIT, of Mictrack devices that are not forbidden. They count as lost unless they stand in
+// the store in the end.
+void world_send_refused(struct world *world, int too_long);
+#define WORLD_SIZE_LIMIT 700 // bytes: no other report makes a message that is so long
+// Lines of an access list that let everything pass but the reports of forbidden devices.
+const char *world_access_list(struct world *world);
 // Stops the sending and waits until the gateway has read all that was sent over TCP.
 void world_pause(struct world *world);
 // The system holds bytes of TCP devices that the gateway has not read.
 bool world_has_unread(struct world *world);
+
+// Stops the sending until all that was promised has arrived.
+void world_drain(struct world *world);
 
 // Kills the gateway with SIGKILL: from now on Mictrack over TCP may lose reports.
 void world_kill_gateway(struct world *world);
@@ -76,6 +92,10 @@ void world_free(struct world *world);
 int world_seconds(int without);
 // Whether that time is over.
 bool world_is_over(struct world *world, int seconds);
+
+// For a gateway that has ended: what `trackbus store list` shows must be the reports that the broker must not
+// take, each once. Prints the counts.
+void world_expect_aside(struct world *world, const char *name);
 
 // The end of a test: settles, stops the gateway and frees the world.
 void world_finish(struct world *world, const char *name);

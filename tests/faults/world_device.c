@@ -32,6 +32,16 @@ static size_t make_report(const struct device *device, int sequence, char *text)
                            sequence);
 }
 
+// With a list of access points that is too long for the broker.
+static size_t make_long_report(const struct device *device, int sequence, char *text) {
+    char ident[16];
+    ident_of(device, ident);
+    int length = sprintf(text, "MT;6;%s;R1;190109091803+", ident);
+    for (int i = 0; i < 40; i++)
+        length += sprintf(text + length, "%s6a:db:54:5a:79:%02x,-%d", i > 0 ? "," : "", i, 50 + i);
+    return (size_t)(length + sprintf(text + length, "+3+3831+%d\r\n", sequence));
+}
+
 // A frame of Magicyo: one attribute of a record 04/02.
 static size_t make_frame(const struct device *device, int sequence, char *text) {
     static const uint8_t data[] = {4, 2, 0, 6, 1, 50};
@@ -45,7 +55,11 @@ static bool is_magicyo(const struct device *device) {
 }
 
 static size_t make(const struct device *device, int sequence, char *text) {
-    return is_magicyo(device) ? make_frame(device, sequence, text) : make_report(device, sequence, text);
+    if (is_magicyo(device))
+        return make_frame(device, sequence, text);
+    if ((device->flags[sequence] & UNWELCOME) != 0 && !device->forbidden)
+        return make_long_report(device, sequence, text);
+    return make_report(device, sequence, text);
 }
 
 // --- connecting ---

@@ -14,15 +14,18 @@
 #define MEMORY_MAX   4000
 
 enum device_kind { MICTRACK, MAGICYO, UDP, MAGICYO_UDP };
-enum report_flag { SENT = 1, ACKNOWLEDGED = 2, RECEIVED = 4, REFUSED = 8 };
+// REFUSED: by an acknowledgement that the proxy changed. UNWELCOME: the broker must not take it; ASIDE: it was
+// found in the store.
+enum report_flag { SENT = 1, ACKNOWLEDGED = 2, RECEIVED = 4, REFUSED = 8, UNWELCOME = 16, ASIDE = 32 };
 
 struct device {
     enum device_kind kind;
+    bool forbidden;
     int index, socket; // socket -1: not connected
     int64_t when;      // of the last attempt or sending, milliseconds
     int last, next;    // last report that it was told to send, next one to go out
     int answered;      // all up to this one are acknowledged
-    char out[256];
+    char out[2048];
     size_t out_length, out_done;
     uint8_t in[512];
     size_t in_length;

@@ -154,6 +154,14 @@ static void refuse(struct world *world, struct pair *pair, struct pipe *pipe, si
     pipe->bytes[pipe->ready + head + 2] = (uint8_t)world->faults.refusal;
 }
 
+static bool is_for_report(const struct pair *pair, const uint8_t *id) {
+    return pair->by_id[id[0] << 8 | id[1]].device >= 0 && pair->by_id[id[0] << 8 | id[1]].sequence > 0;
+}
+
+static bool counts_down(atomic_int *count) {
+    return *count > 0 && --*count == 0;
+}
+
 // Makes whole packets ready to be written. False: the connection is to be cut now.
 static bool look_at_packets(struct world *world, struct pair *pair, struct pipe *pipe) {
     size_t head, whole;
@@ -161,13 +169,15 @@ static bool look_at_packets(struct world *world, struct pair *pair, struct pipe 
         const uint8_t *packet = pipe->bytes + pipe->ready;
         int type = packet[0] >> 4;
         if (type == TYPE_PUBLISH && pipe == &pair->up) {
-            if (world->faults.cut > 0 && --world->faults.cut == 0) {
+            if (counts_down(&world->faults.cut)) {
                 pipe->ready += whole / 2;
                 return false;
             }
             note_publish(world, pair, packet, head, whole);
         }
         if (type == TYPE_PUBACK && pipe == &pair->down) {
+            if (is_for_report(pair, packet + head) && counts_down(&world->faults.cut_answer))
+                return false;
             refuse(world, pair, pipe, head, &whole);
             note_puback(world, pair, pipe->bytes + pipe->ready, head, whole);
         }

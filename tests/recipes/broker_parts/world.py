@@ -18,6 +18,10 @@ class Failure(Exception):
     """Something was not right."""
 
 
+class NoBroker(Failure):
+    """The broker does not start, so that nothing can be said of the gateway."""
+
+
 def wait_for(what, condition, seconds=PATIENCE):
     """Waits until condition() is true and returns what it returned. what says what is then missing; it may be a function."""
     end = time.monotonic() + seconds
