@@ -226,8 +226,14 @@ static unsigned next_delay(struct mqtt_link *link, bool was_up) {
     return backoff_delay(&link->backoff, (unsigned)rand());
 }
 
+static bool gives_up(const struct mqtt_link *link) {
+    return link->handlers->failed != NULL && link->handlers->failed(link->context, link->why);
+}
+
 static void retry_later(struct mqtt_link *link, bool was_up) {
     unsigned delay = next_delay(link, was_up);
+    if (!was_up && delay != AT_ONCE && gives_up(link))
+        return;
     log_retry(link, delay);
     uv_timer_start(&link->timer, on_retry, delay, 0);
 }
@@ -384,10 +390,10 @@ static void log_refused(const struct mqtt_link *link, const char *filter, int re
 static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason, bool again,
                         bool said) {
     struct mqtt_link *link = context;
-    bool granted = reason < 0x80;
-    if (!granted && !said)
+    bool granted = reason < 0x80, said_here = link->handlers->purpose == NULL;
+    if (!granted && !said && said_here)
         log_refused(link, subscription->filter, reason, again);
-    else if (granted && said)
+    else if (granted && said && said_here)
         log_info("%s: subscription to %s accepted", link->name, subscription->filter);
     if (link->handlers->granted != NULL)
         link->handlers->granted(link->context, subscription, granted);
@@ -716,6 +722,10 @@ bool mqtt_link_has(const struct mqtt_link *link, const char *filter) {
     return subscriber_has(link->subscriber, filter);
 }
 
+bool mqtt_link_retains(const struct mqtt_link *link) {
+    return link->limits.retain;
+}
+
 void mqtt_link_rival(struct mqtt_link *link) {
     char cause[CAUSE_MAX];
     backoff_contested(&link->backoff);
@@ -740,7 +750,7 @@ bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
 }
 
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
-    if (mqtt_link_is_up(link))
+    if (mqtt_link_is_up(link) && !subscriber_renew(link->subscriber, filter))
         note_result(link, mosquitto_unsubscribe(link->client, NULL, filter));
 }
 

@@ -31,6 +31,9 @@ struct mqtt_link_handlers {
     // The broker has granted or refused a subscription: on each connection before up(), and whenever it is
     // asked again for what it has refused for now. Or NULL.
     void (*granted)(void *context, const struct mqtt_subscription *subscription, bool granted);
+    // An attempt has ended before up(), and no other broker is left to try at once; why is good during the call.
+    // Returns whether the link shall give up, which the log then does not say. Or NULL: it never does.
+    bool (*failed)(void *context, const char *why);
 };
 
 struct mqtt_link;
@@ -57,6 +60,9 @@ unsigned mqtt_link_receive_maximum(const struct mqtt_link *link);
 // Whether the broker has granted the subscription with this filter on this connection.
 bool mqtt_link_has(const struct mqtt_link *link, const char *filter);
 
+// Whether the broker retains anything.
+bool mqtt_link_retains(const struct mqtt_link *link);
+
 // Somebody found out that another client uses our client_id: the log says so once a connection, and
 // reconnecting becomes slow, so that the two do not fight for it.
 void mqtt_link_rival(struct mqtt_link *link);
@@ -65,7 +71,7 @@ void mqtt_link_rival(struct mqtt_link *link);
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link);
 
 // Subscribes for now, or no longer, with QoS 0 and without what we publish ourselves: to learn what is
-// retained. False when not connected.
+// retained. False when not connected. What the link subscribes to anyway it goes on with afterwards.
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
 

@@ -92,6 +92,15 @@ static bool passes(int reason) {
            reason == MQTT_RC_QUOTA_EXCEEDED;
 }
 
+bool subscriber_renew(struct subscriber *subscriber, const char *filter) {
+    for (size_t i = 0; i < subscriber->count; i++)
+        if (strcmp(subscriber->subscriptions[i].filter, filter) == 0) {
+            request(subscriber, i);
+            return true;
+        }
+    return false;
+}
+
 static void take_answer(struct subscriber *subscriber, size_t i, int reason) {
     struct request *answered = &subscriber->requests[i];
     answered->mid = 0;

@@ -30,6 +30,9 @@ struct subscriber *subscriber_new(uv_loop_t *loop, const struct mqtt_subscriptio
 void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version, bool wildcards);
 // The connection is gone.
 void subscriber_end(struct subscriber *subscriber);
+// Asks once more for the subscription with this filter, as what was asked for it in between took its place. False
+// when it is none of ours.
+bool subscriber_renew(struct subscriber *subscriber, const char *filter);
 // The broker has answered the request mid.
 void subscriber_answer(struct subscriber *subscriber, int mid, int count, const int *granted);
 

@@ -16,6 +16,11 @@ __attribute__((format(printf, 4, 5))) static void add(struct subscriptions *subs
     va_end(arguments);
 }
 
+static void add_commands(struct subscriptions *list, const char *prefix) {
+    add(list, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_COMMAND "#", prefix);
+    list->commands = list->list[list->count - 1].filter;
+}
+
 // Our own first, because a broker with a full queue drops what comes later. A command that somebody retained
 // by mistake would come again at every connection: no retained ones. The entries of the queue are wanted with
 // those that we wrote ourselves, which tells that the broker has them. Where devices and what other instances
@@ -25,7 +30,7 @@ void subscriptions_fill(struct subscriptions *list, const struct config *config)
     bool intake = config->commands.intake;
     add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "%s/#", prefix, config->mqtt.client_id);
     if (intake)
-        add(list, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_COMMAND "#", prefix);
+        add_commands(list, prefix);
     add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_DEVICES "+" TOPIC_QUEUE "+", prefix);
     add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_CHANNELS "+/+" TOPIC_QUEUE "+", prefix);
     add(list, 0, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "+", prefix);

@@ -9,6 +9,7 @@
 struct subscriptions {
     struct mqtt_subscription list[10];
     size_t count;
+    const char *commands; // filter of the one that brings commands; NULL: none does
 };
 
 // Fills a list that is all zero, for the configuration.

@@ -21,6 +21,9 @@ void instance_state_free(struct instance_state *instance_state);
 // the broker is away.
 void instance_state_publish(const struct instance_state *instance_state, bool online);
 
+// One that takes commands in says whether the broker lets it ("commands"). Until this is called it does not.
+void instance_state_set_commands(struct instance_state *instance_state, bool come);
+
 // The link is connected: it is not known yet whether the broker has our state.
 void instance_state_begin(struct instance_state *instance_state);
 // Something came under {prefix}/state/gw/instances/; topic is what follows that.

@@ -11,46 +11,206 @@
 #include "gateway/broker/mqtt_link.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
-#define QUIET_TIME 1000  // milliseconds without a message after which nothing more is expected
-#define TIME_MAX   20000 // milliseconds that it may take in all
+#define QUIET_TIME 1000  // milliseconds without a message after which the last one is asked for again
+#define SLOW_TIME  2000  // and after which the broker is called slow
+#define MAIN_TIME  5000  // and after which the main connection asks
+#define GIVE_UP    10000 // and after which nothing more is expected
 
 enum { FILTERS = 4 };
 
 struct state_reader {
     struct state_reader_handlers handlers;
-    struct config config; // the gateway's, but for the client_id
-    char *client_id;      // config's
-    char *base;           // {prefix}/state/gw/
+    const struct bus *bus;
+    struct mqtt_asker asker; // of the main connection
+    struct config config;    // the gateway's, but for the client_id
+    char *client_id;         // config's
+    char *base;              // {prefix}/state/gw/
     struct mqtt_link *link;
     struct mqtt_subscription subscriptions[FILTERS];
     uv_timer_t timer;
-    uint64_t begun, heard; // by uv_now(); heard 0: nothing yet
-    size_t count;          // of messages
-    bool ended;            // what is retained last has come
+    uint64_t heard; // something retained, or that we are connected; by uv_now()
+    size_t count;   // of what is retained for devices
+    bool link_stopped;
+    bool asks_main; // the main connection is to ask, instead of the link
+    bool asked;     // it has
+    bool again;     // the last one was asked for again, and nothing but it has come since
+    bool slow_said; // in the log
+    bool ended;     // what is retained last has come
     bool stopped;
 };
 
-static void finish(struct state_reader *reader) {
+static uint64_t silence(const struct state_reader *reader) {
+    return uv_now(reader->timer.loop) - reader->heard;
+}
+
+static const char *last_filter(const struct state_reader *reader) {
+    return reader->subscriptions[FILTERS - 1].filter;
+}
+
+static void stop_link(struct state_reader *reader) {
+    if (!reader->link_stopped)
+        mqtt_link_stop(reader->link);
+    reader->link_stopped = true;
+}
+
+// --- the end ---
+
+// What is not known here is not guessed: when nothing comes at all, the roll call knows more.
+static void say_what_is_missing(const struct state_reader *reader) {
     if (!reader->ended && reader->count > 0)
         log_warning(
-            "the broker reported only %zu of the topics it retains for devices; set max_queued_messages "
-            "100000 in Mosquitto",
-            reader->count);
+            "the broker told %zu of the topics that it retains for devices, and then nothing for %d s: "
+            "of others, what an earlier run left behind stays as it is",
+            reader->count, GIVE_UP / 1000);
+    else if (reader->ended && reader->again && reader->count > 0)
+        log_warning("the broker left out some of what it retains for devices, %zu topics came: its queue for "
+                    "one client is too short (in Mosquitto: max_queued_messages)",
+                    reader->count);
+}
+
+static void leave_main(struct state_reader *reader) {
+    for (size_t i = 0; i < FILTERS && reader->asked; i++)
+        reader->asker.unsubscribe(reader->asker.context, reader->subscriptions[i].filter);
+    reader->asked = false;
+}
+
+static void finish(struct state_reader *reader) {
+    say_what_is_missing(reader);
+    leave_main(reader);
     state_reader_stop(reader);
     reader->handlers.answered(reader->handlers.context);
 }
 
+// --- asking ---
+
+static void ask_main(struct state_reader *reader) {
+    stop_link(reader);
+    for (size_t i = 0; i < FILTERS; i++)
+        if (!reader->asker.subscribe(reader->asker.context, reader->subscriptions[i].filter))
+            return; // it has gone, and is asked again when it is back
+    reader->asked = true;
+    reader->again = false;
+}
+
+// A broker whose queue is full drops what comes last, and it comes when there is room; one that is slow sends it
+// behind all else in any case.
+static void ask_again_for_the_last(struct state_reader *reader) {
+    reader->again = true;
+    if (reader->asks_main)
+        reader->asker.subscribe(reader->asker.context, last_filter(reader));
+    else
+        mqtt_link_subscribe(reader->link, last_filter(reader));
+}
+
+static void say_slow(struct state_reader *reader) {
+    if (reader->slow_said)
+        return;
+    reader->slow_said = true;
+    log_warning(
+        "the broker is slow to tell what it retains: the state of devices is published when it has, or "
+        "after %d s without a word",
+        GIVE_UP / 1000);
+}
+
+static void wait_on(struct state_reader *reader) {
+    uint64_t quiet = silence(reader);
+    if (quiet > QUIET_TIME && !reader->again)
+        ask_again_for_the_last(reader);
+    if (quiet > SLOW_TIME)
+        say_slow(reader);
+    if (quiet > MAIN_TIME)
+        reader->asks_main = true;
+}
+
+// What the main connection hears besides may be the last topic too: so that alone is no end there.
+static bool is_done(const struct state_reader *reader) {
+    bool ended = reader->ended && (!reader->asks_main || silence(reader) > QUIET_TIME);
+    return ended || silence(reader) > GIVE_UP;
+}
+
 static void on_timer(uv_timer_t *timer) {
     struct state_reader *reader = timer->data;
-    uint64_t now = uv_now(timer->loop);
-    bool quiet = reader->heard != 0 && now - reader->heard > QUIET_TIME;
-    if (reader->ended || quiet || now - reader->begun > TIME_MAX)
+    if (!bus_is_up(reader->bus)) { // nobody can tell
+        reader->asked = reader->ended = false;
+        reader->heard = uv_now(timer->loop);
+    } else if (is_done(reader)) {
         finish(reader);
+    } else if (reader->asks_main && !reader->asked) {
+        ask_main(reader);
+    } else if (!reader->ended) {
+        wait_on(reader);
+    }
+}
+
+// Not from where the link calls: it would be gone.
+static void look_at_once(struct state_reader *reader) {
+    uv_timer_start(&reader->timer, on_timer, 0, INTERVAL);
+}
+
+// --- what is heard ---
+
+static void hear(struct state_reader *reader, const char *topic, const struct mqtt_received *received) {
+    if (!received->retain)
+        return;
+    reader->heard = uv_now(reader->timer.loop);
+    if (topic_after(topic, TOPIC_DEVICES) != NULL) {
+        reader->count++;
+        reader->again = false;
+    }
+    if (strcmp(received->topic, last_filter(reader)) == 0) {
+        reader->ended = true;
+        look_at_once(reader);
+    }
+}
+
+void state_reader_received(struct state_reader *reader, const char *topic,
+                           const struct mqtt_received *received) {
+    if (reader != NULL && reader->asked && !reader->stopped)
+        hear(reader, topic, received);
+}
+
+static void on_received(void *context, const struct mqtt_received *received) {
+    struct state_reader *reader = context;
+    const char *topic = topic_after(received->topic, reader->base);
+    if (topic == NULL)
+        return;
+    hear(reader, topic, received);
+    reader->handlers.received(reader->handlers.context, topic, received);
 }
 
 static void on_up(void *context) {
     struct state_reader *reader = context;
     reader->heard = uv_now(reader->timer.loop);
+    if (mqtt_link_retains(reader->link))
+        return;
+    reader->ended = true; // there is nothing to tell
+    look_at_once(reader);
+}
+
+// --- a broker that does not want the second connection ---
+
+static void take_refusal(struct state_reader *reader, const char *what, const char *why) {
+    if (reader->asks_main)
+        return;
+    log_warning(
+        "the broker does not take a second connection with the client id '%s': %s%s; what it retains is "
+        "read on the first one",
+        reader->client_id, what, why);
+    reader->asks_main = true;
+    look_at_once(reader);
+}
+
+static bool on_failed(void *context, const char *why) {
+    struct state_reader *reader = context;
+    if (!bus_is_up(reader->bus))
+        return false; // it may be the network
+    take_refusal(reader, "", why);
+    return true;
+}
+
+static void on_granted(void *context, const struct mqtt_subscription *subscription, bool granted) {
+    if (!granted)
+        take_refusal(context, "it rejects the subscription to ", subscription->filter);
 }
 
 static void ignore(void *context) {
@@ -62,25 +222,16 @@ static void ignore_down(void *context, bool by_broker) {
 static void ignore_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
 }
 
-static void on_received(void *context, const struct mqtt_received *received) {
-    struct state_reader *reader = context;
-    const char *end = reader->subscriptions[FILTERS - 1].filter;
-    const char *topic = topic_after(received->topic, reader->base);
-    reader->heard = uv_now(reader->timer.loop);
-    reader->count++;
-    reader->ended = reader->ended || strcmp(received->topic, end) == 0;
-    if (reader->ended)
-        uv_timer_start(&reader->timer, on_timer, 0, INTERVAL); // not from here: the link would be gone
-    else if (topic != NULL)
-        reader->handlers.received(reader->handlers.context, topic, received);
-}
-
 static const struct mqtt_link_handlers link_handlers = {.purpose = "what it retains",
                                                         .connected = ignore,
                                                         .up = on_up,
                                                         .down = ignore_down,
                                                         .published = ignore_published,
-                                                        .received = on_received};
+                                                        .received = on_received,
+                                                        .granted = on_granted,
+                                                        .failed = on_failed};
+
+// --- making and taking apart ---
 
 // Identities come first, because the rest is of use only for devices that are known; what we have published
 // just now comes last.
@@ -98,15 +249,18 @@ static void start(struct state_reader *reader, uv_loop_t *loop) {
                                  &link_handlers, reader);
     uv_timer_init(loop, &reader->timer);
     reader->timer.data = reader;
-    reader->begun = uv_now(loop);
+    reader->heard = uv_now(loop);
     uv_timer_start(&reader->timer, on_timer, INTERVAL, INTERVAL);
     mqtt_link_start(reader->link);
 }
 
-struct state_reader *state_reader_new(uv_loop_t *loop, const struct config *config,
+struct state_reader *state_reader_new(uv_loop_t *loop, const struct config *config, const struct bus *bus,
+                                      const struct mqtt_asker *asker,
                                       const struct state_reader_handlers *handlers) {
     struct state_reader *reader = must_have(calloc(1, sizeof *reader));
     reader->handlers = *handlers;
+    reader->bus = bus;
+    reader->asker = *asker;
     reader->config = *config;
     reader->client_id = text_format("%s-reader", config->mqtt.client_id);
     reader->config.mqtt.client_id = reader->client_id;
@@ -120,7 +274,7 @@ void state_reader_stop(struct state_reader *reader) {
     if (reader == NULL || reader->stopped)
         return;
     reader->stopped = true;
-    mqtt_link_stop(reader->link);
+    stop_link(reader);
     uv_close((uv_handle_t *)&reader->timer, NULL);
 }
 

@@ -49,7 +49,8 @@ static bool begin_reading(struct state *state) {
     const struct state_reader_handlers handlers = {
         .context = state, .received = on_read, .answered = on_all_read};
     if (state->reader == NULL && outbox_keeps_up(outbox) && outbox_is_rid_of_earlier(outbox))
-        state->reader = state_reader_new(state->parts.loop, state->parts.config, &handlers);
+        state->reader = state_reader_new(state->parts.loop, state->parts.config, state->parts.bus,
+                                         &state->parts.asker, &handlers);
     return state->reader != NULL;
 }
 
@@ -97,6 +98,7 @@ static void hear_instance(struct state *state, const char *topic, const struct m
 void state_received(struct state *state, const char *topic, const struct mqtt_received *received) {
     const char *device = topic_after(topic, TOPIC_DEVICES);
     const char *instance = topic_after(topic, TOPIC_INSTANCES);
+    state_reader_received(state->reader, topic, received);
     if (device != NULL)
         devices_received(state->devices, device, received);
     else if (instance != NULL)
@@ -148,6 +150,10 @@ bool state_publish(struct state *state) {
 
 void state_publish_instance(struct state *state, bool online) {
     instance_state_publish(state->instance_state, online);
+}
+
+void state_commands_come(struct state *state, bool come) {
+    instance_state_set_commands(state->instance_state, come);
 }
 
 void state_reload(struct state *state) {
