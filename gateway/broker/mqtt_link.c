@@ -373,22 +373,29 @@ static void on_subscribe(struct mosquitto *client, void *context, int mid, int c
         become_up(link);
 }
 
-static void log_refused(const struct mqtt_link *link, const char *filter, int reason, bool again) {
-    const struct config *config = link->config;
-    bool user = config->mqtt.username != NULL;
-    bool for_now = again && link->attempt.version == MQTT_5;
-    if (for_now)
-        log_warning("%s: subscription to %s rejected for now: %s; retrying", link->name, filter,
-                    mosquitto_reason_string(reason));
-    else
-        log_error(
-            "%s: subscription to %s rejected: %s: the broker's access list must let the %s '%s' read it",
-            link->name, filter, mosquitto_reason_string(reason), user ? "user" : "client",
-            user ? config->mqtt.username : config->mqtt.client_id);
+static const char *kind_of_user(const struct mqtt_link *link) {
+    return link->config->mqtt.username != NULL ? "user" : "client";
 }
 
-static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason, bool again,
-                        bool said) {
+static const char *name_of_user(const struct mqtt_link *link) {
+    const struct config *config = link->config;
+    return config->mqtt.username != NULL ? config->mqtt.username : config->mqtt.client_id;
+}
+
+static void log_refused(const struct mqtt_link *link, const char *filter, int reason,
+                        enum subscriber_again again) {
+    const char *why = mosquitto_reason_string(reason);
+    if (again == SUBSCRIBER_SOON && link->attempt.version == MQTT_5)
+        log_warning("%s: subscription to %s rejected for now: %s; retrying", link->name, filter, why);
+    else
+        log_error(
+            "%s: subscription to %s rejected: %s: the broker's access list must let the %s '%s' read it%s",
+            link->name, filter, why, kind_of_user(link), name_of_user(link),
+            again == SUBSCRIBER_SLOWLY ? "; asking again every 30 s" : "");
+}
+
+static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason,
+                        enum subscriber_again again, bool said) {
     struct mqtt_link *link = context;
     bool granted = reason < 0x80, said_here = link->handlers->purpose == NULL;
     if (!granted && !said && said_here)
@@ -734,6 +741,16 @@ void mqtt_link_rival(struct mqtt_link *link) {
     link->rival_said = true;
     link_cause_of_rival(cause, link->config);
     log_error("%s: %s", link->name, cause);
+}
+
+void mqtt_link_unheard(struct mqtt_link *link, const char *filter) {
+    if (link->broker->said_unheard || !mqtt_link_has(link, filter))
+        return; // a subscription that was refused was said already
+    link->broker->said_unheard = true;
+    log_error(
+        "%s: the %s '%s' may not read %s: what it publishes there does not come back, and until it does no "
+        "command is sent; the broker's access list must let it read that",
+        link->name, kind_of_user(link), name_of_user(link), filter);
 }
 
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {

@@ -67,6 +67,10 @@ bool mqtt_link_retains(const struct mqtt_link *link);
 // reconnecting becomes slow, so that the two do not fight for it.
 void mqtt_link_rival(struct mqtt_link *link);
 
+// Somebody found out that the broker does not give us what we publish to the topics of a subscription, although it has
+// granted that: the log says what to look at, once for each broker.
+void mqtt_link_unheard(struct mqtt_link *link, const char *filter);
+
 // What carries the outbox's messages; it lives as long as the link.
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link);
 

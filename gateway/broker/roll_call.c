@@ -10,6 +10,7 @@
 
 #define ASK_TIME    2000 // milliseconds until we ask again
 #define SETTLE_TIME 1000 // milliseconds of the quiet period
+#define UNHEARD     5    // questions without an answer, after which something is wrong
 
 enum state {
     NEVER, // the broker has not said yet what it retains
@@ -24,6 +25,7 @@ struct roll_call {
     struct roll_call_handlers handlers;
     enum state state;
     char nonce[40]; // of the question that is out, as JSON
+    unsigned asked; // times, on this connection
     uv_timer_t timer;
 };
 
@@ -46,9 +48,18 @@ void roll_call_goes_on(struct roll_call *roll_call) {
         uv_timer_start(&roll_call->timer, on_settled, SETTLE_TIME, 0);
 }
 
+// A broker that is behind gives nothing back yet.
+static void look_for_silence(struct roll_call *roll_call) {
+    if (roll_call->asked > UNHEARD || roll_call->state != OPEN || !bus_keeps_up(roll_call->bus))
+        return;
+    if (roll_call->asked++ == UNHEARD && roll_call->handlers.unheard != NULL)
+        roll_call->handlers.unheard(roll_call->handlers.context);
+}
+
 // A broker whose queue is full drops the question: then we ask again.
 static void ask(uv_timer_t *timer) {
     struct roll_call *roll_call = timer->data;
+    look_for_silence(roll_call);
     json_t *question = json_loads(roll_call->nonce, JSON_DECODE_ANY, NULL);
     bus_publish(roll_call->bus, question, MQTT_NOT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_SYNC,
                 bus_client_id(roll_call->bus));
@@ -81,6 +92,7 @@ void roll_call_begin(struct roll_call *roll_call) {
 
 void roll_call_ask(struct roll_call *roll_call) {
     snprintf(roll_call->nonce, sizeof roll_call->nonce, "\"%lld\"", (long long)clock_now());
+    roll_call->asked = 0;
     ask(&roll_call->timer);
 }
 

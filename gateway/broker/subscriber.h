@@ -1,5 +1,5 @@
 // The subscriptions of a connection: asks for them, keeps what the broker has granted, and asks again for those
-// that it refused for a reason that passes.
+// that it refused: soon where the reason passes, and from time to time where somebody may change its access list.
 #pragma once
 
 #include <mosquitto.h>
@@ -11,11 +11,14 @@
 
 struct subscriber;
 
+// When a subscription that was refused is asked for again, besides at the next connection.
+enum subscriber_again { SUBSCRIBER_NEVER, SUBSCRIBER_SOON, SUBSCRIBER_SLOWLY };
+#define SUBSCRIBER_SLOW 30000 // milliseconds
+
 struct subscriber_handlers {
-    // Each time the broker has granted a subscription, or refused it (reason: 0x80 and above). again: it will be
-    // asked for again. said: it was refused before without having been granted since.
-    void (*answered)(void *context, const struct mqtt_subscription *subscription, int reason, bool again,
-                     bool said);
+    // Each time the broker has granted a subscription, or refused it (reason: 0x80 and above). said: it was refused before without having been granted since.
+    void (*answered)(void *context, const struct mqtt_subscription *subscription, int reason,
+                     enum subscriber_again again, bool said);
     // Told what a call of libmosquitto returned.
     void (*result)(void *context, int result);
     void *context;

@@ -187,6 +187,11 @@ static void on_settled(void *context) {
     commands_roll_call_settled(gateway->commands);
 }
 
+static void on_unheard(void *context) {
+    struct gateway *gateway = context;
+    mqtt_link_unheard(gateway->link, gateway->subscriptions.own);
+}
+
 static void on_same_id(void *context) {
     struct gateway *gateway = context;
     mqtt_link_rival(gateway->link);
@@ -410,7 +415,7 @@ static bool open_store(struct gateway *gateway) {
 static void make_broker(struct gateway *gateway) {
     const struct config *config = gateway->config;
     const struct roll_call_handlers handlers = {
-        .context = gateway, .answered = on_answered, .settled = on_settled};
+        .context = gateway, .answered = on_answered, .settled = on_settled, .unheard = on_unheard};
     char will_topic[TOPIC_MAX];
     gateway->outbox =
         outbox_new(&gateway->loop, gateway->store, (unsigned)config->mqtt.inflight, config->store_max_bytes,

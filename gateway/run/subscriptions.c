@@ -29,6 +29,7 @@ void subscriptions_fill(struct subscriptions *list, const struct config *config)
     const char *prefix = config->mqtt.topic_prefix;
     bool intake = config->commands.intake;
     add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "%s/#", prefix, config->mqtt.client_id);
+    list->own = list->list[0].filter;
     if (intake)
         add_commands(list, prefix);
     add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_DEVICES "+" TOPIC_QUEUE "+", prefix);

@@ -9,7 +9,8 @@
 struct subscriptions {
     struct mqtt_subscription list[10];
     size_t count;
-    const char *commands; // filter of the one that brings commands; NULL: none does
+    const char *own;      // filter of the one to our own topics
+    const char *commands; // of the one that brings commands; NULL: none does
 };
 
 // Fills a list that is all zero, for the configuration.

@@ -128,11 +128,34 @@ static bool is_done(const struct state_reader *reader) {
     return ended || silence(reader) > GIVE_UP;
 }
 
+static void take_refusal(struct state_reader *reader, const char *what, const char *why) {
+    if (reader->asks_main)
+        return;
+    reader->asks_main = true;
+    log_warning(
+        "the broker does not take a second connection with the client id '%s': %s%s; what it retains is "
+        "read on the first one",
+        reader->client_id, what, why);
+}
+
+// A broker that makes the client id out of something else takes the two connections for one, and ends the first.
+static void look_for_a_mix_up(struct state_reader *reader) {
+    if (reader->asks_main || !mqtt_link_is_up(reader->link))
+        return;
+    take_refusal(reader, "it has ended the first one for it", "");
+    stop_link(reader);
+}
+
+static void wait_for_main(struct state_reader *reader) {
+    look_for_a_mix_up(reader);
+    reader->asked = reader->again = reader->ended = false;
+    reader->heard = uv_now(reader->timer.loop);
+}
+
 static void on_timer(uv_timer_t *timer) {
     struct state_reader *reader = timer->data;
-    if (!bus_is_up(reader->bus)) { // nobody can tell
-        reader->asked = reader->ended = false;
-        reader->heard = uv_now(timer->loop);
+    if (!bus_is_up(reader->bus)) {
+        wait_for_main(reader);
     } else if (is_done(reader)) {
         finish(reader);
     } else if (reader->asks_main && !reader->asked) {
@@ -181,6 +204,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
 static void on_up(void *context) {
     struct state_reader *reader = context;
     reader->heard = uv_now(reader->timer.loop);
+    reader->again = false;
     if (mqtt_link_retains(reader->link))
         return;
     reader->ended = true; // there is nothing to tell
@@ -189,28 +213,20 @@ static void on_up(void *context) {
 
 // --- a broker that does not want the second connection ---
 
-static void take_refusal(struct state_reader *reader, const char *what, const char *why) {
-    if (reader->asks_main)
-        return;
-    log_warning(
-        "the broker does not take a second connection with the client id '%s': %s%s; what it retains is "
-        "read on the first one",
-        reader->client_id, what, why);
-    reader->asks_main = true;
-    look_at_once(reader);
-}
-
 static bool on_failed(void *context, const char *why) {
     struct state_reader *reader = context;
     if (!bus_is_up(reader->bus))
         return false; // it may be the network
     take_refusal(reader, "", why);
+    look_at_once(reader);
     return true;
 }
 
 static void on_granted(void *context, const struct mqtt_subscription *subscription, bool granted) {
-    if (!granted)
-        take_refusal(context, "it rejects the subscription to ", subscription->filter);
+    if (granted)
+        return;
+    take_refusal(context, "it rejects the subscription to ", subscription->filter);
+    look_at_once(context);
 }
 
 static void ignore(void *context) {
