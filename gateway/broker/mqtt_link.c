@@ -65,6 +65,7 @@ struct mqtt_link {
     char why[CAUSE_MAX];
     bool explained;    // the broker was heard, or the cause is known: no silence
     bool at_once;      // the next attempt
+    bool sent_away;    // to another broker, which is not known
     bool speaks_plain; // the broker, when TLS was tried
     bool tls_said;     // the log has why TLS failed
     bool rival_said;   // in the log
@@ -221,7 +222,7 @@ static void learn_version(struct mqtt_link *link) {
 static unsigned next_delay(struct mqtt_link *link, bool was_up) {
     if (link->at_once)
         return AT_ONCE;
-    if (!was_up && broker_route_failed(&link->route))
+    if ((!was_up || link->sent_away) && broker_route_failed(&link->route))
         return AT_ONCE;
     return backoff_delay(&link->backoff, (unsigned)rand());
 }
@@ -273,7 +274,8 @@ static void on_connack_timeout(uv_timer_t *timer) {
 
 // --- what the broker says of the connection ---
 
-// Returns whether the broker names another one, which is then tried.
+// Returns whether the broker sends us to another one, which is then tried: the one that it names, or the next one in
+// the book. (libmosquitto keeps what a DISCONNECT names to itself.)
 static bool follow_reference(struct mqtt_link *link, int reason, const mosquitto_property *properties) {
     char *reference = NULL;
     bool forever = reason == MQTT_RC_SERVER_MOVED;
@@ -285,6 +287,7 @@ static bool follow_reference(struct mqtt_link *link, int reason, const mosquitto
                reference != NULL ? reference : "",
                follows || reference == NULL ? "" : ", which is not followed");
     link->at_once = follows;
+    link->sent_away = !follows;
     free(reference);
     return true;
 }
@@ -553,7 +556,8 @@ static void choose_broker(struct mqtt_link *link) {
 static void attempt(struct mqtt_link *link) {
     int result;
     *link->why = '\0';
-    link->explained = link->at_once = link->speaks_plain = link->tls_said = link->rival_said = false;
+    link->explained = link->at_once = link->speaks_plain = link->tls_said = false;
+    link->rival_said = link->sent_away = false;
     link->limits = broker_limits_none();
     choose_broker(link);
     link->client = link_client_new(&link->attempt, &result);
@@ -757,8 +761,12 @@ const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {
     return &link->carrier;
 }
 
+static bool is_connected(const struct mqtt_link *link) {
+    return (link->state == SUBSCRIBING || link->state == UP) && !link->broken;
+}
+
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
-    if (!mqtt_link_is_up(link) || !link->limits.wildcards)
+    if (!is_connected(link) || !link->limits.wildcards)
         return false;
     int options = link->attempt.version == MQTT_5 ? MQTT_SUB_OPT_NO_LOCAL : 0;
     int result = mosquitto_subscribe_v5(link->client, NULL, filter, 0, options, NULL);

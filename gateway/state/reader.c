@@ -16,6 +16,8 @@
 #define MAIN_TIME  5000  // and after which the main connection asks
 #define GIVE_UP    10000 // and after which nothing more is expected
 
+#define DOWNS_MAX 2 // that the second connection may be lost
+
 enum { FILTERS = 4 };
 
 struct state_reader {
@@ -36,6 +38,7 @@ struct state_reader {
     bool again;     // the last one was asked for again, and nothing but it has come since
     bool slow_said; // in the log
     bool ended;     // what is retained last has come
+    unsigned downs; // of the link
     bool stopped;
 };
 
@@ -92,8 +95,8 @@ static void ask_main(struct state_reader *reader) {
     reader->again = false;
 }
 
-// A broker whose queue is full drops what comes last, and it comes when there is room; one that is slow sends it
-// behind all else in any case.
+// A broker whose queue is full drops what comes last, and answers to subscriptions with it; asked again it has room.
+// One that is slow sends the last one behind all else in any case.
 static void ask_again_for_the_last(struct state_reader *reader) {
     reader->again = true;
     if (reader->asks_main)
@@ -122,10 +125,9 @@ static void wait_on(struct state_reader *reader) {
         reader->asks_main = true;
 }
 
-// What the main connection hears besides may be the last topic too: so that alone is no end there.
+// What the main connection hears besides may be the last topic too, so there it is no end by itself.
 static bool is_done(const struct state_reader *reader) {
-    bool ended = reader->ended && (!reader->asks_main || silence(reader) > QUIET_TIME);
-    return ended || silence(reader) > GIVE_UP;
+    return silence(reader) > (reader->ended ? QUIET_TIME : GIVE_UP);
 }
 
 static void take_refusal(struct state_reader *reader, const char *what, const char *why) {
@@ -138,23 +140,16 @@ static void take_refusal(struct state_reader *reader, const char *what, const ch
         reader->client_id, what, why);
 }
 
-// A broker that makes the client id out of something else takes the two connections for one, and ends the first.
-static void look_for_a_mix_up(struct state_reader *reader) {
-    if (reader->asks_main || !mqtt_link_is_up(reader->link))
-        return;
-    take_refusal(reader, "it has ended the first one for it", "");
-    stop_link(reader);
-}
-
 static void wait_for_main(struct state_reader *reader) {
-    look_for_a_mix_up(reader);
     reader->asked = reader->again = reader->ended = false;
     reader->heard = uv_now(reader->timer.loop);
 }
 
 static void on_timer(uv_timer_t *timer) {
     struct state_reader *reader = timer->data;
-    if (!bus_is_up(reader->bus)) {
+    if (reader->ended && !reader->asks_main) {
+        finish(reader);
+    } else if (!bus_is_up(reader->bus)) {
         wait_for_main(reader);
     } else if (is_done(reader)) {
         finish(reader);
@@ -232,7 +227,13 @@ static void on_granted(void *context, const struct mqtt_subscription *subscripti
 static void ignore(void *context) {
 }
 
-static void ignore_down(void *context, bool by_broker) {
+// One that takes the two connections for one ends the other whenever one comes.
+static void on_down(void *context, bool by_broker) {
+    struct state_reader *reader = context;
+    if (++reader->downs < DOWNS_MAX || !bus_is_up(reader->bus))
+        return;
+    take_refusal(reader, "it ends it again and again", "");
+    look_at_once(reader);
 }
 
 static void ignore_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
@@ -241,7 +242,7 @@ static void ignore_published(void *context, int mid, enum mqtt_answer answer, co
 static const struct mqtt_link_handlers link_handlers = {.purpose = "what it retains",
                                                         .connected = ignore,
                                                         .up = on_up,
-                                                        .down = ignore_down,
+                                                        .down = on_down,
                                                         .published = ignore_published,
                                                         .received = on_received,
                                                         .granted = on_granted,

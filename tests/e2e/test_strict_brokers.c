@@ -115,17 +115,32 @@ Test(strict, main_connection_goes_on_as_before_when_it_has_read) {
     scripted_broker_finish(broker);
 }
 
-// The user's name becomes the client id of both connections.
+// The user's name becomes the client id of both connections: the second one ends the first one, once.
 Test(strict, broker_that_takes_both_connections_for_one) {
     struct rig *rig = rig_with_broker("use_username_as_clientid true\n");
     rig_gateway_start(rig, AS_GATEWAY);
-    rig_expect_log(rig, SECOND);
+    rig_expect_log_times(rig, ": connected", 2);
     device_send(rig_tcp(rig), report(VAN, 1));
     rig_expect_standing(rig, CONNECTED, "true");
-    cr_assert_eq(rig_log_count(rig, ": connected"), 2);
     rig_wait_until(rig_clock() + 3000);
-    cr_assert_eq(rig_log_count(rig, ": connected"), 2, "they go on fighting");
+    cr_assert_eq(rig_log_count(rig, ": connected"), 2, "they fight");
     rig_finish(rig);
+}
+
+Test(strict, second_connection_that_is_ended_again_and_again) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = left_behind_by(
+        rig, (struct scripted_rule){.client = READER, .on = SCRIPTED_SUBSCRIBE, .retained_delay = 60000});
+    size_t before = scripted_broker_subscribes(broker, READER, NULL);
+    rig_gateway_start(rig, NULL);
+    for (size_t i = 1; i <= 2; i++) {
+        scripted_expect_subscribes(broker, READER, NULL, before + i * 4);
+        scripted_expect_connected(broker, READER);
+        scripted_broker_disconnect(broker, READER, 0);
+    }
+    expect_put_right(rig, 4000);
+    cr_assert_eq(rig_log_count(rig, SECOND), 1);
+    scripted_broker_finish(broker);
 }
 
 // --- slow brokers, and brokers whose queue is short ---
@@ -287,7 +302,8 @@ Test(strict, mosquitto_that_forbids_commands) {
     rig_expect_log(rig, ": connected");
     device_send(rig_tcp(rig), report(VAN, 1));
     rig_expect_log(rig, "device " VAN ": identified");
-    rig_expect_counters(rig, "outbox: 0 messages"); // the rig's client has a name, which these rules do not know
+    rig_expect_counters(rig,
+                        "outbox: 0 messages"); // the rig's client has a name, which these rules do not know
     rig_finish(rig);
 }
 
