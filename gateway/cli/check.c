@@ -32,9 +32,7 @@ static void print_notes(const struct config *config) {
         puts("note: $.mqtt.version: \"3.1.1\" has no response topics: results of commands are in the log "
              "entries "
              "only");
-    puts("note: $.mqtt.version: \"3.1.1\" has no user properties: it cannot be told which of several "
-         "gateways wrote "
-         "a retained message");
+    puts("note: $.mqtt.version: \"3.1.1\" has no user properties: messages and state come without any");
     puts("note: $.mqtt.version: \"3.1.1\" cannot bound what the broker sends: set the largest message there "
          "(Mosquitto: message_size_limit)");
 }
