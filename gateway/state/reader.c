@@ -12,7 +12,7 @@
 
 #define INTERVAL   100   // milliseconds between looks at the time
 #define QUIET_TIME 1000  // milliseconds without a message after which the last one is asked for again
-#define SLOW_TIME  2000  // and after which the broker is called slow
+#define SLOW_TIME  2000  // and after which the broker is called slow, when it goes on
 #define MAIN_TIME  5000  // and after which the main connection asks
 #define GIVE_UP    10000 // and after which nothing more is expected
 
@@ -30,13 +30,14 @@ struct state_reader {
     struct mqtt_link *link;
     struct mqtt_subscription subscriptions[FILTERS];
     uv_timer_t timer;
-    uint64_t heard; // something retained, or that we are connected; by uv_now()
-    size_t count;   // of what is retained for devices
+    uint64_t heard;   // something retained, or that we are connected; by uv_now()
+    uint64_t longest; // silence before the broker went on, in milliseconds
+    size_t count;     // of what is retained for devices
     bool link_stopped;
     bool asks_main; // the main connection is to ask, instead of the link
     bool asked;     // it has
     bool again;     // the last one was asked for again, and nothing but it has come since
-    bool slow_said; // in the log
+    bool refused;   // the second connection was, which is in the log
     bool ended;     // what is retained last has come
     unsigned downs; // of the link
     bool stopped;
@@ -58,17 +59,29 @@ static void stop_link(struct state_reader *reader) {
 
 // --- the end ---
 
-// What is not known here is not guessed: when nothing comes at all, the roll call knows more.
+// When nothing comes at all, the roll call knows why.
 static void say_what_is_missing(const struct state_reader *reader) {
-    if (!reader->ended && reader->count > 0)
+    if (reader->count > 0)
         log_warning(
             "the broker told %zu of the topics that it retains for devices, and then nothing for %d s: "
             "of others, what an earlier run left behind stays as it is",
             reader->count, GIVE_UP / 1000);
-    else if (reader->ended && reader->again && reader->count > 0)
+}
+
+// What is not known is not guessed.
+static void say_how_it_went(const struct state_reader *reader) {
+    if (reader->asks_main && !reader->refused)
+        log_warning(
+            "the broker told nothing on a second connection with the client id '%s': what it retains was "
+            "read on the first one",
+            reader->client_id);
+    else if (reader->again && reader->count > 0)
         log_warning("the broker left out some of what it retains for devices, %zu topics came: its queue for "
                     "one client is too short (in Mosquitto: max_queued_messages)",
                     reader->count);
+    else if (reader->longest > SLOW_TIME)
+        log_warning("the broker was slow to tell what it retains: the state of devices waited %.1f s for it",
+                    (double)reader->longest / 1000);
 }
 
 static void leave_main(struct state_reader *reader) {
@@ -78,7 +91,10 @@ static void leave_main(struct state_reader *reader) {
 }
 
 static void finish(struct state_reader *reader) {
-    say_what_is_missing(reader);
+    if (reader->ended)
+        say_how_it_went(reader);
+    else
+        say_what_is_missing(reader);
     leave_main(reader);
     state_reader_stop(reader);
     reader->handlers.answered(reader->handlers.context);
@@ -105,22 +121,10 @@ static void ask_again_for_the_last(struct state_reader *reader) {
         mqtt_link_subscribe(reader->link, last_filter(reader));
 }
 
-static void say_slow(struct state_reader *reader) {
-    if (reader->slow_said)
-        return;
-    reader->slow_said = true;
-    log_warning(
-        "the broker is slow to tell what it retains: the state of devices is published when it has, or "
-        "after %d s without a word",
-        GIVE_UP / 1000);
-}
-
 static void wait_on(struct state_reader *reader) {
     uint64_t quiet = silence(reader);
     if (quiet > QUIET_TIME && !reader->again)
         ask_again_for_the_last(reader);
-    if (quiet > SLOW_TIME)
-        say_slow(reader);
     if (quiet > MAIN_TIME)
         reader->asks_main = true;
 }
@@ -133,7 +137,7 @@ static bool is_done(const struct state_reader *reader) {
 static void take_refusal(struct state_reader *reader, const char *what, const char *why) {
     if (reader->asks_main)
         return;
-    reader->asks_main = true;
+    reader->asks_main = reader->refused = true;
     log_warning(
         "the broker does not take a second connection with the client id '%s': %s%s; what it retains is "
         "read on the first one",
@@ -170,6 +174,8 @@ static void look_at_once(struct state_reader *reader) {
 static void hear(struct state_reader *reader, const char *topic, const struct mqtt_received *received) {
     if (!received->retain)
         return;
+    if (silence(reader) > reader->longest)
+        reader->longest = silence(reader);
     reader->heard = uv_now(reader->timer.loop);
     if (topic_after(topic, TOPIC_DEVICES) != NULL) {
         reader->count++;
