@@ -388,7 +388,9 @@ static const char *name_of_user(const struct mqtt_link *link) {
 static void log_refused(const struct mqtt_link *link, const char *filter, int reason,
                         enum subscriber_again again) {
     const char *why = mosquitto_reason_string(reason);
-    if (again == SUBSCRIBER_SOON && link->attempt.version == MQTT_5)
+    if (again == SUBSCRIBER_NEVER)
+        log_error("%s: subscription to %s rejected: %s", link->name, filter, why);
+    else if (again == SUBSCRIBER_SOON && link->attempt.version == MQTT_5)
         log_warning("%s: subscription to %s rejected for now: %s; retrying", link->name, filter, why);
     else
         log_error(

@@ -79,6 +79,8 @@ void roll_call_received(struct roll_call *roll_call, const char *topic,
                         const struct mqtt_received *received) {
     if (received->retain)
         roll_call_goes_on(roll_call);
+    if (received->retain && roll_call->asked <= UNHEARD)
+        roll_call->asked = 0; // it still delivers, and our question is behind that
     if (roll_call->state != OPEN || !is_answer(roll_call, topic, received))
         return;
     roll_call->state = SETTLING;

@@ -278,6 +278,15 @@ Test(link, names_what_the_broker_must_allow) {
     scripted_broker_finish(set.broker);
 }
 
+Test(link, blames_no_access_list_for_what_is_not_its_fault) {
+    struct set set =
+        up_with((struct scripted_rule){.on = SCRIPTED_SUBSCRIBE, .topic = COMMANDS, .reason = 0x8F}, NULL);
+    report_arrives(&set, 1);
+    rig_expect_log(set.rig, "subscription to " COMMANDS " rejected: Topic Filter invalid");
+    cr_assert(!rig_log_has(set.rig, "access list"));
+    scripted_broker_finish(set.broker);
+}
+
 // --- several brokers ---
 
 // A rig with a second broker; the rig's port is that of the second one.
