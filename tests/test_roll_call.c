@@ -9,6 +9,7 @@ static struct carrier broker;
 static struct bus *bus;
 static struct roll_call *roll_call;
 static bool answered, settled;
+static unsigned unheard;
 
 static void on_answered(void *context) {
     cr_assert(!answered, "it was answered twice");
@@ -20,12 +21,18 @@ static void on_settled(void *context) {
     settled = true;
 }
 
+static void on_unheard(void *context) {
+    unheard++;
+}
+
 static void set_up(void) {
     carrier_open(&broker);
     bus = bus_new("t", "me", broker.outbox, &broker.carrier);
-    roll_call = roll_call_new(&broker.loop, bus,
-                              &(struct roll_call_handlers){.answered = on_answered, .settled = on_settled});
+    roll_call = roll_call_new(
+        &broker.loop, bus,
+        &(struct roll_call_handlers){.answered = on_answered, .settled = on_settled, .unheard = on_unheard});
     answered = settled = false;
+    unheard = 0;
 }
 
 static void tear_down(void) {
@@ -93,6 +100,28 @@ Test(roll_call, asks_again_when_the_broker_drops_the_question) {
     cr_expect_str_eq(carrier_last(&broker)->payload, broker.carried[count - 1].payload,
                      "the answer to the first question would do as well");
     cr_expect(!answered);
+}
+
+// Runs until so many more questions were asked; the broker takes each, and between them delivers what it retains.
+static void let_it_ask(unsigned times, bool delivers) {
+    while (times > 0) {
+        size_t count = broker.count;
+        while (broker.count == count)
+            uv_run(&broker.loop, UV_RUN_ONCE);
+        carrier_answer_all(&broker);
+        if (delivers)
+            hear("devices/1/connected", "true", true);
+        times--;
+    }
+}
+
+Test(roll_call, tells_once_that_questions_do_not_come_back, .timeout = 60) {
+    connect_and_ask();
+    carrier_answer_all(&broker);
+    let_it_ask(6, true);
+    cr_expect_eq(unheard, 0, "the question is behind what the broker delivers");
+    let_it_ask(7, false);
+    cr_expect_eq(unheard, 1);
 }
 
 Test(roll_call, begins_anew_with_each_connection) {

@@ -12,8 +12,8 @@
 struct broker {
     struct broker_address address;
     struct protocol_version version;
-    bool said_old, said_limits;          // in the log
-    bool will_unretained, will_at_qos_0; // as it takes no other one
+    bool said_old, said_limits, said_unheard; // in the log
+    bool will_unretained, will_at_qos_0;      // as it takes no other one
 };
 
 struct broker_book;

@@ -10,11 +10,8 @@
 #define RECEIVE_MAXIMUM 65535
 
 struct broker_limits broker_limits_none(void) {
-    return (struct broker_limits){.receive_maximum = RECEIVE_MAXIMUM,
-                                  .qos = 2,
-                                  .retain = true,
-                                  .wildcards = true,
-                                  .subscription_ids = true};
+    return (struct broker_limits){
+        .receive_maximum = RECEIVE_MAXIMUM, .qos = 2, .retain = true, .wildcards = true};
 }
 
 static void read_flag(const mosquitto_property *properties, int identifier, bool *flag) {
@@ -31,7 +28,6 @@ struct broker_limits broker_limits_read(const mosquitto_property *properties) {
     mosquitto_property_read_byte(properties, MQTT_PROP_MAXIMUM_QOS, &limits.qos, false);
     read_flag(properties, MQTT_PROP_RETAIN_AVAILABLE, &limits.retain);
     read_flag(properties, MQTT_PROP_WILDCARD_SUB_AVAILABLE, &limits.wildcards);
-    read_flag(properties, MQTT_PROP_SUBSCRIPTION_ID_AVAILABLE, &limits.subscription_ids);
     if (limits.receive_maximum == 0)
         limits.receive_maximum = RECEIVE_MAXIMUM; // which the protocol does not allow
     return limits;
@@ -49,8 +45,6 @@ char *broker_limits_describe(const struct broker_limits *limits) {
         fputs("; it takes QoS 0 only: messages that are under way when a connection breaks are lost", stream);
     if (!limits->wildcards)
         fputs("; it takes no wildcards in subscriptions: no commands arrive", stream);
-    if (!limits->subscription_ids)
-        fputs("; it has no subscription identifiers, which the gateway does not need", stream);
     fclose(stream);
     if (length == 0) {
         free(text);

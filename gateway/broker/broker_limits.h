@@ -10,7 +10,7 @@ struct broker_limits {
     uint16_t receive_maximum; // publishes of QoS 1 that may be unacknowledged
     uint16_t keep_alive;      // seconds that the broker asks for; 0: ours
     uint8_t qos;              // the highest
-    bool retain, wildcards, subscription_ids;
+    bool retain, wildcards;
 };
 
 // Of a broker that says nothing.

@@ -66,6 +66,7 @@ struct mqtt_link {
     char why[CAUSE_MAX];
     bool explained;    // the broker was heard, or the cause is known: no silence
     bool at_once;      // the next attempt
+    bool sent_away;    // to another broker, which is not known
     bool speaks_plain; // the broker, when TLS was tried
     bool tls_said;     // the log has why TLS failed
     bool rival_said;   // in the log
@@ -224,17 +225,19 @@ static void learn_version(struct mqtt_link *link) {
 static unsigned next_delay(struct mqtt_link *link, bool was_up) {
     if (link->at_once)
         return AT_ONCE;
-    if (!was_up && broker_route_failed(&link->route))
+    if ((!was_up || link->sent_away) && broker_route_failed(&link->route))
         return AT_ONCE;
     return backoff_delay(&link->backoff, (unsigned)rand());
 }
 
+static bool gives_up(const struct mqtt_link *link) {
+    return link->handlers->failed != NULL && link->handlers->failed(link->context, link->why);
+}
+
 static void retry_later(struct mqtt_link *link, bool was_up) {
     unsigned delay = next_delay(link, was_up);
-    if (delay != AT_ONCE && link->handlers->failed != NULL) {
-        link->handlers->failed(link->context, link->why);
+    if (!was_up && delay != AT_ONCE && gives_up(link))
         return;
-    }
     log_retry(link, delay);
     uv_timer_start(&link->timer, on_retry, delay, 0);
 }
@@ -274,7 +277,8 @@ static void on_connack_timeout(uv_timer_t *timer) {
 
 // --- what the broker says of the connection ---
 
-// Returns whether the broker names another one, which is then tried.
+// Returns whether the broker sends us to another one, which is then tried: the one that it names, or the next one in
+// the book. (libmosquitto keeps what a DISCONNECT names to itself.)
 static bool follow_reference(struct mqtt_link *link, int reason, const mosquitto_property *properties) {
     char *reference = NULL;
     bool forever = reason == MQTT_RC_SERVER_MOVED;
@@ -286,6 +290,7 @@ static bool follow_reference(struct mqtt_link *link, int reason, const mosquitto
                reference != NULL ? reference : "",
                follows || reference == NULL ? "" : ", which is not followed");
     link->at_once = follows;
+    link->sent_away = !follows;
     free(reference);
     return true;
 }
@@ -377,27 +382,36 @@ static void on_subscribe(struct mosquitto *client, void *context, int mid, int c
         become_up(link);
 }
 
-static void log_refused(const struct mqtt_link *link, const char *filter, int reason, bool again) {
-    const struct config *config = link->config;
-    bool user = config->mqtt.username != NULL;
-    bool for_now = again && link->attempt.version == MQTT_5;
-    if (for_now)
-        log_warning("%s: subscription to %s rejected for now: %s; retrying", link->name, filter,
-                    mosquitto_reason_string(reason));
-    else
-        log_error(
-            "%s: subscription to %s rejected: %s: the broker's access list must let the %s '%s' read it",
-            link->name, filter, mosquitto_reason_string(reason), user ? "user" : "client",
-            user ? config->mqtt.username : config->mqtt.client_id);
+static const char *kind_of_user(const struct mqtt_link *link) {
+    return link->config->mqtt.username != NULL ? "user" : "client";
 }
 
-static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason, bool again,
-                        bool said) {
+static const char *name_of_user(const struct mqtt_link *link) {
+    const struct config *config = link->config;
+    return config->mqtt.username != NULL ? config->mqtt.username : config->mqtt.client_id;
+}
+
+static void log_refused(const struct mqtt_link *link, const char *filter, int reason,
+                        enum subscriber_again again) {
+    const char *why = mosquitto_reason_string(reason);
+    if (again == SUBSCRIBER_NEVER)
+        log_error("%s: subscription to %s rejected: %s", link->name, filter, why);
+    else if (again == SUBSCRIBER_SOON && link->attempt.version == MQTT_5)
+        log_warning("%s: subscription to %s rejected for now: %s; retrying", link->name, filter, why);
+    else
+        log_error(
+            "%s: subscription to %s rejected: %s: the broker's access list must let the %s '%s' read it%s",
+            link->name, filter, why, kind_of_user(link), name_of_user(link),
+            again == SUBSCRIBER_SLOWLY ? "; asking again every 30 s" : "");
+}
+
+static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason,
+                        enum subscriber_again again, bool said) {
     struct mqtt_link *link = context;
-    bool granted = reason < 0x80;
-    if (!granted && !said)
+    bool granted = reason < 0x80, said_here = link->handlers->purpose == NULL;
+    if (!granted && !said && said_here)
         log_refused(link, subscription->filter, reason, again);
-    else if (granted && said)
+    else if (granted && said && said_here)
         log_info("%s: subscription to %s accepted", link->name, subscription->filter);
     if (link->handlers->granted != NULL)
         link->handlers->granted(link->context, subscription, granted);
@@ -554,7 +568,8 @@ static void choose_broker(struct mqtt_link *link) {
 static void attempt(struct mqtt_link *link) {
     int result;
     *link->why = '\0';
-    link->explained = link->at_once = link->speaks_plain = link->tls_said = link->rival_said = false;
+    link->explained = link->at_once = link->speaks_plain = link->tls_said = false;
+    link->rival_said = link->sent_away = false;
     link->limits = broker_limits_none();
     choose_broker(link);
     link->client = link_client_new(&link->attempt, &result);
@@ -735,6 +750,10 @@ bool mqtt_link_has(const struct mqtt_link *link, const char *filter) {
     return subscriber_has(link->subscriber, filter);
 }
 
+bool mqtt_link_retains(const struct mqtt_link *link) {
+    return link->limits.retain;
+}
+
 void mqtt_link_rival(struct mqtt_link *link) {
     char cause[CAUSE_MAX];
     backoff_contested(&link->backoff);
@@ -745,12 +764,22 @@ void mqtt_link_rival(struct mqtt_link *link) {
     log_error("%s: %s", link->name, cause);
 }
 
+void mqtt_link_unheard(struct mqtt_link *link, const char *filter) {
+    if (link->broker->said_unheard || !mqtt_link_has(link, filter))
+        return; // a subscription that was refused was said already
+    link->broker->said_unheard = true;
+    log_error(
+        "%s: the %s '%s' may not read %s: what it publishes there does not come back, and until it does no "
+        "command is sent; the broker's access list must let it read that",
+        link->name, kind_of_user(link), name_of_user(link), filter);
+}
+
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link) {
     return &link->carrier;
 }
 
 static bool can_subscribe(const struct mqtt_link *link) {
-    return mqtt_link_is_up(link) && link->limits.wildcards;
+    return (link->state == SUBSCRIBING || link->state == UP) && !link->broken && link->limits.wildcards;
 }
 
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {

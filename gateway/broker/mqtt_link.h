@@ -21,9 +21,6 @@ struct mqtt_link_handlers {
     // What was handed over and not acknowledged may have arrived or not. by_broker: the broker closed the
     // connection, and not we.
     void (*down)(void *context, bool by_broker);
-    // No connection came about, or it was lost; why is a text. There is no further attempt. NULL: there are
-    // always more.
-    void (*failed)(void *context, const char *why);
     // The broker has answered message mid (QoS 1), or it was written to the network (QoS 0), which is taken.
     // reason is a text.
     void (*published)(void *context, int mid, enum mqtt_answer answer, const char *reason);
@@ -34,6 +31,9 @@ struct mqtt_link_handlers {
     // The broker has granted or refused a subscription: on each connection before up(), and whenever it is
     // asked again for what it has refused for now. Or NULL.
     void (*granted)(void *context, const struct mqtt_subscription *subscription, bool granted);
+    // An attempt has ended before up(), and no other broker is left to try at once; why is good during the call.
+    // Returns whether the link shall give up, which the log then does not say. Or NULL: it never does.
+    bool (*failed)(void *context, const char *why);
 };
 
 struct mqtt_link;
@@ -63,16 +63,23 @@ bool mqtt_link_is_resumed(const struct mqtt_link *link);
 // Whether the broker has granted the subscription with this filter on this connection.
 bool mqtt_link_has(const struct mqtt_link *link, const char *filter);
 
+// Whether the broker retains anything.
+bool mqtt_link_retains(const struct mqtt_link *link);
+
 // Somebody found out that another client uses our client_id: the log says so once a connection, and
 // reconnecting becomes slow, so that the two do not fight for it.
 void mqtt_link_rival(struct mqtt_link *link);
+
+// Somebody found out that the broker does not give us what we publish to the topics of a subscription, although it has
+// granted that: the log says what to look at, once for each broker.
+void mqtt_link_unheard(struct mqtt_link *link, const char *filter);
 
 // What carries the outbox's messages; it lives as long as the link.
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link);
 
 // Subscribes for a while, or no longer, with QoS 0: to learn what is retained. Also what we publish ourselves
 // comes: a broker may leave out what we have published in an earlier run, when it is told to leave out ours.
-// False when not connected.
+// What the link subscribes to anyway it goes on with afterwards. False when not connected.
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
 // Subscribes to what others publish from now on. False when not connected, or with MQTT 3.1.1, which cannot.
 bool mqtt_link_listen(struct mqtt_link *link, const char *filter);

@@ -6,12 +6,11 @@
 #include <string.h>
 
 #include "gateway/base/clock.h"
-#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 
 #define ASK_TIME    2000 // milliseconds until we ask again
 #define SETTLE_TIME 1000 // milliseconds of the quiet period
-#define PATIENCE    3    // questions without an answer until the log says so
+#define UNHEARD     5    // questions without an answer, after which something is wrong
 
 enum state {
     NEVER, // the broker has not said yet what it retains
@@ -26,7 +25,7 @@ struct roll_call {
     struct roll_call_handlers handlers;
     enum state state;
     char nonce[40]; // of the question that is out, as JSON
-    unsigned asked; // so often, on this connection
+    unsigned asked; // times, on this connection
     uv_timer_t timer;
 };
 
@@ -49,19 +48,18 @@ void roll_call_goes_on(struct roll_call *roll_call) {
         uv_timer_start(&roll_call->timer, on_settled, SETTLE_TIME, 0);
 }
 
-static void warn_of_silence(const struct roll_call *roll_call) {
-    const char *prefix = bus_prefix(roll_call->bus), *client_id = bus_client_id(roll_call->bus);
-    log_error("what is published to %s/" TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_SYNC
-              " does not come back: the "
-              "broker's access list must let this client write it and read %s/" TOPIC_STATE "#; retrying",
-              prefix, client_id, prefix);
+// A broker that is behind gives nothing back yet.
+static void look_for_silence(struct roll_call *roll_call) {
+    if (roll_call->asked > UNHEARD || roll_call->state != OPEN || !bus_keeps_up(roll_call->bus))
+        return;
+    if (roll_call->asked++ == UNHEARD && roll_call->handlers.unheard != NULL)
+        roll_call->handlers.unheard(roll_call->handlers.context);
 }
 
 // A broker whose queue is full drops the question: then we ask again.
 static void ask(uv_timer_t *timer) {
     struct roll_call *roll_call = timer->data;
-    if (roll_call->asked++ == PATIENCE)
-        warn_of_silence(roll_call);
+    look_for_silence(roll_call);
     json_t *question = json_loads(roll_call->nonce, JSON_DECODE_ANY, NULL);
     bus_publish(roll_call->bus, question, MQTT_NOT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_SYNC,
                 bus_client_id(roll_call->bus));
@@ -81,6 +79,8 @@ void roll_call_received(struct roll_call *roll_call, const char *topic,
                         const struct mqtt_received *received) {
     if (received->retain)
         roll_call_goes_on(roll_call);
+    if (received->retain && roll_call->asked <= UNHEARD)
+        roll_call->asked = 0; // it still delivers, and our question is behind that
     if (roll_call->state != OPEN || !is_answer(roll_call, topic, received))
         return;
     roll_call->state = SETTLING;
@@ -93,8 +93,8 @@ void roll_call_begin(struct roll_call *roll_call) {
 }
 
 void roll_call_ask(struct roll_call *roll_call) {
-    roll_call->asked = 0;
     snprintf(roll_call->nonce, sizeof roll_call->nonce, "\"%lld\"", (long long)clock_now());
+    roll_call->asked = 0;
     ask(&roll_call->timer);
 }
 

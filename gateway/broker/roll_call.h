@@ -17,6 +17,8 @@ struct roll_call_handlers {
     void *context;
     void (*answered)(void *context);
     void (*settled)(void *context);
+    // The broker takes what we publish, but several questions in a row have not come back: once a connection. Or NULL.
+    void (*unheard)(void *context);
 };
 
 // The bus stays the caller's; handlers are copied.

@@ -94,17 +94,37 @@ static void on_again(uv_timer_t *timer) {
             request(subscriber, i);
 }
 
-static void ask_again(struct subscriber *subscriber, struct request *refused) {
-    refused->again = true;
-    if (uv_is_active((uv_handle_t *)&subscriber->timer))
-        return;
-    uv_timer_start(&subscriber->timer, on_again, subscriber->again, 0);
-    subscriber->again = subscriber->again * 2 < AGAIN_MAX ? subscriber->again * 2 : AGAIN_MAX;
+// The one that comes first counts: all are asked for then.
+static void ask_within(struct subscriber *subscriber, unsigned milliseconds) {
+    uv_timer_t *timer = &subscriber->timer;
+    if (!uv_is_active((uv_handle_t *)timer) || uv_timer_get_due_in(timer) > milliseconds)
+        uv_timer_start(timer, on_again, milliseconds, 0);
 }
 
-static bool passes(int reason) {
-    return reason == MQTT_RC_UNSPECIFIED || reason == MQTT_RC_PACKET_ID_IN_USE ||
-           reason == MQTT_RC_QUOTA_EXCEEDED;
+static bool is_to_be_asked(const struct subscriber *subscriber) {
+    for (size_t i = 0; i < subscriber->count; i++)
+        if (subscriber->requests[i].again)
+            return true;
+    return false;
+}
+
+static void ask_soon(struct subscriber *subscriber) {
+    ask_within(subscriber, subscriber->again);
+    if (!is_to_be_asked(subscriber)) // several that are refused at once count as one
+        subscriber->again = subscriber->again * 2 < AGAIN_MAX ? subscriber->again * 2 : AGAIN_MAX;
+}
+
+static enum subscriber_again again_after(int reason) {
+    switch (reason) {
+    case MQTT_RC_UNSPECIFIED:
+    case MQTT_RC_PACKET_ID_IN_USE:
+    case MQTT_RC_QUOTA_EXCEEDED:
+        return SUBSCRIBER_SOON;
+    case MQTT_RC_NOT_AUTHORIZED:
+        return SUBSCRIBER_SLOWLY;
+    default:
+        return SUBSCRIBER_NEVER;
+    }
 }
 
 static void take_answer(struct subscriber *subscriber, size_t i, int reason) {
@@ -114,10 +134,14 @@ static void take_answer(struct subscriber *subscriber, size_t i, int reason) {
     answered->granted = reason < 0x80;
     bool said = answered->said;
     answered->said = !answered->granted;
-    if (passes(reason))
-        ask_again(subscriber, answered);
-    subscriber->handlers.answered(subscriber->handlers.context, &subscriber->subscriptions[i], reason,
-                                  answered->again, said);
+    enum subscriber_again again = again_after(reason);
+    if (again == SUBSCRIBER_SOON)
+        ask_soon(subscriber);
+    else if (again == SUBSCRIBER_SLOWLY)
+        ask_within(subscriber, SUBSCRIBER_SLOW);
+    answered->again = again != SUBSCRIBER_NEVER;
+    subscriber->handlers.answered(subscriber->handlers.context, &subscriber->subscriptions[i], reason, again,
+                                  said);
 }
 
 void subscriber_answer(struct subscriber *subscriber, int mid, int count, const int *granted) {
@@ -144,10 +168,21 @@ bool subscriber_has(const struct subscriber *subscriber, const char *filter) {
 
 // --- for a while ---
 
+static struct passing *find_passing(const struct subscriber *subscriber, const char *filter) {
+    struct passing *passing;
+    DL_FOREACH(subscriber->passing, passing) {
+        if (strcmp(passing->filter, filter) == 0)
+            return passing;
+    }
+    return NULL;
+}
+
 void subscriber_add(struct subscriber *subscriber, const char *filter) {
-    struct passing *passing = must_have(calloc(1, sizeof *passing));
-    passing->filter = must_have(strdup(filter));
-    DL_APPEND(subscriber->passing, passing);
+    if (find_passing(subscriber, filter) == NULL) {
+        struct passing *passing = must_have(calloc(1, sizeof *passing));
+        passing->filter = must_have(strdup(filter));
+        DL_APPEND(subscriber->passing, passing);
+    }
     subscriber->handlers.result(subscriber->handlers.context,
                                 mosquitto_subscribe(subscriber->client, NULL, filter, 0));
 }
@@ -162,11 +197,7 @@ static bool ask_anew(struct subscriber *subscriber, const char *filter) {
 }
 
 void subscriber_remove(struct subscriber *subscriber, const char *filter) {
-    struct passing *passing;
-    DL_FOREACH(subscriber->passing, passing) {
-        if (strcmp(passing->filter, filter) == 0)
-            break;
-    }
+    struct passing *passing = find_passing(subscriber, filter);
     if (passing != NULL)
         forget(subscriber, passing);
     if (!ask_anew(subscriber, filter))

@@ -1,6 +1,6 @@
 // The subscriptions of a connection: asks for them, keeps what the broker has granted, and asks again for those
-// that it refused for a reason that passes. Beside the lasting ones there are some for a while, to learn what
-// is retained.
+// that it refused: soon where the reason passes, and from time to time where somebody may change its access list.
+// Beside the lasting ones there are some for a while, to learn what is retained.
 #pragma once
 
 #include <mosquitto.h>
@@ -12,11 +12,14 @@
 
 struct subscriber;
 
+// When a subscription that was refused is asked for again, besides at the next connection.
+enum subscriber_again { SUBSCRIBER_NEVER, SUBSCRIBER_SOON, SUBSCRIBER_SLOWLY };
+#define SUBSCRIBER_SLOW 30000 // milliseconds
+
 struct subscriber_handlers {
-    // Each time the broker has granted a subscription, or refused it (reason: 0x80 and above). again: it will be
-    // asked for again. said: it was refused before without having been granted since.
-    void (*answered)(void *context, const struct mqtt_subscription *subscription, int reason, bool again,
-                     bool said);
+    // Each time the broker has granted a subscription, or refused it (reason: 0x80 and above). said: it was refused before without having been granted since.
+    void (*answered)(void *context, const struct mqtt_subscription *subscription, int reason,
+                     enum subscriber_again again, bool said);
     // Told what a call of libmosquitto returned.
     void (*result)(void *context, int result);
     void *context;
@@ -37,9 +40,9 @@ void subscriber_answer(struct subscriber *subscriber, int mid, int count, const 
 // Whether each was answered once on this connection.
 bool subscriber_is_answered(const struct subscriber *subscriber);
 bool subscriber_has(const struct subscriber *subscriber, const char *filter);
-// Asks for a filter for a while, with QoS 0, and no longer. What it has retained comes also where a lasting
-// subscription wants none of it. The broker may have one subscription with a filter, so that a lasting one with
-// the same is asked for anew afterwards.
+// Asks for a filter for a while, with QoS 0; and no longer. What it has retained comes also where a lasting
+// subscription wants none of it. A broker has one subscription with a filter, so that a lasting one with the same
+// is asked for anew afterwards.
 void subscriber_add(struct subscriber *subscriber, const char *filter);
 void subscriber_remove(struct subscriber *subscriber, const char *filter);
 

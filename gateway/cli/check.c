@@ -9,7 +9,8 @@ static const char help[] =
     "trackbus check -c FILE\n"
     "\n"
     "Checks a configuration, with the environment variables that 'run' would use. Prints one line per\n"
-    "fault: its JSON path, what is there and what was expected.\n"
+    "fault: its JSON path, what is there and what was expected. A note names what is configured and\n"
+    "cannot work.\n"
     "\n"
     "Exit codes: 0 no faults, 1 faults, 2 wrong usage.\n";
 
@@ -23,6 +24,19 @@ static int read_options(int argc, char **argv, const char **file) {
     return *file == NULL ? cli_usage_fault(argv[0], "which configuration? -c is missing") : -1;
 }
 
+// What MQTT 3.1.1 has no place for.
+static void print_notes(const struct config *config) {
+    if (config->mqtt.version != MQTT_VERSION_3_1_1)
+        return;
+    if (config->commands.intake)
+        puts("note: $.mqtt.version: \"3.1.1\" has no response topics: results of commands are in the log "
+             "entries "
+             "only");
+    puts("note: $.mqtt.version: \"3.1.1\" has no user properties: messages and state come without any");
+    puts("note: $.mqtt.version: \"3.1.1\" cannot bound what the broker sends: set the largest message there "
+         "(Mosquitto: message_size_limit)");
+}
+
 int cli_check(int argc, char **argv) {
     const char *file = NULL;
     int code = read_options(argc, argv, &file);
@@ -32,6 +46,7 @@ int cli_check(int argc, char **argv) {
     if (config == NULL)
         return 1;
     printf("%s is valid: %zu channels, %zu devices\n", file, config->channel_count, config->devices->count);
+    print_notes(config);
     config_free(config);
     return 0;
 }

@@ -20,6 +20,7 @@
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/run/subscriptions.h"
+#include "gateway/state/rivals.h"
 #include "gateway/state/state.h"
 
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
@@ -36,6 +37,7 @@ struct gateway {
     struct mqtt_link *link;
     struct bus *bus;
     struct roll_call *roll_call;
+    struct rivals *rivals;
     struct gate *gate;
     struct session_table sessions;
     struct channel_observer observer;
@@ -87,12 +89,20 @@ static void on_set_aside(void *context) {
 static void on_link_connected(void *context) {
     struct gateway *gateway = context;
     roll_call_begin(gateway->roll_call);
+    rivals_connected(gateway->rivals);
     commands_link_connected(gateway->commands, mqtt_link_is_resumed(gateway->link));
     state_link_connected(gateway->state);
 }
 
+static void tell_whether_commands_come(struct gateway *gateway) {
+    const char *filter = gateway->subscriptions.commands;
+    if (filter != NULL)
+        state_commands_come(gateway->state, mqtt_link_has(gateway->link, filter));
+}
+
 static void on_link_up(void *context) {
     struct gateway *gateway = context;
+    tell_whether_commands_come(gateway);
     state_publish_instance(gateway->state, true);
     roll_call_ask(gateway->roll_call);
     outbox_link_up(gateway->outbox);
@@ -106,12 +116,24 @@ static void on_link_down(void *context, bool by_broker) {
     state_link_down(gateway->state);
 }
 
+// The broker has answered a subscription that it had refused for now.
+static void on_granted(void *context, const struct mqtt_subscription *subscription, bool granted) {
+    struct gateway *gateway = context;
+    if (!mqtt_link_is_up(gateway->link) || subscription->filter != gateway->subscriptions.commands)
+        return;
+    tell_whether_commands_come(gateway);
+    state_publish_instance(gateway->state, true);
+}
+
 static void on_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
     struct gateway *gateway = context;
     outbox_published(gateway->outbox, mid, answer, reason);
 }
 
 static void take_state(struct gateway *gateway, const char *topic, const struct mqtt_received *received) {
+    const char *instance = topic_after(topic, TOPIC_INSTANCES);
+    if (instance != NULL)
+        rivals_received(gateway->rivals, instance, received);
     state_received(gateway->state, topic, received);
     roll_call_received(gateway->roll_call, topic, received);
     commands_received(gateway->commands, topic, received);
@@ -156,7 +178,8 @@ static const struct mqtt_link_handlers link_handlers = {.ready = on_link_ready,
                                                         .up = on_link_up,
                                                         .down = on_link_down,
                                                         .published = on_published,
-                                                        .received = on_received};
+                                                        .received = on_received,
+                                                        .granted = on_granted};
 
 static void on_answered(void *context) {
     struct gateway *gateway = context;
@@ -165,8 +188,19 @@ static void on_answered(void *context) {
 
 static void on_settled(void *context) {
     struct gateway *gateway = context;
+    rivals_settled(gateway->rivals);
     state_roll_call_settled(gateway->state);
     commands_roll_call_settled(gateway->commands);
+}
+
+static void on_unheard(void *context) {
+    struct gateway *gateway = context;
+    mqtt_link_unheard(gateway->link, gateway->subscriptions.own);
+}
+
+static void on_same_id(void *context) {
+    struct gateway *gateway = context;
+    mqtt_link_rival(gateway->link);
 }
 
 // --- what the channels report ---
@@ -393,7 +427,7 @@ static bool open_store(struct gateway *gateway) {
 static void make_broker(struct gateway *gateway) {
     const struct config *config = gateway->config;
     const struct roll_call_handlers handlers = {
-        .context = gateway, .answered = on_answered, .settled = on_settled};
+        .context = gateway, .answered = on_answered, .settled = on_settled, .unheard = on_unheard};
     char will_topic[TOPIC_MAX];
     gateway->outbox =
         outbox_new(&gateway->loop, gateway->store, config->mqtt.topic_prefix, (unsigned)config->mqtt.inflight,
@@ -408,6 +442,7 @@ static void make_broker(struct gateway *gateway) {
     gateway->bus = bus_new(config->mqtt.topic_prefix, config->mqtt.client_id, gateway->outbox,
                            mqtt_link_carrier(gateway->link));
     gateway->roll_call = roll_call_new(&gateway->loop, gateway->bus, &handlers);
+    gateway->rivals = rivals_new(config, gateway->bus, gateway->started, on_same_id, gateway);
 }
 
 static void make_channels(struct gateway *gateway) {
@@ -436,16 +471,17 @@ static void make_channels(struct gateway *gateway) {
 }
 
 static void make_state(struct gateway *gateway) {
-    gateway->state = state_new(&(struct state_parts){.loop = &gateway->loop,
-                                                     .config = gateway->config,
-                                                     .registry = gateway->registry,
-                                                     .bus = gateway->bus,
-                                                     .outbox = gateway->outbox,
-                                                     .asker = {gateway->link, subscribe, unsubscribe, hear_others},
-                                                     .sessions = &gateway->sessions,
-                                                     .channels = gateway->channels,
-                                                     .channel_count = gateway->config->channel_count,
-                                                     .started = gateway->started});
+    gateway->state =
+        state_new(&(struct state_parts){.loop = &gateway->loop,
+                                        .config = gateway->config,
+                                        .registry = gateway->registry,
+                                        .bus = gateway->bus,
+                                        .outbox = gateway->outbox,
+                                        .asker = {gateway->link, subscribe, unsubscribe, hear_others},
+                                        .sessions = &gateway->sessions,
+                                        .channels = gateway->channels,
+                                        .channel_count = gateway->config->channel_count,
+                                        .started = gateway->started});
 }
 
 static void make_commands(struct gateway *gateway) {
@@ -477,6 +513,7 @@ static size_t free_parts(struct gateway *gateway) {
     free(gateway->parts.places);
     commands_free(gateway->commands);
     roll_call_free(gateway->roll_call);
+    rivals_free(gateway->rivals);
     bus_free(gateway->bus);
     gate_free(gateway->gate);
     size_t lost = store_close(gateway->store);

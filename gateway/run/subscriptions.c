@@ -29,6 +29,11 @@ static void add_written_by_others(struct subscriptions *list, const struct confi
         add(list, 0, options, "%s/+/+/+/config", config->home_assistant.prefix);
 }
 
+static void add_commands(struct subscriptions *list, const char *prefix) {
+    add(list, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_COMMAND "#", prefix);
+    list->commands = list->list[list->count - 1].filter;
+}
+
 // Our own first, because a broker with a full queue drops what comes later. A command that somebody retained
 // by mistake would come again at every connection: no retained ones. The entries of the queue are wanted with
 // those that we wrote ourselves, which tells that the broker has them. Where devices and what other instances
@@ -37,8 +42,9 @@ void subscriptions_fill(struct subscriptions *list, const struct config *config)
     const char *prefix = config->mqtt.topic_prefix;
     bool intake = config->commands.intake;
     add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "%s/#", prefix, config->mqtt.client_id);
+    list->own = list->list[0].filter;
     if (intake)
-        add(list, 1, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_COMMAND "#", prefix);
+        add_commands(list, prefix);
     add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_DEVICES "+" TOPIC_QUEUE "+", prefix);
     add(list, 1, 0, "%s/" TOPIC_STATE TOPIC_CHANNELS "+/+" TOPIC_QUEUE "+", prefix);
     add(list, 0, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "+", prefix);

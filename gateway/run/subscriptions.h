@@ -9,6 +9,8 @@
 struct subscriptions {
     struct mqtt_subscription list[16];
     size_t count;
+    const char *own;      // filter of the one to our own topics
+    const char *commands; // of the one that brings commands; NULL: none does
 };
 
 // Fills a list that is all zero, for the configuration.

@@ -11,13 +11,16 @@ const char instance_state_last_will[] = "{\"state\":\"offline\"}";
 struct instance_state {
     const struct bus *bus;
     bool hand_over;  // this instance will not run again
+    bool intake;     // this instance takes commands in
+    bool commands;   // and the broker lets it
     int64_t started; // microseconds since 1970
 };
 
 struct instance_state *instance_state_new(const struct config *config, const struct bus *bus,
                                           int64_t started) {
     struct instance_state *instance_state = must_have(malloc(sizeof *instance_state));
-    *instance_state = (struct instance_state){.bus = bus, .hand_over = config->hand_over, .started = started};
+    *instance_state = (struct instance_state){
+        .bus = bus, .hand_over = config->hand_over, .intake = config->commands.intake, .started = started};
     return instance_state;
 }
 
@@ -26,14 +29,20 @@ void instance_state_free(struct instance_state *instance_state) {
 }
 
 static json_t *online_state(const struct instance_state *instance_state) {
-    return json_pack("{s:s, s:s, s:f, s:b, s:I}", "state", "online", "version", TRACKBUS_VERSION, "started",
-                     (double)instance_state->started / 1e6, "full", bus_is_full(instance_state->bus),
-                     "set_aside", (json_int_t)bus_set_aside_count(instance_state->bus));
+    const struct bus *bus = instance_state->bus;
+    json_t *commands = instance_state->intake ? json_boolean(instance_state->commands) : NULL;
+    return json_pack("{s:s, s:s, s:f, s:b, s:I, s:o*}", "state", "online", "version", TRACKBUS_VERSION,
+                     "started", (double)instance_state->started / 1e6, "full", bus_is_full(bus), "set_aside",
+                     (json_int_t)bus_set_aside_count(bus), "commands", commands);
 }
 
 // NULL for an instance that will not run again.
 static json_t *offline_state(const struct instance_state *instance_state) {
     return instance_state->hand_over ? NULL : json_loads(instance_state_last_will, 0, NULL);
+}
+
+void instance_state_set_commands(struct instance_state *instance_state, bool come) {
+    instance_state->commands = come;
 }
 
 static const char own_topic[] = TOPIC_STATE TOPIC_INSTANCES "%s";

@@ -21,6 +21,9 @@ void instance_state_free(struct instance_state *instance_state);
 // the broker is away.
 void instance_state_publish(const struct instance_state *instance_state, bool online);
 
+// One that takes commands in says whether the broker lets it ("commands"). Until this is called it does not.
+void instance_state_set_commands(struct instance_state *instance_state, bool come);
+
 // Whether what came on our own topic, not retained, is what stands there: we are online, in this run.
 bool instance_state_is_right(const struct instance_state *instance_state,
                              const struct mqtt_received *received);

@@ -11,138 +11,186 @@
 #include "gateway/broker/mqtt_link.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
-#define SLOW_TIME  1000  // milliseconds without a message after which a broker is slow
-#define QUIET_TIME 5000  // milliseconds without a message after which nothing more is expected
-#define TIME_MAX   20000 // milliseconds that it may take in all
+#define QUIET_TIME 1000  // milliseconds without a message after which the last one is asked for again
+#define SLOW_TIME  2000  // and after which the broker is called slow, when it goes on
+#define MAIN_TIME  5000  // and after which the main connection asks
+#define GIVE_UP    10000 // and after which nothing more is expected
+
+#define DOWNS_MAX 2 // that the second connection may be lost
 
 enum { FILTERS = 5 };
 
 struct state_reader {
     struct state_reader_handlers handlers;
-    struct mqtt_asker asker; // the main connection
+    const struct bus *bus;
+    struct mqtt_asker asker; // of the main connection
     struct config config;    // the gateway's, but for the client_id
     char *client_id;         // config's
     char *base;              // {prefix}/state/gw/
     struct mqtt_link *link;
     struct mqtt_subscription subscriptions[FILTERS];
     uv_timer_t timer;
-    uint64_t begun, heard; // by uv_now(); heard 0: nothing yet
-    size_t count;          // of messages
-    bool refused;          // the second connection: reading goes on on the main one
-    bool asked;            // on the main one
-    bool slow;             // the log has it
-    bool ended;            // what is retained last has come
+    uint64_t heard;   // something retained, or that we are connected; by uv_now()
+    uint64_t longest; // silence before the broker went on, in milliseconds
+    size_t count;     // of what is retained for devices
+    bool link_stopped;
+    bool asks_main; // the main connection is to ask, instead of the link
+    bool asked;     // it has
+    bool again;     // the last one was asked for again, and nothing but it has come since
+    bool refused;   // the second connection was, which is in the log
+    bool ended;     // what is retained last has come
+    unsigned downs; // of the link
     bool stopped;
 };
 
-static void warn_of_what_is_missing(const struct state_reader *reader) {
-    if (reader->count == 0)
-        log_warning("the broker reported nothing of what it retains under %s: it has nothing, or its access "
-                    "list does not let this client read it",
-                    reader->base);
-    else
-        log_warning("the broker reported only %zu of the topics it retains for devices: it is slow, or drops "
-                    "some (in Mosquitto, set max_queued_messages 100000)",
+static uint64_t silence(const struct state_reader *reader) {
+    return uv_now(reader->timer.loop) - reader->heard;
+}
+
+static const char *last_filter(const struct state_reader *reader) {
+    return reader->subscriptions[FILTERS - 1].filter;
+}
+
+static void stop_link(struct state_reader *reader) {
+    if (!reader->link_stopped)
+        mqtt_link_stop(reader->link);
+    reader->link_stopped = true;
+}
+
+// --- the end ---
+
+// When nothing comes at all, the roll call knows why.
+static void say_what_is_missing(const struct state_reader *reader) {
+    if (reader->count > 0)
+        log_warning(
+            "the broker told %zu of the topics that it retains for devices, and then nothing for %d s: "
+            "of others, what an earlier run left behind stays as it is",
+            reader->count, GIVE_UP / 1000);
+}
+
+// What is not known is not guessed.
+static void say_how_it_went(const struct state_reader *reader) {
+    if (reader->asks_main && !reader->refused)
+        log_warning(
+            "the broker told nothing on a second connection with the client id '%s': what it retains was "
+            "read on the first one",
+            reader->client_id);
+    else if (reader->again && reader->count > 0)
+        log_warning("the broker left out some of what it retains for devices, %zu topics came: its queue for "
+                    "one client is too short (in Mosquitto: max_queued_messages)",
                     reader->count);
+    else if (reader->longest > SLOW_TIME)
+        log_warning("the broker was slow to tell what it retains: the state of devices waited %.1f s for it",
+                    (double)reader->longest / 1000);
 }
 
-static void finish(struct state_reader *reader) {
-    if (!reader->ended)
-        warn_of_what_is_missing(reader);
-    state_reader_stop(reader);
-    reader->handlers.answered(reader->handlers.context);
-}
-
-// --- on the main connection ---
-
-static void ask_on_main(struct state_reader *reader) {
-    for (size_t i = 0; i < FILTERS; i++)
-        if (!reader->asker.subscribe(reader->asker.context, reader->subscriptions[i].filter))
-            return;
-    reader->asked = true;
-    reader->heard = uv_now(reader->timer.loop);
-}
-
-static void unsubscribe_on_main(struct state_reader *reader) {
-    for (size_t i = 0; reader->asked && i < FILTERS; i++)
+static void leave_main(struct state_reader *reader) {
+    for (size_t i = 0; i < FILTERS && reader->asked; i++)
         reader->asker.unsubscribe(reader->asker.context, reader->subscriptions[i].filter);
     reader->asked = false;
 }
 
-void state_reader_link_down(struct state_reader *reader) {
-    if (reader == NULL)
-        return;
-    reader->asked = false;
-    reader->heard = 0;
+static void finish(struct state_reader *reader) {
+    if (reader->ended)
+        say_how_it_went(reader);
+    else
+        say_what_is_missing(reader);
+    leave_main(reader);
+    state_reader_stop(reader);
+    reader->handlers.answered(reader->handlers.context);
 }
 
-// --- either way ---
+// --- asking ---
 
-static bool is_quiet(struct state_reader *reader, uint64_t now) {
-    uint64_t quiet = reader->heard != 0 ? now - reader->heard : 0;
-    if (quiet > SLOW_TIME && !reader->slow) {
-        reader->slow = true;
-        log_warning("the broker takes more than %d s to say what it retains for devices: state is published "
-                    "when it has said it",
-                    SLOW_TIME / 1000);
-    }
-    return quiet > QUIET_TIME;
+static void ask_main(struct state_reader *reader) {
+    stop_link(reader);
+    for (size_t i = 0; i < FILTERS; i++)
+        if (!reader->asker.subscribe(reader->asker.context, reader->subscriptions[i].filter))
+            return; // it has gone, and is asked again when it is back
+    reader->asked = true;
+    reader->again = false;
+}
+
+// A broker whose queue is full drops what comes last, and answers to subscriptions with it; asked again it has room.
+// One that is slow sends the last one behind all else in any case.
+static void ask_again_for_the_last(struct state_reader *reader) {
+    reader->again = true;
+    if (reader->asks_main)
+        reader->asker.subscribe(reader->asker.context, last_filter(reader));
+    else
+        mqtt_link_subscribe(reader->link, last_filter(reader));
+}
+
+static void wait_on(struct state_reader *reader) {
+    uint64_t quiet = silence(reader);
+    if (quiet > QUIET_TIME && !reader->again)
+        ask_again_for_the_last(reader);
+    if (quiet > MAIN_TIME)
+        reader->asks_main = true;
+}
+
+// What the main connection hears besides may be the last topic too, so there it is no end by itself.
+static bool is_done(const struct state_reader *reader) {
+    return silence(reader) > (reader->ended ? QUIET_TIME : GIVE_UP);
+}
+
+static void take_refusal(struct state_reader *reader, const char *what, const char *why) {
+    if (reader->asks_main)
+        return;
+    reader->asks_main = reader->refused = true;
+    log_warning(
+        "the broker does not take a second connection with the client id '%s': %s%s; what it retains is "
+        "read on the first one",
+        reader->client_id, what, why);
+}
+
+static void wait_for_main(struct state_reader *reader) {
+    reader->asked = reader->again = reader->ended = false;
+    reader->heard = uv_now(reader->timer.loop);
 }
 
 static void on_timer(uv_timer_t *timer) {
     struct state_reader *reader = timer->data;
-    uint64_t now = uv_now(timer->loop);
-    if (reader->refused && !reader->asked)
-        ask_on_main(reader);
-    if (reader->ended || is_quiet(reader, now) || now - reader->begun > TIME_MAX)
+    if (reader->ended && !reader->asks_main) {
         finish(reader);
+    } else if (!bus_is_up(reader->bus)) {
+        wait_for_main(reader);
+    } else if (is_done(reader)) {
+        finish(reader);
+    } else if (reader->asks_main && !reader->asked) {
+        ask_main(reader);
+    } else if (!reader->ended) {
+        wait_on(reader);
+    }
 }
 
+// Not from where the link calls: it would be gone.
 static void look_at_once(struct state_reader *reader) {
-    if (!reader->stopped)
-        uv_timer_start(&reader->timer, on_timer, 0, INTERVAL); // not from here: the link would be gone
+    uv_timer_start(&reader->timer, on_timer, 0, INTERVAL);
 }
 
-static void note(struct state_reader *reader, const char *topic, bool retain) {
-    const char *last = reader->subscriptions[FILTERS - 1].filter + strlen(reader->base);
-    reader->heard = uv_now(reader->timer.loop);
-    if (!retain)
+// --- what is heard ---
+
+static void hear(struct state_reader *reader, const char *topic, const struct mqtt_received *received) {
+    if (!received->retain)
         return;
-    reader->count++;
-    reader->ended = reader->ended || strcmp(topic, last) == 0;
-    if (reader->ended)
-        look_at_once(reader);
-}
-
-void state_reader_heard(struct state_reader *reader, const char *topic,
-                        const struct mqtt_received *received) {
-    if (reader != NULL && !reader->stopped && reader->asked)
-        note(reader, topic, received->retain);
-}
-
-// --- on a connection of its own ---
-
-static void on_up(void *context) {
-    struct state_reader *reader = context;
+    if (silence(reader) > reader->longest)
+        reader->longest = silence(reader);
     reader->heard = uv_now(reader->timer.loop);
+    if (topic_after(topic, TOPIC_DEVICES) != NULL) {
+        reader->count++;
+        reader->again = false;
+    }
+    if (strcmp(received->topic, last_filter(reader)) == 0) {
+        reader->ended = true;
+        look_at_once(reader);
+    }
 }
 
-static void on_failed(void *context, const char *why) {
-    struct state_reader *reader = context;
-    log_warning("a second connection, with the client id '%s', came to nothing: %s: what the broker retains is "
-                "read on the main connection",
-                reader->client_id, why);
-    reader->refused = true;
-    look_at_once(reader);
-}
-
-static void ignore(void *context) {
-}
-
-static void ignore_down(void *context, bool by_broker) {
-}
-
-static void ignore_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
+void state_reader_received(struct state_reader *reader, const char *topic,
+                           const struct mqtt_received *received) {
+    if (reader != NULL && reader->asked && !reader->stopped)
+        hear(reader, topic, received);
 }
 
 static void on_received(void *context, const struct mqtt_received *received) {
@@ -150,18 +198,63 @@ static void on_received(void *context, const struct mqtt_received *received) {
     const char *topic = topic_after(received->topic, reader->base);
     if (topic == NULL)
         return;
-    note(reader, topic, received->retain);
-    if (!reader->ended)
-        reader->handlers.received(reader->handlers.context, topic, received);
+    hear(reader, topic, received);
+    reader->handlers.received(reader->handlers.context, topic, received);
+}
+
+static void on_up(void *context) {
+    struct state_reader *reader = context;
+    reader->heard = uv_now(reader->timer.loop);
+    reader->again = false;
+    if (mqtt_link_retains(reader->link))
+        return;
+    reader->ended = true; // there is nothing to tell
+    look_at_once(reader);
+}
+
+// --- a broker that does not want the second connection ---
+
+static bool on_failed(void *context, const char *why) {
+    struct state_reader *reader = context;
+    if (!bus_is_up(reader->bus))
+        return false; // it may be the network
+    take_refusal(reader, "", why);
+    look_at_once(reader);
+    return true;
+}
+
+static void on_granted(void *context, const struct mqtt_subscription *subscription, bool granted) {
+    if (granted)
+        return;
+    take_refusal(context, "it rejects the subscription to ", subscription->filter);
+    look_at_once(context);
+}
+
+static void ignore(void *context) {
+}
+
+// One that takes the two connections for one ends the other whenever one comes.
+static void on_down(void *context, bool by_broker) {
+    struct state_reader *reader = context;
+    if (++reader->downs < DOWNS_MAX || !bus_is_up(reader->bus))
+        return;
+    take_refusal(reader, "it ends it again and again", "");
+    look_at_once(reader);
+}
+
+static void ignore_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
 }
 
 static const struct mqtt_link_handlers link_handlers = {.purpose = "what it retains",
                                                         .connected = ignore,
                                                         .up = on_up,
-                                                        .down = ignore_down,
-                                                        .failed = on_failed,
+                                                        .down = on_down,
                                                         .published = ignore_published,
-                                                        .received = on_received};
+                                                        .received = on_received,
+                                                        .granted = on_granted,
+                                                        .failed = on_failed};
+
+// --- making and taking apart ---
 
 // Whose a device is comes first, then identities, because the rest is of use only for devices that are known; what
 // we have published just now comes last.
@@ -180,17 +273,18 @@ static void start(struct state_reader *reader, uv_loop_t *loop) {
                                  &link_handlers, reader);
     uv_timer_init(loop, &reader->timer);
     reader->timer.data = reader;
-    reader->begun = uv_now(loop);
+    reader->heard = uv_now(loop);
     uv_timer_start(&reader->timer, on_timer, INTERVAL, INTERVAL);
     mqtt_link_start(reader->link);
 }
 
-struct state_reader *state_reader_new(uv_loop_t *loop, const struct config *config,
+struct state_reader *state_reader_new(uv_loop_t *loop, const struct config *config, const struct bus *bus,
                                       const struct mqtt_asker *asker,
                                       const struct state_reader_handlers *handlers) {
     struct state_reader *reader = must_have(calloc(1, sizeof *reader));
-    reader->asker = *asker;
     reader->handlers = *handlers;
+    reader->bus = bus;
+    reader->asker = *asker;
     reader->config = *config;
     reader->client_id = text_format("%s-reader", config->mqtt.client_id);
     reader->config.mqtt.client_id = reader->client_id;
@@ -204,8 +298,7 @@ void state_reader_stop(struct state_reader *reader) {
     if (reader == NULL || reader->stopped)
         return;
     reader->stopped = true;
-    unsubscribe_on_main(reader);
-    mqtt_link_stop(reader->link);
+    stop_link(reader);
     uv_close((uv_handle_t *)&reader->timer, NULL);
 }
 

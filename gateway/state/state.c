@@ -60,8 +60,8 @@ static bool begin_reading(struct state *state) {
     const struct state_reader_handlers handlers = {
         .context = state, .received = on_read, .answered = on_all_read};
     if (state->reader == NULL && outbox_keeps_up(outbox) && outbox_is_rid_of_earlier(outbox))
-        state->reader =
-            state_reader_new(state->parts.loop, state->parts.config, &state->parts.asker, &handlers);
+        state->reader = state_reader_new(state->parts.loop, state->parts.config, state->parts.bus,
+                                         &state->parts.asker, &handlers);
     return state->reader != NULL;
 }
 
@@ -102,7 +102,6 @@ void state_link_up(struct state *state) {
 
 void state_link_down(struct state *state) {
     clearing_link_down(state->clearing);
-    state_reader_link_down(state->reader);
     devices_link_down(state->devices);
     guard_forget(state->guard);
     state->watching = WATCHING_NOTHING;
@@ -152,7 +151,7 @@ void state_received(struct state *state, const char *topic, const struct mqtt_re
         devices_received(state->devices, topic, received);
     else if (topic_after(topic, TOPIC_CHANNELS) != NULL)
         channel_state_heard_sum(state->channel_state, topic, received);
-    state_reader_heard(state->reader, topic, received);
+    state_reader_received(state->reader, topic, received);
 }
 
 void state_heard_home_assistant(struct state *state, const struct mqtt_received *received) {
@@ -268,6 +267,10 @@ bool state_publish(struct state *state) {
 
 void state_publish_instance(struct state *state, bool online) {
     instance_state_publish(state->instance_state, online);
+}
+
+void state_commands_come(struct state *state, bool come) {
+    instance_state_set_commands(state->instance_state, come);
 }
 
 void state_reload(struct state *state) {

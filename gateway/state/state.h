@@ -69,6 +69,10 @@ bool state_publish(struct state *state);
 // The state of the instance: at once, past the outbox.
 void state_publish_instance(struct state *state, bool online);
 
+// Whether the broker gives us what is published to the command topics, as the state of the instance then says. Not
+// called in one that takes no commands in.
+void state_commands_come(struct state *state, bool come);
+
 // The registry has changed; registry_replace() comes before it, sessions_reload() after it.
 void state_reload(struct state *state);
 

@@ -250,6 +250,19 @@ Test(cli, check_of_valid_configurations) {
     expect_in(it->out, "1 devices");
 }
 
+Test(cli, check_notes_what_does_not_work_with_mqtt_3_1_1) {
+    const struct outcome *it = call("check -c in", "{\"mqtt\":{\"version\":\"3.1.1\"}}");
+    expect_code(it, 0);
+    expect_in(it->out, "is valid");
+    expect_in(it->out, "note: $.mqtt.version: \"3.1.1\" has no response topics");
+    expect_in(it->out, "user properties");
+    it = call("check -c in", "{\"mqtt\":{\"version\":\"3.1.1\"},\"commands\":{\"intake\":false}}");
+    expect_code(it, 0);
+    cr_assert_null(strstr(it->out, "response topics"), "no commands come");
+    it = call("check -c in", "{\"mqtt\":{\"version\":\"5\"}}");
+    cr_assert_null(strstr(it->out, "note"));
+}
+
 Test(cli, check_names_each_fault_with_its_path) {
     static const struct {
         const char *config, *path;

@@ -7,7 +7,7 @@
 #include "tests/e2e/rig.h"
 #include "tests/e2e/scripted_broker.h"
 
-TestSuite(link, .fini = rig_clean);
+TestSuite(link, .fini = rig_clean, .timeout = 120);
 
 #define GATEWAY "trackbus"
 
@@ -194,6 +194,16 @@ Test(link, works_on_without_wildcards) {
     struct set set = up_with_limits((struct scripted_limits){.no_wildcards = true});
     report_arrives(&set, 1);
     rig_expect_log(set.rig, "takes no wildcards");
+    scripted_expect_publishes(set.broker, "trackbus/state/gw/instances/trackbus", "\"commands\":false", 1);
+    scripted_broker_finish(set.broker);
+}
+
+// It uses none.
+Test(link, does_not_mind_a_broker_without_subscription_identifiers) {
+    struct set set = up_with_limits((struct scripted_limits){.no_subscription_ids = true});
+    report_arrives(&set, 1);
+    rig_expect_log(set.rig, ": connected");
+    cr_assert(!rig_log_has(set.rig, "the broker has limits"));
     scripted_broker_finish(set.broker);
 }
 
@@ -268,6 +278,15 @@ Test(link, names_what_the_broker_must_allow) {
     scripted_broker_finish(set.broker);
 }
 
+Test(link, blames_no_access_list_for_what_is_not_its_fault) {
+    struct set set =
+        up_with((struct scripted_rule){.on = SCRIPTED_SUBSCRIBE, .topic = COMMANDS, .reason = 0x8F}, NULL);
+    report_arrives(&set, 1);
+    rig_expect_log(set.rig, "subscription to " COMMANDS " rejected: Topic Filter invalid");
+    cr_assert(!rig_log_has(set.rig, "access list"));
+    scripted_broker_finish(set.broker);
+}
+
 // --- several brokers ---
 
 // A rig with a second broker; the rig's port is that of the second one.
@@ -318,6 +337,56 @@ Test(link, uses_another_server_for_one_connection) {
 
 Test(link, goes_where_a_server_has_moved) {
     follows(0x9D);
+}
+
+// libmosquitto does not hand over what the broker names then.
+Test(link, goes_to_the_next_broker_when_one_sends_it_away) {
+    struct set set = set_with((struct scripted_rule){.times = 1});
+    int port;
+    char changes[160];
+    struct scripted_broker *other = second_broker(&set, &port);
+    scripted_broker_set(set.broker, (struct scripted_rule){.on = SCRIPTED_PUBLISH,
+                                                           .topic = "trackbus/message/#",
+                                                           .disconnect = 0x9C,
+                                                           .server_reference = "nowhere:1"});
+    snprintf(changes, sizeof changes, "{'mqtt': {'url': ['mqtt://127.0.0.1:%d', 'mqtt://127.0.0.1:%d']}}",
+             port, scripted_broker_port(other));
+    rig_gateway_start(set.rig, changes);
+    struct set there = {.rig = set.rig, .broker = other};
+    report_arrives(&there, 1); // which the first one did not take
+    rig_expect_log(set.rig, "retrying at once");
+    scripted_broker_end(set.broker);
+    scripted_broker_finish(other);
+}
+
+Test(link, goes_to_the_next_broker_when_one_refuses) {
+    struct set set = set_with((struct scripted_rule){.times = 1});
+    int port;
+    char changes[160];
+    struct scripted_broker *other = second_broker(&set, &port);
+    scripted_broker_unset(set.broker, set.rule);
+    scripted_broker_set(set.broker, (struct scripted_rule){.reason = 0x88});
+    snprintf(changes, sizeof changes, "{'mqtt': {'url': ['mqtt://127.0.0.1:%d', 'mqtt://127.0.0.1:%d']}}",
+             port, scripted_broker_port(other));
+    rig_gateway_start(set.rig, changes);
+    struct set there = {.rig = set.rig, .broker = other};
+    report_arrives(&there, 1);
+    scripted_broker_end(set.broker);
+    scripted_broker_finish(other);
+}
+
+// However often it tried while the broker was away.
+Test(link, is_back_within_five_seconds_after_an_outage) {
+    struct set set = up_with((struct scripted_rule){.times = 1}, NULL);
+    report_arrives(&set, 1);
+    scripted_broker_stop(set.broker);
+    rig_expect_log_times(set.rig, "retrying in",
+                         6); // 1, 2, 4 and then 5 s: more than it would take to reach 30
+    scripted_broker_restart(set.broker, SCRIPTED_RETAINED | SCRIPTED_SESSIONS);
+    int64_t begun = rig_clock();
+    scripted_expect_connected(set.broker, GATEWAY);
+    cr_assert_leq(rig_clock() - begun, 5000 + 1500);
+    scripted_broker_finish(set.broker);
 }
 
 Test(link, circle_of_references_is_followed_slowly) {
