@@ -288,6 +288,8 @@ static bool is_unanswered(const struct command_queue *queue, const struct comman
 // Whether the device is back without having answered a command that must not happen twice.
 static bool is_back_silent(const struct command_queue *queue, const struct command *command,
                            const struct road *road) {
+    if (roll_call_is_open(queue->roll_call))
+        return false; // it may have ended elsewhere, which is still to be heard
     return command->sent_to != road->serial && !command->is_back && !command->has_begun && !command->unsent &&
            is_once(queue, command);
 }
