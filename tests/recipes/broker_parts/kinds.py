@@ -422,7 +422,8 @@ class NatsCluster(Cluster):
 class ArtemisCluster(Cluster):
     title, node = "ActiveMQ Artemis, two nodes", Artemis
     lacks = {"state": "a node keeps only what was published at that node; MQTT says nothing of clusters. All gateways and dashboards "
-                      "have to use one node"}
+                      "have to use one node",
+             "command": "the command is executed, but the node at which it was published keeps it as waiting: it was emptied at the other"}
 
     def join(self):
         ports = [free_port() for _ in self.brokers]

@@ -192,7 +192,10 @@ class Client:
 
     def close(self):
         self.paho.disconnect()
-        self.paho.loop_stop()
+        try:
+            self.paho.loop_stop()
+        except AttributeError:  # its thread ended by itself just then
+            pass
 
 
 class Gateway:
