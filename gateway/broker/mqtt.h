@@ -50,7 +50,7 @@ enum mqtt_answer {
     MQTT_NEVER_TAKEN, // refused for a reason that lies in the message or in what we may publish
 };
 
-// Asks the broker what it retains: subscribes for a while, with QoS 0 and without what we publish ourselves.
+// Asks the broker what it retains: subscribes for a while, with QoS 0.
 struct mqtt_asker {
     void *context;
     bool (*subscribe)(void *context, const char *filter); // false when not connected

@@ -770,15 +770,13 @@ static bool is_connected(const struct mqtt_link *link) {
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
     if (!is_connected(link) || !link->limits.wildcards)
         return false;
-    int options = link->attempt.version == MQTT_5 ? MQTT_SUB_OPT_NO_LOCAL : 0;
-    int result = mosquitto_subscribe_v5(link->client, NULL, filter, 0, options, NULL);
-    note_result(link, result);
-    return result == MOSQ_ERR_SUCCESS;
+    subscriber_add(link->subscriber, filter);
+    return !link->broken;
 }
 
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
-    if (mqtt_link_is_up(link) && !subscriber_renew(link->subscriber, filter))
-        note_result(link, mosquitto_unsubscribe(link->client, NULL, filter));
+    if (mqtt_link_is_up(link))
+        subscriber_remove(link->subscriber, filter);
 }
 
 // A socket that is closed with something unread in it is reset, and a broker that sees that before it has

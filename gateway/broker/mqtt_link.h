@@ -74,8 +74,9 @@ void mqtt_link_unheard(struct mqtt_link *link, const char *filter);
 // What carries the outbox's messages; it lives as long as the link.
 const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link);
 
-// Subscribes for now, or no longer, with QoS 0 and without what we publish ourselves: to learn what is
-// retained. False when not connected. What the link subscribes to anyway it goes on with afterwards.
+// Subscribes for a while, or no longer, with QoS 0: to learn what is retained. Also what we publish ourselves
+// comes: a broker may leave out what we have published in an earlier run, when it is told to leave out ours.
+// False when not connected. What the link subscribes to anyway it goes on with afterwards.
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
 

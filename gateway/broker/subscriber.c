@@ -4,6 +4,7 @@
 #include <mqtt_protocol.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "gateway/base/memory.h"
 #include "gateway/broker/protocol_version.h"
@@ -17,10 +18,16 @@ struct request {
     bool said; // that it was refused, also on an earlier connection
 };
 
+struct passing {
+    char *filter;
+    struct passing *prev, *next;
+};
+
 struct subscriber {
     const struct mqtt_subscription *subscriptions;
     struct request *requests; // one for each
     size_t count;
+    struct passing *passing;
     struct mosquitto *client; // NULL: no connection
     int version;
     unsigned again; // milliseconds
@@ -66,7 +73,15 @@ void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, i
             subscriber->requests[i].answered = true;
 }
 
+static void forget(struct subscriber *subscriber, struct passing *passing) {
+    DL_DELETE(subscriber->passing, passing);
+    free(passing->filter);
+    free(passing);
+}
+
 void subscriber_end(struct subscriber *subscriber) {
+    while (subscriber->passing != NULL)
+        forget(subscriber, subscriber->passing);
     clear(subscriber);
     subscriber->client = NULL;
     uv_timer_stop(&subscriber->timer);
@@ -112,15 +127,6 @@ static enum subscriber_again again_after(int reason) {
     }
 }
 
-bool subscriber_renew(struct subscriber *subscriber, const char *filter) {
-    for (size_t i = 0; i < subscriber->count; i++)
-        if (strcmp(subscriber->subscriptions[i].filter, filter) == 0) {
-            request(subscriber, i);
-            return true;
-        }
-    return false;
-}
-
 static void take_answer(struct subscriber *subscriber, size_t i, int reason) {
     struct request *answered = &subscriber->requests[i];
     answered->mid = 0;
@@ -160,9 +166,52 @@ bool subscriber_has(const struct subscriber *subscriber, const char *filter) {
     return false;
 }
 
+// --- for a while ---
+
+void subscriber_add(struct subscriber *subscriber, const char *filter) {
+    struct passing *passing = must_have(calloc(1, sizeof *passing));
+    passing->filter = must_have(strdup(filter));
+    DL_APPEND(subscriber->passing, passing);
+    subscriber->handlers.result(subscriber->handlers.context,
+                                mosquitto_subscribe(subscriber->client, NULL, filter, 0));
+}
+
+static bool ask_anew(struct subscriber *subscriber, const char *filter) {
+    for (size_t i = 0; i < subscriber->count; i++)
+        if (strcmp(subscriber->subscriptions[i].filter, filter) == 0) {
+            request(subscriber, i);
+            return true;
+        }
+    return false;
+}
+
+void subscriber_remove(struct subscriber *subscriber, const char *filter) {
+    struct passing *passing;
+    DL_FOREACH(subscriber->passing, passing) {
+        if (strcmp(passing->filter, filter) == 0)
+            break;
+    }
+    if (passing == NULL)
+        return;
+    forget(subscriber, passing);
+    if (!ask_anew(subscriber, filter))
+        subscriber->handlers.result(subscriber->handlers.context,
+                                    mosquitto_unsubscribe(subscriber->client, NULL, filter));
+}
+
+static bool is_wanted_for_a_while(const struct subscriber *subscriber, const char *topic) {
+    const struct passing *passing;
+    bool matches;
+    DL_FOREACH(subscriber->passing, passing) {
+        if (mosquitto_topic_matches_sub(passing->filter, topic, &matches) == MOSQ_ERR_SUCCESS && matches)
+            return true;
+    }
+    return false;
+}
+
 bool subscriber_ignores(const struct subscriber *subscriber, const char *topic, bool retain) {
     bool unwanted = false, matches;
-    if (!retain || subscriber->version == MQTT_5)
+    if (!retain || subscriber->version == MQTT_5 || is_wanted_for_a_while(subscriber, topic))
         return false;
     for (size_t i = 0; i < subscriber->count; i++) {
         const struct mqtt_subscription *wanted = &subscriber->subscriptions[i];

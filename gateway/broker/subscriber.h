@@ -33,15 +33,18 @@ struct subscriber *subscriber_new(uv_loop_t *loop, const struct mqtt_subscriptio
 void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version, bool wildcards);
 // The connection is gone.
 void subscriber_end(struct subscriber *subscriber);
-// Asks once more for the subscription with this filter, as what was asked for it in between took its place. False
-// when it is none of ours.
-bool subscriber_renew(struct subscriber *subscriber, const char *filter);
 // The broker has answered the request mid.
 void subscriber_answer(struct subscriber *subscriber, int mid, int count, const int *granted);
 
 // Whether each was answered once on this connection.
 bool subscriber_is_answered(const struct subscriber *subscriber);
 bool subscriber_has(const struct subscriber *subscriber, const char *filter);
+// Asks for a filter for a while, with QoS 0, and no longer. What it has retained comes also where a lasting
+// subscription wants none of it. The broker may have one subscription with a filter, so that a lasting one with
+// the same is asked for anew afterwards.
+void subscriber_add(struct subscriber *subscriber, const char *filter);
+void subscriber_remove(struct subscriber *subscriber, const char *filter);
+
 // Whether a message that the broker retained comes for a subscription that wants none (3.1.1 has no such
 // option) and for no other.
 bool subscriber_ignores(const struct subscriber *subscriber, const char *topic, bool retain);

@@ -8,9 +8,12 @@
 #include <utlist.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/channels/event.h"
 #include "gateway/state/position.h"
+#include "gateway/state/set_back.h"
 #include "gateway/state/values.h"
 
 // Devices outside the registry; beyond that the one heard longest ago is forgotten.
@@ -36,6 +39,7 @@ struct device_state {
     bool listed;               // in the registry
     bool connected;            // here, or when another gateway has it, there
     int64_t since;             // no report from before it counts (high-water mark): microseconds since 1970
+    struct set_back clock;     // the device's
     bool confirmed;            // the broker has said what it retains as "connected"
     bool elsewhere;            // another gateway had it last, and announces it
     uint8_t due;               // of enum device_state_part
@@ -344,11 +348,34 @@ void devices_left(struct devices *devices, const struct session *session) {
     mark_due(devices, state, STATE_CONNECTED);
 }
 
-static void take_report(struct devices *devices, struct device_state *state,
+// What was shown until now is in clock, which has just been recognised.
+static void tell_set_back(const struct device_state *state, const struct session *session, int64_t shown,
+                          const struct channel_report *report) {
+    char text[160];
+    const struct peer *peer = session_any_peer(session);
+    snprintf(text, sizeof text,
+             "the device's clock was set back: its reports are %.0f s behind; its last values move again",
+             (double)(shown - report->timestamp) / 1e6);
+    log_warning("channel %s, %s, device %s: %s", peer->channel->name, peer->address, state->ident, text);
+    event_error(peer,
+                &(struct event_error){.code = EVENT_DEVICE_ERROR, .text = text, .verdict = "clock set back"});
+}
+
+// By which time a report is ordered among the device's.
+static int64_t order_of(struct device_state *state, const struct session *session,
+                        const struct channel_report *report) {
+    bool recognised = state->clock.recognised;
+    int64_t shown = state->clock.newest;
+    int64_t at = set_back_order(&state->clock, report->timestamp, report->received);
+    if (state->clock.recognised && !recognised)
+        tell_set_back(state, session, shown, report);
+    return at;
+}
+
+static void take_report(struct devices *devices, struct device_state *state, const struct session *session,
                         const struct channel_report *report) {
     enum config_telemetry wanted = devices->parts.config->telemetry;
-    // A clock that is ahead must not keep later reports out.
-    int64_t timestamp = report->timestamp > report->received ? report->received : report->timestamp;
+    int64_t timestamp = order_of(state, session, report);
     size_t hint = 0;
     if (wanted == TELEMETRY_PARAMETERS)
         for (size_t i = 0; i < report->count; i++)
@@ -364,7 +391,7 @@ void devices_reported(struct devices *devices, const struct session *session,
         return;
     DL_DELETE(devices->by_age, state);
     DL_APPEND(devices->by_age, state);
-    take_report(devices, state, report);
+    take_report(devices, state, session, report);
     publish_due(devices);
 }
 
@@ -550,6 +577,8 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
     double since = strtod(text, NULL) * 1e6;
     bool possible = since > 0 && since <= (double)clock_now(); // otherwise that clock was ahead
     state->since = possible ? (int64_t)since : 0;
+    if (state->clock.newest < state->since)
+        state->clock.newest = state->since;
     values_remove_before(&state->values, state->since);
 }
 

@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <glob.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -361,14 +362,35 @@ void rig_write_config(struct rig *rig, const char *changes, char *path, size_t c
     json_decref(config);
 }
 
+// Programs that are started from now on have that clock.
+static void set_clock(const char *clock) {
+    glob_t found;
+    cr_assert(glob("/usr/lib/*/faketime/libfaketime.so.1", 0, NULL, &found) == 0,
+              "faketime is not installed");
+    setenv("LD_PRELOAD", found.gl_pathv[0], true);
+    setenv("FAKETIME", clock, true);
+    setenv("ASAN_OPTIONS", "verify_asan_link_order=0", true);
+    globfree(&found);
+}
+
+static void unset_clock(void) {
+    unsetenv("LD_PRELOAD");
+    unsetenv("FAKETIME");
+    unsetenv("ASAN_OPTIONS");
+}
+
 void rig_gateway_spawn(struct rig *rig, const char *changes) {
     char config[96], workers[16];
     rig_write_config(rig, changes, config, sizeof config);
     remove(rig->log_path);
     snprintf(workers, sizeof workers, "%u", rig->workers);
+    if (rig->clock != NULL)
+        set_clock(rig->clock);
     rig->gateway =
         spawn(rig->log_path, (const char *[]){TRACKBUS_BINARY, "run", "-c", config,
                                               rig->workers > 0 ? "--workers" : NULL, workers, NULL});
+    if (rig->clock != NULL)
+        unset_clock();
 }
 
 static bool listens(void *context) {

@@ -44,9 +44,10 @@ struct rig {
     struct rig_client *client;
     const char *topic_prefix; // "trackbus"; a test may change it
     unsigned workers;         // processes that share the ports; 0, unless a test changes it: run without
-    size_t sockets;           // that the configuration opens in each process
-    struct rig *beside;       // another gateway on the same broker, or NULL
-    bool finished;            // the test came to its end
+    const char *clock; // of the gateway as libfaketime reads it: "+0 x60" is 60 times as fast; NULL: as it is
+    size_t sockets;    // that the configuration opens in each process
+    struct rig *beside; // another gateway on the same broker, or NULL
+    bool finished;      // the test came to its end
 };
 
 // The parts one by one. One rig a test; rig_clean() frees it.

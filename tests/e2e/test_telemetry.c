@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/e2e/state.h"
@@ -476,4 +477,52 @@ Test(telemetry, position_only_does_not_go_back) {
     stop_and_hear(rig);
     cr_assert(rig_count(rig, POSITION) == 1);
     rig->finished = true;
+}
+
+// --- a device whose clock was set back ---
+
+#define PACE 30 // the gateway's clock is so much faster: five minutes are ten seconds
+
+// Seconds since 1970 on the gateway's clock at the device's last message.
+static double gateway_time(struct rig *rig) {
+    const struct rig_message *message =
+        rig_message_at(rig, "message/gw/devices/" VAN, rig_count(rig, "message/gw/devices/" VAN) - 1);
+    json_t *json = json_of(message);
+    double now = json_number_value(json_object_get(json, "server.timestamp"));
+    json_decref(json);
+    return now;
+}
+
+static void say_at(struct rig *rig, int device, double seconds, int battery) {
+    char items[96], when[16];
+    time_t time = (time_t)seconds;
+    struct tm parts;
+    strftime(when, sizeof when, "%y%m%d%H%M%S", gmtime_r(&time, &parts));
+    snprintf(items, sizeof items, "R0;10+%s+22.63827+114.02922+2.14+69+2+%d+1", when, battery);
+    say(rig, device, VAN, items);
+}
+
+// Also in Home Assistant, after a rollover of the GPS week or with a wrong time zone.
+Test(telemetry, moves_again_when_the_clock_of_a_device_was_set_back, .timeout = 120) {
+    struct rig *rig = rig_with_broker(NULL);
+    rig->clock = "+0 x30";
+    rig_gateway_start(rig, NULL);
+    rig_expect_state(rig);
+    int device = rig_tcp(rig);
+    say_at(rig, device, (double)time(NULL), 3900);
+    rig_expect_standing(rig, BATTERY, "3.9");
+    int64_t began = rig_clock();
+    double first = gateway_time(rig);
+    for (int i = 0; !rig_log_has(rig, "clock was set back"); i++) {
+        double now = first + (double)(rig_clock() - began) / 1000 * PACE;
+        cr_assert(now - first < 1800, "it is not recognised within half an hour");
+        say_at(rig, device, now - 8 * 3600, 3700 + i % 2);
+        rig_wait_until(rig_clock() + 500);
+    }
+    rig_expect(rig, "log/gw/channels/1/error",
+               "{'event_code':304,'verdict':'clock set back','ident':'" VAN "'}");
+    rig_expect(rig, BATTERY, NULL); // the first one
+    rig_expect(rig, BATTERY, NULL); // behind it
+    cr_assert(gateway_time(rig) - first > 240, "an old report alone has moved it");
+    rig_finish(rig);
 }
