@@ -79,8 +79,9 @@ enum codec_reply_when {
     // When all messages of this frame are with the broker or on disk. Over UDP: all of this datagram.
     CODEC_WHEN_SAFE,
     // Instead of the CODEC_WHEN_SAFE reply that was put out just before: when one of those messages never
-    // will be, because the broker refuses it for good. Where there is no such reply the device hears nothing
-    // and the connection is closed; a device that repeats what is not answered then repeats it for ever.
+    // will be, because the broker refuses it for good and it is set aside. Where there is no such reply the
+    // device hears nothing and the connection is closed; a device that repeats what is not answered then
+    // repeats it for ever. A protocol without a word for "no" says its "yes" here.
     CODEC_WHEN_REFUSED,
 };
 

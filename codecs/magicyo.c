@@ -446,10 +446,9 @@ static void write_frame(const struct frame *frame, struct codec_writer *writer) 
 }
 
 static enum codec_verdict reject_encrypted(struct codec_out *out, size_t offset) {
-    return codec_reject(
-        out, CODEC_UNSUPPORTED, offset,
-        "an encrypted frame, as an older generation of ZTEWelink terminals sends them: it cannot "
-        "be read");
+    return codec_reject(out, CODEC_UNSUPPORTED, offset,
+                        "an encrypted frame, as an older generation of ZTEWelink terminals "
+                        "sends them: it cannot be read");
 }
 
 static enum codec_verdict open_v2(const uint8_t *bytes, size_t length, struct frame *frame,

@@ -179,6 +179,19 @@ Test(cli, decode_says_which_value_was_left_out) {
     expect_in(it->out, "\"message.seqnum\":113");
 }
 
+Test(cli, decode_judges_times_by_its_now) {
+    const struct outcome *it = call("decode -p mictrack --now 1546939083", REPORT); // a day before
+    expect_code(it, 0);
+    expect_in(it->out, "\"timestamp\":1547025483");
+    it = call("decode -p mictrack --now 1546939082", REPORT);
+    expect_code(it, 1);
+    expect_in(it->err, "offset 0: BAD_VALUE: timestamp is left out: '190109091803' is more than a day ahead");
+    expect_in(it->out, "\"timestamp\":1546939082");
+    it = call("decode -p mictrack --now 600", REPORT); // a clock that is not set
+    expect_code(it, 0);
+    expect_in(it->out, "\"timestamp\":1547025483");
+}
+
 Test(cli, decode_takes_lines_for_datagrams) {
     const struct outcome *it =
         call("decode -p mictrack --udp --now 1600000000", REPORT "\nMT;6;86642\n" SECOND "\n");

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "tests/bytes.h"
 #include "tests/e2e/rig.h"
 #include "tests/e2e/scripted_broker.h"
 
@@ -145,6 +146,27 @@ static void expect_store(struct rig *rig, const char *arguments, const char *exp
     cr_assert(output != NULL && fgets(line, sizeof line, output) != NULL);
     cr_expect(strstr(line, expected) != NULL, "'%s' prints '%s', expected '%s'", arguments, line, expected);
     pclose(output);
+}
+
+// A device that repeats what is not answered, and whose protocol knows no "no", must hear of a report that the
+// broker never takes: it is set aside once, and the device goes on.
+Test(refusals, magicyo_goes_on_behind_a_report_that_is_set_aside) {
+    struct rig *rig = rig_with_broker("max_queued_messages 1000\nmessage_size_limit 700\n");
+    rig_gateway_start(rig, "{'telemetry':'off','messages':['devices'],'channels':[{'id':2,'name':'magicyo',"
+                           "'protocol':'magicyo','tcp':'127.0.0.1:0'}]}");
+    static const uint8_t answer[] = {0x04, 0x04}, heartbeat[] = {0};
+    uint8_t attributes[2 + 2 * (3 + 250)] = {0x04, 0x04, 0x03, 0xE7, 250}, bytes[MAGICYO_FRAME_MAX];
+    memcpy(attributes + 255, (const uint8_t[]){0x03, 0xE8, 250}, 3);
+    int lorry = rig_tcp_to(rig, "magicyo");
+    for (int i = 0; i < 2; i++) { // the second time it is a repeat
+        device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x03, 7, attributes, sizeof attributes));
+        device_expect_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x04, 7, answer, 2));
+    }
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0C, 8, heartbeat, 0));
+    device_expect_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0D, 8, heartbeat, 0));
+    rig_expect_message(rig, "message/gw/devices/" LORRY, "{'message.seqnum':8}", 60000);
+    rig_expect_message(rig, INSTANCE, "{'set_aside':1}", 60000);
+    rig_finish(rig);
 }
 
 // What was set aside goes out again once the broker takes it.
