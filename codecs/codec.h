@@ -80,8 +80,7 @@ enum codec_reply_when {
     CODEC_WHEN_SAFE,
     // Instead of the CODEC_WHEN_SAFE reply that was put out just before: when one of those messages never
     // will be, because the broker refuses it for good and it is set aside. Where there is no such reply the
-    // device hears nothing and the connection is closed; a device that repeats what is not answered then
-    // repeats it for ever. A protocol without a word for "no" says its "yes" here.
+    // device hears nothing and the connection is closed.
     CODEC_WHEN_REFUSED,
 };
 

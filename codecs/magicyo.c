@@ -48,8 +48,8 @@
 // A device repeats what is not answered (public): a frame whose id and type are among the last 64 of the
 // connection is answered again and not published again. A login that is not the repeat of the last frame
 // begins anew, because a device that restarts counts from the beginning. There is no answer that says no. So
-// data is answered too when it can never be published, because its record is broken or because the broker
-// refuses its message for good: otherwise the device would send it for ever, and nothing behind it.
+// data is answered too when its record is broken: otherwise the device would send it for ever, and nothing
+// behind it. A message that the broker refuses for good is not answered: nobody else has it.
 //
 // Commands (public but where marked): frame 03 with type F1 and subtype 02 (set: id 4, value), 03 (query: id
 // 4) or 07 (calibrate). The answer is frame 04 with the same id, F1, the subtype and: for 02 `id 2, result
@@ -920,8 +920,6 @@ static void put_reply(const struct decoding *decoding, const struct intake *inta
         reply.data = accepted;
     write_frame(&reply, &writer);
     decoding->out->reply(decoding->out->context, bytes, writer.length, when);
-    if (when == CODEC_WHEN_SAFE) // the message is set aside: see the head of this file
-        decoding->out->reply(decoding->out->context, bytes, writer.length, CODEC_WHEN_REFUSED);
 }
 
 // --- answers to commands ---
