@@ -157,13 +157,12 @@ Test(refusals, magicyo_does_not_hear_that_a_report_arrived_that_is_set_aside) {
     static const uint8_t heartbeat[] = {0};
     uint8_t attributes[2 + 2 * (3 + 250)] = {0x04, 0x04, 0x03, 0xE7, 250}, bytes[MAGICYO_FRAME_MAX];
     memcpy(attributes + 255, (const uint8_t[]){0x03, 0xE8, 250}, 3);
-    for (int i = 0; i < 2; i++) { // the second time it is a repeat
-        int lorry = rig_tcp_to(rig, "magicyo");
-        device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x03, 7, attributes, sizeof attributes));
-        device_expect_closed(lorry);
-        rig_expect_message(rig, INSTANCE, i == 0 ? "{'set_aside':1}" : "{'set_aside':2}", 60000);
-    }
     int lorry = rig_tcp_to(rig, "magicyo");
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x03, 7, attributes, sizeof attributes));
+    rig_expect_message(rig, INSTANCE, "{'set_aside':1}", 60000);
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x03, 7, attributes, sizeof attributes));
+    device_expect_closed(lorry); // without an answer
+    lorry = rig_tcp_to(rig, "magicyo");
     device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0C, 8, heartbeat, 0));
     device_expect_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0D, 8, heartbeat, 0));
     rig_expect_message(rig, "message/gw/devices/" LORRY, "{'message.seqnum':8}", 60000);
