@@ -43,7 +43,8 @@ static void on_settled(uv_timer_t *timer) {
     roll_call->handlers.settled(roll_call->handlers.context);
 }
 
-void roll_call_goes_on(struct roll_call *roll_call) {
+// More is still arriving: the quiet period starts over.
+static void goes_on(struct roll_call *roll_call) {
     if (roll_call->state == SETTLING)
         uv_timer_start(&roll_call->timer, on_settled, SETTLE_TIME, 0);
 }
@@ -78,14 +79,14 @@ static bool is_answer(const struct roll_call *roll_call, const char *topic,
 void roll_call_received(struct roll_call *roll_call, const char *topic,
                         const struct mqtt_received *received) {
     if (received->retain)
-        roll_call_goes_on(roll_call);
+        goes_on(roll_call);
     if (received->retain && roll_call->asked <= UNHEARD)
         roll_call->asked = 0; // it still delivers, and our question is behind that
     if (roll_call->state != OPEN || !is_answer(roll_call, topic, received))
         return;
     roll_call->state = SETTLING;
     roll_call->handlers.answered(roll_call->handlers.context);
-    roll_call_goes_on(roll_call);
+    goes_on(roll_call);
 }
 
 void roll_call_begin(struct roll_call *roll_call) {

@@ -36,9 +36,6 @@ void roll_call_lost(struct roll_call *roll_call);
 // Something came under {prefix}/state/gw/; topic is what follows that.
 void roll_call_received(struct roll_call *roll_call, const char *topic, const struct mqtt_received *received);
 
-// More is still arriving: the quiet period starts over.
-void roll_call_goes_on(struct roll_call *roll_call);
-
 // Whether the broker has not settled yet: it may still confirm what it has not.
 bool roll_call_is_open(const struct roll_call *roll_call);
 // Whether all that it retains is known, and what changes is heard.

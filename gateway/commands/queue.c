@@ -455,15 +455,12 @@ static void give_up(struct command_queue *queue, struct command *command) {
 
 // A command whose answer did not come: it waits for its next attempt, or has had its last.
 static void time_out(struct command_queue *queue, struct command *command) {
-    char key[COMMAND_KEY_MAX];
-    snprintf(key, sizeof key, "%s", command->key);
     if (command->attempts >= command->max_attempts) {
         give_up(queue, command);
     } else {
         command->state = COMMAND_QUEUED;
         command_voice_publish(queue->voice, command);
     }
-    command_queue_send_next(queue, key);
 }
 
 // surplus: how many tombstones there are too many. The oldest come first.
@@ -499,7 +496,6 @@ static bool is_timed_out(const struct command_queue *queue, const struct command
 }
 
 static void sweep_pending(struct command_queue *queue, struct command *command, int64_t now) {
-    struct road road;
     if (may_have_ended(queue, command))
         return;
     if (command->unsaid)
@@ -509,19 +505,30 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
             time_out(queue, command);
     } else if (now >= command->expires_at && decides(queue)) {
         fail(queue, command, COMMAND_EXPIRED, "the device did not talk in time");
-    } else if (find_device(queue, command, &road)) {
-        command_queue_send_next(queue, command->key); // its session may have become settled by time alone
     }
+}
+
+// The target goes with its last command.
+static void sweep_target(struct command_queue *queue, struct command_target *target, int64_t now) {
+    char key[COMMAND_KEY_MAX];
+    struct command *command, *next;
+    snprintf(key, sizeof key, "%s", target->key);
+    DL_FOREACH_SAFE(target->commands, command, next) {
+        sweep_pending(queue, command, now);
+    }
+    command_queue_send_next(queue, key); // its session may have become settled by time alone
 }
 
 void command_queue_sweep(struct command_queue *queue, int64_t now) {
     struct command *command, *next;
+    struct command_target *target, *next_target;
     size_t ended = HASH_COUNT(queue->table->by_id) - queue->table->pending;
     size_t surplus = ended > TOMBSTONES_MAX ? ended - TOMBSTONES_MAX : 0;
     HASH_ITER(hh, queue->table->by_id, command, next) {
         if (command_has_ended(command))
             sweep_ended(queue, command, now, &surplus);
-        else
-            sweep_pending(queue, command, now);
+    }
+    HASH_ITER(hh, queue->table->targets, target, next_target) {
+        sweep_target(queue, target, now);
     }
 }

@@ -307,8 +307,6 @@ void command_sync_received(struct command_sync *sync, const char *topic,
                            const struct mqtt_received *received) {
     const char *place = strstr(topic, TOPIC_QUEUE), *own = topic_after(topic, TOPIC_INSTANCES);
     own = own != NULL ? bus_after_own(voice_of(sync)->bus, own) : NULL;
-    if (place != NULL)
-        roll_call_goes_on(sync->roll_call); // what devices do all the time does not matter
     if (own != NULL && strcmp(own, TOPIC_MARKER) == 0 && received->retain && received->length > 0)
         take_marker(sync, received);
     else if (own == NULL && place != NULL)

@@ -1,0 +1,87 @@
+// What the queue of commands does from time to time, with as many commands as may wait: how much work it is, in
+// counts.
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/broker/bus.h"
+#include "gateway/commands/queue.h"
+#include "tests/carrier.h"
+
+#define DEVICES 20
+#define HOUR    3600000000LL
+
+static struct carrier carrier;
+static struct bus *bus;
+static struct roll_call *roll_call;
+static struct command_voice voice;
+static struct command_table table;
+static struct config config;
+static struct config_channel channel = {.id = 1, .name = "mictrack"};
+static size_t finds; // how often a device was looked for
+
+static bool find_road(void *context, int64_t device_id, const char *ident, struct road *road) {
+    finds++;
+    *road =
+        (struct road){.channel = &channel, .device_id = device_id, .ident = "866425031361423", .serial = 7};
+    return true;
+}
+
+static const struct command_roads roads = {.find = find_road};
+
+static void ignore(void *context) {
+}
+
+static void set_up(void) {
+    carrier_open(&carrier);
+    bus = bus_new("trackbus", "me", carrier.outbox, &carrier.carrier);
+    roll_call = roll_call_new(&carrier.loop, bus,
+                              &(struct roll_call_handlers){.answered = ignore, .settled = ignore});
+    voice = (struct command_voice){.bus = bus, .outbox = carrier.outbox, .store = carrier.store};
+    channel.codec = codec_find("mictrack");
+    config.commands.intake = true;
+    finds = 0;
+}
+
+static void tear_down(void) {
+    command_table_clear(&table);
+    roll_call_stop(roll_call);
+    carrier_close(&carrier);
+    roll_call_free(roll_call);
+    bus_free(bus);
+}
+
+TestSuite(command_sweep, .init = set_up, .fini = tear_down);
+
+// A command for a connected device that answers nothing: the first one is out, the others wait behind it.
+static void add(int64_t id, int64_t device_id, bool out) {
+    char key[32];
+    struct command *command = calloc(1, sizeof *command);
+    snprintf(key, sizeof key, "devices/%lld", (long long)device_id);
+    command->id = id;
+    command->key = strdup(key);
+    command->device_id = device_id;
+    command->definition = json_pack("{s:s, s:{}}", "name", "rconf", "properties");
+    command->max_attempts = 3;
+    command->confirmed = true;
+    command->expires_at = clock_ticks() + HOUR;
+    command->state = out ? COMMAND_SENT : COMMAND_QUEUED;
+    command->attempts = out;
+    command->sent_to = out ? 7 : 0;
+    command->answer_at = clock_ticks() + HOUR;
+    command_table_add(&table, command);
+}
+
+Test(command_sweep, costs_as_much_as_there_are_devices) {
+    struct command_queue queue = {
+        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
+    for (int64_t device = 1; device <= DEVICES; device++)
+        for (int64_t i = 0; i < COMMANDS_PER_DEVICE_MAX; i++)
+            add(device * 10000 + i, device, i == 0);
+    command_queue_sweep(&queue, clock_ticks());
+    cr_assert(finds <= 5 * DEVICES, "%zu times a device was looked for", finds);
+    cr_assert(finds > 0);
+    cr_assert(table.pending == DEVICES * COMMANDS_PER_DEVICE_MAX);
+}
