@@ -10,6 +10,9 @@
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 
+// Replies that wait, the last ones, among which a repeated one is looked for: more than a codec remembers frames.
+#define REPEATS_LOOKED 256
+
 struct pending_reply {
     struct outbox_waiter waiter; // first, so that the one is the other
     struct peer *peer;
@@ -83,10 +86,23 @@ static void on_safe(struct outbox_waiter *waiter, bool safe) {
     free_reply(reply);
 }
 
+// Whether the device repeats what is not safe yet. A codec knows the last frames of a connection again, and puts out
+// no message for those, so that nothing else bounds how often they come.
+static bool is_pending(const struct peer *peer, const uint8_t *bytes, size_t length) {
+    const struct pending_reply *reply = peer->replies != NULL ? peer->replies->prev : NULL;
+    for (unsigned looked = 0; reply != NULL && looked < REPEATS_LOOKED; looked++) {
+        if (reply->length == length && memcmp(reply->bytes, bytes, length) == 0)
+            return true;
+        reply = reply == peer->replies ? NULL : reply->prev;
+    }
+    return false;
+}
+
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length) {
     uint64_t first = peer->first_number;
     peer->first_number = 0;
-    if (peer->refused)
+    peer->latest_reply = NULL;
+    if (peer->refused || (first == 0 && is_pending(peer, bytes, length)))
         return;
     struct pending_reply *reply = must_have(malloc(sizeof *reply + length));
     *reply = (struct pending_reply){.peer = peer, .length = length};
@@ -94,13 +110,14 @@ void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length)
         .first = first != 0 ? first : peer->last_number, .last = peer->last_number, .done = on_safe};
     memcpy(reply->bytes, bytes, length);
     DL_APPEND(peer->replies, reply);
+    peer->latest_reply = reply;
     peer->unsettled++;
 }
 
 void peer_send_when_refused(struct peer *peer, const uint8_t *bytes, size_t length) {
-    if (peer->unsettled == 0)
+    struct pending_reply *reply = peer->latest_reply;
+    if (reply == NULL)
         return;
-    struct pending_reply *reply = peer->replies->prev; // the last one
     free(reply->refusal);
     reply->refusal = must_have(malloc(length + 1));
     reply->refusal_length = length;
@@ -121,6 +138,7 @@ void peer_settle_replies(struct peer *peer) {
     bool is_udp = peer->transport->is_udp;
     uint64_t first = reply != NULL ? reply->waiter.first : 0;
     peer->unsettled = 0;
+    peer->latest_reply = NULL;
     for (; reply != NULL; reply = next) {
         next = reply->next;
         if (is_udp) {
@@ -136,6 +154,7 @@ void peer_settle_replies(struct peer *peer) {
 void peer_drop_unsettled(struct peer *peer) {
     struct pending_reply *reply = first_unsettled(peer), *next;
     peer->unsettled = 0;
+    peer->latest_reply = NULL;
     for (; reply != NULL; reply = next) {
         next = reply->next;
         DL_DELETE(peer->replies, reply);

@@ -47,8 +47,9 @@ struct peer {
     uint64_t first_number;       // in the outbox: of the messages since the last reply; 0: none
     uint64_t last_number;        // of the last message
     bool refused; // the broker did not take a message: what it says again is not to be acknowledged
-    struct pending_reply *replies; // that wait until messages are safe
-    size_t unsettled;              // of those: the last ones, which do not wait yet
+    struct pending_reply *replies;      // that wait until messages are safe
+    size_t unsettled;                   // of those: the last ones, which do not wait yet
+    struct pending_reply *latest_reply; // of these, the one put out last; NULL: it was left out
 };
 
 // Sends bytes once the messages since the last reply are safe; over UDP all messages of the datagram. Nothing

@@ -148,6 +148,29 @@ Test(magicyo, data_is_answered_when_the_broker_has_it) {
     rig_finish(rig);
 }
 
+#define REPEATS 4000
+
+// Memory does not grow with them.
+Test(magicyo, what_is_repeated_while_the_broker_is_deaf_is_answered_once) {
+    struct rig *rig = rig_up(CHANNELS);
+    int device = known_lorry(rig);
+    rig_broker_freeze(rig);
+    struct bytes one = frame(LORRY, DATA, 101, POSITION);
+    uint8_t *all =
+        malloc(REPEATS * one.length); // sent at once: in two seconds the disk has it, and it is answered
+    for (size_t i = 0; i < REPEATS; i++)
+        memcpy(all + i * one.length, one.data, one.length);
+    device_send_bytes(device, all, REPEATS * one.length);
+    free(all);
+    send_frame(device, HEARTBEAT, 102, "");
+    expect_frame(device, 0x0D, 102, ""); // all of it was read
+    rig_broker_thaw(rig);
+    expect_frame(device, ANSWER, 101, "0400");
+    send_frame(device, HEARTBEAT, 103, "");
+    expect_frame(device, 0x0D, 103, "");
+    rig_finish(rig);
+}
+
 Test(magicyo, commands_and_their_answers) {
     struct rig *rig = rig_up(CHANNELS);
     int device = known_lorry(rig);
