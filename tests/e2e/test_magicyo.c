@@ -296,7 +296,8 @@ Test(magicyo, a_device_that_does_not_read_is_cut_off) {
     struct rig *rig = rig_up(CHANNELS);
     int device = known_lorry(rig), size = 65536; // with less the system does not hear what is acknowledged
     uint8_t frames[16 * 64];
-    struct bytes one = frame(LORRY, DATA, 11, POSITION);
+    struct bytes one = frame(LORRY, HEARTBEAT, 12, ""); // answered each time
+    send_frame(device, DATA, 11, POSITION);
     for (size_t i = 0; i < 16; i++)
         memcpy(frames + i * one.length, one.data, one.length);
     setsockopt(device, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
