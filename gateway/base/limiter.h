@@ -1,6 +1,6 @@
 // Limits how often something happens per source: log lines about the same fault, datagrams from one address.
 // Memory is fixed: sources whose hashes collide share a place and so a limit. Under a flood of forged
-// addresses that is what we want.
+// addresses that is what we want; which ones collide is another in each run.
 #pragma once
 
 #include <stdbool.h>
@@ -9,10 +9,10 @@
 
 #define LIMITER_PLACES   4096
 #define LIMITER_NOTE_MAX 48
-#define LOG_LINES        20 // per second, about the same thing from one source
 
 struct limiter {
     unsigned per_second;
+    uint64_t key[2]; // all zero: to be chosen
     struct limiter_place {
         uint64_t second;
         unsigned count;
@@ -24,6 +24,9 @@ struct limiter {
 // *suppressed (may be NULL) is how often it was refused since the last time it was allowed.
 bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, size_t length,
                     unsigned *suppressed);
+
+// SipHash-2-4 of the bytes, with a key.
+uint64_t limiter_hash(const uint64_t key[2], const void *bytes, size_t length);
 
 // Writes what a log line adds about suppressed lines before it; an empty text when there were none. note has
 // LIMITER_NOTE_MAX bytes and is returned.

@@ -2,6 +2,7 @@
 #include "gateway/base/log.h"
 
 #include <jansson.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <time.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/limiter.h"
 
 static enum log_level log_max = LOG_INFO;
 static enum log_format log_form = LOG_TEXT;
@@ -47,11 +49,52 @@ static void escape_controls(char *text) {
             *text = '?'; // the last resort: what comes from outside is quoted before it gets here
 }
 
+// --- so that nobody fills it ---
+
+static pthread_mutex_t limits_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct limiter kinds = {.per_second = LOG_KIND_LINES}, sources = {.per_second = LOG_LINES};
+
+static uint64_t milliseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+// source NULL: about nobody outside. left_out: how many were before it.
+static bool may_come(const char *format, const char *source, unsigned *left_out) {
+    struct {
+        const char *format;
+        char source[120];
+    } of = {.format = format};
+    unsigned of_kind = 0, of_source = 0;
+    uint64_t now = milliseconds();
+    snprintf(of.source, sizeof of.source, "%s", source != NULL ? source : "");
+    pthread_mutex_lock(&limits_mutex);
+    bool may = (source == NULL || limiter_allows(&sources, now, &of, sizeof of, &of_source)) &&
+               limiter_allows(&kinds, now, &format, sizeof format, &of_kind);
+    pthread_mutex_unlock(&limits_mutex);
+    *left_out = of_kind + of_source;
+    return may;
+}
+
+// At the beginning of a character.
+static void cut(char *text) {
+    size_t length = LOG_LINE_MAX - sizeof "…";
+    if (strlen(text) < LOG_LINE_MAX)
+        return;
+    while (length > 0 && ((unsigned char)text[length] & 0xC0) == 0x80)
+        length--;
+    strcpy(text + length, "…");
+}
+
+// --- writing ---
+
 static void write_line(enum log_level level, const char *format, va_list arguments) {
     char when[40], *text;
     if (level > log_max || vasprintf(&text, format, arguments) < 0)
         return;
     format_time(when, sizeof when);
+    cut(text);
     escape_controls(text);
     if (log_diverted != NULL) {
         log_diverted(log_diverted_context, level, text);
@@ -73,11 +116,21 @@ static void write_line(enum log_level level, const char *format, va_list argumen
     free(text);
 }
 
+__attribute__((format(printf, 3, 0))) static void write_limited(const char *source, enum log_level level,
+                                                                const char *format, va_list arguments) {
+    unsigned left_out = 0;
+    if (level > log_max || (log_max < LOG_DEBUG && !may_come(format, source, &left_out)))
+        return;
+    if (left_out > 0)
+        log_at(level, "%u more like the next line were left out", left_out);
+    write_line(level, format, arguments);
+}
+
 #define DEFINE(name, level)                                                                                  \
     void name(const char *format, ...) {                                                                     \
         va_list arguments;                                                                                   \
         va_start(arguments, format);                                                                         \
-        write_line(level, format, arguments);                                                                \
+        write_limited(NULL, level, format, arguments);                                                       \
         va_end(arguments);                                                                                   \
     }
 
@@ -85,6 +138,13 @@ DEFINE(log_error, LOG_ERROR)
 DEFINE(log_warning, LOG_WARNING)
 DEFINE(log_info, LOG_INFO)
 DEFINE(log_debug, LOG_DEBUG)
+
+void log_about(const char *source, enum log_level level, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    write_limited(source, level, format, arguments);
+    va_end(arguments);
+}
 
 void log_at(enum log_level level, const char *format, ...) {
     va_list arguments;

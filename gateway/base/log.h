@@ -1,5 +1,9 @@
 // The gateway's own log, on standard error: one line per event, as text or JSON. Whatever a device or a
 // broker says is escaped on the way out, so that nothing from outside reaches a terminal raw.
+//
+// Nobody can fill it: a line has at most LOG_LINE_MAX bytes, and of lines of one kind (that is, with one format) at
+// most LOG_KIND_LINES come in a second, and LOG_LINES about one source (see log_about()). The next one that comes says
+// how many were left out. With the level LOG_DEBUG all come.
 #pragma once
 
 #include <stddef.h>
@@ -21,6 +25,15 @@ __attribute__((format(printf, 1, 2))) void log_error(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_info(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_debug(const char *format, ...);
+
+#define LOG_LINE_MAX   2048
+#define LOG_LINES      20
+#define LOG_KIND_LINES 200
+
+// About something that somebody outside can bring about again and again; source says who or what (a device, a topic).
+__attribute__((format(printf, 3, 4))) void log_about(const char *source, enum log_level level,
+                                                     const char *format, ...);
+// Without a limit but the line's length: whoever calls it has one of its own.
 __attribute__((format(printf, 2, 3))) void log_at(enum log_level level, const char *format, ...);
 
 // Writes bytes as text with \xHH for what is not printable ASCII, ending with … where capacity (at least 8)

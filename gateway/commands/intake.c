@@ -144,7 +144,7 @@ static struct command *make_command(struct command_intake *intake, const struct 
 // A rejected command was never queued: it has a result and nothing else. Takes the command over.
 static void reject(struct command_intake *intake, struct command *command, const char *topic,
                    const char *reason) {
-    log_warning("%s: command rejected: %s", topic, reason);
+    log_about(topic, LOG_WARNING, "%s: command rejected: %s", topic, reason);
     command->state = COMMAND_PROCESSED;
     command->result = json_pack("{s:b, s:n, s:s}", "executed", 0, "response", "reason", reason);
     command_voice_result(intake->queue->voice, command);
@@ -202,8 +202,9 @@ static void say_queued(const struct command_queue *queue, const struct command *
     bool known = command->device_id < 0 || roads->knows(roads->context, command->device_id);
     json_t *more = known ? NULL : json_pack("{s:b}", "known", 0);
     if (!known)
-        log_warning("%s: command %s queued for a device that is neither in the registry nor was ever heard",
-                    command->key, command_voice_name(command));
+        log_about(command->key, LOG_WARNING,
+                  "%s: command %s queued for a device that is neither in the registry nor was ever heard",
+                  command->key, command_voice_name(command));
     command_voice_log(queue->voice, command, COMMAND_QUEUED, more);
     json_decref(more);
 }
@@ -242,7 +243,7 @@ static void reject_all(struct command_intake *intake, const struct address *addr
         received.response_topic = NULL; // nobody can be answered there
     free(fault);
     if (address->key[0] == '\0' && received.response_topic == NULL)
-        log_warning("%s: command rejected: %s", received.topic, reason);
+        log_about(received.topic, LOG_WARNING, "%s: command rejected: %s", received.topic, reason);
     else
         reject(intake, make_command(intake, address, &received, json_object()), received.topic, reason);
 }

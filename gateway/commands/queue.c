@@ -88,12 +88,12 @@ static void log_end(const struct command *command) {
     const char *name = command_voice_name(command);
     const char *reason = json_string_value(json_object_get(command->result, "reason"));
     if (json_is_true(json_object_get(command->result, "executed")))
-        log_info("%s: command %s executed", command->key, name);
+        log_about(command->key, LOG_INFO, "%s: command %s executed", command->key, name);
     else if (command->state == COMMAND_CANCELED)
-        log_info("%s: command %s canceled", command->key, name);
+        log_about(command->key, LOG_INFO, "%s: command %s canceled", command->key, name);
     else
-        log_info("%s: command %s %s: %s", command->key, name,
-                 command->state == COMMAND_EXPIRED ? "expired" : "failed", reason);
+        log_about(command->key, LOG_INFO, "%s: command %s %s: %s", command->key, name,
+                  command->state == COMMAND_EXPIRED ? "expired" : "failed", reason);
 }
 
 // response (taken over) and reason may be NULL.
@@ -177,9 +177,9 @@ static bool is_once(const struct command_queue *queue, const struct command *com
 }
 
 static void say_sent(const struct command_queue *queue, struct command *command, const struct road *road) {
-    log_info("channel %s, %s, device %s: command %s sent, attempt %d of %d", road->channel->name,
-             road->source, road->ident, command_voice_name(command), command->attempts,
-             command->max_attempts);
+    log_about(road->ident, LOG_INFO, "channel %s, %s, device %s: command %s sent, attempt %d of %d",
+              road->channel->name, road->source, road->ident, command_voice_name(command), command->attempts,
+              command->max_attempts);
     json_t *where = json_pack("{s:I, s:s, s:s}", "channel_id", (json_int_t)road->channel->id, "source",
                               road->source, "transport", road->is_udp ? "udp" : "tcp");
     command_voice_log(queue->voice, command, COMMAND_SENT, where);
@@ -398,7 +398,8 @@ static void note_begun(const struct command_queue *queue, struct command *comman
                        const struct codec_answer *answer) {
     command->has_begun = true;
     command_voice_keep(queue->voice, command);
-    log_info("%s: command %s started: %s", command->key, command_voice_name(command), text_of(answer));
+    log_about(command->key, LOG_INFO, "%s: command %s started: %s", command->key, command_voice_name(command),
+              text_of(answer));
     if (command->state == COMMAND_SENT)
         return;
     await_answer(queue, command); // it was late, and is not to be sent again
@@ -421,7 +422,8 @@ void command_queue_answered(struct command_queue *queue, const struct road *from
     struct command *command = find_asked(queue, key, from, answer);
     if (command == NULL) {
         if (!answer->implicit)
-            log_info("device %s: unexpected answer to '%s': %s", from->ident, answer->key, text_of(answer));
+            log_about(from->ident, LOG_INFO, "device %s: unexpected answer to '%s': %s", from->ident,
+                      answer->key, text_of(answer));
     } else if (answer->outcome == CODEC_PROGRESS && command->expectation.final_after_progress) {
         note_begun(queue, command, answer);
     } else {

@@ -268,7 +268,7 @@ static void take_entry(struct command_sync *sync, const char *key, int64_t id,
     if (command != NULL)
         take_command(sync, command, received->retain);
     else
-        log_warning("%s: ignored: %s", received->topic, fault);
+        log_about(received->topic, LOG_WARNING, "%s: ignored: %s", received->topic, fault);
     free(fault);
     command_queue_send_next(sync->queue, key);
 }
@@ -279,8 +279,8 @@ static void take_payload(struct command_sync *sync, const char *key, int64_t id,
     if (received->length == 0)
         take_emptied(sync, command_table_find(table_of(sync), id));
     else if (received->length > ENTRY_MAX)
-        log_warning("%s: ignored: it has %zu bytes, expected at most %d", received->topic, received->length,
-                    ENTRY_MAX);
+        log_about(received->topic, LOG_WARNING, "%s: ignored: it has %zu bytes, expected at most %d",
+                  received->topic, received->length, ENTRY_MAX);
     else
         take_entry(sync, key, id, received);
 }
@@ -300,7 +300,8 @@ static void take_queue_topic(struct command_sync *sync, const char *topic, const
     if (has_id)
         take_payload(sync, key, id, received);
     else
-        log_warning("%s: ignored: the command id is not a number", received->topic);
+        log_about(received->topic, LOG_WARNING, "%s: ignored: the command id is not a number",
+                  received->topic);
 }
 
 void command_sync_received(struct command_sync *sync, const char *topic,
