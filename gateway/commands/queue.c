@@ -19,6 +19,9 @@
 #define RETURN_TIME 5
 // Seconds that a tombstone stands: longer than Mosquitto waits between two saves.
 #define FORGET_TIME 3600
+// Commands that wait beyond which a sweep looks at one device in so many, so that no turn of the loop takes long.
+#define MANY  10000
+#define PARTS 4
 // Of tombstones, so that what is kept of many commands is bounded.
 #define TOMBSTONES_MAX 100000
 
@@ -524,6 +527,7 @@ static void sweep_target(struct command_queue *queue, struct command_target *tar
 void command_queue_sweep(struct command_queue *queue, int64_t now) {
     struct command *command, *next;
     struct command_target *target, *next_target;
+    unsigned parts = queue->table->pending > MANY ? PARTS : 1;
     size_t ended = HASH_COUNT(queue->table->by_id) - queue->table->pending;
     size_t surplus = ended > TOMBSTONES_MAX ? ended - TOMBSTONES_MAX : 0;
     HASH_ITER(hh, queue->table->by_id, command, next) {
@@ -531,6 +535,8 @@ void command_queue_sweep(struct command_queue *queue, int64_t now) {
             sweep_ended(queue, command, now, &surplus);
     }
     HASH_ITER(hh, queue->table->targets, target, next_target) {
-        sweep_target(queue, target, now);
+        if (target->hh.hashv % parts == queue->turn % parts)
+            sweep_target(queue, target, now);
     }
+    queue->turn++;
 }

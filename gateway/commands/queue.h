@@ -39,6 +39,7 @@ struct command_queue {
     const struct command_voice *voice;
     const struct roll_call *roll_call;
     const struct command_roads *roads;
+    unsigned turn;                 // of the sweep
     struct command_unsent *unsent; // of commands that wait for the disk, the first one first; NULL at first
 };
 
