@@ -15,7 +15,7 @@ struct road road_of(struct peer *peer, const struct session *session) {
                          .source = peer->address,
                          .is_udp = peer->transport->is_udp,
                          .serial = peer->serial,
-                         .codec_session = peer->stream.session,
+                         .codec_session = stream_session(&peer->stream, session->ident),
                          .context = peer,
                          .send = send_bytes};
 }

@@ -9,7 +9,6 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
-#define IDENTS_MAX  1000    // devices that a peer may speak for
 #define SETTLE_TIME 2000000 // microseconds to wait for our own log entry, which may be behind many messages
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
@@ -122,10 +121,10 @@ static void give_up(struct place *place, enum close_code code) {
 
 // The one that has not spoken for longest.
 static void bound_places(struct peer *peer) {
-    if (peer->place_count <= IDENTS_MAX)
+    if (peer->place_count <= STREAM_DEVICES_MAX)
         return;
     peer_warn(peer, "idents", NULL, "speaks for more than %d devices: %s, heard longest ago, is disconnected",
-              IDENTS_MAX, peer->places->session->ident);
+              STREAM_DEVICES_MAX, peer->places->session->ident);
     end_place(peer->places);
 }
 
@@ -153,6 +152,13 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
 void session_detach(struct peer *peer) {
     while (peer->places != NULL)
         end_place(peer->places);
+}
+
+void session_leave(struct peer *peer, const char *ident) {
+    struct session *session = session_by_ident(peer->parts->sessions, ident);
+    struct place *place = session != NULL ? *place_of(session, peer) : NULL;
+    if (place != NULL && place->peer == peer)
+        end_place(place);
 }
 
 void session_note_heard(struct peer *peer) {
