@@ -149,15 +149,14 @@ __attribute__((format(printf, 2, 3))) void codec_write_text(struct codec_writer 
 #define CODEC_OPTIONS_MAX 8
 
 struct codec {
-    const char *name;  // as in the configuration
-    unsigned id;       // protocol.id; never changes
-    const char *title; // for people
-    size_t
-        session_size;  // bytes of the session struct, of a connection or, with sender(), of each device there
-    size_t frame_max;  // bytes of the longest frame; frame() is never given more than that
-    size_t junk_max;   // bytes of junk in a row that a stream may contain
-    unsigned quiet_ms; // silence after which frame() is asked with CODEC_QUIET; 0: never
-    bool one_at_a_time; // answers carry no id: the next command waits for the answer to the last
+    const char *name;    // as in the configuration
+    unsigned id;         // protocol.id; never changes
+    const char *title;   // for people
+    size_t session_size; // bytes of the session struct
+    size_t frame_max;    // bytes of the longest frame; frame() is never given more than that
+    size_t junk_max;     // bytes of junk in a row that a stream may contain
+    unsigned quiet_ms;   // silence after which frame() is asked with CODEC_QUIET; 0: never
+    bool one_at_a_time;  // answers carry no id: the next command waits for the answer to the last
     // The alarms that its devices raise: boolean fields, set only by reports that raise them. Their row in
     // schema/fields.json has "alarm". Ends with FIELD_NONE; NULL without any.
     const enum field *alarms;

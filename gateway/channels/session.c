@@ -79,7 +79,7 @@ static void speak(struct place *place) {
 
 static void enter(struct session *session, struct peer *peer) {
     struct place *place = must_have(calloc(1, sizeof *place));
-    *place = (struct place){.peer = peer, .session = session};
+    *place = (struct place){.peer = peer, .session = session, .serial = ++peer->parts->last_place};
     *place_of(session, peer) = place;
     DL_APPEND(peer->places, place);
     peer->place_count++;
@@ -94,6 +94,12 @@ static void end(struct session *session, const struct peer *peer) {
     free(session);
 }
 
+// It may come back, and begins anew then. What a codec remembers of all devices together is the others' too.
+static void forget_device(struct peer *peer, const char *ident) {
+    if (peer->channel->codec->sender != NULL)
+        stream_forget(&peer->stream, ident);
+}
+
 static void end_place(struct place *place) {
     struct session *session = place->session;
     struct peer *peer = place->peer;
@@ -104,6 +110,7 @@ static void end_place(struct place *place) {
     }
     if (*place_of(session, peer) == place)
         *place_of(session, peer) = NULL;
+    forget_device(peer, session->ident);
     DL_DELETE(peer->places, place);
     peer->place_count--;
     free(place);

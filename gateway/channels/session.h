@@ -10,6 +10,7 @@
 struct place {
     struct peer *peer;
     struct session *session;
+    uint64_t serial;           // no other place has it
     bool heard;                // in the bytes at hand
     struct place *prev, *next; // of the peer, the one that spoke last at the end
 };

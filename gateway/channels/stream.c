@@ -138,9 +138,9 @@ static void put_fault(struct stream *stream, size_t at, const char *verdict, con
 
 // The device that spoke takes its leave.
 static enum stream_state take_goodbye(struct stream *stream) {
-    stream_forget(stream, stream->ident);
-    bool goes_on = stream->sink->goodbye != NULL && !stream->sink->goodbye(stream->context, stream->ident);
-    return goes_on ? STREAM_OPEN : STREAM_CLOSED_BY_DEVICE;
+    const struct stream_sink *sink = stream->sink;
+    bool ends = sink->goodbye == NULL || sink->goodbye(stream->context, stream->ident);
+    return ends ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
 }
 
 static enum stream_state take_frame(struct stream *stream, const uint8_t *frame, size_t length) {

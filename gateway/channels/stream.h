@@ -81,7 +81,8 @@ void stream_free(struct stream *stream);
 // until the stream is fed.
 void *stream_session(struct stream *stream, const char *ident);
 
-// The codec forgets what it remembers of that device before it decodes the next frame of it.
+// The codec forgets what it remembers of that device (without sender(), of all) before it decodes the next
+// frame of it.
 void stream_forget(struct stream *stream, const char *ident);
 
 // Takes bytes (length may be 0) and what is known of those to come. Once it has returned a state other than

@@ -266,11 +266,16 @@ Test(relay, device_that_says_goodbye_leaves_the_others_there) {
     int device = rig_tcp_to(rig, "magicyo");
     expect_data(rig, device, LORRY, 1);
     expect_data(rig, device, TRUCK, 1);
+    expect_calibration(rig, device, LORRY); // which it does not answer
     say(device, LORRY, DISCONNECT, 2, "");
     rig_expect(rig, EVENTS(LORRY, "disconnected"), NULL);
     expect_data(rig, device, TRUCK, 2);
     cr_assert(rig_count(rig, EVENTS(TRUCK, "disconnected")) == 0);
-    expect_data(rig, device, LORRY, 1); // which counts anew
+    say(device, LORRY, HEARTBEAT, 1, ""); // it is back, and counts anew
+    hear(device, LORRY, HEARD, 1, "");
+    hear(device, LORRY, DATA, 1, "\xf1\x07"); // what it did not answer goes out again, as it would elsewhere
+    expect_data(rig, device, LORRY, 1);
+    cr_assert(rig_count(rig, EVENTS(LORRY, "connected")) == 2);
     say(device, LORRY, DISCONNECT, 2, "");
     say(device, TRUCK, DISCONNECT, 3, "");
     device_expect_closed(device);
