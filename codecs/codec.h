@@ -2,7 +2,8 @@
 //
 // A codec is made of pure functions over memory: no I/O, no clock, no allocation, no globals. What it must
 // remember about a device between frames is kept in a session, a small struct that the caller owns and zeroes
-// when a connection (or a UDP peer) begins. README.md walks through all of this with real protocols.
+// when a connection (or a UDP peer) begins; with sender(), when a device first speaks there. README.md walks
+// through all of this with real protocols.
 #pragma once
 
 #include <stdbool.h>
@@ -27,6 +28,7 @@ struct codec_setting {
     enum codec_transport transport;
     unsigned frame; // number of this frame in its datagram, from 0; always 0 over TCP and for encode()
     const char *const *options; // for codec_option(); NULL: the channel's configuration says nothing
+    const char *ident;          // for encode(): of the device that gets the command; NULL: not known
 };
 
 // --- framing ---
@@ -114,7 +116,8 @@ struct codec_out {
     struct message *scratch;       // a message for the codec to fill
     char reason[CODEC_REASON_MAX]; // for a verdict other than OK: what was wrong, in printable ASCII
     size_t reason_offset;          // and where in the frame
-    bool closes;                   // the device says goodbye: the connection is to be closed
+    // The device that spoke says goodbye: the connection is to be closed, unless others have spoken there.
+    bool closes;
 };
 
 // --- commands ---
@@ -166,6 +169,11 @@ struct codec {
     // Says what bytes[0 .. length) begins with; length is 1 to frame_max. The same bytes give the same
     // answer, and with CODEC_OPEN a READY or SKIP given for some bytes is also given when more follow them.
     struct codec_frame (*frame)(const uint8_t *bytes, size_t length, enum codec_follow follow);
+    // Whose frame it is, as frame() delimits it, for protocols that say so in every frame. Each device of a
+    // connection then has a session of its own, so that a relay can mix their frames, and decode() identifies
+    // no other device. False: it cannot be read; decode() will reject the frame. NULL: a connection has one
+    // session, whoever speaks there.
+    bool (*sender)(const uint8_t *frame, size_t length, char ident[CODEC_IDENT_MAX + 1]);
     // Decodes one frame. On any verdict but OK reason and reason_offset are set, and nothing has been put out
     // except the good records of a frame with several, and replies: a record that will be rejected every time
     // must be answered if the device repeats what is not.

@@ -45,7 +45,10 @@
 // become custom.payload, an attribute that is not known custom.attribute.<id> in hexadecimal digits, whatever
 // its length: of a value of unknown sign and unit nothing else is certain.
 //
-// A device repeats what is not answered (public): a frame whose id and type are among the last 64 of the
+// Every frame has the IMEI, so that a relay can mix those of several devices on one connection; answers and
+// commands carry the IMEI of the device that they are for.
+//
+// A device repeats what is not answered (public): a frame whose id and type are among its last 64 on the
 // connection is answered again and not published again. A login that is not the repeat of the last frame
 // begins anew, because a device that restarts counts from the beginning. There is no answer that says no. So
 // data is answered too when its record is broken: otherwise the device would send it for ever, and nothing
@@ -66,6 +69,7 @@
 #include "codecs/values.h"
 
 #define IMEI_DIGITS    15
+#define IMEI_OFFSET    4
 #define HEAD_SIZE      24 // as much as tells how long a frame is; every frame is longer
 #define MARK           0x55
 #define END_MARK       0xAA
@@ -104,8 +108,7 @@ enum frame_type {
 enum command_type { SET_PARAMETERS = 0x02, GET_PARAMETERS = 0x03, CALIBRATE = 0x07 };
 
 struct magicyo_session {
-    char ident[IMEI_DIGITS + 1]; // empty until the device has said it
-    uint8_t form;                // enum form, of the last frame
+    uint8_t form; // enum form, of the last frame
     uint8_t seen_count;
     uint8_t seen_next;     // where the next one is noted
     uint16_t last_command; // frame id
@@ -113,7 +116,7 @@ struct magicyo_session {
     uint8_t seen_type[SEEN_MAX];
 };
 
-static_assert(sizeof(struct magicyo_session) < 256, "there is one for each connection");
+static_assert(sizeof(struct magicyo_session) < 256, "there is one for each device");
 
 // --- layouts ---
 
@@ -327,7 +330,7 @@ static struct trial try_vector(const uint8_t *head, size_t length) {
 // not agree, the shorter comes first, so that neither waits for bytes that only the other would have.
 static void list_trials(const uint8_t *head, struct trial trials[2]) {
     size_t v2 = word_at(head + 2), mk = MK_OVERHEAD + word_at(head + 20);
-    bool imei = is_imei(head + 4);
+    bool imei = is_imei(head + IMEI_OFFSET);
     bool fits = v2 >= V2_OVERHEAD && v2 <= FRAME_MAX && fits_v2(head, v2);
     if (v2 < V2_OVERHEAD || v2 > FRAME_MAX || (!fits && !imei))
         v2 = 0;
@@ -401,8 +404,9 @@ struct decoding {
     struct magicyo_session *session;
     struct frame frame;
     struct codec_out *out;
-    bool published; // something of it
-    bool refused;   // the device may not talk to this gateway
+    bool identified; // the device has been named
+    bool published;  // something of it
+    bool refused;    // the device may not talk to this gateway
 };
 
 static void write_sum(uint8_t *frame, size_t end) {
@@ -428,7 +432,7 @@ static void write_frame(const struct frame *frame, struct codec_writer *writer) 
     size_t total = frame->length + (frame->form == V2 ? V2_OVERHEAD : MK_OVERHEAD);
     const uint8_t length[2] = {(uint8_t)(frame->length >> 8), (uint8_t)frame->length};
     const uint8_t id[2] = {(uint8_t)(frame->id >> 8), (uint8_t)frame->id};
-    memcpy(bytes + 4, frame->ident, IMEI_DIGITS);
+    memcpy(bytes + IMEI_OFFSET, frame->ident, IMEI_DIGITS);
     bytes[19] = frame->type;
     memcpy(bytes + data - 2, length, 2);
     if (frame->length > 0)
@@ -479,7 +483,7 @@ static enum codec_verdict open_frame(const uint8_t *bytes, size_t length, struct
     if (length == 0 || find_frame(bytes, length, true, &found) != WHOLE_FRAME || found.length != length)
         return codec_reject(decoding->out, CODEC_BAD_VALUE, 0, "not a frame");
     *frame = (struct frame){.bytes = bytes, .form = found.form, .type = bytes[19]};
-    frame->ident = (const char *)bytes + 4;
+    frame->ident = (const char *)bytes + IMEI_OFFSET;
     if (found.form == WITH_VECTOR)
         return reject_encrypted(decoding->out, VECTOR_HEAD);
     if (found.form == V2)
@@ -490,26 +494,29 @@ static enum codec_verdict open_frame(const uint8_t *bytes, size_t length, struct
     return CODEC_OK;
 }
 
+static bool magicyo_sender(const uint8_t *bytes, size_t length, char ident[CODEC_IDENT_MAX + 1]) {
+    if (length < HEAD_SIZE || !is_imei(bytes + IMEI_OFFSET))
+        return false;
+    memcpy(ident, bytes + IMEI_OFFSET, IMEI_DIGITS);
+    ident[IMEI_DIGITS] = '\0';
+    return true;
+}
+
 static enum codec_verdict check_sender(const struct decoding *decoding) {
-    const struct magicyo_session *session = decoding->session;
-    const struct frame *frame = &decoding->frame;
-    if (!is_imei((const uint8_t *)frame->ident))
-        return codec_reject(decoding->out, CODEC_BAD_VALUE, 4, "the IMEI is not 15 digits");
-    if (session->ident[0] != '\0' && memcmp(session->ident, frame->ident, IMEI_DIGITS) != 0)
-        return codec_reject(decoding->out, CODEC_VIOLATION, 4,
-                            "the IMEI is not the one that this connection began with");
+    if (!is_imei((const uint8_t *)decoding->frame.ident))
+        return codec_reject(decoding->out, CODEC_BAD_VALUE, IMEI_OFFSET, "the IMEI is not 15 digits");
     return CODEC_OK;
 }
 
 // Before anything else is put out. How to tell a device that it may not talk to this gateway is not known.
 static void know_sender(struct decoding *decoding) {
-    struct magicyo_session *session = decoding->session;
-    bool known = session->ident[0] != '\0';
-    session->form = (uint8_t)decoding->frame.form;
-    memcpy(session->ident, decoding->frame.ident, IMEI_DIGITS);
-    session->ident[IMEI_DIGITS] = '\0';
-    if (!known)
-        decoding->refused = decoding->out->identify(decoding->out->context, session->ident) == CODEC_REFUSED;
+    char ident[IMEI_DIGITS + 1] = "";
+    if (decoding->identified)
+        return;
+    decoding->identified = true;
+    decoding->session->form = (uint8_t)decoding->frame.form;
+    memcpy(ident, decoding->frame.ident, IMEI_DIGITS);
+    decoding->refused = decoding->out->identify(decoding->out->context, ident) == CODEC_REFUSED;
 }
 
 // --- retransmissions ---
@@ -770,8 +777,7 @@ static struct message *begin_message(const struct decoding *decoding) {
 }
 
 static void publish(struct decoding *decoding) {
-    if (!decoding->published)
-        know_sender(decoding);
+    know_sender(decoding);
     decoding->published = true;
     decoding->out->message(decoding->out->context, decoding->out->scratch);
 }
@@ -1076,6 +1082,7 @@ static enum codec_verdict magicyo_decode(void *session, const uint8_t *bytes, si
         return take_answer(&decoding);
     if (decoding.frame.type != DISCONNECT)
         return take_frame(&decoding);
+    know_sender(&decoding);
     out->closes = true;
     return CODEC_OK;
 }
@@ -1174,7 +1181,8 @@ static const struct command {
     {"custom", encode_custom},
 };
 
-// A device that has not said anything yet is taken to speak V2 and to have an IMEI of zeros.
+// A device that has not said anything yet is taken to speak V2, and one that is not known to have an IMEI of
+// zeros.
 static enum codec_verdict magicyo_encode(void *memory, const struct codec_setting *setting,
                                          const struct codec_command *command, struct codec_writer *writer,
                                          struct codec_expectation *expectation,
@@ -1196,7 +1204,7 @@ static enum codec_verdict magicyo_encode(void *memory, const struct codec_settin
     write_frame(&(struct frame){.form = session->form,
                                 .type = DATA,
                                 .id = session->last_command,
-                                .ident = session->ident[0] != '\0' ? session->ident : "000000000000000",
+                                .ident = setting->ident != NULL ? setting->ident : "000000000000000",
                                 .data = bytes,
                                 .length = data.length},
                 writer);
@@ -1213,6 +1221,7 @@ const struct codec codec_magicyo = {
     .frame_max = FRAME_MAX,
     .junk_max = 4096,
     .frame = magicyo_frame,
+    .sender = magicyo_sender,
     .decode = magicyo_decode,
     .encode = magicyo_encode,
     .seal = magicyo_seal,

@@ -52,6 +52,7 @@
 
 enum reply { TAKEN, NOT_TAKEN, REFUSED, LOGGED_IN };
 
+// Of one device, as every frame says whose it is.
 struct template_session {
     bool logged_in;
 };
@@ -100,6 +101,19 @@ static bool template_seal(uint8_t *frame, size_t length) {
 
 // --- decoding ---
 
+static size_t count_digits(const uint8_t ident[IDENT_SIZE]) {
+    size_t count = 0;
+    while (count < IDENT_SIZE && ident[count] >= '0' && ident[count] <= '9')
+        count++;
+    return count;
+}
+
+static bool template_sender(const uint8_t *frame, size_t length, char ident[CODEC_IDENT_MAX + 1]) {
+    memcpy(ident, frame + HEAD_SIZE, IDENT_SIZE);
+    ident[IDENT_SIZE] = '\0';
+    return count_digits(frame + HEAD_SIZE) == IDENT_SIZE;
+}
+
 // A frame being decoded.
 struct decoding {
     struct template_session *session;
@@ -122,13 +136,14 @@ static enum codec_verdict not_taken(const struct decoding *decoding, enum codec_
 // Reads the ident and says whose frame it is. False, and *verdict set, when there is no more to do.
 static bool identify(const struct decoding *decoding, struct reader *body, enum codec_verdict *verdict) {
     char ident[IDENT_SIZE + 1] = "";
-    memcpy(ident, reader_bytes(body, IDENT_SIZE), IDENT_SIZE);
-    for (size_t i = 0; i < IDENT_SIZE; i++)
-        if (ident[i] < '0' || ident[i] > '9') {
-            *verdict =
-                codec_reject(decoding->out, CODEC_BAD_VALUE, HEAD_SIZE + i, "the ident is not 8 digits");
-            return false;
-        }
+    const uint8_t *bytes = reader_bytes(body, IDENT_SIZE);
+    size_t digits = count_digits(bytes);
+    memcpy(ident, bytes, IDENT_SIZE);
+    if (digits < IDENT_SIZE) {
+        *verdict =
+            codec_reject(decoding->out, CODEC_BAD_VALUE, HEAD_SIZE + digits, "the ident is not 8 digits");
+        return false;
+    }
     *verdict = CODEC_OK;
     if (decoding->out->identify(decoding->out->context, ident) == CODEC_ACCEPTED)
         return true;
@@ -275,6 +290,7 @@ const struct codec codec_template = {
     .alarms = alarms,
     .options = options,
     .frame = template_frame,
+    .sender = template_sender,
     .decode = template_decode,
     .encode = template_encode,
     .seal = template_seal,

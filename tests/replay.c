@@ -110,8 +110,8 @@ static const struct stream_sink sink = {
 };
 
 void replay_begin(struct replay *replay, const struct codec *codec) {
-    *replay = (struct replay){.session = calloc(1, codec->session_size)};
-    stream_init(&replay->stream, codec, replay->session, &sink, replay, &replay->counters);
+    *replay = (struct replay){0};
+    stream_init(&replay->stream, codec, &sink, replay, &replay->counters);
 }
 
 void replay_begin_vector(struct replay *replay, const struct vector *vector) {
@@ -135,7 +135,6 @@ void replay_end(struct replay *replay) {
     for (size_t i = 0; i < replay->count; i++)
         free(replay->lines[i]);
     free(replay->lines);
-    free(replay->session);
     stream_free(&replay->stream);
 }
 

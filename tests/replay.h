@@ -9,7 +9,6 @@ struct replay {
     struct stream stream;
     struct stream_counters counters;
     enum stream_state state;
-    void *session;
     const char *refuses; // the ident that is refused, or NULL
     char **lines;
     size_t count;

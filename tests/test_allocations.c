@@ -52,19 +52,17 @@ static void replay_vector(const struct vector *vector) {
     struct codec codec = *vector->codec;
     struct stream_counters counters = {0};
     struct stream stream;
-    void *session = calloc(1, codec.session_size);
     enum stream_state state = STREAM_OPEN;
     inner = vector->codec;
     codec.frame = count_frame;
     codec.decode = count_decode;
-    stream_init(&stream, &codec, session, &sink, NULL, &counters);
+    stream_init(&stream, &codec, &sink, NULL, &counters);
     for (size_t i = 0; i < vector->step_count && state == STREAM_OPEN; i++)
         state = stream_feed(&stream, vector->steps[i].bytes, vector->steps[i].length,
                             vector->steps[i].kind == STEP_QUIET ? CODEC_QUIET : CODEC_OPEN);
     if (state == STREAM_OPEN)
         stream_feed(&stream, NULL, 0, CODEC_END);
     stream_free(&stream);
-    free(session);
 }
 
 Test(allocations, are_counted) {

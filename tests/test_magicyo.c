@@ -1,5 +1,6 @@
 // Magicyo: what needs more frames or more bytes than a vector should have.
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "tests/bytes.h"
@@ -15,9 +16,13 @@ Test(magicyo, the_checksum_of_the_tests_is_adler_32) {
     cr_assert_eq(bytes_adler32(many, sizeof many), 0x149a302c);
 }
 
-static void feed_heartbeat(struct replay *replay, unsigned id) {
+static void feed_heartbeat_of(struct replay *replay, const char *imei, unsigned id) {
     uint8_t frame[MAGICYO_FRAME_MAX];
-    replay_feed(replay, frame, bytes_magicyo(frame, "864867022511015", 0x0C, id, "", 0), CODEC_OPEN);
+    replay_feed(replay, frame, bytes_magicyo(frame, imei, 0x0C, id, "", 0), CODEC_OPEN);
+}
+
+static void feed_heartbeat(struct replay *replay, unsigned id) {
+    feed_heartbeat_of(replay, "864867022511015", id);
 }
 
 // A frame id is remembered over 63 others, and forgotten when 64 came after it.
@@ -36,6 +41,27 @@ Test(magicyo, a_repeat_is_known_among_the_last_64_frames) {
     feed_heartbeat(&replay, 65500);
     cr_assert(replay.counters.messages == WINDOW + 2, "what is no longer among the last 64 is a new frame");
     cr_assert(replay.counters.verdicts[CODEC_OK] == 2 * WINDOW + 3);
+    replay_end(&replay);
+}
+
+// What a relay says for many devices does not fill the memory; who was heard longest ago begins anew.
+Test(magicyo, a_thousand_devices_of_a_connection_are_remembered) {
+    struct replay replay;
+    char imei[16];
+    replay_begin(&replay, codec_find("magicyo"));
+    for (unsigned i = 0; i <= STREAM_DEVICES_MAX; i++) {
+        sprintf(imei, "86486702%07u", i);
+        feed_heartbeat_of(&replay, imei, 7);
+    }
+    cr_assert(replay.counters.messages == STREAM_DEVICES_MAX + 1);
+    feed_heartbeat_of(&replay, "864867020000001", 7);
+    feed_heartbeat_of(&replay, imei, 7);
+    cr_assert(replay.counters.messages == STREAM_DEVICES_MAX + 1, "a repeat was published");
+    feed_heartbeat_of(&replay, "864867020000000", 7);
+    cr_assert(replay.counters.messages == STREAM_DEVICES_MAX + 2, "the oldest is still remembered");
+    feed_heartbeat_of(&replay, "864867020000001", 7);
+    cr_assert(replay.counters.messages == STREAM_DEVICES_MAX + 2, "one that had spoken since was forgotten");
+    cr_assert(replay.stream.session_count == STREAM_DEVICES_MAX);
     replay_end(&replay);
 }
 

@@ -162,20 +162,21 @@ static void ignore_fault(void *context, const struct stream_fault *fault) {
 }
 
 static void walk_vector(const struct vector *vector) {
-    static const struct stream_sink sink = {ignore_ident, take_message, ignore_reply, ignore_answer,
-                                            ignore_fault};
+    static const struct stream_sink sink = {.identify = ignore_ident,
+                                            .message = take_message,
+                                            .reply = ignore_reply,
+                                            .answer = ignore_answer,
+                                            .fault = ignore_fault};
     struct stream_counters counters = {0};
     struct walk walk = {0};
     enum stream_state state = STREAM_OPEN;
-    void *session = calloc(1, vector->codec->session_size);
-    stream_init(&walk.stream, vector->codec, session, &sink, &walk, &counters);
+    stream_init(&walk.stream, vector->codec, &sink, &walk, &counters);
     for (size_t i = 0; i < vector->step_count && state == STREAM_OPEN; i++) {
         walk.bytes = vector->steps[i].bytes;
         walk.begin = walk.stream.offset;
         state = stream_feed(&walk.stream, walk.bytes, vector->steps[i].length, CODEC_END);
     }
     stream_free(&walk.stream);
-    free(session);
 }
 
 static bool in_dictionary(const char *name) {

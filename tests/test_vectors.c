@@ -253,10 +253,12 @@ static void check_down(const struct vector *vector, const char *expected, size_t
     free(down);
 }
 
-// Encodes a command; the reason when it is refused, for the caller to free.
-static char *encode(const struct replay *replay, const char *text, struct codec_writer *writer,
+// Encodes a command to the device that spoke last; the reason when it is refused, for the caller to free.
+static char *encode(struct replay *replay, const char *text, struct codec_writer *writer,
                     struct codec_expectation *expectation) {
     const struct codec *codec = replay->stream.codec;
+    struct codec_setting setting = replay->stream.setting;
+    const char *ident = replay->stream.ident;
     char *fault = NULL;
     size_t length;
     uint8_t *payload = vector_unescape(text, &length);
@@ -266,9 +268,10 @@ static char *encode(const struct replay *replay, const char *text, struct codec_
         return fault;
     fault = command_check(json_array_get(commands, 0), codec);
     writer->length = 0;
+    setting.ident = *ident != '\0' ? ident : NULL;
     if (fault == NULL)
-        fault = command_encode(json_array_get(commands, 0), codec, replay->session, &replay->stream.setting,
-                               writer, expectation);
+        fault = command_encode(json_array_get(commands, 0), codec, stream_session(&replay->stream, ident),
+                               &setting, writer, expectation);
     json_decref(commands);
     return fault;
 }

@@ -21,7 +21,7 @@
 //   close: by the device   expected: the device takes its leave
 //   close: refused         expected: nothing more is read of a device that is refused
 //
-//   command:    a command, as text or JSON; encoded after all that the device sent
+//   command:    a command, as text or JSON; encoded after all that was sent, for the device that spoke last
 //   down:       expected: the bytes of the last command; down-hex: the same in hexadecimal
 //   expects:    expected: the key of the answer to the last command
 //   refused:    expected: what is wrong with the last command

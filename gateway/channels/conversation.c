@@ -229,6 +229,15 @@ static void on_fault(void *context, const struct stream_fault *fault) {
         event_error(peer, &error);
 }
 
+// A device that leaves a relay leaves the others there.
+static bool on_goodbye(void *context, const char *ident) {
+    struct peer *peer = context;
+    if (peer->place_count <= 1)
+        return true;
+    session_leave(peer, ident);
+    return false;
+}
+
 // --- a device on the wrong port ---
 
 static void remember_beginning(struct peer *peer, const uint8_t *bytes, size_t length) {
@@ -264,6 +273,7 @@ static const struct stream_sink sink = {
     .reply = on_reply,
     .answer = on_answer,
     .fault = on_fault,
+    .goodbye = on_goodbye,
 };
 
 // --- beginning, taking, ending ---
@@ -271,7 +281,6 @@ static const struct stream_sink sink = {
 void conversation_begin(struct peer *peer, struct channel_parts *parts, const struct config_channel *channel,
                         struct stream_counters *counters, const struct peer_transport *transport,
                         const struct sockaddr *address) {
-    void *session = must_have(calloc(1, channel->codec->session_size));
     peer->parts = parts;
     peer->channel = channel;
     peer->transport = transport;
@@ -279,7 +288,7 @@ void conversation_begin(struct peer *peer, struct channel_parts *parts, const st
     peer->serial = ++parts->last_serial;
     memcpy(peer->ip, address_key_of(address).ip, sizeof peer->ip);
     address_write(address, peer->address);
-    stream_init(&peer->stream, channel->codec, session, &sink, peer, counters);
+    stream_init(&peer->stream, channel->codec, &sink, peer, counters);
     peer->stream.setting.transport = transport->is_udp ? CODEC_UDP : CODEC_TCP;
     peer->stream.setting.options = channel->options;
 }
@@ -290,8 +299,6 @@ void conversation_end(struct peer *peer) {
     session_detach(peer);
     stream_free(&peer->stream);
     free(peer->turned_away);
-    free(peer->stream.session);
-    peer->stream.session = NULL;
 }
 
 static enum close_code code_of(enum stream_state state) {
@@ -319,13 +326,6 @@ static void settle_replies(struct peer *peer) {
         peer_drop_unsettled(peer);
     else
         peer_settle_replies(peer);
-}
-
-// The codec believes that it has passed on what the broker refused, and would say so.
-void conversation_forget_refusal(struct peer *peer) {
-    if (peer->refused)
-        memset(peer->stream.session, 0, peer->channel->codec->session_size);
-    peer->refused = false;
 }
 
 enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_t length,

@@ -12,9 +12,6 @@ void conversation_begin(struct peer *peer, struct channel_parts *parts, const st
 // Leaves the session and frees what the peer holds, but not the peer.
 void conversation_end(struct peer *peer);
 
-// Over UDP, where no connection ends: the device begins anew after the broker refused a message of it.
-void conversation_forget_refusal(struct peer *peer);
-
 // Takes what came from the device. Returns the code to close it with, or CLOSE_NONE.
 enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_t length,
                                   enum codec_follow follow);

@@ -44,14 +44,12 @@ static const struct stream_sink sink = {
 
 // The first thing in the bytes is a frame of the codec that says which device it is from.
 static bool knows(const struct codec *codec, const uint8_t *bytes, size_t length) {
-    void *session = must_have(calloc(1, codec->session_size));
     struct stream_counters counters = {0};
     struct trial trial = {0};
     struct stream stream;
-    stream_init(&stream, codec, session, &sink, &trial, &counters);
+    stream_init(&stream, codec, &sink, &trial, &counters);
     stream_feed(&stream, bytes, length, CODEC_END);
     stream_free(&stream);
-    free(session);
     return trial.identified;
 }
 

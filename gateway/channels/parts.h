@@ -34,4 +34,5 @@ struct channel_parts {
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address
     uint64_t last_serial;            // of a peer
+    uint64_t last_place;             // serial number of a device's place at a peer
 };

@@ -17,7 +17,8 @@ struct pending_reply {
     struct outbox_waiter waiter; // first, so that the one is the other
     struct peer *peer;
     struct pending_reply *prev, *next;
-    uint8_t *refusal; // sent when a message is refused, or NULL
+    char ident[CODEC_IDENT_MAX + 1]; // of the device that hears it
+    uint8_t *refusal;                // sent when a message is refused, or NULL
     size_t refusal_length;
     size_t length;
     uint8_t bytes[];
@@ -73,6 +74,13 @@ static void free_reply(struct pending_reply *reply) {
     free(reply);
 }
 
+// The codec believes that it has passed on what the broker refused, and would say so. A connection ends for it.
+static void note_refusal(struct peer *peer, const char *ident) {
+    peer->refused = true;
+    if (peer->transport->is_udp)
+        stream_forget(&peer->stream, ident);
+}
+
 static void on_safe(struct outbox_waiter *waiter, bool safe) {
     struct pending_reply *reply = (struct pending_reply *)waiter;
     struct peer *peer = reply->peer;
@@ -82,7 +90,7 @@ static void on_safe(struct outbox_waiter *waiter, bool safe) {
     else if (reply->refusal != NULL)
         peer->transport->send(peer, reply->refusal, reply->refusal_length);
     else
-        peer->refused = true;
+        note_refusal(peer, reply->ident);
     free_reply(reply);
 }
 
@@ -108,6 +116,7 @@ void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length)
     *reply = (struct pending_reply){.peer = peer, .length = length};
     reply->waiter = (struct outbox_waiter){
         .first = first != 0 ? first : peer->last_number, .last = peer->last_number, .done = on_safe};
+    strcpy(reply->ident, peer->stream.ident);
     memcpy(reply->bytes, bytes, length);
     DL_APPEND(peer->replies, reply);
     peer->latest_reply = reply;

@@ -9,13 +9,14 @@ static void send_bytes(void *context, const uint8_t *bytes, size_t length) {
 }
 
 struct road road_of(struct peer *peer, const struct session *session) {
+    const struct place *place = peer->transport->is_udp ? session->udp : session->tcp;
     return (struct road){.channel = peer->channel,
                          .ident = session->ident,
                          .device_id = session->device.known ? session->device.id : -1,
                          .source = peer->address,
                          .is_udp = peer->transport->is_udp,
-                         .serial = peer->serial,
-                         .codec_session = peer->stream.session,
+                         .serial = place->serial,
+                         .codec_session = stream_session(&peer->stream, session->ident),
                          .context = peer,
                          .send = send_bytes};
 }

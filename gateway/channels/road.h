@@ -17,7 +17,7 @@ struct road {
     int64_t device_id;  // -1: a device without an identity
     const char *source; // "ip:port"
     bool is_udp;
-    uint64_t serial;     // no other connection has it
+    uint64_t serial;     // no other connection has it, and the device none that it left and came back to
     void *codec_session; // what the codec remembers of the device
     void *context;       // for send
     void (*send)(void *context, const uint8_t *bytes, size_t length);

@@ -9,7 +9,6 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
-#define IDENTS_MAX  1000    // devices that a peer may speak for
 #define SETTLE_TIME 2000000 // microseconds to wait for our own log entry, which may be behind many messages
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
@@ -80,7 +79,7 @@ static void speak(struct place *place) {
 
 static void enter(struct session *session, struct peer *peer) {
     struct place *place = must_have(calloc(1, sizeof *place));
-    *place = (struct place){.peer = peer, .session = session};
+    *place = (struct place){.peer = peer, .session = session, .serial = ++peer->parts->last_place};
     *place_of(session, peer) = place;
     DL_APPEND(peer->places, place);
     peer->place_count++;
@@ -95,6 +94,12 @@ static void end(struct session *session, const struct peer *peer) {
     free(session);
 }
 
+// It may come back, and begins anew then. What a codec remembers of all devices together is the others' too.
+static void forget_device(struct peer *peer, const char *ident) {
+    if (peer->channel->codec->sender != NULL)
+        stream_forget(&peer->stream, ident);
+}
+
 static void end_place(struct place *place) {
     struct session *session = place->session;
     struct peer *peer = place->peer;
@@ -105,6 +110,7 @@ static void end_place(struct place *place) {
     }
     if (*place_of(session, peer) == place)
         *place_of(session, peer) = NULL;
+    forget_device(peer, session->ident);
     DL_DELETE(peer->places, place);
     peer->place_count--;
     free(place);
@@ -122,10 +128,10 @@ static void give_up(struct place *place, enum close_code code) {
 
 // The one that has not spoken for longest.
 static void bound_places(struct peer *peer) {
-    if (peer->place_count <= IDENTS_MAX)
+    if (peer->place_count <= STREAM_DEVICES_MAX)
         return;
     peer_warn(peer, "idents", NULL, "speaks for more than %d devices: %s, heard longest ago, is disconnected",
-              IDENTS_MAX, peer->places->session->ident);
+              STREAM_DEVICES_MAX, peer->places->session->ident);
     end_place(peer->places);
 }
 
@@ -153,6 +159,13 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
 void session_detach(struct peer *peer) {
     while (peer->places != NULL)
         end_place(peer->places);
+}
+
+void session_leave(struct peer *peer, const char *ident) {
+    struct session *session = session_by_ident(peer->parts->sessions, ident);
+    struct place *place = session != NULL ? *place_of(session, peer) : NULL;
+    if (place != NULL && place->peer == peer)
+        end_place(place);
 }
 
 void session_note_heard(struct peer *peer) {

@@ -10,6 +10,7 @@
 struct place {
     struct peer *peer;
     struct session *session;
+    uint64_t serial;           // no other place has it
     bool heard;                // in the bytes at hand
     struct place *prev, *next; // of the peer, the one that spoke last at the end
 };
@@ -40,6 +41,9 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
 
 // Takes peer out of all its sessions; a session without peers ends.
 void session_detach(struct peer *peer);
+
+// Takes the device of that ident out of peer, if it is there. The others stay.
+void session_leave(struct peer *peer, const char *ident);
 
 // The device that speaks at peer was heard from.
 void session_note_heard(struct peer *peer);

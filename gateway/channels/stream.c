@@ -1,10 +1,20 @@
 // The loop that drives codecs; see stream.h.
 #include "gateway/channels/stream.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "gateway/base/memory.h"
+
+// What the codec remembers of one device, or of all where frames do not say whose they are.
+struct stream_session {
+    struct stream_session *prev, *next; // the one whose frame came last at the end
+    char ident[CODEC_IDENT_MAX + 1];    // empty: of no device
+    bool forgotten;                     // zeroed before the next frame
+    _Alignas(max_align_t) unsigned char memory[];
+};
 
 // Filled by one decode at a time: everything runs on one thread.
 static struct message scratch;
@@ -44,13 +54,69 @@ static void pass_reply(void *context, const uint8_t *bytes, size_t length, enum 
         stream->sink->reply(stream->context, bytes, length, when);
 }
 
-void stream_init(struct stream *stream, const struct codec *codec, void *session,
-                 const struct stream_sink *sink, void *context, struct stream_counters *counters) {
-    *stream = (struct stream){
-        .codec = codec, .session = session, .sink = sink, .context = context, .counters = counters};
+// --- what the codec remembers ---
+
+// Most streams have one session. Of many, the one that is looked for has mostly spoken of late.
+static struct stream_session *find_session(const struct stream *stream, const char *ident) {
+    struct stream_session *head = stream->sessions, *session = head != NULL ? head->prev : NULL;
+    while (session != NULL && strcmp(session->ident, ident) != 0)
+        session = session != head ? session->prev : NULL;
+    return session;
+}
+
+static void drop_session(struct stream *stream, struct stream_session *session) {
+    DL_DELETE(stream->sessions, session);
+    stream->session_count--;
+    free(session);
+}
+
+static struct stream_session *find_or_make_session(struct stream *stream, const char *ident) {
+    struct stream_session *session = find_session(stream, ident);
+    if (session != NULL)
+        return session;
+    session = must_have(calloc(1, sizeof *session + stream->codec->session_size));
+    strcpy(session->ident, ident);
+    DL_APPEND(stream->sessions, session);
+    if (++stream->session_count > STREAM_DEVICES_MAX)
+        drop_session(stream, stream->sessions);
+    return session;
+}
+
+static void *session_of_frame(struct stream *stream, const uint8_t *frame, size_t length) {
+    const struct codec *codec = stream->codec;
+    char ident[CODEC_IDENT_MAX + 1];
+    bool known = codec->sender != NULL && codec->sender(frame, length, ident);
+    struct stream_session *session = find_or_make_session(stream, known ? ident : "");
+    if (session->forgotten)
+        memset(session->memory, 0, codec->session_size);
+    session->forgotten = false;
+    DL_DELETE(stream->sessions, session);
+    DL_APPEND(stream->sessions, session);
+    return session->memory;
+}
+
+static const char *name_of_session(const struct stream *stream, const char *ident) {
+    return stream->codec->sender != NULL ? ident : "";
+}
+
+void *stream_session(struct stream *stream, const char *ident) {
+    return find_or_make_session(stream, name_of_session(stream, ident))->memory;
+}
+
+void stream_forget(struct stream *stream, const char *ident) {
+    struct stream_session *session = find_session(stream, name_of_session(stream, ident));
+    if (session != NULL)
+        session->forgotten = true;
+}
+
+void stream_init(struct stream *stream, const struct codec *codec, const struct stream_sink *sink,
+                 void *context, struct stream_counters *counters) {
+    *stream = (struct stream){.codec = codec, .sink = sink, .context = context, .counters = counters};
 }
 
 void stream_free(struct stream *stream) {
+    while (stream->sessions != NULL)
+        drop_session(stream, stream->sessions);
     free(stream->kept);
     stream->kept = NULL;
     stream->kept_length = 0;
@@ -70,6 +136,13 @@ static void put_fault(struct stream *stream, size_t at, const char *verdict, con
                                                                 .length = length});
 }
 
+// The device that spoke takes its leave.
+static enum stream_state take_goodbye(struct stream *stream) {
+    const struct stream_sink *sink = stream->sink;
+    bool ends = sink->goodbye == NULL || sink->goodbye(stream->context, stream->ident);
+    return ends ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
+}
+
 static enum stream_state take_frame(struct stream *stream, const uint8_t *frame, size_t length) {
     struct codec_out out = {
         .context = stream,
@@ -80,7 +153,8 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
         .answer = count_answer,
         .scratch = &scratch,
     };
-    enum codec_verdict verdict = stream->codec->decode(stream->session, frame, length, &out);
+    void *session = session_of_frame(stream, frame, length);
+    enum codec_verdict verdict = stream->codec->decode(session, frame, length, &out);
     stream->counters->verdicts[verdict]++;
     stream->junk_in_a_row = 0;
     stream->had_frame = true;
@@ -91,7 +165,7 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
         return STREAM_VIOLATION;
     if (stream->refused)
         return STREAM_REFUSED;
-    return out.closes ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
+    return out.closes ? take_goodbye(stream) : STREAM_OPEN;
 }
 
 static enum stream_state take_junk(struct stream *stream, const uint8_t *bytes, size_t length,

@@ -35,6 +35,8 @@ struct stream_sink {
     void (*reply)(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when);
     void (*answer)(void *context, const struct codec_answer *answer);
     void (*fault)(void *context, const struct stream_fault *fault);
+    // The device of that ident says goodbye. False: others are here, and the stream goes on. NULL: it ends.
+    bool (*goodbye)(void *context, const char *ident);
 };
 
 enum stream_state {
@@ -46,9 +48,14 @@ enum stream_state {
     STREAM_REFUSED,           // the sink refused the device
 };
 
+#define STREAM_DEVICES_MAX 1000 // that the codec remembers at one stream
+
+struct stream_session;
+
 struct stream {
     const struct codec *codec;
-    void *session; // codec->session_size bytes of the caller's
+    struct stream_session *sessions; // what the codec remembers
+    size_t session_count;
     const struct stream_sink *sink;
     void *context; // for the sink
     // What the codec is told. The caller sets the time, transport and options before it feeds; frame is
@@ -65,10 +72,18 @@ struct stream {
     uint64_t faults; // that were put into the sink
 };
 
-// All pointers stay the caller's. An all-zero session begins anew.
-void stream_init(struct stream *stream, const struct codec *codec, void *session,
-                 const struct stream_sink *sink, void *context, struct stream_counters *counters);
+// All pointers stay the caller's.
+void stream_init(struct stream *stream, const struct codec *codec, const struct stream_sink *sink,
+                 void *context, struct stream_counters *counters);
 void stream_free(struct stream *stream);
+
+// The codec's session of the device of that ident, for encode(); all zero when it has none yet. It is valid
+// until the stream is fed.
+void *stream_session(struct stream *stream, const char *ident);
+
+// The codec forgets what it remembers of that device (without sender(), of all) before it decodes the next
+// frame of it.
+void stream_forget(struct stream *stream, const char *ident);
 
 // Takes bytes (length may be 0) and what is known of those to come. Once it has returned a state other than
 // STREAM_OPEN, the stream takes no more.

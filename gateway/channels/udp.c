@@ -82,7 +82,7 @@ static void take_datagram(struct udp_socket *socket, const uint8_t *bytes, size_
     struct udp_peer *udp = find_peer(socket, (const struct sockaddr *)&ends->remote);
     udp->ends = *ends;
     udp->peer.stream.junk_in_a_row = 0; // a datagram is read or not, whatever the last one was
-    conversation_forget_refusal(&udp->peer);
+    udp->peer.refused = false;          // no connection ends for it: the device has begun anew
     enum close_code code = conversation_take(&udp->peer, bytes, length, CODEC_END);
     bool broken = code == CLOSE_REJECTED || code == CLOSE_VIOLATION;
     udp->peer.close_code = CLOSE_NONE;

@@ -179,16 +179,14 @@ static int decode(const struct options *options, FILE *file) {
     struct stream_counters counters = {0};
     struct decoding decoding = {.now = options->now};
     size_t length;
-    void *session = must_have(calloc(1, options->codec->session_size));
     uint8_t *bytes = read_all(file, &length);
-    stream_init(&decoding.stream, options->codec, session, &sink, &decoding, &counters);
+    stream_init(&decoding.stream, options->codec, &sink, &decoding, &counters);
     decoding.stream.setting.transport = options->udp ? CODEC_UDP : CODEC_TCP;
     if (options->udp)
         feed_lines(&decoding, options, bytes, length);
     else
         feed(&decoding, options, bytes, length);
     stream_free(&decoding.stream);
-    free(session);
     free(bytes);
     return decoding.rejected ? 1 : 0;
 }

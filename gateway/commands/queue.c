@@ -203,7 +203,8 @@ static char *encode(struct command *command, const struct road *road, struct cod
     const struct codec *codec = road->channel->codec;
     const struct codec_setting setting = {.now = clock_now(),
                                           .transport = road->is_udp ? CODEC_UDP : CODEC_TCP,
-                                          .options = road->channel->options};
+                                          .options = road->channel->options,
+                                          .ident = road->ident};
     // Checked when it was taken in, but perhaps not for the protocol that the device turned out to speak.
     char *fault = command_check(command->definition, codec);
     return fault != NULL ? fault

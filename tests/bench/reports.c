@@ -150,13 +150,10 @@ static void make_json(const struct codec *codec, const struct pattern *report, s
                                             .reply = take_reply,
                                             .answer = take_answer,
                                             .fault = take_fault};
-    static _Alignas(max_align_t) unsigned char session[4096];
     struct making making = {.codec = codec, .json = json};
     struct stream_counters counters = {0};
     struct stream stream;
-    assert(codec->session_size <= sizeof session);
-    memset(session, 0, sizeof session);
-    stream_init(&stream, codec, session, &sink, &making, &counters);
+    stream_init(&stream, codec, &sink, &making, &counters);
     stream_feed(&stream, report->bytes, report->length, CODEC_END);
     stream_free(&stream);
     assert(counters.messages == 1);

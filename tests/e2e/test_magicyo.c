@@ -8,7 +8,6 @@
 #include "tests/bytes.h"
 #include "tests/e2e/rig.h"
 
-#define OTHER_LORRY "864867022511016"
 #define CHANNELS                                                                                             \
     "{'channels':[{'id':2,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0','udp':'127.0.0.1:0'}]}"
 
@@ -235,19 +234,6 @@ Test(magicyo, disconnect_closes_the_connection) {
     send_frame(device, 0x0E, 3, "");
     device_expect_closed(device);
     rig_expect_log(rig, "closed by the device (code 2)");
-    rig_finish(rig);
-}
-
-Test(magicyo, another_imei_on_the_connection_closes_it) {
-    struct rig *rig = rig_up(CHANNELS);
-    int device = known_lorry(rig), other = lorry(rig);
-    struct bytes foreign = frame(OTHER_LORRY, HEARTBEAT, 4, "");
-    device_send_bytes(device, foreign.data, foreign.length);
-    device_expect_closed(device);
-    rig_expect_log(rig, "protocol violated (code 4)");
-    device_send_bytes(other, foreign.data, foreign.length); // which costs nobody else
-    rig_expect(rig, "message/gw/devices/" OTHER_LORRY, NULL);
-    cr_assert(rig_count(rig, "message/gw/devices/" OTHER_LORRY) == 1);
     rig_finish(rig);
 }
 

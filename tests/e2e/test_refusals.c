@@ -18,7 +18,8 @@ TestSuite(refusals, .fini = rig_clean, .timeout = 300);
 // Accepted as they are by the parameterized tests below.
 static const char *const queues[] = {"max_queued_messages 0\n", "max_queued_messages 1000\n",
                                      "max_queued_messages 100000\n"};
-#define QUEUES (sizeof queues / sizeof queues[0])
+#define OTHER_LORRY "864867022511016"
+#define QUEUES      (sizeof queues / sizeof queues[0])
 
 // A report with so many access points that its message has some 2,000 bytes.
 static const char *long_report(const char *ident) {
@@ -166,6 +167,33 @@ Test(refusals, magicyo_does_not_hear_that_a_report_arrived_that_is_set_aside) {
     device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0C, 8, heartbeat, 0));
     device_expect_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0D, 8, heartbeat, 0));
     rig_expect_message(rig, "message/gw/devices/" LORRY, "{'message.seqnum':8}", 60000);
+    rig_finish(rig);
+}
+
+// Of a relay over UDP only the device whose report is refused begins anew: what another repeats stays a repeat.
+Test(refusals, refused_report_of_a_relay_costs_no_other_device_its_memory) {
+    struct rig *rig = rig_with_broker("max_queued_messages 1000\nmessage_size_limit 700\n");
+    rig_gateway_start(rig, "{'telemetry':'off','messages':['devices'],'channels':[{'id':2,'name':'magicyo',"
+                           "'protocol':'magicyo','udp':'127.0.0.1:0'}]}");
+    static const uint8_t short_data[] = {0x01, 0x03};
+    uint8_t attributes[2 + 2 * (3 + 250)] = {0x04, 0x04, 0x03, 0xE7, 250}, bytes[MAGICYO_FRAME_MAX];
+    memcpy(attributes + 255, (const uint8_t[]){0x03, 0xE8, 250}, 3);
+    int relay = rig_udp_to(rig, "magicyo");
+    device_send_bytes(relay, bytes, bytes_magicyo(bytes, OTHER_LORRY, 0x03, 6, short_data, 2));
+    device_expect_bytes(relay, bytes, bytes_magicyo(bytes, OTHER_LORRY, 0x04, 6, short_data, 2));
+    for (int i = 1; i <= 2; i++) { // the repeat is as new
+        char subset[32];
+        snprintf(subset, sizeof subset, "{'set_aside':%d}", i);
+        device_send_bytes(relay, bytes, bytes_magicyo(bytes, LORRY, 0x03, 7, attributes, sizeof attributes));
+        rig_expect_message(rig, INSTANCE, subset, 60000);
+    }
+    for (unsigned id = 8; id >= 6; id -= 2) { // the second is a repeat
+        device_send_bytes(relay, bytes, bytes_magicyo(bytes, OTHER_LORRY, 0x03, id, short_data, 2));
+        device_expect_bytes(relay, bytes, bytes_magicyo(bytes, OTHER_LORRY, 0x04, id, short_data, 2));
+    }
+    device_send_bytes(relay, bytes, bytes_magicyo(bytes, OTHER_LORRY, 0x03, 10, short_data, 2));
+    rig_expect_message(rig, "message/gw/devices/" OTHER_LORRY, "{'message.seqnum':10}", 60000);
+    cr_assert(rig_count(rig, "message/gw/devices/" OTHER_LORRY) == 3, "a repeat was published");
     rig_finish(rig);
 }
 

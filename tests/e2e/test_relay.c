@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/bytes.h"
 #include "tests/e2e/rig.h"
 
 TestSuite(relay, .fini = rig_clean, .timeout = 60);
@@ -150,5 +151,135 @@ Test(relay, connection_speaks_for_a_thousand_devices_at_most) {
     rig_expect(rig, EVENTS("866425030000000", "disconnected"), NULL);
     cr_assert(rig_count(rig, EVENTS("+", "disconnected")) == 1);
     cr_assert(rig_log_count(rig, "(code ") == 0);
+    rig_finish(rig);
+}
+
+// --- Magicyo, whose frames all have an IMEI, and whose answers and commands have it too ---
+
+#define TRUCK "864867022511016" // which speaks MK100; LORRY speaks V2
+#define MAGICYO                                                                                              \
+    "{'limits':{'idle_timeout':%d},'channels':[{'id':2,'name':'magicyo','protocol':'magicyo','tcp':'127.0."  \
+    "0.1:0','udp':'127.0.0.1:0'}]}"
+
+#define DATA       0x03
+#define ANSWER     0x04
+#define HEARTBEAT  0x0C
+#define HEARD      0x0D
+#define DISCONNECT 0x0E
+#define IGNITION   "\x01\x03" // a subtype that is not known, and so without values
+
+struct bytes {
+    uint8_t data[MAGICYO_FRAME_MAX];
+    size_t length;
+};
+
+// A frame of LORRY or TRUCK, in its form.
+static struct bytes frame(const char *imei, uint8_t type, uint16_t id, const char *data, size_t length) {
+    struct bytes frame = {.data = {0x55, 0x55}};
+    if (strcmp(imei, LORRY) == 0) {
+        frame.length = bytes_magicyo(frame.data, imei, type, id, data, length);
+        return frame;
+    }
+    bytes_put(frame.data + 2, id, 2);
+    memcpy(frame.data + 4, imei, 15);
+    frame.data[19] = type;
+    bytes_put(frame.data + 20, (uint32_t)length, 2);
+    memcpy(frame.data + 22, data, length);
+    bytes_put(frame.data + 22 + length, 0xAAAA, 3);
+    frame.length = 25 + length;
+    return frame;
+}
+
+static void say(int device, const char *imei, uint8_t type, uint16_t id, const char *data) {
+    struct bytes bytes = frame(imei, type, id, data, strlen(data));
+    device_send_bytes(device, bytes.data, bytes.length);
+}
+
+static void hear(int device, const char *imei, uint8_t type, uint16_t id, const char *data) {
+    struct bytes bytes = frame(imei, type, id, data, strlen(data));
+    device_expect_bytes(device, bytes.data, bytes.length);
+}
+
+static void expect_data(struct rig *rig, int device, const char *imei, uint16_t id) {
+    char subset[96];
+    say(device, imei, DATA, id, IGNITION);
+    hear(device, imei, ANSWER, id, IGNITION);
+    snprintf(subset, sizeof subset, "{'ident':'%s','message.seqnum':%d}", imei, id);
+    rig_expect(rig, "message/gw/devices/+", subset);
+}
+
+static void expect_calibration(struct rig *rig, int device, const char *imei) {
+    char topic[64];
+    snprintf(topic, sizeof topic, "command/gw/devices/%s", imei);
+    rig_publish(rig, topic, "{\"name\":\"accelerometer.calibrate\"}");
+    hear(device, imei, DATA, 1, "\xf1\x07");
+}
+
+// Both count their frames alike, and the gateway counts its commands to each of them.
+static void expect_both_to_be_kept_apart(struct rig *rig, int device) {
+    for (uint16_t id = 1; id <= 3; id++) {
+        expect_data(rig, device, LORRY, id);
+        expect_data(rig, device, TRUCK, id);
+    }
+    say(device, LORRY, DATA, 1, IGNITION); // a repeat
+    hear(device, LORRY, ANSWER, 1, IGNITION);
+    expect_calibration(rig, device, LORRY);
+    expect_calibration(rig, device, TRUCK);
+    say(device, TRUCK, ANSWER, 1, "\xf1\x07");
+    rig_expect(rig, EVENTS(TRUCK, "commands-queue/+/processed"), "{'executed':true}");
+    say(device, LORRY, ANSWER, 1, "\xf1\x07");
+    rig_expect(rig, EVENTS(LORRY, "commands-queue/+/processed"), "{'executed':true}");
+    rig_expect_standing(rig, DEVICE(LORRY, "connected"), "true");
+    rig_expect_standing(rig, DEVICE(TRUCK, "connected"), "true");
+    cr_assert(rig_count(rig, "message/gw/devices/+") == 6, "a repeat was published, or what is none was not");
+    cr_assert(rig_count(rig, EVENTS("+", "connected")) == 2, "they come again and again");
+    cr_assert(rig_count(rig, EVENTS("+", "disconnected")) == 0, "they come and go");
+    cr_assert(rig_log_count(rig, "identified") == 2);
+}
+
+static struct rig *magicyo_up(int idle_timeout) {
+    char changes[256];
+    snprintf(changes, sizeof changes, MAGICYO, idle_timeout);
+    return rig_up(changes);
+}
+
+Test(relay, magicyo_devices_of_a_connection_are_kept_apart) {
+    struct rig *rig = magicyo_up(60);
+    int device = rig_tcp_to(rig, "magicyo");
+    expect_both_to_be_kept_apart(rig, device);
+    close(device);
+    rig_expect(rig, EVENTS(LORRY, "disconnected"), NULL);
+    rig_expect(rig, EVENTS(TRUCK, "disconnected"), NULL);
+    rig_finish(rig);
+}
+
+Test(relay, magicyo_devices_of_a_udp_address_are_kept_apart) {
+    struct rig *rig = magicyo_up(5);
+    expect_both_to_be_kept_apart(rig, rig_udp_to(rig, "magicyo"));
+    rig_expect(rig, EVENTS(LORRY, "disconnected"), NULL);
+    rig_expect(rig, EVENTS(TRUCK, "disconnected"), NULL);
+    rig_finish(rig);
+}
+
+Test(relay, device_that_says_goodbye_leaves_the_others_there) {
+    struct rig *rig = magicyo_up(60);
+    int device = rig_tcp_to(rig, "magicyo");
+    expect_data(rig, device, LORRY, 1);
+    expect_data(rig, device, TRUCK, 1);
+    expect_calibration(rig, device, LORRY); // which it does not answer
+    say(device, LORRY, DISCONNECT, 2, "");
+    rig_expect(rig, EVENTS(LORRY, "disconnected"), NULL);
+    expect_data(rig, device, TRUCK, 2);
+    cr_assert(rig_count(rig, EVENTS(TRUCK, "disconnected")) == 0);
+    say(device, LORRY, HEARTBEAT, 1, ""); // it is back, and counts anew
+    hear(device, LORRY, HEARD, 1, "");
+    hear(device, LORRY, DATA, 1, "\xf1\x07"); // what it did not answer goes out again, as it would elsewhere
+    expect_data(rig, device, LORRY, 1);
+    cr_assert(rig_count(rig, EVENTS(LORRY, "connected")) == 2);
+    say(device, LORRY, DISCONNECT, 2, "");
+    say(device, TRUCK, DISCONNECT, 3, "");
+    device_expect_closed(device);
+    rig_expect(rig, EVENTS(TRUCK, "disconnected"), NULL);
+    rig_expect_log(rig, "closed by the device (code 2)");
     rig_finish(rig);
 }

@@ -34,9 +34,10 @@ static struct {
     struct replay *replay;
     struct codec codec; // real, with the functions below
     const struct codec_out *out;
-    char ident[CODEC_IDENT_MAX + 1]; // last said in this stream
-    bool refused;                    // the device that speaks
-    bool refuses;                    // whoever speaks is refused
+    char ident[CODEC_IDENT_MAX + 1];  // last said in this stream
+    char sender[CODEC_IDENT_MAX + 1]; // of the frame at hand; empty: not known
+    bool refused;                     // the device that speaks
+    bool refuses;                     // whoever speaks is refused
     size_t frame_calls;
     size_t replies; // bytes of replies
 } watch;
@@ -77,6 +78,8 @@ static enum codec_identity watched_identify(void *context, const char *ident) {
     size_t length = strlen(ident);
     if (length == 0 || length > CODEC_IDENT_MAX || strspn(ident, allowed) != length)
         fuzz_fail("the ident '%s'", ident);
+    if (watch.real->sender != NULL && strcmp(watch.sender, ident) != 0)
+        fuzz_fail("'%s' speaks in a frame of '%s'", ident, watch.sender);
     strcpy(watch.ident, ident);
     watch.replay->refuses = watch.refuses ? ident : NULL;
     enum codec_identity identity = watch.out->identify(watch.out->context, ident);
@@ -132,6 +135,19 @@ static void check_reason(const struct codec_out *out, size_t length) {
         fuzz_fail("the fault is at %zu of %zu bytes", out->reason_offset, length);
 }
 
+static bool watched_sender(const uint8_t *frame, size_t length, char ident[CODEC_IDENT_MAX + 1]) {
+    uint8_t *copy = exact_copy(frame, length);
+    memset(watch.sender, 0, sizeof watch.sender);
+    bool known = watch.real->sender(copy, length, watch.sender);
+    if (memchr(watch.sender, '\0', sizeof watch.sender) == NULL || (known && watch.sender[0] == '\0'))
+        fuzz_fail("a sender without an end or a beginning");
+    if (!known)
+        watch.sender[0] = '\0';
+    strcpy(ident, watch.sender);
+    free(copy);
+    return known;
+}
+
 static enum codec_verdict watched_decode(void *session, const uint8_t *frame, size_t length,
                                          struct codec_out *out) {
     uint8_t *copy = exact_copy(frame, length);
@@ -167,6 +183,7 @@ static void watch_begin(struct replay *replay, const struct codec *codec, const 
     watch.codec = *codec;
     watch.codec.frame = watched_frame;
     watch.codec.decode = watched_decode;
+    watch.codec.sender = codec->sender != NULL ? watched_sender : NULL;
     watch.ident[0] = '\0';
     watch.refused = false;
     watch.refuses = input->head[0] & 2;
