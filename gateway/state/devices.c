@@ -41,7 +41,7 @@ struct device_state {
     bool connected;            // here, or when another gateway has it, there
     int64_t since;             // no report from before it counts (high-water mark): microseconds since 1970
     struct set_back clock;     // the device's
-    bool confirmed;            // the broker has said what it retains as "connected"
+    bool confirmed;            // it came here, or the broker has said what it retains as "connected"
     bool elsewhere;            // another gateway had it last, and announces it
     uint32_t holder;       // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
     uint8_t due;           // of enum device_state_part
@@ -346,11 +346,10 @@ static void publish_connected(struct devices *devices, int64_t id, bool connecte
 // Several gateways on one broker would each announce a device with themselves as what it depends on, so only
 // the one that had it last does. The broker says whether another had it.
 static bool is_ours_to_announce(const struct device_state *state) {
-    return (state->confirmed || state->connected) && !state->elsewhere;
+    return state->confirmed && !state->elsewhere;
 }
 
-// True when nothing is left to announce. What is not ours is due again when the device comes here, or when
-// the broker has said.
+// True when nothing is left to announce. Whatever makes a device ours to announce makes this due again.
 static bool publish_discovery(const struct devices *devices, struct device_state *state) {
     if (!is_ours_to_announce(state))
         return true;
@@ -455,6 +454,13 @@ static void take_codec(struct devices *devices, struct device_state *state, cons
     announce_anew(devices, state);
 }
 
+// What another gateway announced is announced by us.
+static void take_back(struct devices *devices, struct device_state *state) {
+    if (state->elsewhere)
+        announce_anew(devices, state);
+    state->elsewhere = false;
+}
+
 void devices_arrived(struct devices *devices, const struct session *session,
                      const struct config_channel *channel) {
     if (!session->device.known)
@@ -462,9 +468,8 @@ void devices_arrived(struct devices *devices, const struct session *session,
     struct device_state *state = find_or_make(devices, session->device.id, session->ident);
     identify(devices, state, &session->device, session->ident);
     take_codec(devices, state, channel->codec);
-    if (state->elsewhere)
-        announce_anew(devices, state);
-    state->elsewhere = false;
+    take_back(devices, state);
+    state->confirmed = true; // also when it sleeps: a broker that has lost all is to be told
     state->connected = true;
     mark_due(devices, state, STATE_CONNECTED);
 }
@@ -800,7 +805,7 @@ static void hear_connected_elsewhere(struct devices *devices, struct device_stat
 static void hear_connected_of_ours(struct devices *devices, struct device_state *state, const char *topic,
                                    const struct mqtt_received *received) {
     if (received->retain)
-        state->elsewhere = false;
+        take_back(devices, state);
     if (received->retain && state->stated == 0)
         state->stated = generation_write(devices->parts.generation);
     state->connected = false;
@@ -830,10 +835,12 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
 
 // A broker may tell it behind "connected".
 static void hear_retained_holder(struct devices *devices, struct device_state *state) {
-    if (state->holder != devices->us || is_here(devices, state->id) || !state->connected)
+    if (state->holder != devices->us || is_here(devices, state->id))
         return;
-    state->elsewhere = state->connected = false;
-    mark_due(devices, state, STATE_CONNECTED);
+    take_back(devices, state);
+    if (state->connected)
+        mark_due(devices, state, STATE_CONNECTED);
+    state->connected = false;
 }
 
 static void hear_holder_of(struct devices *devices, struct device_state *state, const char *instance,

@@ -336,12 +336,16 @@ void rig_broker_save(struct rig *rig) {
     cr_assert(rename(path, old) == 0);
 }
 
-void rig_broker_fall_back(struct rig *rig, const char *extra) {
+void rig_broker_restore(struct rig *rig) {
     char path[96], old[96];
     database_of(rig, "", path, sizeof path);
     database_of(rig, ".old", old, sizeof old);
-    rig_broker_kill(rig);
     cr_assert(rename(old, path) == 0);
+}
+
+void rig_broker_fall_back(struct rig *rig, const char *extra) {
+    rig_broker_kill(rig);
+    rig_broker_restore(rig);
     rig_broker_start(rig, extra);
 }
 

@@ -62,7 +62,8 @@ void rig_broker_wipe(struct rig *rig);    // forgets what the killed broker had 
 // for rig_broker_start().
 void rig_broker_save(struct rig *rig);
 void rig_broker_fall_back(struct rig *rig, const char *extra);
-void rig_broker_freeze(struct rig *rig); // SIGSTOP: connected, and deaf
+void rig_broker_restore(struct rig *rig); // of the fall, only the disk of the killed broker
+void rig_broker_freeze(struct rig *rig);  // SIGSTOP: connected, and deaf
 void rig_broker_thaw(struct rig *rig);
 // One of 127.0.0.1 that is free for TCP and UDP.
 int rig_free_port(void);

@@ -455,6 +455,22 @@ Test(home_assistant, broker_that_lost_all) {
     rig_finish(rig);
 }
 
+// The broker told nothing of this device when the gateway started, and never will.
+Test(home_assistant, broker_that_lost_all_while_an_unlisted_device_sleeps) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    close(van_that_said(rig, report(VAN, 113)));
+    expect_entity(rig, "button/reboot", "{}");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    rig_broker_kill(rig);
+    rig_broker_wipe(rig);
+    rig_broker_start(rig, NULL);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    json_decref(
+        rig_expect_standing_json(rig, "/homeassistant/button/trackbus_" VAN "/reboot/config", "{'qos':1}"));
+    cr_assert_eq(rig_count_retained(rig, "/homeassistant/+/trackbus_" VAN "/+/config"), 11);
+    rig_finish(rig);
+}
+
 Test(home_assistant, another_name) {
     struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'name':'Van 1'}]");
     van_that_said(rig, report(VAN, 1));
