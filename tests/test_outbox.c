@@ -850,38 +850,6 @@ Test(outbox, finds_what_is_never_answered_with_a_window_of_one, .timeout = 120) 
     cr_expect_eq(set_aside, 1);
 }
 
-// --- a message after which a connection answers nothing any more ---
-
-static void serve_until(char last) {
-    static bool deaf;
-    if (broker.was_reset) {
-        broker.was_reset = deaf = false;
-        go_down();
-        handed_before = broker.count;
-        go_up();
-    }
-    for (size_t nth = handed_before + 1; nth <= broker.count; nth++) {
-        deaf |= broker.texts[(nth - 1) % SENT_MAX][0] == last;
-        if (!deaf)
-            answer((int)nth, MQTT_TAKEN);
-    }
-    handed_before = broker.count;
-}
-
-Test(outbox, finds_what_silences_the_broker, .timeout = 200) {
-    broker.endless = true;
-    for (char text[] = "1"; text[0] <= '9'; text[0]++)
-        put_report(text[0] == '4' ? "P" : text);
-    go_up();
-    time_t end = time(NULL) + 150;
-    while (outbox_count(outbox) > 0 && time(NULL) < end) {
-        uv_run(&loop, UV_RUN_ONCE);
-        serve_until('P');
-    }
-    cr_expect_eq(outbox_count(outbox), 0);
-    cr_expect_eq(set_aside, 1);
-}
-
 // --- retained messages ---
 
 static void put_retained(const char *topic, const char *text) {

@@ -44,14 +44,12 @@
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
 #define REFUSED_MAX      64          // refused messages that are remembered for who waits for them later
-#define SILENCE                                                                                              \
-    20000 // milliseconds without any answer, with messages under way, after which something is wrong
-#define ALONE_OVERDUE 15000  // milliseconds without an answer to the only message that may be under way
-#define HURRY_MAX     10     // accused messages beyond which it is the broker that is in trouble
-#define FORGIVEN      300000 // milliseconds that a connection lives without the accused until they go again
-#define LOOK_MAX      500    // messages among which one to another topic is looked for
-#define OVERDUE_MAX   3      // times that the answer to a message may be left out
-#define ROW_OVERHEAD  64     // bytes of a message on disk besides its text
+#define ALONE_OVERDUE    15000  // milliseconds without an answer to the only message that may be under way
+#define HURRY_MAX        10     // accused messages beyond which it is the broker that is in trouble
+#define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
+#define LOOK_MAX         500    // messages among which one to another topic is looked for
+#define OVERDUE_MAX      3      // times that the answer to a message may be left out
+#define ROW_OVERHEAD     64     // bytes of a message on disk besides its text
 
 struct item {
     uint64_t number;
@@ -1048,47 +1046,19 @@ static void end_overdue(struct outbox *outbox) {
 // Where only one may be under way, others go out in place of one that is left out again and again; otherwise
 // beside it.
 static void suspect_unanswered(struct outbox *outbox, const struct item *item) {
-    bool others_instead = item->overdue >= OVERDUE_MAX - 1;
+    bool others_instead = window_of(outbox) == 1 && item->overdue >= OVERDUE_MAX - 1;
     outbox->suspects = (struct suspects){.through = others_instead ? item->number : 0, .portion = 1};
     outbox->deferred_through = 0;
 }
 
-static struct item *first_under_way(const struct outbox *outbox) {
-    struct item *item = outbox->items;
-    while (item != NULL && item->mid == 0)
-        item = item->next;
-    return item;
-}
-
-static uint64_t last_under_way(const struct outbox *outbox) {
-    const struct item *item;
-    uint64_t last = 0;
-    for (item = outbox->items; item != outbox->next_out; item = item->next)
-        if (item->mid != 0)
-            last = item->number;
-    return last;
-}
-
-// After a message that they do not take, some brokers answer nothing at all on that connection (RabbitMQ). Which one
-// it was shows when they go out again one at a time.
-static void end_silence(struct outbox *outbox) {
-    const struct item *item = first_under_way(outbox);
-    uint64_t now = uv_now(outbox->loop);
-    if (item == NULL || !carrier_is_up(outbox) || now - item->handed_over <= SILENCE ||
-        (outbox->last_answer != 0 && now - outbox->last_answer <= SILENCE))
-        return;
-    outbox->suspects = (struct suspects){.through = last_under_way(outbox), .portion = 1};
-    outbox->carrier->reset(outbox->carrier->context, "it acknowledges nothing any more");
-}
-
 // Where one message alone may be under way, no later answer shows that its own was left out.
 static void reset_unanswered(struct outbox *outbox) {
-    struct item *item = first_under_way(outbox);
+    struct item *item = outbox->items;
     bool alone = window_of(outbox) == 1 || is_deferred(outbox) || is_suspected(outbox);
-    if (!alone || outbox->in_flight != 1 || !carrier_is_up(outbox)) {
-        end_silence(outbox);
+    if (!alone || outbox->in_flight != 1 || !carrier_is_up(outbox))
         return;
-    }
+    while (item->mid == 0)
+        item = item->next;
     if (uv_now(outbox->loop) - item->handed_over <= ALONE_OVERDUE)
         return;
     note_first_fault(outbox, item);
