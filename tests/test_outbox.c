@@ -850,6 +850,44 @@ Test(outbox, finds_what_is_never_answered_with_a_window_of_one, .timeout = 120) 
     cr_expect_eq(set_aside, 1);
 }
 
+// --- a message after which nothing is answered on its connection ---
+
+static bool is_mute; // until the next connection
+
+static void serve_until(char last) {
+    for (size_t nth = handed_before + 1; nth <= broker.count; nth++) {
+        is_mute = is_mute || broker.texts[(nth - 1) % SENT_MAX][0] == last;
+        if (!is_mute)
+            answer((int)nth, MQTT_TAKEN);
+    }
+    handed_before = broker.count;
+}
+
+static bool is_mute_maker_found(size_t count) {
+    if (broker.was_reset) {
+        broker.was_reset = is_mute = false;
+        go_down();
+        handed_before = broker.count;
+        go_up();
+    }
+    serve_until('P');
+    return outbox_count(outbox) == count;
+}
+
+// RabbitMQ does so at a message above its max_message_size: the connection stays, and PINGREQ is answered.
+Test(outbox, finds_what_makes_the_broker_mute, .timeout = 120) {
+    time_t end = time(NULL) + 90;
+    broker.endless = true;
+    for (const char *const *text = (const char *const[]){"1", "P", "2", "3", NULL}; *text != NULL; text++)
+        put_report(*text);
+    go_up();
+    while (!is_mute_maker_found(0) && time(NULL) < end)
+        uv_run(&loop, UV_RUN_ONCE);
+    cr_expect_eq(outbox_count(outbox), 0);
+    cr_expect_eq(set_aside, 1);
+    is_mute = false;
+}
+
 // --- retained messages ---
 
 static void put_retained(const char *topic, const char *text) {

@@ -44,8 +44,9 @@
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
 #define REFUSED_MAX      64          // refused messages that are remembered for who waits for them later
-#define ALONE_OVERDUE    15000  // milliseconds without an answer to the only message that may be under way
-#define HURRY_MAX        10     // accused messages beyond which it is the broker that is in trouble
+#define SILENCE_MAX      15000       // milliseconds without an answer to anything that is under way
+#define SILENCE_ALONE    8000        // the same for a message that was left out already and is alone
+#define HURRY_MAX        10          // accused messages beyond which it is the broker that is in trouble
 #define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
 #define LOOK_MAX         500    // messages among which one to another topic is looked for
 #define OVERDUE_MAX      3      // times that the answer to a message may be left out
@@ -100,7 +101,7 @@ struct outbox {
     int early_mid;             // of QoS 0: written before the handing over returned; 0: none
     uint64_t deferred_through; // the last that the broker did not take for now
     bool may_retry;            // a tick has passed since
-    bool answered;             // on this connection the broker has answered a message
+    uint64_t answered_at;      // by uv_now(): the last answer to an item on this connection; 0: none
     struct suspects suspects;
     struct refusals refusals;
     uint64_t refused[REFUSED_MAX]; // numbers of the last messages that were refused
@@ -684,7 +685,7 @@ static bool may_be_tried(const struct outbox *outbox, const struct item *item) {
     if (item->strikes.count == 0)
         return true;
     return outbox->in_flight == 0 && age >= strikes_wait(&item->strikes) &&
-           (!sideline_is_under_way(outbox->sideline) || age > ALONE_OVERDUE);
+           (!sideline_is_under_way(outbox->sideline) || age > SILENCE_MAX);
 }
 
 // The connection broke without them.
@@ -875,9 +876,16 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
 }
 
 void outbox_link_up(struct outbox *outbox) {
-    outbox->answered = false;
+    outbox->answered_at = 0;
     outbox->up_since = 0;
     pump(outbox);
+}
+
+static struct item *oldest_under_way(const struct outbox *outbox) {
+    struct item *item = outbox->items;
+    while (item != outbox->next_out && item->mid == 0)
+        item = item->next;
+    return item != outbox->next_out ? item : NULL;
 }
 
 static unsigned count_under_way(const struct outbox *outbox) {
@@ -907,21 +915,24 @@ static void note_strike(struct outbox *outbox, struct item *item) {
         set_aside_closed_at(outbox, item);
 }
 
+// While anything is under way.
+static const struct item *last_handed_over(const struct outbox *outbox) {
+    // The list's first item knows its last.
+    return outbox->next_out != NULL ? outbox->next_out->prev : outbox->items->prev;
+}
+
 // The broker broke the connection, or the network: what was under way may be the reason; see suspects.h.
 static void blame_unanswered(struct outbox *outbox) {
-    struct item *first = outbox->items;
-    while (first != outbox->next_out && first->mid == 0)
-        first = first->next;
-    if (first == NULL || first == outbox->next_out) {
-        suspects_note_break(&outbox->suspects, 0, 0, 0, outbox->answered);
+    struct item *first = oldest_under_way(outbox);
+    if (first == NULL) {
+        suspects_note_break(&outbox->suspects, 0, 0, 0, outbox->answered_at != 0);
         forgive(outbox);
         return;
     }
-    // The list's first item knows its last.
-    const struct item *last = outbox->next_out != NULL ? outbox->next_out->prev : outbox->items->prev;
+    const struct item *last = last_handed_over(outbox);
     bool accused = is_accused(outbox, outbox->items);
     bool alone = suspects_note_break(&outbox->suspects, count_under_way(outbox), first->number, last->number,
-                                     outbox->answered);
+                                     outbox->answered_at != 0);
     if (outbox->suspects.through > 0 && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
     if (alone || (accused && count_under_way(outbox) == 1))
@@ -959,9 +970,7 @@ static struct item *find_at_broker(const struct outbox *outbox, int mid) {
 // A broker that drops its answer when too much waits for us (Mosquitto does) would leave a message there for
 // ever.
 static void note_order(struct outbox *outbox, const struct item *answered) {
-    const struct item *oldest = outbox->items;
-    while (oldest->mid == 0)
-        oldest = oldest->next;
+    const struct item *oldest = oldest_under_way(outbox);
     if (oldest == answered) {
         outbox->passed_over = 0;
     } else if (outbox->passed_over != oldest->number) {
@@ -1000,7 +1009,7 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
     note_order(outbox, item);
     item->mid = 0;
     outbox->in_flight--;
-    outbox->answered = true;
+    outbox->answered_at = outbox->last_answer;
     if (is_suspected(outbox) && outbox->in_flight == 0)
         suspects_clear_portion(&outbox->suspects, window_of(outbox));
     item->strikes = (struct strikes){.count = 0};
@@ -1043,30 +1052,35 @@ static void end_overdue(struct outbox *outbox) {
     outbox->carrier->reset(outbox->carrier->context, "it skipped an acknowledgement");
 }
 
-// Where only one may be under way, others go out in place of one that is left out again and again; otherwise
-// beside it.
-static void suspect_unanswered(struct outbox *outbox, const struct item *item) {
-    bool others_instead = window_of(outbox) == 1 && item->overdue >= OVERDUE_MAX - 1;
-    outbox->suspects = (struct suspects){.through = others_instead ? item->number : 0, .portion = 1};
-    outbox->deferred_through = 0;
+static bool is_silent(const struct outbox *outbox, const struct item *oldest) {
+    uint64_t since = oldest->handed_over > outbox->answered_at ? oldest->handed_over : outbox->answered_at;
+    bool again = oldest->overdue > 0 && outbox->in_flight == 1;
+    return uv_now(outbox->loop) - since > (again ? SILENCE_ALONE : SILENCE_MAX);
 }
 
-// Where one message alone may be under way, no later answer shows that its own was left out.
-static void reset_unanswered(struct outbox *outbox) {
-    struct item *item = outbox->items;
-    bool alone = window_of(outbox) == 1 || is_deferred(outbox) || is_suspected(outbox);
-    if (!alone || outbox->in_flight != 1 || !carrier_is_up(outbox))
+// All that were under way go out again one at a time. The oldest is the likely reason: others go out in its place
+// when it stays without an answer.
+static void suspect_unanswered(struct outbox *outbox) {
+    uint64_t last = last_handed_over(outbox)->number;
+    if (outbox->suspects.through < last)
+        outbox->suspects.through = last;
+    outbox->suspects.portion = 1;
+    outbox->suspects.cleared = 0;
+    outbox->deferred_through = 0;
+    if (count_accused(outbox) < HURRY_MAX)
+        hurry(outbox);
+}
+
+// The broker keeps the connection and answers nothing any more. RabbitMQ does so at a message that is too large.
+// What is to blame is alone, was left out again and again, and others were taken.
+static void end_silence(struct outbox *outbox) {
+    struct item *oldest = oldest_under_way(outbox);
+    if (oldest == NULL || !carrier_is_up(outbox) || !is_silent(outbox, oldest))
         return;
-    while (item->mid == 0)
-        item = item->next;
-    if (uv_now(outbox->loop) - item->handed_over <= ALONE_OVERDUE)
-        return;
-    note_first_fault(outbox, item);
-    if (++item->overdue >= OVERDUE_MAX && has_taken_others(outbox, item)) {
-        refuse_unanswered(outbox, item);
-        return;
-    }
-    suspect_unanswered(outbox, item);
+    note_first_fault(outbox, oldest);
+    suspect_unanswered(outbox);
+    if (++oldest->overdue >= OVERDUE_MAX && outbox->in_flight == 1 && has_taken_others(outbox, oldest))
+        refuse_unanswered(outbox, oldest);
     outbox->carrier->reset(outbox->carrier->context, "it does not acknowledge messages");
 }
 
@@ -1079,7 +1093,7 @@ static void try_accused_again(struct outbox *outbox) {
 
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
-    reset_unanswered(outbox);
+    end_silence(outbox);
     sideline_tick(outbox->sideline, outbox->last_answer);
     try_accused_again(outbox);
     if (!outbox->spilling && waits_too_long(outbox))
