@@ -75,6 +75,9 @@ struct mqtt_link {
     struct backoff backoff;
     struct subscriber *subscriber;
     struct broker_limits limits; // of this connection
+    bool publishing;             // a call of the library's
+    int *early;                  // mids that are on their way although that call has not returned; or NULL
+    size_t early_count;
     struct pace pace;
     uv_work_t work;
     int connect_result;
@@ -86,6 +89,7 @@ struct mqtt_link {
 };
 
 static void attempt(struct mqtt_link *link);
+static void tell_early(struct mqtt_link *link);
 
 static void free_poll(uv_handle_t *handle) {
     free(handle);
@@ -184,6 +188,9 @@ static void drop_client(struct mqtt_link *link) {
     if (link->client != NULL)
         mosquitto_destroy(link->client);
     link->client = NULL;
+    free(link->early);
+    link->early = NULL;
+    link->early_count = 0;
     link->broken = false;
 }
 
@@ -260,6 +267,8 @@ static void on_prepare(uv_prepare_t *prepare) {
     struct mqtt_link *link = prepare->data;
     if (link->client == NULL || link->state == CONNECTING)
         return;
+    if (!link->broken)
+        tell_early(link);
     if (!link->broken)
         renew_polling(link);
     if (link->broken)
@@ -464,9 +473,33 @@ static void on_disconnect(struct mosquitto *client, void *context, int reason,
     note_result(link, MOSQ_ERR_CONN_LOST);
 }
 
+// With a broker that takes QoS 0 alone, the library says that a message is on its way before the call that publishes it
+// returns. Who made the call is told after it.
+static bool is_too_early(struct mqtt_link *link, int mid) {
+    if (!link->publishing || link->limits.qos > 0)
+        return false;
+    link->early = must_have(realloc(link->early, (link->early_count + 1) * sizeof *link->early));
+    link->early[link->early_count++] = mid;
+    return true;
+}
+
+static void tell_early(struct mqtt_link *link) {
+    size_t count = link->early_count;
+    int *early = link->early;
+    link->early = NULL;
+    link->early_count = 0;
+    for (size_t i = 0; i < count; i++)
+        link->handlers->published(link->context, early[i], MQTT_TAKEN, "");
+    free(early);
+    if (count > 0 && mqtt_link_is_up(link) && link->handlers->ready != NULL)
+        link->handlers->ready(link->context);
+}
+
 static void on_publish(struct mosquitto *client, void *context, int mid, int reason,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
+    if (is_too_early(link, mid))
+        return;
     enum mqtt_answer answer = packet_answer(reason);
     if (answer == MQTT_NEVER_TAKEN)
         backoff_got_on(&link->backoff);
@@ -651,9 +684,11 @@ static enum mqtt_publish_result send_publish(struct mqtt_link *link, const struc
     if (link->limits.packet_size > 0 && publish_size(publish, instance) > link->limits.packet_size)
         return MQTT_REFUSED;
     mosquitto_property *properties = packet_properties(publish, instance);
+    link->publishing = true;
     int result =
         mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
                              publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
+    link->publishing = false;
     mosquitto_property_free_all(&properties);
     if (result == MOSQ_ERR_SUCCESS)
         pace_sent(&link->pace, uv_now(link->loop));

@@ -119,7 +119,8 @@ static void take_candidate(struct sending *sending, const char *ident, const cha
                                                                         : NO_FIT;
     if (fit == NO_FIT || fit < sending->fit)
         return;
-    sending->ambiguous = fit == BY_NAME && sending->fit == BY_NAME && sending->id != id;
+    sending->ambiguous =
+        fit == BY_NAME && sending->fit == BY_NAME && (sending->ambiguous || sending->id != id);
     sending->fit = fit;
     sending->id = id;
 }

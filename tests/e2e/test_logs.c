@@ -258,23 +258,6 @@ Test(logs, closed_because_of_too_many_connections_from_an_address) {
     rig_finish(rig);
 }
 
-static void send_beat(int device, const char *imei) {
-    uint8_t frame[MAGICYO_FRAME_MAX];
-    device_send_bytes(device, frame, bytes_magicyo(frame, imei, 0x0C, 4, "", 0));
-}
-
-Test(logs, closed_because_the_protocol_was_violated) {
-    struct rig *rig =
-        rig_up("{'channels':[{'id':1,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0'}]}");
-    int device = rig_tcp_to(rig, "magicyo");
-    send_beat(device, LORRY);
-    rig_expect(rig, IDENTIFIED, "{'ident':'" LORRY "'}");
-    send_beat(device, "864867022511016"); // another device on the same connection
-    json_decref(expect_closed_of(rig, 4, device, LORRY));
-    rig_expect(rig, ERRORS, "{'ident':'" LORRY "','channel_id':1}");
-    rig_finish(rig);
-}
-
 // --- devices ---
 
 static json_t *expect_presence(struct rig *rig, const char *topic, int code, int device,
