@@ -344,7 +344,7 @@ class RabbitMQ(Broker):
 class RabbitMQSize(RabbitMQ):
     title, refusal = "RabbitMQ, MQTT plugin, max_message_size", "size"
     note = ("neither acknowledges a message that is too large nor anything after it, and keeps the connection, against MQTT 3.1.1 "
-            "(section 3.3.5). Its fault, but a gateway that waits for the acknowledgement for ever stands still")
+            "(section 3.3.5). Its fault; reports wait for about a minute until the gateway has found the message")
 
 
 RUMQTTD = """id = 0
