@@ -45,7 +45,7 @@
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
 #define REFUSED_MAX      64          // refused messages that are remembered for who waits for them later
 #define SILENCE_MAX      15000       // milliseconds without an answer to anything that is under way
-#define SILENCE_ALONE    8000        // the same for a message that was left out already and is alone
+#define SILENCE_AGAIN    5000        // the same for suspects, which are few
 #define HURRY_MAX        10          // accused messages beyond which it is the broker that is in trouble
 #define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
 #define LOOK_MAX         500    // messages among which one to another topic is looked for
@@ -1054,8 +1054,8 @@ static void end_overdue(struct outbox *outbox) {
 
 static bool is_silent(const struct outbox *outbox, const struct item *oldest) {
     uint64_t since = oldest->handed_over > outbox->answered_at ? oldest->handed_over : outbox->answered_at;
-    bool again = oldest->overdue > 0 && outbox->in_flight == 1;
-    return uv_now(outbox->loop) - since > (again ? SILENCE_ALONE : SILENCE_MAX);
+    uint64_t most = is_suspected(outbox) ? SILENCE_AGAIN : SILENCE_MAX;
+    return uv_now(outbox->loop) - since > most;
 }
 
 // All that were under way go out again one at a time. The oldest is the likely reason: others go out in its place
