@@ -2,7 +2,8 @@
 //
 // Some brokers answer a publish that they do not take by closing the connection, without saying which of
 // those under way it was. When connections break twice in a row with messages under way, and none is
-// acknowledged in between, these are suspects. They go out again one at a time; after some that were answered
+// acknowledged in between, these are suspects; so are those under way when the broker keeps the connection and
+// answers nothing any more. They go out again one at a time; after some that were answered
 // two at a time, then four. When the connection breaks on a portion, the next is half as large.
 //
 // A network that cuts connections looks the same. Two things tell them apart:
