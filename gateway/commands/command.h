@@ -51,6 +51,7 @@ struct command {
     uint64_t published;    // number in the outbox of its entry as last published
     uint64_t sent_to;      // of one that was sent from here: serial number of the road
     bool has_begun;        // the device has said that it is working on it
+    bool fresh;            // it waits to be on disk, before it is said to be queued
     bool unsent;           // it waits to be on disk as sent, before it is
     bool is_back;          // the device came back after it was sent, and is given a moment for the answer
     bool end_written;      // of one that has ended: it is on disk

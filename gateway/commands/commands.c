@@ -64,6 +64,7 @@ void commands_free(struct commands *commands) {
     command_queue_clear(&commands->queue);
     command_table_clear(&commands->table);
     redelivery_free(commands->intake.redelivery);
+    command_intake_clear(&commands->intake);
     free(commands);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
@@ -17,6 +18,12 @@
 #define PAYLOAD_MAX    262144 // bytes of a publish
 #define DEFINITION_MAX 16384  // bytes of one command, as JSON
 #define DEPTH_MAX      64     // of nested objects and arrays, so that what holds it can be read too
+
+// One that waits until it is on disk.
+struct command_fresh {
+    int64_t id;
+    struct command_fresh *prev, *next;
+};
 
 // Who a publish is for.
 struct address {
@@ -209,15 +216,41 @@ static void say_queued(const struct command_queue *queue, const struct command *
     json_decref(more);
 }
 
-// Takes the command over.
-static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
+static void let_go(struct command_intake *intake, struct command_fresh *fresh) {
+    DL_DELETE(intake->fresh, fresh);
+    free(fresh);
+}
+
+void command_intake_clear(struct command_intake *intake) {
+    while (intake->fresh != NULL)
+        let_go(intake, intake->fresh);
+}
+
+// Called for each that waits, in their order. ok false: the disk takes nothing; then the broker alone has it.
+static void on_kept(void *context, bool ok) {
+    struct command_intake *intake = context;
     struct command_queue *queue = intake->queue;
-    command->publish = address->publish;
-    address->publish = 0;
-    command_table_add(queue->table, command);
+    struct command *command = command_table_find(queue->table, intake->fresh->id);
+    let_go(intake, intake->fresh);
+    if (command == NULL || command_has_ended(command))
+        return;
+    command->fresh = false;
     say_queued(queue, command);
     command_voice_publish(queue->voice, command);
-    command_queue_send_next(queue, address->key);
+    command_queue_send_next(queue, command->key);
+}
+
+// Takes the command over.
+static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
+    struct command_fresh *fresh = must_have(calloc(1, sizeof *fresh));
+    command->publish = address->publish;
+    address->publish = 0;
+    command->fresh = true;
+    command_table_add(intake->queue->table, command);
+    fresh->id = command->id;
+    DL_APPEND(intake->fresh, fresh);
+    command_voice_keep(intake->queue->voice, command);
+    store_when_written(intake->queue->voice->store, on_kept, intake);
 }
 
 static void take_definition(struct command_intake *intake, struct address *address,

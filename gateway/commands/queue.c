@@ -337,7 +337,7 @@ static bool may_have_ended(const struct command_queue *queue, const struct comma
 }
 
 static bool may_go_out(const struct command_queue *queue, const struct command *command, struct road *road) {
-    return command->state == COMMAND_QUEUED && find_road(queue, command, road) &&
+    return command->state == COMMAND_QUEUED && !command->fresh && find_road(queue, command, road) &&
            command->expires_at > clock_ticks() && !may_have_ended(queue, command);
 }
 

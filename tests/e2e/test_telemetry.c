@@ -166,8 +166,12 @@ STORY(telemetry, comes_when_it_changed) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     say(rig, device, VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+1");
+    rig_expect(rig, TELEMETRY "message.seqnum", "1");
     say(rig, device, VAN, "R0;10+190109120100+22.63827+114.02922+2.14+69+2+3744+2");
+    rig_expect(rig, TELEMETRY "message.seqnum", "2");
     say(rig, device, VAN, "R0;10+190109120200+22.63827+114.02922+2.14+70+2+3744+3");
+    rig_expect(rig, TELEMETRY "position.direction", "70");
+    rig_expect(rig, TELEMETRY "message.seqnum", "3");
     say(rig, device, VAN, "R0;10+190109120300+22.63827+114.02922+2.14+69+2+3700+4");
     rig_expect(rig, BATTERY, "3.7");
     stop_and_hear(rig);
