@@ -36,6 +36,7 @@ struct codec_setting {
 // What is known about the bytes after those given to frame().
 enum codec_follow {
     CODEC_OPEN,  // more may come at any time
+    CODEC_PAUSE, // the same, but a segment ends here, and the device was not seen to cut a frame in two
     CODEC_QUIET, // nothing has come for quiet_ms: for protocols without an end mark
     CODEC_END,   // nothing more will come: the end of a datagram or of the connection
 };
@@ -156,6 +157,7 @@ struct codec {
     size_t frame_max;    // bytes of the longest frame; frame() is never given more than that
     size_t junk_max;     // bytes of junk in a row that a stream may contain
     unsigned quiet_ms;   // silence after which frame() is asked with CODEC_QUIET; 0: never
+    unsigned brisk_ms;   // the same for a device whose frames have each ended with a segment until now
     bool one_at_a_time;  // answers carry no id: the next command waits for the answer to the last
     // The alarms that its devices raise: boolean fields, set only by reports that raise them. Their row in
     // schema/fields.json has "alarm". Ends with FIELD_NONE; NULL without any.
@@ -167,7 +169,8 @@ struct codec {
     const char *const *options;
 
     // Says what bytes[0 .. length) begins with; length is 1 to frame_max. The same bytes give the same
-    // answer, and with CODEC_OPEN a READY or SKIP given for some bytes is also given when more follow them.
+    // answer, and with CODEC_OPEN a READY or SKIP given for some bytes is also given when more follow them. With
+    // CODEC_PAUSE it may also take what is all there and hardly goes on.
     struct codec_frame (*frame)(const uint8_t *bytes, size_t length, enum codec_follow follow);
     // Whose frame it is, as frame() delimits it, for protocols that say so in every frame. Each device of a
     // connection then has a session of its own, so that a relay can mix their frames, and decode() identifies

@@ -13,8 +13,8 @@
 //
 // TCP has no frame end (field): reports come with LF, CR LF or nothing behind them, split and joined at any
 // byte. The last item has 1 to 3 digits, so a report with all its items ends where the next byte is neither a
-// digit nor `+`; any report ends at CR, LF or the next "MT;", and after a silence if it has all its items. What
-// a report or a position has more than the items that are known becomes custom.payload.
+// digit nor `+`; any report ends at CR, LF or the next "MT;", and after a silence if it has all its items. A last
+// item of 3 digits cannot grow: with that a report ends at once, when its segment does. What a report or a position has more than the items that are known becomes custom.payload.
 //
 // An answer to a command is a line of its own, all but free in its form:
 //
@@ -39,13 +39,14 @@
 #include "codecs/values.h"
 #include "schema/utf8.h"
 
-#define HEADER       "MT;"
-#define IMEI_DIGITS  15
-#define FRAME_MAX    2048
-#define LINE_MAX_    512 // an answer is shorter; more than this without an end is junk
-#define OTA_TIMEOUT  900 // seconds until an update of the firmware has ended
-#define COMMAND_TEXT 255 // longest text that a device is sent
-#define ACK_MAX      512 // bytes of an acknowledgement
+#define HEADER        "MT;"
+#define IMEI_DIGITS   15
+#define NUMBER_DIGITS 3 // of the last item of a report, at most
+#define FRAME_MAX     2048
+#define LINE_MAX_     512 // an answer is shorter; more than this without an end is junk
+#define OTA_TIMEOUT   900 // seconds until an update of the firmware has ended
+#define COMMAND_TEXT  255 // longest text that a device is sent
+#define ACK_MAX       512 // bytes of an acknowledgement
 
 struct mictrack_session {
     char ident[IMEI_DIGITS + 1]; // empty until the device has said it
@@ -227,7 +228,7 @@ static struct outline read_outline(const char *text, size_t length) {
 // without anything between: its 15 digits are not the item's.
 static size_t last_item_end(const char *text, size_t length, size_t at, bool closed) {
     size_t digits = count_digits(text + at, length - at);
-    if (digits > IMEI_DIGITS && digits <= IMEI_DIGITS + 3 && (closed || at + digits < length))
+    if (digits > IMEI_DIGITS && digits <= IMEI_DIGITS + NUMBER_DIGITS && (closed || at + digits < length))
         digits -= IMEI_DIGITS;
     return at + digits;
 }
@@ -280,6 +281,14 @@ static size_t find_items_end(const char *text, size_t length, struct outline out
     return end > at ? end : 0;
 }
 
+// Whether the last item before text[end] has as many digits as a sequence number can have.
+static bool has_full_number(const char *text, size_t end) {
+    size_t digits = 0;
+    while (digits < end && is_digit(text[end - digits - 1]))
+        digits++;
+    return digits == NUMBER_DIGITS;
+}
+
 static struct codec_frame frame_report(const char *text, size_t length, enum codec_follow follow) {
     struct outline outline = read_outline(text, length);
     bool free_text = outline.layout != NULL && outline.layout->items[1].kind == WIFI_SSID;
@@ -288,14 +297,16 @@ static struct codec_frame frame_report(const char *text, size_t length, enum cod
         outline = (struct outline){0}; // the header that was read is the next report's
     else if (free_text)                // which the header itself is not
         end = find_end(text, length, starts_with_whole_header);
-    outline.closed = end < length || follow != CODEC_OPEN;
+    outline.closed = end < length || follow == CODEC_QUIET || follow == CODEC_END;
     size_t items_end = outline.layout != NULL ? find_items_end(text, end, outline) : 0;
     if (items_end > 0 && items_end < end)
         return frame_is(CODEC_READY, items_end, NULL);
     if (end < length || follow == CODEC_END)
         return frame_is(CODEC_READY, end, NULL);
     bool whole = items_end > 0 || (outline.layout == NULL && outline.data > 0 && outline.data < length);
-    return whole && follow == CODEC_QUIET ? frame_is(CODEC_READY, end, NULL) : frame_is(CODEC_MORE, 0, NULL);
+    bool full = items_end == end && follow == CODEC_PAUSE && has_full_number(text, end);
+    return full || (whole && follow == CODEC_QUIET) ? frame_is(CODEC_READY, end, NULL)
+                                                    : frame_is(CODEC_MORE, 0, NULL);
 }
 
 // A group from its $ to the end of its date, or of what more it has behind that; 0 when it has no whole date
@@ -431,7 +442,9 @@ static struct codec_frame frame_line(const char *text, size_t length, enum codec
         return frame_is(CODEC_SKIP, end, "bytes that are no text");
     }
     // What may turn out to be a header is not the line's.
-    size_t sure = end == length && follow == CODEC_OPEN ? end - header_begun(text, end) : end;
+    size_t sure = end == length && (follow == CODEC_OPEN || follow == CODEC_PAUSE)
+                      ? end - header_begun(text, end)
+                      : end;
     if (sure > LINE_MAX_)
         return frame_is(CODEC_SKIP, LINE_MAX_, "a line without an end");
     bool answer = split_answer((struct span){.text = text, .length = end}, &parts);
@@ -1239,6 +1252,7 @@ const struct codec codec_mictrack = {
     .frame_max = FRAME_MAX,
     .junk_max = 1024,
     .quiet_ms = 200,
+    .brisk_ms = 20,
     .one_at_a_time = true,
     .alarms = alarms,
     .options = options,

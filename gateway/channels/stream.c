@@ -16,6 +16,8 @@ struct stream_session {
     _Alignas(max_align_t) unsigned char memory[];
 };
 
+#define BRISK_AFTER 3 // frames that ended with a segment
+
 // Filled by one decode at a time: everything runs on one thread.
 static struct message scratch;
 
@@ -126,6 +128,37 @@ bool stream_waits(const struct stream *stream) {
     return stream->kept_length > 0;
 }
 
+// --- how the device writes ---
+
+unsigned stream_quiet_ms(const struct stream *stream) {
+    bool brisk = !stream->cuts && stream->in_a_row >= BRISK_AFTER;
+    return brisk ? stream->codec->brisk_ms : stream->codec->quiet_ms;
+}
+
+enum codec_follow stream_pause(const struct stream *stream) {
+    return stream->cuts ? CODEC_OPEN : CODEC_PAUSE;
+}
+
+// A frame that was kept has used bytes, of which kept had come before those at hand.
+static void note_pieces(struct stream *stream, size_t kept, size_t used) {
+    if (used > kept)
+        stream->cuts = true;
+    else
+        stream->in_a_row++;
+}
+
+// A silence came in the middle of a frame.
+static void note_unended(struct stream *stream, enum codec_follow follow) {
+    if (follow == CODEC_QUIET)
+        stream->cuts = true;
+}
+
+// What nobody wrote a beginning for is the rest of a frame that was taken for whole.
+static void note_junk(struct stream *stream) {
+    if (stream->ended_early)
+        stream->cuts = true;
+}
+
 static void put_fault(struct stream *stream, size_t at, const char *verdict, const char *reason,
                       const uint8_t *bytes, size_t length) {
     stream->faults++;
@@ -193,21 +226,25 @@ static enum stream_state take_next(struct stream *stream, const uint8_t *bytes, 
                                    enum codec_follow follow, size_t *used) {
     size_t window = length < stream->codec->frame_max ? length : stream->codec->frame_max;
     // What follows the window is known to be there.
-    enum codec_follow after = window < length ? CODEC_OPEN : follow;
+    enum codec_follow after =
+        window < length || (stream->cuts && follow == CODEC_PAUSE) ? CODEC_OPEN : follow;
     struct codec_frame frame = stream->codec->frame(bytes, window, after);
     *used = frame.length;
     switch (frame.kind) {
     case CODEC_READY:
+        stream->ended_early = frame.length == length && (follow == CODEC_PAUSE || follow == CODEC_QUIET);
         return take_frame(stream, bytes, frame.length);
     case CODEC_GAP:
         return STREAM_OPEN;
     case CODEC_SKIP:
+        note_junk(stream);
         return take_junk(stream, bytes, frame.length, frame.reason);
     case CODEC_BAD:
         *used = window;
         put_fault(stream, 0, "JUNK", frame.reason, bytes, window);
         return STREAM_BROKEN;
     case CODEC_MORE:
+        note_unended(stream, follow);
         break;
     }
     *used = window == stream->codec->frame_max || after == CODEC_END ? window : 0;
@@ -228,6 +265,7 @@ static void keep(struct stream *stream, const uint8_t *bytes, size_t length) {
 enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_t length,
                               enum codec_follow follow) {
     enum stream_state state = STREAM_OPEN;
+    size_t added = length;
     stream->counters->bytes += length;
     stream->setting.frame = 0; // over UDP each call is a datagram
     // An idle connection keeps no buffer: bytes are looked at where they were read, and only the beginning of
@@ -241,9 +279,12 @@ enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_
         bytes = stream->kept;
         length = stream->kept_length;
     }
-    size_t at = 0, used = 1;
+    size_t at = 0, used = 1, kept = stream->kept_length > 0 ? stream->kept_length - added : 0;
     while (state == STREAM_OPEN && used > 0 && at < length) {
         state = take_next(stream, bytes + at, length - at, follow, &used);
+        if (kept > 0 && used > 0)
+            note_pieces(stream, kept, used);
+        kept = 0;
         at += used;
         stream->offset += used;
     }

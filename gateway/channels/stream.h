@@ -70,6 +70,10 @@ struct stream {
     size_t junk_in_a_row;
     bool had_frame;
     uint64_t faults; // that were put into the sink
+    // How the device writes, where a frame may end with a silence:
+    bool cuts;         // it has sent a frame in pieces
+    bool ended_early;  // the last frame ended because nothing followed it at the time
+    unsigned in_a_row; // frames that ended with a segment
 };
 
 // All pointers stay the caller's.
@@ -90,5 +94,10 @@ void stream_forget(struct stream *stream, const char *ident);
 enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_t length,
                               enum codec_follow follow);
 
-// Whether the beginning of a frame waits for more, so that a silence means something.
+// What to say of the bytes behind a segment: whether the device may be taken at its word that it writes whole frames.
+enum codec_follow stream_pause(const struct stream *stream);
+
+// Whether the beginning of a frame waits for more, so that a silence means something; and how long that has to be, in
+// milliseconds. It is shorter for a device whose frames each ended with a segment, until it cuts one.
 bool stream_waits(const struct stream *stream);
+unsigned stream_quiet_ms(const struct stream *stream);

@@ -163,7 +163,7 @@ static uint64_t next_deadline(const struct tcp_connection *connection) {
     const struct config *config = peer->parts->config;
     uint64_t deadline = peer->last_heard + (uint64_t)config->limits.idle_timeout * 1000;
     uint64_t identify = connection->heard_from + (uint64_t)config->limits.identify_timeout * 1000;
-    uint64_t quiet = peer->last_heard + peer->stream.codec->quiet_ms;
+    uint64_t quiet = peer->last_heard + stream_quiet_ms(&peer->stream);
     if (connection->ended)
         return peer->replies != NULL ? peer->last_heard + DRAIN_TIME : 0;
     if (peer->places == NULL && identify < deadline)
@@ -294,7 +294,9 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
     gate_has_read(connection->peer.parts->gate, (size_t)count);
     bool was_nameless = connection->peer.places == NULL;
     connection->quiet_asked = false;
-    take(connection, (const uint8_t *)buffer->base, (size_t)count, CODEC_OPEN);
+    bool all = (size_t)count < buffer->len; // that it has written until now
+    take(connection, (const uint8_t *)buffer->base, (size_t)count,
+         all ? stream_pause(&connection->peer.stream) : CODEC_OPEN);
     // Idleness alone needs no new timer: when it fires, it looks again.
     if (!connection->closing && (stream_waits(&connection->peer.stream) || was_nameless))
         set_timer(connection);

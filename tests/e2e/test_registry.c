@@ -574,13 +574,21 @@ static bool reload_within(struct rig *rig, int device, size_t length, size_t *se
     return rig_clock() - begin < 150;
 }
 
+static void device_send_in_pieces(struct rig *rig, int device, const char *text) {
+    device_send_bytes(device, text, 10);
+    rig_expect_counters(rig, "1 connections, 10 bytes");
+    device_send(device, text + 10);
+    rig_expect(rig, "message/gw/devices/" VAN, NULL);
+}
+
 // The rest of a report comes while the gateway reads the registry: it must not take that for silence.
 Test(registry, that_takes_long_to_read_cuts_no_report) {
     struct rig *rig = rig_with_broker(NULL);
     write_many(rig, 1, MANY, "First");
     start(rig, "");
     int device = rig_tcp(rig);
-    size_t half = strlen(report(VAN, 12345)) - strlen("345\r\n"), sent = 0;
+    size_t half = strlen(report(VAN, 12345)) - strlen("345\r\n"), sent = strlen(report(VAN, 12344));
+    device_send_in_pieces(rig, device, report(VAN, 12344)); // so that it is waited for long enough
     while (!reload_within(rig, device, half, &sent)) {
         device_send(device, "\r\n");
         sent += 2;
