@@ -21,6 +21,7 @@ static struct broker {
     bool was_reset;
     unsigned window;     // 0: any
     bool writes_at_once; // QoS 0 is on the network before the handing over returns
+    int answered_within; // message that is answered while the second one is handed over; 0: none
     size_t count;
     char texts[SENT_MAX][8];
 } broker;
@@ -45,6 +46,8 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
     *mid = (int)broker.count;
     if (publish->qos == 0 && broker.writes_at_once)
         outbox_published(outbox, *mid, MQTT_TAKEN, "");
+    if (broker.count == 2 && broker.answered_within > 0)
+        outbox_published(outbox, broker.answered_within, MQTT_TAKEN, "");
     return MQTT_SENT;
 }
 
@@ -890,8 +893,8 @@ Test(outbox, finds_what_makes_the_broker_mute, .timeout = 120) {
 
 // --- retained messages ---
 
-static void put_retained(const char *topic, const char *text) {
-    outbox_put(
+static uint64_t put_retained(const char *topic, const char *text) {
+    return outbox_put(
         outbox,
         &(struct mqtt_publish){
             .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED});
@@ -941,6 +944,43 @@ Test(outbox, has_one_retained_message_to_a_topic_under_way_from_the_store) {
     expect_handed("a e b e b f");
     answer(5, MQTT_TAKEN);
     answer(6, MQTT_TAKEN);
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+// What waited for the topic passes its turn on with its place.
+Test(outbox, sends_what_replaces_a_value_whose_turn_it_was) {
+    put_retained(STATE, "a");
+    put_retained(STATE, "b");
+    put_report("1");
+    put_retained(STATE, "c");
+    broker.answered_within = 1;
+    go_up();
+    outbox_link_ready(outbox);
+    expect_handed("a 1 c");
+}
+
+// --- what waits while others go out in its place ---
+
+static void take_next(const char *expected) {
+    size_t nth = ++handed_before;
+    run_until(were_handed, nth);
+    cr_expect_str_eq(broker.texts[nth - 1], expected);
+    answer((int)nth, MQTT_TAKEN);
+}
+
+// Otherwise the older value would be the last one that the broker gets.
+Test(outbox, overtakes_no_retained_message_to_the_same_topic, .timeout = 60) {
+    put_report("0");
+    put_retained(STATE, "P");
+    put_retained(STATE, "b");
+    serve_all();
+    cr_expect_str_eq(delivered, "0", "delivered '%s'", delivered);
+    handed_before = broker.count;
+    go_up(); // and now it takes everything
+    put_retained(ENTRY, "e");
+    take_next("e");
+    take_next("P");
+    take_next("b");
     cr_expect_eq(outbox_count(outbox), 0);
 }
 

@@ -511,11 +511,12 @@ static bool is_same_topic(const struct item *one, const struct item *other) {
            strcmp(one->publish.topic, other->publish.topic) == 0;
 }
 
-// Whether an earlier one to the topic of a retained message is under way, or waits for one that is.
+// Whether an earlier one to the topic of a retained message is under way, or waits: also one that others are tried in
+// place of.
 static bool is_topic_taken(const struct outbox *outbox, const struct item *item) {
     const struct item *earlier;
     for (earlier = outbox->items; earlier != item; earlier = earlier->next)
-        if ((earlier->mid != 0 || earlier->held) && is_same_topic(earlier, item))
+        if (is_same_topic(earlier, item))
             return true;
     return false;
 }
@@ -527,12 +528,16 @@ static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publis
     return rest != NULL && topic_after(rest, TOPIC_STATE) != NULL && strstr(rest, TOPIC_QUEUE) == NULL;
 }
 
-static void drop_replaced(struct outbox *outbox, const struct item *by) {
+// What replaces another has its turn.
+static void drop_replaced(struct outbox *outbox, struct item *by) {
     struct item *item = outbox->items, *next;
     for (; outbox->held > 0 && item != by; item = next) {
         next = item->next;
-        if (item->held && is_same_topic(item, by))
-            drop_item(outbox, item);
+        if (!item->held || !is_same_topic(item, by))
+            continue;
+        outbox->released += item->released && !by->released;
+        by->released = by->released || item->released;
+        drop_item(outbox, item);
     }
 }
 
@@ -550,8 +555,10 @@ static void hold_back(struct outbox *outbox, struct item *item) {
 static void release_next(struct outbox *outbox, const struct item *answered) {
     struct item *item = outbox->items;
     for (; outbox->held > outbox->released && item != outbox->next_out; item = item->next) {
-        if (!item->held || item == answered || !is_same_topic(item, answered))
+        if (item == answered || !is_same_topic(item, answered))
             continue;
+        if (!item->held)
+            return; // others are tried in its place
         outbox->released += !item->released;
         item->released = true;
         return;
@@ -699,8 +706,13 @@ static void forgive(struct outbox *outbox) {
 
 // --- handing over ---
 
+static bool is_suspected(const struct outbox *outbox) {
+    return outbox->items != NULL && suspects_include(&outbox->suspects, outbox->items->number);
+}
+
 // The link has the item, or with QoS 0 the network may have it already.
 static void note_handed_over(struct outbox *outbox, struct item *item) {
+    outbox->suspects.left -= is_suspected(outbox) && outbox->suspects.left > 0;
     if (item == outbox->next_out)
         outbox->next_out = item->next;
     outbox->held -= item->held;
@@ -713,10 +725,6 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     }
     item->handed_over = uv_now(outbox->loop);
     outbox->in_flight++;
-}
-
-static bool is_suspected(const struct outbox *outbox) {
-    return outbox->items != NULL && suspects_include(&outbox->suspects, outbox->items->number);
 }
 
 // Whether the next message may be handed over now.
@@ -795,11 +803,7 @@ static bool prepare(struct outbox *outbox) {
 static void hand_over(struct outbox *outbox) {
     if (!carrier_is_up(outbox) || !prepare(outbox))
         return;
-    while (has_place(outbox)) {
-        bool suspected = is_suspected(outbox);
-        if (!hand_over_next(outbox))
-            return;
-        outbox->suspects.left -= suspected && outbox->suspects.left > 0;
+    while (has_place(outbox) && hand_over_next(outbox)) {
     }
 }
 
