@@ -961,6 +961,44 @@ Test(outbox, sends_what_replaces_a_value_whose_turn_it_was) {
 
 // --- what waits while others go out in its place ---
 
+// Puts one after another that is taken, and closes every connection at it until others go out in its place.
+static void accuse_report(void) {
+    broker.endless = true;
+    put_report("0");
+    put_report("P");
+    serve_all();
+    cr_assert_eq(outbox_count(outbox), 1);
+    handed_before = broker.count;
+    go_up();
+}
+
+static bool flows(size_t number) {
+    serve_but('P');
+    return outbox_has_taken(outbox, number) && outbox_keeps_up(outbox);
+}
+
+static bool is_rid_of_earlier(size_t value) {
+    serve_but('P');
+    return outbox_is_rid_of_earlier(outbox) && outbox_keeps_up(outbox);
+}
+
+Test(outbox, lets_an_accused_report_hold_up_no_state, .timeout = 60) {
+    accuse_report();
+    run_until(is_safe, 2); // it waits on disk
+    run_until(flows, put_retained(STATE, "s"));
+    cr_expect_eq(outbox_count(outbox), 1);
+    close_outbox();
+    open_outbox();
+    cr_assert(!outbox_is_rid_of_earlier(outbox));
+    broker.endless = true;
+    serve_all();
+    cr_assert_eq(outbox_count(outbox), 1);
+    handed_before = broker.count;
+    go_up();
+    run_until(is_rid_of_earlier, 0);
+    cr_expect_eq(set_aside, 0);
+}
+
 static void take_next(const char *expected) {
     size_t nth = ++handed_before;
     run_until(were_handed, nth);
@@ -982,6 +1020,21 @@ Test(outbox, overtakes_no_retained_message_to_the_same_topic, .timeout = 60) {
     take_next("P");
     take_next("b");
     cr_expect_eq(outbox_count(outbox), 0);
+}
+
+// What was taken before the first answer was left out says nothing of the time after it.
+Test(outbox, blames_nothing_for_an_answer_that_was_left_out_before, .timeout = 60) {
+    broker.endless = true;
+    go_up();
+    put_report("P");
+    put_report("1");
+    answer(2, MQTT_TAKEN);
+    run_until(was_reset, 0);
+    go_down();
+    handed_before = broker.count;
+    serve_all();
+    cr_expect_eq(set_aside, 0);
+    cr_expect_eq(outbox_count(outbox), 1);
 }
 
 // --- who waits for a message ---

@@ -12,7 +12,7 @@
 //   - While catching up (the last ones are being read back from the disk), what comes is kept in late, behind
 //     them.
 //   - Safe are all up to written_through (the high-water mark of the disk) and all before the first that the
-//     broker does not have. Only what is safe is acknowledged to a device.
+//     broker does not have and the disk neither. Only what is safe is acknowledged to a device.
 //   - On disk are those above deleted_through up to written_through. What the broker has taken is deleted
 //     from there in batches: after a crash a message may go out twice, never not at all.
 #include "gateway/broker/outbox.h"
@@ -268,11 +268,38 @@ static void free_item(struct outbox *outbox, struct item *item) {
     free(item);
 }
 
+// The number before an item; without one that of the last message in memory.
+static uint64_t number_before(const struct outbox *outbox, const struct item *item) {
+    if (item != NULL)
+        return item->number - 1;
+    return outbox->spilling ? outbox->next_load - 1 : UINT64_MAX;
+}
+
 // The broker has all up to this number, or refused them for good.
 static uint64_t taken_through(const struct outbox *outbox) {
-    if (outbox->items != NULL)
-        return outbox->items->number - 1;
-    return outbox->spilling ? outbox->next_load - 1 : UINT64_MAX;
+    return number_before(outbox, outbox->items);
+}
+
+static bool is_faulty(const struct item *item) {
+    return item->strikes.count >= STRIKES_ACCUSED || item->overdue >= OVERDUE_MAX - 1;
+}
+
+// A report that the broker perhaps never takes, and that waits on disk: nothing waits for it, however long that is.
+static bool stands_apart(const struct outbox *outbox, const struct item *item) {
+    return is_faulty(item) && item->publish.retain == MQTT_NOT_RETAINED &&
+           item->number <= outbox->written_through;
+}
+
+static const struct item *oldest_in_flow(const struct outbox *outbox) {
+    const struct item *item = outbox->items;
+    while (item != NULL && stands_apart(outbox, item))
+        item = item->next;
+    return item;
+}
+
+// The broker has all up to this number but for those that stand apart.
+static uint64_t flowed_through(const struct outbox *outbox) {
+    return number_before(outbox, oldest_in_flow(outbox));
 }
 
 static void delete_taken(struct outbox *outbox, size_t at_least) {
@@ -309,18 +336,19 @@ uint64_t outbox_last_number(const struct outbox *outbox) {
 }
 
 bool outbox_has_taken(const struct outbox *outbox, uint64_t number) {
-    return taken_through(outbox) >= number;
+    return flowed_through(outbox) >= number;
 }
 
 bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
-    return taken_through(outbox) >= outbox->earlier;
+    return flowed_through(outbox) >= outbox->earlier;
 }
 
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
     const struct sideline *sideline = outbox->sideline;
-    if (number == UINT64_MAX && (sideline_count(sideline) > 0 || sideline_is_under_way(sideline)))
-        return false;
-    return number <= outbox->written_through || number <= taken_through(outbox);
+    if (number == UINT64_MAX)
+        return taken_through(outbox) == number && sideline_count(sideline) == 0 &&
+               !sideline_is_under_way(sideline);
+    return number <= outbox->written_through || number <= flowed_through(outbox);
 }
 
 // A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
@@ -484,8 +512,9 @@ static bool has_room(const struct outbox *outbox) {
 static bool has_caught_up(const struct outbox *outbox) {
     if (outbox->disk_fails)
         return true;
+    const struct item *oldest = oldest_in_flow(outbox);
     return outbox->next_out == NULL &&
-           (outbox->items == NULL || uv_now(outbox->loop) - outbox->items->since <= SAFE_WITHIN);
+           (oldest == NULL || uv_now(outbox->loop) - oldest->since <= SAFE_WITHIN);
 }
 
 static void load_more(struct outbox *outbox) {
@@ -511,8 +540,8 @@ static bool is_same_topic(const struct item *one, const struct item *other) {
            strcmp(one->publish.topic, other->publish.topic) == 0;
 }
 
-// Whether an earlier one to the topic of a retained message is under way, or waits: also one that others are tried in
-// place of.
+// Whether an earlier one to the topic of a retained message is under way, or waits: also one that others are
+// tried in place of.
 static bool is_topic_taken(const struct outbox *outbox, const struct item *item) {
     const struct item *earlier;
     for (earlier = outbox->items; earlier != item; earlier = earlier->next)
@@ -645,8 +674,7 @@ static void note_first_fault(const struct outbox *outbox, struct item *item) {
 
 // It waits while others go out in its place.
 static bool is_accused(const struct outbox *outbox, const struct item *item) {
-    bool faulty = item->strikes.count >= STRIKES_ACCUSED || item->overdue >= OVERDUE_MAX - 1;
-    return faulty && !has_taken_others(outbox, item);
+    return is_faulty(item) && !has_taken_others(outbox, item);
 }
 
 static bool is_beside_accused(const struct outbox *outbox, const struct item *item) {
@@ -1049,9 +1077,12 @@ static void end_overdue(struct outbox *outbox) {
     while (item != NULL && item->number != outbox->passed_over)
         item = item->next;
     outbox->passed_over = 0;
-    if (item != NULL && item->mid != 0 && ++item->overdue >= OVERDUE_MAX) {
-        refuse_unanswered(outbox, item);
-        return;
+    if (item != NULL && item->mid != 0) {
+        note_first_fault(outbox, item);
+        if (++item->overdue >= OVERDUE_MAX) {
+            refuse_unanswered(outbox, item);
+            return;
+        }
     }
     outbox->carrier->reset(outbox->carrier->context, "it skipped an acknowledgement");
 }
