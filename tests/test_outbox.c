@@ -1046,6 +1046,22 @@ static void put_when_told(struct outbox_waiter *waiter, bool safe) {
     put_report("2");
 }
 
+// All of them before anybody waits for the first.
+Test(outbox, tells_of_each_of_many_that_were_refused_while_they_were_put) {
+    static struct wait waits[500];
+    go_up();
+    for (size_t i = 0; i < 500; i++)
+        outbox_put(outbox, &(struct mqtt_publish){.topic = ""});
+    for (size_t i = 0; i < 500; i++) {
+        wait_for(&waits[i], i + 1);
+        cr_assert(waits[i].told == 1 && !waits[i].safe, "%zu counts as safe", i);
+    }
+    struct wait wait;
+    wait_for(&wait, put("1", 1));
+    answer(1, MQTT_TAKEN);
+    cr_assert(wait.told == 1 && wait.safe);
+}
+
 Test(outbox, is_done_with_what_is_refused_when_it_tells) {
     struct outbox_waiter waiter = {.first = 1, .last = 1, .done = put_when_told};
     left_when_told = 7;

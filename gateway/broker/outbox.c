@@ -43,7 +43,7 @@
 #define LOAD_COUNT       1000        // messages that are read back at once
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
-#define REFUSED_MAX      64          // refused messages that are remembered for who waits for them later
+#define REFUSED_KEPT     64          // refused messages that are remembered for who waits for them later
 #define SILENCE_MAX      15000       // milliseconds without an answer to anything that is under way
 #define SILENCE_AGAIN    5000        // the same for suspects, which are few
 #define HURRY_MAX        10          // accused messages beyond which it is the broker that is in trouble
@@ -104,8 +104,8 @@ struct outbox {
     uint64_t answered_at;      // by uv_now(): the last answer to an item on this connection; 0: none
     struct suspects suspects;
     struct refusals refusals;
-    uint64_t refused[REFUSED_MAX]; // numbers of the last messages that were refused
-    size_t refused_next;
+    uint64_t *refused; // numbers of messages that were refused: all since the last tick, and some before it
+    size_t refused_count, refused_capacity;
     struct sideline *sideline;
     uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
     uint64_t passed_since; // when that was, by uv_now()
@@ -380,11 +380,29 @@ static void fail_waiters(struct outbox *outbox, uint64_t refused) {
 
 // A message may be refused while it is put, before anybody could wait for it.
 static bool was_refused(const struct outbox *outbox, const struct outbox_waiter *waiter) {
-    for (size_t i = 0; i < REFUSED_MAX; i++)
-        if (outbox->refused[i] != 0 && waiter->first <= outbox->refused[i] &&
-            outbox->refused[i] <= waiter->last)
+    for (size_t i = 0; i < outbox->refused_count; i++)
+        if (waiter->first <= outbox->refused[i] && outbox->refused[i] <= waiter->last)
             return true;
     return false;
+}
+
+// Who puts messages waits for them before the loop goes on, so none of this tick may be forgotten: of what is
+// not remembered nobody knows that it was refused.
+static void remember_refused(struct outbox *outbox, uint64_t number) {
+    if (outbox->refused_count == outbox->refused_capacity) {
+        outbox->refused_capacity = outbox->refused_capacity * 2 + REFUSED_KEPT;
+        outbox->refused = must_have(realloc(outbox->refused, outbox->refused_capacity * sizeof(uint64_t)));
+    }
+    outbox->refused[outbox->refused_count++] = number;
+}
+
+static void forget_refused(struct outbox *outbox) {
+    size_t count = outbox->refused_count;
+    if (count <= REFUSED_KEPT)
+        return;
+    memmove(outbox->refused, outbox->refused + count - REFUSED_KEPT, REFUSED_KEPT * sizeof(uint64_t));
+    outbox->refused_count = outbox->refused_capacity = REFUSED_KEPT;
+    outbox->refused = must_have(realloc(outbox->refused, REFUSED_KEPT * sizeof(uint64_t)));
 }
 
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
@@ -627,7 +645,7 @@ static void refuse_item(struct outbox *outbox, struct item *item, const char *wh
     uint64_t number = item->number;
     bool kept = item->report;
     release_next(outbox, item);
-    outbox->refused[outbox->refused_next++ % REFUSED_MAX] = number;
+    remember_refused(outbox, number);
     log_refused(outbox, &item->publish, kept, why);
     if (kept)
         keep_aside(outbox, &item->publish, why);
@@ -1138,6 +1156,7 @@ static void on_tick(uv_timer_t *timer) {
         end_overdue(outbox);
     delete_taken(outbox, 1);
     outbox->may_retry = true;
+    forget_refused(outbox);
     pump(outbox);
     update_intake(outbox);
 }
@@ -1196,5 +1215,6 @@ void outbox_free(struct outbox *outbox) {
         free(written);
     }
     sideline_free(outbox->sideline);
+    free(outbox->refused);
     free(outbox);
 }

@@ -93,7 +93,8 @@ bool outbox_is_full(const struct outbox *outbox);
 // is left at all, results included.
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number);
 
-// Calls waiter->done once the messages are safe: now, when they are already.
+// Calls waiter->done once the messages are safe: now, when they are already. To be called in the turn of the
+// loop in which they were put, so that it hears of one that was refused at once.
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter);
 void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);
 
