@@ -1,10 +1,14 @@
 // The outbox with a broker of the test's own in place of the link: what is handed over and when, in which
 // order, and what becomes of what the broker does not take.
 #include <criterion/criterion.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
@@ -1035,6 +1039,59 @@ Test(outbox, blames_nothing_for_an_answer_that_was_left_out_before, .timeout = 6
     serve_all();
     cr_expect_eq(set_aside, 0);
     cr_expect_eq(outbox_count(outbox), 1);
+}
+
+// --- a disk that takes nothing ---
+
+// Files that may not grow are as good as a full disk.
+static void let_files_grow(bool may) {
+    struct rlimit limit = {.rlim_cur = may ? RLIM_INFINITY : 0, .rlim_max = RLIM_INFINITY};
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &limit);
+}
+
+static bool broker_keeps_up(size_t value) {
+    return outbox_keeps_up(outbox);
+}
+
+static bool has_passed(size_t until) {
+    return uv_now(&loop) >= until;
+}
+
+// A pipe takes what is logged while no file may grow.
+static int catch_log(void) {
+    int ends[2];
+    cr_assert(pipe2(ends, O_NONBLOCK) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+    return ends[0];
+}
+
+static size_t count_lines(int log, const char *text) {
+    static char lines[20000];
+    size_t count = 0;
+    ssize_t length = read(log, lines, sizeof lines - 1);
+    lines[length > 0 ? length : 0] = '\0';
+    for (const char *at = lines; (at = strstr(at, text)) != NULL; at++)
+        count++;
+    return count;
+}
+
+// While the broker is mute too it does not keep up, not for a moment; once it answers it does, although the
+// disk is still full.
+Test(outbox, does_not_keep_up_with_a_mute_broker_and_a_full_disk, .timeout = 60) {
+    int log = catch_log();
+    let_files_grow(false);
+    go_up();
+    put_all(WINDOW + 4);
+    cr_assert(outbox_keeps_up(outbox));
+    while (outbox_keeps_up(outbox)) // for two seconds
+        uv_run(&loop, UV_RUN_ONCE);
+    run_until(has_passed, uv_now(&loop) + 2500); // some tries of the store, and ticks
+    cr_expect_eq(count_lines(log, "keeping up again"), 0);
+    for (int i = 1; i <= WINDOW + 4; i++)
+        answer(i, MQTT_TAKEN);
+    run_until(broker_keeps_up, 0);
+    cr_expect_eq(count_lines(log, "keeping up again"), 1);
+    let_files_grow(true);
 }
 
 // --- who waits for a message ---

@@ -197,6 +197,10 @@ static bool is_busy(const struct outbox *outbox) {
            (outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part);
 }
 
+static size_t written_bytes(const struct outbox *outbox) {
+    return outbox->disk_bytes > outbox->unwritten_bytes ? outbox->disk_bytes - outbox->unwritten_bytes : 0;
+}
+
 static void update_intake(struct outbox *outbox) {
     enum outbox_intake was = outbox->intake;
     outbox->intake = is_full(outbox) ? OUTBOX_FULL : is_busy(outbox) ? OUTBOX_BUSY : OUTBOX_TAKES;
@@ -206,7 +210,7 @@ static void update_intake(struct outbox *outbox) {
         log_error(
             "the outbox is full: %zu messages wait for the broker, %zu bytes on disk (store.max_bytes is "
             "%zu), %zu bytes not written yet; not reading from devices until there is room",
-            outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
+            outbox_count(outbox), written_bytes(outbox), outbox->max_bytes, outbox->unwritten_bytes);
     else if (was == OUTBOX_FULL)
         log_warning("the outbox has room again");
     outbox->handlers.intake(outbox->handlers.context, outbox->intake);
@@ -526,13 +530,12 @@ static bool has_room(const struct outbox *outbox) {
 }
 
 // Whether the broker has been handed all that is in memory and answers in time. Before that, new messages
-// would only wait in memory until they are written after all. A disk that takes nothing is only a detour.
+// would only wait in memory until they are written after all. A disk that takes nothing is only a detour, but
+// not while the broker answers nothing either.
 static bool has_caught_up(const struct outbox *outbox) {
-    if (outbox->disk_fails)
-        return true;
     const struct item *oldest = oldest_in_flow(outbox);
-    return outbox->next_out == NULL &&
-           (oldest == NULL || uv_now(outbox->loop) - oldest->since <= SAFE_WITHIN);
+    bool in_time = oldest == NULL || uv_now(outbox->loop) - oldest->since <= SAFE_WITHIN;
+    return in_time && (outbox->disk_fails || outbox->next_out == NULL);
 }
 
 static void load_more(struct outbox *outbox) {
@@ -635,30 +638,29 @@ static void log_refused(struct outbox *outbox, const struct mqtt_publish *publis
                   publish->length, kept ? "set aside" : "dropped", why, limiter_note(suppressed, note));
 }
 
-static void keep_aside(struct outbox *outbox, const struct mqtt_publish *publish, const char *why) {
-    store_set_aside(outbox->store, publish, why);
+// Returns whether it was kept.
+static bool keep_aside(struct outbox *outbox, const struct mqtt_publish *publish, const char *why) {
+    if (!store_set_aside(outbox->store, publish, why))
+        return false;
     outbox->handlers.set_aside(outbox->handlers.context);
+    return true;
 }
 
 // The broker does not take it, now or ever: everything else goes on. Its device is not told that it arrived.
 static void refuse_item(struct outbox *outbox, struct item *item, const char *why) {
     uint64_t number = item->number;
-    bool kept = item->report;
     release_next(outbox, item);
     remember_refused(outbox, number);
+    bool kept = item->report && keep_aside(outbox, &item->publish, why);
     log_refused(outbox, &item->publish, kept, why);
-    if (kept)
-        keep_aside(outbox, &item->publish, why);
     drop_item(outbox, item);
     fail_waiters(outbox, number); // last: whoever is told may put more
 }
 
 static void on_given_up(void *context, const struct mqtt_publish *publish, const char *why) {
     struct outbox *outbox = context;
-    bool kept = publish->retain == MQTT_NOT_RETAINED;
+    bool kept = publish->retain == MQTT_NOT_RETAINED && keep_aside(outbox, publish, why);
     log_refused(outbox, publish, kept, why);
-    if (kept)
-        keep_aside(outbox, publish, why);
 }
 
 // Whether the next answer is waited for before anything else is handed over.

@@ -1117,14 +1117,14 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
                                         .context = context});
 }
 
-void store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason) {
+bool store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason) {
     size_t size = aside_size(publish);
     if (store->failed && store->aside.waiting + size > ASIDE_WAITING) {
         if (store->aside.dropped++ == 0)
             log_error(
                 "message to %s dropped: it cannot be set aside, the store cannot be written; so are others",
                 publish->topic);
-        return;
+        return false;
     }
     struct operation *operation = make_message(0, publish);
     operation->kind = SET_ASIDE;
@@ -1132,6 +1132,7 @@ void store_set_aside(struct store *store, const struct mqtt_publish *publish, co
     operation->entry = must_have(strdup(reason));
     store->aside.waiting += size;
     add(store, operation);
+    return true;
 }
 
 size_t store_set_aside_count(const struct store *store) {

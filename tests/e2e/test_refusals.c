@@ -407,5 +407,6 @@ Test(refusals, end_that_loses_messages_is_a_failure) {
     int code = rig_gateway_wait(rig);
     cr_expect_eq(code, 1, "it ended with %d", code);
     rig_expect_log(rig, "that waited to be written are lost");
+    cr_expect(!rig_log_has(rig, "stay on disk"), "they do not");
     rig->finished = true;
 }
