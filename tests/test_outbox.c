@@ -1,10 +1,14 @@
 // The outbox with a broker of the test's own in place of the link: what is handed over and when, in which
 // order, and what becomes of what the broker does not take.
 #include <criterion/criterion.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
@@ -21,6 +25,7 @@ static struct broker {
     bool was_reset;
     unsigned window;     // 0: any
     bool writes_at_once; // QoS 0 is on the network before the handing over returns
+    int answered_within; // message that is answered while the second one is handed over; 0: none
     size_t count;
     char texts[SENT_MAX][8];
 } broker;
@@ -45,6 +50,8 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
     *mid = (int)broker.count;
     if (publish->qos == 0 && broker.writes_at_once)
         outbox_published(outbox, *mid, MQTT_TAKEN, "");
+    if (broker.count == 2 && broker.answered_within > 0)
+        outbox_published(outbox, broker.answered_within, MQTT_TAKEN, "");
     return MQTT_SENT;
 }
 
@@ -890,8 +897,8 @@ Test(outbox, finds_what_makes_the_broker_mute, .timeout = 120) {
 
 // --- retained messages ---
 
-static void put_retained(const char *topic, const char *text) {
-    outbox_put(
+static uint64_t put_retained(const char *topic, const char *text) {
+    return outbox_put(
         outbox,
         &(struct mqtt_publish){
             .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED});
@@ -944,6 +951,149 @@ Test(outbox, has_one_retained_message_to_a_topic_under_way_from_the_store) {
     cr_expect_eq(outbox_count(outbox), 0);
 }
 
+// What waited for the topic passes its turn on with its place.
+Test(outbox, sends_what_replaces_a_value_whose_turn_it_was) {
+    put_retained(STATE, "a");
+    put_retained(STATE, "b");
+    put_report("1");
+    put_retained(STATE, "c");
+    broker.answered_within = 1;
+    go_up();
+    outbox_link_ready(outbox);
+    expect_handed("a 1 c");
+}
+
+// --- what waits while others go out in its place ---
+
+// Puts one after another that is taken, and closes every connection at it until others go out in its place.
+static void accuse_report(void) {
+    broker.endless = true;
+    put_report("0");
+    put_report("P");
+    serve_all();
+    cr_assert_eq(outbox_count(outbox), 1);
+    handed_before = broker.count;
+    go_up();
+}
+
+static bool flows(size_t number) {
+    serve_but('P');
+    return outbox_has_taken(outbox, number) && outbox_keeps_up(outbox);
+}
+
+static bool is_rid_of_earlier(size_t value) {
+    serve_but('P');
+    return outbox_is_rid_of_earlier(outbox) && outbox_keeps_up(outbox);
+}
+
+Test(outbox, lets_an_accused_report_hold_up_no_state, .timeout = 60) {
+    accuse_report();
+    run_until(is_safe, 2); // it waits on disk
+    run_until(flows, put_retained(STATE, "s"));
+    cr_expect_eq(outbox_count(outbox), 1);
+    close_outbox();
+    open_outbox();
+    cr_assert(!outbox_is_rid_of_earlier(outbox));
+    broker.endless = true;
+    serve_all();
+    cr_assert_eq(outbox_count(outbox), 1);
+    handed_before = broker.count;
+    go_up();
+    run_until(is_rid_of_earlier, 0);
+    cr_expect_eq(set_aside, 0);
+}
+
+static void take_next(const char *expected) {
+    size_t nth = ++handed_before;
+    run_until(were_handed, nth);
+    cr_expect_str_eq(broker.texts[nth - 1], expected);
+    answer((int)nth, MQTT_TAKEN);
+}
+
+// Otherwise the older value would be the last one that the broker gets.
+Test(outbox, overtakes_no_retained_message_to_the_same_topic, .timeout = 60) {
+    put_report("0");
+    put_retained(STATE, "P");
+    put_retained(STATE, "b");
+    serve_all();
+    cr_expect_str_eq(delivered, "0", "delivered '%s'", delivered);
+    handed_before = broker.count;
+    go_up(); // and now it takes everything
+    put_retained(ENTRY, "e");
+    take_next("e");
+    take_next("P");
+    take_next("b");
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+// What was taken before the first answer was left out says nothing of the time after it.
+Test(outbox, blames_nothing_for_an_answer_that_was_left_out_before, .timeout = 60) {
+    broker.endless = true;
+    go_up();
+    put_report("P");
+    put_report("1");
+    answer(2, MQTT_TAKEN);
+    run_until(was_reset, 0);
+    go_down();
+    handed_before = broker.count;
+    serve_all();
+    cr_expect_eq(set_aside, 0);
+    cr_expect_eq(outbox_count(outbox), 1);
+}
+
+// --- a disk that takes nothing ---
+
+// Files that may not grow are as good as a full disk.
+static void let_files_grow(bool may) {
+    struct rlimit limit = {.rlim_cur = may ? RLIM_INFINITY : 0, .rlim_max = RLIM_INFINITY};
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &limit);
+}
+
+static bool broker_keeps_up(size_t value) {
+    return outbox_keeps_up(outbox);
+}
+
+static bool has_passed(size_t until) {
+    return uv_now(&loop) >= until;
+}
+
+// A pipe takes what is logged while no file may grow.
+static int catch_log(void) {
+    int ends[2];
+    cr_assert(pipe2(ends, O_NONBLOCK) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+    return ends[0];
+}
+
+static size_t count_lines(int log, const char *text) {
+    static char lines[20000];
+    size_t count = 0;
+    ssize_t length = read(log, lines, sizeof lines - 1);
+    lines[length > 0 ? length : 0] = '\0';
+    for (const char *at = lines; (at = strstr(at, text)) != NULL; at++)
+        count++;
+    return count;
+}
+
+// While the broker is mute too it does not keep up, not for a moment; once it answers it does, although the
+// disk is still full.
+Test(outbox, does_not_keep_up_with_a_mute_broker_and_a_full_disk, .timeout = 60) {
+    int log = catch_log();
+    let_files_grow(false);
+    go_up();
+    put_all(WINDOW + 4);
+    cr_assert(outbox_keeps_up(outbox));
+    while (outbox_keeps_up(outbox)) // for two seconds
+        uv_run(&loop, UV_RUN_ONCE);
+    run_until(has_passed, uv_now(&loop) + 2500); // some tries of the store, and ticks
+    cr_expect_eq(count_lines(log, "keeping up again"), 0);
+    for (int i = 1; i <= WINDOW + 4; i++)
+        answer(i, MQTT_TAKEN);
+    run_until(broker_keeps_up, 0);
+    cr_expect_eq(count_lines(log, "keeping up again"), 1);
+    let_files_grow(true);
+}
+
 // --- who waits for a message ---
 
 static size_t left_when_told;
@@ -951,6 +1101,22 @@ static size_t left_when_told;
 static void put_when_told(struct outbox_waiter *waiter, bool safe) {
     left_when_told = outbox_count(outbox);
     put_report("2");
+}
+
+// All of them before anybody waits for the first.
+Test(outbox, tells_of_each_of_many_that_were_refused_while_they_were_put) {
+    static struct wait waits[500];
+    go_up();
+    for (size_t i = 0; i < 500; i++)
+        outbox_put(outbox, &(struct mqtt_publish){.topic = ""});
+    for (size_t i = 0; i < 500; i++) {
+        wait_for(&waits[i], i + 1);
+        cr_assert(waits[i].told == 1 && !waits[i].safe, "%zu counts as safe", i);
+    }
+    struct wait wait;
+    wait_for(&wait, put("1", 1));
+    answer(1, MQTT_TAKEN);
+    cr_assert(wait.told == 1 && wait.safe);
 }
 
 Test(outbox, is_done_with_what_is_refused_when_it_tells) {

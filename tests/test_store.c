@@ -517,6 +517,39 @@ Test(store, of_an_earlier_version_gets_its_sums) {
     close_well(store);
 }
 
+static void set_report_aside(struct store *store, const char *topic, const char *text) {
+    store_set_aside(store, &(struct mqtt_publish){.topic = topic, .payload = text, .length = strlen(text)},
+                    "no");
+}
+
+// They would push out what stands there.
+Test(store, sets_no_report_aside_again_that_a_device_repeats) {
+    struct store *store = open_well();
+    set_report_aside(store, "t",
+                     "{\"ident\":\"1\",\"peer\":\"a:1\",\"server.timestamp\":1.5,\"timestamp\":1}");
+    set_report_aside(store, "t",
+                     "{\"ident\":\"1\",\"peer\":\"a:2\",\"server.timestamp\":2.5,\"timestamp\":1}");
+    close_well(store);
+    store = open_well();
+    set_report_aside(store, "t", "{\"ident\":\"1\",\"server.timestamp\":3,\"timestamp\":1}");
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_expect_eq(store_set_aside_count(store), 1);
+    set_report_aside(store, "u", "{\"ident\":\"1\",\"server.timestamp\":3,\"timestamp\":1}");
+    set_report_aside(store, "t", "{\"ident\":\"1\",\"server.timestamp\":3,\"timestamp\":2}");
+    set_report_aside(store, "t", "{\"ident\":\"2\",\"server.timestamp\":3,\"timestamp\":1}");
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_expect_eq(store_set_aside_count(store), 4);
+    // without a clock, and no reports
+    set_report_aside(store, "v", "{\"ident");
+    set_report_aside(store, "v", "{\"ident\":\"1\",\"server.timestamp\":3.25,\"timestamp\":3.25}");
+    set_report_aside(store, "v", "{\"ident\":\"1\",\"server.timestamp\":4.75,\"timestamp\":4.75}");
+    set_report_aside(store, "v", "");
+    set_report_aside(store, "v", "");
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_expect_eq(store_set_aside_count(store), 8, "%zu", store_set_aside_count(store));
+    close_well(store);
+}
+
 Test(store, of_an_earlier_version_counts_what_was_set_aside) {
     struct store *store = open_well();
     store_set_aside(store, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4}, "no");

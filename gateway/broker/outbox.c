@@ -12,7 +12,7 @@
 //   - While catching up (the last ones are being read back from the disk), what comes is kept in late, behind
 //     them.
 //   - Safe are all up to written_through (the high-water mark of the disk) and all before the first that the
-//     broker does not have. Only what is safe is acknowledged to a device.
+//     broker does not have and the disk neither. Only what is safe is acknowledged to a device.
 //   - On disk are those above deleted_through up to written_through. What the broker has taken is deleted
 //     from there in batches: after a crash a message may go out twice, never not at all.
 #include "gateway/broker/outbox.h"
@@ -43,7 +43,7 @@
 #define LOAD_COUNT       1000        // messages that are read back at once
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
-#define REFUSED_MAX      64          // refused messages that are remembered for who waits for them later
+#define REFUSED_KEPT     64          // refused messages that are remembered for who waits for them later
 #define SILENCE_MAX      15000       // milliseconds without an answer to anything that is under way
 #define SILENCE_AGAIN    5000        // the same for suspects, which are few
 #define HURRY_MAX        10          // accused messages beyond which it is the broker that is in trouble
@@ -104,8 +104,8 @@ struct outbox {
     uint64_t answered_at;      // by uv_now(): the last answer to an item on this connection; 0: none
     struct suspects suspects;
     struct refusals refusals;
-    uint64_t refused[REFUSED_MAX]; // numbers of the last messages that were refused
-    size_t refused_next;
+    uint64_t *refused; // numbers of messages that were refused: all since the last tick, and some before it
+    size_t refused_count, refused_capacity;
     struct sideline *sideline;
     uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
     uint64_t passed_since; // when that was, by uv_now()
@@ -197,6 +197,10 @@ static bool is_busy(const struct outbox *outbox) {
            (outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part);
 }
 
+static size_t written_bytes(const struct outbox *outbox) {
+    return outbox->disk_bytes > outbox->unwritten_bytes ? outbox->disk_bytes - outbox->unwritten_bytes : 0;
+}
+
 static void update_intake(struct outbox *outbox) {
     enum outbox_intake was = outbox->intake;
     outbox->intake = is_full(outbox) ? OUTBOX_FULL : is_busy(outbox) ? OUTBOX_BUSY : OUTBOX_TAKES;
@@ -206,7 +210,7 @@ static void update_intake(struct outbox *outbox) {
         log_error(
             "the outbox is full: %zu messages wait for the broker, %zu bytes on disk (store.max_bytes is "
             "%zu), %zu bytes not written yet; not reading from devices until there is room",
-            outbox_count(outbox), outbox->disk_bytes, outbox->max_bytes, outbox->unwritten_bytes);
+            outbox_count(outbox), written_bytes(outbox), outbox->max_bytes, outbox->unwritten_bytes);
     else if (was == OUTBOX_FULL)
         log_warning("the outbox has room again");
     outbox->handlers.intake(outbox->handlers.context, outbox->intake);
@@ -268,11 +272,38 @@ static void free_item(struct outbox *outbox, struct item *item) {
     free(item);
 }
 
+// The number before an item; without one that of the last message in memory.
+static uint64_t number_before(const struct outbox *outbox, const struct item *item) {
+    if (item != NULL)
+        return item->number - 1;
+    return outbox->spilling ? outbox->next_load - 1 : UINT64_MAX;
+}
+
 // The broker has all up to this number, or refused them for good.
 static uint64_t taken_through(const struct outbox *outbox) {
-    if (outbox->items != NULL)
-        return outbox->items->number - 1;
-    return outbox->spilling ? outbox->next_load - 1 : UINT64_MAX;
+    return number_before(outbox, outbox->items);
+}
+
+static bool is_faulty(const struct item *item) {
+    return item->strikes.count >= STRIKES_ACCUSED || item->overdue >= OVERDUE_MAX - 1;
+}
+
+// A report that the broker perhaps never takes, and that waits on disk: nothing waits for it, however long that is.
+static bool stands_apart(const struct outbox *outbox, const struct item *item) {
+    return is_faulty(item) && item->publish.retain == MQTT_NOT_RETAINED &&
+           item->number <= outbox->written_through;
+}
+
+static const struct item *oldest_in_flow(const struct outbox *outbox) {
+    const struct item *item = outbox->items;
+    while (item != NULL && stands_apart(outbox, item))
+        item = item->next;
+    return item;
+}
+
+// The broker has all up to this number but for those that stand apart.
+static uint64_t flowed_through(const struct outbox *outbox) {
+    return number_before(outbox, oldest_in_flow(outbox));
 }
 
 static void delete_taken(struct outbox *outbox, size_t at_least) {
@@ -309,18 +340,19 @@ uint64_t outbox_last_number(const struct outbox *outbox) {
 }
 
 bool outbox_has_taken(const struct outbox *outbox, uint64_t number) {
-    return taken_through(outbox) >= number;
+    return flowed_through(outbox) >= number;
 }
 
 bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
-    return taken_through(outbox) >= outbox->earlier;
+    return flowed_through(outbox) >= outbox->earlier;
 }
 
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
     const struct sideline *sideline = outbox->sideline;
-    if (number == UINT64_MAX && (sideline_count(sideline) > 0 || sideline_is_under_way(sideline)))
-        return false;
-    return number <= outbox->written_through || number <= taken_through(outbox);
+    if (number == UINT64_MAX)
+        return taken_through(outbox) == number && sideline_count(sideline) == 0 &&
+               !sideline_is_under_way(sideline);
+    return number <= outbox->written_through || number <= flowed_through(outbox);
 }
 
 // A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
@@ -352,11 +384,29 @@ static void fail_waiters(struct outbox *outbox, uint64_t refused) {
 
 // A message may be refused while it is put, before anybody could wait for it.
 static bool was_refused(const struct outbox *outbox, const struct outbox_waiter *waiter) {
-    for (size_t i = 0; i < REFUSED_MAX; i++)
-        if (outbox->refused[i] != 0 && waiter->first <= outbox->refused[i] &&
-            outbox->refused[i] <= waiter->last)
+    for (size_t i = 0; i < outbox->refused_count; i++)
+        if (waiter->first <= outbox->refused[i] && outbox->refused[i] <= waiter->last)
             return true;
     return false;
+}
+
+// Who puts messages waits for them before the loop goes on, so none of this tick may be forgotten: of what is
+// not remembered nobody knows that it was refused.
+static void remember_refused(struct outbox *outbox, uint64_t number) {
+    if (outbox->refused_count == outbox->refused_capacity) {
+        outbox->refused_capacity = outbox->refused_capacity * 2 + REFUSED_KEPT;
+        outbox->refused = must_have(realloc(outbox->refused, outbox->refused_capacity * sizeof(uint64_t)));
+    }
+    outbox->refused[outbox->refused_count++] = number;
+}
+
+static void forget_refused(struct outbox *outbox) {
+    size_t count = outbox->refused_count;
+    if (count <= REFUSED_KEPT)
+        return;
+    memmove(outbox->refused, outbox->refused + count - REFUSED_KEPT, REFUSED_KEPT * sizeof(uint64_t));
+    outbox->refused_count = outbox->refused_capacity = REFUSED_KEPT;
+    outbox->refused = must_have(realloc(outbox->refused, REFUSED_KEPT * sizeof(uint64_t)));
 }
 
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
@@ -480,12 +530,12 @@ static bool has_room(const struct outbox *outbox) {
 }
 
 // Whether the broker has been handed all that is in memory and answers in time. Before that, new messages
-// would only wait in memory until they are written after all. A disk that takes nothing is only a detour.
+// would only wait in memory until they are written after all. A disk that takes nothing is only a detour, but
+// not while the broker answers nothing either.
 static bool has_caught_up(const struct outbox *outbox) {
-    if (outbox->disk_fails)
-        return true;
-    return outbox->next_out == NULL &&
-           (outbox->items == NULL || uv_now(outbox->loop) - outbox->items->since <= SAFE_WITHIN);
+    const struct item *oldest = oldest_in_flow(outbox);
+    bool in_time = oldest == NULL || uv_now(outbox->loop) - oldest->since <= SAFE_WITHIN;
+    return in_time && (outbox->disk_fails || outbox->next_out == NULL);
 }
 
 static void load_more(struct outbox *outbox) {
@@ -511,11 +561,12 @@ static bool is_same_topic(const struct item *one, const struct item *other) {
            strcmp(one->publish.topic, other->publish.topic) == 0;
 }
 
-// Whether an earlier one to the topic of a retained message is under way, or waits for one that is.
+// Whether an earlier one to the topic of a retained message is under way, or waits: also one that others are
+// tried in place of.
 static bool is_topic_taken(const struct outbox *outbox, const struct item *item) {
     const struct item *earlier;
     for (earlier = outbox->items; earlier != item; earlier = earlier->next)
-        if ((earlier->mid != 0 || earlier->held) && is_same_topic(earlier, item))
+        if (is_same_topic(earlier, item))
             return true;
     return false;
 }
@@ -527,12 +578,16 @@ static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publis
     return rest != NULL && topic_after(rest, TOPIC_STATE) != NULL && strstr(rest, TOPIC_QUEUE) == NULL;
 }
 
-static void drop_replaced(struct outbox *outbox, const struct item *by) {
+// What replaces another has its turn.
+static void drop_replaced(struct outbox *outbox, struct item *by) {
     struct item *item = outbox->items, *next;
     for (; outbox->held > 0 && item != by; item = next) {
         next = item->next;
-        if (item->held && is_same_topic(item, by))
-            drop_item(outbox, item);
+        if (!item->held || !is_same_topic(item, by))
+            continue;
+        outbox->released += item->released && !by->released;
+        by->released = by->released || item->released;
+        drop_item(outbox, item);
     }
 }
 
@@ -550,8 +605,10 @@ static void hold_back(struct outbox *outbox, struct item *item) {
 static void release_next(struct outbox *outbox, const struct item *answered) {
     struct item *item = outbox->items;
     for (; outbox->held > outbox->released && item != outbox->next_out; item = item->next) {
-        if (!item->held || item == answered || !is_same_topic(item, answered))
+        if (item == answered || !is_same_topic(item, answered))
             continue;
+        if (!item->held)
+            return; // others are tried in its place
         outbox->released += !item->released;
         item->released = true;
         return;
@@ -581,30 +638,29 @@ static void log_refused(struct outbox *outbox, const struct mqtt_publish *publis
                   publish->length, kept ? "set aside" : "dropped", why, limiter_note(suppressed, note));
 }
 
-static void keep_aside(struct outbox *outbox, const struct mqtt_publish *publish, const char *why) {
-    store_set_aside(outbox->store, publish, why);
+// Returns whether it was kept.
+static bool keep_aside(struct outbox *outbox, const struct mqtt_publish *publish, const char *why) {
+    if (!store_set_aside(outbox->store, publish, why))
+        return false;
     outbox->handlers.set_aside(outbox->handlers.context);
+    return true;
 }
 
 // The broker does not take it, now or ever: everything else goes on. Its device is not told that it arrived.
 static void refuse_item(struct outbox *outbox, struct item *item, const char *why) {
     uint64_t number = item->number;
-    bool kept = item->report;
     release_next(outbox, item);
-    outbox->refused[outbox->refused_next++ % REFUSED_MAX] = number;
+    remember_refused(outbox, number);
+    bool kept = item->report && keep_aside(outbox, &item->publish, why);
     log_refused(outbox, &item->publish, kept, why);
-    if (kept)
-        keep_aside(outbox, &item->publish, why);
     drop_item(outbox, item);
     fail_waiters(outbox, number); // last: whoever is told may put more
 }
 
 static void on_given_up(void *context, const struct mqtt_publish *publish, const char *why) {
     struct outbox *outbox = context;
-    bool kept = publish->retain == MQTT_NOT_RETAINED;
+    bool kept = publish->retain == MQTT_NOT_RETAINED && keep_aside(outbox, publish, why);
     log_refused(outbox, publish, kept, why);
-    if (kept)
-        keep_aside(outbox, publish, why);
 }
 
 // Whether the next answer is waited for before anything else is handed over.
@@ -638,8 +694,7 @@ static void note_first_fault(const struct outbox *outbox, struct item *item) {
 
 // It waits while others go out in its place.
 static bool is_accused(const struct outbox *outbox, const struct item *item) {
-    bool faulty = item->strikes.count >= STRIKES_ACCUSED || item->overdue >= OVERDUE_MAX - 1;
-    return faulty && !has_taken_others(outbox, item);
+    return is_faulty(item) && !has_taken_others(outbox, item);
 }
 
 static bool is_beside_accused(const struct outbox *outbox, const struct item *item) {
@@ -699,8 +754,13 @@ static void forgive(struct outbox *outbox) {
 
 // --- handing over ---
 
+static bool is_suspected(const struct outbox *outbox) {
+    return outbox->items != NULL && suspects_include(&outbox->suspects, outbox->items->number);
+}
+
 // The link has the item, or with QoS 0 the network may have it already.
 static void note_handed_over(struct outbox *outbox, struct item *item) {
+    outbox->suspects.left -= is_suspected(outbox) && outbox->suspects.left > 0;
     if (item == outbox->next_out)
         outbox->next_out = item->next;
     outbox->held -= item->held;
@@ -713,10 +773,6 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     }
     item->handed_over = uv_now(outbox->loop);
     outbox->in_flight++;
-}
-
-static bool is_suspected(const struct outbox *outbox) {
-    return outbox->items != NULL && suspects_include(&outbox->suspects, outbox->items->number);
 }
 
 // Whether the next message may be handed over now.
@@ -795,11 +851,7 @@ static bool prepare(struct outbox *outbox) {
 static void hand_over(struct outbox *outbox) {
     if (!carrier_is_up(outbox) || !prepare(outbox))
         return;
-    while (has_place(outbox)) {
-        bool suspected = is_suspected(outbox);
-        if (!hand_over_next(outbox))
-            return;
-        outbox->suspects.left -= suspected && outbox->suspects.left > 0;
+    while (has_place(outbox) && hand_over_next(outbox)) {
     }
 }
 
@@ -1045,9 +1097,12 @@ static void end_overdue(struct outbox *outbox) {
     while (item != NULL && item->number != outbox->passed_over)
         item = item->next;
     outbox->passed_over = 0;
-    if (item != NULL && item->mid != 0 && ++item->overdue >= OVERDUE_MAX) {
-        refuse_unanswered(outbox, item);
-        return;
+    if (item != NULL && item->mid != 0) {
+        note_first_fault(outbox, item);
+        if (++item->overdue >= OVERDUE_MAX) {
+            refuse_unanswered(outbox, item);
+            return;
+        }
     }
     outbox->carrier->reset(outbox->carrier->context, "it skipped an acknowledgement");
 }
@@ -1103,6 +1158,7 @@ static void on_tick(uv_timer_t *timer) {
         end_overdue(outbox);
     delete_taken(outbox, 1);
     outbox->may_retry = true;
+    forget_refused(outbox);
     pump(outbox);
     update_intake(outbox);
 }
@@ -1161,5 +1217,6 @@ void outbox_free(struct outbox *outbox) {
         free(written);
     }
     sideline_free(outbox->sideline);
+    free(outbox->refused);
     free(outbox);
 }

@@ -79,11 +79,12 @@ size_t outbox_set_aside_count(const struct outbox *outbox);
 bool outbox_keeps_up(const struct outbox *outbox);
 
 // The number of the message that was put last; and whether the broker has that of a number, and all before it:
-// taken, or refused for good.
+// taken, or refused for good. A report on disk that others are tried in place of does not count: state does not
+// wait for it.
 uint64_t outbox_last_number(const struct outbox *outbox);
 bool outbox_has_taken(const struct outbox *outbox, uint64_t number);
 
-// Whether the broker has all that an earlier run left.
+// Whether the broker has all that an earlier run left. Such a report does not count.
 bool outbox_is_rid_of_earlier(const struct outbox *outbox);
 
 bool outbox_is_full(const struct outbox *outbox);
@@ -92,7 +93,8 @@ bool outbox_is_full(const struct outbox *outbox);
 // is left at all, results included.
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number);
 
-// Calls waiter->done once the messages are safe: now, when they are already.
+// Calls waiter->done once the messages are safe: now, when they are already. To be called in the turn of the
+// loop in which they were put, so that it hears of one that was refused at once.
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter);
 void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);
 

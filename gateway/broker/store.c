@@ -71,6 +71,7 @@ struct operation {
     char *entry; // of PUT_COMMAND; of SET_ASIDE the reason
     struct mqtt_publish
         publish;            // of PUT_MESSAGE, PUT_RESULT, SET_ASIDE and rows; its pointers point into bytes
+    bool repeat;            // of SET_ASIDE: the same report stands there already
     size_t limit;           // of LOAD_MESSAGES
     struct operation *rows; // that it found
     store_message_fn *take;
@@ -111,6 +112,7 @@ struct store {
         size_t told;          // the count as of the last write; the loop's
         size_t dropped;       // since the store could be written; the loop's
         size_t waiting;       // bytes that wait for their turn; the loop's
+        bool repeat_said;     // the loop's
     } aside;
     uv_work_t work;
     uv_timer_t retry, pause; // pause: of the check
@@ -536,10 +538,37 @@ static int drop_oldest_aside(struct store *store) {
                         NULL, NULL);
 }
 
-static int write_aside(struct store *store, const struct operation *operation) {
+// What two reports must have in common to be the same one that a device has repeated: all but when and from
+// where it came. The time of one from a device without a clock is when it came.
+#define REPORT_OF(text)                                                                                      \
+    "json_remove(" text ", '$.\"server.timestamp\"', '$.peer', iif(json_extract(" text                       \
+    ", '$.timestamp') = json_extract(" text ", '$.\"server.timestamp\"'), '$.timestamp', '$.peer'))"
+
+// Whether such a report is among the last that stand there: to compare with all of them takes too long. When
+// that cannot be told it is as if none were.
+static bool is_aside_already(struct store *store, const struct mqtt_publish *publish) {
+    static const char query[] =
+        "WITH texts(text) AS (SELECT CAST(payload AS TEXT) FROM set_aside WHERE topic = ?1 "
+        "AND number > (SELECT max(number) FROM set_aside) - 1000) "
+        "SELECT 1 FROM texts WHERE CASE WHEN json_valid(?2) AND json_valid(text) "
+        "THEN json_type(?2) = 'object' AND " REPORT_OF("text") " = " REPORT_OF("?2") " END LIMIT 1";
+    sqlite3_stmt *statement = NULL;
+    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) != SQLITE_OK)
+        return false;
+    sqlite3_bind_text(statement, 1, publish->topic, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 2, publish->payload, (int)publish->length, SQLITE_STATIC);
+    bool found = sqlite3_step(statement) == SQLITE_ROW;
+    sqlite3_finalize(statement);
+    return found;
+}
+
+static int write_aside(struct store *store, struct operation *operation) {
     int result = sqlite3_exec(store->database, aside_layout, NULL, NULL, NULL);
     if (result == SQLITE_OK)
         result = store_sums_keep(store->database, "set_aside");
+    operation->repeat = result == SQLITE_OK && is_aside_already(store, &operation->publish);
+    if (operation->repeat)
+        return SQLITE_OK;
     if (result == SQLITE_OK)
         result = insert_aside(store, operation);
     if (result != SQLITE_OK)
@@ -578,7 +607,7 @@ static int write_result(struct store *store, const struct operation *operation) 
 
 // --- batches ---
 
-static int write_one(struct store *store, const struct operation *operation) {
+static int write_one(struct store *store, struct operation *operation) {
     if (operation->kind == SET_ASIDE)
         return write_aside(store, operation);
     if (operation->kind == PUT_RESULT || operation->kind == DELETE_RESULT)
@@ -947,6 +976,15 @@ static void end_check(struct store *store) {
         uv_timer_start(&store->pause, on_pause, pause > CHECK_PAUSE_MIN ? pause : CHECK_PAUSE_MIN, 0);
 }
 
+static void end_aside(struct store *store, const struct operation *operation) {
+    store->aside.waiting -= aside_size(&operation->publish);
+    if (!operation->repeat || store->aside.repeat_said)
+        return;
+    store->aside.repeat_said = true;
+    log_info("a report to %s is already set aside, and its repeat is not; nor are other repeats",
+             operation->publish.topic);
+}
+
 // Ends what is finished, and what only waits for a callback; the rest is written again, before what came
 // after it. For the callback that all is on disk, deletions do not matter.
 static void end_batch(struct store *store, bool ok) {
@@ -969,7 +1007,7 @@ static void end_batch(struct store *store, bool ok) {
         if (operation->kind == TELL)
             operation->done(operation->context, all_put);
         if (operation->kind == SET_ASIDE)
-            store->aside.waiting -= aside_size(&operation->publish);
+            end_aside(store, operation);
         free_operation(operation);
     }
     DL_CONCAT(kept, store->waiting);
@@ -1079,14 +1117,14 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
                                         .context = context});
 }
 
-void store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason) {
+bool store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason) {
     size_t size = aside_size(publish);
     if (store->failed && store->aside.waiting + size > ASIDE_WAITING) {
         if (store->aside.dropped++ == 0)
             log_error(
                 "message to %s dropped: it cannot be set aside, the store cannot be written; so are others",
                 publish->topic);
-        return;
+        return false;
     }
     struct operation *operation = make_message(0, publish);
     operation->kind = SET_ASIDE;
@@ -1094,6 +1132,7 @@ void store_set_aside(struct store *store, const struct mqtt_publish *publish, co
     operation->entry = must_have(strdup(reason));
     store->aside.waiting += size;
     add(store, operation);
+    return true;
 }
 
 size_t store_set_aside_count(const struct store *store) {

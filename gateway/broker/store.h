@@ -75,8 +75,9 @@ bool store_each_result(struct store *store, store_message_fn *fn, void *context)
 #define STORE_ASIDE_MAX (10 << 20) // bytes of them; beyond that the oldest is dropped
 
 // Copies all of publish and reason. When the disk takes nothing, only so many wait for it; more are dropped,
-// which is logged.
-void store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason);
+// which is logged: false. A report that stands there already is not set aside again when its device repeats it, which
+// is logged once: one to the same topic that differs in server.timestamp and peer alone.
+bool store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason);
 
 // How many there are, as of the last write.
 size_t store_set_aside_count(const struct store *store);

@@ -51,7 +51,7 @@ struct gateway {
     struct outbox_waiter drained;
     int64_t started; // microseconds since 1970
     bool stopping, stopped;
-    bool nothing_left; // the broker had everything when we stopped
+    size_t left; // messages that the broker did not have when we stopped
 };
 
 // --- what the outbox reports ---
@@ -285,13 +285,10 @@ static void stop_parts(struct gateway *gateway) {
 }
 
 static void stop_now(struct gateway *gateway) {
-    size_t left = outbox_count(gateway->outbox);
     if (gateway->stopped)
         return;
     gateway->stopped = true;
-    gateway->nothing_left = left == 0;
-    if (left > 0)
-        log_warning("%zu messages that the broker has not taken stay on disk for the next start", left);
+    gateway->left = outbox_count(gateway->outbox);
     stop_parts(gateway);
     // All that can still keep the loop alive is a thread that connects.
     uv_timer_start(&gateway->drain_timer, on_thread_timeout, THREAD_TIME, 0);
@@ -503,7 +500,17 @@ static void make_parts(struct gateway *gateway) {
     commands_start(gateway->commands);
 }
 
-// Returns how many messages and commands are lost with it.
+// Returns how many messages and commands are lost with it. Only now is it known what is on disk.
+static size_t close_store(struct gateway *gateway) {
+    size_t lost = store_close(gateway->store);
+    if (lost == 0 && gateway->left > 0)
+        log_warning("%zu messages that the broker has not taken stay on disk for the next start",
+                    gateway->left);
+    log_info("stopped");
+    return lost;
+}
+
+// The same.
 static size_t free_parts(struct gateway *gateway) {
     state_free(gateway->state);
     mqtt_link_free(gateway->link);
@@ -516,7 +523,7 @@ static size_t free_parts(struct gateway *gateway) {
     rivals_free(gateway->rivals);
     bus_free(gateway->bus);
     gate_free(gateway->gate);
-    size_t lost = store_close(gateway->store);
+    size_t lost = close_store(gateway);
     subscriptions_free(&gateway->subscriptions);
     uv_loop_close(&gateway->loop);
     return lost;
@@ -561,7 +568,7 @@ static int begin(struct gateway *gateway) {
 static void end_without_the_thread(struct gateway *gateway, int code) {
     while (store_is_writing(gateway->store))
         uv_run(&gateway->loop, UV_RUN_ONCE);
-    _exit(store_close(gateway->store) > 0 ? 1 : code);
+    _exit(close_store(gateway) > 0 ? 1 : code);
 }
 
 static void take_config(struct gateway *gateway, struct config *config) {
@@ -586,14 +593,13 @@ int gateway_run(struct config *config) {
     gate_allow_connections(gateway.gate, config->limits.connections);
     int code = begin(&gateway);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
-    log_info("stopped");
     if (mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     if (free_parts(&gateway) > 0)
         code = 1;
-    if (config->hand_over && gateway.nothing_left)
+    if (config->hand_over && gateway.left == 0)
         remove_store(config->store_path);
     return code;
 }

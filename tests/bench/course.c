@@ -99,65 +99,84 @@ static double seconds_of(const char *text) {
     return seconds;
 }
 
-static void take_option(struct course_options *options, int id, const char *value) {
+static bool take_flag(struct course_options *options, int id) {
+    switch (id) {
+    case UDP:
+        return options->udp = true;
+    case MIXED:
+        return options->mixed = true;
+    case HOLD:
+        return options->hold = true;
+    default:
+        return false;
+    }
+}
+
+static bool take_place(struct course_options *options, int id, const char *value) {
     switch (id) {
     case PORT:
         options->port = (int)number_of(value, 1, 65535);
-        break;
+        return true;
     case BROKER:
         options->broker_port = (int)number_of(value, 1, 65535);
-        break;
+        return true;
     case PROTOCOL:
         options->protocol = value;
-        break;
-    case UDP:
-        options->udp = true;
-        break;
-    case DEVICES:
-        options->devices = number_of(value, 1, 100000);
-        break;
-    case RATE:
-        options->rate = number_of(value, 0, 10000000);
-        break;
-    case RAMP:
-        options->ramp = number_of(value, 0, 1000000);
-        break;
-    case MIXED:
-        options->mixed = true;
-        break;
-    case BATCH:
-        options->batch = number_of(value, 1, 64);
-        break;
-    case UNDER_WAY:
-        options->under_way = number_of(value, 0, 10000000);
-        break;
+        return true;
     case QOS:
         options->qos = (int)number_of(value, 0, 1);
-        break;
+        return true;
     case WINDOW:
         options->window = (int)number_of(value, 1, 65535);
-        break;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool take_amount(struct course_options *options, int id, const char *value) {
+    switch (id) {
+    case DEVICES:
+        options->devices = number_of(value, 1, 100000);
+        return true;
+    case RATE:
+        options->rate = number_of(value, 0, 10000000);
+        return true;
+    case RAMP:
+        options->ramp = number_of(value, 0, 1000000);
+        return true;
+    case BATCH:
+        options->batch = number_of(value, 1, 64);
+        return true;
+    case UNDER_WAY:
+        options->under_way = number_of(value, 0, 10000000);
+        return true;
     case WARMUP:
         options->warmup = seconds_of(value);
-        break;
+        return true;
     case SECONDS:
         options->seconds = seconds_of(value);
-        break;
-    case WATCH:
-        if (options->watched_count == COURSE_WATCHED_MAX)
-            course_fail("too many processes to watch");
-        options->watched[options->watched_count++] = (pid_t)number_of(value, 1, 1U << 30);
-        break;
-    case HOLD:
-        options->hold = true;
-        break;
-    case HELP:
-        fputs(help, stdout);
-        exit(0);
+        return true;
     default:
-        fputs(help, stderr);
-        exit(2);
+        return false;
     }
+}
+
+static void add_watched(struct course_options *options, const char *value) {
+    if (options->watched_count == COURSE_WATCHED_MAX)
+        course_fail("too many processes to watch");
+    options->watched[options->watched_count++] = (pid_t)number_of(value, 1, 1U << 30);
+}
+
+static void take_option(struct course_options *options, int id, const char *value) {
+    if (take_flag(options, id) || take_place(options, id, value) || take_amount(options, id, value))
+        return;
+    if (id == WATCH) {
+        add_watched(options, value);
+        return;
+    }
+    fputs(help, id == HELP ? stdout : stderr);
+    exit(id == HELP ? 0 : 2);
 }
 
 void course_begin(struct course *course, int argc, char **argv, const struct course_actor *actor) {

@@ -143,6 +143,45 @@ Test(link, publishes_with_the_highest_qos_that_the_broker_takes) {
     scripted_broker_finish(set.broker);
 }
 
+// The library says that a message is on its way before the call that publishes it has returned. limits are the
+// gateway's; the rig's client may do as it likes.
+static struct set up_with_qos_0(struct scripted_limits limits, const char *changes) {
+    limits.only_qos_0 = true;
+    struct set set = set_with((struct scripted_rule){.client = GATEWAY, .limits = limits});
+    rig_client_start(set.rig);
+    rig_gateway_start(set.rig, changes);
+    return set;
+}
+
+Test(link, result_goes_out_with_qos_0) {
+    struct set set = up_with_qos_0((struct scripted_limits){0}, NULL);
+    int device = rig_tcp(set.rig);
+    device_send(device, report(VAN, 1));
+    expect_report(&set, 1);
+    for (int i = 0; i < 3; i++) {
+        rig_request(set.rig, "command/gw/devices/" VAN, "{\"name\":\"reboot\"}", "answers/17", NULL);
+        device_expect(device, "reboot,0#");
+        device_send(device, "reboot=Success!");
+        scripted_expect_publishes(set.broker, "answers/17", "\"executed\":true", (size_t)i + 1);
+    }
+    rig_expect_counters(set.rig, "outbox: 0 messages");
+    scripted_broker_finish(set.broker);
+}
+
+Test(link, instance_says_with_qos_0_what_is_set_aside) {
+    struct set set =
+        up_with_qos_0((struct scripted_limits){.maximum_packet_size = 1000}, "{'telemetry':'off'}");
+    int device = rig_tcp(set.rig);
+    char points[1300] = "", text[1400];
+    for (int i = 0; i < 40; i++)
+        sprintf(points + strlen(points), "%s6a:db:54:5a:79:%02x,-%d", i > 0 ? "," : "", i, 50 + i);
+    snprintf(text, sizeof text, "MT;7;" VAN ";R1;261125120100+%s+3+3831+2\r\n", points);
+    device_send(device, text);
+    scripted_expect_publishes(set.broker, "trackbus/" INSTANCE, "\"set_aside\":2", 1); // both topics have it
+    report_arrives(&set, 2);
+    scripted_broker_finish(set.broker);
+}
+
 Test(link, publishes_unretained_where_nothing_is_retained) {
     struct set set = up_with_limits((struct scripted_limits){.no_retain = true});
     report_arrives(&set, 1);

@@ -170,6 +170,25 @@ Test(refusals, magicyo_does_not_hear_that_a_report_arrived_that_is_set_aside) {
     rig_finish(rig);
 }
 
+// All of them are refused before anybody waits for them.
+Test(refusals, magicyo_hears_of_none_of_many_reports_that_are_too_large) {
+    struct rig *rig = rig_with_broker("max_packet_size 450\n");
+    rig_gateway_start(rig, "{'telemetry':'off','messages':['devices'],'channels':[{'id':2,'name':'magicyo',"
+                           "'protocol':'magicyo','tcp':'127.0.0.1:0'}]}");
+    static uint8_t bytes[200 * MAGICYO_FRAME_MAX];
+    size_t length = 0, size;
+    uint8_t *position = bytes_unhex("04 00 01 5f5e1000 1a 00f6adfeaa 228b13 02db0f 00f00900c0 000005", &size);
+    for (unsigned id = 1; id <= 200; id++)
+        length += bytes_magicyo(bytes + length, LORRY, 0x03, id, position, size);
+    int lorry = rig_tcp_to(rig, "magicyo");
+    device_send_bytes(lorry, bytes, length);
+    rig_expect(rig, INSTANCE, "{'set_aside':200}");
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x03, 201, position, size));
+    device_expect_closed(lorry); // without an answer
+    free(position);
+    rig_finish(rig);
+}
+
 // Of a relay over UDP only the device whose report is refused begins anew: what another repeats stays a repeat.
 Test(refusals, refused_report_of_a_relay_costs_no_other_device_its_memory) {
     struct rig *rig = rig_with_broker("max_queued_messages 1000\nmessage_size_limit 700\n");
@@ -388,5 +407,6 @@ Test(refusals, end_that_loses_messages_is_a_failure) {
     int code = rig_gateway_wait(rig);
     cr_expect_eq(code, 1, "it ended with %d", code);
     rig_expect_log(rig, "that waited to be written are lost");
+    cr_expect(!rig_log_has(rig, "stay on disk"), "they do not");
     rig->finished = true;
 }
