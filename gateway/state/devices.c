@@ -764,13 +764,30 @@ static void take_identity(struct devices *devices, int64_t id, const json_t *jso
         hear_unknown(devices, id, ident, codec);
 }
 
+// The gateway that has it says which protocol it speaks. Who takes the device over later announces it with that.
+static void hear_identity_elsewhere(struct devices *devices, struct device_state *state, const json_t *json) {
+    const char *ident = json_string_value(json_object_get(json, "ident"));
+    const struct codec *codec =
+        codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
+    if (codec == NULL || codec == state->codec || ident == NULL || strcmp(ident, state->ident) != 0)
+        return;
+    state->codec = codec;
+    announce_anew(devices, state);
+}
+
+static bool is_by_another(const struct devices *devices, const struct mqtt_received *received) {
+    return received->instance != NULL && !bus_is_own(devices->parts.bus, received->instance);
+}
+
 static void hear_identity(struct devices *devices, int64_t id, const char *topic,
                           const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
     json_t *json = json_loadb(received->payload, received->length, 0, NULL);
     if (received->retain)
         take_identity(devices, id, json, is_by_us(devices, id, received));
-    else if (state != NULL)
+    if (!received->retain && state != NULL && is_by_another(devices, received) && !is_here(devices, id))
+        hear_identity_elsewhere(devices, state, json);
+    if (!received->retain && state != NULL)
         compare_identity(devices, state, json, topic, received);
     json_decref(json);
 }
@@ -868,9 +885,12 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
 void devices_take_over(struct devices *devices, const char *client_id) {
     struct device_state *state;
     uint32_t holder = holder_of(client_id);
+    bool announces = devices->parts.config->home_assistant.enabled;
     DL_FOREACH(devices->by_age, state) {
-        if (state->holder != holder || !state->connected || is_here(devices, state->id))
+        if (state->holder != holder || is_here(devices, state->id) ||
+            !(state->connected || (announces && state->elsewhere)))
             continue;
+        state->holder = devices->us;
         state->connected = state->elsewhere = false;
         mark_due(devices, state, STATE_CONNECTED);
         announce_anew(devices, state);

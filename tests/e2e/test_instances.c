@@ -432,3 +432,67 @@ STORY(instances, what_is_no_state_counts_for_nothing) {
     expect_connections(rig, CHANNEL, 0);
     rig_finish(rig);
 }
+
+// --- one that dies while nobody hears it ---
+
+#define VAN_IN_REGISTRY "'devices':[{'ident':'" VAN "','id':" VAN "}]"
+
+static struct rig *two_that_know_the_van(const char *lines) {
+    struct rig *rig = rig_with_broker(lines), *second = rig_beside(rig);
+    rig_gateway_start(rig, "{" VAN_IN_REGISTRY "}");
+    rig_gateway_start(second,
+                      "{'mqtt':{'client_id':'second'},'commands':{'intake':false}," VAN_IN_REGISTRY "}");
+    rig_expect_log(second, ": connected");
+    rig_expect_state(rig);
+    return rig;
+}
+
+// The second one holds the van and dies; the first one was not there to hear that.
+static struct rig *second_died_unseen(void) {
+    struct rig *rig = two_that_know_the_van(NULL);
+    wake(rig->beside, VAN);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "true");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/instance", "\"second\"");
+    rig_gateway_kill(rig);
+    rig_gateway_kill(rig->beside);
+    json_decref(rig_expect_standing_json(rig, "state/gw/instances/second", "{'state':'offline'}"));
+    return rig;
+}
+
+STORY(instances, one_that_starts_later_speaks_for_a_dead_one) {
+    struct rig *rig = second_died_unseen();
+    rig_gateway_start(rig, "{" VAN_IN_REGISTRY "}");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/instance", "\"trackbus\"");
+    rig_finish(rig);
+}
+
+// The first one stood still meanwhile, and lost the broker.
+STORY(instances, one_that_is_back_speaks_for_a_dead_one) {
+    struct rig *rig = two_that_know_the_van("persistence true\n"), *second = rig->beside;
+    wake(second, VAN);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "true");
+    rig_gateway_signal(rig, SIGSTOP);
+    rig_gateway_kill(second);
+    json_decref(rig_expect_standing_json(rig, "state/gw/instances/second", "{'state':'offline'}"));
+    rig_broker_save(rig);
+    rig_broker_fall_back(rig, "persistence true\n");
+    rig_gateway_signal(rig, SIGCONT);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    rig_finish(rig);
+}
+
+// The two that were left when the first one died knew of each other, and neither takes commands in.
+STORY(instances, the_last_one_speaks_for_all_that_are_gone) {
+    struct rig *rig = two_that_know_the_van(NULL);
+    wake(rig, VAN);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "true");
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"online\",\"started\":1}");
+    expect_heard(rig, post_at(rig->beside, CAR)); // and so that there is a third
+    rig_gateway_kill(rig);
+    json_decref(rig_expect_standing_json(rig, INSTANCE, "{'state':'offline'}"));
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"offline\"}");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    rig_gateway_start(rig, NULL);
+    rig_finish(rig);
+}
