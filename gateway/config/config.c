@@ -338,6 +338,7 @@ static void read_rest(struct config *config) {
     const json_t *home_assistant = json_object_get(config->json, "home_assistant");
     size_t i;
     config->telemetry = (enum config_telemetry)choice_of(config->json, "telemetry", telemetry);
+    config->telemetry_interval = (int64_t)integer_of(config->json, "telemetry_interval") * 1000000;
     config->home_assistant.enabled = json_is_true(json_object_get(home_assistant, "enabled"));
     config->home_assistant.prefix = text_of(home_assistant, "prefix");
     config->unknown_devices = (enum config_unknown)choice_of(config->json, "unknown_devices", unknown);

@@ -62,6 +62,7 @@ struct config {
     enum config_unknown unknown_devices;
     bool on_channels, on_devices; // which topics messages are published on
     enum config_telemetry telemetry;
+    int64_t telemetry_interval; // microseconds
     struct {
         bool enabled;
         const char *prefix;

@@ -341,7 +341,7 @@ static void stop(struct gateway *gateway) {
         channel_log_counters(&gateway->channels[i]);
     }
     gateway->drain_until = uv_now(&gateway->loop) + (mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0);
-    state_publish(gateway->state);
+    state_finish(gateway->state);
     wait_until_drained(gateway);
 }
 

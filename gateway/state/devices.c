@@ -31,6 +31,13 @@ enum device_state_part {
     STATE_ALL = 15,
 };
 
+// Which list a device is in, of those that have something due.
+enum waiting {
+    WAITING_FOR_NOTHING,
+    WAITING_FOR_ITS_TURN,   // in due
+    WAITING_FOR_THE_BROKER, // in held
+};
+
 struct device_state {
     int64_t id;
     char ident[CODEC_IDENT_MAX + 1];
@@ -43,9 +50,11 @@ struct device_state {
     struct set_back clock;     // the device's
     bool confirmed;            // it came here, or the broker has said what it retains as "connected"
     bool elsewhere;            // another gateway had it last, and announces it
-    uint32_t holder;       // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
-    uint8_t due;           // of enum device_state_part
-    bool held;             // it waits among the held ones
+    uint32_t holder; // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
+    uint8_t due;     // of enum device_state_part
+    enum waiting waiting;
+    bool rests;            // its telemetry was published within telemetry_interval: values wait
+    int64_t rests_until;   // by clock_ticks()
     uint64_t last;         // number in the outbox of what was published for it last
     uint32_t stated;       // generation in which identity, instance and connected were; 0: never
     uint32_t announced_in; // and what is for Home Assistant
@@ -55,6 +64,7 @@ struct device_state {
     struct home_assistant_announced announced;
     struct device_state *prev, *next;
     struct device_state *prev_due, *next_due;
+    struct device_state *prev_resting, *next_resting;
     UT_hash_handle hh; // by id
 };
 
@@ -71,10 +81,13 @@ struct devices {
     struct device_state *by_age; // in the order in which they were heard, the last at the end (LRU)
     struct device_state *due;    // those with something to publish, the longest first
     struct device_state *held;   // the same, but the broker has not taken yet what was published before
-    uint64_t removed;            // number in the outbox of what was cleared last
-    bool watches_each;           // what others write to telemetry is heard device by device
-    struct claim *claims;        // while we hear what the broker retains
-    size_t unlisted;             // states of devices outside the registry
+    struct device_state
+        *resting;         // those whose telemetry was published within telemetry_interval, the longest first
+    int64_t interval;     // telemetry_interval in microseconds
+    uint64_t removed;     // number in the outbox of what was cleared last
+    bool watches_each;    // what others write to telemetry is heard device by device
+    struct claim *claims; // while we hear what the broker retains
+    size_t unlisted;      // states of devices outside the registry
 };
 
 // --- the table ---
@@ -90,15 +103,23 @@ static struct device_state *find(const struct devices *devices, int64_t id) {
     return state;
 }
 
+// It is due, unless all that it has are values and it rests.
+static void wait_for_turn(struct devices *devices, struct device_state *state) {
+    bool may = state->due != 0 && (state->due != STATE_VALUES || !state->rests);
+    if (!may || state->waiting != WAITING_FOR_NOTHING)
+        return;
+    DL_APPEND2(devices->due, state, prev_due, next_due);
+    state->waiting = WAITING_FOR_ITS_TURN;
+    publisher_wake(devices->parts.publisher);
+}
+
 static void mark_due(struct devices *devices, struct device_state *state, unsigned parts) {
     if (!devices->parts.config->home_assistant.enabled)
         parts &= ~(unsigned)STATE_DISCOVERY;
     if (parts == 0)
         return;
-    if (state->due == 0)
-        DL_APPEND2(devices->due, state, prev_due, next_due);
     state->due |= (uint8_t)parts;
-    publisher_wake(devices->parts.publisher);
+    wait_for_turn(devices, state);
 }
 
 // What was announced is no longer right.
@@ -150,18 +171,23 @@ void devices_link_down(struct devices *devices) {
 
 // --- the table: going ---
 
-// It is in one of two lists while something is due.
 static void leave_list(struct devices *devices, struct device_state *state) {
-    if (state->held)
+    if (state->waiting == WAITING_FOR_THE_BROKER)
         DL_DELETE2(devices->held, state, prev_due, next_due);
-    else
+    else if (state->waiting == WAITING_FOR_ITS_TURN)
         DL_DELETE2(devices->due, state, prev_due, next_due);
-    state->held = false;
+    state->waiting = WAITING_FOR_NOTHING;
+}
+
+static void end_rest(struct devices *devices, struct device_state *state) {
+    if (state->rests)
+        DL_DELETE2(devices->resting, state, prev_resting, next_resting);
+    state->rests = false;
 }
 
 static void forget(struct devices *devices, struct device_state *state) {
-    if (state->due != 0)
-        leave_list(devices, state);
+    leave_list(devices, state);
+    end_rest(devices, state);
     unwatch(devices, state);
     devices->unlisted -= !state->listed;
     DL_DELETE(devices->by_age, state);
@@ -306,6 +332,32 @@ static void identify(struct devices *devices, struct device_state *state, const 
 
 // --- publishing ---
 
+// Telemetry of a device goes out once in telemetry_interval: a change is published at once, and what changes after
+// that when the interval is over, as it then is.
+static void begin_rest(struct devices *devices, struct device_state *state) {
+    if (devices->interval == 0)
+        return;
+    state->rests_until = clock_ticks() + devices->interval;
+    state->rests = true;
+    DL_APPEND2(devices->resting, state, prev_resting, next_resting);
+    publisher_wake(devices->parts.publisher);
+}
+
+// Those that have rested long enough.
+static void wake_rested(struct devices *devices) {
+    int64_t now = devices->resting != NULL ? clock_ticks() : 0;
+    struct device_state *state;
+    while ((state = devices->resting) != NULL && (devices->interval == 0 || state->rests_until <= now)) {
+        end_rest(devices, state);
+        wait_for_turn(devices, state);
+    }
+}
+
+void devices_rest_no_more(struct devices *devices) {
+    devices->interval = 0;
+    wake_rested(devices);
+}
+
 static bool publish_values(struct devices *devices, struct device_state *state) {
     for (struct value *value = NULL; (value = values_next(&state->values, value)) != NULL;) {
         if (value->generation != 0)
@@ -383,16 +435,22 @@ static bool publish_parts(struct devices *devices, struct device_state *state) {
     unsigned due = state->due;
     watch(devices, state);
     publish_statement(devices, state, due);
-    if ((due & STATE_VALUES) != 0 && !publish_values(devices, state))
+    if ((due & STATE_VALUES) != 0 && !state->rests) {
+        if (!publish_values(devices, state))
+            return false;
+        state->due &= (uint8_t)~STATE_VALUES;
+        begin_rest(devices, state);
+    }
+    if ((due & STATE_DISCOVERY) != 0 && !publish_discovery(devices, state))
         return false;
-    state->due &= (uint8_t)~STATE_VALUES;
-    return (due & STATE_DISCOVERY) == 0 || publish_discovery(devices, state);
+    state->due &= (uint8_t)~STATE_DISCOVERY;
+    return true;
 }
 
 static void hold(struct devices *devices, struct device_state *state) {
     DL_DELETE2(devices->due, state, prev_due, next_due);
     DL_APPEND2(devices->held, state, prev_due, next_due);
-    state->held = true;
+    state->waiting = WAITING_FOR_THE_BROKER;
 }
 
 // Not every broker keeps the order of two writes to one topic that are under way at once. So what is due of a
@@ -407,7 +465,7 @@ static bool publish_device(struct devices *devices, struct device_state *state) 
     if (!all)
         return false;
     leave_list(devices, state);
-    state->due = 0;
+    wait_for_turn(devices, state);
     return true;
 }
 
@@ -426,15 +484,16 @@ static void release(struct devices *devices) {
     struct device_state *state;
     while ((state = devices->held) != NULL && bus_has_taken(devices->parts.bus, state->last)) {
         leave_list(devices, state);
-        DL_APPEND2(devices->due, state, prev_due, next_due);
+        wait_for_turn(devices, state);
     }
 }
 
 static bool publish_again(void *context) {
     struct devices *devices = context;
+    wake_rested(devices);
     release(devices);
     publish_due(devices);
-    return devices->due == NULL && devices->held == NULL;
+    return devices->due == NULL && devices->held == NULL && devices->resting == NULL;
 }
 
 void devices_taken(struct devices *devices) {
@@ -1015,6 +1074,7 @@ struct devices *devices_new(const struct devices_parts *parts) {
     struct devices *devices = must_have(calloc(1, sizeof *devices));
     devices->parts = *parts;
     devices->us = holder_of(bus_client_id(parts->bus));
+    devices->interval = parts->config->telemetry_interval;
     take_registry(devices);
     publisher_add(parts->publisher, publish_again, devices);
     return devices;

@@ -67,6 +67,9 @@ void devices_assert_connected(struct devices *devices);
 // Home Assistant) is due again.
 void devices_again(struct devices *devices, const char *topic);
 
+// What waits for telemetry_interval to pass is due now, and nothing waits for it any more.
+void devices_rest_no_more(struct devices *devices);
+
 // Whether to hear device by device what others write to the telemetry of ours. Not after the link was lost.
 void devices_watch_each(struct devices *devices, bool each);
 void devices_link_down(struct devices *devices);

@@ -277,6 +277,11 @@ bool state_publish(struct state *state) {
     return publisher_publish(state->publisher);
 }
 
+void state_finish(struct state *state) {
+    devices_rest_no_more(state->devices);
+    publisher_publish(state->publisher);
+}
+
 void state_publish_instance(struct state *state, bool online) {
     instance_state_publish(state->instance_state, online);
 }

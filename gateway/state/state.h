@@ -65,6 +65,8 @@ void state_roll_call_settled(struct state *state);
 // Publishes all that is due, as far as the broker keeps up. True when nothing is left; false while it is not
 // known what the broker retains from earlier runs.
 bool state_publish(struct state *state);
+// The same for the last time: what waits for telemetry_interval to pass goes out as well.
+void state_finish(struct state *state);
 
 // The state of the instance: at once, past the outbox.
 void state_publish_instance(struct state *state, bool online);

@@ -183,6 +183,59 @@ STORY(telemetry, comes_when_it_changed) {
     rig->finished = true;
 }
 
+// --- how often ---
+
+#define HOURLY "{'telemetry_interval':3600}"
+
+// A black box, in one segment. The first one is published at once, and the last when the interval is over.
+STORY(telemetry, of_what_a_tracker_has_buffered_comes_once) {
+    struct rig *rig = rig_up(NULL);
+    int device = rig_tcp(rig);
+    char reports[50 * 96] = "";
+    for (int i = 0; i < 50; i++)
+        snprintf(reports + strlen(reports), 96,
+                 "MT;6;" VAN ";R0;10+1901091200%02d+22.63827+114.02922+2.14+69+2+%d+1\r\n", i, 3700 + i);
+    device_send(device, reports);
+    rig_expect(rig, BATTERY, "3.749");
+    stop_and_hear(rig);
+    EXPECT_LIVE(rig, BATTERY, "3.7", "3.749");
+    cr_assert(rig_count(rig, "message/gw/devices/" VAN) == 50, "the messages themselves all come");
+    rig->finished = true;
+}
+
+// Who is connected is not telemetry, and what waits is not lost when the gateway stops.
+STORY(telemetry, waits_for_its_interval) {
+    struct rig *rig = rig_up(HOURLY);
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+1");
+    rig_expect(rig, BATTERY, "3.744");
+    say(rig, device, VAN, "R0;10+190109120100+22.63827+114.02922+2.14+69+2+3743+2");
+    say(rig, device, VAN, "R0;10+190109120200+22.63827+114.02922+2.14+69+2+3742+3");
+    say(rig, rig_tcp(rig), CAR, "R0;10+190109120200+22.63827+114.02922+2.14+69+2+3600+3");
+    rig_expect(rig, CAR_STATE "/telemetry/battery.voltage", "3.6");
+    close(device);
+    rig_expect(rig, VAN_STATE "/connected", "false");
+    EXPECT_LIVE(rig, BATTERY, "3.744");
+    stop_and_hear(rig);
+    EXPECT_LIVE(rig, BATTERY, "3.744", "3.742");
+    rig->finished = true;
+}
+
+STORY(telemetry, comes_with_every_report_if_so_configured) {
+    struct rig *rig = rig_up("{'telemetry_interval':0}");
+    int device = rig_tcp(rig);
+    for (int i = 0; i < 4; i++) {
+        char items[96], voltage[16];
+        snprintf(items, sizeof items, "R0;10+19010912000%d+22.63827+114.02922+2.14+69+2+%d+1", i, 3701 + i);
+        snprintf(voltage, sizeof voltage, "3.70%d", 1 + i);
+        say(rig, device, VAN, items);
+        rig_expect(rig, BATTERY, voltage);
+    }
+    stop_and_hear(rig);
+    EXPECT_LIVE(rig, BATTERY, "3.701", "3.702", "3.703", "3.704");
+    rig->finished = true;
+}
+
 // Black boxes: reports that were kept while there was no network come behind the newer ones, in any order.
 STORY(telemetry, is_not_moved_by_an_older_report) {
     struct rig *rig = rig_up(NULL);
