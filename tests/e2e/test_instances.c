@@ -75,6 +75,44 @@ STORY(instances, a_device_does_not_move_on_a_word_of_nobody) {
     rig_finish(rig);
 }
 
+// Clocks that are apart: neither may decide who came later.
+static struct rig *two_apart(const char *clock, const char *clock_beside) {
+    struct rig *rig = rig_with_broker(NULL), *second = rig_beside(rig);
+    rig->clock = clock;
+    second->clock = clock_beside;
+    rig_gateway_start(rig, NULL);
+    rig_expect_state(rig);
+    rig_gateway_start(second, SECOND);
+    rig_expect_log(second, ": connected");
+    return rig;
+}
+
+STORY(instances, a_device_moves_to_one_whose_clock_is_behind) {
+    struct rig *rig = two_apart(NULL, "-5");
+    int before = wake(rig, VAN), device = wake(rig->beside, VAN);
+    device_expect_closed(before);
+    rig_publish(rig, TO_VAN, REBOOT);
+    expect_once(rig, device);
+    expect_steps(rig, VAN, "sent", 1);
+    rig_finish(rig);
+}
+
+// What the first one said comes late to the second, when the device is there already.
+STORY(instances, a_device_moves_from_one_whose_clock_is_ahead) {
+    struct rig *rig = two_apart("+5", NULL);
+    int before, device;
+    rig_broker_freeze(rig);
+    device_send(before = rig_tcp(rig), report(VAN, 1));
+    rig_expect_log(rig, VAN ": identified");
+    device_send(device = rig_tcp(rig->beside), report(VAN, 2));
+    rig_expect_log(rig->beside, VAN ": identified");
+    rig_broker_thaw(rig);
+    device_expect_closed(before);
+    rig_publish(rig, TO_VAN, REBOOT);
+    expect_once(rig, device);
+    rig_finish(rig);
+}
+
 STORY(instances, any_delivers_when_the_device_wakes) {
     struct rig *rig = two_up();
     queue(rig, REBOOT);
