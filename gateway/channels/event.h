@@ -34,7 +34,8 @@ struct said {
 
 // log/gw/devices/{id}/{connected,disconnected}. Other instances read them too, and drop a device that is here
 // now. ident and device say who; peer is where. Nothing is published for a device without an identity.
-struct said event_presence(const struct peer *peer, const char *ident, const struct device *device, bool connected);
+struct said event_presence(const struct peer *peer, const char *ident, const struct device *device,
+                           bool connected);
 
 struct event_error {
     enum event_code code;

@@ -147,6 +147,8 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
     session = find_or_make(peer->parts->sessions, ident, device);
     if (session->tcp == NULL && session->udp == NULL)
         arrive(session, peer);
+    else if (session_any_peer(session)->channel != peer->channel)
+        peer->parts->observer->arrived(peer->parts->observer->context, session, peer->channel);
     enter(session, peer);
     // It is in the session until then, so that its log line says whose connection it was.
     if (old != NULL)

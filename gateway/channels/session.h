@@ -19,12 +19,12 @@ struct place {
 struct session {
     char ident[CODEC_IDENT_MAX + 1];
     struct device device;
-    struct place *tcp;   // its connection, or NULL
-    struct place *udp;   // where it was last heard from over UDP, or NULL
-    int64_t since;       // it has been here, by clock_ticks()
-    struct said said;    // the log entry that says so
-    bool elsewhere;      // it has gone to another gateway
-    bool settled;        // said has come back: what other gateways said before it has been heard
+    struct place *tcp; // its connection, or NULL
+    struct place *udp; // where it was last heard from over UDP, or NULL
+    int64_t since;     // it has been here, by clock_ticks()
+    struct said said;  // the log entry that says so
+    bool elsewhere;    // it has gone to another gateway
+    bool settled;      // said has come back: what other gateways said before it has been heard
     UT_hash_handle by_ident, by_id;
 };
 

@@ -602,3 +602,24 @@ Test(home_assistant, sleeping_device_of_a_gateway_that_is_gone) {
     rig_expect_standing(rig, "state/gw/devices/" VAN "/instance", "\"trackbus\"");
     rig_finish(rig);
 }
+
+#define LORRY_BUTTONS "/homeassistant/button/trackbus_" LORRY "/+/config"
+
+// Its identity and its entities follow it, also when its first connection lives on, and across a restart.
+Test(home_assistant, device_that_moves_to_another_protocol) {
+    struct rig *rig = rig_up(BOTH_PROTOCOLS);
+    device_send(rig_tcp(rig), report(LORRY, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    device_send_hex(rig_tcp_to(rig, "magicyo"), LORRY_POSITIONS);
+    rig_expect_none_retained(rig, LORRY_BUTTONS);
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/" LORRY, "{'protocol_id':2}"));
+    expect_entity(rig, "binary_sensor/connected", "{'device':{'model':'Magicyo'}}");
+    device_send(rig_tcp(rig), report(LORRY, 2));
+    expect_entity(rig, "button/reboot", "{}");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, BOTH_PROTOCOLS);
+    device_send_hex(rig_tcp_to(rig, "magicyo"), LORRY_POSITIONS);
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/" LORRY, "{'protocol_id':2}"));
+    rig_expect_none_retained(rig, LORRY_BUTTONS);
+    rig_finish(rig);
+}
