@@ -1,6 +1,8 @@
 // Log entries; see event.h.
 #include "gateway/channels/event.h"
 
+#include <math.h>
+
 #include "gateway/base/clock.h"
 #include "gateway/base/hex.h"
 
@@ -55,15 +57,23 @@ void event_closed(const struct peer *peer, enum close_code code) {
     publish_connection(peer, entry, "closed");
 }
 
-void event_presence(const struct peer *peer, const char *ident, const struct device *device, bool connected) {
+int64_t event_timestamp(const json_t *entry) {
+    double seconds = json_number_value(json_object_get(entry, "timestamp"));
+    return seconds > 0 && seconds < 1e12 ? llround(seconds * 1e6) : 0;
+}
+
+struct said event_presence(const struct peer *peer, const char *ident, const struct device *device,
+                           bool connected) {
     if (!device->known)
-        return;
+        return (struct said){0};
     json_t *entry = make_entry(peer, connected ? EVENT_CONNECTED : EVENT_DISCONNECTED);
     json_object_set_new(entry, "ident", json_string(ident));
     json_object_set_new(entry, "device_id", json_integer((json_int_t)device->id));
-    bus_publish(peer->parts->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%lld%s",
-                (long long)device->id, connected ? TOPIC_CONNECTED : TOPIC_DISCONNECTED);
+    struct said said = {.timestamp = event_timestamp(entry)};
+    said.number = bus_publish(peer->parts->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%lld%s",
+                              (long long)device->id, connected ? TOPIC_CONNECTED : TOPIC_DISCONNECTED);
     json_decref(entry);
+    return said;
 }
 
 static json_t *packet_of(const uint8_t *bytes, size_t length) {

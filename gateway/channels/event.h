@@ -26,9 +26,16 @@ void event_accepted(const struct peer *peer, unsigned suppressed);
 void event_identified(const struct peer *peer);
 void event_closed(const struct peer *peer, enum close_code code);
 
+// An entry that was published, so that it is known again when the broker gives it back.
+struct said {
+    int64_t timestamp; // its own: microseconds since 1970; 0: nothing was published
+    uint64_t number;   // in the outbox; 0: that was full
+};
+
 // log/gw/devices/{id}/{connected,disconnected}. Other instances read them too, and drop a device that is here
 // now. ident and device say who; peer is where. Nothing is published for a device without an identity.
-void event_presence(const struct peer *peer, const char *ident, const struct device *device, bool connected);
+struct said event_presence(const struct peer *peer, const char *ident, const struct device *device,
+                           bool connected);
 
 struct event_error {
     enum event_code code;
@@ -40,6 +47,9 @@ struct event_error {
     size_t length;
     unsigned suppressed; // as above
 };
+
+// The timestamp of an entry (JSON) in microseconds since 1970; 0 when it has none.
+int64_t event_timestamp(const json_t *entry);
 
 // log/gw/channels/{id}/error
 void event_error(const struct peer *peer, const struct event_error *error);

@@ -22,7 +22,7 @@ struct channel_report {
 // All of it is called on the loop; everything is borrowed for the time of the call.
 struct channel_observer {
     void *context;
-    // A device is here now, on that channel; it is gone (session->elsewhere: to another gateway).
+    // A device is here now, on that channel (also when it was here on another one); it is gone (session->elsewhere: to another gateway).
     void (*arrived)(void *context, const struct session *session, const struct config_channel *channel);
     void (*left)(void *context, const struct session *session);
     void (*reported)(void *context, const struct session *session, const struct channel_report *report);

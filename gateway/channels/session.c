@@ -42,8 +42,7 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     session = must_have(calloc(1, sizeof *session));
     strcpy(session->ident, ident);
     session->device = *device;
-    session->since = clock_now();
-    session->since_ticks = clock_ticks();
+    session->since = clock_ticks();
     if (device->name == ident)
         session->device.name = session->ident;
     HASH_ADD_KEYPTR(by_ident, table->by_ident, session->ident, strlen(session->ident), session);
@@ -51,9 +50,9 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     return session;
 }
 
-static void arrive(const struct session *session, const struct peer *peer) {
+static void arrive(struct session *session, const struct peer *peer) {
     const struct channel_observer *observer = peer->parts->observer;
-    event_presence(peer, session->ident, &session->device, true);
+    session->said = event_presence(peer, session->ident, &session->device, true);
     observer->arrived(observer->context, session, peer->channel);
 }
 
@@ -148,6 +147,8 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
     session = find_or_make(peer->parts->sessions, ident, device);
     if (session->tcp == NULL && session->udp == NULL)
         arrive(session, peer);
+    else if (session_any_peer(session)->channel != peer->channel)
+        peer->parts->observer->arrived(peer->parts->observer->context, session, peer->channel);
     enter(session, peer);
     // It is in the session until then, so that its log line says whose connection it was.
     if (old != NULL)
@@ -184,14 +185,6 @@ void session_tell_heard(struct peer *peer) {
     }
 }
 
-// Microseconds since 1970; INT64_MAX when missing.
-static int64_t time_of(const json_t *entry) {
-    const json_t *timestamp = json_object_get(entry, "timestamp");
-    double seconds = json_is_number(timestamp) ? json_number_value(timestamp) : 1e12;
-    return seconds >= 0 && seconds < 1e12 ? (int64_t)(seconds * 1e6 + 1)
-                                          : INT64_MAX; // a double may be less by one
-}
-
 // The quiet period after its arrival is over: what waits for the device may go out.
 static void settle(const struct channel_parts *parts, struct session *session) {
     if (session->settled)
@@ -208,26 +201,40 @@ static void close_all(struct session *session, enum close_code code) {
         give_up(udp, code);
 }
 
+// Our own entry of this session, and not one of an earlier session.
+static bool is_said(const struct session *session, const json_t *entry) {
+    return session->said.timestamp != 0 && event_timestamp(entry) == session->said.timestamp;
+}
+
+static bool is_over(const struct session *session) {
+    return clock_ticks() - session->since > SETTLE_TIME;
+}
+
+// Whether what comes now stands behind our own entry. That comes with QoS 0 and may be lost: then it is enough that
+// the broker has it, after a while.
+static bool is_behind(const struct channel_parts *parts, const struct session *session) {
+    return session->settled || (is_over(session) && bus_has_taken(parts->bus, session->said.number));
+}
+
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length) {
     struct session *session = session_by_device_id(parts->sessions, device_id);
     if (session == NULL)
         return;
     json_t *json = json_loadb(entry, length, 0, NULL);
     const char *instance = json_string_value(json_object_get(json, "instance"));
-    bool own = bus_is_own(parts->bus, instance), others = instance != NULL && !own;
-    bool late = time_of(json) < session->since; // from before the device came here
+    bool own = bus_is_own(parts->bus, instance), said = own && is_said(session, json);
+    bool moved = instance != NULL && !own && is_behind(parts, session);
     json_decref(json);
-    if (!late && own) {
+    if (said) {
         settle(parts, session);
-    } else if (!late && others) {
+    } else if (moved) {
         session->elsewhere = true;
         close_all(session, CLOSE_SAME_IDENT);
     }
 }
 
 bool session_is_settled(const struct channel_parts *parts, const struct session *session) {
-    return session->settled || !session->device.known || !bus_is_up(parts->bus) ||
-           clock_ticks() - session->since_ticks > SETTLE_TIME;
+    return session->settled || !session->device.known || !bus_is_up(parts->bus) || is_over(session);
 }
 
 // --- a registry that has changed ---
@@ -243,8 +250,7 @@ static void take_identity(struct session_table *table, struct session *session, 
     leave_id(table, session);
     session->device = *device;
     enter_id(table, session);
-    session->since = clock_now();
-    session->since_ticks = clock_ticks();
+    session->since = clock_ticks();
     session->settled = false;
     arrive(session, peer);
 }

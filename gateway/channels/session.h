@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <uthash.h>
 
+#include "gateway/channels/event.h"
 #include "gateway/channels/peer.h"
 
 // A device at a peer. A peer has several when it speaks for several devices, as a relay does.
@@ -18,12 +19,12 @@ struct place {
 struct session {
     char ident[CODEC_IDENT_MAX + 1];
     struct device device;
-    struct place *tcp;   // its connection, or NULL
-    struct place *udp;   // where it was last heard from over UDP, or NULL
-    int64_t since;       // it has been here: microseconds since 1970
-    int64_t since_ticks; // the same by clock_ticks()
-    bool elsewhere;      // it has gone to another gateway
-    bool settled;        // what other gateways said about its commands before it came has been heard
+    struct place *tcp; // its connection, or NULL
+    struct place *udp; // where it was last heard from over UDP, or NULL
+    int64_t since;     // it has been here, by clock_ticks()
+    struct said said;  // the log entry that says so
+    bool elsewhere;    // it has gone to another gateway
+    bool settled;      // said has come back: what other gateways said before it has been heard
     UT_hash_handle by_ident, by_id;
 };
 
@@ -51,9 +52,10 @@ void session_note_heard(struct peer *peer);
 // Tells the observer of all who were heard at peer since the last time.
 void session_tell_heard(struct peer *peer);
 
-// The broker tells of a log entry (JSON) that the device is connected. Our own: what others said about its
-// commands before that has been heard. Another instance's: unless the device connected here later, it
-// is no longer here, and its connections are closed as above. An entry that names no instance is ignored.
+// The broker tells of a log entry (JSON) that the device is connected. Our own: what others said about it before
+// that has been heard. Another instance's behind that: the device is no longer here, and its connections are closed
+// as above. The broker's order alone decides, since two gateways' clocks need not agree. An entry that names no
+// instance is ignored.
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length);
 
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it

@@ -44,11 +44,14 @@ struct device_state {
     char *name;
     int64_t type_id;
     const struct codec *codec; // NULL until it was heard
+    const struct codec *left;  // whose entities may still be at Home Assistant, or NULL
     bool listed;               // in the registry
     bool connected;            // here, or when another gateway has it, there
     int64_t since;             // no report from before it counts (high-water mark): microseconds since 1970
     struct set_back clock;     // the device's
     bool confirmed;            // it came here, or the broker has said what it retains as "connected"
+    bool heard_connected;      // live, in this connection: what is read on another connection may be older
+    bool heard_holder;         // the same
     bool elsewhere;            // another gateway had it last, and announces it
     uint32_t holder; // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
     uint8_t due;     // of enum device_state_part
@@ -165,6 +168,7 @@ void devices_link_down(struct devices *devices) {
     struct device_state *state;
     DL_FOREACH(devices->by_age, state) {
         state->watched = false; // the next connection begins without
+        state->heard_connected = state->heard_holder = false;
     }
     devices->watches_each = false;
 }
@@ -405,6 +409,9 @@ static bool is_ours_to_announce(const struct device_state *state) {
 static bool publish_discovery(const struct devices *devices, struct device_state *state) {
     if (!is_ours_to_announce(state))
         return true;
+    if (!home_assistant_leave_protocol(devices->parts.home_assistant, state->id, state->left, state->codec))
+        return false;
+    state->left = NULL;
     struct home_assistant_device device = {.id = state->id,
                                            .ident = state->ident,
                                            .name = state->name,
@@ -508,6 +515,7 @@ void devices_taken(struct devices *devices) {
 static void take_codec(struct devices *devices, struct device_state *state, const struct codec *codec) {
     if (state->codec == codec)
         return;
+    state->left = state->codec;
     state->codec = codec;
     mark_due(devices, state, STATE_IDENTITY);
     announce_anew(devices, state);
@@ -797,6 +805,10 @@ static void hear_known(struct devices *devices, struct device_state *state, cons
     bool same = strcmp(state->ident, ident) == 0;
     if (same && state->codec == NULL)
         take_codec(devices, state, codec);
+    if (same && earlier && state->codec != codec) { // it spoke another one in an earlier run
+        state->left = codec;
+        announce_anew(devices, state);
+    }
     if (same || !earlier)
         return;
     clearing_begin(devices->parts.clearing, state->id);
@@ -823,13 +835,30 @@ static void take_identity(struct devices *devices, int64_t id, const json_t *jso
         hear_unknown(devices, id, ident, codec);
 }
 
+// The gateway that has it says which protocol it speaks. Who takes the device over later announces it with that.
+static void hear_identity_elsewhere(struct devices *devices, struct device_state *state, const json_t *json) {
+    const char *ident = json_string_value(json_object_get(json, "ident"));
+    const struct codec *codec =
+        codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
+    if (codec == NULL || codec == state->codec || ident == NULL || strcmp(ident, state->ident) != 0)
+        return;
+    state->codec = codec;
+    announce_anew(devices, state);
+}
+
+static bool is_by_another(const struct devices *devices, const struct mqtt_received *received) {
+    return received->instance != NULL && !bus_is_own(devices->parts.bus, received->instance);
+}
+
 static void hear_identity(struct devices *devices, int64_t id, const char *topic,
                           const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
     json_t *json = json_loadb(received->payload, received->length, 0, NULL);
     if (received->retain)
         take_identity(devices, id, json, is_by_us(devices, id, received));
-    else if (state != NULL)
+    if (!received->retain && state != NULL && is_by_another(devices, received) && !is_here(devices, id))
+        hear_identity_elsewhere(devices, state, json);
+    if (!received->retain && state != NULL)
         compare_identity(devices, state, json, topic, received);
     json_decref(json);
 }
@@ -871,6 +900,12 @@ static void hear_connected_of_ours(struct devices *devices, struct device_state 
     correct_connected(devices, state, is_false(received), topic, received);
 }
 
+// Whether it was overtaken by what came live on the main connection, which nothing that is newer misses.
+static bool is_overtaken(bool *heard, const struct mqtt_received *received) {
+    *heard = *heard || !received->retain;
+    return received->retain && *heard;
+}
+
 static void hear_connected(struct devices *devices, int64_t id, const char *topic,
                            const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
@@ -882,6 +917,8 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
     if (!state->confirmed)
         mark_due(devices, state, STATE_DISCOVERY);
     state->confirmed = true;
+    if (is_overtaken(&state->heard_connected, received))
+        return;
     if (here)
         correct_connected(devices, state, is_true(received), topic, received);
     else if (received->length == 0)
@@ -917,9 +954,9 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
     struct device_state *state = find(devices, id);
     json_t *json = json_loadb(received->payload, received->length, JSON_DECODE_ANY, NULL);
     const char *instance = json_string_value(json);
-    if (state != NULL)
+    if (state != NULL && !is_overtaken(&state->heard_holder, received))
         hear_holder_of(devices, state, instance, topic, received);
-    else if (bus_is_own(devices->parts.bus, instance) && received->retain)
+    else if (state == NULL && bus_is_own(devices->parts.bus, instance) && received->retain)
         add_claim(devices, id);
     json_decref(json);
 }
@@ -927,9 +964,12 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
 void devices_take_over(struct devices *devices, const char *client_id) {
     struct device_state *state;
     uint32_t holder = holder_of(client_id);
+    bool announces = devices->parts.config->home_assistant.enabled;
     DL_FOREACH(devices->by_age, state) {
-        if (state->holder != holder || !state->connected || is_here(devices, state->id))
+        if (state->holder != holder || is_here(devices, state->id) ||
+            !(state->connected || (announces && state->elsewhere)))
             continue;
+        state->holder = devices->us;
         state->connected = state->elsewhere = false;
         mark_due(devices, state, STATE_CONNECTED);
         announce_anew(devices, state);

@@ -57,7 +57,8 @@ void devices_all_read(struct devices *devices);
 // The broker has lost what was published in that span: it is due again.
 void devices_restore(struct devices *devices, struct generation_span lost);
 
-// That instance is offline: its devices are connected to nobody, and ours from now on to speak of.
+// That instance is offline: its devices are connected to nobody, and ours from now on to speak of. With Home Assistant
+// also those that sleep, whose entities would depend on it.
 void devices_take_over(struct devices *devices, const char *client_id);
 // Another instance may have done so with ours while we were away: who is here is said again.
 void devices_assert_connected(struct devices *devices);

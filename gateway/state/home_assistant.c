@@ -348,6 +348,26 @@ void home_assistant_remove(const struct home_assistant *home_assistant, int64_t 
     remove_buttons(home_assistant, device_id);
 }
 
+static bool has_own(const struct codec *codec, const struct entity *wanted) {
+    struct entity own;
+    for (size_t i = 0; find_own(codec, i, &own); i++)
+        if (strcmp(own.component, wanted->component) == 0 && strcmp(own.object_id, wanted->object_id) == 0)
+            return true;
+    return false;
+}
+
+bool home_assistant_leave_protocol(const struct home_assistant *home_assistant, int64_t device_id,
+                                   const struct codec *former, const struct codec *now) {
+    struct entity own;
+    for (size_t i = 0; find_own(former, i, &own); i++) {
+        if (has_own(now, &own))
+            continue;
+        if (!bus_keeps_up(home_assistant->bus) || publish(home_assistant, device_id, &own, "", 0) == 0)
+            return false;
+    }
+    return true;
+}
+
 // The node is all that tells: {prefix}/{component}/{node}/{object_id}/config.
 bool home_assistant_topic_id(const struct home_assistant *home_assistant, const char *topic,
                              int64_t *device_id) {

@@ -42,6 +42,11 @@ bool home_assistant_announce(const struct home_assistant *home_assistant,
 // Removes all entities of a device, whenever they were announced.
 void home_assistant_remove(const struct home_assistant *home_assistant, int64_t device_id);
 
+// Removes the entities that only the protocol former has (NULL: none), of a device that speaks now (or NULL). False
+// when the broker does not keep up: it is to be called again.
+bool home_assistant_leave_protocol(const struct home_assistant *home_assistant, int64_t device_id,
+                                   const struct codec *former, const struct codec *now);
+
 // The device that a discovery topic of ours is about. False for any other topic.
 bool home_assistant_topic_id(const struct home_assistant *home_assistant, const char *topic,
                              int64_t *device_id);

@@ -151,6 +151,14 @@ bool instances_any_online(const struct instances *instances) {
     return any_online(instances);
 }
 
+void instances_each_offline(const struct instances *instances,
+                            void (*fn)(void *context, const char *client_id), void *context) {
+    const struct instance *instance;
+    for (instance = instances->by_id; instance != NULL; instance = instance->hh.next)
+        if (!instance->online)
+            fn(context, instance->client_id);
+}
+
 // --- who is told ---
 
 void instances_set_handlers(struct instances *instances, const struct instances_handlers *handlers) {
@@ -230,7 +238,7 @@ static void hear_instance(struct instances *instances, struct instance *instance
     instance->started = started;
     tell_all(instances);
     if (!online && instances->gone != NULL)
-        instances->gone(instances->gone_context, instance->client_id);
+        instances->gone(instances->gone_context);
 }
 
 // One that says nothing we understand has no connections.

@@ -18,7 +18,7 @@ struct instances_handlers {
 };
 
 // Told when an instance that was online is offline.
-typedef void instances_gone_fn(void *context, const char *client_id);
+typedef void instances_gone_fn(void *context);
 
 // intake: this instance takes commands in, and says for all what their channels have together. The bus stays
 // the caller's.
@@ -43,6 +43,10 @@ bool instances_are_known(const struct instances *instances);
 
 // Whether any of the others is online.
 bool instances_any_online(const struct instances *instances);
+
+// Calls fn with the client_id of each of the others that is offline.
+void instances_each_offline(const struct instances *instances,
+                            void (*fn)(void *context, const char *client_id), void *context);
 
 // Whether it is for us to say what all have together.
 bool instances_sum_here(const struct instances *instances);

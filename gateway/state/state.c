@@ -35,10 +35,26 @@ struct state {
     struct generation *generation;
     struct guard *guard;
     enum watching watching;
+    bool settled;                // the broker has said, in this connection, which instances there are
     bool was_offline;            // so the broker said of us when this connection began
     struct state_reader *reader; // or NULL
     uv_timer_t timer;            // runs until reading begins
 };
+
+// --- those that are gone ---
+
+static void take_over_from(void *context, const char *client_id) {
+    struct state *state = context;
+    devices_take_over(state->devices, client_id);
+}
+
+// One of those that are left speaks of the devices of those that are gone, also when nobody saw them go: so this is
+// done once all is known, and whenever one goes after that.
+static void take_over(void *context) {
+    struct state *state = context;
+    if (state->settled && publisher_is_open(state->publisher) && instances_sum_here(state->instances))
+        instances_each_offline(state->instances, take_over_from, state);
+}
 
 // --- what the broker retains from earlier runs ---
 
@@ -50,6 +66,7 @@ static void on_all_read(void *context) {
     struct state *state = context;
     publisher_open(state->publisher);
     devices_all_read(state->devices);
+    take_over(state);
     publisher_publish(state->publisher);
 }
 
@@ -90,7 +107,7 @@ bool state_is_connecting(const struct state *state) {
 // --- what the link reports ---
 
 void state_link_connected(struct state *state) {
-    state->was_offline = false;
+    state->was_offline = state->settled = false;
     generation_connected(state->generation);
     instances_begin(state->instances);
 }
@@ -193,13 +210,6 @@ static void on_all_again(void *context) {
     state_publish_instance(state, true);
 }
 
-// One of those that are left speaks of its devices.
-static void on_gone(void *context, const char *client_id) {
-    struct state *state = context;
-    if (instances_are_known(state->instances) && instances_sum_here(state->instances))
-        devices_take_over(state->devices, client_id);
-}
-
 static void end_watching(struct state *state, const char *all) {
     if (state->watching == WATCHING_ALL)
         state->parts.asker.unsubscribe(state->parts.asker.context, all);
@@ -235,6 +245,8 @@ void state_roll_call_settled(struct state *state) {
     if (state->was_offline && instances_any_online(state->instances))
         devices_assert_connected(state->devices);
     instances_settled(state->instances);
+    state->settled = true;
+    take_over(state);
 }
 
 // --- what the channels report ---
@@ -315,7 +327,7 @@ static void make_publishing(struct state *state) {
                                    state->generation, remove_device, state);
     state->devices = make_devices(state);
     publisher_add(state->publisher, watch, state);
-    instances_when_gone(state->instances, on_gone, state);
+    instances_when_gone(state->instances, take_over, state);
 }
 
 struct state *state_new(const struct state_parts *parts) {

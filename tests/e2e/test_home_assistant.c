@@ -585,3 +585,41 @@ Test(home_assistant, listed_device_of_another_gateway) {
     cr_assert(rig_count(rig, "/homeassistant/button/trackbus_42/reboot/config") == 1);
     rig_finish(rig);
 }
+
+#define LISTED "'devices':[{'ident':'" VAN "','id':" VAN "}]"
+
+// It sleeps, and its entities depend on a gateway that is gone: one that is left announces it.
+Test(home_assistant, sleeping_device_of_a_gateway_that_is_gone) {
+    struct rig *rig = rig_up("{" ENABLED "," LISTED "}"), *second = rig_beside(rig);
+    rig_gateway_start(second,
+                      "{" ENABLED "," LISTED ",'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
+    rig_expect_log(second, ": connected");
+    close(van_that_said(second, report(VAN, 1)));
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    expect_entity(rig, "button/reboot", "{'availability_topic':'trackbus/state/gw/instances/second'}");
+    rig_gateway_kill(second);
+    expect_entity(rig, "button/reboot", "{'availability_topic':'trackbus/state/gw/instances/trackbus'}");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/instance", "\"trackbus\"");
+    rig_finish(rig);
+}
+
+#define LORRY_BUTTONS "/homeassistant/button/trackbus_" LORRY "/+/config"
+
+// Its identity and its entities follow it, also when its first connection lives on, and across a restart.
+Test(home_assistant, device_that_moves_to_another_protocol) {
+    struct rig *rig = rig_up(BOTH_PROTOCOLS);
+    device_send(rig_tcp(rig), report(LORRY, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    device_send_hex(rig_tcp_to(rig, "magicyo"), LORRY_POSITIONS);
+    rig_expect_none_retained(rig, LORRY_BUTTONS);
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/" LORRY, "{'protocol_id':2}"));
+    expect_entity(rig, "binary_sensor/connected", "{'device':{'model':'Magicyo'}}");
+    device_send(rig_tcp(rig), report(LORRY, 2));
+    expect_entity(rig, "button/reboot", "{}");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, BOTH_PROTOCOLS);
+    device_send_hex(rig_tcp_to(rig, "magicyo"), LORRY_POSITIONS);
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/" LORRY, "{'protocol_id':2}"));
+    rig_expect_none_retained(rig, LORRY_BUTTONS);
+    rig_finish(rig);
+}

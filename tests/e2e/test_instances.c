@@ -75,6 +75,44 @@ STORY(instances, a_device_does_not_move_on_a_word_of_nobody) {
     rig_finish(rig);
 }
 
+// Clocks that are apart: neither may decide who came later.
+static struct rig *two_apart(const char *clock, const char *clock_beside) {
+    struct rig *rig = rig_with_broker(NULL), *second = rig_beside(rig);
+    rig->clock = clock;
+    second->clock = clock_beside;
+    rig_gateway_start(rig, NULL);
+    rig_expect_state(rig);
+    rig_gateway_start(second, SECOND);
+    rig_expect_log(second, ": connected");
+    return rig;
+}
+
+STORY(instances, a_device_moves_to_one_whose_clock_is_behind) {
+    struct rig *rig = two_apart(NULL, "-5");
+    int before = wake(rig, VAN), device = wake(rig->beside, VAN);
+    device_expect_closed(before);
+    rig_publish(rig, TO_VAN, REBOOT);
+    expect_once(rig, device);
+    expect_steps(rig, VAN, "sent", 1);
+    rig_finish(rig);
+}
+
+// What the first one said comes late to the second, when the device is there already.
+STORY(instances, a_device_moves_from_one_whose_clock_is_ahead) {
+    struct rig *rig = two_apart("+5", NULL);
+    int before, device;
+    rig_broker_freeze(rig);
+    device_send(before = rig_tcp(rig), report(VAN, 1));
+    rig_expect_log(rig, VAN ": identified");
+    device_send(device = rig_tcp(rig->beside), report(VAN, 2));
+    rig_expect_log(rig->beside, VAN ": identified");
+    rig_broker_thaw(rig);
+    device_expect_closed(before);
+    rig_publish(rig, TO_VAN, REBOOT);
+    expect_once(rig, device);
+    rig_finish(rig);
+}
+
 STORY(instances, any_delivers_when_the_device_wakes) {
     struct rig *rig = two_up();
     queue(rig, REBOOT);
@@ -430,5 +468,69 @@ STORY(instances, what_is_no_state_counts_for_nothing) {
     }
     rig_publish_retained(rig, "state/gw/instances/third", "");
     expect_connections(rig, CHANNEL, 0);
+    rig_finish(rig);
+}
+
+// --- one that dies while nobody hears it ---
+
+#define VAN_IN_REGISTRY "'devices':[{'ident':'" VAN "','id':" VAN "}]"
+
+static struct rig *two_that_know_the_van(const char *lines) {
+    struct rig *rig = rig_with_broker(lines), *second = rig_beside(rig);
+    rig_gateway_start(rig, "{" VAN_IN_REGISTRY "}");
+    rig_gateway_start(second,
+                      "{'mqtt':{'client_id':'second'},'commands':{'intake':false}," VAN_IN_REGISTRY "}");
+    rig_expect_log(second, ": connected");
+    rig_expect_state(rig);
+    return rig;
+}
+
+// The second one holds the van and dies; the first one was not there to hear that.
+static struct rig *second_died_unseen(void) {
+    struct rig *rig = two_that_know_the_van(NULL);
+    wake(rig->beside, VAN);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "true");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/instance", "\"second\"");
+    rig_gateway_kill(rig);
+    rig_gateway_kill(rig->beside);
+    json_decref(rig_expect_standing_json(rig, "state/gw/instances/second", "{'state':'offline'}"));
+    return rig;
+}
+
+STORY(instances, one_that_starts_later_speaks_for_a_dead_one) {
+    struct rig *rig = second_died_unseen();
+    rig_gateway_start(rig, "{" VAN_IN_REGISTRY "}");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/instance", "\"trackbus\"");
+    rig_finish(rig);
+}
+
+// The first one stood still meanwhile, and lost the broker.
+STORY(instances, one_that_is_back_speaks_for_a_dead_one) {
+    struct rig *rig = two_that_know_the_van("persistence true\n"), *second = rig->beside;
+    wake(second, VAN);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "true");
+    rig_gateway_signal(rig, SIGSTOP);
+    rig_gateway_kill(second);
+    json_decref(rig_expect_standing_json(rig, "state/gw/instances/second", "{'state':'offline'}"));
+    rig_broker_save(rig);
+    rig_broker_fall_back(rig, "persistence true\n");
+    rig_gateway_signal(rig, SIGCONT);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    rig_finish(rig);
+}
+
+// The two that were left when the first one died knew of each other, and neither takes commands in.
+STORY(instances, the_last_one_speaks_for_all_that_are_gone) {
+    struct rig *rig = two_that_know_the_van(NULL);
+    wake(rig, VAN);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "true");
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"online\",\"started\":1}");
+    expect_heard(rig, post_at(rig->beside, CAR)); // and so that there is a third
+    rig_gateway_kill(rig);
+    json_decref(rig_expect_standing_json(rig, INSTANCE, "{'state':'offline'}"));
+    rig_publish_retained(rig, "state/gw/instances/third", "{\"state\":\"offline\"}");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
+    rig_gateway_start(rig, NULL);
     rig_finish(rig);
 }
