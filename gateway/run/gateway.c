@@ -437,7 +437,8 @@ static void make_broker(struct gateway *gateway) {
              config->mqtt.client_id);
     gateway->link =
         mqtt_link_new(&gateway->loop, config, gateway->subscriptions.list, gateway->subscriptions.count,
-                      config->commands.intake, will_topic, state_last_will(), &link_handlers, gateway);
+                      config->commands.intake ? MQTT_SESSION_LASTING : MQTT_SESSION_NONE, will_topic,
+                      state_last_will(), &link_handlers, gateway);
     outbox_set_carrier(gateway->outbox, mqtt_link_carrier(gateway->link));
     gateway->bus = bus_new(config->mqtt.topic_prefix, config->mqtt.client_id, gateway->outbox,
                            mqtt_link_carrier(gateway->link));
