@@ -19,6 +19,7 @@
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
+#include "gateway/config/notes.h"
 #include "gateway/run/subscriptions.h"
 #include "gateway/state/rivals.h"
 #include "gateway/state/state.h"
@@ -525,19 +526,8 @@ static size_t free_parts(struct gateway *gateway) {
 
 // --- running ---
 
-static void warn_of_options(const struct config_channel *channel) {
-    const char *const *options = channel->codec->options;
-    for (size_t i = 0; options != NULL && options[i] != NULL; i++)
-        if (channel->options[i] != NULL && strncmp(options[i], "udp_", 4) == 0 && !channel->has_udp)
-            log_warning("channel %s has %s, but no udp", channel->name, options[i]);
-}
-
-static void warn_of_what_is_not_there(const struct config *config) {
-    if (config->mqtt.qos == 0)
-        log_warning(
-            "mqtt.qos is 0: messages that are in flight when the connection to the broker breaks are lost");
-    for (size_t i = 0; i < config->channel_count; i++)
-        warn_of_options(&config->channels[i]);
+static void log_note(void *context, const char *path, const char *problem) {
+    log_warning("%s: %s", path, problem);
 }
 
 // Opens the channels and begins to connect to the broker. Returns 1, and stops, when there is nothing to do.
@@ -583,7 +573,7 @@ int gateway_run(struct config *config) {
         return 1;
     make_parts(&gateway);
     catch_signals(&gateway);
-    warn_of_what_is_not_there(config);
+    config_notes(config, log_note, NULL);
     gate_allow_connections(gateway.gate, config->limits.connections);
     int code = begin(&gateway);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
