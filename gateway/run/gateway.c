@@ -565,6 +565,7 @@ static void take_config(struct gateway *gateway, struct config *config) {
 int gateway_run(struct config *config) {
     static struct gateway gateway;
     log_setup(config->log_level, config->log_format, config->worker);
+    config_notes(config, log_note, NULL); // the registry then takes the devices
     take_config(&gateway, config);
     uv_loop_init(&gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.drain_timer);
@@ -573,7 +574,6 @@ int gateway_run(struct config *config) {
         return 1;
     make_parts(&gateway);
     catch_signals(&gateway);
-    config_notes(config, log_note, NULL);
     gate_allow_connections(gateway.gate, config->limits.connections);
     int code = begin(&gateway);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
