@@ -158,6 +158,49 @@ Test(readme, table_of_the_configuration_is_the_schema) {
     free(table);
 }
 
+// --- log entries ---
+
+static void expect_row(const char *page, const char *begin) {
+    char row[64];
+    snprintf(row, sizeof row, "\n| %s |", begin);
+    cr_assert(strstr(page, row) != NULL, "gateway/README.md: no row '%s'", row + 1);
+}
+
+// Each number that the file gives to a name that begins with this: "EVENT_ACCEPTED = 100,".
+static size_t expect_codes(const char *page, const char *file, const char *name) {
+    static char text[32768];
+    char pattern[64], code[8];
+    size_t count = 0;
+    int end;
+    FILE *source = fopen(file, "r");
+    cr_assert(source != NULL, "%s", file);
+    text[fread(text, 1, sizeof text - 1, source)] = '\0';
+    fclose(source);
+    snprintf(pattern, sizeof pattern, "%s%%*[A-Z_]%%*[] ]=%%*[ ]%%7[0-9]%%n", name);
+    for (const char *at = text; (at = strstr(at, name)) != NULL; at++) {
+        end = 0;
+        if (sscanf(at, pattern, code, &end) != 1 || strcmp(code, "0") == 0)
+            continue;
+        expect_row(page, code);
+        count++;
+    }
+    return count;
+}
+
+// Those of connections and devices, and those of commands; and what a codec says of bytes.
+Test(readme, the_codes_of_log_entries_are_explained) {
+    const char *page = page_find("gateway/README.md")->text;
+    cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/channels/event.h", "EVENT_"), 8);
+    cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/commands/voice.c", "COMMAND_"), 5);
+    expect_codes(page, TEST_ROOT "/gateway/channels/close_code.h", "CLOSE_");
+    for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++) {
+        char span[64];
+        snprintf(span, sizeof span, "`%s`", codec_verdict_name((enum codec_verdict)verdict));
+        cr_assert(strstr(page, span) != NULL, "gateway/README.md does not explain %s", span);
+    }
+    cr_assert(strstr(page, "`JUNK`") != NULL);
+}
+
 // --- links, and files that are named ---
 
 // The part of path that names the folder, with its slash.

@@ -14,7 +14,8 @@
 #include "gateway/broker/protocol_version.h"
 
 #define KEEPALIVE       30         // seconds
-#define SESSION_EXPIRY  604800     // seconds that the broker keeps commands for a gateway that is away
+#define SESSION_LASTING 604800     // seconds that the broker keeps commands for a gateway that is away
+#define SESSION_BRIEF   3600       // seconds
 #define WILL_DELAY      1          // seconds; some brokers never send the Last Will at 0
 #define PACKET_SIZE_MAX (1U << 20) // bytes of what we take in
 #define PROBE_TIME      5000       // milliseconds that an address may take to answer
@@ -57,11 +58,23 @@ static void set_options(struct mosquitto *client, const struct link_attempt *att
     mosquitto_int_option(client, MOSQ_OPT_TCP_NODELAY, 1);
 }
 
+// Seconds that the broker keeps the session; with MQTT 3.1.1, which knows no time, whether it does.
+static uint32_t session_time(const struct link_attempt *attempt) {
+    switch (attempt->session) {
+    case MQTT_SESSION_LASTING:
+        return SESSION_LASTING;
+    case MQTT_SESSION_BRIEF:
+        return attempt->version == MQTT_5 ? SESSION_BRIEF : 0;
+    default:
+        return 0;
+    }
+}
+
 struct mosquitto *link_client_new(const struct link_attempt *attempt, int *result) {
     const struct config *config = attempt->config;
     // Without a clean start, what came while we were away is delivered.
     struct mosquitto *client =
-        must_have(mosquitto_new(config->mqtt.client_id, !attempt->persistent, attempt->context));
+        must_have(mosquitto_new(config->mqtt.client_id, session_time(attempt) == 0, attempt->context));
     set_options(client, attempt);
     *result = mosquitto_username_pw_set(client, config->mqtt.username, config->mqtt.password);
     if (*result == MOSQ_ERR_SUCCESS)
@@ -117,8 +130,8 @@ static mosquitto_property *connect_properties(const struct link_attempt *attempt
     if (attempt->version != MQTT_5)
         return NULL;
     mosquitto_property_add_int32(&properties, MQTT_PROP_MAXIMUM_PACKET_SIZE, PACKET_SIZE_MAX);
-    if (attempt->persistent)
-        mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, SESSION_EXPIRY);
+    if (session_time(attempt) > 0)
+        mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, session_time(attempt));
     return properties;
 }
 

@@ -5,13 +5,14 @@
 #include <stdbool.h>
 
 #include "gateway/broker/link_cause.h"
+#include "gateway/broker/mqtt.h"
 #include "gateway/config/config.h"
 
 struct link_attempt {
     const struct config *config;
     struct broker_address address;
     int version; // of MQTT
-    bool persistent;
+    enum mqtt_session session;
     const char *will_topic, *will_payload; // or NULL
     bool will_retained;
     int will_qos;

@@ -8,6 +8,10 @@
 // client_id as the user property "instance".
 enum mqtt_retain { MQTT_NOT_RETAINED, MQTT_RETAINED, MQTT_RETAINED_SIGNED };
 
+// What the broker keeps of a connection that is gone: nothing; for an hour, with MQTT 5 and until we say goodbye, what
+// comes for the subscriptions; or that for a week, whatever the version.
+enum mqtt_session { MQTT_SESSION_NONE, MQTT_SESSION_BRIEF, MQTT_SESSION_LASTING };
+
 struct mqtt_subscription {
     char *filter;
     int qos;

@@ -41,6 +41,7 @@
 #define CLOSE_TIME              500 // milliseconds that the broker is given to close the connection at the end
 #define READ_PACKETS            256 // packets to read or write in one turn
 #define AT_ONCE                 50  // milliseconds until another broker or version is tried
+#define SOMEBODY_WAITS          200 // milliseconds until the next attempt
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -48,7 +49,7 @@ struct mqtt_link {
     uv_loop_t *loop;
     const struct config *config;
     char *name; // for the log
-    bool persistent;
+    enum mqtt_session session;
     char *will_topic, *will_payload;
     const struct mqtt_link_handlers *handlers;
     void *context;
@@ -64,14 +65,15 @@ struct mqtt_link {
     bool by_us;      // we broke it, or the broker for a reason that no message has
     int result;      // of the library's call that broke it
     char why[CAUSE_MAX];
-    bool explained;    // the broker was heard, or the cause is known: no silence
-    bool at_once;      // the next attempt
-    bool sent_away;    // to another broker, which is not known
-    bool speaks_plain; // the broker, when TLS was tried
-    bool tls_said;     // the log has why TLS failed
-    bool rival_said;   // in the log
-    bool resumed;      // the session, on this connection
-    bool next_is_dup;  // the message that the library passes on next
+    char said[CAUSE_MAX]; // the last cause in the log, of a link that tries so often
+    bool explained;       // the broker was heard, or the cause is known: no silence
+    bool at_once;         // the next attempt
+    bool sent_away;       // to another broker, which is not known
+    bool speaks_plain;    // the broker, when TLS was tried
+    bool tls_said;        // the log has why TLS failed
+    bool rival_said;      // in the log
+    bool resumed;         // the session, on this connection
+    bool next_is_dup;     // the message that the library passes on next
     struct backoff backoff;
     struct subscriber *subscriber;
     struct broker_limits limits; // of this connection
@@ -198,8 +200,11 @@ static void on_retry(uv_timer_t *timer) {
     attempt(timer->data);
 }
 
-static void log_retry(const struct mqtt_link *link, unsigned delay) {
+static void log_retry(struct mqtt_link *link, unsigned delay) {
     int length = (int)strlen(link->why);
+    if (delay == SOMEBODY_WAITS && strcmp(link->said, link->why) == 0)
+        return;
+    snprintf(link->said, sizeof link->said, "%s", link->why);
     length -= length > 0 && link->why[length - 1] == '.'; // the library's sentences end with one
     if (delay == AT_ONCE)
         log_warning("%s: %.*s; retrying at once", link->name, length, link->why);
@@ -234,6 +239,8 @@ static unsigned next_delay(struct mqtt_link *link, bool was_up) {
         return AT_ONCE;
     if ((!was_up || link->sent_away) && broker_route_failed(&link->route))
         return AT_ONCE;
+    if (link->session == MQTT_SESSION_BRIEF)
+        return SOMEBODY_WAITS;
     return backoff_delay(&link->backoff, (unsigned)rand());
 }
 
@@ -349,6 +356,7 @@ static void say_what_does_not_work(struct mqtt_link *link) {
 
 static void become_up(struct mqtt_link *link) {
     link->state = UP;
+    *link->said = '\0';
     backoff_up(&link->backoff, uv_now(link->loop));
     broker_route_worked(&link->route);
     // It has no more to say than what the calls return, and would format a line for each packet. What the broker
@@ -586,7 +594,7 @@ static void choose_broker(struct mqtt_link *link) {
         (struct link_attempt){.config = link->config,
                               .address = broker_address_copy(&broker->address),
                               .version = protocol_version_next(&broker->version, uv_now(link->loop)),
-                              .persistent = link->persistent,
+                              .session = link->session,
                               .will_topic = link->will_topic,
                               .will_payload = link->will_payload,
                               .will_retained = !broker->will_unretained,
@@ -728,14 +736,14 @@ static void init_handles(struct mqtt_link *link) {
 
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                                 const struct mqtt_subscription *subscriptions, size_t subscription_count,
-                                bool persistent, const char *will_topic, const char *will_payload,
+                                enum mqtt_session session, const char *will_topic, const char *will_payload,
                                 const struct mqtt_link_handlers *handlers, void *context) {
     struct mqtt_link *link = must_have(calloc(1, sizeof *link));
     mosquitto_lib_init();
     *link = (struct mqtt_link){
         .loop = loop,
         .config = config,
-        .persistent = persistent,
+        .session = session,
         .will_topic = will_topic != NULL ? must_have(strdup(will_topic)) : NULL,
         .will_payload = will_topic != NULL ? must_have(strdup(will_payload)) : NULL,
         .handlers = handlers,
@@ -853,7 +861,11 @@ static void await_close(int handle) {
 
 static void say_goodbye(struct mqtt_link *link) {
     int handle = link->will_topic != NULL ? fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0) : -1;
-    mosquitto_disconnect_v5(link->client, MQTT_RC_NORMAL_DISCONNECTION, NULL);
+    mosquitto_property *properties = NULL;
+    if (link->session == MQTT_SESSION_BRIEF && link->attempt.version == MQTT_5)
+        mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, 0);
+    mosquitto_disconnect_v5(link->client, MQTT_RC_NORMAL_DISCONNECTION, properties);
+    mosquitto_property_free_all(&properties);
     mosquitto_loop_write(link->client, READ_PACKETS);
     if (handle >= 0)
         await_close(handle);

@@ -38,12 +38,12 @@ struct mqtt_link_handlers {
 
 struct mqtt_link;
 
-// With persistent set the broker keeps the session, and what comes for the subscriptions, while we are away.
+// With a brief session somebody waits for an answer: connecting is tried again after a moment, each time.
 // will_topic and will_payload are the Last Will, retained; NULL for none. The subscriptions (at least one)
 // and config must stay, the texts are copied.
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                                 const struct mqtt_subscription *subscriptions, size_t subscription_count,
-                                bool persistent, const char *will_topic, const char *will_payload,
+                                enum mqtt_session session, const char *will_topic, const char *will_payload,
                                 const struct mqtt_link_handlers *handlers, void *context);
 
 void mqtt_link_start(struct mqtt_link *link);

@@ -1,16 +1,20 @@
 // trackbus check: is a configuration valid?
 #include <getopt.h> // optind
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "gateway/cli/cli.h"
+#include "gateway/cli/trial.h"
 #include "gateway/config/config.h"
+#include "gateway/config/notes.h"
 
 static const char help[] =
     "trackbus check -c FILE\n"
     "\n"
     "Checks a configuration, with the environment variables that 'run' would use. Prints one line per\n"
-    "fault: its JSON path, what is there and what was expected. A note names what is configured and\n"
-    "cannot work.\n"
+    "fault: its JSON path, what is there and what was expected. Also tries what 'run' will need: to write\n"
+    "the store, to read the files, to bind the ports, all as the user that runs the check. A note names\n"
+    "what is valid and yet does not work, or hardly as it is meant.\n"
     "\n"
     "Exit codes: 0 no faults, 1 faults, 2 wrong usage.\n";
 
@@ -24,17 +28,8 @@ static int read_options(int argc, char **argv, const char **file) {
     return *file == NULL ? cli_usage_fault(argv[0], "which configuration? -c is missing") : -1;
 }
 
-// What MQTT 3.1.1 has no place for.
-static void print_notes(const struct config *config) {
-    if (config->mqtt.version != MQTT_VERSION_3_1_1)
-        return;
-    if (config->commands.intake)
-        puts("note: $.mqtt.version: \"3.1.1\" has no response topics: results of commands are in the log "
-             "entries "
-             "only");
-    puts("note: $.mqtt.version: \"3.1.1\" has no user properties: messages and state come without any");
-    puts("note: $.mqtt.version: \"3.1.1\" cannot bound what the broker sends: set the largest message there "
-         "(Mosquitto: message_size_limit)");
+static void print_note(void *file, const char *path, const char *problem) {
+    fprintf(file, "note: %s: %s\n", path, problem);
 }
 
 int cli_check(int argc, char **argv) {
@@ -43,10 +38,14 @@ int cli_check(int argc, char **argv) {
     if (code >= 0)
         return code;
     struct config *config = config_load(file, cli_print_fault, stdout);
-    if (config == NULL)
-        return 1;
-    printf("%s is valid: %zu channels, %zu devices\n", file, config->channel_count, config->devices->count);
-    print_notes(config);
+    bool valid = config != NULL && trial_run(config, cli_print_fault, print_note, stdout) == 0;
+    if (valid)
+        printf("%s is valid for the user %s: %zu channels, %zu devices\n", file, trial_user(),
+               config->channel_count, config->devices->count);
+    else
+        fprintf(stderr, "trackbus check: not valid, checked as the user %s\n", trial_user());
+    if (config != NULL)
+        config_notes(config, print_note, stdout);
     config_free(config);
-    return 0;
+    return valid ? 0 : 1;
 }

@@ -7,19 +7,21 @@
 #include "gateway/cli/cli.h"
 #include "schema/schemas.h"
 
-static const char help[] = "trackbus: a gateway between GPS trackers and MQTT\n"
-                           "\n"
-                           "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
-                           "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
-                           "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
-                           "  trackbus store list|resend|drop        what the broker did not take\n"
-                           "  trackbus check -c FILE                 check a configuration\n"
-                           "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
-                           "  trackbus encode -p PROTOCOL COMMAND    print the bytes of a command\n"
-                           "  trackbus describe fields|commands|protocols\n"
-                           "  trackbus help [COMMAND], version       also --help, -h and --version\n"
-                           "\n"
-                           "Exit codes: 0 done, 1 something in the input was wrong, 2 wrong usage.\n";
+static const char help[] =
+    "trackbus: a gateway between GPS trackers and MQTT\n"
+    "\n"
+    "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
+    "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
+    "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
+    "  trackbus store list|resend|drop        what the broker did not take\n"
+    "  trackbus check -c FILE                 check a configuration\n"
+    "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
+    "  trackbus encode -p PROTOCOL COMMAND    print the bytes of a command\n"
+    "  trackbus describe fields|commands|protocols\n"
+    "  trackbus help [COMMAND], version       also --help, -h and --version\n"
+    "\n"
+    "Exit codes: 0 done, 1 something in the input was wrong, 2 wrong usage; of send also 3: how the\n"
+    "command ends is not known.\n";
 
 static const struct subcommand {
     const char *name;

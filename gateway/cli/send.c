@@ -24,13 +24,14 @@ static const char help[] =
     "\n"
     "  -c, --config FILE   the gateway's configuration; only mqtt, devices and log are used. Without it,\n"
     "                      defaults are used\n"
-    "  -w, --wait SECONDS  how long to wait for the end, 60 unless given; the command itself waits for its\n"
-    "                      device as long as its ttl says\n"
+    "  -w, --wait SECONDS  how long to wait for the end, 60 unless given, 0 not at all; the command itself\n"
+    "                      waits for its device as long as its ttl says\n"
     "\n"
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD and\n"
     "TRACKBUS_TOPIC_PREFIX override the file.\n"
     "\n"
-    "Exit codes: 0 executed, 1 failed or not published, 2 wrong usage, 3 still waiting.\n";
+    "Exit codes: 0 executed, 1 failed or not published, 2 wrong usage, 3 still waiting, or not known\n"
+    "because the connection broke.\n";
 
 struct request {
     const char *file; // of the configuration, or NULL
@@ -82,6 +83,18 @@ static int read_arguments(int argc, char **argv, struct request *request) {
     return -1;
 }
 
+static bool is_command(const json_t *command) {
+    const char *name = json_string_value(json_object_get(command, "name"));
+    const json_t *meta = json_object_get(command, "meta");
+    if (name == NULL || *name == '\0')
+        cli_usage_fault("send", "a command is a JSON object with a name");
+    else if (meta != NULL && !json_is_object(meta))
+        cli_usage_fault("send", "the meta of a command is a JSON object");
+    else
+        return true;
+    return false;
+}
+
 // What the gateway would not understand is not published at all.
 static json_t *read_commands(const struct request *request) {
     char *reason = NULL;
@@ -89,10 +102,8 @@ static json_t *read_commands(const struct request *request) {
     const json_t *command;
     size_t i;
     json_array_foreach(commands, i, command) {
-        const json_t *meta = json_object_get(command, "meta");
-        if (json_is_object(command) && (meta == NULL || json_is_object(meta)))
+        if (is_command(command))
             continue;
-        cli_usage_fault("send", "a command is a JSON object, and its meta one too");
         json_decref(commands);
         return NULL;
     }

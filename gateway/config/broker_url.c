@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 
 #define HOST_MAX    256 // bytes
 #define PLAIN_PORT  1883
@@ -57,6 +58,14 @@ bool broker_url_parse_reference(const char *text, const struct broker_address *f
         return true;
     const char *rest = read_host(first, host, &port);
     return finish(rest, host, from->tls, port, address);
+}
+
+char *broker_url_masked(const char *url) {
+    const char *scheme = strstr(url, "://"), *end = strrchr(url, '@');
+    const char *user = scheme != NULL ? scheme + 3 : url;
+    const char *colon = end != NULL && user < end ? memchr(user, ':', (size_t)(end - user)) : NULL;
+    return colon != NULL ? text_format("%.*s***%s", (int)(colon + 1 - url), url, end)
+                         : must_have(strdup(url));
 }
 
 struct broker_address broker_address_copy(const struct broker_address *address) {

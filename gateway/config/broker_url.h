@@ -17,5 +17,9 @@ bool broker_url_parse(const char *url, struct broker_address *address);
 bool broker_url_parse_reference(const char *text, const struct broker_address *from,
                                 struct broker_address *address);
 
+// A URL of the configuration as people may see it: without the password that somebody wrote into it. For the caller to
+// free.
+char *broker_url_masked(const char *url);
+
 struct broker_address broker_address_copy(const struct broker_address *address);
 bool broker_address_equals(const struct broker_address *one, const struct broker_address *other);

@@ -3,42 +3,24 @@
 
 #include <errno.h>
 #include <netinet/in.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "gateway/base/address.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/config/faults.h"
+#include "gateway/config/prune.h"
+#include "gateway/config/rules.h"
 #include "schema/json_schema.h"
 #include "schema/schemas.h"
 #include "schema/utf8.h"
 
 #define OPTION_LENGTH_MAX 255 // characters
-
-struct loading {
-    config_fault_fn *fault;
-    void *context;
-    unsigned faults;
-};
-
-__attribute__((format(printf, 3, 4))) static void add_fault(struct loading *loading, const char *path,
-                                                            const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    char *problem = text_vformat(format, arguments);
-    va_end(arguments);
-    loading->faults++;
-    loading->fault(loading->context, path, problem);
-    free(problem);
-}
-
-static void on_schema_fault(void *context, const char *path, const char *problem) {
-    add_fault(context, path, "%s", problem);
-}
 
 static const char *text_of(const json_t *object, const char *key) {
     return json_string_value(json_object_get(object, key));
@@ -56,20 +38,24 @@ static int choice_of(const json_t *object, const char *key, const char *const *n
     return choice;
 }
 
-static void add_json_fault(struct loading *loading, const char *file, const char *path, json_error_t *error) {
-    utf8_mend(error->text); // jansson quotes the file and may cut the quote anywhere
+static void add_json_fault(struct faults *faults, const char *file, const char *path, json_error_t *error) {
+    static const char near[] = " near '", duplicate[] = "duplicate object key";
+    char *quote = strstr(error->text, near); // of the file, which may be a password; a key is none
+    if (quote != NULL && strncmp(error->text, duplicate, strlen(duplicate)) != 0)
+        *quote = '\0';
+    utf8_mend(error->text); // the quote may be cut anywhere
     if (error->line < 0)
-        add_fault(loading, path, "%s", error->text);
+        faults_add(faults, path, "%s", error->text);
     else
-        add_fault(loading, path, "%s, line %d, column %d: %s, expected JSON", file, error->line,
-                  error->column, error->text);
+        faults_add(faults, path, "%s, line %d, column %d: %s, expected JSON", file, error->line,
+                   error->column, error->text);
 }
 
-static json_t *load_json(struct loading *loading, const char *file, const char *path) {
+static json_t *load_json(struct faults *faults, const char *file, const char *path) {
     json_error_t error;
     json_t *json = json_load_file(file, JSON_REJECT_DUPLICATES, &error);
     if (json == NULL)
-        add_json_fault(loading, file, path, &error);
+        add_json_fault(faults, file, path, &error);
     return json;
 }
 
@@ -102,16 +88,16 @@ static void apply_environment(json_t *json) {
 
 // --- what a schema cannot say ---
 
-static void read_address(struct loading *loading, const json_t *channel, const char *key, size_t index,
+static void read_address(struct faults *faults, const json_t *channel, const char *key, size_t index,
                          struct sockaddr_storage *address, bool *present) {
     const char *text = text_of(channel, key);
     char path[48];
     *present = text != NULL;
     snprintf(path, sizeof path, "$.channels[%zu].%s", index, key);
     if (text != NULL && !address_parse(text, address))
-        add_fault(loading, path,
-                  "is \"%s\", expected HOST:PORT with a numeric host, such as 0.0.0.0:7700 or [::]:7700",
-                  text);
+        faults_add(faults, path,
+                   "is \"%s\", expected HOST:PORT with a numeric host, such as 0.0.0.0:7700 or [::]:7700",
+                   text);
 }
 
 static void known_protocols(char *list, size_t capacity) {
@@ -123,7 +109,7 @@ static void known_protocols(char *list, size_t capacity) {
 }
 
 // Takes the options of the channel's codec; the others' are faults.
-static void read_options(struct loading *loading, struct config_channel *channel, const json_t *json,
+static void read_options(struct faults *faults, struct config_channel *channel, const json_t *json,
                          const char *path) {
     for (size_t c = 0; channel->codec != NULL && codec_at(c) != NULL; c++)
         for (size_t i = 0; codec_at(c)->options != NULL && codec_at(c)->options[i] != NULL; i++) {
@@ -132,61 +118,64 @@ static void read_options(struct loading *loading, struct config_channel *channel
             if (place >= 0)
                 channel->options[place] = text_of(json, name);
             else if (text_of(json, name) != NULL)
-                add_fault(loading, path, "has %s, which the protocol %s does not know", name,
-                          channel->codec->name);
+                faults_add(faults, path, "has %s, which the protocol %s does not know", name,
+                           channel->codec->name);
         }
 }
 
-static void read_channel(struct loading *loading, struct config *config, const json_t *json, size_t index) {
+static void read_channel(struct faults *faults, struct config *config, const json_t *json, size_t index) {
     struct config_channel *channel = &config->channels[index];
     const char *protocol = text_of(json, "protocol");
     char path[48], list[256];
     *channel = (struct config_channel){
         .id = json_schema_integer(json_object_get(json, "id")),
         .name = text_of(json, "name") != NULL ? text_of(json, "name") : protocol,
-        .codec = codec_find(protocol),
+        .codec = protocol != NULL ? codec_find(protocol) : NULL,
     };
     snprintf(path, sizeof path, "$.channels[%zu]", index);
-    if (channel->codec == NULL) {
+    if (channel->codec == NULL && protocol != NULL) {
         known_protocols(list, sizeof list);
-        add_fault(loading, path, "has the protocol \"%s\", expected %s", protocol, list);
+        faults_add(faults, path, "has the protocol \"%s\", expected %s", protocol, list);
     }
-    read_options(loading, channel, json, path);
-    read_address(loading, json, "tcp", index, &channel->tcp, &channel->has_tcp);
-    read_address(loading, json, "udp", index, &channel->udp, &channel->has_udp);
-    for (size_t i = 0; i < index; i++)
-        if (config->channels[i].id == channel->id)
-            add_fault(loading, path, "has the id %lld, which channels[%zu] already has",
-                      (long long)channel->id, i);
+    read_options(faults, channel, json, path);
+    read_address(faults, json, "tcp", index, &channel->tcp, &channel->has_tcp);
+    read_address(faults, json, "udp", index, &channel->udp, &channel->has_udp);
 }
 
-static void read_channels(struct loading *loading, struct config *config) {
+static void read_channels(struct faults *faults, struct config *config) {
     const json_t *channels = json_object_get(config->json, "channels");
     config->channel_count = json_array_size(channels);
     config->channels = must_have(calloc(config->channel_count + 1, sizeof *config->channels));
     for (size_t i = 0; i < config->channel_count; i++)
-        read_channel(loading, config, json_array_get(channels, i), i);
+        read_channel(faults, config, json_array_get(channels, i), i);
 }
 
-static void read_url(struct loading *loading, struct config *config, const char *url, const char *path) {
+static void add_url_fault(struct faults *faults, const char *url, const char *path) {
+    char *masked = broker_url_masked(url);
+    faults_add(faults, path, "is \"%s\", expected mqtt://HOST:PORT or mqtts://HOST:PORT%s", masked,
+               strchr(url, '@') != NULL ? "; user and password are mqtt.username and mqtt.password" : "");
+    free(masked);
+}
+
+static void read_url(struct faults *faults, struct config *config, const char *url, const char *path) {
     struct broker_address *address = &config->mqtt.brokers[config->mqtt.broker_count];
     if (broker_url_parse(url, address))
         config->mqtt.broker_count++;
     else
-        add_fault(loading, path, "is \"%s\", expected mqtt://HOST:PORT or mqtts://HOST:PORT", url);
+        add_url_fault(faults, url, path);
 }
 
 // One URL, or a list of them.
-static void read_urls(struct loading *loading, struct config *config, const json_t *urls) {
+static void read_urls(struct faults *faults, struct config *config, const json_t *urls) {
     size_t i;
     json_t *url;
     config->mqtt.brokers = must_have(calloc(json_array_size(urls) + 1, sizeof *config->mqtt.brokers));
     if (json_is_string(urls))
-        read_url(loading, config, json_string_value(urls), "$.mqtt.url");
+        read_url(faults, config, json_string_value(urls), "$.mqtt.url");
     json_array_foreach(urls, i, url) {
         char path[48];
         snprintf(path, sizeof path, "$.mqtt.url[%zu]", i);
-        read_url(loading, config, json_string_value(url), path);
+        read_url(faults, config, json_string_value(url), path);
     }
     config->mqtt.host = config->mqtt.brokers[0].host;
     config->mqtt.port = config->mqtt.brokers[0].port;
@@ -198,33 +187,51 @@ static void free_brokers(struct config *config) {
     free(config->mqtt.brokers);
 }
 
-static void read_password_file(struct loading *loading, struct config *config, const char *path) {
+// The first line of a file, for the caller to free, and what is wrong with it, or NULL.
+static char *read_line(const char *path, const char **wrong) {
     FILE *file = fopen(path, "r");
+    char *line = NULL;
     size_t capacity = 0;
-    ssize_t length = file != NULL ? getline(&config->password_text, &capacity, file) : -1;
-    if (file == NULL)
-        add_fault(loading, "$.mqtt.password_file", "is \"%s\", which cannot be read: %s", path,
-                  strerror(errno));
-    else if (length < 0)
-        add_fault(loading, "$.mqtt.password_file", "is \"%s\", which is empty, expected the password in it",
-                  path);
-    else
-        config->password_text[strcspn(config->password_text, "\r\n")] = '\0';
+    errno = 0;
+    ssize_t length = file != NULL ? getline(&line, &capacity, file) : -1;
+    *wrong = length < 0 && errno != 0 ? strerror(errno) : length <= 0 ? "it is empty" : NULL;
+    if (length > 0 && memchr(line, '\0', (size_t)length) != NULL)
+        *wrong = "it has a NUL byte";
+    if (*wrong == NULL)
+        line[strcspn(line, "\r\n")] = '\0';
+    if (*wrong == NULL && *line == '\0')
+        *wrong = "its first line is empty";
     if (file != NULL)
         fclose(file);
-    config->mqtt.password = config->password_text;
+    return line;
 }
 
-static void check_readable(struct loading *loading, const char *path, const char *file) {
-    if (file != NULL && access(file, R_OK) != 0)
-        add_fault(loading, path, "is \"%s\", which cannot be read: %s", file, strerror(errno));
+static void read_password_file(struct faults *faults, struct config *config, const char *path) {
+    const char *wrong;
+    config->password_text = read_line(path, &wrong);
+    if (wrong != NULL)
+        faults_add(faults, "$.mqtt.password_file",
+                   "is \"%s\", which cannot be read: %s, expected the password in its first line", path,
+                   wrong);
+    else
+        config->mqtt.password = config->password_text;
 }
 
-static void read_mqtt(struct loading *loading, struct config *config) {
+static void check_readable(struct faults *faults, const char *path, const char *file) {
+    struct stat status;
+    if (file == NULL)
+        return;
+    if (access(file, R_OK) != 0 || stat(file, &status) != 0)
+        faults_add(faults, path, "is \"%s\", which cannot be read: %s", file, strerror(errno));
+    else if (S_ISDIR(status.st_mode))
+        faults_add(faults, path, "is \"%s\", which cannot be read: %s", file, strerror(EISDIR));
+}
+
+static void read_mqtt(struct faults *faults, struct config *config) {
     static const char *const versions[] = {"auto", "5", "3.1.1", NULL};
     const json_t *mqtt = json_object_get(config->json, "mqtt");
     const char *password_file = text_of(mqtt, "password_file");
-    read_urls(loading, config, json_object_get(mqtt, "url"));
+    read_urls(faults, config, json_object_get(mqtt, "url"));
     config->mqtt.version = (enum config_mqtt_version)choice_of(mqtt, "version", versions);
     config->mqtt.client_id = text_of(mqtt, "client_id");
     config->mqtt.username = text_of(mqtt, "username");
@@ -236,14 +243,14 @@ static void read_mqtt(struct loading *loading, struct config *config) {
     config->mqtt.qos = integer_of(mqtt, "qos");
     config->mqtt.inflight = integer_of(mqtt, "inflight");
     if (password_file != NULL && config->mqtt.password != NULL)
-        add_fault(loading, "$.mqtt.password_file", "is set, and so is password, expected only one of them");
+        faults_add(faults, "$.mqtt.password_file", "is set, and so is password, expected only one of them");
     else if (password_file != NULL)
-        read_password_file(loading, config, password_file);
-    check_readable(loading, "$.mqtt.ca_file", config->mqtt.ca_file);
-    check_readable(loading, "$.mqtt.cert_file", config->mqtt.cert_file);
-    check_readable(loading, "$.mqtt.key_file", config->mqtt.key_file);
+        read_password_file(faults, config, password_file);
+    check_readable(faults, "$.mqtt.ca_file", config->mqtt.ca_file);
+    check_readable(faults, "$.mqtt.cert_file", config->mqtt.cert_file);
+    check_readable(faults, "$.mqtt.key_file", config->mqtt.key_file);
     if ((config->mqtt.cert_file == NULL) != (config->mqtt.key_file == NULL))
-        add_fault(loading, "$.mqtt", "has one of cert_file and key_file, expected both or none");
+        faults_add(faults, "$.mqtt", "has one of cert_file and key_file, expected both or none");
 }
 
 static void add_devices(struct config_devices *devices, const json_t *array) {
@@ -260,59 +267,65 @@ static void add_devices(struct config_devices *devices, const json_t *array) {
     }
 }
 
-// Without comparing each with each: there may be a hundred thousand.
-static void check_unique_devices(struct loading *loading, const struct config_devices *devices) {
-    json_t *idents = json_object(), *ids = json_object();
-    for (size_t i = 0; i < devices->count; i++) {
-        const struct config_device *device = &devices->list[i];
-        char id[24];
-        snprintf(id, sizeof id, "%lld", (long long)device->id);
-        if (json_object_get(idents, device->ident) != NULL)
-            add_fault(loading, "$.devices", "has the ident %s twice", device->ident);
-        if (json_object_get(ids, id) != NULL)
-            add_fault(loading, "$.devices", "has the id %s twice", id);
-        json_object_set_new(idents, device->ident, json_true());
-        json_object_set_new(ids, id, json_true());
-    }
-    json_decref(idents);
-    json_decref(ids);
+// What a schema says of a value, and the value without what it finds faulty.
+struct pruning {
+    struct faults *faults;
+    json_t *json;
+    const char *name; // of the whole: "$", or of the file with devices
+    json_t *paths;    // of what is to go, once all has been looked at
+};
+
+static void on_schema_fault(void *context, const char *path, const char *problem) {
+    struct pruning *pruning = context;
+    json_array_append_new(pruning->paths, json_string(path));
+    faults_add_of_schema(pruning->faults, path, problem);
 }
 
-// The array in devices_file; NULL when there is no file or it has a fault.
-static json_t *read_devices_file(struct loading *loading, const struct config *config) {
+static void check_schema(struct pruning *pruning, const json_t *root, const json_t *schema) {
+    size_t i;
+    json_t *path;
+    pruning->paths = json_array();
+    json_schema_check(root, schema, pruning->json, pruning->name, on_schema_fault, pruning);
+    json_array_foreach(pruning->paths, i, path) {
+        if (strcmp(pruning->name, "$") == 0)
+            prune(pruning->json, json_string_value(path));
+        else
+            prune_entry(pruning->json, json_string_value(path) + strlen(pruning->name));
+    }
+    json_decref(pruning->paths);
+    json_schema_fill_defaults(schema, pruning->json);
+}
+
+// The array in devices_file; NULL when there is no file or it is no JSON.
+static json_t *read_devices_file(struct faults *faults, const struct config *config) {
     const json_t *schema = schema_find("config.schema.json");
     const json_t *rules = json_object_get(json_object_get(schema, "properties"), "devices");
-    unsigned before = loading->faults;
     if (config->devices_file == NULL)
         return NULL;
-    json_t *json = load_json(loading, config->devices_file, "$.devices_file");
+    json_t *json = load_json(faults, config->devices_file, "$.devices_file");
+    struct pruning pruning = {.faults = faults, .json = json, .name = config->devices_file};
     if (json != NULL)
-        json_schema_check(schema, rules, json, "$.devices_file", on_schema_fault, loading);
-    if (loading->faults > before) {
-        json_decref(json);
-        return NULL;
-    }
-    json_schema_fill_defaults(rules, json);
+        check_schema(&pruning, schema, rules);
     return json;
 }
 
-static struct config_devices *read_devices(struct loading *loading, const struct config *config) {
+static struct config_devices *read_devices(struct faults *faults, const struct config *config) {
     const json_t *array = json_object_get(config->json, "devices");
     struct config_devices *devices = must_have(calloc(1, sizeof *devices));
-    devices->file = read_devices_file(loading, config);
-    size_t count = json_array_size(array) + json_array_size(devices->file);
-    devices->list = must_have(calloc(count + 1, sizeof *devices->list));
+    devices->file = read_devices_file(faults, config);
+    size_t inner = json_array_size(array);
+    devices->list = must_have(calloc(inner + json_array_size(devices->file) + 1, sizeof *devices->list));
     add_devices(devices, array);
     add_devices(devices, devices->file);
-    check_unique_devices(loading, devices);
+    rules_check_devices(faults, config, devices, inner);
     return devices;
 }
 
 struct config_devices *config_read_devices(const struct config *config, config_fault_fn *fault,
                                            void *context) {
-    struct loading loading = {.fault = fault, .context = context};
-    struct config_devices *devices = read_devices(&loading, config);
-    if (loading.faults == 0)
+    struct faults faults = {.fault = fault, .context = context};
+    struct config_devices *devices = read_devices(&faults, config);
+    if (faults.count == 0)
         return devices;
     config_devices_free(devices);
     return NULL;
@@ -379,40 +392,46 @@ static json_t *schema_with_options(void) {
     return schema;
 }
 
+static void read_all(struct faults *faults, struct config *config) {
+    read_channels(faults, config);
+    read_mqtt(faults, config);
+    config->devices_file = text_of(config->json, "devices_file");
+    config->devices = read_devices(faults, config);
+    read_rest(config);
+    rules_check_texts(faults, config);
+    rules_check_channels(faults, config);
+}
+
 // Takes ownership of json.
-static struct config *read_config(struct loading *loading, json_t *json) {
+static struct config *read_config(struct faults *faults, json_t *json) {
     json_t *schema = schema_with_options();
     struct config *config = must_have(calloc(1, sizeof *config));
     config->json = json;
     apply_environment(json);
-    if (json_schema_check(schema, schema, json, "$", on_schema_fault, loading) == 0) {
-        json_schema_fill_defaults(schema, json);
-        read_channels(loading, config);
-        read_mqtt(loading, config);
-        config->devices_file = text_of(config->json, "devices_file");
-        config->devices = read_devices(loading, config);
-        read_rest(config);
-    }
+    struct pruning pruning = {.faults = faults, .json = json, .name = "$"};
+    check_schema(&pruning, schema, schema);
+    if (json_is_object(json))
+        read_all(faults, config);
     json_decref(schema);
-    if (loading->faults == 0)
+    if (faults->count == 0)
         return config;
     config_free(config);
     return NULL;
 }
 
 struct config *config_load(const char *file, config_fault_fn *fault, void *context) {
-    struct loading loading = {.fault = fault, .context = context};
-    json_t *json = file != NULL ? load_json(&loading, file, "$") : json_object();
-    return json != NULL ? read_config(&loading, json) : NULL;
+    struct faults faults = {.fault = fault, .context = context};
+    json_t *json = file != NULL ? load_json(&faults, file, "$") : json_object();
+    return json != NULL ? read_config(&faults, json) : NULL;
 }
 
 struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context) {
-    struct loading loading = {.fault = fault, .context = context};
+    struct faults faults = {.fault = fault, .context = context};
     json_error_t error;
     json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
     if (json == NULL)
-        add_json_fault(&loading, "the text", "$", &error);
-    return json != NULL ? read_config(&loading, json) : NULL;
+        add_json_fault(&faults, "the text", "$", &error);
+    return json != NULL ? read_config(&faults, json) : NULL;
 }
 
 void config_free(struct config *config) {

@@ -19,6 +19,7 @@
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
+#include "gateway/config/notes.h"
 #include "gateway/run/subscriptions.h"
 #include "gateway/state/rivals.h"
 #include "gateway/state/state.h"
@@ -434,7 +435,8 @@ static void make_broker(struct gateway *gateway) {
              config->mqtt.client_id);
     gateway->link =
         mqtt_link_new(&gateway->loop, config, gateway->subscriptions.list, gateway->subscriptions.count,
-                      config->commands.intake, will_topic, state_last_will(), &link_handlers, gateway);
+                      config->commands.intake ? MQTT_SESSION_LASTING : MQTT_SESSION_NONE, will_topic,
+                      state_last_will(), &link_handlers, gateway);
     outbox_set_carrier(gateway->outbox, mqtt_link_carrier(gateway->link));
     gateway->bus = bus_new(config->mqtt.topic_prefix, config->mqtt.client_id, gateway->outbox,
                            mqtt_link_carrier(gateway->link));
@@ -531,19 +533,8 @@ static size_t free_parts(struct gateway *gateway) {
 
 // --- running ---
 
-static void warn_of_options(const struct config_channel *channel) {
-    const char *const *options = channel->codec->options;
-    for (size_t i = 0; options != NULL && options[i] != NULL; i++)
-        if (channel->options[i] != NULL && strncmp(options[i], "udp_", 4) == 0 && !channel->has_udp)
-            log_warning("channel %s has %s, but no udp", channel->name, options[i]);
-}
-
-static void warn_of_what_is_not_there(const struct config *config) {
-    if (config->mqtt.qos == 0)
-        log_warning(
-            "mqtt.qos is 0: messages that are in flight when the connection to the broker breaks are lost");
-    for (size_t i = 0; i < config->channel_count; i++)
-        warn_of_options(&config->channels[i]);
+static void log_note(void *context, const char *path, const char *problem) {
+    log_warning("%s: %s", path, problem);
 }
 
 // Opens the channels and begins to connect to the broker. Returns 1, and stops, when there is nothing to do.
@@ -581,6 +572,7 @@ static void take_config(struct gateway *gateway, struct config *config) {
 int gateway_run(struct config *config) {
     static struct gateway gateway;
     log_setup(config->log_level, config->log_format, config->worker);
+    config_notes(config, log_note, NULL); // the registry then takes the devices
     take_config(&gateway, config);
     uv_loop_init(&gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.drain_timer);
@@ -589,7 +581,6 @@ int gateway_run(struct config *config) {
         return 1;
     make_parts(&gateway);
     catch_signals(&gateway);
-    warn_of_what_is_not_there(config);
     gate_allow_connections(gateway.gate, config->limits.connections);
     int code = begin(&gateway);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);

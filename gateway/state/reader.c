@@ -269,8 +269,8 @@ static void fill_subscriptions(struct state_reader *reader, const char *client_i
 }
 
 static void start(struct state_reader *reader, uv_loop_t *loop) {
-    reader->link = mqtt_link_new(loop, &reader->config, reader->subscriptions, FILTERS, false, NULL, NULL,
-                                 &link_handlers, reader);
+    reader->link = mqtt_link_new(loop, &reader->config, reader->subscriptions, FILTERS, MQTT_SESSION_NONE,
+                                 NULL, NULL, &link_handlers, reader);
     uv_timer_init(loop, &reader->timer);
     reader->timer.data = reader;
     reader->heard = uv_now(loop);

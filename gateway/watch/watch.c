@@ -324,8 +324,8 @@ static void begin(struct watch *watch) {
     watch->redraw.data = watch;
     watch->listener = listener_new(config, watch->ident, &heard);
     const struct mqtt_subscription *subscriptions = listener_subscriptions(watch->listener, &count);
-    watch->link =
-        mqtt_link_new(&watch->loop, config, subscriptions, count, false, NULL, NULL, &handlers, watch);
+    watch->link = mqtt_link_new(&watch->loop, config, subscriptions, count, MQTT_SESSION_NONE, NULL, NULL,
+                                &handlers, watch);
     catch_signals(watch);
     if (watch->live)
         begin_live(watch);

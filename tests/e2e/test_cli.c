@@ -276,6 +276,21 @@ Test(cli, check_notes_what_does_not_work_with_mqtt_3_1_1) {
     cr_assert_null(strstr(it->out, "note"));
 }
 
+// Those that the configurations below name.
+static void put_files(void) {
+    char large[70001], path[128];
+    call("version", ""); // makes the directory
+    put_file("devices.json", "[{\"ident\":\"b\",\"id\":1},{\"ident\":\"c\",\"id\":\"x\"}]");
+    put_file("nothing", "\nsecret\n");
+    memset(large, 'x', sizeof large - 1);
+    large[sizeof large - 1] = '\0';
+    put_file("large", large);
+    snprintf(path, sizeof path, "%s/nul", files->directory);
+    FILE *file = fopen(path, "w");
+    fwrite("sec\0ret\n", 1, 8, file);
+    fclose(file);
+}
+
 Test(cli, check_names_each_fault_with_its_path) {
     static const struct {
         const char *config, *path;
@@ -291,13 +306,37 @@ Test(cli, check_names_each_fault_with_its_path) {
         {"{\"limits\":{\"connections\":\"many\"}}", "$.limits.connections: "},
         {"{\"messages\":[]}", "$.messages: "},
         {"{\"devices\":[{\"ident\":\"a b\",\"id\":1}]}", "$.devices[0].ident: "},
-        {"{\"devices\":[{\"ident\":\"a\",\"id\":1},{\"ident\":\"b\",\"id\":1}]}", "$.devices: "},
+        {"{\"devices\":[{\"ident\":\"a\",\"id\":1},{\"ident\":\"b\",\"id\":1}]}",
+         "$.devices[1]: has the id 1, which $.devices[0] already has"},
+        {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
+         "devices.json[0]: has the id 1, which $.devices[0] already has"},
+        {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
+         "devices.json[1].id: is \"x\", expected integer"},
+        {"{\"channels\":[]}", "$.channels: has 0 entries, expected at least 1"},
+        {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:7700\"},"
+         "{\"id\":2,\"protocol\":\"magicyo\",\"tcp\":\"0.0.0.0:7700\"}]}",
+         "$.channels[1].tcp: is \"0.0.0.0:7700\", but $.channels[0].tcp is \"127.0.0.1:7700\""},
+        {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"udp\":\"127.0.0.1:7700\"},"
+         "{\"id\":2,\"protocol\":\"magicyo\",\"udp\":\"[::]:7700\"}]}",
+         "$.channels[1].udp: is \"[::]:7700\", but $.channels[0].udp is \"127.0.0.1:7700\""},
+        {"{\"mqtt\":{\"client_id\":\"a\\u0085\"}}", "$.mqtt.client_id: has the character U+0085"},
+        {"{\"mqtt\":{\"username\":\"a\\u0001\"}}", "$.mqtt.username: has the character U+0001"},
+        {"{\"mqtt\":{\"topic_prefix\":\"a\\u007f\"}}", "$.mqtt.topic_prefix: has the character U+007F"},
+        {"{\"home_assistant\":{\"prefix\":\"a\\ufffe\"}}",
+         "$.home_assistant.prefix: has the character U+FFFE"},
+        {"{\"mqtt\":{\"password_file\":\".\"}}", "cannot be read: Is a directory"},
+        {"{\"mqtt\":{\"password_file\":\"nul\"}}", "it has a NUL byte"},
+        {"{\"mqtt\":{\"password_file\":\"large\"}}",
+         "$.mqtt.password_file: has 70000 bytes, expected at most 65535"},
+        {"{\"mqtt\":{\"password_file\":\"nothing\"}}", "its first line is empty"},
+        {"{\"mqtt\":{\"ca_file\":\".\"}}", "$.mqtt.ca_file: is \".\", which cannot be read: Is a directory"},
         {"{\"devices_file\":\"/no/such\"}", "$.devices_file: "},
         {"{\"unknown_devices\":\"maybe\"}", "$.unknown_devices: "},
         {"[]", "$: "},
         {"{", "$: in, line 1"},
         {"", "$: in, line 1"},
     };
+    put_files();
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         const struct outcome *it = call("check -c in", wrong[i].config);
         cr_assert(it->code == 1, "%s: exit code %d", wrong[i].config, it->code);
@@ -315,6 +354,96 @@ Test(cli, check_names_each_fault_with_its_path) {
     expect_in(it->out, "$.limits.c: ");
     expect_code(call("check -c no-such-file", ""), 1);
     expect_in(call("check -c no-such-file", "")->out, "no-such-file");
+}
+
+// One hides no other, whatever finds it.
+Test(cli, check_names_all_faults_at_once) {
+    put_files();
+    const struct outcome *it =
+        call("check -c in",
+             "{\"mqtt\":{\"qos\":7,\"url\":\"http://x\",\"client_id\":\"a\\u0085\",\"key_file\":\"/no\"},"
+             "\"messages\":[5],"
+             "\"channels\":[{\"id\":\"x\",\"protocol\":\"fly\",\"tcp\":\"nowhere\"},7,"
+             "{\"id\":2,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0:7700\"},"
+             "{\"id\":2,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0:7700\"}],"
+             "\"devices\":[{\"ident\":\"c\"},{\"ident\":\"c\",\"id\":4}],\"devices_file\":\"devices.json\"}");
+    static const char *const faults[] = {
+        "$.mqtt.qos: is 7",
+        "$.mqtt.url: is \"http://x\"",
+        "$.mqtt.client_id: has the character",
+        "$.mqtt.key_file: ",
+        "$.mqtt: has one of cert_file and key_file",
+        "$.messages[0]: is 5",
+        "$.channels[0].id: is \"x\"",
+        "$.channels[0]: has the protocol \"fly\"",
+        "$.channels[0].tcp: is \"nowhere\"",
+        "$.channels[1]: is 7, expected object",
+        "$.channels[3]: has the id 2",
+        "$.channels[3].tcp: is \"0.0.0.0:7700\"",
+        "$.devices[0]: has no \"id\"",
+        "$.devices[1]: has the ident c, which $.devices[0] already has",
+        "devices.json[1].id: is \"x\"",
+    };
+    expect_code(it, 1);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        expect_in(it->out, faults[i]);
+}
+
+// Neither on the screen nor in the log.
+Test(cli, check_shows_no_password) {
+    static const char *const wrong[] = {"{\"mqtt\":{\"url\":\"mqtt://me:se:cr@et@host\"}}",
+                                        "{\"mqtt\":{\"url\":[\"me:se:cr@et@host\"]}}",
+                                        "{\"mqtt\":{\"url\":{\"a\":\"cr@et\"}}}",
+                                        "{\"mqtt\":{\"password\":[\"cr@et\"]}}",
+                                        "{\"mqtt\":[\"cr@et\"]}",
+                                        "[{\"mqtt\":{\"password\":\"cr@et\"}}]",
+                                        "{\"mqtt\":{\"password\":\"cr@et\n",
+                                        "{\"mqtt\":{\"password\":cr@et}}",
+                                        "{\"mqtt\":{\"password\":\"x\" \"cr@et\"}}"};
+    static const char *const calls[] = {"check -c in", "run -c in"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        for (size_t j = 0; j < sizeof calls / sizeof calls[0]; j++) {
+            const struct outcome *it = call(calls[j], wrong[i]);
+            expect_code(it, 1);
+            cr_assert(strstr(it->out, "cr@et") == NULL && strstr(it->err, "cr@et") == NULL, "%s: %s%s",
+                      wrong[i], it->out, it->err);
+        }
+    expect_in(call("check -c in", wrong[0])->out,
+              "$.mqtt.url: is \"mqtt://me:***@host\", expected mqtt://HOST:PORT");
+}
+
+Test(cli, check_notes_what_is_hardly_meant) {
+    put_files();
+    put_file("password", "secret\n");
+    const struct outcome *it =
+        call("check -c in",
+             "{\"unknown_devices\":\"reject\",\"mqtt\":{\"qos\":0,\"password_file\":\"password\"}}");
+    expect_code(it, 0);
+    expect_in(it->out, "note: $.unknown_devices: is \"reject\", and no device is listed");
+    expect_in(it->out, "note: $.mqtt.qos: is 0");
+    expect_in(it->out, "note: $.mqtt.password_file: everybody may read \"password\" (mode 644)");
+}
+
+// As `run` will need it.
+Test(cli, check_tries_the_store_and_the_ports) {
+    char config[256];
+    const struct outcome *it = call("check -c in", "{\"store\":{\"path\":\"no/such/folder/x.db\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.store.path: is \"no/such/folder/x.db\", and the user ");
+    expect_in(call("check -c in", "{\"store\":{\"path\":\".\"}}")->out,
+              "$.store.path: is \".\", which is no file");
+    it = call("check -c in",
+              "{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"203.0.113.7:7700\"}]}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.channels[0].tcp: is \"203.0.113.7:7700\", where the user ");
+    rig_broker_start(files, NULL);
+    snprintf(config, sizeof config,
+             "{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:%d\"}]}",
+             files->broker_port);
+    it = call("check -c in", config);
+    expect_code(it, 0);
+    expect_in(it->out, "is in use, perhaps by the gateway itself");
+    expect_in(it->out, "in is valid for the user ");
 }
 
 Test(cli, check_regards_the_environment) {

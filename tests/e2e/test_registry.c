@@ -414,9 +414,12 @@ static const struct {
     {"[{\"ident\":\"" VAN "\",\"id\":43,\"nam\":\"x\"}]", "nam"},
     {"[{\"ident\":\"" VAN "/+#\",\"id\":43}]", "ident"},
     {"[{\"ident\":\"" VAN "\",\"id\":-1}]", "id"},
-    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" VAN "\",\"id\":44}]", "ident " VAN " twice"},
-    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" CAR "\",\"id\":43}]", "id 43 twice"},
-    {"[{\"ident\":\"" THIRD "\",\"id\":43}]", "ident " THIRD " twice"}, // is in the configuration
+    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" VAN "\",\"id\":44}]",
+     "devices.json[1]: has the ident " VAN ", which "},
+    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" CAR "\",\"id\":43}]",
+     "devices.json[1]: has the id 43, which "},
+    {"[{\"ident\":\"" THIRD "\",\"id\":43}]",
+     "devices.json[0]: has the ident " THIRD ", which $.devices[0] already has"}, // is in the configuration
     {NULL, "No such file"},
 };
 
