@@ -538,6 +538,7 @@ void devices_arrived(struct devices *devices, const struct session *session,
     take_back(devices, state);
     state->confirmed = true; // also when it sleeps: a broker that has lost all is to be told
     state->connected = true;
+    state->heard_connected = state->heard_holder = true; // what is still to be read is from before
     mark_due(devices, state, STATE_CONNECTED);
 }
 
@@ -882,7 +883,8 @@ static void correct_connected(struct devices *devices, struct device_state *stat
 
 static void hear_connected_elsewhere(struct devices *devices, struct device_state *state,
                                      const struct mqtt_received *received) {
-    if (is_true(received) || received->retain)
+    bool others = state->holder != 0 && state->holder != devices->us;
+    if (is_true(received) || received->retain || others) // it may have come and gone at once
         state->elsewhere = true;
     if (state->elsewhere)
         unwatch(devices, state);
