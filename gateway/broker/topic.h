@@ -27,6 +27,7 @@
 #define TOPIC_CONNECTIONS  "/connections/"
 #define TOPIC_ERROR        "/error"
 #define TOPIC_SYNC         "/sync"       // of our own instance: the question of the roll call
+#define TOPIC_MARK         "/mark"       // the same: behind a question for telemetry
 #define TOPIC_MARKER       "/queue"      // the same: up to which command the broker has the entries
 #define TOPIC_GENERATION   "/generation" // the same: up to which generation it has our state
 

@@ -1,23 +1,42 @@
 // Removing devices; see clearing.h.
 #include "gateway/state/clearing.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <uthash.h>
 
 #include "gateway/base/memory.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
-#define CLEAR_TIME 1000  // milliseconds that a broker is given to say what it retains of a device's telemetry
+#define QUIET_TIME 1000  // milliseconds without an answer, behind the mark, after which a round is over
+#define MARK_TIME  5000  // milliseconds until a mark that has not come back is sent again
 #define GONE_MAX   10000 // devices that are remembered as removed
-#define CLEAR_MAX  20    // devices for which it is asked at once, so that its answers do not overwhelm it
+#define EACH_MAX   200 // devices that are asked for one by one in a round; of more, all telemetry is asked for
+#define LAST_FIELD "timestamp"
+#define ROUNDS_MAX 100 // for a device: somebody may write its telemetry again and again
 
 // A device that is being removed.
 struct leaving {
     int64_t device_id;
     bool removed;        // what was retained for it, except telemetry
-    uint64_t asked;      // for its telemetry: when, by uv_now(); 0: not yet
+    bool orphan;         // there should be nothing else
+    bool asked;          // for its telemetry, in this round
+    bool answered;       // something came
+    bool has_timestamp;  // which is left for the end
+    unsigned rounds;     // without an end
     uint32_t generation; // in which it was removed
     UT_hash_handle hh;
+};
+
+// Asking for telemetry.
+struct round {
+    bool under_way;
+    bool of_all;     // by one filter
+    bool marked;     // the mark has come back
+    unsigned number; // says the mark
+    uint64_t sent;   // the mark, by uv_now()
+    uint64_t heard;  // the last that the broker retains, or the mark; by uv_now()
 };
 
 struct clearing {
@@ -30,7 +49,10 @@ struct clearing {
     uv_timer_t timer;        // runs while devices are being removed
     struct leaving *leaving; // by id
     size_t unremoved;        // of these
-    struct leaving *gone;    // by id, the longest first: a broker that falls back has them again
+    size_t orphans;          // of these
+    struct round round;
+    uint64_t cleared;     // number in the outbox of what was cleared last
+    struct leaving *gone; // by id, the longest first: a broker that falls back has them again
 };
 
 static struct leaving *find(const struct clearing *clearing, int64_t device_id) {
@@ -66,20 +88,7 @@ static bool remove_devices(void *context) {
     return clearing->unremoved == 0;
 }
 
-// --- telemetry ---
-
-static const char *telemetry_filter(const struct clearing *clearing, int64_t device_id,
-                                    char filter[TOPIC_MAX]) {
-    return bus_topic(clearing->bus, filter, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "+",
-                     (long long)device_id);
-}
-
-static void ask(struct clearing *clearing, struct leaving *leaving) {
-    char filter[TOPIC_MAX];
-    if (clearing->asker.subscribe(clearing->asker.context,
-                                  telemetry_filter(clearing, leaving->device_id, filter)))
-        leaving->asked = uv_now(clearing->timer.loop);
-}
+// --- those that are gone ---
 
 static void drop_gone(struct clearing *clearing, struct leaving *gone) {
     HASH_DEL(clearing->gone, gone);
@@ -100,33 +109,163 @@ static void remember(struct clearing *clearing, struct leaving *leaving) {
         drop_gone(clearing, clearing->gone);
 }
 
-static void end(struct clearing *clearing, struct leaving *leaving) {
-    char filter[TOPIC_MAX];
-    if (leaving->asked != 0)
-        clearing->asker.unsubscribe(clearing->asker.context,
-                                    telemetry_filter(clearing, leaving->device_id, filter));
+static void leave(struct clearing *clearing, struct leaving *leaving) {
     HASH_DEL(clearing->leaving, leaving);
-    remember(clearing, leaving);
+    clearing->unremoved -= !leaving->removed;
+    clearing->orphans -= leaving->orphan;
+    if (leaving->orphan)
+        free(leaving);
+    else
+        remember(clearing, leaving);
 }
 
-static void go_on(struct clearing *clearing) {
+// --- telemetry ---
+
+const char *clearing_filter_of_all(const struct bus *bus, char filter[TOPIC_MAX]) {
+    return bus_topic(bus, filter, TOPIC_STATE TOPIC_DEVICES "+" TOPIC_TELEMETRY "+");
+}
+
+static const char *device_filter(const struct clearing *clearing, int64_t device_id, const char *rest,
+                                 char filter[TOPIC_MAX]) {
+    return bus_topic(clearing->bus, filter, TOPIC_STATE TOPIC_DEVICES "%lld%s", (long long)device_id, rest);
+}
+
+static bool clear(struct clearing *clearing, int64_t device_id, const char *field) {
+    uint64_t number =
+        bus_publish(clearing->bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s",
+                    (long long)device_id, field);
+    if (number != 0)
+        clearing->cleared = number;
+    return number != 0;
+}
+
+// What a full outbox does not take is asked for again.
+void clearing_heard_telemetry(struct clearing *clearing, int64_t device_id, const char *field) {
+    struct leaving *leaving = find(clearing, device_id);
+    if (leaving == NULL || !leaving->removed)
+        return;
+    if (strcmp(field, LAST_FIELD) == 0) {
+        leaving->has_timestamp = true;
+        return;
+    }
+    leaving->answered = true;
+    clear(clearing, device_id, field);
+}
+
+void clearing_goes_on(struct clearing *clearing) {
+    clearing->round.heard = uv_now(clearing->timer.loop);
+}
+
+// --- rounds ---
+
+static void send_mark(struct clearing *clearing) {
+    struct round *round = &clearing->round;
+    json_t *mark = json_integer(++round->number);
+    bus_publish(clearing->bus, mark, MQTT_NOT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARK,
+                bus_client_id(clearing->bus));
+    json_decref(mark);
+    round->sent = uv_now(clearing->timer.loop);
+}
+
+void clearing_heard_mark(struct clearing *clearing, const struct mqtt_received *received) {
+    char number[16];
+    int length = snprintf(number, sizeof number, "%u", clearing->round.number);
+    if (received->retain || received->length != (size_t)length ||
+        memcmp(number, received->payload, received->length) != 0)
+        return;
+    clearing->round.marked = true;
+    clearing_goes_on(clearing);
+}
+
+static bool ask_for_all(struct clearing *clearing) {
+    char filter[TOPIC_MAX];
     struct leaving *leaving, *next;
-    uint64_t now = uv_now(clearing->timer.loop);
+    if (!clearing->asker.subscribe(clearing->asker.context, clearing_filter_of_all(clearing->bus, filter)))
+        return false;
+    HASH_ITER(hh, clearing->leaving, leaving, next) {
+        leaving->asked = !leaving->orphan;
+    }
+    return true;
+}
+
+// The identity first: the broker tells it before the telemetry.
+static bool ask_for_one(struct clearing *clearing, struct leaving *leaving) {
+    const struct mqtt_asker *asker = &clearing->asker;
+    char filter[TOPIC_MAX];
+    if (leaving->orphan &&
+        !asker->subscribe(asker->context, device_filter(clearing, leaving->device_id, "", filter)))
+        return false;
+    leaving->asked = asker->subscribe(
+        asker->context, device_filter(clearing, leaving->device_id, TOPIC_TELEMETRY "+", filter));
+    return leaving->asked;
+}
+
+static bool ask_for_each(struct clearing *clearing) {
+    struct leaving *leaving, *next;
     unsigned asked = 0;
     HASH_ITER(hh, clearing->leaving, leaving, next) {
-        if (asked++ == CLEAR_MAX || !leaving->removed)
+        if (asked == EACH_MAX || !ask_for_one(clearing, leaving))
             break;
-        if (leaving->asked == 0)
-            ask(clearing, leaving);
-        else if (now - leaving->asked > CLEAR_TIME)
-            end(clearing, leaving);
+        asked++;
+    }
+    return asked > 0;
+}
+
+// What was cleared in the round before would come again until the broker has taken that.
+static void begin_round(struct clearing *clearing) {
+    bool of_all = HASH_COUNT(clearing->leaving) - clearing->orphans > EACH_MAX;
+    if (!clearing_is_clear(clearing) || !bus_has_taken(clearing->bus, clearing->cleared))
+        return;
+    clearing->round.of_all = of_all;
+    clearing->round.marked = false;
+    clearing->round.under_way = of_all ? ask_for_all(clearing) : ask_for_each(clearing);
+    if (clearing->round.under_way)
+        send_mark(clearing);
+}
+
+static void stop_asking(struct clearing *clearing, const struct leaving *leaving) {
+    const struct mqtt_asker *asker = &clearing->asker;
+    char filter[TOPIC_MAX];
+    if (leaving->orphan)
+        asker->unsubscribe(asker->context, device_filter(clearing, leaving->device_id, "", filter));
+    asker->unsubscribe(asker->context,
+                       device_filter(clearing, leaving->device_id, TOPIC_TELEMETRY "+", filter));
+}
+
+static void take_result(struct clearing *clearing, struct leaving *leaving) {
+    bool again = leaving->answered && ++leaving->rounds < ROUNDS_MAX;
+    leaving->asked = leaving->answered = false;
+    if (again || (leaving->has_timestamp && !clear(clearing, leaving->device_id, LAST_FIELD)))
+        return;
+    leave(clearing, leaving);
+}
+
+static void end_round(struct clearing *clearing) {
+    struct leaving *leaving, *next;
+    char filter[TOPIC_MAX];
+    clearing->round.under_way = false;
+    if (clearing->round.of_all)
+        clearing->asker.unsubscribe(clearing->asker.context, clearing_filter_of_all(clearing->bus, filter));
+    HASH_ITER(hh, clearing->leaving, leaving, next) {
+        if (!leaving->asked)
+            continue;
+        if (!clearing->round.of_all)
+            stop_asking(clearing, leaving);
+        take_result(clearing, leaving);
     }
 }
 
 static void on_timer(uv_timer_t *timer) {
     struct clearing *clearing = timer->data;
-    go_on(clearing);
-    if (clearing->leaving == NULL)
+    const struct round *round = &clearing->round;
+    uint64_t now = uv_now(timer->loop);
+    if (!round->under_way)
+        begin_round(clearing);
+    else if (round->marked && now - round->heard > QUIET_TIME)
+        end_round(clearing);
+    else if (!round->marked && now - round->sent > MARK_TIME)
+        send_mark(clearing);
+    if (clearing->leaving == NULL && !round->under_way)
         uv_timer_stop(timer);
 }
 
@@ -138,19 +277,43 @@ static void start_timer(struct clearing *clearing) {
         uv_timer_start(&clearing->timer, on_timer, INTERVAL, INTERVAL);
 }
 
-void clearing_begin(struct clearing *clearing, int64_t device_id) {
+static struct leaving *find_or_make(struct clearing *clearing, int64_t device_id) {
     struct leaving *leaving = find(clearing, device_id);
-    if (leaving == NULL) {
-        leaving = must_have(calloc(1, sizeof *leaving));
-        leaving->device_id = device_id;
-        leaving->removed = true;
-        HASH_ADD(hh, clearing->leaving, device_id, sizeof leaving->device_id, leaving);
-    }
-    clearing->unremoved += leaving->removed;
-    leaving->removed = false;
-    leaving->asked = 0;
-    publisher_wake(clearing->publisher);
+    if (leaving != NULL)
+        return leaving;
+    leaving = must_have(calloc(1, sizeof *leaving));
+    leaving->device_id = device_id;
+    leaving->removed = true;
+    HASH_ADD(hh, clearing->leaving, device_id, sizeof leaving->device_id, leaving);
     start_timer(clearing);
+    return leaving;
+}
+
+void clearing_begin(struct clearing *clearing, int64_t device_id) {
+    struct leaving *leaving = find_or_make(clearing, device_id);
+    if (leaving->asked && !clearing->round.of_all)
+        stop_asking(clearing, leaving);
+    clearing->unremoved += leaving->removed;
+    clearing->orphans -= leaving->orphan;
+    leaving->removed = leaving->orphan = leaving->asked = leaving->answered = false;
+    leaving->rounds = 0;
+    publisher_wake(clearing->publisher);
+}
+
+void clearing_begin_orphan(struct clearing *clearing, int64_t device_id) {
+    if (find(clearing, device_id) != NULL)
+        return;
+    find_or_make(clearing, device_id)->orphan = true;
+    clearing->orphans++;
+}
+
+void clearing_heard_identity(struct clearing *clearing, int64_t device_id) {
+    struct leaving *leaving = find(clearing, device_id);
+    if (leaving == NULL || !leaving->orphan)
+        return;
+    if (leaving->asked && !clearing->round.of_all)
+        stop_asking(clearing, leaving);
+    leave(clearing, leaving);
 }
 
 void clearing_restore(struct clearing *clearing, struct generation_span lost) {
@@ -166,8 +329,9 @@ void clearing_restore(struct clearing *clearing, struct generation_span lost) {
 
 void clearing_link_down(struct clearing *clearing) {
     struct leaving *leaving, *next;
+    clearing->round.under_way = false;
     HASH_ITER(hh, clearing->leaving, leaving, next) {
-        leaving->asked = 0;
+        leaving->asked = leaving->answered = false;
     }
 }
 
@@ -187,15 +351,10 @@ struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, const stru
     return clearing;
 }
 
-static void end_all(struct clearing *clearing) {
-    while (clearing->leaving != NULL)
-        end(clearing, clearing->leaving);
-    clearing->unremoved = 0;
-}
-
 void clearing_stop(struct clearing *clearing) {
     uv_close((uv_handle_t *)&clearing->timer, NULL);
-    end_all(clearing);
+    while (clearing->leaving != NULL)
+        leave(clearing, clearing->leaving);
 }
 
 void clearing_free(struct clearing *clearing) {

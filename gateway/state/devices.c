@@ -71,9 +71,12 @@ struct device_state {
     UT_hash_handle hh; // by id
 };
 
-// A device that we do not know, of which the broker says that it was ours.
+// What the broker says of a device that we do not know.
 struct claim {
     int64_t id;
+    bool ours;       // that it was ours
+    bool identified; // who it is
+    bool reported;   // that it has telemetry
     UT_hash_handle hh;
 };
 
@@ -89,6 +92,7 @@ struct devices {
     int64_t interval;     // telemetry_interval in microseconds
     uint64_t removed;     // number in the outbox of what was cleared last
     bool watches_each;    // what others write to telemetry is heard device by device
+    bool all_read;        // what the broker retained when we started
     struct claim *claims; // while we hear what the broker retains
     size_t unlisted;      // states of devices outside the registry
 };
@@ -538,6 +542,7 @@ void devices_arrived(struct devices *devices, const struct session *session,
     take_back(devices, state);
     state->confirmed = true; // also when it sleeps: a broker that has lost all is to be told
     state->connected = true;
+    state->heard_connected = state->heard_holder = true; // what is still to be read is from before
     mark_due(devices, state, STATE_CONNECTED);
 }
 
@@ -741,12 +746,19 @@ static struct claim *find_claim(const struct devices *devices, int64_t id) {
     return claim;
 }
 
-static void add_claim(struct devices *devices, int64_t id) {
-    if (find_claim(devices, id) != NULL)
-        return;
-    struct claim *claim = must_have(calloc(1, sizeof *claim));
+static struct claim *find_or_make_claim(struct devices *devices, int64_t id) {
+    struct claim *claim = find_claim(devices, id);
+    if (claim != NULL)
+        return claim;
+    claim = must_have(calloc(1, sizeof *claim));
     claim->id = id;
     HASH_ADD(hh, devices->claims, id, sizeof claim->id, claim);
+    return claim;
+}
+
+static bool is_claimed(const struct devices *devices, int64_t id) {
+    const struct claim *claim = find_claim(devices, id);
+    return claim != NULL && claim->ours;
 }
 
 static void drop_claims(struct devices *devices) {
@@ -762,7 +774,7 @@ static bool is_by_us(const struct devices *devices, int64_t id, const struct mqt
     const struct device_state *state = find(devices, id);
     if (received->instance != NULL)
         return bus_is_own(devices->parts.bus, received->instance);
-    return state != NULL ? state->holder == devices->us : find_claim(devices, id) != NULL;
+    return state != NULL ? state->holder == devices->us : is_claimed(devices, id);
 }
 
 static bool is_here(const struct devices *devices, int64_t id) {
@@ -795,7 +807,7 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
     }
     struct device_state *state = find_or_make(devices, id, ident);
     state->codec = codec;
-    state->holder = find_claim(devices, id) != NULL ? devices->us : 0;
+    state->holder = is_claimed(devices, id) ? devices->us : 0;
     identify(devices, state, &device, ident);
 }
 
@@ -850,6 +862,13 @@ static bool is_by_another(const struct devices *devices, const struct mqtt_recei
     return received->instance != NULL && !bus_is_own(devices->parts.bus, received->instance);
 }
 
+// While what is retained is being read, also of a device of another gateway.
+static void note_identified(struct devices *devices, int64_t id) {
+    clearing_heard_identity(devices->parts.clearing, id);
+    if (!devices->all_read && find(devices, id) == NULL)
+        find_or_make_claim(devices, id)->identified = true;
+}
+
 static void hear_identity(struct devices *devices, int64_t id, const char *topic,
                           const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
@@ -860,6 +879,8 @@ static void hear_identity(struct devices *devices, int64_t id, const char *topic
         hear_identity_elsewhere(devices, state, json);
     if (!received->retain && state != NULL)
         compare_identity(devices, state, json, topic, received);
+    if (received->length > 0)
+        note_identified(devices, id);
     json_decref(json);
 }
 
@@ -882,7 +903,8 @@ static void correct_connected(struct devices *devices, struct device_state *stat
 
 static void hear_connected_elsewhere(struct devices *devices, struct device_state *state,
                                      const struct mqtt_received *received) {
-    if (is_true(received) || received->retain)
+    bool others = state->holder != 0 && state->holder != devices->us;
+    if (is_true(received) || received->retain || others) // it may have come and gone at once
         state->elsewhere = true;
     if (state->elsewhere)
         unwatch(devices, state);
@@ -957,7 +979,7 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
     if (state != NULL && !is_overtaken(&state->heard_holder, received))
         hear_holder_of(devices, state, instance, topic, received);
     else if (state == NULL && bus_is_own(devices->parts.bus, instance) && received->retain)
-        add_claim(devices, id);
+        find_or_make_claim(devices, id)->ours = true;
     json_decref(json);
 }
 
@@ -1001,6 +1023,14 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
     values_remove_before(&state->values, state->since);
 }
 
+static void hear_retained_timestamp(struct devices *devices, int64_t id, struct device_state *state,
+                                    const struct mqtt_received *received) {
+    if (state != NULL)
+        hear_timestamp(state, received);
+    else if (!devices->all_read)
+        find_or_make_claim(devices, id)->reported = true;
+}
+
 // Somebody has written a value of ours. What is due goes out anyway.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
                               const char *topic, const struct mqtt_received *received) {
@@ -1019,11 +1049,12 @@ static void hear_telemetry(struct devices *devices, int64_t id, const char *fiel
     struct device_state *state = find(devices, id);
     bool goes = clearing_is_under_way(devices->parts.clearing, id);
     bool retained = received->retain && received->length > 0;
-    if (retained && !goes && state != NULL && strcmp(field, "timestamp") == 0)
-        hear_timestamp(state, received);
+    if (received->retain)
+        clearing_goes_on(devices->parts.clearing);
+    if (retained && !goes && strcmp(field, "timestamp") == 0)
+        hear_retained_timestamp(devices, id, state, received);
     if (retained && goes && (state == NULL || values_named(&state->values, field) == NULL))
-        bus_publish(devices->parts.bus, NULL, MQTT_RETAINED,
-                    TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s", (long long)id, field);
+        clearing_heard_telemetry(devices->parts.clearing, id, field);
     if (!received->retain && !goes && state != NULL)
         compare_telemetry(devices, state, field, topic, received);
 }
@@ -1080,9 +1111,18 @@ void devices_again(struct devices *devices, const char *topic) {
         mark_due(devices, state, STATE_CONNECTED);
 }
 
+static void clear_orphans(struct devices *devices) {
+    const struct claim *claim;
+    for (claim = devices->claims; claim != NULL; claim = claim->hh.next)
+        if (claim->reported && !claim->identified && find(devices, claim->id) == NULL)
+            clearing_begin_orphan(devices->parts.clearing, claim->id);
+}
+
 void devices_all_read(struct devices *devices) {
     struct device_state *state;
+    clear_orphans(devices);
     drop_claims(devices);
+    devices->all_read = true;
     DL_FOREACH(devices->by_age, state) {
         if (!state->confirmed)
             mark_due(devices, state, STATE_CONNECTED | STATE_DISCOVERY);

@@ -137,6 +137,9 @@ static bool is_generation(const struct state *state, const char *instance) {
 static void compare_own(struct state *state, const char *topic, const char *instance,
                         const struct mqtt_received *received) {
     bool known = true, right = true;
+    const char *rest = bus_after_own(state->parts.bus, instance);
+    if (rest != NULL && strcmp(rest, TOPIC_MARK) == 0)
+        clearing_heard_mark(state->clearing, received);
     if (bus_is_own(state->parts.bus, instance))
         right = instance_state_is_right(state->instance_state, received);
     else if (is_generation(state, instance))

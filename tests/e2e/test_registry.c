@@ -601,3 +601,61 @@ Test(registry, that_takes_long_to_read_cuts_no_report) {
     rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':12345}");
     rig_finish(rig);
 }
+
+// --- telemetry of those that are gone ---
+
+static void leave_telemetry(struct rig *rig, const char *id) {
+    char topic[96];
+    snprintf(topic, sizeof topic, "state/gw/devices/%s/telemetry/timestamp", id);
+    rig_publish_retained(rig, topic, "1547025483");
+    snprintf(topic, sizeof topic, "state/gw/devices/%s/telemetry/battery.voltage", id);
+    rig_publish_retained(rig, topic, "3.7");
+}
+
+// An earlier run ended in the middle of removing 4711. 4712 is another gateway's.
+Test(registry, telemetry_without_an_identity_is_cleared_at_the_start) {
+    struct rig *rig = rig_with_broker(NULL);
+    leave_telemetry(rig, "4711");
+    leave_telemetry(rig, "4712");
+    rig_publish_retained(rig, "state/gw/devices/4712", "{\"id\":4712,\"ident\":\"" CAR "\"}");
+    rig_write_json(rig, DEVICES, "[]");
+    start(rig, "");
+    rig_expect_none_retained(rig, "state/gw/devices/4711/#");
+    cr_assert(rig_count_retained(rig, "state/gw/devices/4712/#") == 3);
+    rig_finish(rig);
+}
+
+#define GOING 300
+
+// They go together, and not twenty at a time.
+Test(registry, many_that_are_removed_leave_nothing) {
+    struct rig *rig = rig_with_broker(NULL);
+    char devices[GOING * 48] = "[", id[16];
+    for (int i = 0; i < GOING; i++) {
+        snprintf(id, sizeof id, "%d", 5000 + i);
+        leave_telemetry(rig, id);
+        sprintf(devices + strlen(devices), "%s{'ident':'%s','id':%s}", i > 0 ? "," : "", id, id);
+    }
+    rig_write_json(rig, DEVICES, strcat(devices, "]"));
+    start(rig, "");
+    rig_expect_standing(rig, "state/gw/devices/5299/connected", "false");
+    reload(rig, "[]");
+    rig_expect_none_retained(rig, "state/gw/devices/#");
+    rig_finish(rig);
+}
+
+// It answers after two seconds, and what it says then counts.
+Test(registry, a_broker_that_answers_late_is_waited_for) {
+    struct rig *rig = up_with(VAN_IS_42, "");
+    int device = reporting_van(rig);
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    close(device);
+    rig_expect_standing(rig, STATE_42 "/connected", "false");
+    rig_broker_freeze(rig);
+    reload(rig, "[]");
+    rig_expect_log(rig, "the registry has 0 devices");
+    rig_wait_until(rig_clock() + 1800);
+    rig_broker_thaw(rig);
+    expect_gone(rig, STATE_42);
+    rig_finish(rig);
+}
