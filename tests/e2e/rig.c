@@ -28,6 +28,16 @@ static struct rig *the_rig; // of this test, for rig_clean()
 
 // --- waiting ---
 
+#define ROWS_MAX 64
+
+size_t *rig_rows(size_t count) {
+    static size_t rows[ROWS_MAX];
+    cr_assert(count <= ROWS_MAX);
+    for (size_t i = 0; i < count; i++)
+        rows[i] = i;
+    return rows;
+}
+
 int64_t rig_clock(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);

@@ -113,6 +113,9 @@ struct rig *rig_beside(struct rig *rig);
 // Stops the gateways, which must end well. The last line of a test.
 void rig_finish(struct rig *rig);
 
+// The numbers from 0 to count - 1, at most 64, as parameters of a test.
+size_t *rig_rows(size_t count);
+
 // --- waiting ---
 
 int64_t rig_clock(void); // milliseconds; only goes forward
@@ -208,7 +211,9 @@ void device_expect_bytes(int device, const void *bytes, size_t length);
 void device_expect_hex(int device, const char *hex);
 // The next datagram must be this text.
 void device_expect_datagram(int device, const char *text);
-bool device_has_bytes(int device); // now
+bool device_has_bytes(int device); // now: says something only where nothing can follow any more
+// Once the gateways have stopped: all that they have sent was expected.
+void device_expect_no_more(int device);
 // The gateway closes the connection, without saying a word.
 void device_expect_closed(int device);
 int device_port(int device); // its own

@@ -31,10 +31,7 @@ static const struct once {
 #define ONCES (sizeof onces / sizeof onces[0])
 
 ParameterizedTestParameters(command_once, are_sent_once) {
-    static size_t rows[ONCES];
-    for (size_t i = 0; i < ONCES; i++)
-        rows[i] = i;
-    return cr_make_param_array(size_t, rows, ONCES);
+    return cr_make_param_array(size_t, rig_rows(ONCES), ONCES);
 }
 
 // It does it at once, and comes back without a word about it.
@@ -75,8 +72,8 @@ Test(command_once, end_when_the_device_stays_and_is_silent) {
     device_expect(device, "reboot,0#");
     expect_step(rig, VAN, "custom", "processed", UNCERTAIN("the device did not answer in time"));
     talk(rig, device, VAN);
-    cr_assert(!device_has_bytes(device));
     finish(rig);
+    device_expect_no_more(device);
 }
 
 Test(command_once, wait_for_a_device_that_is_away_longer_than_the_timeout) {
@@ -136,8 +133,8 @@ ParameterizedTest(size_t *row, command_once, are_sent_once_by_a_gateway_that_res
     device = wake(rig, VAN);
     expect_step(rig, VAN, "reboot", "processed", CAME_BACK);
     talk(rig, device, VAN);
-    cr_assert(!device_has_bytes(device));
     rig_finish(rig);
+    device_expect_no_more(device);
 }
 
 // It moves to another gateway, which knows only the retained entry.
@@ -154,8 +151,8 @@ Test(command_once, are_sent_once_to_a_device_that_moves) {
     device = rig_tcp(other);
     device_send(device, report(VAN, 7));
     expect_step(rig, VAN, "reboot", "processed", CAME_BACK);
-    cr_assert(!device_has_bytes(device));
     finish(rig);
+    device_expect_no_more(device);
 }
 
 Test(command_once, that_have_begun_are_waited_for) {
