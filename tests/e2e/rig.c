@@ -516,12 +516,17 @@ struct rig *rig_with_broker(const char *extra) {
     return rig;
 }
 
-struct rig *rig_up(const char *changes) {
+struct rig *rig_up_at(const char *clock, const char *changes) {
     struct rig *rig = rig_with_broker(NULL);
+    rig->clock = clock;
     rig_gateway_start(rig, changes);
     rig_expect_log(rig, ": connected");
     rig_expect_state(rig);
     return rig;
+}
+
+struct rig *rig_up(const char *changes) {
+    return rig_up_at(NULL, changes);
 }
 
 // --- the log ---

@@ -107,6 +107,8 @@ void rig_expect_state(struct rig *rig);
 struct rig *rig_with_broker(const char *extra);
 // Everything, and the gateway publishes state.
 struct rig *rig_up(const char *changes);
+// The same with a clock for the gateway, see clock: for what takes it seconds.
+struct rig *rig_up_at(const char *clock, const char *changes);
 // A rig for one more gateway on the same broker, with the same client; its own client_id is for its
 // configuration to say. It goes with the first one.
 struct rig *rig_beside(struct rig *rig);

@@ -17,6 +17,10 @@ TestSuite(command_once, .fini = rig_clean, .timeout = 120);
     ": it may have been executed'}"
 #define CAME_BACK UNCERTAIN("the device came back without having answered")
 
+// Of the gateway: it waits five seconds for a late answer.
+#define FAST  5
+#define CLOCK "+0 x5"
+
 static const struct once {
     const char *command, *name, *bytes;
 } onces[] = {
@@ -45,7 +49,7 @@ static int act(struct rig *rig, int device, const char *bytes) {
 
 ParameterizedTest(size_t *row, command_once, are_sent_once) {
     const struct once *it = &onces[*row];
-    struct rig *rig = rig_up(NULL);
+    struct rig *rig = rig_up_at(CLOCK, NULL);
     int device = wake(rig, VAN);
     rig_publish(rig, TO_VAN, it->command);
     device = act(rig, device, it->bytes);
@@ -77,13 +81,13 @@ Test(command_once, end_when_the_device_stays_and_is_silent) {
 }
 
 Test(command_once, wait_for_a_device_that_is_away_longer_than_the_timeout) {
-    struct rig *rig = rig_up("{'commands':{'timeout':1}}");
+    struct rig *rig = rig_up_at(CLOCK, "{'commands':{'timeout':2}}");
     int device = wake(rig, VAN);
     rig_publish(rig, TO_VAN, REBOOT);
     device_expect(device, "reboot,0#");
     close(device);
     rig_expect(rig, "log/gw/devices/" VAN "/disconnected", NULL);
-    rig_wait_until(rig_clock() + 2500); // the time is out
+    rig_wait_until(rig_clock() + 5000 / FAST); // the time is out
     expect_steps(rig, VAN, "processed", 0);
     device = wake(rig, VAN);
     device_send(device, "reboot=Success!\r\n");
@@ -120,7 +124,7 @@ ParameterizedTestParameters(command_once, are_sent_once_by_a_gateway_that_restar
 
 // Even when it is killed in the moment in which the device has the bytes.
 ParameterizedTest(size_t *row, command_once, are_sent_once_by_a_gateway_that_restarts) {
-    struct rig *rig = rig_up(NULL);
+    struct rig *rig = rig_up_at(CLOCK, NULL);
     int device = wake(rig, VAN);
     rig_publish(rig, TO_VAN, REBOOT);
     device_expect(device, "reboot,0#");
@@ -141,6 +145,7 @@ ParameterizedTest(size_t *row, command_once, are_sent_once_by_a_gateway_that_res
 Test(command_once, are_sent_once_to_a_device_that_moves) {
     struct rig *rig = rig_up(NULL);
     struct rig *other = rig_beside(rig);
+    other->clock = CLOCK;
     rig_gateway_start(other, "{'mqtt':{'client_id':'other'},'commands':{'intake':false}}");
     rig_expect_log(other, ": connected");
     int device = wake(rig, VAN);
@@ -156,7 +161,7 @@ Test(command_once, are_sent_once_to_a_device_that_moves) {
 }
 
 Test(command_once, that_have_begun_are_waited_for) {
-    struct rig *rig = rig_up(NULL);
+    struct rig *rig = rig_up_at(CLOCK, NULL);
     int device = wake(rig, VAN);
     rig_publish(rig, TO_VAN, OTASTART);
     device_expect(device, "otastart,10.0.0.1:21,u,p,f,1#");
@@ -164,7 +169,7 @@ Test(command_once, that_have_begun_are_waited_for) {
     rig_expect_log(rig, "command otastart started");
     close(device);
     device = wake(rig, VAN);
-    rig_wait_until(rig_clock() + 6000); // longer than an answer may be late
+    rig_wait_until(rig_clock() + 6000 / FAST); // longer than an answer may be late
     expect_steps(rig, VAN, "processed", 0);
     device_send(device, "OTADONE\r\n");
     expect_step(rig, VAN, "otastart", "processed", "{'executed':true,'response':'OTADONE'}");
