@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LIFE_WAIT 40000 // milliseconds
 
@@ -69,6 +70,15 @@ void expect_entry(struct rig *rig, const char *ident, int64_t id, const char *su
         cr_assert(rig_wait(is_emptied, &emptied, RIG_DEADLINE), "%s is not emptied", topic);
 }
 
+int64_t queue_command(struct rig *rig, const char *ident, const char *name, const char *command) {
+    char topic[96];
+    snprintf(topic, sizeof topic, "command/gw/devices/%s", ident);
+    rig_publish(rig, topic, command);
+    int64_t id = expect_step(rig, ident, name, "queued", NULL);
+    expect_entry(rig, ident, id, "{'state':'queued'}");
+    return id;
+}
+
 // An entry may come twice: those of one attempt count once.
 static size_t count_different(struct rig *rig, const char *topic) {
     json_t *seen = json_object();
@@ -107,6 +117,24 @@ static bool is_handed_over(void *context) {
 void expect_handed_over(struct rig *rig) {
     struct handing_over handing_over = {.rig = rig, .before = rig_log_count(rig, "outbox: 0 messages")};
     cr_assert(rig_wait(is_handed_over, &handing_over, RIG_DEADLINE), "the broker does not take all messages");
+}
+
+void expect_none(struct rig *rig, const char *filter) {
+    if (rig->gateway != 0)
+        expect_handed_over(rig);
+    rig_count_retained(rig, "no/such/topic"); // the answer comes behind what the broker has for us
+    size_t count = rig_count(rig, filter);
+    cr_assert(count == 0, "%zu messages on %s, expected none", count, filter);
+}
+
+void expect_passed(struct rig *rig) {
+    static const char other[] = "866425030000017";
+    int device = wake(rig, other);
+    rig_publish(rig, "command/gw/devices/866425030000017", "rconf,1#");
+    device_expect(device, "rconf,1#");
+    device_send(device, "rconf=a,b,c,1,6,30,V1,GSM\r\n");
+    expect_step(rig, other, "custom", "processed", "{'executed':true}");
+    close(device);
 }
 
 // --- all lives ---

@@ -31,6 +31,9 @@ int wake_udp(struct rig *rig, const char *ident);
 // The same on a socket that is there.
 void talk(struct rig *rig, int device, const char *ident);
 
+// Publishes a command for the device and waits until it is pending. name: that of the command, or +. Returns its id.
+int64_t queue_command(struct rig *rig, const char *ident, const char *name, const char *command);
+
 // Waits for the log entry of a step of a command, which contains subset (or NULL). Returns the command's id.
 int64_t expect_step(struct rig *rig, const char *ident, const char *name, const char *step,
                     const char *subset);
@@ -40,6 +43,13 @@ void expect_entry(struct rig *rig, const char *ident, int64_t id, const char *su
 
 // Waits until the broker has acknowledged all that the gateway has published.
 void expect_handed_over(struct rig *rig);
+
+// Nothing was published on topics that match: looks once the broker has all from the gateway, and the rig all of that.
+void expect_none(struct rig *rig, const char *filter);
+
+// A command comes through to another device, which is woken for it: those that were published before have come through
+// as well, or never will.
+void expect_passed(struct rig *rig);
 
 // So many log entries of that step have come by now, not counting those that came twice.
 void expect_steps(struct rig *rig, const char *ident, const char *step, size_t count);

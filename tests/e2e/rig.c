@@ -28,6 +28,16 @@ static struct rig *the_rig; // of this test, for rig_clean()
 
 // --- waiting ---
 
+#define ROWS_MAX 64
+
+size_t *rig_rows(size_t count) {
+    static size_t rows[ROWS_MAX];
+    cr_assert(count <= ROWS_MAX);
+    for (size_t i = 0; i < count; i++)
+        rows[i] = i;
+    return rows;
+}
+
 int64_t rig_clock(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -506,12 +516,17 @@ struct rig *rig_with_broker(const char *extra) {
     return rig;
 }
 
-struct rig *rig_up(const char *changes) {
+struct rig *rig_up_at(const char *clock, const char *changes) {
     struct rig *rig = rig_with_broker(NULL);
+    rig->clock = clock;
     rig_gateway_start(rig, changes);
     rig_expect_log(rig, ": connected");
     rig_expect_state(rig);
     return rig;
+}
+
+struct rig *rig_up(const char *changes) {
+    return rig_up_at(NULL, changes);
 }
 
 // --- the log ---

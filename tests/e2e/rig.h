@@ -107,11 +107,16 @@ void rig_expect_state(struct rig *rig);
 struct rig *rig_with_broker(const char *extra);
 // Everything, and the gateway publishes state.
 struct rig *rig_up(const char *changes);
+// The same with a clock for the gateway, see clock: for what takes it seconds.
+struct rig *rig_up_at(const char *clock, const char *changes);
 // A rig for one more gateway on the same broker, with the same client; its own client_id is for its
 // configuration to say. It goes with the first one.
 struct rig *rig_beside(struct rig *rig);
 // Stops the gateways, which must end well. The last line of a test.
 void rig_finish(struct rig *rig);
+
+// The numbers from 0 to count - 1, at most 64, as parameters of a test.
+size_t *rig_rows(size_t count);
 
 // --- waiting ---
 
@@ -208,7 +213,9 @@ void device_expect_bytes(int device, const void *bytes, size_t length);
 void device_expect_hex(int device, const char *hex);
 // The next datagram must be this text.
 void device_expect_datagram(int device, const char *text);
-bool device_has_bytes(int device); // now
+bool device_has_bytes(int device); // now: says something only where nothing can follow any more
+// Once the gateways have stopped: all that they have sent was expected.
+void device_expect_no_more(int device);
 // The gateway closes the connection, without saying a word.
 void device_expect_closed(int device);
 int device_port(int device); // its own

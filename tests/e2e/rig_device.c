@@ -159,6 +159,20 @@ bool device_has_bytes(int device) {
     return poll(&poller, 1, 0) == 1;
 }
 
+static bool is_udp(int device) {
+    int type = 0;
+    socklen_t size = sizeof type;
+    return getsockopt(device, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_DGRAM;
+}
+
+// The end of the connection comes behind all that was sent; where there is none, the end of the program that sends.
+void device_expect_no_more(int device) {
+    if (is_udp(device))
+        cr_assert(!device_has_bytes(device), "the device got a datagram too many");
+    else
+        device_expect_closed(device);
+}
+
 void device_expect_closed(int device) {
     char came[64] = "";
     ssize_t got = receive(device, came, sizeof came - 1);

@@ -45,10 +45,7 @@ static struct rig *up(int64_t offset, const char *changes) {
 }
 
 static int64_t queue(struct rig *rig, const char *command) {
-    rig_publish(rig, TO_VAN, command);
-    int64_t id = expect_step(rig, VAN, "rconf", "queued", NULL);
-    expect_entry(rig, VAN, id, "{'state':'queued'}");
-    return id;
+    return queue_command(rig, VAN, "rconf", command);
 }
 
 static void execute(struct rig *rig, int device) {

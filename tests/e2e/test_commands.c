@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/e2e/command_life.h"
 #include "tests/e2e/rig.h"
 
 TestSuite(commands, .fini = rig_clean);
@@ -48,8 +49,8 @@ Test(commands, text_over_the_devices_topic) {
                "{'event_code':334,'ident':'" VAN "','channel_id':1,'device_id':" VAN "}");
     rig_expect(rig, LOG_OF_VAN "/custom/processed",
                "{'event_code':332,'executed':true,'response':'mode=Success!'}");
-    cr_assert(!device_has_bytes(device));
     rig_finish(rig);
+    device_expect_no_more(device);
 }
 
 #define RCONF_RESULT                                                                                         \
@@ -78,10 +79,7 @@ static const struct exchange {
 #define EXCHANGES (sizeof exchanges / sizeof exchanges[0])
 
 ParameterizedTestParameters(commands, are_answered) {
-    static size_t rows[EXCHANGES];
-    for (size_t i = 0; i < EXCHANGES; i++)
-        rows[i] = i;
-    return cr_make_param_array(size_t, rows, EXCHANGES);
+    return cr_make_param_array(size_t, rig_rows(EXCHANGES), EXCHANGES);
 }
 
 ParameterizedTest(size_t *row, commands, are_answered) {
@@ -102,6 +100,7 @@ Test(commands, of_an_array_go_out_one_after_the_other) {
                 "[{\"name\":\"reboot\"},{\"name\":\"light\",\"properties\":{\"enabled\":true}}]");
     device_expect(device, "reboot,0#");
     rig_expect(rig, LOG_OF_VAN "/light/queued", NULL);
+    expect_passed(rig);
     cr_assert(!device_has_bytes(device)); // answers carry no id: the second waits
     device_send(device, "reboot=Success!");
     device_expect(device, "light,1#");
@@ -119,7 +118,8 @@ Test(commands, of_higher_priority_wait_for_the_one_under_way) {
     rig_publish(rig, TO_VAN, "{\"name\":\"light\",\"properties\":{\"enabled\":true}}");
     rig_publish(rig, TO_VAN, "{\"name\":\"rconf\",\"priority\":5}");
     rig_expect(rig, LOG_OF_VAN "/rconf/queued", NULL);
-    cr_assert(rig_count(rig, LOG_OF_VAN "/rconf/sent") == 0);
+    expect_none(rig, LOG_OF_VAN "/rconf/sent");
+    expect_passed(rig);
     cr_assert(!device_has_bytes(device));
     device_send(device, "reboot=Success!");
     device_expect(device, "rconf,1#");
@@ -236,7 +236,7 @@ Test(commands, where_is_answered_by_the_next_position) {
     device_expect(device, "where?");
     device_send(device, "MT;4;" VAN ";RH;5+190116112648+0+0+0+0+11+3954+1\r\n");
     rig_expect(rig, REPORTS, "{'message.type':'RH'}");
-    cr_assert(rig_count(rig, LOG_OF_VAN "/+/processed") == 0); // a heart beat is no position
+    expect_none(rig, LOG_OF_VAN "/+/processed"); // a heart beat is no position
     device_send(device, report(VAN, 77));
     expect_life(rig, "custom",
                 "{'executed':true,'response':{'message.type':'R0','message.seqnum':77,'position.latitude':22."
@@ -255,7 +255,7 @@ static int begin_update(struct rig *rig) {
     device_expect(device, "otastart,173.230.147.117:21,ota,ota,MT825.bin,1#");
     device_send(device, "otastart =Success!\r\n");
     rig_expect_log(rig, "command otastart started");
-    cr_assert(rig_count(rig, LOG_OF_VAN "/+/processed") == 0);
+    expect_none(rig, LOG_OF_VAN "/+/processed");
     return device;
 }
 
@@ -335,9 +335,9 @@ Test(commands, with_a_response_topic_that_no_broker_takes_are_refused) {
     rig_expect_log(rig, "command rejected: the response topic has 202 levels");
     device_send(device, report(VAN, 2));
     rig_expect(rig, REPORTS, "{'message.seqnum':2}");
-    cr_assert(!device_has_bytes(device));
     cr_assert(rig_log_count(rig, ": connected") == 1, "the broker has closed the connection");
     rig_finish(rig);
+    device_expect_no_more(device);
 }
 
 Test(commands, do_not_speak_in_the_gateways_name) {
@@ -346,9 +346,9 @@ Test(commands, do_not_speak_in_the_gateways_name) {
     rig_request(rig, TO_VAN, "{\"name\":\"reboot\"}", "trackbus/message/gw/devices/7", NULL);
     rig_expect(rig, LOG_OF_VAN "/invalid/processed",
                "{'executed':false,'reason':'the response topic belongs to the gateway'}");
-    cr_assert(!device_has_bytes(device));
-    cr_assert(rig_count(rig, "message/gw/devices/7") == 0);
+    expect_none(rig, "message/gw/devices/7");
     rig_finish(rig);
+    device_expect_no_more(device);
 }
 
 // --- silence and absence ---
@@ -361,8 +361,8 @@ Test(commands, without_an_answer_are_sent_again) {
     device_expect(device, "reboot,0#");
     rig_expect(rig, LOG_OF_VAN "/reboot/sent", NULL);
     expect_life(rig, "reboot", "{'executed':false,'response':null,'reason':'no answer to 2 attempts'}");
-    cr_assert(!device_has_bytes(device));
     rig_finish(rig);
+    device_expect_no_more(device);
 }
 
 Test(commands, answered_at_the_second_attempt) {
@@ -438,8 +438,8 @@ Test(commands, are_not_taken_in_by_an_instance_that_is_told_not_to) {
     rig_publish(rig, TO_VAN, "mode,6,60#");
     device_send(device, report(VAN, 2));
     rig_expect(rig, REPORTS, "{'message.seqnum':2}");
-    cr_assert(!device_has_bytes(device));
     rig_finish(rig);
+    device_expect_no_more(device);
 }
 
 Test(commands, under_way_end_when_the_gateway_stops) {
@@ -503,7 +503,7 @@ Test(commands, that_are_none_are_refused) {
         cr_assert(reason != NULL && strstr(reason, it->reason) != NULL, "%s: expected '%s', came %s",
                   it->payload, it->reason, result->payload);
     }
-    cr_assert(rig_count(rig, LOG_OF_VAN "/+/sent") == 0);
+    expect_none(rig, LOG_OF_VAN "/+/sent");
     cr_assert(rig_log_count(rig, "command rejected: ") >= 20); // in a second, about one topic
     rig_publish(rig, TO_VAN, "reboot,0#");                     // only what comes now reaches the device
     device_expect(device, "reboot,0#");

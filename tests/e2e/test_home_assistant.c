@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/e2e/command_life.h"
 #include "tests/e2e/rig.h"
 
 TestSuite(home_assistant, .fini = rig_clean);
@@ -374,7 +375,7 @@ Test(home_assistant, entities_grow) {
     int device = van_that_said(rig, "MT;4;" VAN ";RH;5+190116112648+0+0+0+0+11+3954+1\r\n");
     expect_entity(rig, "sensor/battery_voltage", "{}");
     expect_entity(rig, "button/reboot", "{}"); // the last
-    cr_assert(rig_count(rig, "/homeassistant/sensor/+/position_speed/config") == 0);
+    expect_none(rig, "/homeassistant/sensor/+/position_speed/config");
     device_send(device, report(VAN, 2));
     expect_entity(rig, "sensor/position_speed", "{}");
     device_send(device, "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+13+3744+3\r\n");
@@ -402,8 +403,8 @@ Test(home_assistant, only_the_position) {
     rig_expect(rig, "state/gw/devices/" VAN "/telemetry/position", "{'latitude':22.63827}");
     rig_finish(rig);
     cr_assert(rig_count(rig, "/homeassistant/device_tracker/#") == 1);
-    cr_assert(rig_count(rig, "/homeassistant/sensor/#") == 0);
-    cr_assert(rig_count(rig, "/homeassistant/+/+/battery_charging_status/config") == 0);
+    expect_none(rig, "/homeassistant/sensor/#");
+    expect_none(rig, "/homeassistant/+/+/battery_charging_status/config");
 }
 
 Test(home_assistant, without_telemetry) {
@@ -412,8 +413,8 @@ Test(home_assistant, without_telemetry) {
     expect_entity(rig, "binary_sensor/connected", "{}");
     expect_entity(rig, "button/reboot", "{}");
     rig_finish(rig);
-    cr_assert(rig_count(rig, "/homeassistant/device_tracker/#") == 0);
-    cr_assert(rig_count(rig, "/homeassistant/sensor/#") == 0);
+    expect_none(rig, "/homeassistant/device_tracker/#");
+    expect_none(rig, "/homeassistant/sensor/#");
 }
 
 Test(home_assistant, disabled) {
@@ -422,7 +423,7 @@ Test(home_assistant, disabled) {
     rig_expect(rig, "state/gw/devices/42/telemetry/position", NULL);
     rig_publish(rig, "/homeassistant/status", "online");
     rig_finish(rig);
-    cr_assert(rig_count(rig, CONFIGS) == 0);
+    expect_none(rig, CONFIGS);
 }
 
 // --- again ---

@@ -107,7 +107,7 @@ Test(logs, the_life_of_a_connection) {
     json_t *entry = json_of(accepted);
     check_entry(entry, 100, device, "tcp", NULL);
     json_decref(entry);
-    cr_assert(rig_count(rig, IDENTIFIED) == 0);
+    expect_none(rig, IDENTIFIED);
     say(rig, device, VAN, SOME_REPORT);
     const struct rig_message *identified = rig_expect(rig, IDENTIFIED, NULL);
     entry = json_of(identified);
@@ -119,7 +119,7 @@ Test(logs, the_life_of_a_connection) {
     device_expect(device, "mode,6,60#");
     device_send(device, "mode=Success!\r\n");
     rig_expect(rig, "log/gw/devices/42/commands-queue/custom/processed", NULL);
-    cr_assert(rig_count(rig, CLOSED) == 0);
+    expect_none(rig, CLOSED);
     shutdown(device, SHUT_RDWR);
     entry = expect_closed(rig, 2);
     const struct rig_message *closed = rig_message_at(rig, CLOSED, 0);
@@ -180,7 +180,7 @@ Test(logs, closed_because_the_device_connected_again) {
     json_decref(expect_closed_of(rig, 12, first, VAN));
     talk(rig, second, VAN);
     cr_assert(rig_count(rig, CLOSED) == 1);
-    cr_assert(rig_count(rig, DISCONNECTED) == 0, "the device was there all the time");
+    expect_none(rig, DISCONNECTED);
     rig_finish(rig);
 }
 

@@ -102,10 +102,7 @@ static struct rig *forbidding_up(const char *queue, const char *tree) {
 }
 
 ParameterizedTestParameters(refusals, tree_that_is_forbidden_costs_no_other) {
-    static size_t rows[2 * FORBIDDEN];
-    for (size_t i = 0; i < 2 * FORBIDDEN; i++)
-        rows[i] = i;
-    return cr_make_param_array(size_t, rows, 2 * FORBIDDEN);
+    return cr_make_param_array(size_t, rig_rows(2 * FORBIDDEN), 2 * FORBIDDEN);
 }
 
 ParameterizedTest(size_t *row, refusals, tree_that_is_forbidden_costs_no_other) {

@@ -229,7 +229,7 @@ static void expect_no_device_topics(const char *unknown) {
     for (size_t i = 0; i < 6; i++) {
         char filter[96];
         snprintf(filter, sizeof filter, filters[i / 2], i % 2 == 0 ? CAR : THIRD);
-        cr_assert(rig_count(rig, filter) == 0, "there is something on %s", filter);
+        expect_none(rig, filter);
     }
     rig->finished = true;
 }
@@ -248,7 +248,7 @@ STORY(state, connected_over_tcp) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
     expect_connections(rig, 1);
-    cr_assert(rig_count(rig, "state/gw/devices/#") == 0, "who it is has not been said yet");
+    expect_none(rig, "state/gw/devices/#");
     talk(rig, device, VAN);
     rig_expect_standing(rig, VAN_CONNECTED, "true");
     close(device);
