@@ -82,7 +82,10 @@ static int udp_at(struct rig *rig, unsigned worker, const char *ident) {
     for (int i = 0; i < TRIES; i++) {
         int device = rig_udp(rig);
         device_send(device, report(ident, 1));
-        if (worker_of(rig, device) == worker)
+        unsigned came_to = worker_of(rig, device);
+        // The broker's order says which worker has the device: that of the last try is to be the last.
+        rig_expect(rig, "log/gw/devices/+/connected", NULL);
+        if (came_to == worker)
             return device;
         close(device);
     }
