@@ -84,7 +84,7 @@ static int udp_at(struct rig *rig, unsigned worker, const char *ident) {
         device_send(device, report(ident, 1));
         unsigned came_to = worker_of(rig, device);
         // The broker's order says which worker has the device: that of the last try is to be the last.
-        rig_expect(rig, "log/gw/devices/+/connected", NULL);
+        rig_expect(rig, "log/gw/channels/+/connections/+/identified", NULL);
         if (came_to == worker)
             return device;
         close(device);
