@@ -260,7 +260,7 @@ static void add_devices(struct config_devices *devices, const json_t *array) {
         const char *name = text_of(json, "name");
         devices->list[devices->count++] = (struct config_device){
             .ident = text_of(json, "ident"),
-            .id = json_schema_integer(json_object_get(json, "id")),
+            .id = json_object_get(json, "id") != NULL ? json_schema_integer(json_object_get(json, "id")) : -1,
             .name = name != NULL ? name : text_of(json, "ident"),
             .type_id = json_schema_integer(json_object_get(json, "type_id")),
         };
