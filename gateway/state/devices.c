@@ -1038,13 +1038,13 @@ static void hear_retained_timestamp(struct devices *devices, int64_t id, struct 
         find_or_make_claim(devices, id)->reported = true;
 }
 
-// Somebody has written a value of ours. What is due goes out anyway.
+// Somebody has written a value of ours. What is due goes out anyway, unless it waits for telemetry_interval.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
                               const char *topic, const struct mqtt_received *received) {
     const struct value *value = values_named(&state->values, field);
-    if (value == NULL || value->generation == 0)
+    if (value == NULL || (value->generation == 0 && !state->rests))
         return;
-    bool same = value->length == received->length &&
+    bool same = value->generation != 0 && value->length == received->length &&
                 memcmp(value_text(value), received->payload, received->length) == 0;
     compare(devices, state, same, topic, received);
 }
