@@ -505,9 +505,9 @@ static void make_parts(struct gateway *gateway) {
 // Returns how many messages and commands are lost with it. Only now is it known what is on disk.
 static size_t close_store(struct gateway *gateway) {
     size_t lost = store_close(gateway->store);
-    if (gateway->left > lost)
+    if (lost == 0 && gateway->left > 0)
         log_warning("%zu messages that the broker has not taken stay on disk for the next start",
-                    gateway->left - lost);
+                    gateway->left);
     log_info("stopped");
     return lost;
 }
