@@ -1094,6 +1094,25 @@ Test(outbox, does_not_keep_up_with_a_mute_broker_and_a_full_disk, .timeout = 60)
     let_files_grow(true);
 }
 
+// Somebody else has deleted them, or the file was damaged.
+Test(outbox, says_what_is_missing_on_disk, .timeout = 60) {
+    int log = catch_log();
+    put_all(3);
+    run_until(is_safe, 3);
+    put_all(3); // they are on disk alone
+    run_until(is_safe, 6);
+    store_delete_messages(store, 5);
+    put_all(1);
+    go_up();
+    for (int i = 1; i <= 5; i++) {
+        run_until(were_handed, (size_t)i);
+        answer(i, MQTT_TAKEN);
+    }
+    run_until(broker_keeps_up, 0);
+    cr_expect_eq(outbox_count(outbox), 0);
+    cr_expect_eq(count_lines(log, "2 messages that were written to disk are not in the store any more"), 1);
+}
+
 // --- who waits for a message ---
 
 static size_t left_when_told;

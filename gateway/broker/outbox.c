@@ -114,6 +114,7 @@ struct outbox {
     bool loading;
     uint64_t load_through; // the last on disk when the loading began
     size_t loaded;         // messages of this loading
+    uint64_t missing;      // of it: they were written, and are not there
     struct item *late;     // what came while the last messages are read back: it follows these in memory
     bool catching_up;      // these are being read back
     bool stopped;
@@ -487,10 +488,27 @@ static void spill_late(struct outbox *outbox) {
 
 // --- back from the disk ---
 
+// Of this run all messages from next_load on were written, without gaps.
+static void note_gap(struct outbox *outbox, uint64_t until) {
+    uint64_t from = outbox->next_load > outbox->earlier ? outbox->next_load : outbox->earlier + 1;
+    if (until <= from)
+        return;
+    outbox->missing += until - from;
+    outbox->disk_count -= until - from < outbox->disk_count ? until - from : outbox->disk_count;
+}
+
+static void tell_missing(struct outbox *outbox) {
+    if (outbox->missing > 0)
+        log_error("%llu messages that were written to disk are not in the store any more: they are lost",
+                  (unsigned long long)outbox->missing);
+    outbox->missing = 0;
+}
+
 static void take_loaded(void *context, uint64_t number, const struct mqtt_publish *publish) {
     struct outbox *outbox = context;
     if (number < outbox->next_load)
         return;
+    note_gap(outbox, number);
     append_item(outbox, publish, number);
     outbox->loaded++;
     outbox->next_load = number + 1;
@@ -512,9 +530,11 @@ static void on_loaded(void *context, bool ok) {
     outbox->loading = false;
     if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through) {
         // Nothing more is there. A store that was damaged has less than was put.
+        note_gap(outbox, outbox->load_through + 1);
         outbox->next_load = outbox->load_through + 1;
         outbox->disk_count = outbox->last_spilled - outbox->load_through;
     }
+    tell_missing(outbox);
     if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
         end_spilling(outbox);
     else
