@@ -728,24 +728,18 @@ static void set_coordinates(struct message *message, const struct walk_state *st
         message_set_text(message, FIELD_CUSTOM_POSITION_SOURCE, source, strlen(source));
 }
 
-// Table within a table, for an explanation.
-struct outer {
-    char table[EXPLAIN_ROW_MAX];
-    bool assumed;
-};
-
-static struct outer enter_table(struct explanation *explanation, const char *table) {
-    struct outer outer = {0};
-    if (explanation == NULL)
-        return outer;
-    outer.assumed = explanation->assumed;
-    memcpy(outer.table, explanation->table, sizeof outer.table);
-    explain_table(explanation, outer.assumed, "%s", table);
-    return outer;
-}
-
-static void leave_table(struct explanation *explanation, const struct outer *outer) {
-    explain_table(explanation, outer->assumed, "%s", outer->table);
+// Walks a table within a table; an explanation then goes on with the outer one.
+static void take_inner(struct layout_walk *walk, const struct layout_item *items, const char *table) {
+    char outer[EXPLAIN_ROW_MAX];
+    struct explanation *explanation = walk->explanation;
+    if (explanation == NULL) {
+        layout_take_all(walk, items);
+        return;
+    }
+    memcpy(outer, explanation->table, sizeof outer);
+    explain_table(explanation, explanation->assumed, "%s", table);
+    layout_take_all(walk, items);
+    explain_table(explanation, explanation->assumed, "%s", outer);
 }
 
 static void set_block(struct message *message, enum form form, int64_t now, struct reader *body,
@@ -758,10 +752,8 @@ static void set_block(struct message *message, enum form form, int64_t now, stru
                                .take = take_item,
                                .context = &state,
                                .explanation = explanation};
-    struct outer outer = enter_table(explanation, "block_items");
     if (!body->fault)
-        layout_take_all(&walk, block_items);
-    leave_table(explanation, &outer);
+        take_inner(&walk, block_items, "block_items");
 }
 
 // A cell of nothing but zeros stands where there is none.
@@ -771,12 +763,10 @@ static void set_cell(struct message *message, struct reader *body, struct explan
     struct layout_walk walk = {.message = message, .bytes = &cell, .explanation = explanation};
     if (body->fault)
         return;
-    struct outer outer = enter_table(explanation, "cell_items");
     if (memcmp(cell.next, none, CELL_SIZE) == 0)
         message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
     else
-        layout_take_all(&walk, cell_items);
-    leave_table(explanation, &outer);
+        take_inner(&walk, cell_items, "cell_items");
 }
 
 static void take_block_item(struct layout_walk *walk, const struct layout_item *item, int64_t value) {
