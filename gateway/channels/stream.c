@@ -162,7 +162,8 @@ static void put_fault(struct stream *stream, size_t at, const char *verdict, con
                                                                 .verdict = verdict,
                                                                 .reason = reason,
                                                                 .bytes = bytes,
-                                                                .length = length});
+                                                                .length = length,
+                                                                .at = at});
 }
 
 // The device that spoke takes its leave.
@@ -170,6 +171,13 @@ static enum stream_state take_goodbye(struct stream *stream) {
     const struct stream_sink *sink = stream->sink;
     bool ends = sink->goodbye == NULL || sink->goodbye(stream->context, stream->ident);
     return ends ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
+}
+
+static void tell_frame(struct stream *stream, const uint8_t *frame, size_t length,
+                       enum codec_verdict verdict) {
+    stream->sink->frame(stream->context,
+                        &(struct stream_frame){
+                            .offset = stream->offset, .bytes = frame, .length = length, .verdict = verdict});
 }
 
 static enum stream_state take_frame(struct stream *stream, const uint8_t *frame, size_t length) {
@@ -181,13 +189,18 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
         .reply = pass_reply,
         .answer = count_answer,
         .scratch = &scratch,
+        .explanation = stream->explanation,
     };
+    if (stream->explanation != NULL)
+        explain_reset(stream->explanation);
     void *session = session_of_frame(stream, frame, length);
     enum codec_verdict verdict = stream->codec->decode(session, frame, length, &out);
     stream->counters->verdicts[verdict]++;
     stream->junk_in_a_row = 0;
     stream->had_frame = true;
     stream->setting.frame += stream->setting.transport == CODEC_UDP;
+    if (stream->sink->frame != NULL)
+        tell_frame(stream, frame, length, verdict);
     if (verdict != CODEC_OK)
         put_fault(stream, out.reason_offset, codec_verdict_name(verdict), out.reason, frame, length);
     if (verdict == CODEC_VIOLATION)

@@ -12,10 +12,11 @@
 #include "gateway/channels/message_stamp.h"
 #include "gateway/channels/stream.h"
 #include "gateway/cli/cli.h"
+#include "gateway/cli/explaining.h"
 #include "gateway/commands/parse.h"
 
 static const char help[] =
-    "trackbus decode -p PROTOCOL [--hex] [--udp] [--now UNIX_SECONDS] [FILE]\n"
+    "trackbus decode -p PROTOCOL [--hex] [--udp] [--now UNIX_SECONDS] [--explain] [FILE]\n"
     "\n"
     "Prints each message in a capture (standard input without FILE) as one line of JSON. What was\n"
     "rejected, skipped or left out goes to standard error as 'offset N: VERDICT: reason'.\n"
@@ -24,13 +25,16 @@ static const char help[] =
     "      --hex                the capture is hexadecimal text; whitespace is ignored\n"
     "      --udp                each line is a datagram; otherwise all of it is one TCP stream\n"
     "      --now UNIX_SECONDS   the time of receipt, instead of now\n"
+    "      --explain            also says what each byte of a frame is, and which row of the codec's\n"
+    "                           tables says so; which replies go to the device; and where in the bytes\n"
+    "                           a fault is\n"
     "\n"
     "Exit codes: 0 everything was understood, 1 something was rejected, 2 wrong usage.\n";
 
 struct options {
     const char *protocol;
     const struct codec *codec;
-    bool hex, udp;
+    bool hex, udp, explain;
     int64_t now; // microseconds; 0: the clock's
     const char *file;
 };
@@ -39,6 +43,7 @@ struct decoding {
     struct stream stream;
     int64_t now;
     bool rejected;
+    struct explaining *explaining; // or NULL
 };
 
 static enum codec_identity take_ident(void *context, const char *ident) {
@@ -73,15 +78,32 @@ static void print_removed(struct decoding *decoding, const struct message *messa
 
 static void print_message(void *context, struct message *message) {
     static char json[MESSAGE_JSON_MAX];
+    static struct message_member members[MESSAGE_VALUES_MAX];
+    size_t count;
     struct decoding *decoding = context;
     message_stamp(message,
                   &(struct message_origin){.codec = decoding->stream.codec, .received = now_of(decoding)});
     print_removed(decoding, message);
-    message_write_json(message, json, sizeof json);
+    message_write_members(message, json, sizeof json, members, &count);
     puts(json);
+    if (decoding->explaining != NULL)
+        explaining_message(decoding->explaining, message, members, count);
 }
 
-static void ignore_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
+static void print_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
+    static const char *const when_names[] = {[CODEC_NOW] = "at once",
+                                             [CODEC_WHEN_SAFE] = "once its messages are safe",
+                                             [CODEC_WHEN_REFUSED] = "if the broker refuses a message"};
+    const struct decoding *decoding = context;
+    char hex[2 * CODEC_COMMAND_MAX + 1];
+    if (decoding->explaining != NULL && length <= CODEC_COMMAND_MAX)
+        printf("reply %s: %s\n", when_names[when], hex_write(bytes, length, hex));
+}
+
+static void print_frame(void *context, const struct stream_frame *frame) {
+    const struct decoding *decoding = context;
+    if (decoding->explaining != NULL)
+        explaining_frame(decoding->explaining, frame);
 }
 
 static void print_answer(void *context, const struct codec_answer *answer) {
@@ -99,16 +121,20 @@ static void print_answer(void *context, const struct codec_answer *answer) {
 static void print_fault(void *context, const struct stream_fault *fault) {
     struct decoding *decoding = context;
     decoding->rejected = true;
+    fflush(stdout); // so that it stands behind what came before it
     fprintf(stderr, "offset %llu: %s: %s (%zu bytes)\n", (unsigned long long)fault->offset, fault->verdict,
             fault->reason, fault->length);
+    if (decoding->explaining != NULL)
+        explaining_fault(fault, stderr);
 }
 
 static const struct stream_sink sink = {
     .identify = take_ident,
     .message = print_message,
-    .reply = ignore_reply,
+    .reply = print_reply,
     .answer = print_answer,
     .fault = print_fault,
+    .frame = print_frame,
 };
 
 static uint8_t *read_all(FILE *file, size_t *length) {
@@ -181,12 +207,15 @@ static int decode(const struct options *options, FILE *file) {
     size_t length;
     uint8_t *bytes = read_all(file, &length);
     stream_init(&decoding.stream, options->codec, &sink, &decoding, &counters);
+    if (options->explain)
+        decoding.explaining = explaining_new(&decoding.stream);
     decoding.stream.setting.transport = options->udp ? CODEC_UDP : CODEC_TCP;
     if (options->udp)
         feed_lines(&decoding, options, bytes, length);
     else
         feed(&decoding, options, bytes, length);
     stream_free(&decoding.stream);
+    explaining_free(decoding.explaining);
     free(bytes);
     return decoding.rejected ? 1 : 0;
 }
@@ -211,6 +240,8 @@ static int take_option(char **argv, int option, struct options *options) {
         options->hex = true;
     else if (option == 'u')
         options->udp = true;
+    else if (option == 'e')
+        options->explain = true;
     else if (option != 'n')
         return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
     else if (!read_now(optarg, &options->now))
@@ -224,6 +255,7 @@ static int read_options(int argc, char **argv, struct options *options) {
         {"hex", no_argument, NULL, 'x'},
         {"udp", no_argument, NULL, 'u'},
         {"now", required_argument, NULL, 'n'},
+        {"explain", no_argument, NULL, 'e'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };

@@ -170,6 +170,27 @@ Test(cli, decode_says_what_was_rejected_and_where) {
     expect_in(strchr(it->out, '\n'), "\"message.seqnum\":114");
 }
 
+Test(cli, decode_explains_bytes) {
+    const struct outcome *it = call("decode -p mictrack --now 1600000000 --explain", REPORT "\r\n");
+    cr_assert_eq(it->code, 0, "%s", it->err);
+    expect_in(it->out, MESSAGE "frame at offset 0, 77 bytes: OK\n");
+    expect_in(it->out,
+              "\n  40         32322e3633383237     position.latitude                  22.63827               "
+              "22.63827                 known    layouts R0 item 3\n");
+    it = call(
+        "decode -p magicyo --hex --explain",
+        "55550030383634383637303232353131303135030056001204015f5e10000106000212340abcde01004b854206b5aaaa");
+    cr_assert_eq(it->code, 0, "%s", it->err);
+    expect_in(it->out, "assumed  records 04/01 item 4\n");
+    expect_in(it->out, "reply once its messages are safe: 5555");
+    it = call("decode -p magicyo --hex --explain",
+              "5555001e3836343836373032323531313031350c00a500002c6c0327aaaa");
+    cr_assert_eq(it->code, 1);
+    expect_in(it->err,
+              "\n  55 55 00 1e 38 36 34 38 36 37 30 32 32 35 31 31 30 31 35 0c 00 a5 00 00 2c 6c 03 27 aa aa "
+              "\n                                                                          ^^\n");
+}
+
 Test(cli, decode_says_which_value_was_left_out) {
     const struct outcome *it =
         call("decode -p mictrack", "MT;6;866425031361423;R0;10+190109091803+95+114.02922+2.14+69+2+3744+113");
