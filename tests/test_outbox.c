@@ -12,6 +12,7 @@
 
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
+#include "tests/temporary.h"
 
 #define WINDOW   4
 #define DEADLINE 15  // seconds
@@ -30,7 +31,7 @@ static struct broker {
     char texts[SENT_MAX][8];
 } broker;
 
-static char directory[64];
+static char directory[TEMPORARY_MAX];
 static uv_loop_t loop;
 static struct store *store;
 static struct outbox *outbox;
@@ -129,8 +130,7 @@ static void close_outbox(void) {
 }
 
 static void set_up(void) {
-    strcpy(directory, "/tmp/trackbus-outbox-XXXXXX");
-    cr_assert(mkdtemp(directory) != NULL);
+    make_temporary(directory, "outbox");
     uv_loop_init(&loop);
     open_outbox();
 }
