@@ -576,7 +576,7 @@ static void set_version(struct message *message, enum field field, int64_t word)
 }
 
 static void set_text(struct message *message, enum field field, struct reader *body) {
-    size_t length = reader_unsigned(body, 1) & 0x3F;
+    size_t length = (size_t)reader_unsigned(body, 1) & 0x3F;
     const uint8_t *text = reader_bytes(body, length);
     if (text != NULL && length > 0)
         message_set_text(message, field, (const char *)text, length);
@@ -731,7 +731,7 @@ static enum codec_verdict read_attributes(const struct decoding *decoding, struc
     while (reader_left(body) > 0) {
         size_t at = (size_t)(body->next - decoding->frame.bytes);
         unsigned id = (unsigned)reader_unsigned(body, 2);
-        size_t length = reader_unsigned(body, 1);
+        size_t length = (size_t)reader_unsigned(body, 1);
         struct reader value = reader_part(body, length);
         if (body->fault)
             return codec_reject(decoding->out, CODEC_SHORT, at, "an attribute runs past the end of the data");
@@ -746,12 +746,12 @@ static enum codec_verdict read_attributes(const struct decoding *decoding, struc
 }
 
 static enum codec_verdict read_can_frames(const struct decoding *decoding, struct reader *body, bool *any) {
-    size_t count = reader_unsigned(body, 1);
+    size_t count = (size_t)reader_unsigned(body, 1);
     for (size_t i = 0; i < count; i++) {
         char index[16], hex[2 * UINT8_MAX + 1];
         size_t at = (size_t)(body->next - decoding->frame.bytes);
         unsigned id = (unsigned)reader_unsigned(body, 4);
-        size_t length = reader_unsigned(body, 1);
+        size_t length = (size_t)reader_unsigned(body, 1);
         const uint8_t *bytes = reader_bytes(body, length);
         if (bytes == NULL)
             return codec_reject(decoding->out, CODEC_SHORT, at, "CAN frame %zu of %zu is not all there",
@@ -845,7 +845,7 @@ static void publish_rest(struct decoding *decoding, const struct reader *body) {
 
 // Each block is a record of its own: those that are there are published, whatever the count promises.
 static enum codec_verdict take_positions(struct decoding *decoding, struct reader *body) {
-    size_t count = reader_unsigned(body, 1);
+    size_t count = (size_t)reader_unsigned(body, 1);
     size_t size = decoding->frame.form == V2 ? V2_BLOCK : MK_BLOCK;
     if (body->fault)
         return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
@@ -1004,7 +1004,7 @@ static bool read_values(struct reader body, struct answer_fields *fields) {
         return false;
     while (reader_left(&body) > 0) {
         unsigned long id = (unsigned long)reader_unsigned(&body, 4);
-        size_t length = reader_unsigned(&body, 1);
+        size_t length = (size_t)reader_unsigned(&body, 1);
         struct reader value = reader_part(&body, length);
         if (body.fault)
             return false;

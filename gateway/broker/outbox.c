@@ -513,7 +513,7 @@ static void on_loaded(void *context, bool ok) {
     if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through) {
         // Nothing more is there. A store that was damaged has less than was put.
         outbox->next_load = outbox->load_through + 1;
-        outbox->disk_count = outbox->last_spilled - outbox->load_through;
+        outbox->disk_count = (size_t)(outbox->last_spilled - outbox->load_through);
     }
     if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
         end_spilling(outbox);
