@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "gateway/commands/voice.h"
+#include "tests/temporary.h"
 
 #define SAID_MAX    20
 #define ID          1700000000123456
@@ -79,7 +80,7 @@ static void expect_none_of(size_t index, const char *name) {
 
 // --- around it ---
 
-static char directory[64], path[96];
+static char directory[TEMPORARY_MAX], path[96];
 static uv_loop_t loop;
 static struct store *store;
 static struct outbox *outbox;
@@ -95,8 +96,7 @@ static void ignore_intake(void *context, enum outbox_intake intake) {
 
 static void set_up(void) {
     char *reason;
-    strcpy(directory, "/tmp/trackbus-voice-XXXXXX");
-    cr_assert(mkdtemp(directory) != NULL);
+    make_temporary(directory, "voice");
     snprintf(path, sizeof path, "%s/store.db", directory);
     uv_loop_init(&loop);
     store = store_open(&loop, path, &reason);

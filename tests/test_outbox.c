@@ -12,6 +12,7 @@
 
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
+#include "tests/temporary.h"
 
 #define WINDOW   4
 #define DEADLINE 15  // seconds
@@ -30,7 +31,7 @@ static struct broker {
     char texts[SENT_MAX][8];
 } broker;
 
-static char directory[64];
+static char directory[TEMPORARY_MAX];
 static uv_loop_t loop;
 static struct store *store;
 static struct outbox *outbox;
@@ -129,8 +130,7 @@ static void close_outbox(void) {
 }
 
 static void set_up(void) {
-    strcpy(directory, "/tmp/trackbus-outbox-XXXXXX");
-    cr_assert(mkdtemp(directory) != NULL);
+    make_temporary(directory, "outbox");
     uv_loop_init(&loop);
     open_outbox();
 }
@@ -419,7 +419,7 @@ Test(outbox, writes_what_waits_behind_what_was_read_back) {
     run_until(were_handed, 3);
     uint64_t number = put("4", 1);
     cr_assert(!outbox_is_safe(outbox, number));
-    run_until(is_safe, number);
+    run_until(is_safe, (size_t)number);
     for (int i = 1; i <= 3; i++)
         answer(i, MQTT_TAKEN);
     run_until(were_handed, 4);
@@ -462,7 +462,7 @@ static bool is_handed_or_idle(size_t until) {
 // Whether anything is handed over on this connection, which lives for long enough.
 static bool is_handed_anything(void) {
     uv_update_time(&loop);
-    run_until(is_handed_or_idle, uv_now(&loop) + 4000);
+    run_until(is_handed_or_idle, (size_t)uv_now(&loop) + 4000);
     return broker.count > handed_before;
 }
 

@@ -532,7 +532,7 @@ static void on_loaded(void *context, bool ok) {
         // Nothing more is there. A store that was damaged has less than was put.
         note_gap(outbox, outbox->load_through + 1);
         outbox->next_load = outbox->load_through + 1;
-        outbox->disk_count = outbox->last_spilled - outbox->load_through;
+        outbox->disk_count = (size_t)(outbox->last_spilled - outbox->load_through);
     }
     tell_missing(outbox);
     if (outbox->catching_up && outbox->next_load > outbox->last_spilled)

@@ -157,8 +157,7 @@ static pid_t spawn(const char *log_path, const char *const *arguments) {
 
 static struct rig *make_rig(void) {
     struct rig *rig = calloc(1, sizeof *rig);
-    strcpy(rig->directory, "/tmp/trackbus-test-XXXXXX");
-    cr_assert(mkdtemp(rig->directory) != NULL);
+    make_temporary(rig->directory, "test");
     snprintf(rig->log_path, sizeof rig->log_path, "%s/gateway.log", rig->directory);
     rig->topic_prefix = "trackbus";
     return rig;
