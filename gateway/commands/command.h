@@ -56,7 +56,9 @@ struct command {
     uint64_t sent_to;      // of one that was sent from here: serial number of the road
     bool has_begun;        // the device has said that it is working on it
     bool fresh;            // it waits to be on disk, before it is sent
-    bool unsent;           // it waits to be on disk as sent, before it is
+    bool unwritten;        // it waits to be on disk as sent, before it is
+    bool unheard;          // it waits for its entry as sent to come back from the broker, before it is
+    bool ended_elsewhere;  // of one that has ended: another instance said so
     bool is_back;          // the device came back after it was sent, and is given a moment for the answer
     bool end_written;      // of one that has ended: it is on disk
     bool end_said;         // and the broker is told how, before its entry is emptied

@@ -172,6 +172,12 @@ void command_sync_settled(struct command_sync *sync) {
 
 // --- entries that come ---
 
+// Another instance has ended it.
+static void bury(struct command_sync *sync, struct command *command, enum command_state end) {
+    command->ended_elsewhere = true;
+    command_queue_bury(sync->queue, command, end);
+}
+
 // An emptied entry: somebody canceled the command, or, when we heard of its end before, another instance has
 // ended it.
 static void take_emptied(struct command_sync *sync, struct command *command) {
@@ -180,7 +186,7 @@ static void take_emptied(struct command_sync *sync, struct command *command) {
     if (is_intake(sync))
         command_queue_cancel(sync->queue, command);
     else
-        command_queue_bury(sync->queue, command, COMMAND_CANCELED);
+        bury(sync, command, COMMAND_CANCELED);
 }
 
 static void adopt(struct command *command, struct command *update) {
@@ -203,15 +209,33 @@ static void take_own_entry(struct command_sync *sync, struct command *command, s
         command_voice_publish(voice_of(sync), command);
 }
 
+// What comes while our own word that it is sent has not come back: that word, or that of another who was first.
+static void take_claim(struct command_sync *sync, struct command *command, struct command *update, bool own) {
+    if (update->state != COMMAND_SENT)
+        return; // from before
+    if (!own) {
+        adopt(command, update);
+        command->unheard = command->unwritten = false;
+        command->sent_to = 0;
+    } else if (update->attempts == command->attempts) {
+        command_queue_heard(sync->queue, command);
+    }
+}
+
 // What stands in the broker for a command that is known here. echo: we have said it on this connection.
 static void take_update(struct command_sync *sync, struct command *command, struct command *update,
                         bool echo) {
     const struct command_voice *voice = voice_of(sync);
-    if (command_has_ended(command) || echo || command_voice_is_on_its_way(voice, command))
+    bool own = command_voice_is_own(voice, update);
+    if (command_has_ended(command))
+        return;
+    if (command_has_ended(update) && !echo)
+        bury(sync, command, update->state); // whatever we have said meanwhile
+    else if (command->unheard)
+        take_claim(sync, command, update, own);
+    else if (echo || command_voice_is_on_its_way(voice, command))
         return; // what we have is newer
-    if (command_has_ended(update))
-        command_queue_bury(sync->queue, command, update->state);
-    else if (command_voice_is_own(voice, update))
+    else if (own)
         take_own_entry(sync, command, update);
     else
         adopt(command, update);
@@ -234,9 +258,9 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     bool echo = command_voice_is_own(voice_of(sync), command) && !retained;
     if (known != NULL)
         known->confirmed = known->confirmed || current;
-    bool stands =
-        retained || !command_has_ended(command); // a live end is another instance's, who will empty it
-    if (known != NULL && command_has_ended(known) && stands && !echo) {
+    // A live end is another instance's, who will empty it. What we said before we heard of the end came behind it.
+    bool stands = retained || !command_has_ended(command);
+    if (known != NULL && command_has_ended(known) && stands && (!echo || known->ended_elsewhere)) {
         command_queue_clear_stale(sync->queue, known, command);
         return;
     }
