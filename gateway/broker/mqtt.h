@@ -35,7 +35,7 @@ struct mqtt_received {
     const char *payload;
     size_t length;
     bool retain;
-    bool dup;                   // the broker knows that it has sent it before
+    int mid;                    // its packet id, 1 to 65535; 0 at QoS 0
     const char *instance;       // that signed it, or NULL
     const char *response_topic; // or NULL
     const void *correlation;    // or NULL
@@ -78,4 +78,10 @@ struct mqtt_carrier {
     void (*got_on)(void *context);
     // Breaks the connection, to make a new one; why is a constant for the log.
     void (*reset)(void *context, const char *why);
+    // What came just now is not acknowledged, and nothing that is published from now on leaves, until release() was
+    // called once for this call and for each one before it; however many connections that takes. Or NULL.
+    void (*hold)(void *context);
+    void (*release)(void *context);
+    // Writes out what was published in this turn of the loop, so that it has left before what is done next. Or NULL.
+    void (*flush)(void *context);
 };

@@ -14,15 +14,13 @@
 //    needs.
 #include "gateway/broker/mqtt_link.h"
 
-#include <fcntl.h>
+#include <errno.h>
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
@@ -34,6 +32,7 @@
 #include "gateway/broker/pace.h"
 #include "gateway/broker/packet.h"
 #include "gateway/broker/subscriber.h"
+#include "gateway/broker/wire.h"
 
 #define CONNACK_SESSION_PRESENT 1     // flag
 #define CONNACK_TIMEOUT         10000 // milliseconds from the connection to the broker's answer
@@ -58,12 +57,14 @@ struct mqtt_link {
     struct broker *broker; // of this attempt
     struct link_attempt attempt;
     struct mosquitto *client;
-    uv_poll_t *poll; // on the heap: libuv frees it after the next one has begun
-    int polled;      // descriptor of poll
-    int interest;    // events of poll
-    bool broken;     // to be torn down at the end of this turn
-    bool by_us;      // we broke it, or the broker for a reason that no message has
-    int result;      // of the library's call that broke it
+    struct wire *wire; // of the connection, or NULL
+    size_t held;       // calls of hold() without their release(), also of earlier connections
+    uv_poll_t *poll;   // on the heap: libuv frees it after the next one has begun
+    int polled;        // descriptor of poll
+    int interest;      // events of poll
+    bool broken;       // to be torn down at the end of this turn
+    bool by_us;        // we broke it, or the broker for a reason that no message has
+    int result;        // of the library's call that broke it
     char why[CAUSE_MAX];
     char said[CAUSE_MAX]; // the last cause in the log, of a link that tries so often
     bool explained;       // the broker was heard, or the cause is known: no silence
@@ -73,7 +74,6 @@ struct mqtt_link {
     bool tls_said;        // the log has why TLS failed
     bool rival_said;      // in the log
     bool resumed;         // the session, on this connection
-    bool next_is_dup;     // the message that the library passes on next
     struct backoff backoff;
     struct subscriber *subscriber;
     struct broker_limits limits; // of this connection
@@ -190,6 +190,8 @@ static void drop_client(struct mqtt_link *link) {
     if (link->client != NULL)
         mosquitto_destroy(link->client);
     link->client = NULL;
+    wire_close(link->wire);
+    link->wire = NULL;
     free(link->early);
     link->early = NULL;
     link->early_count = 0;
@@ -280,6 +282,8 @@ static void on_prepare(uv_prepare_t *prepare) {
         renew_polling(link);
     if (link->broken)
         tear_down(link);
+    else
+        wire_turn(link->wire);
 }
 
 static void on_misc(uv_timer_t *timer) {
@@ -359,10 +363,8 @@ static void become_up(struct mqtt_link *link) {
     *link->said = '\0';
     backoff_up(&link->backoff, uv_now(link->loop));
     broker_route_worked(&link->route);
-    // It has no more to say than what the calls return, and would format a line for each packet. What the broker
-    // sends again it sends first.
+    // It has no more to say than what the calls return, and would format a line for each packet.
     mosquitto_log_callback_set(link->client, NULL);
-    link->next_is_dup = false;
     uv_timer_stop(&link->timer);
     log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
     link->handlers->up(link->context);
@@ -525,7 +527,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .payload = message->payload,
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
-                                                     .dup = link->next_is_dup,
+                                                     .mid = message->mid,
                                                      .instance = extras.instance,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
@@ -536,9 +538,6 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
 // What the library has to say of faults, such as why TLS failed. Also called on a thread of the pool.
 static void on_log(struct mosquitto *client, void *context, int level, const char *text) {
     struct mqtt_link *link = context;
-    const char *publish = level == MOSQ_LOG_DEBUG ? strstr(text, " received PUBLISH (d") : NULL;
-    if (publish != NULL) // said just before on_message(), and nowhere else
-        link->next_is_dup = publish[strlen(" received PUBLISH (d")] == '1';
     if (level != MOSQ_LOG_ERR && level != MOSQ_LOG_WARNING)
         return;
     link->speaks_plain = link->speaks_plain || link_cause_is_plain(text);
@@ -563,6 +562,15 @@ static void connect_blocking(uv_work_t *work) {
     link->connect_result = link_client_connect(link->client, &link->attempt, link->why);
 }
 
+// What was held on an earlier connection this one holds from its beginning.
+static void open_wire(struct mqtt_link *link) {
+    link->wire = wire_new(link->loop, mosquitto_socket(link->client));
+    for (size_t i = 0; link->wire != NULL && i < link->held; i++)
+        wire_hold(link->wire);
+    if (link->wire == NULL)
+        break_link(link, "%s", strerrordesc_np(errno));
+}
+
 static void on_connected(uv_work_t *work, int status) {
     struct mqtt_link *link = work->data;
     if (link->state == STOPPED) {
@@ -570,6 +578,8 @@ static void on_connected(uv_work_t *work, int status) {
         return;
     }
     note_result(link, link->connect_result);
+    if (!link->broken)
+        open_wire(link);
     if (link->broken) {
         tear_down(link);
         return;
@@ -711,6 +721,26 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
     return send_publish(link, &fitting, mid);
 }
 
+static void hold(void *context) {
+    struct mqtt_link *link = context;
+    link->held++;
+    if (link->wire != NULL)
+        wire_hold(link->wire);
+}
+
+static void release(void *context) {
+    struct mqtt_link *link = context;
+    link->held--;
+    if (link->wire != NULL)
+        wire_release(link->wire);
+}
+
+static void flush(void *context) {
+    struct mqtt_link *link = context;
+    if (link->wire != NULL)
+        wire_turn(link->wire);
+}
+
 static void got_on(void *context) {
     struct mqtt_link *link = context;
     backoff_got_on(&link->backoff);
@@ -755,7 +785,10 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                     .publish = publish,
                     .window = carrier_window,
                     .got_on = got_on,
-                    .reset = reset},
+                    .reset = reset,
+                    .hold = hold,
+                    .release = release,
+                    .flush = flush},
     };
     link->subscriber = subscriber_new(loop, subscriptions, subscription_count,
                                       &(struct subscriber_handlers){on_answered, on_result, link});
@@ -845,30 +878,18 @@ void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
         subscriber_remove(link->subscriber, filter);
 }
 
-// A socket that is closed with something unread in it is reset, and a broker that sees that before it has
-// read the goodbye publishes the Last Will. So what it still says is read until it closes the connection.
-// handle is a copy, because the library closes its own.
-static void await_close(int handle) {
-    struct pollfd poller = {.fd = handle, .events = POLLIN};
-    uint64_t end = uv_hrtime() + CLOSE_TIME * (uint64_t)1000000;
-    char bytes[4096];
-    shutdown(handle, SHUT_WR);
-    while (uv_hrtime() < end && poll(&poller, 1, CLOSE_TIME) == 1)
-        if (recv(handle, bytes, sizeof bytes, MSG_DONTWAIT) <= 0)
-            break;
-    close(handle);
-}
-
+// With the connection cut instead, the Last Will says that we are gone.
 static void say_goodbye(struct mqtt_link *link) {
-    int handle = link->will_topic != NULL ? fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0) : -1;
     mosquitto_property *properties = NULL;
     if (link->session == MQTT_SESSION_BRIEF && link->attempt.version == MQTT_5)
         mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, 0);
     mosquitto_disconnect_v5(link->client, MQTT_RC_NORMAL_DISCONNECTION, properties);
     mosquitto_property_free_all(&properties);
-    mosquitto_loop_write(link->client, READ_PACKETS);
-    if (handle >= 0)
-        await_close(handle);
+    while (wire_turn(link->wire) && mosquitto_want_write(link->client))
+        mosquitto_loop_write(link->client, READ_PACKETS);
+    if (!wire_finish(link->wire, link->will_topic != NULL ? CLOSE_TIME : 0))
+        log_info("%s: closed without a goodbye, which would acknowledge commands that are not on disk",
+                 link->name);
 }
 
 void mqtt_link_stop(struct mqtt_link *link) {

@@ -259,6 +259,11 @@ static bool knows(void *context, int64_t device_id) {
     return state_knows(gateway->state, device_id);
 }
 
+static bool has_others(void *context) {
+    const struct gateway *gateway = context;
+    return state_has_others(gateway->state);
+}
+
 // --- stopping ---
 
 static void on_thread_timeout(uv_timer_t *timer) {
@@ -484,14 +489,15 @@ static void make_state(struct gateway *gateway) {
 }
 
 static void make_commands(struct gateway *gateway) {
-    gateway->commands = commands_new(&(struct commands_parts){.loop = &gateway->loop,
-                                                              .config = gateway->config,
-                                                              .registry = gateway->registry,
-                                                              .store = gateway->store,
-                                                              .outbox = gateway->outbox,
-                                                              .bus = gateway->bus,
-                                                              .roll_call = gateway->roll_call,
-                                                              .roads = {gateway, find_road, whois, knows}});
+    gateway->commands =
+        commands_new(&(struct commands_parts){.loop = &gateway->loop,
+                                              .config = gateway->config,
+                                              .registry = gateway->registry,
+                                              .store = gateway->store,
+                                              .outbox = gateway->outbox,
+                                              .bus = gateway->bus,
+                                              .roll_call = gateway->roll_call,
+                                              .roads = {gateway, find_road, whois, knows, has_others}});
 }
 
 static void make_parts(struct gateway *gateway) {

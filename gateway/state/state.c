@@ -96,6 +96,10 @@ bool state_is_answered(const struct state *state) {
     return publisher_is_open(state->publisher);
 }
 
+bool state_has_others(const struct state *state) {
+    return instances_any_online(state->instances);
+}
+
 bool state_knows(const struct state *state, int64_t device_id) {
     return !state_is_answered(state) || devices_know(state->devices, device_id);
 }
