@@ -441,6 +441,15 @@ static struct command *find_asked(const struct command_queue *queue, const char 
     return best;
 }
 
+// Whether it comes from elsewhere than the connection that the command was sent on, which is still there: anybody may
+// say that he is the device.
+static bool is_forged(const struct command_queue *queue, const struct command *command,
+                      const struct road *from) {
+    struct road road;
+    return command->state == COMMAND_SENT && command->sent_to != from->serial &&
+           find_road(queue, command, &road) && road.serial == command->sent_to;
+}
+
 static const char *text_of(const struct codec_answer *answer) {
     return answer->text != NULL ? answer->text : "-";
 }
@@ -475,6 +484,13 @@ void command_queue_answered(struct command_queue *queue, const struct road *from
         if (!answer->implicit)
             log_about(from->ident, LOG_INFO, "device %s: unexpected answer to '%s': %s", from->ident,
                       answer->key, text_of(answer));
+    } else if (is_forged(queue, command, from)) {
+        if (!answer->implicit)
+            log_about(
+                from->ident, LOG_WARNING,
+                "device %s: an answer to '%s' from %s is ignored: it was asked at another address, where it "
+                "still is",
+                from->ident, answer->key, from->source);
     } else if (answer->outcome == CODEC_PROGRESS && command->expectation.final_after_progress) {
         note_begun(queue, command, answer);
     } else {

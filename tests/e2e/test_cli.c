@@ -145,6 +145,27 @@ Test(cli, decode_prints_messages) {
     cr_assert_str_eq(call("decode -p mictrack --now 1600000000", REPORT)->out, MESSAGE); // without an end
 }
 
+// What comes from outside is shown so that no terminal obeys it, in JSON as JSON.
+Test(cli, nothing_from_outside_reaches_the_terminal_raw) {
+    const struct outcome *it = call("decode -p mictrack", "MT;6;866425031361423;ZZ;a\xc2\x9b"
+                                                          "31mRED\u202e\u2028\x7f\r\n");
+    expect_code(it, 0);
+    expect_in(it->out, "a\\u009b31mRED\\u202e\\u2028\\u007f");
+    cr_assert(strpbrk(it->out, "\x7f\x9b\xe2") == NULL);
+    put_file("strange.json", "{\"a\xc2\x9b"
+                             "31m\u202e\": 1}");
+    it = call("check -c strange.json", "");
+    expect_code(it, 1);
+    expect_in(it->out, "a\\u009b31m\\u202e");
+    cr_assert(strpbrk(it->out, "\x9b\xe2") == NULL);
+    put_file("strange.json", "{\"channels\": [{\"id\": 1, \"protocol\": \"mic\xc2\x9b"
+                             "31m\", \"tcp\": \"\xc2\x9b"
+                             "\"}]}");
+    it = call("check -c strange.json", "");
+    expect_code(it, 1);
+    cr_assert(strpbrk(it->out, "\x9b") == NULL);
+}
+
 Test(cli, decode_reads_files_and_hexadecimal) {
     char hex[512] = "";
     for (const char *c = REPORT; *c != '\0'; c++)
