@@ -66,6 +66,13 @@ struct mqtt_asker {
     bool (*listen)(void *context, const char *filter);
 };
 
+// How a connection ended.
+enum mqtt_end {
+    MQTT_ENDED_BY_US,      // or by the broker for a reason that no message has
+    MQTT_ENDED_BY_NETWORK, // reset or timed out; a broker that has not read all that we wrote does that too
+    MQTT_ENDED_BY_BROKER,  // in good order, as one does that does not take a message; but so does a proxy
+};
+
 // What carries messages to the broker: the link, or a test's own broker. mid of publish() is set on MQTT_SENT
 // and identifies the message in the answer.
 struct mqtt_carrier {

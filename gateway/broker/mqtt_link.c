@@ -63,6 +63,7 @@ struct mqtt_link {
     int interest;    // events of poll
     bool broken;     // to be torn down at the end of this turn
     bool by_us;      // we broke it, or the broker for a reason that no message has
+    bool by_network; // it was reset, or timed out
     int result;      // of the library's call that broke it
     char why[CAUSE_MAX];
     char said[CAUSE_MAX]; // the last cause in the log, of a link that tries so often
@@ -148,8 +149,10 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     struct mqtt_link *link = poll->data;
     if (link->poll != poll || link->client == NULL)
         return; // closed in this turn
-    if (status < 0)
+    if (status < 0) {
+        link->by_network = true;
         note_result(link, MOSQ_ERR_CONN_LOST);
+    }
     if (link->state == WAITING_CONNACK && !link->attempt.address.tls)
         look_for_tls(link);
     if (!link->broken && (events & UV_READABLE) != 0)
@@ -256,9 +259,14 @@ static void retry_later(struct mqtt_link *link, bool was_up) {
     uv_timer_start(&link->timer, on_retry, delay, 0);
 }
 
+static enum mqtt_end how_it_ended(const struct mqtt_link *link) {
+    return link->by_us ? MQTT_ENDED_BY_US : link->by_network ? MQTT_ENDED_BY_NETWORK : MQTT_ENDED_BY_BROKER;
+}
+
 static void tear_down(struct mqtt_link *link) {
-    bool was_up = link->state == UP, by_broker = !link->by_us;
-    link->by_us = false;
+    bool was_up = link->state == UP;
+    enum mqtt_end end = how_it_ended(link);
+    link->by_us = link->by_network = false;
     if (backoff_down(&link->backoff, uv_now(link->loop)))
         broker_route_lasted(&link->route);
     find_cause(link);
@@ -266,7 +274,7 @@ static void tear_down(struct mqtt_link *link) {
     drop_client(link);
     link->state = IDLE;
     if (was_up)
-        link->handlers->down(link->context, by_broker); // which may say that it gets on
+        link->handlers->down(link->context, end); // which may say that it gets on
     retry_later(link, was_up);
 }
 

@@ -18,9 +18,8 @@ struct mqtt_link_handlers {
     const char *purpose;              // for the log: of a connection that is not the main one; or NULL
     void (*connected)(void *context); // what is retained for the subscriptions comes after this
     void (*up)(void *context);        // and subscribed
-    // What was handed over and not acknowledged may have arrived or not. by_broker: the broker closed the
-    // connection, and not we.
-    void (*down)(void *context, bool by_broker);
+    // What was handed over and not acknowledged may have arrived or not.
+    void (*down)(void *context, enum mqtt_end end);
     // The broker has answered message mid (QoS 1), or it was written to the network (QoS 0), which is taken.
     // reason is a text.
     void (*published)(void *context, int mid, enum mqtt_answer answer, const char *reason);

@@ -110,9 +110,9 @@ static void on_link_up(void *context) {
     state_link_up(gateway->state);
 }
 
-static void on_link_down(void *context, bool by_broker) {
+static void on_link_down(void *context, enum mqtt_end end) {
     struct gateway *gateway = context;
-    outbox_link_down(gateway->outbox, by_broker);
+    outbox_link_down(gateway->outbox, end);
     roll_call_lost(gateway->roll_call);
     state_link_down(gateway->state);
 }
