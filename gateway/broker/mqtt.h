@@ -61,9 +61,13 @@ struct mqtt_asker {
     void *context;
     bool (*subscribe)(void *context, const char *filter); // false when not connected
     void (*unsubscribe)(void *context, const char *filter);
-    // Only what others write from now on, nothing that is retained. False when not connected, and with MQTT
-    // 3.1.1, where what we publish ourselves would come back.
-    bool (*listen)(void *context, const char *filter);
+    // Only what others write from now on, nothing that is retained, until it is dropped: on each connection. See
+    // hearing.h.
+    void (*listen)(void *context, const char *filter);
+    void (*drop)(void *context, const char *filter);
+    void (*drop_inherited)(void *context, const char *filter);
+    // Whether what we publish comes back on this connection: MQTT 3.1.1 cannot leave it out.
+    bool (*echoes)(void *context);
 };
 
 // How a connection ended.

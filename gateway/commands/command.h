@@ -47,6 +47,7 @@ struct command {
     uint64_t publish;      // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
     bool confirmed;        // the broker is known to have its entry, or has been sent it
     bool unsaid;           // the outbox was full: its entry is still to be published
+    bool spoiled;          // somebody has overwritten its entry: see sync.c
     struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL
     uint64_t published;    // number in the outbox of its entry as last published
     uint64_t sent_to;      // of one that was sent from here: serial number of the road
