@@ -80,6 +80,12 @@ struct claim {
     UT_hash_handle hh;
 };
 
+// A device that we do not know, and that the broker says is connected here.
+struct denied {
+    int64_t id;
+    UT_hash_handle hh;
+};
+
 struct devices {
     struct devices_parts parts;
     uint32_t us; // as a holder
@@ -88,14 +94,15 @@ struct devices {
     struct device_state *due;    // those with something to publish, the longest first
     struct device_state *held;   // the same, but the broker has not taken yet what was published before
     struct device_state
-        *resting;         // those whose telemetry was published within telemetry_interval, the longest first
-    int64_t interval;     // telemetry_interval in microseconds
-    uint64_t removed;     // number in the outbox of what was cleared last
-    bool watches_each;    // what others write to telemetry is heard device by device
-    bool watched_any;     // or was decided to be heard otherwise
-    bool all_read;        // what the broker retained when we started
-    struct claim *claims; // while we hear what the broker retains
-    size_t unlisted;      // states of devices outside the registry
+        *resting;          // those whose telemetry was published within telemetry_interval, the longest first
+    int64_t interval;      // telemetry_interval in microseconds
+    uint64_t removed;      // number in the outbox of what was cleared last
+    bool watches_each;     // what others write to telemetry is heard device by device
+    bool watched_any;      // or was decided to be heard otherwise
+    bool all_read;         // what the broker retained when we started
+    struct claim *claims;  // while we hear what the broker retains
+    struct denied *denied; // those of which it is due to say that they are not
+    size_t unlisted;       // states of devices outside the registry
 };
 
 // --- the table ---
@@ -521,12 +528,42 @@ static void release(struct devices *devices) {
     }
 }
 
+static void forget_denied(struct devices *devices, int64_t id) {
+    struct denied *denied;
+    HASH_FIND(hh, devices->denied, &id, sizeof id, denied);
+    if (denied == NULL)
+        return;
+    HASH_DEL(devices->denied, denied);
+    free(denied);
+}
+
+static void deny(struct devices *devices, int64_t id) {
+    struct denied *denied = must_have(calloc(1, sizeof *denied));
+    forget_denied(devices, id);
+    denied->id = id;
+    HASH_ADD(hh, devices->denied, id, sizeof denied->id, denied);
+    publisher_wake(devices->parts.publisher);
+}
+
+// Of those that have become known it is said with the rest.
+static void publish_denied(struct devices *devices) {
+    while (devices->denied != NULL && publisher_is_open(devices->parts.publisher) &&
+           bus_keeps_up(devices->parts.bus)) {
+        int64_t id = devices->denied->id;
+        if (find(devices, id) == NULL)
+            publish_connected(devices, id, false);
+        forget_denied(devices, id);
+    }
+}
+
 static bool publish_again(void *context) {
     struct devices *devices = context;
+    publish_denied(devices);
     wake_rested(devices);
     release(devices);
     publish_due(devices);
-    return devices->due == NULL && devices->held == NULL && devices->resting == NULL;
+    return devices->due == NULL && devices->held == NULL && devices->resting == NULL &&
+           devices->denied == NULL;
 }
 
 void devices_taken(struct devices *devices) {
@@ -956,7 +993,9 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
     struct device_state *state = find(devices, id);
     bool own = is_by_us(devices, id, received), here = is_here(devices, id);
     if (state == NULL && own && is_true(received) && !here) // another gateway has said last who it is
-        publish_connected(devices, id, false);
+        deny(devices, id);
+    else if (state == NULL) // it has said that, too, or has it
+        forget_denied(devices, id);
     if (state == NULL)
         return;
     if (!state->confirmed)
@@ -1187,6 +1226,8 @@ struct devices *devices_new(const struct devices_parts *parts) {
 
 void devices_free(struct devices *devices) {
     drop_claims(devices);
+    while (devices->denied != NULL)
+        forget_denied(devices, devices->denied->id);
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);
     free(devices);

@@ -625,3 +625,19 @@ Test(state_kept, session_of_an_earlier_run_loses_what_is_no_longer_watched) {
     expect_said(set.rig, GATEWAY " > UNSUBSCRIBE " WATCHES_VAN);
     scripted_broker_finish(set.broker);
 }
+
+// An earlier run has said it of a channel that is gone. The broker tells that again while nothing can be published.
+Test(state_kept, channel_that_is_gone_is_cleared_after_a_full_outbox) {
+    struct set set = set_up("{'store':{'max_bytes':1048576},'messages':['devices'],'telemetry':'off'}");
+    int van = rig_tcp(set.rig);
+    scripted_broker_publish(set.broker, OWN "/channels/7", "{\"id\":7,\"connections\":3}", true);
+    scripted_broker_set(set.broker, (struct scripted_rule){
+                                        .on = SCRIPTED_PUBLISH, .topic = "trackbus/message/#", .delay = 20});
+    scripted_broker_stop(set.broker);
+    for (int i = 0; i < 4000; i++)
+        device_send(van, report(VAN, i));
+    rig_expect_log(set.rig, "the outbox is full");
+    scripted_broker_restart(set.broker, SCRIPTED_RETAINED);
+    scripted_expect_retained(set.broker, OWN "/channels/7", NULL);
+    scripted_broker_finish(set.broker);
+}
