@@ -80,13 +80,16 @@ static void go_up(void) {
 
 static void go_down(void) {
     broker.up = false;
-    outbox_link_down(outbox, false);
+    outbox_link_down(outbox, MQTT_ENDED_BY_US);
 }
 
-// The broker closes the connection.
+static enum mqtt_end closing; // how the broker closes a connection
+static unsigned closings;
+
 static void close_on_us(void) {
     broker.up = false;
-    outbox_link_down(outbox, true);
+    closings++;
+    outbox_link_down(outbox, closing);
 }
 
 static void expect_handed(const char *expected) {
@@ -116,6 +119,7 @@ static void open_outbox(void) {
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
     broker = (struct broker){.writes_at_once = true};
+    closing = MQTT_ENDED_BY_BROKER;
     outbox = outbox_new(&loop, store, "t", WINDOW, 1 << 20,
                         &(struct outbox_handlers){NULL, note_intake, note_aside});
     outbox_set_carrier(outbox, &carrier);
@@ -484,10 +488,13 @@ static int serve_all(void) {
     return connections;
 }
 
-static void put_report(const char *text) {
+static void put_to(const char *topic, const char *text) {
     outbox_put(outbox,
-               &(struct mqtt_publish){
-                   .topic = "t/message/gw/devices/1", .payload = text, .length = strlen(text), .qos = 1});
+               &(struct mqtt_publish){.topic = topic, .payload = text, .length = strlen(text), .qos = 1});
+}
+
+static void put_report(const char *text) {
+    put_to("t/message/gw/devices/1", text);
 }
 
 static const char *const poisoned[][2] = {
@@ -526,6 +533,27 @@ Test(outbox, finds_it_by_halving_where_answers_are_lost_with_the_connection) {
     loses_answers = true;
     for (size_t row = 0; row < POISONED; row++)
         expect_only_the_poison_aside(row);
+}
+
+// Twice it may have been any of those that were under way; then it is alone.
+static void expect_closes(enum mqtt_end end, unsigned count) {
+    broker.endless = true;
+    closing = end;
+    closings = 0;
+    put_report("1");
+    put_report("P1");
+    put_report("2");
+    serve_all();
+    cr_expect_str_eq(delivered, "1 2");
+    cr_expect_eq(closings, count, "it closed the connection %u times", closings);
+}
+
+Test(outbox, needs_three_times_alone_when_the_broker_closes_and_five_when_the_network_may_have) {
+    expect_closes(MQTT_ENDED_BY_BROKER, 2 + 3);
+    put_report("3"); // and it takes others of that device
+    serve_all();
+    expect_closes(MQTT_ENDED_BY_NETWORK, 2 + 5);
+    cr_expect_eq(set_aside, 2);
 }
 
 // Nothing tells whether the broker takes any report until it has taken another one.
@@ -623,11 +651,6 @@ Test(outbox, keeps_all_when_the_broker_closes_at_every_report) {
     int connections = serve_all(); // it has recovered
     cr_expect_eq(outbox_count(outbox), 0);
     cr_expect_leq(connections, 2);
-}
-
-static void put_to(const char *topic, const char *text) {
-    outbox_put(outbox,
-               &(struct mqtt_publish){.topic = topic, .payload = text, .length = strlen(text), .qos = 1});
 }
 
 Test(outbox, passes_over_as_many_as_one_device_sends_when_another_waits) {

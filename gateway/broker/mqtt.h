@@ -61,9 +61,20 @@ struct mqtt_asker {
     void *context;
     bool (*subscribe)(void *context, const char *filter); // false when not connected
     void (*unsubscribe)(void *context, const char *filter);
-    // Only what others write from now on, nothing that is retained. False when not connected, and with MQTT
-    // 3.1.1, where what we publish ourselves would come back.
-    bool (*listen)(void *context, const char *filter);
+    // Only what others write from now on, nothing that is retained, until it is dropped: on each connection. See
+    // hearing.h.
+    void (*listen)(void *context, const char *filter);
+    void (*drop)(void *context, const char *filter);
+    void (*drop_inherited)(void *context, const char *filter);
+    // Whether what we publish comes back on this connection: MQTT 3.1.1 cannot leave it out.
+    bool (*echoes)(void *context);
+};
+
+// How a connection ended.
+enum mqtt_end {
+    MQTT_ENDED_BY_US,      // or by the broker for a reason that no message has
+    MQTT_ENDED_BY_NETWORK, // reset or timed out; a broker that has not read all that we wrote does that too
+    MQTT_ENDED_BY_BROKER,  // in good order, as one does that does not take a message; but so does a proxy
 };
 
 // What carries messages to the broker: the link, or a test's own broker. mid of publish() is set on MQTT_SENT

@@ -28,6 +28,7 @@
 #include "gateway/broker/backoff.h"
 #include "gateway/broker/broker_book.h"
 #include "gateway/broker/broker_limits.h"
+#include "gateway/broker/hearing.h"
 #include "gateway/broker/link_client.h"
 #include "gateway/broker/pace.h"
 #include "gateway/broker/packet.h"
@@ -64,6 +65,7 @@ struct mqtt_link {
     int interest;      // events of poll
     bool broken;       // to be torn down at the end of this turn
     bool by_us;        // we broke it, or the broker for a reason that no message has
+    bool by_network;   // it was reset, or timed out
     int result;        // of the library's call that broke it
     char why[CAUSE_MAX];
     char said[CAUSE_MAX]; // the last cause in the log, of a link that tries so often
@@ -76,6 +78,7 @@ struct mqtt_link {
     bool resumed;         // the session, on this connection
     struct backoff backoff;
     struct subscriber *subscriber;
+    struct hearing *hearing;
     struct broker_limits limits; // of this connection
     bool publishing;             // a call of the library's
     int *early;                  // mids that are on their way although that call has not returned; or NULL
@@ -148,8 +151,10 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     struct mqtt_link *link = poll->data;
     if (link->poll != poll || link->client == NULL)
         return; // closed in this turn
-    if (status < 0)
+    if (status < 0) {
+        link->by_network = true;
         note_result(link, MOSQ_ERR_CONN_LOST);
+    }
     if (link->state == WAITING_CONNACK && !link->attempt.address.tls)
         look_for_tls(link);
     if (!link->broken && (events & UV_READABLE) != 0)
@@ -187,6 +192,7 @@ static void drop_client(struct mqtt_link *link) {
     uv_timer_stop(&link->misc);
     uv_timer_stop(&link->paced);
     subscriber_end(link->subscriber);
+    hearing_end(link->hearing);
     if (link->client != NULL)
         mosquitto_destroy(link->client);
     link->client = NULL;
@@ -258,9 +264,14 @@ static void retry_later(struct mqtt_link *link, bool was_up) {
     uv_timer_start(&link->timer, on_retry, delay, 0);
 }
 
+static enum mqtt_end how_it_ended(const struct mqtt_link *link) {
+    return link->by_us ? MQTT_ENDED_BY_US : link->by_network ? MQTT_ENDED_BY_NETWORK : MQTT_ENDED_BY_BROKER;
+}
+
 static void tear_down(struct mqtt_link *link) {
-    bool was_up = link->state == UP, by_broker = !link->by_us;
-    link->by_us = false;
+    bool was_up = link->state == UP;
+    enum mqtt_end end = how_it_ended(link);
+    link->by_us = link->by_network = false;
     if (backoff_down(&link->backoff, uv_now(link->loop)))
         broker_route_lasted(&link->route);
     find_cause(link);
@@ -268,7 +279,7 @@ static void tear_down(struct mqtt_link *link) {
     drop_client(link);
     link->state = IDLE;
     if (was_up)
-        link->handlers->down(link->context, by_broker); // which may say that it gets on
+        link->handlers->down(link->context, end); // which may say that it gets on
     retry_later(link, was_up);
 }
 
@@ -367,6 +378,8 @@ static void become_up(struct mqtt_link *link) {
     mosquitto_log_callback_set(link->client, NULL);
     uv_timer_stop(&link->timer);
     log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
+    if (link->limits.wildcards)
+        hearing_begin(link->hearing, link->resumed);
     link->handlers->up(link->context);
 }
 
@@ -388,7 +401,8 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
     say_what_does_not_work(link);
     link->state = SUBSCRIBING;
     link->handlers->connected(link->context);
-    subscriber_begin(link->subscriber, client, link->attempt.version, link->limits.wildcards);
+    subscriber_begin(link->subscriber, client, link->attempt.version,
+                     &(struct subscriber_session){link->limits.wildcards, link->resumed});
     if (subscriber_is_answered(link->subscriber))
         become_up(link); // there is nothing to wait for
 }
@@ -397,8 +411,29 @@ static void on_subscribe(struct mosquitto *client, void *context, int mid, int c
                          const mosquitto_property *properties) {
     struct mqtt_link *link = context;
     subscriber_answer(link->subscriber, mid, count, granted);
+    hearing_answer(link->hearing, mid, (size_t)count, granted);
     if (link->state == SUBSCRIBING && subscriber_is_answered(link->subscriber))
         become_up(link);
+}
+
+static void on_unsubscribe(struct mosquitto *client, void *context, int mid,
+                           const mosquitto_property *properties) {
+    struct mqtt_link *link = context;
+    hearing_answer(link->hearing, mid, 0, NULL);
+}
+
+static bool hear(void *context, char *const *filters, size_t count, int *mid) {
+    struct mqtt_link *link = context;
+    const int options = MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER;
+    note_result(link, mosquitto_subscribe_multiple(link->client, mid, (int)count, filters, 0,
+                                                   link->attempt.version == MQTT_5 ? options : 0, NULL));
+    return !link->broken;
+}
+
+static bool hear_no_more(void *context, char *const *filters, size_t count, int *mid) {
+    struct mqtt_link *link = context;
+    note_result(link, mosquitto_unsubscribe_multiple(link->client, mid, (int)count, filters, NULL));
+    return !link->broken;
 }
 
 static const char *kind_of_user(const struct mqtt_link *link) {
@@ -552,6 +587,7 @@ static void set_callbacks(struct mqtt_link *link) {
     mosquitto_connect_v5_callback_set(link->client, on_connect);
     mosquitto_disconnect_v5_callback_set(link->client, on_disconnect);
     mosquitto_subscribe_v5_callback_set(link->client, on_subscribe);
+    mosquitto_unsubscribe_v5_callback_set(link->client, on_unsubscribe);
     mosquitto_publish_v5_callback_set(link->client, on_publish);
     mosquitto_message_v5_callback_set(link->client, on_message);
 }
@@ -792,6 +828,7 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
     };
     link->subscriber = subscriber_new(loop, subscriptions, subscription_count,
                                       &(struct subscriber_handlers){on_answered, on_result, link});
+    link->hearing = hearing_new(&(struct hearing_handlers){link, hear, hear_no_more});
     broker_route_open(&link->route, config);
     init_handles(link);
     return link;
@@ -865,12 +902,16 @@ bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
     return !link->broken;
 }
 
-bool mqtt_link_listen(struct mqtt_link *link, const char *filter) {
-    if (link->attempt.version != MQTT_5 || !can_subscribe(link))
-        return false;
-    note_result(link, mosquitto_subscribe_v5(link->client, NULL, filter, 0,
-                                             MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER, NULL));
-    return !link->broken;
+void mqtt_link_listen(struct mqtt_link *link, const char *filter) {
+    hearing_want(link->hearing, filter);
+}
+
+void mqtt_link_drop(struct mqtt_link *link, const char *filter) {
+    hearing_drop(link->hearing, filter);
+}
+
+void mqtt_link_drop_inherited(struct mqtt_link *link, const char *filter) {
+    hearing_drop_inherited(link->hearing, filter);
 }
 
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
@@ -908,6 +949,7 @@ void mqtt_link_stop(struct mqtt_link *link) {
 
 void mqtt_link_free(struct mqtt_link *link) {
     subscriber_free(link->subscriber);
+    hearing_free(link->hearing);
     broker_route_close(&link->route);
     free(link->attempt.address.host);
     free(link->will_topic);

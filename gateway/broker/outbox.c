@@ -286,7 +286,7 @@ static uint64_t taken_through(const struct outbox *outbox) {
 }
 
 static bool is_faulty(const struct item *item) {
-    return item->strikes.count >= STRIKES_ACCUSED || item->overdue >= OVERDUE_MAX - 1;
+    return strikes_accuse(&item->strikes) || item->overdue >= OVERDUE_MAX - 1;
 }
 
 // A report that the broker perhaps never takes, and that waits on disk: nothing waits for it, however long that is.
@@ -978,11 +978,11 @@ static void set_aside_closed_at(struct outbox *outbox, struct item *item) {
 }
 
 // The connection broke with this one alone under way.
-static void note_strike(struct outbox *outbox, struct item *item) {
+static void note_strike(struct outbox *outbox, struct item *item, enum mqtt_end end) {
     note_first_fault(outbox, item);
-    strikes_note(&item->strikes, item->handed_over - outbox->up_since,
+    strikes_note(&item->strikes, end, item->handed_over - outbox->up_since,
                  uv_now(outbox->loop) - item->handed_over);
-    if (item->strikes.count >= STRIKES_GUILTY && has_taken_others(outbox, item))
+    if (strikes_convict(&item->strikes) && has_taken_others(outbox, item))
         set_aside_closed_at(outbox, item);
 }
 
@@ -993,7 +993,7 @@ static const struct item *last_handed_over(const struct outbox *outbox) {
 }
 
 // The broker broke the connection, or the network: what was under way may be the reason; see suspects.h.
-static void blame_unanswered(struct outbox *outbox) {
+static void blame_unanswered(struct outbox *outbox, enum mqtt_end end) {
     struct item *first = oldest_under_way(outbox);
     if (first == NULL) {
         suspects_note_break(&outbox->suspects, 0, 0, 0, outbox->answered_at != 0);
@@ -1007,7 +1007,7 @@ static void blame_unanswered(struct outbox *outbox) {
     if (outbox->suspects.through > 0 && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
     if (alone || (accused && count_under_way(outbox) == 1))
-        note_strike(outbox, first);
+        note_strike(outbox, first, end);
 }
 
 static void note_down(struct outbox *outbox) {
@@ -1020,12 +1020,12 @@ static void note_down(struct outbox *outbox) {
 }
 
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
-void outbox_link_down(struct outbox *outbox, bool by_broker) {
-    bool beside = sideline_link_down(outbox->sideline, by_broker);
-    if (beside && by_broker && count_accused(outbox) < HURRY_MAX)
+void outbox_link_down(struct outbox *outbox, enum mqtt_end end) {
+    bool beside = sideline_link_down(outbox->sideline, end);
+    if (beside && end != MQTT_ENDED_BY_US && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
-    if (by_broker && !beside)
-        blame_unanswered(outbox);
+    if (end != MQTT_ENDED_BY_US && !beside)
+        blame_unanswered(outbox, end);
     note_down(outbox);
     update_intake(outbox);
 }

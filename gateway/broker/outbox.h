@@ -100,7 +100,7 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);
 
 // What the link reports.
 void outbox_link_up(struct outbox *outbox);
-void outbox_link_down(struct outbox *outbox, bool by_broker); // by_broker: the broker closed the connection
+void outbox_link_down(struct outbox *outbox, enum mqtt_end end);
 void outbox_link_ready(struct outbox *outbox);
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason);
 

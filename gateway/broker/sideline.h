@@ -52,9 +52,8 @@ bool sideline_published(struct sideline *sideline, int mid, enum mqtt_answer ans
 // The broker has taken a message of the outbox.
 void sideline_note_taken(struct sideline *sideline);
 
-// The connection is gone. by_broker: the broker closed it, or the network. True when one of these was under
-// way.
-bool sideline_link_down(struct sideline *sideline, bool by_broker);
+// The connection is gone. True when one of these was under way.
+bool sideline_link_down(struct sideline *sideline, enum mqtt_end end);
 
 // To be called now and then. last_answer: when the broker answered any message on this connection, by
 // uv_now(); 0: never.

@@ -412,7 +412,7 @@ static void on_up(void *context) {
         on_ready(context);
 }
 
-static void on_down(void *context, bool by_broker) {
+static void on_down(void *context, enum mqtt_end end) {
     struct sending *sending = context;
     if (sending->phase == RESOLVING) {
         uv_timer_stop(&sending->resolving);

@@ -51,6 +51,7 @@ struct command {
     bool is_foreign;       // it came out of the broker: its id is not of our counting
     bool confirmed;        // the broker is known to have its entry, or has been sent it
     bool unsaid;           // the outbox was full: its entry is still to be published
+    bool spoiled;          // somebody has overwritten its entry: see sync.c
     struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL
     uint64_t published;    // number in the outbox of its entry as last published
     uint64_t sent_to;      // of one that was sent from here: serial number of the road

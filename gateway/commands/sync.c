@@ -16,7 +16,8 @@
 
 #define ENTRY_MAX 65536 // bytes
 // Entries at which a broker may have left out some: Mosquitto's limit of queued messages.
-#define CROWD 1000
+#define CROWD          1000
+#define RIGHT_INTERVAL 1000000 // microseconds
 
 static bool is_intake(const struct command_sync *sync) {
     return sync->queue->config->commands.intake;
@@ -96,7 +97,25 @@ static void publish_marker(struct command_sync *sync) {
     json_decref(marker);
 }
 
+static void put_right(struct command_sync *sync) {
+    int64_t now = clock_ticks();
+    struct command *command, *next;
+    if (!(sync->marker_spoiled || sync->any_spoiled) || now - sync->righted < RIGHT_INTERVAL)
+        return;
+    if (sync->marker_spoiled)
+        publish_marker(sync);
+    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
+        if (command->spoiled && !command_has_ended(command))
+            command_voice_publish(voice_of(sync), command);
+        command->spoiled = false;
+    }
+    sync->marker_spoiled = sync->any_spoiled = false;
+    sync->righted = now;
+}
+
 void command_sync_mark(struct command_sync *sync) {
+    if (roll_call_is_done(sync->roll_call))
+        put_right(sync);
     if (is_intake(sync) && roll_call_is_done(sync->roll_call) && table_of(sync)->last_id > sync->marked &&
         !bus_is_full(voice_of(sync)->bus) && is_all_announced(sync))
         publish_marker(sync);
@@ -107,6 +126,16 @@ static void take_marker(struct command_sync *sync, const struct mqtt_received *r
     const char *store = json_string_value(json_object_get(marker, "store"));
     if (store != NULL && strcmp(store, store_marker(voice_of(sync)->store)) == 0)
         sync->vouched = json_integer_value(json_object_get(marker, "through"));
+    json_decref(marker);
+}
+
+// What we publish there comes back, also an older one that a newer one follows.
+static void compare_marker(struct command_sync *sync, const struct mqtt_received *received) {
+    json_t *marker = json_loadb(received->payload, received->length, 0, NULL);
+    const char *store = json_string_value(json_object_get(marker, "store"));
+    int64_t through = json_integer_value(json_object_get(marker, "through"));
+    sync->marker_spoiled =
+        store == NULL || strcmp(store, store_marker(voice_of(sync)->store)) != 0 || through != sync->marked;
     json_decref(marker);
 }
 
@@ -250,6 +279,21 @@ static void take_new(struct command_sync *sync, struct command *command) {
         command_voice_keep(voice_of(sync), command);
 }
 
+// Whether they are the same command, whatever became of it: no gateway changes these.
+static bool is_same(const struct command *command, const struct command *update) {
+    const char *ours = command->response_topic, *theirs = update->response_topic;
+    return strcmp(command->key, update->key) == 0 && command->created == update->created &&
+           command->expires == update->expires && json_equal(command->definition, update->definition) &&
+           (ours == theirs || (ours != NULL && theirs != NULL && strcmp(ours, theirs) == 0));
+}
+
+// Somebody has overwritten an entry that we wrote last: it has neither ended nor changed.
+static void note_spoiled(struct command_sync *sync, struct command *command) {
+    if (command_has_ended(command) || command->fresh || !command_voice_is_own(voice_of(sync), command))
+        return;
+    command->spoiled = command->confirmed = sync->any_spoiled = true;
+}
+
 // Takes the command over. What the broker kept for an intake while it was away tells what happened, but not
 // what is: that only the retained entries tell, which come behind it.
 static void take_command(struct command_sync *sync, struct command *command, bool retained) {
@@ -264,7 +308,10 @@ static void take_command(struct command_sync *sync, struct command *command, boo
         command_queue_clear_stale(sync->queue, known, command);
         return;
     }
-    if (known != NULL) {
+    if (known != NULL && !command_has_ended(known) && !is_same(known, command)) {
+        note_spoiled(sync, known);
+    } else if (known != NULL) {
+        known->spoiled = false;
         take_update(sync, known, command, echo);
     } else if (current && !echo && !command_has_ended(command)) {
         take_new(sync, command);
@@ -307,6 +354,14 @@ static struct command *read_entry(const struct command_sync *sync, const char *k
     return NULL;
 }
 
+static void refuse_entry(struct command_sync *sync, const char *key, int64_t id,
+                         const struct mqtt_received *received, const char *fault) {
+    struct command *command = command_table_find(table_of(sync), id);
+    log_about(received->topic, LOG_WARNING, "%s: ignored: %s", received->topic, fault);
+    if (command != NULL && strcmp(command->key, key) == 0)
+        note_spoiled(sync, command);
+}
+
 static void take_entry(struct command_sync *sync, const char *key, int64_t id,
                        const struct mqtt_received *received) {
     char *fault = NULL;
@@ -314,7 +369,7 @@ static void take_entry(struct command_sync *sync, const char *key, int64_t id,
     if (command != NULL)
         take_command(sync, command, received->retain);
     else
-        log_about(received->topic, LOG_WARNING, "%s: ignored: %s", received->topic, fault);
+        refuse_entry(sync, key, id, received, fault);
     free(fault);
     command_queue_send_next(sync->queue, key);
 }
@@ -325,8 +380,7 @@ static void take_payload(struct command_sync *sync, const char *key, int64_t id,
     if (received->length == 0)
         take_emptied(sync, command_table_find(table_of(sync), id));
     else if (received->length > ENTRY_MAX)
-        log_about(received->topic, LOG_WARNING, "%s: ignored: it has %zu bytes, expected at most %d",
-                  received->topic, received->length, ENTRY_MAX);
+        refuse_entry(sync, key, id, received, "it has more than 65536 bytes");
     else
         take_entry(sync, key, id, received);
 }
@@ -354,8 +408,11 @@ void command_sync_received(struct command_sync *sync, const char *topic,
                            const struct mqtt_received *received) {
     const char *place = strstr(topic, TOPIC_QUEUE), *own = topic_after(topic, TOPIC_INSTANCES);
     own = own != NULL ? bus_after_own(voice_of(sync)->bus, own) : NULL;
-    if (own != NULL && strcmp(own, TOPIC_MARKER) == 0 && received->retain && received->length > 0)
+    bool marker = own != NULL && strcmp(own, TOPIC_MARKER) == 0;
+    if (marker && received->retain && received->length > 0)
         take_marker(sync, received);
+    else if (marker && !received->retain && sync->marked > 0)
+        compare_marker(sync, received);
     else if (own == NULL && place != NULL)
         take_queue_topic(sync, topic, place, received);
 }

@@ -110,9 +110,9 @@ static void on_link_up(void *context) {
     state_link_up(gateway->state);
 }
 
-static void on_link_down(void *context, bool by_broker) {
+static void on_link_down(void *context, enum mqtt_end end) {
     struct gateway *gateway = context;
-    outbox_link_down(gateway->outbox, by_broker);
+    outbox_link_down(gateway->outbox, end);
     roll_call_lost(gateway->roll_call);
     state_link_down(gateway->state);
 }
@@ -170,8 +170,20 @@ static void unsubscribe(void *context, const char *filter) {
     mqtt_link_unsubscribe(context, filter);
 }
 
-static bool hear_others(void *context, const char *filter) {
-    return mqtt_link_listen(context, filter);
+static void hear_others(void *context, const char *filter) {
+    mqtt_link_listen(context, filter);
+}
+
+static void hear_no_more(void *context, const char *filter) {
+    mqtt_link_drop(context, filter);
+}
+
+static void hear_no_more_of_earlier(void *context, const char *filter) {
+    mqtt_link_drop_inherited(context, filter);
+}
+
+static bool echoes(void *context) {
+    return mqtt_link_version(context) != 5;
 }
 
 static const struct mqtt_link_handlers link_handlers = {.ready = on_link_ready,
@@ -481,7 +493,8 @@ static void make_state(struct gateway *gateway) {
                                         .registry = gateway->registry,
                                         .bus = gateway->bus,
                                         .outbox = gateway->outbox,
-                                        .asker = {gateway->link, subscribe, unsubscribe, hear_others},
+                                        .asker = {gateway->link, subscribe, unsubscribe, hear_others,
+                                                  hear_no_more, hear_no_more_of_earlier, echoes},
                                         .sessions = &gateway->sessions,
                                         .channels = gateway->channels,
                                         .channel_count = gateway->config->channel_count,

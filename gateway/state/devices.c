@@ -80,6 +80,12 @@ struct claim {
     UT_hash_handle hh;
 };
 
+// A device that we do not know, and that the broker says is connected here.
+struct denied {
+    int64_t id;
+    UT_hash_handle hh;
+};
+
 struct devices {
     struct devices_parts parts;
     uint32_t us; // as a holder
@@ -88,13 +94,15 @@ struct devices {
     struct device_state *due;    // those with something to publish, the longest first
     struct device_state *held;   // the same, but the broker has not taken yet what was published before
     struct device_state
-        *resting;         // those whose telemetry was published within telemetry_interval, the longest first
-    int64_t interval;     // telemetry_interval in microseconds
-    uint64_t removed;     // number in the outbox of what was cleared last
-    bool watches_each;    // what others write to telemetry is heard device by device
-    bool all_read;        // what the broker retained when we started
-    struct claim *claims; // while we hear what the broker retains
-    size_t unlisted;      // states of devices outside the registry
+        *resting;          // those whose telemetry was published within telemetry_interval, the longest first
+    int64_t interval;      // telemetry_interval in microseconds
+    uint64_t removed;      // number in the outbox of what was cleared last
+    bool watches_each;     // what others write to telemetry is heard device by device
+    bool watched_any;      // or was decided to be heard otherwise
+    bool all_read;         // what the broker retained when we started
+    struct claim *claims;  // while we hear what the broker retains
+    struct denied *denied; // those of which it is due to say that they are not
+    size_t unlisted;       // states of devices outside the registry
 };
 
 // --- the table ---
@@ -145,16 +153,26 @@ static const char *telemetry_filter(const struct devices *devices, int64_t id, c
 static void watch(struct devices *devices, struct device_state *state) {
     const struct mqtt_asker *asker = &devices->parts.asker;
     char filter[TOPIC_MAX];
-    if (!state->watched && devices->watches_each && !state->elsewhere && state->values.length > 0)
-        state->watched = asker->listen(asker->context, telemetry_filter(devices, state->id, filter));
+    if (state->watched || !devices->watches_each || state->elsewhere || state->values.length == 0)
+        return;
+    state->watched = true;
+    asker->listen(asker->context, telemetry_filter(devices, state->id, filter));
 }
 
 static void unwatch(const struct devices *devices, struct device_state *state) {
     const struct mqtt_asker *asker = &devices->parts.asker;
     char filter[TOPIC_MAX];
     if (state->watched)
-        asker->unsubscribe(asker->context, telemetry_filter(devices, state->id, filter));
+        asker->drop(asker->context, telemetry_filter(devices, state->id, filter));
     state->watched = false;
+}
+
+// An earlier run may have watched those that this one does not.
+static void drop_inherited(const struct devices *devices, const struct device_state *state) {
+    const struct mqtt_asker *asker = &devices->parts.asker;
+    char filter[TOPIC_MAX];
+    if (!state->watched)
+        asker->drop_inherited(asker->context, telemetry_filter(devices, state->id, filter));
 }
 
 void devices_watch_each(struct devices *devices, bool each) {
@@ -165,16 +183,17 @@ void devices_watch_each(struct devices *devices, bool each) {
             watch(devices, state);
         else
             unwatch(devices, state);
+        if (!devices->watched_any)
+            drop_inherited(devices, state);
     }
+    devices->watched_any = true;
 }
 
 void devices_link_down(struct devices *devices) {
     struct device_state *state;
     DL_FOREACH(devices->by_age, state) {
-        state->watched = false; // the next connection begins without
         state->heard_connected = state->heard_holder = false;
     }
-    devices->watches_each = false;
 }
 
 // --- the table: going ---
@@ -415,6 +434,15 @@ static bool is_ours_to_announce(const struct device_state *state) {
     return state->confirmed && !state->elsewhere;
 }
 
+static struct home_assistant_device describe_for_home_assistant(const struct device_state *state) {
+    return (struct home_assistant_device){.id = state->id,
+                                          .ident = state->ident,
+                                          .name = state->name,
+                                          .codec = state->codec,
+                                          .reported = state->reported,
+                                          .announced = state->announced};
+}
+
 // True when nothing is left to announce. Whatever makes a device ours to announce makes this due again.
 static bool publish_discovery(const struct devices *devices, struct device_state *state) {
     if (!is_ours_to_announce(state))
@@ -422,12 +450,7 @@ static bool publish_discovery(const struct devices *devices, struct device_state
     if (!home_assistant_leave_protocol(devices->parts.home_assistant, state->id, state->left, state->codec))
         return false;
     state->left = NULL;
-    struct home_assistant_device device = {.id = state->id,
-                                           .ident = state->ident,
-                                           .name = state->name,
-                                           .codec = state->codec,
-                                           .reported = state->reported,
-                                           .announced = state->announced};
+    struct home_assistant_device device = describe_for_home_assistant(state);
     bool all = home_assistant_announce(devices->parts.home_assistant, &device);
     state->announced = device.announced;
     state->announced_in = generation_write(devices->parts.generation);
@@ -505,12 +528,42 @@ static void release(struct devices *devices) {
     }
 }
 
+static void forget_denied(struct devices *devices, int64_t id) {
+    struct denied *denied;
+    HASH_FIND(hh, devices->denied, &id, sizeof id, denied);
+    if (denied == NULL)
+        return;
+    HASH_DEL(devices->denied, denied);
+    free(denied);
+}
+
+static void deny(struct devices *devices, int64_t id) {
+    struct denied *denied = must_have(calloc(1, sizeof *denied));
+    forget_denied(devices, id);
+    denied->id = id;
+    HASH_ADD(hh, devices->denied, id, sizeof denied->id, denied);
+    publisher_wake(devices->parts.publisher);
+}
+
+// Of those that have become known it is said with the rest.
+static void publish_denied(struct devices *devices) {
+    while (devices->denied != NULL && publisher_is_open(devices->parts.publisher) &&
+           bus_keeps_up(devices->parts.bus)) {
+        int64_t id = devices->denied->id;
+        if (find(devices, id) == NULL)
+            publish_connected(devices, id, false);
+        forget_denied(devices, id);
+    }
+}
+
 static bool publish_again(void *context) {
     struct devices *devices = context;
+    publish_denied(devices);
     wake_rested(devices);
     release(devices);
     publish_due(devices);
-    return devices->due == NULL && devices->held == NULL && devices->resting == NULL;
+    return devices->due == NULL && devices->held == NULL && devices->resting == NULL &&
+           devices->denied == NULL;
 }
 
 void devices_taken(struct devices *devices) {
@@ -940,7 +993,9 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
     struct device_state *state = find(devices, id);
     bool own = is_by_us(devices, id, received), here = is_here(devices, id);
     if (state == NULL && own && is_true(received) && !here) // another gateway has said last who it is
-        publish_connected(devices, id, false);
+        deny(devices, id);
+    else if (state == NULL) // it has said that, too, or has it
+        forget_denied(devices, id);
     if (state == NULL)
         return;
     if (!state->confirmed)
@@ -1015,6 +1070,20 @@ void devices_assert_connected(struct devices *devices) {
     }
 }
 
+// Two gateways may each announce a device that neither has: what is merely not the same is wrong only where it is known
+// that the device is ours.
+void devices_heard_discovery(struct devices *devices, int64_t id, const struct mqtt_received *received) {
+    char topic[sizeof TOPIC_DEVICES TOPIC_DISCOVERY + 20];
+    const struct device_state *state = find(devices, id);
+    if (state == NULL || !is_ours_to_announce(state) || received->retain)
+        return;
+    bool ours = received->length == 0 || state->holder == devices->us || is_here(devices, id);
+    struct home_assistant_device device = describe_for_home_assistant(state);
+    snprintf(topic, sizeof topic, TOPIC_DEVICES "%lld" TOPIC_DISCOVERY, (long long)id);
+    if (ours && !home_assistant_is_right(devices->parts.home_assistant, &device, received))
+        guard_wrong(devices->parts.guard, topic);
+}
+
 // The time of the last report of an earlier run. What has come since and is older does not count.
 static void hear_timestamp(struct device_state *state, const struct mqtt_received *received) {
     char text[DECIMAL_TEXT_MAX];
@@ -1038,11 +1107,13 @@ static void hear_retained_timestamp(struct devices *devices, int64_t id, struct 
         find_or_make_claim(devices, id)->reported = true;
 }
 
-// Somebody has written a value of ours. What is due goes out anyway, unless it waits for telemetry_interval.
+// Somebody has written a value of ours. What is due goes out anyway, but if it waits for telemetry_interval it may take
+// long. Where what we publish comes back, that would be taken for somebody else's while it waits.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
                               const char *topic, const struct mqtt_received *received) {
     const struct value *value = values_named(&state->values, field);
-    if (value == NULL || (value->generation == 0 && !state->rests))
+    bool waits = state->rests && !devices->parts.asker.echoes(devices->parts.asker.context);
+    if (value == NULL || (value->generation == 0 && !waits))
         return;
     bool same = value->generation != 0 && value->length == received->length &&
                 memcmp(value_text(value), received->payload, received->length) == 0;
@@ -1155,6 +1226,8 @@ struct devices *devices_new(const struct devices_parts *parts) {
 
 void devices_free(struct devices *devices) {
     drop_claims(devices);
+    while (devices->denied != NULL)
+        forget_denied(devices, devices->denied->id);
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);
     free(devices);
