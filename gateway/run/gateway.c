@@ -11,6 +11,7 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
+#include "gateway/base/loop_lag.h"
 #include "gateway/base/memory.h"
 #include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/roll_call.h"
@@ -30,6 +31,7 @@
 
 struct gateway {
     uv_loop_t loop;
+    struct loop_lag lag;
     const struct config *config;
     struct registry *registry;
     struct store *store;
@@ -379,10 +381,11 @@ static void reload_registry(struct gateway *gateway) {
     config_devices_free(old); // sessions pointed to its names until now
 }
 
-static void log_counters(const struct gateway *gateway) {
+static void log_counters(struct gateway *gateway) {
     for (size_t i = 0; i < gateway->config->channel_count; i++)
         channel_log_counters(&gateway->channels[i]);
     log_info("outbox: %zu messages", outbox_count(gateway->outbox));
+    log_info("the longest turn of the last minute took %u ms", loop_lag_longest(&gateway->lag));
 }
 
 static void on_signal(uv_signal_t *signal, int number) {
@@ -575,6 +578,7 @@ int gateway_run(struct config *config) {
     config_notes(config, log_note, NULL); // the registry then takes the devices
     take_config(&gateway, config);
     uv_loop_init(&gateway.loop);
+    loop_lag_begin(&gateway.lag, &gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.drain_timer);
     gateway.drain_timer.data = &gateway;
     if (!open_store(&gateway))
@@ -587,6 +591,7 @@ int gateway_run(struct config *config) {
     if (mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
+    loop_lag_end(&gateway.lag);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     if (free_parts(&gateway) > 0)
         code = 1;
