@@ -8,6 +8,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/broker/bus.h"
 #include "gateway/commands/queue.h"
+#include "tests/allocations.h"
 #include "tests/carrier.h"
 
 #define DEVICES 20
@@ -84,4 +85,19 @@ Test(command_sweep, costs_as_much_as_there_are_devices) {
     cr_assert(finds <= 5 * DEVICES, "%zu times a device was looked for", finds);
     cr_assert(finds > 0);
     cr_assert(table.pending == DEVICES * COMMANDS_PER_DEVICE_MAX);
+}
+
+// An entry that the outbox has no room for is on disk already: while that lasts nothing is written again.
+Test(command_sweep, does_nothing_for_entries_while_the_outbox_is_full) {
+    struct command_queue queue = {
+        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
+    for (int64_t i = 0; i < COMMANDS_PER_DEVICE_MAX; i++) {
+        add(i + 1, 1, i == 0);
+        command_table_find(&table, i + 1)->unsaid = true;
+    }
+    carrier_fill(&carrier, 0);
+    size_t before = allocations_count();
+    command_queue_sweep(&queue, clock_ticks());
+    cr_assert(allocations_count() - before < COMMANDS_PER_DEVICE_MAX / 10, "%zu allocations",
+              allocations_count() - before);
 }

@@ -70,6 +70,8 @@ bool peer_warn(const struct peer *peer, const char *kind, unsigned *suppressed, 
 // --- replies ---
 
 static void free_reply(struct pending_reply *reply) {
+    reply->peer->reply_count--;
+    reply->peer->parts->reply_count--;
     free(reply->refusal);
     free(reply);
 }
@@ -106,11 +108,16 @@ static bool is_pending(const struct peer *peer, const uint8_t *bytes, size_t len
     return false;
 }
 
+// Nothing else bounds replies that wait for what was said before, such as those to records that cannot be read.
+static bool has_too_many(const struct peer *peer) {
+    return peer->reply_count >= PEER_REPLIES_MAX || peer->parts->reply_count >= PEER_REPLIES_ALL_MAX;
+}
+
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length) {
     uint64_t first = peer->first_number;
     peer->first_number = 0;
     peer->latest_reply = NULL;
-    if (peer->refused || (first == 0 && is_pending(peer, bytes, length)))
+    if (peer->refused || (first == 0 && (has_too_many(peer) || is_pending(peer, bytes, length))))
         return;
     struct pending_reply *reply = must_have(malloc(sizeof *reply + length));
     *reply = (struct pending_reply){.peer = peer, .length = length};
@@ -121,6 +128,8 @@ void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length)
     DL_APPEND(peer->replies, reply);
     peer->latest_reply = reply;
     peer->unsettled++;
+    peer->reply_count++;
+    peer->parts->reply_count++;
 }
 
 void peer_send_when_refused(struct peer *peer, const uint8_t *bytes, size_t length) {

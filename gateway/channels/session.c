@@ -84,6 +84,7 @@ static void enter(struct session *session, struct peer *peer) {
     *place_of(session, peer) = place;
     DL_APPEND(peer->places, place);
     peer->place_count++;
+    peer->parts->place_count++;
     speak(place);
 }
 
@@ -114,6 +115,7 @@ static void end_place(struct place *place) {
     forget_device(peer, session->ident);
     DL_DELETE(peer->places, place);
     peer->place_count--;
+    peer->parts->place_count--;
     free(place);
     if (session->tcp == NULL && session->udp == NULL)
         end(session, peer);
@@ -129,10 +131,13 @@ static void give_up(struct place *place, enum close_code code) {
 
 // The one that has not spoken for longest.
 static void bound_places(struct peer *peer) {
-    if (peer->place_count <= STREAM_DEVICES_MAX)
+    bool many = peer->place_count > STREAM_DEVICES_MAX;
+    if (!many && (peer->place_count < 2 || peer->parts->place_count <= PLACES_ALL_MAX))
         return;
-    peer_warn(peer, "idents", NULL, "speaks for more than %d devices: %s, heard longest ago, is disconnected",
-              STREAM_DEVICES_MAX, peer->places->session->ident);
+    peer_warn(peer, "idents", NULL,
+              "speaks for more than %d devices%s: %s, heard longest ago, is disconnected",
+              many ? STREAM_DEVICES_MAX : PLACES_ALL_MAX, many ? "" : ", with all other connections",
+              peer->places->session->ident);
     end_place(peer->places);
 }
 

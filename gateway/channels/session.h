@@ -7,6 +7,8 @@
 #include "gateway/channels/event.h"
 #include "gateway/channels/peer.h"
 
+#define PLACES_ALL_MAX 200000 // devices at peers of several, beyond which each peer keeps the one that speaks
+
 // A device at a peer. A peer has several when it speaks for several devices, as a relay does.
 struct place {
     struct peer *peer;

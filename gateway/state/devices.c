@@ -19,6 +19,8 @@
 
 // Devices outside the registry; beyond that the one heard longest ago is forgotten.
 #define UNLISTED_MAX 200000
+// Devices that we do not know and of which the broker tells something; of more, nothing is heard.
+#define CLAIMS_MAX 400000
 // States that are looked at to find one to forget.
 #define PASSED_MAX 100
 
@@ -753,14 +755,26 @@ static struct claim *find_claim(const struct devices *devices, int64_t id) {
     return claim;
 }
 
+// NULL when there are too many.
 static struct claim *find_or_make_claim(struct devices *devices, int64_t id) {
     struct claim *claim = find_claim(devices, id);
-    if (claim != NULL)
+    if (claim != NULL || HASH_COUNT(devices->claims) >= CLAIMS_MAX)
         return claim;
     claim = must_have(calloc(1, sizeof *claim));
     claim->id = id;
     HASH_ADD(hh, devices->claims, id, sizeof claim->id, claim);
     return claim;
+}
+
+enum claim_kind { CLAIM_OURS, CLAIM_IDENTIFIED, CLAIM_REPORTED };
+
+static void note_claim(struct devices *devices, int64_t id, enum claim_kind kind) {
+    struct claim *claim = find_or_make_claim(devices, id);
+    if (claim == NULL)
+        return;
+    claim->ours = claim->ours || kind == CLAIM_OURS;
+    claim->identified = claim->identified || kind == CLAIM_IDENTIFIED;
+    claim->reported = claim->reported || kind == CLAIM_REPORTED;
 }
 
 static bool is_claimed(const struct devices *devices, int64_t id) {
@@ -873,7 +887,7 @@ static bool is_by_another(const struct devices *devices, const struct mqtt_recei
 static void note_identified(struct devices *devices, int64_t id) {
     clearing_heard_identity(devices->parts.clearing, id);
     if (!devices->all_read && find(devices, id) == NULL)
-        find_or_make_claim(devices, id)->identified = true;
+        note_claim(devices, id, CLAIM_IDENTIFIED);
 }
 
 static void hear_identity(struct devices *devices, int64_t id, const char *topic,
@@ -986,7 +1000,7 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
     if (state != NULL && !is_overtaken(&state->heard_holder, received))
         hear_holder_of(devices, state, instance, topic, received);
     else if (state == NULL && bus_is_own(devices->parts.bus, instance) && received->retain)
-        find_or_make_claim(devices, id)->ours = true;
+        note_claim(devices, id, CLAIM_OURS);
     json_decref(json);
 }
 
@@ -1035,7 +1049,7 @@ static void hear_retained_timestamp(struct devices *devices, int64_t id, struct 
     if (state != NULL)
         hear_timestamp(state, received);
     else if (!devices->all_read)
-        find_or_make_claim(devices, id)->reported = true;
+        note_claim(devices, id, CLAIM_REPORTED);
 }
 
 // Somebody has written a value of ours. What is due goes out anyway, unless it waits for telemetry_interval.
