@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "codecs/codec.h"
+#include "gateway/broker/sideline.h"
 #include "gateway/channels/peer.h"
 #include "gateway/channels/session.h"
 #include "gateway/commands/table.h"
@@ -202,6 +203,29 @@ Test(bounds, other_gateways_have_a_bound) {
     hear_instance(instances, "gateway-7/channels/%d", 1, "{\"connections\":1}");
     cr_assert(instances_channel(instances, 1) != NULL);
     instances_free(instances);
+}
+
+// --- results, to topics that a client chooses ---
+
+static void put_result(size_t length) {
+    char *payload = calloc(1, length + 1);
+    outbox_put_result(
+        carrier.outbox,
+        &(struct mqtt_publish){.topic = "answers/1", .payload = payload, .length = length, .qos = 1});
+    free(payload);
+}
+
+Test(bounds, results_that_wait_have_a_bound) {
+    for (int i = 0; i < SIDELINE_RESULTS_MAX + 50; i++)
+        put_result(10);
+    cr_assert(outbox_count(carrier.outbox) == SIDELINE_RESULTS_MAX, "%zu wait", outbox_count(carrier.outbox));
+}
+
+Test(bounds, results_that_wait_have_a_bound_in_bytes) {
+    for (int i = 0; i < 10; i++)
+        put_result(1000000);
+    cr_assert(outbox_count(carrier.outbox) == SIDELINE_BYTES_MAX / 1000000, "%zu wait",
+              outbox_count(carrier.outbox));
 }
 
 // --- what waits for a disk that does not answer ---

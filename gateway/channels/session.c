@@ -91,6 +91,8 @@ static void enter(struct session *session, struct peer *peer) {
 static void end(struct session *session, const struct peer *peer) {
     struct session_table *table = peer->parts->sessions;
     leave(session, peer);
+    if (table->reloads == session)
+        table->reloads = session->by_ident.next;
     HASH_DELETE(by_ident, table->by_ident, session);
     leave_id(table, session);
     free(session);
@@ -269,19 +271,34 @@ static void take_identity(struct session_table *table, struct session *session, 
     arrive(session, peer);
 }
 
-void sessions_reload(struct channel_parts *parts) {
-    struct session_table *table = parts->sessions;
-    struct session *session, *next;
-    HASH_ITER(by_ident, table->by_ident, session, next) {
-        struct device device = registry_device(parts->registry, session->ident);
-        if (!device.allowed)
-            close_all(session, CLOSE_REJECTED);
-        else if (device.known == session->device.known && device.id == session->device.id)
-            session->device = device;
-        else
-            take_identity(table, session, &device);
-    }
-    HASH_ITER(by_ident, table->by_ident, session, next) {
-        parts->observer->talks(parts->observer->context, session);
-    }
+void session_reload(struct session *session) {
+    struct channel_parts *parts = session_any_peer(session)->parts;
+    struct device device = registry_device(parts->registry, session->ident);
+    if (!device.allowed)
+        close_all(session, CLOSE_REJECTED);
+    else if (device.known == session->device.known && device.id == session->device.id)
+        session->device = device;
+    else
+        take_identity(parts->sessions, session, &device);
+}
+
+void sessions_reload_begin(struct session_table *table) {
+    table->reloads = table->by_ident;
+}
+
+// What waits for it may go out: perhaps its id is another one now.
+static void reload_next(struct session_table *table) {
+    struct session *session = table->reloads;
+    const struct channel_parts *parts = session_any_peer(session)->parts;
+    session_reload(session);
+    if (table->reloads != session)
+        return; // it is gone
+    table->reloads = session->by_ident.next;
+    parts->observer->talks(parts->observer->context, session);
+}
+
+bool sessions_reload_some(struct session_table *table, size_t count) {
+    for (; table->reloads != NULL && count > 0; count--)
+        reload_next(table);
+    return table->reloads == NULL;
 }

@@ -21,6 +21,7 @@
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/notes.h"
+#include "gateway/run/reload.h"
 #include "gateway/run/subscriptions.h"
 #include "gateway/state/rivals.h"
 #include "gateway/state/state.h"
@@ -48,6 +49,7 @@ struct gateway {
     struct channel *channels; // config->channel_count of them
     struct state *state;
     struct commands *commands;
+    struct reload *reload;
     uv_signal_t signals[4];
     uv_timer_t drain_timer;
     uint64_t drain_until; // by uv_now()
@@ -277,6 +279,7 @@ static void stop_signals(struct gateway *gateway) {
 
 static void stop_parts(struct gateway *gateway) {
     state_publish_instance(gateway->state, false); // when the link is down, the Last Will says it
+    reload_stop(gateway->reload);
     mqtt_link_stop(gateway->link);
     outbox_stop(gateway->outbox);
     gate_stop(gateway->gate);
@@ -375,10 +378,7 @@ static void reload_registry(struct gateway *gateway) {
         return;
     }
     log_info("the registry has %zu devices", devices->count);
-    struct config_devices *old = registry_replace(gateway->registry, devices);
-    state_reload(gateway->state);
-    sessions_reload(&gateway->parts);
-    config_devices_free(old); // sessions pointed to its names until now
+    reload_begin(gateway->reload, devices);
 }
 
 static void log_counters(struct gateway *gateway) {
@@ -502,6 +502,10 @@ static void make_parts(struct gateway *gateway) {
     make_channels(gateway);
     make_state(gateway);
     make_commands(gateway);
+    gateway->reload = reload_new(&(struct reload_parts){.loop = &gateway->loop,
+                                                        .registry = gateway->registry,
+                                                        .state = gateway->state,
+                                                        .sessions = &gateway->sessions});
     commands_start(gateway->commands);
 }
 
@@ -517,6 +521,7 @@ static size_t close_store(struct gateway *gateway) {
 
 // The same.
 static size_t free_parts(struct gateway *gateway) {
+    reload_free(gateway->reload);
     state_free(gateway->state);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
