@@ -25,9 +25,10 @@
 #define RETRY_INTERVAL 1000 // milliseconds until a write that failed is tried again
 #define LOOK_INTERVAL  1000 // milliseconds between looks at whether the file is still there
 #define MARKER_MAX     33
-#define ASIDE_WAITING  (1 << 20) // bytes of messages set aside that may wait for a disk that takes nothing
-#define ASIDE_OVERHEAD 64        // bytes of one besides its texts
-#define ROW_OVERHEAD   64        // bytes of any row besides its texts
+#define ASIDE_WAITING  (1 << 20)  // bytes of messages set aside that may wait for a disk that takes nothing
+#define ASIDE_HANGING  (16 << 20) // and for one that does not answer
+#define ASIDE_OVERHEAD 64         // bytes of one besides its texts
+#define ROW_OVERHEAD   64         // bytes of any row besides its texts
 
 #define CHECKED_AT_ONCE (1 << 20)   // bytes of a file up to which all of it is checked when it is opened
 #define CHECK_PORTION   (256 << 10) // bytes that are read between two batches, later
@@ -1173,7 +1174,7 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
 
 bool store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason) {
     size_t size = aside_size(publish);
-    if (store->failed && store->aside.waiting + size > ASIDE_WAITING) {
+    if (store->aside.waiting + size > (store->failed ? ASIDE_WAITING : ASIDE_HANGING)) {
         if (store->aside.dropped++ == 0)
             log_error(
                 "message to %s dropped: it cannot be set aside, the store cannot be written; so are others",

@@ -72,6 +72,7 @@ static struct stream_session *find_session(const struct stream *stream, const ch
 static void drop_session(struct stream *stream, struct stream_session *session) {
     DL_DELETE(stream->sessions, session);
     stream->session_count--;
+    stream->counters->sessions--;
     free(session);
 }
 
@@ -82,7 +83,9 @@ static struct stream_session *find_or_make_session(struct stream *stream, const 
     session = must_have(calloc(1, sizeof *session + stream->codec->session_size));
     strcpy(session->ident, ident);
     DL_APPEND(stream->sessions, session);
-    if (++stream->session_count > STREAM_DEVICES_MAX)
+    stream->counters->sessions++;
+    if (++stream->session_count > STREAM_DEVICES_MAX ||
+        (stream->session_count > 1 && stream->counters->sessions > STREAM_DEVICES_ALL_MAX))
         drop_session(stream, stream->sessions);
     return session;
 }

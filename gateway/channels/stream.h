@@ -10,6 +10,7 @@
 
 // Counts of what came through, for a channel; each only grows.
 struct stream_counters {
+    size_t sessions; // that codecs remember now, at all streams
     uint64_t bytes;
     uint64_t messages;
     uint64_t answers;
@@ -61,7 +62,8 @@ enum stream_state {
     STREAM_REFUSED,           // the sink refused the device
 };
 
-#define STREAM_DEVICES_MAX 1000 // that the codec remembers at one stream
+#define STREAM_DEVICES_MAX     1000   // that the codec remembers at one stream
+#define STREAM_DEVICES_ALL_MAX 200000 // and at all of a channel, beyond which each stream keeps one
 
 struct stream_session;
 

@@ -70,6 +70,7 @@ struct command {
 
     // The table's own.
     struct command_target *target; // whose list it stands in, while it has not ended
+    size_t size;                   // of its definition, while it does
     struct command *prev, *next;
     UT_hash_handle hh; // by id
 };

@@ -567,7 +567,7 @@ static bool is_timed_out(const struct command_queue *queue, const struct command
 static void sweep_pending(struct command_queue *queue, struct command *command, int64_t now) {
     if (command->twin != 0 || may_have_ended(queue, command))
         return;
-    if (command->unsaid)
+    if (command->unsaid && !bus_is_full(queue->voice->bus)) // else it would be written to disk each time
         command_voice_publish(queue->voice, command);
     if (is_unsent(command)) {
         if (now >= command->answer_at && !command->unwritten && roll_call_is_done(queue->roll_call))

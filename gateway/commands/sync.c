@@ -294,6 +294,15 @@ static void note_spoiled(struct command_sync *sync, struct command *command) {
     command->spoiled = command->confirmed = sync->any_spoiled = true;
 }
 
+// Whoever may write entries must not fill our memory with them.
+static bool has_room(const struct command_sync *sync, const struct command *command) {
+    const char *full = command_table_full(table_of(sync), command->key);
+    if (full != NULL)
+        log_about(command->key, LOG_WARNING, "%s: the entry of command %lld is ignored: %s", command->key,
+                  (long long)command->id, full);
+    return full == NULL;
+}
+
 // Takes the command over. What the broker kept for an intake while it was away tells what happened, but not
 // what is: that only the retained entries tell, which come behind it.
 static void take_command(struct command_sync *sync, struct command *command, bool retained) {
@@ -313,7 +322,7 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     } else if (known != NULL) {
         known->spoiled = false;
         take_update(sync, known, command, echo);
-    } else if (current && !echo && !command_has_ended(command)) {
+    } else if (current && !echo && !command_has_ended(command) && has_room(sync, command)) {
         take_new(sync, command);
         return;
     }

@@ -10,6 +10,8 @@
 
 #define COMMANDS_PER_DEVICE_MAX 1000
 #define COMMANDS_MAX            100000
+#define COMMANDS_KNOWN_MAX      200000       // with those that have ended
+#define COMMANDS_BYTES_MAX      (256U << 20) // of what those that wait are to do, as JSON
 
 // What waits for one device. It is there as long as something does.
 struct command_target {
@@ -24,6 +26,7 @@ struct command_table {
     struct command *by_id;
     struct command_target *targets; // by key
     size_t pending;                 // commands that have not ended
+    size_t bytes;                   // of their definitions, as JSON
     int64_t last_id;                // ids only grow, across restarts too
 };
 

@@ -182,7 +182,7 @@ bool command_voice_clear_stale(const struct command_voice *voice, const struct c
     command_voice_sign(voice, stale);
     json_t *entry = command_to_json(stale);
     publish_entry(voice, stale, entry);
-    publish_entry(voice, stale, NULL);
+    bool emptied = publish_entry(voice, stale, NULL) != 0;
     json_decref(entry);
-    return true;
+    return emptied;
 }

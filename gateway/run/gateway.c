@@ -11,6 +11,7 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
+#include "gateway/base/loop_lag.h"
 #include "gateway/base/memory.h"
 #include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/roll_call.h"
@@ -20,6 +21,7 @@
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/notes.h"
+#include "gateway/run/reload.h"
 #include "gateway/run/subscriptions.h"
 #include "gateway/state/rivals.h"
 #include "gateway/state/state.h"
@@ -30,6 +32,7 @@
 
 struct gateway {
     uv_loop_t loop;
+    struct loop_lag lag;
     const struct config *config;
     struct registry *registry;
     struct store *store;
@@ -46,6 +49,7 @@ struct gateway {
     struct channel *channels; // config->channel_count of them
     struct state *state;
     struct commands *commands;
+    struct reload *reload;
     uv_signal_t signals[4];
     uv_timer_t drain_timer;
     uint64_t drain_until; // by uv_now()
@@ -292,6 +296,7 @@ static void stop_signals(struct gateway *gateway) {
 
 static void stop_parts(struct gateway *gateway) {
     state_publish_instance(gateway->state, false); // when the link is down, the Last Will says it
+    reload_stop(gateway->reload);
     mqtt_link_stop(gateway->link);
     outbox_stop(gateway->outbox);
     gate_stop(gateway->gate);
@@ -390,16 +395,14 @@ static void reload_registry(struct gateway *gateway) {
         return;
     }
     log_info("the registry has %zu devices", devices->count);
-    struct config_devices *old = registry_replace(gateway->registry, devices);
-    state_reload(gateway->state);
-    sessions_reload(&gateway->parts);
-    config_devices_free(old); // sessions pointed to its names until now
+    reload_begin(gateway->reload, devices);
 }
 
-static void log_counters(const struct gateway *gateway) {
+static void log_counters(struct gateway *gateway) {
     for (size_t i = 0; i < gateway->config->channel_count; i++)
         channel_log_counters(&gateway->channels[i]);
     log_info("outbox: %zu messages", outbox_count(gateway->outbox));
+    log_info("the longest turn of the last minute took %u ms", loop_lag_longest(&gateway->lag));
 }
 
 static void on_signal(uv_signal_t *signal, int number) {
@@ -518,6 +521,10 @@ static void make_parts(struct gateway *gateway) {
     make_channels(gateway);
     make_state(gateway);
     make_commands(gateway);
+    gateway->reload = reload_new(&(struct reload_parts){.loop = &gateway->loop,
+                                                        .registry = gateway->registry,
+                                                        .state = gateway->state,
+                                                        .sessions = &gateway->sessions});
     commands_start(gateway->commands);
 }
 
@@ -533,6 +540,7 @@ static size_t close_store(struct gateway *gateway) {
 
 // The same.
 static size_t free_parts(struct gateway *gateway) {
+    reload_free(gateway->reload);
     state_free(gateway->state);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
@@ -594,6 +602,7 @@ int gateway_run(struct config *config) {
     config_notes(config, log_note, NULL); // the registry then takes the devices
     take_config(&gateway, config);
     uv_loop_init(&gateway.loop);
+    loop_lag_begin(&gateway.lag, &gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.drain_timer);
     gateway.drain_timer.data = &gateway;
     if (!open_store(&gateway))
@@ -606,6 +615,7 @@ int gateway_run(struct config *config) {
     if (mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
+    loop_lag_end(&gateway.lag);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     if (free_parts(&gateway) > 0)
         code = 1;

@@ -303,8 +303,12 @@ void state_commands_come(struct state *state, bool come) {
     instance_state_set_commands(state->instance_state, come);
 }
 
-void state_reload(struct state *state) {
-    devices_reload(state->devices);
+void state_reload_begin(struct state *state) {
+    devices_reload_begin(state->devices);
+}
+
+bool state_reload_some(struct state *state, size_t count) {
+    return devices_reload_some(state->devices, count);
 }
 
 // --- making and taking apart ---

@@ -428,6 +428,12 @@ static void unset_clock(void) {
     unsetenv("ASAN_OPTIONS");
 }
 
+// The one that was built with the tests, unless another is to be tried: see tests/races.
+static const char *gateway_binary(void) {
+    const char *other = getenv("TRACKBUS_GATEWAY");
+    return other != NULL ? other : TRACKBUS_BINARY;
+}
+
 void rig_gateway_spawn(struct rig *rig, const char *changes) {
     char config[96], workers[16];
     rig_write_config(rig, changes, config, sizeof config);
@@ -436,7 +442,7 @@ void rig_gateway_spawn(struct rig *rig, const char *changes) {
     if (rig->clock != NULL)
         set_clock(rig->clock);
     rig->gateway =
-        spawn(rig->log_path, (const char *[]){TRACKBUS_BINARY, "run", "-c", config,
+        spawn(rig->log_path, (const char *[]){gateway_binary(), "run", "-c", config,
                                               rig->workers > 0 ? "--workers" : NULL, workers, NULL});
     if (rig->clock != NULL)
         unset_clock();
