@@ -13,6 +13,7 @@ struct peer;
 struct pending_reply;
 struct place;
 struct session;
+struct tap_held;
 
 struct peer_transport {
     bool is_udp;
@@ -36,6 +37,7 @@ struct peer {
     uint8_t *beginning;          // what it said before it said who it is, or NULL
     size_t beginning_length;     // of that
     bool foreign;                // it looked like another protocol
+    struct tap_held *held;       // what it said and heard, for a capture that may want it; or NULL
     char *turned_away;           // the ident that is not allowed here, or NULL
     uint64_t serial;             // no other peer has it
     enum close_code close_code;  // set while bytes are taken: close when that is done
