@@ -16,6 +16,7 @@ struct peer;
 struct pending_reply;
 struct place;
 struct session;
+struct tap_held;
 
 struct peer_transport {
     bool is_udp;
@@ -43,6 +44,7 @@ struct peer {
     char *turned_away;           // the ident that is not allowed here and spoke last, or NULL
     enum close_code refusal;     // why that is; the code to close it with when nobody else has spoken
     bool told;                   // that it began, so that its end is told too
+    struct tap_held *held;       // what it said and heard, for a capture that may want it; or NULL
     uint64_t serial;             // no other peer has it
     enum close_code close_code;  // set while bytes are taken: close when that is done
     const char *loss;            // what the system said when the connection was lost, a constant; or NULL

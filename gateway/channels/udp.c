@@ -12,6 +12,7 @@
 #include "gateway/channels/datagram.h"
 #include "gateway/channels/event.h"
 #include "gateway/channels/proxy.h"
+#include "gateway/channels/tap.h"
 
 #define PEERS_MAX      100000 // addresses remembered; beyond that the one heard longest ago is forgotten
 #define SWEEP_INTERVAL 5000   // milliseconds
@@ -28,9 +29,10 @@ struct udp_peer {
 static void send_datagram(struct peer *peer, const uint8_t *bytes, size_t length) {
     struct udp_peer *udp = (struct udp_peer *)peer;
     int result = datagram_send(udp->socket->descriptor, &udp->ends, bytes, length);
-    if (result == 0)
+    if (result == 0) {
         peer->sent += length;
-    else // as any datagram may be; the device, or the command, tries again
+        tap_sent(peer, bytes, length);
+    } else // as any datagram may be; the device, or the command, tries again
         peer_warn(peer, "send", NULL, "a datagram of %zu bytes could not be sent: %s", length,
                   uv_strerror(result));
 }

@@ -14,6 +14,7 @@ static const char help[] =
     "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
     "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
     "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
+    "  trackbus capture [-c FILE] DEVICE      see the bytes of a device, both directions\n"
     "  trackbus store list|resend|drop        what the broker did not take\n"
     "  trackbus check -c FILE                 check a configuration\n"
     "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
@@ -28,8 +29,9 @@ static const struct subcommand {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"run", cli_run},           {"check", cli_check}, {"decode", cli_decode}, {"encode", cli_encode},
-    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},   {"send", cli_send},
+    {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
+    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
+    {"store", cli_store},   {"send", cli_send},         {"capture", cli_capture},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {

@@ -16,6 +16,7 @@
 #include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/roll_call.h"
 #include "gateway/broker/store.h"
+#include "gateway/channels/captures.h"
 #include "gateway/channels/channel.h"
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
@@ -43,6 +44,7 @@ struct gateway {
     struct roll_call *roll_call;
     struct rivals *rivals;
     struct gate *gate;
+    struct captures *captures;
     struct session_table sessions;
     struct channel_observer observer;
     struct channel_parts parts;
@@ -149,6 +151,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
     const char *command = bus_topic_after(gateway->bus, received->topic, TOPIC_COMMAND);
     const char *state = bus_topic_after(gateway->bus, received->topic, TOPIC_STATE);
     const char *device = bus_topic_after(gateway->bus, received->topic, TOPIC_LOG TOPIC_DEVICES);
+    const char *request = bus_topic_after(gateway->bus, received->topic, TOPIC_REQUEST);
     // Also while stopping: the broker has been told that we have it, and will not say it again.
     if (command != NULL)
         commands_take_in(gateway->commands, received);
@@ -156,6 +159,8 @@ static void on_received(void *context, const struct mqtt_received *received) {
         take_state(gateway, state, received);
     else if (device != NULL)
         session_heard(&gateway->parts, strtoll(device, NULL, 10), received->payload, received->length);
+    else if (request != NULL)
+        captures_request(gateway->captures, received->payload, received->length);
     else
         state_heard_home_assistant(gateway->state, received);
 }
@@ -300,6 +305,7 @@ static void stop_parts(struct gateway *gateway) {
     mqtt_link_stop(gateway->link);
     outbox_stop(gateway->outbox);
     gate_stop(gateway->gate);
+    captures_stop(gateway->captures);
     roll_call_stop(gateway->roll_call);
     state_stop(gateway->state);
     commands_stop(gateway->commands);
@@ -360,6 +366,7 @@ static void stop(struct gateway *gateway) {
         channel_close(&gateway->channels[i]);
         channel_log_counters(&gateway->channels[i]);
     }
+    captures_end(gateway->captures);
     gateway->drain_until = uv_now(&gateway->loop) + (mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0);
     state_finish(gateway->state);
     wait_until_drained(gateway);
@@ -468,6 +475,7 @@ static void make_channels(struct gateway *gateway) {
     const struct config *config = gateway->config;
     struct channel_parts *parts = &gateway->parts; // all zero, and large: it has the limiters
     gateway->gate = gate_new(&gateway->loop, resume_channels, gateway);
+    gateway->captures = captures_new(&gateway->loop, gateway->bus);
     gateway->observer = (struct channel_observer){.context = gateway,
                                                   .arrived = on_arrived,
                                                   .left = on_left,
@@ -481,6 +489,7 @@ static void make_channels(struct gateway *gateway) {
     parts->outbox = gateway->outbox;
     parts->bus = gateway->bus;
     parts->gate = gateway->gate;
+    parts->captures = gateway->captures;
     parts->sessions = &gateway->sessions;
     parts->observer = &gateway->observer;
     parts->log_limiter.per_second = LOG_LINES;
@@ -552,6 +561,7 @@ static size_t free_parts(struct gateway *gateway) {
     rivals_free(gateway->rivals);
     bus_free(gateway->bus);
     gate_free(gateway->gate);
+    captures_free(gateway->captures);
     size_t lost = close_store(gateway);
     subscriptions_free(&gateway->subscriptions);
     uv_loop_close(&gateway->loop);
