@@ -6,7 +6,10 @@
 //  - The library closes its socket before on_disconnect, and the next socket often has the same number. So
 //  the
 //    descriptor is compared after every turn of the loop, and each connection has a fresh uv_poll_t.
-//  - A publish inside a callback only queues, so the interest in writing is renewed in every turn.
+//  - It acknowledges a publish before it says that the publish came. So it is told to queue what it has to write (see
+//    link_client_new()), and the loop here has it written at the end of each turn; or later, when what came must be on
+//    disk first: a process that is killed takes the acknowledgement with it, and the broker delivers again. (QoS 2 would
+//    not help: its PUBCOMP goes before the callback too.)
 //  - Connecting resolves the name and waits for the connection, and only the blocking call takes the
 //  properties
 //    of MQTT 5. It runs on libuv's thread pool, where it may block; the client is handed over to the loop
@@ -14,13 +17,18 @@
 //    needs.
 #include "gateway/broker/mqtt_link.h"
 
-#include <errno.h>
+#include <fcntl.h>
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
@@ -33,7 +41,6 @@
 #include "gateway/broker/pace.h"
 #include "gateway/broker/packet.h"
 #include "gateway/broker/subscriber.h"
-#include "gateway/broker/wire.h"
 
 #define CONNACK_SESSION_PRESENT 1     // flag
 #define CONNACK_TIMEOUT         10000 // milliseconds from the connection to the broker's answer
@@ -58,15 +65,14 @@ struct mqtt_link {
     struct broker *broker; // of this attempt
     struct link_attempt attempt;
     struct mosquitto *client;
-    struct wire *wire; // of the connection, or NULL
-    size_t held;       // calls of hold() without their release(), also of earlier connections
-    uv_poll_t *poll;   // on the heap: libuv frees it after the next one has begun
-    int polled;        // descriptor of poll
-    int interest;      // events of poll
-    bool broken;       // to be torn down at the end of this turn
-    bool by_us;        // we broke it, or the broker for a reason that no message has
-    bool by_network;   // it was reset, or timed out
-    int result;        // of the library's call that broke it
+    size_t held;     // calls of hold() without their release(), also of earlier connections
+    uv_poll_t *poll; // on the heap: libuv frees it after the next one has begun
+    int polled;      // descriptor of poll
+    int interest;    // events of poll
+    bool broken;     // to be torn down at the end of this turn
+    bool by_us;      // we broke it, or the broker for a reason that no message has
+    bool by_network; // it was reset, or timed out
+    int result;      // of the library's call that broke it
     char why[CAUSE_MAX];
     char said[CAUSE_MAX]; // the last cause in the log, of a link that tries so often
     bool explained;       // the broker was heard, or the cause is known: no silence
@@ -80,8 +86,9 @@ struct mqtt_link {
     struct subscriber *subscriber;
     struct hearing *hearing;
     struct broker_limits limits; // of this connection
-    bool publishing;             // a call of the library's
-    int *early;                  // mids that are on their way although that call has not returned; or NULL
+    bool in_library;             // it is reading or writing, and may be in a callback
+    bool flushing;
+    int *early; // mids that were written while somebody flushed; or NULL
     size_t early_count;
     struct pace pace;
     uv_work_t work;
@@ -94,7 +101,6 @@ struct mqtt_link {
 };
 
 static void attempt(struct mqtt_link *link);
-static void tell_early(struct mqtt_link *link);
 
 static void free_poll(uv_handle_t *handle) {
     free(handle);
@@ -147,6 +153,30 @@ static void look_for_tls(struct mqtt_link *link) {
         break_link(link, "%s", link_cause_speaks_tls);
 }
 
+static void tell_ready(struct mqtt_link *link) {
+    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
+        link->handlers->ready(link->context);
+}
+
+static bool has_more_to_read(const struct mqtt_link *link) {
+    int length = 0;
+    return !link->broken && ioctl(link->polled, FIONREAD, &length) == 0 && length > 0;
+}
+
+// While something is held, nothing is read after this: what has come by now is on disk, and acknowledged, together.
+static void read_in(struct mqtt_link *link) {
+    int packets = 0, on = 1;
+    link->in_library = true;
+    do
+        note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
+    while (link->held > 0 && ++packets < READ_PACKETS && has_more_to_read(link));
+    link->in_library = false;
+    // A broker that waits for TCP's acknowledgement before its next small packet would wait for 40 ms.
+    if (!link->broken)
+        setsockopt(link->polled, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
+}
+
+// That the socket takes more only ends the wait: on_prepare() writes.
 static void on_poll(uv_poll_t *poll, int status, int events) {
     struct mqtt_link *link = poll->data;
     if (link->poll != poll || link->client == NULL)
@@ -158,16 +188,54 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     if (link->state == WAITING_CONNACK && !link->attempt.address.tls)
         look_for_tls(link);
     if (!link->broken && (events & UV_READABLE) != 0)
-        note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
-    if (!link->broken && (events & UV_WRITABLE) != 0)
-        note_result(link, mosquitto_loop_write(link->client, READ_PACKETS));
-    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
-        link->handlers->ready(link->context);
+        read_in(link);
+    tell_ready(link);
+}
+
+static void write_out(struct mqtt_link *link) {
+    if (link->held > 0 || !mosquitto_want_write(link->client))
+        return;
+    link->in_library = true;
+    note_result(link, mosquitto_loop_write(link->client, READ_PACKETS));
+    link->in_library = false;
+}
+
+// Whoever flushes is not told meanwhile that what is published at QoS 0 was written.
+static bool is_too_early(struct mqtt_link *link, int mid) {
+    if (!link->flushing)
+        return false;
+    link->early = must_have(realloc(link->early, (link->early_count + 1) * sizeof *link->early));
+    link->early[link->early_count++] = mid;
+    return true;
+}
+
+static void tell_early(struct mqtt_link *link) {
+    size_t count = link->early_count;
+    int *early = link->early;
+    link->early = NULL;
+    link->early_count = 0;
+    for (size_t i = 0; i < count; i++)
+        link->handlers->published(link->context, early[i], MQTT_TAKEN, "");
+    free(early);
+}
+
+static void end_turn(struct mqtt_link *link) {
+    tell_early(link);
+    if (!mosquitto_want_write(link->client))
+        return;
+    write_out(link);
+    tell_ready(link); // QoS 0 is answered by being written
+}
+
+static int interest_of(const struct mqtt_link *link) {
+    if (link->held > 0)
+        return 0;
+    return UV_READABLE | (mosquitto_want_write(link->client) ? UV_WRITABLE : 0);
 }
 
 static void renew_polling(struct mqtt_link *link) {
     int descriptor = mosquitto_socket(link->client);
-    int interest = UV_READABLE | (mosquitto_want_write(link->client) ? UV_WRITABLE : 0);
+    int interest = interest_of(link);
     if (descriptor < 0) {
         note_result(link, MOSQ_ERR_NO_CONN);
         return;
@@ -180,7 +248,9 @@ static void renew_polling(struct mqtt_link *link) {
         link->interest = 0;
         uv_poll_init(link->loop, link->poll, descriptor);
     }
-    if (interest != link->interest)
+    if (interest == 0)
+        uv_poll_stop(link->poll);
+    else if (interest != link->interest)
         uv_poll_start(link->poll, interest, on_poll);
     link->interest = interest;
 }
@@ -196,8 +266,6 @@ static void drop_client(struct mqtt_link *link) {
     if (link->client != NULL)
         mosquitto_destroy(link->client);
     link->client = NULL;
-    wire_close(link->wire);
-    link->wire = NULL;
     free(link->early);
     link->early = NULL;
     link->early_count = 0;
@@ -288,13 +356,11 @@ static void on_prepare(uv_prepare_t *prepare) {
     if (link->client == NULL || link->state == CONNECTING)
         return;
     if (!link->broken)
-        tell_early(link);
+        end_turn(link);
     if (!link->broken)
         renew_polling(link);
     if (link->broken)
         tear_down(link);
-    else
-        wire_turn(link->wire);
 }
 
 static void on_misc(uv_timer_t *timer) {
@@ -518,28 +584,6 @@ static void on_disconnect(struct mosquitto *client, void *context, int reason,
     note_result(link, MOSQ_ERR_CONN_LOST);
 }
 
-// With a broker that takes QoS 0 alone, the library says that a message is on its way before the call that publishes it
-// returns. Who made the call is told after it.
-static bool is_too_early(struct mqtt_link *link, int mid) {
-    if (!link->publishing || link->limits.qos > 0)
-        return false;
-    link->early = must_have(realloc(link->early, (link->early_count + 1) * sizeof *link->early));
-    link->early[link->early_count++] = mid;
-    return true;
-}
-
-static void tell_early(struct mqtt_link *link) {
-    size_t count = link->early_count;
-    int *early = link->early;
-    link->early = NULL;
-    link->early_count = 0;
-    for (size_t i = 0; i < count; i++)
-        link->handlers->published(link->context, early[i], MQTT_TAKEN, "");
-    free(early);
-    if (count > 0 && mqtt_link_is_up(link) && link->handlers->ready != NULL)
-        link->handlers->ready(link->context);
-}
-
 static void on_publish(struct mosquitto *client, void *context, int mid, int reason,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
@@ -598,15 +642,6 @@ static void connect_blocking(uv_work_t *work) {
     link->connect_result = link_client_connect(link->client, &link->attempt, link->why);
 }
 
-// What was held on an earlier connection this one holds from its beginning.
-static void open_wire(struct mqtt_link *link) {
-    link->wire = wire_new(link->loop, mosquitto_socket(link->client));
-    for (size_t i = 0; link->wire != NULL && i < link->held; i++)
-        wire_hold(link->wire);
-    if (link->wire == NULL)
-        break_link(link, "%s", strerrordesc_np(errno));
-}
-
 static void on_connected(uv_work_t *work, int status) {
     struct mqtt_link *link = work->data;
     if (link->state == STOPPED) {
@@ -614,8 +649,6 @@ static void on_connected(uv_work_t *work, int status) {
         return;
     }
     note_result(link, link->connect_result);
-    if (!link->broken)
-        open_wire(link);
     if (link->broken) {
         tear_down(link);
         return;
@@ -719,8 +752,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
 
 static void on_paced(uv_timer_t *timer) {
     struct mqtt_link *link = timer->data;
-    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
-        link->handlers->ready(link->context);
+    tell_ready(link);
 }
 
 // Whether the broker wants us to wait with the next one. ready() then tells when it is over.
@@ -738,11 +770,9 @@ static enum mqtt_publish_result send_publish(struct mqtt_link *link, const struc
     if (link->limits.packet_size > 0 && publish_size(publish, instance) > link->limits.packet_size)
         return MQTT_REFUSED;
     mosquitto_property *properties = packet_properties(publish, instance);
-    link->publishing = true;
     int result =
         mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
                              publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
-    link->publishing = false;
     mosquitto_property_free_all(&properties);
     if (result == MOSQ_ERR_SUCCESS)
         pace_sent(&link->pace, uv_now(link->loop));
@@ -760,21 +790,20 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
 static void hold(void *context) {
     struct mqtt_link *link = context;
     link->held++;
-    if (link->wire != NULL)
-        wire_hold(link->wire);
 }
 
 static void release(void *context) {
     struct mqtt_link *link = context;
     link->held--;
-    if (link->wire != NULL)
-        wire_release(link->wire);
 }
 
 static void flush(void *context) {
     struct mqtt_link *link = context;
-    if (link->wire != NULL)
-        wire_turn(link->wire);
+    if (!mqtt_link_is_up(link) || link->in_library)
+        return;
+    link->flushing = true;
+    write_out(link);
+    link->flushing = false;
 }
 
 static void got_on(void *context) {
@@ -919,16 +948,37 @@ void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
         subscriber_remove(link->subscriber, filter);
 }
 
-// With the connection cut instead, the Last Will says that we are gone.
-static void say_goodbye(struct mqtt_link *link) {
+// A socket that is closed with something unread in it is reset, and a broker that sees that before it has
+// read the goodbye publishes the Last Will. So what it still says is read until it closes the connection.
+// handle is a copy, because the library closes its own.
+static void await_close(int handle) {
+    struct pollfd poller = {.fd = handle, .events = POLLIN};
+    uint64_t end = uv_hrtime() + CLOSE_TIME * (uint64_t)1000000;
+    char bytes[4096];
+    shutdown(handle, SHUT_WR);
+    while (uv_hrtime() < end && poll(&poller, 1, CLOSE_TIME) == 1)
+        if (recv(handle, bytes, sizeof bytes, MSG_DONTWAIT) <= 0)
+            break;
+    close(handle);
+}
+
+static void disconnect(struct mqtt_link *link) {
+    int handle = link->will_topic != NULL ? fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0) : -1;
     mosquitto_property *properties = NULL;
     if (link->session == MQTT_SESSION_BRIEF && link->attempt.version == MQTT_5)
         mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL, 0);
     mosquitto_disconnect_v5(link->client, MQTT_RC_NORMAL_DISCONNECTION, properties);
     mosquitto_property_free_all(&properties);
-    while (wire_turn(link->wire) && mosquitto_want_write(link->client))
-        mosquitto_loop_write(link->client, READ_PACKETS);
-    if (!wire_finish(link->wire, link->will_topic != NULL ? CLOSE_TIME : 0))
+    mosquitto_loop_write(link->client, READ_PACKETS);
+    if (handle >= 0)
+        await_close(handle);
+}
+
+// With the connection cut instead, the Last Will says that we are gone.
+static void say_goodbye(struct mqtt_link *link) {
+    if (link->held == 0)
+        disconnect(link);
+    else
         log_info("%s: closed without a goodbye, which would acknowledge commands that are not on disk",
                  link->name);
 }
