@@ -70,17 +70,19 @@ void command_sync_start(struct command_sync *sync) {
 // --- the marker ---
 
 // Never before the entry of a command that it covers: of one that is not on disk yet there is none.
-static void publish_marker(struct command_sync *sync) {
+static bool publish_marker(struct command_sync *sync) {
     if (table_of(sync)->fresh > 0)
-        return; // command_sync_mark() comes back to it
+        return false; // command_sync_mark() comes back to it
     const struct command_voice *voice = voice_of(sync);
     int64_t last = table_of(sync)->last_id > 0 ? table_of(sync)->last_id : 1;
     json_t *marker =
         json_pack("{s:s, s:I}", "store", store_marker(voice->store), "through", (json_int_t)last);
-    if (bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER,
-                    bus_client_id(voice->bus)) != 0)
-        sync->marked = last;
+    bool published =
+        bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER,
+                    bus_client_id(voice->bus)) != 0;
+    sync->marked = published ? last : sync->marked;
     json_decref(marker);
+    return published;
 }
 
 static void put_right(struct command_sync *sync) {
@@ -88,14 +90,13 @@ static void put_right(struct command_sync *sync) {
     struct command *command, *next;
     if (!(sync->marker_spoiled || sync->any_spoiled) || now - sync->righted < RIGHT_INTERVAL)
         return;
-    if (sync->marker_spoiled)
-        publish_marker(sync);
+    sync->marker_spoiled = sync->marker_spoiled && !publish_marker(sync);
     HASH_ITER(hh, table_of(sync)->by_id, command, next) {
         if (command->spoiled && !command_has_ended(command))
             command_voice_publish(voice_of(sync), command);
         command->spoiled = false;
     }
-    sync->marker_spoiled = sync->any_spoiled = false;
+    sync->any_spoiled = false;
     sync->righted = now;
 }
 
