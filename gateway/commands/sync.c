@@ -86,15 +86,20 @@ static bool is_all_announced(const struct command_sync *sync) {
     return true;
 }
 
-static void publish_marker(struct command_sync *sync) {
+// Never before the entry of a command that it covers. Not now is false: command_sync_mark() comes back to it.
+static bool publish_marker(struct command_sync *sync) {
+    if (bus_is_full(voice_of(sync)->bus) || !is_all_announced(sync))
+        return false;
     const struct command_voice *voice = voice_of(sync);
     int64_t last = table_of(sync)->last_id > 0 ? table_of(sync)->last_id : 1;
     json_t *marker =
         json_pack("{s:s, s:I}", "store", store_marker(voice->store), "through", (json_int_t)last);
-    if (bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER,
-                    bus_client_id(voice->bus)) != 0)
-        sync->marked = last;
+    bool published =
+        bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER,
+                    bus_client_id(voice->bus)) != 0;
+    sync->marked = published ? last : sync->marked;
     json_decref(marker);
+    return published;
 }
 
 static void put_right(struct command_sync *sync) {
@@ -102,22 +107,20 @@ static void put_right(struct command_sync *sync) {
     struct command *command, *next;
     if (!(sync->marker_spoiled || sync->any_spoiled) || now - sync->righted < RIGHT_INTERVAL)
         return;
-    if (sync->marker_spoiled)
-        publish_marker(sync);
+    sync->marker_spoiled = sync->marker_spoiled && !publish_marker(sync);
     HASH_ITER(hh, table_of(sync)->by_id, command, next) {
         if (command->spoiled && !command_has_ended(command))
             command_voice_publish(voice_of(sync), command);
         command->spoiled = false;
     }
-    sync->marker_spoiled = sync->any_spoiled = false;
+    sync->any_spoiled = false;
     sync->righted = now;
 }
 
 void command_sync_mark(struct command_sync *sync) {
     if (roll_call_is_done(sync->roll_call))
         put_right(sync);
-    if (is_intake(sync) && roll_call_is_done(sync->roll_call) && table_of(sync)->last_id > sync->marked &&
-        !bus_is_full(voice_of(sync)->bus) && is_all_announced(sync))
+    if (is_intake(sync) && roll_call_is_done(sync->roll_call) && table_of(sync)->last_id > sync->marked)
         publish_marker(sync);
 }
 

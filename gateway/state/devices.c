@@ -46,17 +46,18 @@ struct device_state {
     char *name;
     int64_t type_id;
     const struct codec *codec; // NULL until it was heard
-    const struct codec *left;  // whose entities may still be at Home Assistant, or NULL
-    bool listed;               // in the registry
-    bool connected;            // here, or when another gateway has it, there
-    int64_t since;             // no report from before it counts (high-water mark): microseconds since 1970
-    struct set_back clock;     // the device's
-    bool confirmed;            // it came here, or the broker has said what it retains as "connected"
-    bool heard_connected;      // live, in this connection: what is read on another connection may be older
-    bool heard_holder;         // the same
-    bool elsewhere;            // another gateway had it last, and announces it
-    uint32_t holder; // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
-    uint8_t due;     // of enum device_state_part
+    uint32_t
+        left;    // protocols whose entities may still be at Home Assistant: a bit each, as codec_at() counts
+    bool listed; // in the registry
+    bool connected;        // here, or when another gateway has it, there
+    int64_t since;         // no report from before it counts (high-water mark): microseconds since 1970
+    struct set_back clock; // the device's
+    bool confirmed;        // it came here, or the broker has said what it retains as "connected"
+    bool heard_connected;  // live, in this connection: what is read on another connection may be older
+    bool heard_holder;     // the same
+    bool elsewhere;        // another gateway had it last, and announces it
+    uint32_t holder;       // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
+    uint8_t due;           // of enum device_state_part
     enum waiting waiting;
     bool rests;            // its telemetry was published within telemetry_interval: values wait
     int64_t rests_until;   // by clock_ticks()
@@ -149,10 +150,11 @@ static void mark_due(struct devices *devices, struct device_state *state, unsign
     wait_for_turn(devices, state);
 }
 
-// What was announced is no longer right.
+// What was announced is no longer right. Another gateway announces what it has.
 static void announce_anew(struct devices *devices, struct device_state *state) {
     state->announced = (struct home_assistant_announced){0};
-    mark_due(devices, state, STATE_DISCOVERY);
+    if (!state->elsewhere)
+        mark_due(devices, state, STATE_DISCOVERY);
 }
 
 // --- watching telemetry ---
@@ -380,6 +382,13 @@ static void identify(struct devices *devices, struct device_state *state, const 
 
 // --- publishing ---
 
+// Of the one that ends first.
+static void wake_at_end_of_rest(struct devices *devices) {
+    int64_t left = devices->resting != NULL ? devices->resting->rests_until - clock_ticks() : 0;
+    if (devices->resting != NULL)
+        publisher_wake_in(devices->parts.publisher, left > 0 ? (uint64_t)left / 1000 + 1 : 0);
+}
+
 // Telemetry of a device goes out once in telemetry_interval: a change is published at once, and what changes after
 // that when the interval is over, as it then is.
 static void begin_rest(struct devices *devices, struct device_state *state) {
@@ -388,7 +397,7 @@ static void begin_rest(struct devices *devices, struct device_state *state) {
     state->rests_until = clock_ticks() + devices->interval;
     state->rests = true;
     DL_APPEND2(devices->resting, state, prev_resting, next_resting);
-    publisher_wake(devices->parts.publisher);
+    wake_at_end_of_rest(devices);
 }
 
 // Those that have rested long enough.
@@ -458,13 +467,34 @@ static struct home_assistant_device describe_for_home_assistant(const struct dev
                                           .announced = state->announced};
 }
 
+static uint32_t bit_of(const struct codec *codec) {
+    for (unsigned i = 0; codec_at(i) != NULL; i++)
+        if (codec_at(i) == codec)
+            return UINT32_C(1) << i;
+    return 0;
+}
+
+// Also of a device that is elsewhere by now: what we have announced the other gateway may not know.
+static bool leave_protocols(const struct devices *devices, struct device_state *state) {
+    state->left &= ~bit_of(state->codec);
+    for (unsigned i = 0; state->left != 0; i++) {
+        uint32_t bit = UINT32_C(1) << i;
+        if ((state->left & bit) == 0)
+            continue;
+        if (!home_assistant_leave_protocol(devices->parts.home_assistant, state->id, codec_at(i),
+                                           state->codec))
+            return false;
+        state->left &= ~bit;
+    }
+    return true;
+}
+
 // True when nothing is left to announce. Whatever makes a device ours to announce makes this due again.
 static bool publish_discovery(const struct devices *devices, struct device_state *state) {
+    if (!leave_protocols(devices, state))
+        return false;
     if (!is_ours_to_announce(state))
         return true;
-    if (!home_assistant_leave_protocol(devices->parts.home_assistant, state->id, state->left, state->codec))
-        return false;
-    state->left = NULL;
     struct home_assistant_device device = describe_for_home_assistant(state);
     bool all = home_assistant_announce(devices->parts.home_assistant, &device);
     state->announced = device.announced;
@@ -575,10 +605,10 @@ static bool publish_again(void *context) {
     struct devices *devices = context;
     publish_denied(devices);
     wake_rested(devices);
+    wake_at_end_of_rest(devices);
     release(devices);
     publish_due(devices);
-    return devices->due == NULL && devices->held == NULL && devices->resting == NULL &&
-           devices->denied == NULL;
+    return devices->due == NULL && devices->held == NULL && devices->denied == NULL;
 }
 
 void devices_taken(struct devices *devices) {
@@ -593,7 +623,7 @@ void devices_taken(struct devices *devices) {
 static void take_codec(struct devices *devices, struct device_state *state, const struct codec *codec) {
     if (state->codec == codec)
         return;
-    state->left = state->codec;
+    state->left |= bit_of(state->codec);
     state->codec = codec;
     mark_due(devices, state, STATE_IDENTITY);
     announce_anew(devices, state);
@@ -601,9 +631,10 @@ static void take_codec(struct devices *devices, struct device_state *state, cons
 
 // What another gateway announced is announced by us.
 static void take_back(struct devices *devices, struct device_state *state) {
-    if (state->elsewhere)
-        announce_anew(devices, state);
+    bool was_elsewhere = state->elsewhere;
     state->elsewhere = false;
+    if (was_elsewhere)
+        announce_anew(devices, state);
 }
 
 static size_t compare_some(struct devices *devices, size_t count);
@@ -686,11 +717,18 @@ static void take_report(struct devices *devices, struct device_state *state, con
         take_position(devices, state, report, timestamp);
 }
 
+static bool speaks(const struct session *session, const struct codec *codec) {
+    return (session->tcp != NULL && session->tcp->peer->channel->codec == codec) ||
+           (session->udp != NULL && session->udp->peer->channel->codec == codec);
+}
+
 void devices_reported(struct devices *devices, const struct session *session,
                       const struct channel_report *report) {
     struct device_state *state = state_of(devices, session);
     if (state == NULL)
         return;
+    if (!speaks(session, state->codec)) // of two channels that it was on, the later one has ended
+        take_codec(devices, state, session_any_peer(session)->channel->codec);
     DL_DELETE(devices->by_age, state);
     DL_APPEND(devices->by_age, state);
     take_report(devices, state, session, report);
@@ -980,7 +1018,7 @@ static void hear_known(struct devices *devices, struct device_state *state, cons
     if (same && state->codec == NULL)
         take_codec(devices, state, codec);
     if (same && earlier && state->codec != codec) { // it spoke another one in an earlier run
-        state->left = codec;
+        state->left |= bit_of(codec);
         announce_anew(devices, state);
     }
     if (same || !earlier)
@@ -1016,8 +1054,11 @@ static void hear_identity_elsewhere(struct devices *devices, struct device_state
         codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
     if (codec == NULL || codec == state->codec || ident == NULL || strcmp(ident, state->ident) != 0)
         return;
+    if (state->announced.own > 0)
+        state->left |= bit_of(state->codec);
     state->codec = codec;
-    announce_anew(devices, state);
+    state->announced = (struct home_assistant_announced){0};
+    mark_due(devices, state, STATE_DISCOVERY);
 }
 
 static bool is_by_another(const struct devices *devices, const struct mqtt_received *received) {

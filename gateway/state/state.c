@@ -52,7 +52,7 @@ static void take_over_from(void *context, const char *client_id) {
 // done once all is known, and whenever one goes after that.
 static void take_over(void *context) {
     struct state *state = context;
-    if (state->settled && publisher_is_open(state->publisher) && instances_sum_here(state->instances))
+    if (state->settled && publisher_is_open(state->publisher) && instances_speak_here(state->instances))
         instances_each_offline(state->instances, take_over_from, state);
 }
 

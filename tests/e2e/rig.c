@@ -219,8 +219,10 @@ void rig_clean(void) {
     struct rig *rig = the_rig;
     if (rig == NULL)
         return;
-    if (rig->beside != NULL)
-        clean_gateway(rig->beside, !rig->finished);
+    for (struct rig *other = rig->beside, *next; other != NULL; other = next) {
+        next = other->beside;
+        clean_gateway(other, !rig->finished);
+    }
     if (!rig->finished) {
         show_log(rig, "broker.log");
         rig_client_show(rig->client);
@@ -232,8 +234,9 @@ void rig_clean(void) {
 }
 
 void rig_finish(struct rig *rig) {
-    if (rig->beside != NULL && rig->beside->gateway != 0)
-        rig_gateway_stop(rig->beside);
+    for (struct rig *other = rig->beside; other != NULL; other = other->beside)
+        if (other->gateway != 0)
+            rig_gateway_stop(other);
     rig_gateway_stop(rig);
     rig->finished = true;
 }

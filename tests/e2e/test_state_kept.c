@@ -392,6 +392,40 @@ static void give_van_to_second(struct rig *rig, struct rig *second) {
     rig_expect_standing(rig, VAN_42 "/instance", "\"second\"");
 }
 
+// Nobody who is left takes commands in: the first by name speaks for them.
+Test(state_kept, of_devices_whose_gateway_is_gone_with_the_intake) {
+    struct rig *rig = rig_with_broker(NULL), *second = rig_beside(rig), *intake = rig_beside(second);
+    rig_gateway_start(intake, "{" LISTED "}");
+    rig_gateway_start(rig, "{'mqtt':{'client_id':'b2'},'commands':{'intake':false}," LISTED "}");
+    rig_gateway_start(second, "{'mqtt':{'client_id':'a3'},'commands':{'intake':false}," LISTED "}");
+    rig_expect(rig, "state/gw/instances/b2/channels/1", NULL);
+    rig_expect(rig, "state/gw/instances/a3/channels/1", NULL);
+    rig_expect(rig, INSTANCE "/queue", NULL);
+    wake(intake, VAN);
+    rig_expect_standing(rig, VAN_42 "/connected", "true");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"trackbus\"");
+    rig_gateway_kill(intake);
+    rig_expect_standing(rig, VAN_42 "/connected", "false");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"a3\"");
+    rig_finish(rig);
+}
+
+// Of another gateway a broker has told its channels alone: whether it is online is not known.
+Test(state_kept, of_devices_of_a_gateway_that_may_be_online) {
+    struct rig *rig = rig_with_broker(NULL);
+    rig_publish_retained(rig, "state/gw/instances/ghost/channels/1", "{\"id\":1,\"connections\":1}");
+    rig_publish_retained(rig, VAN_42 "/instance", "\"ghost\"");
+    rig_publish_retained(rig, VAN_42 "/connected", "true");
+    rig_gateway_start(rig, "{" LISTED "}");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"ghost\"");
+    rig_expect(rig, INSTANCE "/queue", NULL); // it knows what the broker has
+    json_decref(rig_expect_standing_json(rig, VAN_42, "{'id':42}"));
+    rig_expect_standing(rig, VAN_42 "/connected", "true");
+    rig_publish_retained(rig, "state/gw/instances/ghost", "{\"state\":\"offline\"}");
+    rig_expect_standing(rig, VAN_42 "/connected", "false");
+    rig_finish(rig);
+}
+
 Test(state_kept, of_devices_whose_gateway_is_gone) {
     struct rig *rig = rig_up("{" LISTED "}"), *second = rig_beside(rig);
     give_van_to_second(rig, second);
