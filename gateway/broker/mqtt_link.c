@@ -315,7 +315,7 @@ static unsigned next_delay(struct mqtt_link *link, bool was_up) {
         return AT_ONCE;
     if ((!was_up || link->sent_away) && broker_route_failed(&link->route))
         return AT_ONCE;
-    if (link->session == MQTT_SESSION_BRIEF)
+    if (link->handlers->somebody_waits)
         return SOMEBODY_WAITS;
     return backoff_delay(&link->backoff, (unsigned)rand());
 }

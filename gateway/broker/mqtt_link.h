@@ -16,6 +16,7 @@
 // Called on the loop. They may publish.
 struct mqtt_link_handlers {
     const char *purpose;              // for the log: of a connection that is not the main one; or NULL
+    bool somebody_waits;              // for an answer: connecting is tried again after a moment, each time
     void (*connected)(void *context); // what is retained for the subscriptions comes after this
     void (*up)(void *context);        // and subscribed
     // What was handed over and not acknowledged may have arrived or not.
@@ -37,7 +38,6 @@ struct mqtt_link_handlers {
 
 struct mqtt_link;
 
-// With a brief session somebody waits for an answer: connecting is tried again after a moment, each time.
 // will_topic and will_payload are the Last Will, retained; NULL for none. The subscriptions (at least one)
 // and config must stay, the texts are copied.
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
