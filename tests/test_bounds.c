@@ -5,11 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "codecs/codec.h"
+#include "gateway/broker/refusals.h"
 #include "gateway/broker/sideline.h"
 #include "gateway/channels/peer.h"
 #include "gateway/channels/session.h"
+#include "gateway/channels/udp.h"
 #include "gateway/commands/table.h"
 #include "gateway/commands/voice.h"
 #include "gateway/state/devices.h"
@@ -135,6 +138,73 @@ Test(bounds, what_codecs_remember_at_all_connections_has_a_bound) {
     cr_assert(counters.sessions == STREAM_DEVICES_ALL_MAX - 1);
 }
 
+// --- addresses over UDP ---
+
+static void ignore_talks(void *context, const struct session *session) {
+}
+
+static void ignore_report(void *context, const struct session *session, const struct channel_report *report) {
+}
+
+static void ignore_answer(void *context, const struct road *from, const struct codec_answer *answer) {
+}
+
+static void open_channel(struct udp_socket *udp) {
+    static const struct channel_observer quiet = {.arrived = ignore_arrived,
+                                                  .left = ignore_left,
+                                                  .talks = ignore_talks,
+                                                  .reported = ignore_report,
+                                                  .answered = ignore_answer};
+    static struct config_devices none;
+    static struct peer peer; // whose parts are those of the channel
+    open_peer(&peer);
+    config.limits.idle_timeout = 1800;
+    config.on_channels = true;
+    config.mqtt.topic_prefix = "trackbus";
+    parts.observer = &quiet;
+    parts.registry = registry_new(&none, UNKNOWN_ACCEPT);
+    parts.gate = gate_new(&carrier.loop, NULL, NULL);
+    parts.log_limiter.per_second = parts.datagram_limiter.per_second = 1000;
+    channel.codec = codec_find("mictrack");
+    struct sockaddr_in *address = (struct sockaddr_in *)&channel.udp;
+    *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    cr_assert(udp_bind(udp, &parts, &channel, &counters) == 0);
+}
+
+// From a socket of its own.
+static void send_report(const struct udp_socket *udp, unsigned number) {
+    char report[128];
+    struct sockaddr_in to;
+    socklen_t length = sizeof to;
+    int device = socket(AF_INET, SOCK_DGRAM, 0);
+    snprintf(report, sizeof report,
+             "MT;6;8664250313614%02u;R0;10+261125091803+22.63827+114.02922+2.14+69+2+3744+113", number);
+    cr_assert(getsockname(udp->descriptor, (struct sockaddr *)&to, &length) == 0);
+    cr_assert(sendto(device, report, strlen(report), 0, (struct sockaddr *)&to, length) > 0);
+    close(device);
+}
+
+static unsigned count_sessions(void) {
+    return HASH_CNT(by_ident, sessions.by_ident);
+}
+
+Test(bounds, addresses_over_udp_have_a_bound) {
+    struct udp_socket udp;
+    open_channel(&udp);
+    udp.peers_max = 2;
+    for (unsigned i = 0; i < 3; i++) {
+        send_report(&udp, i);
+        while (counters.messages <= i)
+            uv_run(&carrier.loop, UV_RUN_ONCE);
+        cr_assert(count_sessions() == (i < 2 ? i + 1 : 2));
+    }
+    cr_assert(session_by_ident(&sessions, "866425031361400") == NULL, "it was heard longest ago");
+    udp_close(&udp);
+    gate_stop(parts.gate);
+    uv_run(&carrier.loop, UV_RUN_NOWAIT);
+    gate_free(parts.gate);
+}
+
 // --- what clients of the broker publish ---
 
 static struct command *new_command(int64_t id, enum command_state state) {
@@ -228,6 +298,91 @@ Test(bounds, results_that_wait_have_a_bound_in_bytes) {
               outbox_count(carrier.outbox));
 }
 
+// --- messages ---
+
+static void put_many(struct outbox *outbox, unsigned count, size_t length) {
+    char *payload = calloc(1, length + 1);
+    for (unsigned i = 0; i < count; i++)
+        outbox_put(outbox,
+                   &(struct mqtt_publish){.topic = "t", .payload = payload, .length = length, .qos = 1});
+    free(payload);
+}
+
+static void note_written(void *context, bool ok) {
+    *(bool *)context = ok;
+}
+
+// Only what is on disk, or on its way there, counts for store.max_bytes, which is 1 MiB here.
+Test(bounds, messages_go_to_disk_beyond_a_count) {
+    put_many(carrier.outbox, 10000, 100);
+    cr_assert(!outbox_is_full(carrier.outbox));
+    put_many(carrier.outbox, 1, 100);
+    cr_assert(outbox_is_full(carrier.outbox));
+}
+
+Test(bounds, messages_go_to_disk_beyond_so_many_bytes) {
+    put_many(carrier.outbox, 31, 1 << 20);
+    cr_assert(!outbox_is_full(carrier.outbox));
+    put_many(carrier.outbox, 1, 1 << 20);
+    cr_assert(outbox_is_full(carrier.outbox));
+}
+
+static void ignore_intake(void *context, enum outbox_intake intake) {
+}
+
+// The disk does not answer, because the loop does not go on.
+Test(bounds, messages_on_their_way_to_the_disk_fill_the_store) {
+    struct outbox *outbox = outbox_new(&carrier.loop, carrier.store, "trackbus", 10, 1 << 30,
+                                       &(struct outbox_handlers){.intake = ignore_intake});
+    bool written = false;
+    outbox_set_carrier(outbox, &carrier.carrier);
+    put_many(outbox, 63, 1 << 20);
+    cr_assert(!outbox_is_full(outbox));
+    put_many(outbox, 1, 1 << 20);
+    cr_assert(outbox_is_full(outbox));
+    outbox_stop(outbox);
+    store_when_written(carrier.store, note_written, &written);
+    carrier_run_until(&carrier, &written);
+    outbox_free(outbox);
+}
+
+// --- what the broker does not take ---
+
+static void note_aside(void *context, const struct store_aside *aside) {
+    int64_t *first_and_count = context;
+    if (first_and_count[1]++ == 0)
+        first_and_count[0] = aside->number;
+}
+
+Test(bounds, the_oldest_of_too_many_set_aside_is_dropped) {
+    int64_t first_and_count[2] = {0};
+    bool written = false;
+    char *payload = calloc(1, 1 << 20);
+    const struct mqtt_publish publish = {.topic = "t", .payload = payload, .length = 1 << 20};
+    for (int i = 0; i < 12; i++) {
+        payload[0] = (char)('a' + i); // no repeat
+        cr_assert(store_set_aside(carrier.store, &publish, "because"));
+    }
+    store_when_written(carrier.store, note_written, &written);
+    carrier_run_until(&carrier, &written);
+    store_each_aside(carrier.store, note_aside, first_and_count);
+    cr_assert(first_and_count[0] == 4 && first_and_count[1] == 9, "%lld are there, from %lld",
+              (long long)first_and_count[1], (long long)first_and_count[0]);
+    free(payload);
+}
+
+Test(bounds, kinds_that_are_refused_have_a_bound) {
+    struct refusals refusals = {0};
+    char topic[32];
+    for (int i = 0; i <= REFUSALS_KINDS; i++) {
+        snprintf(topic, sizeof topic, "answers/%d", i);
+        refusals_note(&refusals, topic, &refusals_of_reports, 1000 + (uint64_t)i);
+    }
+    cr_assert(refusals.count == REFUSALS_KINDS);
+    cr_assert(!refusals_has(&refusals, "answers/0", &refusals_of_reports, 1020));
+    cr_assert(refusals_has(&refusals, topic, &refusals_of_reports, 1020));
+}
+
 // --- what waits for a disk that does not answer ---
 
 Test(bounds, what_is_to_be_set_aside_has_a_bound_while_the_disk_hangs) {
@@ -258,4 +413,23 @@ Test(bounds, an_entry_is_cleared_when_it_is_emptied_and_not_before) {
     cr_assert(bus_is_full(bus));
     command_free(ended);
     command_free(stale);
+}
+
+// --- the page ---
+
+// Each bound in its table names the tests that show it.
+Test(bounds, stand_on_the_page_with_tests_that_are_there) {
+    static const char find[] =
+        "cd " TEST_ROOT
+        " && sed -n '/^### What can grow/,/^## /p' gateway/README.md | grep '^|' | tail -n +3 | "
+        "while read -r row; do "
+        "names=$(echo \"${row##*| \\`}\" | grep -o '[a-z_0-9]*/[a-z_0-9]*'); "
+        "[ -n \"$names\" ] || echo \"no test in $row\"; "
+        "for name in $names; do "
+        "grep -rqE \"^Test\\(${name%/*}, ${name#*/}[,)]\" tests || echo \"$name\"; "
+        "done; done";
+    char line[400] = "";
+    FILE *output = popen(find, "r");
+    bool any = fgets(line, sizeof line, output) != NULL;
+    cr_assert(pclose(output) == 0 && !any, "not there: %s", line);
 }

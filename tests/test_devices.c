@@ -263,3 +263,18 @@ Test(devices, that_nobody_knows_are_remembered_up_to_a_bound) {
     devices_all_read(devices);
     cr_assert(clearing_is_under_way(clearing, CLAIMS) && !clearing_is_under_way(clearing, CLAIMS + 1));
 }
+
+// --- devices outside the registry ---
+
+#define UNLISTED 200000 // that are remembered
+
+Test(devices, outside_the_registry_are_remembered_up_to_a_bound) {
+    open_devices(list_of(1, 1, "Van %d"));
+    for (int64_t id = 1000; id < 1000 + UNLISTED + 1; id++) {
+        struct session session = {.device = {.known = true, .id = id, .name = "?"}};
+        snprintf(session.ident, sizeof session.ident, "%lld", (long long)id);
+        devices_arrived(devices, &session, &channel);
+        devices_left(devices, &session);
+    }
+    cr_assert(!devices_know(devices, 1000) && devices_know(devices, 1001) && devices_know(devices, 1));
+}

@@ -14,7 +14,7 @@
 #include "gateway/channels/proxy.h"
 #include "gateway/channels/tap.h"
 
-#define PEERS_MAX      100000 // addresses remembered; beyond that the one heard longest ago is forgotten
+#define PEERS_MAX      100000 // addresses that are remembered
 #define SWEEP_INTERVAL 5000   // milliseconds
 
 struct udp_peer {
@@ -74,7 +74,7 @@ static struct udp_peer *find_peer(struct udp_socket *socket, const struct sockad
 static void remember(struct udp_socket *socket, struct udp_peer *udp) {
     if (udp->remembered)
         HASH_DEL(socket->peers, udp);
-    else if (HASH_COUNT(socket->peers) >= PEERS_MAX)
+    else if (HASH_COUNT(socket->peers) >= socket->peers_max)
         forget(socket->peers, CLOSE_LIMIT);
     udp->remembered = true;
     HASH_ADD(hh, socket->peers, key, sizeof udp->key, udp);
@@ -187,8 +187,11 @@ int udp_bind(struct udp_socket *udp, struct channel_parts *parts, const struct c
     int descriptor = datagram_open(&channel->udp, parts->config->workers >= 2);
     if (descriptor < 0)
         return descriptor;
-    *udp = (struct udp_socket){
-        .parts = parts, .channel = channel, .counters = counters, .descriptor = descriptor};
+    *udp = (struct udp_socket){.parts = parts,
+                               .channel = channel,
+                               .counters = counters,
+                               .descriptor = descriptor,
+                               .peers_max = PEERS_MAX};
     start(udp);
     return 0;
 }

@@ -21,6 +21,8 @@
 #define UNLISTED_MAX 200000
 // Devices that we do not know and of which the broker tells something; of more, nothing is heard.
 #define CLAIMS_MAX 400000
+// Messages that are published in one turn, or a few more: the others go out when the broker has taken some.
+#define AT_ONCE 500
 // States that are looked at to find one to forget.
 #define PASSED_MAX 100
 
@@ -559,7 +561,8 @@ static void publish_due(struct devices *devices) {
     // Otherwise clearing would remove what was published in its place.
     bool may = publisher_is_open(devices->parts.publisher) && clearing_is_clear(devices->parts.clearing) &&
                bus_has_taken(bus, devices->removed);
-    while (may && devices->due != NULL && bus_keeps_up(bus))
+    uint64_t before = bus_last_number(bus);
+    while (may && devices->due != NULL && bus_keeps_up(bus) && bus_last_number(bus) - before < AT_ONCE)
         if (!publish_device(devices, devices->due))
             break;
 }
@@ -612,7 +615,7 @@ static bool publish_again(void *context) {
 }
 
 void devices_taken(struct devices *devices) {
-    if (devices->held == NULL)
+    if (devices->held == NULL && devices->due == NULL)
         return;
     release(devices);
     publish_due(devices);
