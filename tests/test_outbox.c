@@ -423,6 +423,65 @@ Test(outbox, writes_what_waits_behind_what_was_read_back) {
     expect_handed("1 2 3 4");
 }
 
+// --- a backlog on disk, with a broker that is back ---
+
+// So many messages of an earlier run, the broker connected.
+static void begin_with_backlog(int count) {
+    put_all(count);
+    close_outbox();
+    open_outbox();
+    broker.endless = true;
+    go_up();
+    run_until(were_handed, WINDOW);
+}
+
+static bool has_intake(size_t intake) {
+    return intake_now == (enum outbox_intake)intake;
+}
+
+// It would only go to the disk, and the backlog would grow for ever.
+Test(outbox, lets_devices_wait_while_a_backlog_goes, .timeout = 60) {
+    begin_with_backlog(6000);
+    answer(1, MQTT_TAKEN);
+    put_all(5100);
+    cr_assert_eq(intake_now, OUTBOX_BUSY);
+    for (int i = 2; i <= 1000; i++) { // half as many are taken in as go out
+        run_until(were_handed, (size_t)i);
+        answer(i, MQTT_TAKEN);
+    }
+    cr_assert_eq(intake_now, OUTBOX_TAKES);
+    put_all(500);
+    cr_assert_eq(intake_now, OUTBOX_BUSY);
+}
+
+Test(outbox, lets_no_device_wait_for_a_backlog_that_does_not_go, .timeout = 60) {
+    begin_with_backlog(6000);
+    answer(1, MQTT_TAKEN);
+    put_all(5100);
+    cr_assert_eq(intake_now, OUTBOX_BUSY);
+    run_until(has_intake, OUTBOX_TAKES); // the broker has fallen silent
+    answer(2, MQTT_TAKEN);
+    cr_assert_eq(intake_now, OUTBOX_BUSY);
+    go_down();
+    outbox_link_ready(outbox);
+    cr_assert_eq(intake_now, OUTBOX_TAKES);
+}
+
+// In the end as many come as go, and more than a window waits all the time.
+Test(outbox, has_caught_up_although_messages_keep_coming, .timeout = 60) {
+    begin_with_backlog(6000);
+    time_t end = time(NULL) + DEADLINE;
+    for (int next = 1; !outbox_keeps_up(outbox); next++) {
+        cr_assert(time(NULL) < end, "it still writes to disk after %d messages", next);
+        if (next > 5900)
+            put("new", 1);
+        while (!were_handed((size_t)next))
+            uv_run(&loop, UV_RUN_ONCE);
+        answer(next, MQTT_TAKEN);
+        uv_run(&loop, UV_RUN_NOWAIT);
+    }
+}
+
 // --- a broker that closes the connection at what it does not take ---
 
 static bool

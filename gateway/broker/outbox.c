@@ -40,7 +40,12 @@
 #define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
 #define TICK             500         // milliseconds
 #define OVERDUE          10000       // milliseconds that the broker may leave out one answer among others
-#define LOAD_COUNT       1000        // messages that are read back at once
+#define LOAD_COUNT       4000        // messages that are read back at once, at most
+#define LOAD_COUNT_MIN   100         // and how many in any case
+#define LOAD_BYTES       (4U << 20)  // and bytes, when they are as large as most
+#define LOAD_SOON        500         // milliseconds within which a broker that keeps pace has answered all
+#define SHARE            2           // messages that go out for each that is taken in while a backlog goes
+#define SHARE_AGAIN      200         // allowance at which devices are read again
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
 #define REFUSED_KEPT     64          // refused messages that are remembered for who waits for them later
@@ -112,10 +117,12 @@ struct outbox {
     bool spilling;
     bool loading;
     uint64_t load_through; // the last on disk when the loading began
-    size_t loaded;         // messages of this loading
+    size_t load_limit;     // messages of this loading, at most
+    size_t loaded;         // and how many there were
     uint64_t missing;      // of it: they were written, and are not there
     struct item *late;     // what came while the last messages are read back: it follows these in memory
     bool catching_up;      // these are being read back
+    int allowance;         // SHARE times the messages that may be taken in while a backlog goes
     bool stopped;
     uint64_t written_through, last_spilled, next_load, deleted_through;
     size_t disk_count; // messages on disk that are not in items
@@ -190,11 +197,35 @@ static bool is_full(const struct outbox *outbox) {
            outbox->unwritten_bytes > unwritten_max(outbox) / (was ? 2 : 1);
 }
 
+static bool has_answered_within(const struct outbox *outbox, uint64_t milliseconds) {
+    return outbox->answered_at != 0 && uv_now(outbox->loop) - outbox->answered_at <= milliseconds;
+}
+
+// While a backlog goes to the broker, less is taken in than goes out, so that it comes to an end. When the broker
+// answers nothing, the disk is there for the devices as if it were away.
+static bool is_over_share(const struct outbox *outbox) {
+    int least = outbox->intake == OUTBOX_BUSY ? SHARE_AGAIN : 0;
+    return outbox->allowance < least && has_answered_within(outbox, SAFE_WITHIN);
+}
+
 // The broker is connected, only slower than the devices: better that they wait than that the disk fills.
 static bool is_busy(const struct outbox *outbox) {
     size_t part = outbox->intake == OUTBOX_BUSY ? 2 : 1;
-    return !outbox->spilling && carrier_is_up(outbox) &&
-           (outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part);
+    if (!carrier_is_up(outbox))
+        return false;
+    if (outbox->spilling)
+        return is_over_share(outbox);
+    return outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part;
+}
+
+static void note_intake(struct outbox *outbox) {
+    if (outbox->allowance > -SHARE * BUSY_COUNT)
+        outbox->allowance -= SHARE;
+}
+
+static void note_outflow(struct outbox *outbox) {
+    if (outbox->allowance < SHARE * BUSY_COUNT)
+        outbox->allowance++;
 }
 
 static size_t written_bytes(const struct outbox *outbox) {
@@ -464,6 +495,7 @@ static void begin_spilling(struct outbox *outbox, const char *why) {
     uint64_t before = outbox->last_spilled;
     log_warning("%zu messages are waiting for the broker: %s; writing them to disk", outbox->count, why);
     outbox->spilling = true;
+    outbox->allowance = SHARE * BUSY_COUNT;
     DL_FOREACH(outbox->items, item) {
         if (item->number > before)
             bytes += write_message(outbox, item->number, &item->publish);
@@ -527,7 +559,7 @@ static void end_spilling(struct outbox *outbox) {
 static void on_loaded(void *context, bool ok) {
     struct outbox *outbox = context;
     outbox->loading = false;
-    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through) {
+    if (ok && outbox->loaded < outbox->load_limit && outbox->next_load <= outbox->load_through) {
         // Nothing more is there. A store that was damaged has less than was put.
         note_gap(outbox, outbox->load_through + 1);
         outbox->next_load = outbox->load_through + 1;
@@ -547,13 +579,26 @@ static bool has_room(const struct outbox *outbox) {
     return outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
 }
 
-// Whether the broker has been handed all that is in memory and answers in time. Before that, new messages
-// would only wait in memory until they are written after all. A disk that takes nothing is only a detour, but
-// not while the broker answers nothing either.
+static bool waits_within(const struct outbox *outbox, const struct item *item, uint64_t milliseconds) {
+    return item == NULL || uv_now(outbox->loop) - item->since <= milliseconds;
+}
+
+// Whether the broker answers in time, and has been handed all that is in memory or will be soon, however much
+// comes. Before that, new messages would only wait in memory until they are written after all. A disk that takes
+// nothing is only a detour, but not while the broker answers nothing either.
 static bool has_caught_up(const struct outbox *outbox) {
     const struct item *oldest = oldest_in_flow(outbox);
-    bool in_time = oldest == NULL || uv_now(outbox->loop) - oldest->since <= SAFE_WITHIN;
-    return in_time && (outbox->disk_fails || outbox->next_out == NULL);
+    bool keeps_pace = has_answered_within(outbox, LOAD_SOON) && waits_within(outbox, oldest, LOAD_SOON);
+    return keeps_pace ||
+           (waits_within(outbox, oldest, SAFE_WITHIN) && (outbox->disk_fails || outbox->next_out == NULL));
+}
+
+// Each reading waits for what is being written, so as many are read as memory has room for.
+static size_t load_limit(const struct outbox *outbox) {
+    uint64_t count = outbox->last_spilled - outbox->deleted_through;
+    size_t most =
+        count > 0 && outbox->disk_bytes > 0 ? LOAD_BYTES / (outbox->disk_bytes / count + 1) : LOAD_COUNT;
+    return most > LOAD_COUNT ? LOAD_COUNT : most < LOAD_COUNT_MIN ? LOAD_COUNT_MIN : most;
 }
 
 static void load_more(struct outbox *outbox) {
@@ -568,8 +613,9 @@ static void load_more(struct outbox *outbox) {
     outbox->loaded = 0;
     outbox->load_through = outbox->last_spilled;
     // With messages coming all the time the disk would never be empty if they went there until the end.
-    outbox->catching_up = outbox->disk_count < LOAD_COUNT && has_caught_up(outbox);
-    store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
+    outbox->load_limit = load_limit(outbox);
+    outbox->catching_up = outbox->disk_count < outbox->load_limit && has_caught_up(outbox);
+    store_load_messages(outbox->store, outbox->next_load, outbox->load_limit, take_loaded, on_loaded, outbox);
 }
 
 // --- retained messages: never two to one topic under way, because not every broker keeps their order ---
@@ -911,6 +957,7 @@ static void pump(struct outbox *outbox) {
 
 // While spilling.
 static void put_behind(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    note_intake(outbox);
     if (outbox->catching_up) {
         struct item *item = new_item(outbox, publish, number);
         DL_APPEND(outbox->late, item);
@@ -1051,6 +1098,7 @@ static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answ
         refusals_note_taken(&outbox->refusals, item->publish.topic, rule_of(item));
         outbox->taken_reports += item->report;
         outbox->taken++;
+        note_outflow(outbox);
         sideline_note_taken(outbox->sideline);
         drop_item(outbox, item);
     } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
@@ -1196,6 +1244,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, const char *pref
         .deleted_through = stored.count > 0 ? stored.first - 1 : 0,
         .disk_count = stored.count,
         .disk_bytes = stored.bytes + stored.count * ROW_OVERHEAD,
+        .allowance = SHARE * BUSY_COUNT,
     };
     outbox->sideline = sideline_new(loop, store, &outbox->refusals, on_given_up, outbox);
     if (stored.count > 0)
