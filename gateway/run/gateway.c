@@ -53,6 +53,7 @@ struct gateway {
     struct commands *commands;
     struct reload *reload;
     uv_signal_t signals[4];
+    struct service service;
     uv_timer_t drain_timer;
     uint64_t drain_until; // by uv_now()
     struct outbox_waiter drained;
@@ -310,6 +311,7 @@ static void stop_parts(struct gateway *gateway) {
     state_stop(gateway->state);
     commands_stop(gateway->commands);
     store_stop(gateway->store);
+    service_end(&gateway->service);
     stop_signals(gateway);
 }
 
@@ -361,6 +363,7 @@ static void stop(struct gateway *gateway) {
         return;
     }
     gateway->stopping = true;
+    service_stopping(&gateway->service);
     log_info("stopping: no more connections, %zu messages to hand over", outbox_count(gateway->outbox));
     for (size_t i = 0; i < gateway->config->channel_count; i++) {
         channel_close(&gateway->channels[i]);
@@ -606,7 +609,7 @@ static void take_config(struct gateway *gateway, struct config *config) {
     config->devices = NULL; // the registry has them
 }
 
-int gateway_run(struct config *config) {
+int gateway_run(struct config *config, struct sign *sign) {
     static struct gateway gateway;
     log_setup(config->log_level, config->log_format, config->worker);
     config_notes(config, log_note, NULL); // the registry then takes the devices
@@ -621,6 +624,8 @@ int gateway_run(struct config *config) {
     catch_signals(&gateway);
     gate_allow_connections(gateway.gate, config->limits.connections);
     int code = begin(&gateway);
+    if (code == 0)
+        service_ready(&gateway.service, &gateway.loop, sign);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     if (mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
         end_without_the_thread(&gateway, code);

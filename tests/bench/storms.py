@@ -9,8 +9,7 @@ import statistics
 import subprocess
 import time
 
-from world import (DEVICES, FIRST_IDENT, PATIENCE, UNDER_WAY, Failure, World, in_turns, median, rate_of, resident,
-                   wait_for)
+from world import (DEVICES, FIRST_IDENT, PATIENCE, UNDER_WAY, Failure, World, in_turns, median, rate_of, resident)
 
 FIRST_NUMBER = 10000  # message.seqnum of a device's first report
 BUFFERED = 50  # reports that a device has kept, in a burst
