@@ -174,8 +174,7 @@ static void await_answer(const struct command_queue *queue, struct command *comm
     set_answer_time(command, timeout_of(queue, command));
 }
 
-// Whether it must not go out a second time.
-static bool is_once(const struct command_queue *queue, const struct command *command) {
+bool command_queue_is_once(const struct command_queue *queue, const struct command *command) {
     return command->max_attempts == 1 && command_is_once(command->definition, queue->config);
 }
 
@@ -238,13 +237,14 @@ static bool send_command(struct command_queue *queue, struct command *command, c
     command->unsent = false;
     if (!noted)
         note_sent(queue, command, road);
-    if (!noted && is_once(queue, command)) {
+    if (!noted && command_queue_is_once(queue, command)) {
         write_sent(queue, command);
         return true;
     }
     say_sent(queue, command, road);
     if (!noted)
         command_voice_publish(queue->voice, command);
+    bus_flush(queue->voice->bus); // said before it is done
     road->send(road->context, bytes, writer.length);
     return true;
 }
@@ -295,7 +295,7 @@ static bool is_back_silent(const struct command_queue *queue, const struct comma
     if (roll_call_is_open(queue->roll_call))
         return false; // it may have ended elsewhere, which is still to be heard
     return command->sent_to != road->serial && !command->is_back && !command->has_begun && !command->unsent &&
-           is_once(queue, command);
+           command_queue_is_once(queue, command);
 }
 
 // The answer may stand behind the report that the device came back with.
@@ -337,8 +337,9 @@ static bool may_have_ended(const struct command_queue *queue, const struct comma
 }
 
 static bool may_go_out(const struct command_queue *queue, const struct command *command, struct road *road) {
-    return command->state == COMMAND_QUEUED && !command->fresh && find_road(queue, command, road) &&
-           command->expires_at > clock_ticks() && !may_have_ended(queue, command);
+    return command->state == COMMAND_QUEUED && !command->fresh && command->twin == 0 &&
+           find_road(queue, command, road) && command->expires_at > clock_ticks() &&
+           !may_have_ended(queue, command);
 }
 
 // Where answers carry no id, the next command waits until the last one has ended. A command that ends here
@@ -450,7 +451,7 @@ static void give_up_once(struct command_queue *queue, struct command *command) {
 }
 
 static void give_up(struct command_queue *queue, struct command *command) {
-    if (is_once(queue, command)) {
+    if (command_queue_is_once(queue, command)) {
         give_up_once(queue, command);
         return;
     }
@@ -502,7 +503,7 @@ static bool is_timed_out(const struct command_queue *queue, const struct command
 }
 
 static void sweep_pending(struct command_queue *queue, struct command *command, int64_t now) {
-    if (may_have_ended(queue, command))
+    if (command->twin != 0 || may_have_ended(queue, command))
         return;
     if (command->unsaid)
         command_voice_publish(queue->voice, command);

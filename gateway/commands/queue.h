@@ -40,6 +40,7 @@ struct command_queue {
     const struct roll_call *roll_call;
     const struct command_roads *roads;
     unsigned turn;                 // of the sweep
+    bool unannounced;              // of a new command the outbox did not take the entry
     struct command_unsent *unsent; // of commands that wait for the disk, the first one first; NULL at first
 };
 
@@ -59,6 +60,9 @@ void command_queue_answered(struct command_queue *queue, const struct road *from
 
 // From time to time: time-outs, expiry, and what could not be done before. now is by clock_ticks().
 void command_queue_sweep(struct command_queue *queue, int64_t now);
+
+// Whether it must not go out a second time.
+bool command_queue_is_once(const struct command_queue *queue, const struct command *command);
 
 // Somebody canceled it.
 void command_queue_cancel(struct command_queue *queue, struct command *command);

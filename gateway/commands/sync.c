@@ -47,10 +47,13 @@ static void take_stored(void *context, int64_t id, const char *text) {
     struct command_sync *sync = context;
     char *fault = NULL;
     json_t *row = json_loads(text, 0, NULL);
-    struct command *command = read_row(id, row, &fault);
+    bool is_session = json_is_true(json_object_get(row, "session"));
+    struct command *command = is_session ? NULL : read_row(id, row, &fault);
     json_decref(row);
     command_table_note_id(table_of(sync), id);
-    if (command == NULL)
+    if (is_session)
+        sync->before_session = id;
+    else if (command == NULL)
         drop_row(sync, id, fault);
     else
         command_table_add(table_of(sync), command);
@@ -68,10 +71,20 @@ void command_sync_start(struct command_sync *sync) {
 
 // --- the marker ---
 
-// Never before the entry of a command that it covers: of one that is not on disk yet there is none.
+// Whether the entries of all commands are published: what the broker does not have of the others was not canceled.
+static bool is_all_announced(const struct command_sync *sync) {
+    const struct command *command, *next;
+    if (!sync->queue->unannounced)
+        return true;
+    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
+        if (command->unsaid && !command_has_ended(command))
+            return false;
+    }
+    sync->queue->unannounced = false;
+    return true;
+}
+
 static void publish_marker(struct command_sync *sync) {
-    if (table_of(sync)->fresh > 0)
-        return; // command_sync_mark() comes back to it
     const struct command_voice *voice = voice_of(sync);
     int64_t last = table_of(sync)->last_id > 0 ? table_of(sync)->last_id : 1;
     json_t *marker =
@@ -83,7 +96,8 @@ static void publish_marker(struct command_sync *sync) {
 }
 
 void command_sync_mark(struct command_sync *sync) {
-    if (is_intake(sync) && roll_call_is_done(sync->roll_call) && table_of(sync)->last_id > sync->marked)
+    if (is_intake(sync) && roll_call_is_done(sync->roll_call) && table_of(sync)->last_id > sync->marked &&
+        !bus_is_full(voice_of(sync)->bus) && is_all_announced(sync))
         publish_marker(sync);
 }
 
@@ -125,7 +139,7 @@ static size_t take_unconfirmed(struct command_sync *sync) {
     struct command *command, *next;
     size_t again = 0;
     HASH_ITER(hh, table_of(sync)->by_id, command, next) {
-        if (command->confirmed || command->fresh || command_has_ended(command))
+        if (command->confirmed || command_has_ended(command))
             continue;
         bool lost = is_lost(sync, command);
         again += lost;
@@ -133,6 +147,7 @@ static size_t take_unconfirmed(struct command_sync *sync) {
             command_voice_publish(voice_of(sync), command);
         else
             take_missing(sync, command);
+        sync->queue->unannounced = sync->queue->unannounced || (lost && command->unsaid);
     }
     return again;
 }
@@ -149,8 +164,8 @@ void command_sync_settled(struct command_sync *sync) {
     size_t again = take_unconfirmed(sync);
     if (again > 0)
         log_warning("%zu pending commands were missing at the broker, publishing them again", again);
-    if (is_intake(sync))
-        publish_marker(sync); // behind them
+    sync->marked = -1;
+    command_sync_mark(sync); // behind them
     send_all(sync);
 }
 

@@ -23,6 +23,7 @@ struct command_sync {
                      // 0: it has none of ours
     int64_t marked;  // the same of the marker as published last
     size_t entries;  // retained ones that it delivered since the connection
+    int64_t before_session; // as the disk had it at the start; see intake.h
 };
 
 // Takes up what is on disk. Before the link is started.

@@ -107,6 +107,12 @@ void command_voice_keep_tombstone(const struct command_voice *voice, const struc
     store_row(voice, command, command_to_tombstone(command));
 }
 
+void command_voice_keep_session(const struct command_voice *voice, int64_t id, int64_t before) {
+    store_put_command(voice->store, id, "{\"session\":true}");
+    if (before != 0)
+        store_delete_command(voice->store, before);
+}
+
 void command_voice_forget(const struct command_voice *voice, const struct command *command) {
     store_delete_command(voice->store, command->id);
 }

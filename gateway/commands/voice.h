@@ -50,4 +50,6 @@ bool command_voice_is_own(const struct command_voice *voice, const struct comman
 
 void command_voice_keep(const struct command_voice *voice, const struct command *command);
 void command_voice_keep_tombstone(const struct command_voice *voice, const struct command *command);
+// That a session of the broker's began after the command of that id, instead of after that of before (0: none).
+void command_voice_keep_session(const struct command_voice *voice, int64_t id, int64_t before);
 void command_voice_forget(const struct command_voice *voice, const struct command *command);
