@@ -58,6 +58,8 @@ struct command {
     bool unsent;           // it waits to be on disk as sent, before it is
     bool is_back;          // the device came back after it was sent, and is given a moment for the answer
     bool end_written;      // of one that has ended: it is on disk
+    bool end_said;         // and the broker is told how, before its entry is emptied
+    bool result_said;      // and who asked for it
     int64_t forget_at; // by clock_ticks(), of a tombstone: an ended command whose end the broker has; else 0
     struct outbox_waiter waiter; // of one that has ended: until the broker has the result
     struct command_queue *queue; // the same: that waits for it

@@ -66,8 +66,15 @@ void command_queue_clear_stale(struct command_queue *queue, struct command *comm
     command_free(stale);
 }
 
+// What the broker refuses to empty stands there until it takes that: at a later connection it is heard, and emptied
+// again; see sync.c.
 static void on_end_published(struct outbox_waiter *waiter, bool safe) {
     struct command *command = (struct command *)((char *)waiter - offsetof(struct command, waiter));
+    if (!safe)
+        log_about(command->key, LOG_WARNING,
+                  "%s: the broker refuses to clear the entry of command %lld, which has ended: it is still "
+                  "retained",
+                  command->key, (long long)command->id);
     command_queue_bury(command->queue, command, command->state);
 }
 
@@ -113,6 +120,7 @@ static void finish(struct command_queue *queue, struct command *command, enum co
                    json_t *result) {
     command->state = end;
     command->published = 0;
+    command->end_said = command->result_said = false;
     json_decref(command->result);
     command->result = result;
     command->queue = queue;
@@ -282,11 +290,18 @@ void command_queue_clear(struct command_queue *queue) {
     queue->unsent = NULL;
 }
 
-// Whether it was sent from here to a connection which is gone, and may be sent again by this road.
+// Before the roll call has settled, what the broker has not confirmed may have ended elsewhere.
+static bool may_have_ended(const struct command_queue *queue, const struct command *command) {
+    return !command->confirmed && roll_call_is_open(queue->roll_call);
+}
+
+// Whether it was sent from here to a connection which is gone, in this run or an earlier one, and may be sent again by
+// this road.
 static bool is_unanswered(const struct command_queue *queue, const struct command *command,
                           const struct road *road) {
-    return !command->has_begun && command_voice_is_own(queue->voice, command) && command->sent_to != 0 &&
-           command->sent_to != road->serial && command->attempts < command->max_attempts;
+    return !command->has_begun && command_voice_is_own(queue->voice, command) &&
+           command->sent_to != road->serial && command->attempts < command->max_attempts &&
+           !may_have_ended(queue, command);
 }
 
 // Whether the device is back without having answered a command that must not happen twice.
@@ -329,11 +344,6 @@ static bool any_sent(const struct command_target *target) {
             return true;
     }
     return false;
-}
-
-// Before the roll call has settled, what the broker has not confirmed may have ended elsewhere.
-static bool may_have_ended(const struct command_queue *queue, const struct command *command) {
-    return !command->confirmed && roll_call_is_open(queue->roll_call);
 }
 
 static bool may_go_out(const struct command_queue *queue, const struct command *command, struct road *road) {

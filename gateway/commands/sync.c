@@ -232,7 +232,9 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     bool echo = command_voice_is_own(voice_of(sync), command) && !retained;
     if (known != NULL)
         known->confirmed = known->confirmed || current;
-    if (known != NULL && command_has_ended(known) && !command_has_ended(command) && !echo) {
+    bool stands =
+        retained || !command_has_ended(command); // a live end is another instance's, who will empty it
+    if (known != NULL && command_has_ended(known) && stands && !echo) {
         command_queue_clear_stale(sync->queue, known, command);
         return;
     }

@@ -380,6 +380,22 @@ Test(command_queue, survives_the_gateway_while_it_is_under_way) {
     finish(rig);
 }
 
+// The device has lost its connection too: it does not wait for an answer any more.
+Test(command_queue, under_way_when_the_gateway_was_killed_goes_out_again_at_once) {
+    struct rig *rig = rig_up(NULL);
+    int64_t id = queue(rig, VAN, "rconf", "{\"name\":\"rconf\",\"timeout\":3600}");
+    int device = wake(rig, VAN);
+    device_expect(device, "rconf,1#");
+    expect_entry(rig, VAN, id, "{'state':'sent'}");
+    rig_gateway_kill(rig);
+    start_gateway(rig);
+    device = wake(rig, VAN);
+    device_expect(device, "rconf,1#");
+    answer(rig, device, VAN, "rconf=a,b,c,1,6,30,V1,GSM\r\n");
+    check_lives(rig, true);
+    rig_finish(rig);
+}
+
 // The gateway alone reads its store. But what it has committed stands as text in the log of the database: the
 // row is on one page, and the mark of the commit in front of it.
 static bool has_end_on_disk(void *context) {
