@@ -48,6 +48,7 @@ struct command {
     int mid;          // packet id of that publish
     int64_t twin; // of one that may be of a publish that the broker delivers again: the command that came of
                   // it the first time; it waits until that is known. Else 0
+    bool is_foreign;       // it came out of the broker: its id is not of our counting
     bool confirmed;        // the broker is known to have its entry, or has been sent it
     bool unsaid;           // the outbox was full: its entry is still to be published
     struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL

@@ -50,7 +50,8 @@ static void take_stored(void *context, int64_t id, const char *text) {
     bool is_session = json_is_true(json_object_get(row, "session"));
     struct command *command = is_session ? NULL : read_row(id, row, &fault);
     json_decref(row);
-    command_table_note_id(table_of(sync), id);
+    if (command == NULL || !command->is_foreign)
+        command_table_note_id(table_of(sync), id);
     if (is_session)
         sync->before_session = id;
     else if (command == NULL)
@@ -219,6 +220,7 @@ static void take_update(struct command_sync *sync, struct command *command, stru
 // Takes the command over.
 static void take_new(struct command_sync *sync, struct command *command) {
     command->confirmed = true;
+    command->is_foreign = true;
     command_table_add(table_of(sync), command);
     if (is_intake(sync)) // another's before: now it is ours to give back to the broker
         command_voice_keep(voice_of(sync), command);

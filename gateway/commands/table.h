@@ -30,7 +30,7 @@ struct command_table {
 // A number for a new command: now (microseconds since 1970), or more where that was given already.
 int64_t command_table_new_id(struct command_table *table, int64_t now);
 
-// That id is taken, and all before it.
+// That id is taken, and all before it. An id beyond the year 2100 is not one of ours, and does not count.
 void command_table_note_id(struct command_table *table, int64_t id);
 
 // NULL when there is none.

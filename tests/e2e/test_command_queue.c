@@ -915,6 +915,23 @@ Test(command_queue, ignores_entries_that_are_none) {
     device_expect_no_more(device);
 }
 
+// The largest id that there is: ours would not grow any more.
+Test(command_queue, of_another_writer_does_not_move_the_ids_of_ours) {
+    struct rig *rig = rig_with_broker(NULL);
+    rig_publish_retained(rig, ENTRY_OF_VAN "/9007199254740991",
+                         FORGED("9007199254740991", "rconf", "{}", OF_VAN));
+    start_gateway(rig);
+    queue(rig, CAR, "reboot", REBOOT); // behind it
+    rig_gateway_stop(rig);
+    start_gateway(rig);
+    int64_t id = queue(rig, CAR, "rconf", "{\"name\":\"rconf\"}");
+    cr_assert(id < 9007199254740991, "the id %lld is behind that of the other", (long long)id);
+    rig_gateway_stop(rig); // its own are known again
+    start_gateway(rig);
+    cr_assert(queue(rig, CAR, "rconf", "{\"name\":\"rconf\"}") > id);
+    rig_finish(rig);
+}
+
 // A valid entry is a command, whoever wrote it.
 Test(command_queue, takes_up_a_good_entry) {
     struct rig *rig = rig_with_broker(NULL);
