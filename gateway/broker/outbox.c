@@ -98,7 +98,6 @@ struct outbox {
     struct item *next_out;
     size_t count, bytes;       // of items
     bool pumping;              // messages are being handed over
-    int early_mid;             // of QoS 0: written before the handing over returned; 0: none
     uint64_t deferred_through; // the last that the broker did not take for now
     bool may_retry;            // a tick has passed since
     uint64_t answered_at;      // by uv_now(): the last answer to an item on this connection; 0: none
@@ -765,11 +764,6 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->held -= item->held;
     outbox->released -= item->released;
     item->held = item->released = false;
-    if (outbox->early_mid == item->mid) {
-        item->mid = 0;
-        drop_item(outbox, item);
-        return;
-    }
     item->handed_over = uv_now(outbox->loop);
     outbox->in_flight++;
 }
@@ -794,7 +788,6 @@ static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item 
         refuse_item(outbox, item, "it has refused others like it");
         return MQTT_REFUSED;
     }
-    outbox->early_mid = 0;
     enum mqtt_publish_result result =
         outbox->carrier->publish(outbox->carrier->context, &item->publish, &item->mid);
     if (result != MQTT_SENT)
@@ -1001,10 +994,12 @@ static void note_down(struct outbox *outbox) {
 
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
 void outbox_link_down(struct outbox *outbox, bool by_broker) {
-    bool beside = sideline_link_down(outbox->sideline, by_broker);
-    if (beside && by_broker && count_accused(outbox) < HURRY_MAX)
+    bool known = by_broker && refusals_note_close(&outbox->refusals, uv_now(outbox->loop));
+    bool unknown = by_broker && !known; // what it closed at
+    bool beside = sideline_link_down(outbox->sideline, unknown);
+    if (known || (beside && unknown && count_accused(outbox) < HURRY_MAX))
         hurry(outbox);
-    if (by_broker && !beside)
+    if (unknown && !beside)
         blame_unanswered(outbox);
     note_down(outbox);
     update_intake(outbox);
@@ -1041,8 +1036,8 @@ static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answ
     } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
         defer_item(outbox, item, reason);
     } else {
-        refuse_item(outbox, item,
-                    reason); // at the cost of this message alone: others of its kind may be taken
+        refusals_note_said(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
+        refuse_item(outbox, item, reason);
     }
 }
 
@@ -1053,10 +1048,8 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
         outbox->taken += answer == MQTT_TAKEN;
         return;
     }
-    if (item == NULL) {
-        outbox->early_mid = outbox->pumping ? mid : 0;
+    if (item == NULL)
         return;
-    }
     note_order(outbox, item);
     item->mid = 0;
     outbox->in_flight--;
