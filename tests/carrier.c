@@ -41,8 +41,8 @@ static void note_intake(void *context, enum outbox_intake intake) {
 
 void carrier_open(struct carrier *carrier) {
     char path[96], *reason;
-    *carrier = (struct carrier){.directory = "/tmp/trackbus-carrier-XXXXXX"};
-    cr_assert(mkdtemp(carrier->directory) != NULL);
+    *carrier = (struct carrier){0};
+    make_temporary(carrier->directory, "carrier");
     snprintf(path, sizeof path, "%s/store.db", carrier->directory);
     uv_loop_init(&carrier->loop);
     carrier->store = store_open(&carrier->loop, path, &reason);

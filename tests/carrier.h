@@ -6,6 +6,7 @@
 
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
+#include "tests/temporary.h"
 
 #define CARRIED_MAX   64        // messages of one test
 #define CARRIER_BYTES (1 << 20) // that its outbox keeps on disk
@@ -19,7 +20,7 @@ struct carried {
 
 struct carrier {
     uv_loop_t loop;
-    char directory[64];
+    char directory[TEMPORARY_MAX];
     struct store *store;
     struct outbox *outbox;
     struct mqtt_carrier carrier;

@@ -75,7 +75,7 @@ static void send_replies(struct peer *peer, unsigned count) {
     peer->last_number = outbox_put(carrier.outbox, &(struct mqtt_publish){.topic = "t", .qos = 1});
     for (unsigned i = 0; i < count; i++) {
         peer_send_when_safe(peer, (const uint8_t *)&i, sizeof i);
-        peer_settle_replies(peer);
+        peer_settle_replies(peer, sizeof i);
     }
 }
 
@@ -105,7 +105,7 @@ Test(bounds, a_reply_to_a_message_is_never_left_out) {
     peer.first_number = peer.last_number =
         outbox_put(carrier.outbox, &(struct mqtt_publish){.topic = "t", .qos = 1});
     peer_send_when_safe(&peer, (const uint8_t *)"ok", 2);
-    peer_settle_replies(&peer);
+    peer_settle_replies(&peer, 2);
     cr_assert(peer.reply_count == 1);
     peer_drop_replies(&peer);
 }

@@ -36,7 +36,11 @@ static bool find_road(void *context, int64_t device_id, const char *ident, struc
     return true;
 }
 
-static const struct command_roads roads = {.find = find_road};
+static bool has_others(void *context) {
+    return false;
+}
+
+static const struct command_roads roads = {.find = find_road, .has_others = has_others};
 
 static void ignore(void *context) {
 }

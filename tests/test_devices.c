@@ -65,6 +65,10 @@ static bool ask(void *context, const char *filter) {
 static void forget(void *context, const char *filter) {
 }
 
+static bool no(void *context) {
+    return false;
+}
+
 static void remove_device(void *context, int64_t id) {
     devices_remove(devices, id);
 }
@@ -79,7 +83,7 @@ static void all_again(void *context) {
 }
 
 static void open_devices(struct config_devices *list) {
-    const struct mqtt_asker asker = {NULL, ask, forget, ask};
+    const struct mqtt_asker asker = {NULL, ask, forget, forget, forget, forget, no};
     channel.codec = codec_find("mictrack");
     registry = registry_new(list, UNKNOWN_ACCEPT);
     bus = bus_new("trackbus", "me", carrier.outbox, &carrier.carrier);

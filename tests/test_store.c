@@ -21,13 +21,13 @@
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/broker/store.h"
 #include "gateway/broker/store_wal.h"
+#include "tests/temporary.h"
 
-static char directory[64], path[96];
+static char directory[TEMPORARY_MAX], path[96];
 static uv_loop_t loop, *store_loop = &loop;
 
 static void set_up(void) {
-    strcpy(directory, "/tmp/trackbus-store-XXXXXX");
-    cr_assert(mkdtemp(directory) != NULL);
+    make_temporary(directory, "store");
     snprintf(path, sizeof path, "%s/store.db", directory);
     uv_loop_init(&loop);
 }

@@ -14,6 +14,7 @@
 #include "gateway/config/config.h"
 #include "gateway/config/registry.h"
 
+struct captures;
 struct session_table;
 
 // Where a channel listens, as "ip:port"; an empty text where it does not.
@@ -28,6 +29,7 @@ struct channel_parts {
     struct outbox *outbox;
     const struct bus *bus;
     struct gate *gate;
+    struct captures *captures;
     struct session_table *sessions;
     struct channel_place *places; // one for each of config->channels
     const struct channel_observer *observer;

@@ -16,6 +16,7 @@ struct peer;
 struct pending_reply;
 struct place;
 struct session;
+struct tap_held;
 
 struct peer_transport {
     bool is_udp;
@@ -38,8 +39,12 @@ struct peer {
     const struct device *device; // the same
     uint8_t *beginning;          // what it said before it said who it is, or NULL
     size_t beginning_length;     // of that
+    size_t guessed_length;       // of that, when it was last looked at for another protocol
     bool foreign;                // it looked like another protocol
-    char *turned_away;           // the ident that is not allowed here, or NULL
+    char *turned_away;           // the ident that is not allowed here and spoke last, or NULL
+    enum close_code refusal;     // why that is; the code to close it with when nobody else has spoken
+    bool told;                   // that it began, so that its end is told too
+    struct tap_held *held;       // what it said and heard, for a capture that may want it; or NULL
     uint64_t serial;             // no other peer has it
     enum close_code close_code;  // set while bytes are taken: close when that is done
     const char *loss;            // what the system said when the connection was lost, a constant; or NULL
@@ -54,6 +59,7 @@ struct peer {
     size_t reply_count;                 // of these
     size_t unsettled;                   // of those: the last ones, which do not wait yet
     struct pending_reply *latest_reply; // of these, the one put out last; NULL: it was left out
+    uint64_t datagrams;                 // over UDP, taken from it
 };
 
 // Sends bytes once the messages since the last reply are safe; over UDP all messages of the datagram. Nothing
@@ -65,8 +71,12 @@ void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length)
 // messages for good. Without them nothing is sent then, and the peer is marked as refused.
 void peer_send_when_refused(struct peer *peer, const uint8_t *bytes, size_t length);
 
-// Lets the replies wait: the bytes at hand have all been taken.
-void peer_settle_replies(struct peer *peer);
+// Sends bytes at once; over UDP in one datagram with the other replies to the one at hand.
+void peer_send_now(struct peer *peer, const uint8_t *bytes, size_t length);
+
+// Lets the replies wait: the bytes at hand, so many, have all been taken. Whoever forges his address over UDP must not
+// make us send more than he does: to one datagram goes one, with as many replies as are not longer than it.
+void peer_settle_replies(struct peer *peer, size_t taken);
 
 // Drops the replies that are not settled: the datagram at hand is not to be acknowledged.
 void peer_drop_unsettled(struct peer *peer);
@@ -80,6 +90,9 @@ __attribute__((format(printf, 2, 3))) void peer_log(const struct peer *peer, con
 // Whether something of one kind (a constant) may be reported about the peer: each address has a limit per
 // second, and the rest is counted. If so, *suppressed is how many were left out before.
 bool peer_may_tell(const struct peer *peer, const char *kind, unsigned *suppressed);
+
+// The same for a device: of its arrivals, from whatever address.
+bool peer_may_tell_of(const struct peer *peer, const char *kind, const char *ident);
 
 // Warns of a fault of the peer in the same way, if it may be reported. Returns false when it was only
 // counted; otherwise *suppressed (or NULL) is how many were before.

@@ -6,11 +6,14 @@
 #include <utlist.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
-#define STALE_TIME  60000000 // microseconds
-#define SETTLE_TIME 2000000  // microseconds to wait for our own log entry, which may be behind many messages
+#define ALIVE         60000    // milliseconds for which a connection that was heard counts as alive
+#define TAKEOVERS_MAX 10       // of live connections of one device in that time
+#define STALE_TIME    60000000 // microseconds
+#define SETTLE_TIME   2000000 // microseconds to wait for our own log entry, which may be behind many messages
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
@@ -69,6 +72,12 @@ static struct place **place_of(struct session *session, const struct peer *peer)
     return peer->transport->is_udp ? &session->udp : &session->tcp;
 }
 
+void session_silence(struct peer *peer) {
+    peer->session = NULL;
+    peer->ident = NULL;
+    peer->device = NULL;
+}
+
 static void speak(struct place *place) {
     struct peer *peer = place->peer;
     peer->session = place->session;
@@ -107,11 +116,8 @@ static void forget_device(struct peer *peer, const char *ident) {
 static void end_place(struct place *place) {
     struct session *session = place->session;
     struct peer *peer = place->peer;
-    if (peer->session == session) {
-        peer->session = NULL;
-        peer->ident = NULL;
-        peer->device = NULL;
-    }
+    if (peer->session == session)
+        session_silence(peer);
     if (*place_of(session, peer) == place)
         *place_of(session, peer) = NULL;
     forget_device(peer, session->ident);
@@ -143,6 +149,49 @@ static void bound_places(struct peer *peer) {
     end_place(peer->places);
 }
 
+// --- two who say the same ident ---
+
+static bool is_alive(const struct place *place) {
+    return uv_now(place->peer->parts->loop) - place->peer->last_heard < ALIVE;
+}
+
+// A connection that has been silent for a while is most likely dead: its device is the one that connects again.
+static bool may_take_over(struct session *session, const struct place *old) {
+    uint64_t now = uv_now(old->peer->parts->loop);
+    if (!is_alive(old))
+        return true;
+    if (session->takeovers == 0 || now - session->takeovers_since > ALIVE) {
+        session->takeovers_since = now;
+        session->takeovers = 0;
+    }
+    return ++session->takeovers <= TAKEOVERS_MAX;
+}
+
+// Over UDP a device changes its address as its operator likes.
+static void tell_takeover(struct session *session, const struct place *old, const struct peer *peer) {
+    if (session->takeover_told || !is_alive(old) || memcmp(old->peer->ip, peer->ip, sizeof peer->ip) == 0)
+        return;
+    session->takeover_told = true;
+    event_takeover(peer, session->ident, &session->device, old->peer->address);
+    log_warning(
+        "channel %s, %s, device %s: takes over from %s, which was heard less than a minute ago: two devices "
+        "with one ident, or somebody else",
+        peer->channel->name, peer->address, session->ident, old->peer->address);
+}
+
+// What keeps a device at the connection that it has, or SESSION_NEW_HERE.
+static enum session_arrival judge_takeover(struct session *session, const struct place *old,
+                                           const struct peer *peer) {
+    if (peer->transport->is_udp) // an address is only where it was last heard from: there is nothing to keep
+        return SESSION_NEW_HERE;
+    if (peer->parts->config->limits.takeover == TAKEOVER_KEEP)
+        return SESSION_KEPT_ELSEWHERE;
+    if (!may_take_over(session, old))
+        return SESSION_TAKEN_TOO_OFTEN;
+    tell_takeover(session, old, peer);
+    return SESSION_NEW_HERE;
+}
+
 enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device) {
     struct session *session = session_by_ident(peer->parts->sessions, ident);
     struct place *old = session != NULL ? *place_of(session, peer) : NULL;
@@ -150,9 +199,9 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
         speak(old);
         return SESSION_WAS_HERE;
     }
-    // An address over UDP is only where a device was last heard from: there is nothing to keep.
-    if (old != NULL && !peer->transport->is_udp && peer->parts->config->limits.takeover == TAKEOVER_KEEP)
-        return SESSION_KEPT_ELSEWHERE;
+    enum session_arrival arrival = old != NULL ? judge_takeover(session, old, peer) : SESSION_NEW_HERE;
+    if (arrival != SESSION_NEW_HERE)
+        return arrival;
     session = find_or_make(peer->parts->sessions, ident, device);
     if (session->tcp == NULL && session->udp == NULL)
         arrive(session, peer);

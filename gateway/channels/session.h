@@ -21,13 +21,16 @@ struct place {
 struct session {
     char ident[CODEC_IDENT_MAX + 1];
     struct device device;
-    struct place *tcp; // its connection, or NULL
-    struct place *udp; // where it was last heard from over UDP, or NULL
-    int64_t since;     // it has been here, by clock_ticks()
-    int64_t came;      // the same by the wall clock: microseconds since 1970
-    struct said said;  // the log entry that says so
-    bool elsewhere;    // it has gone to another gateway
-    bool settled;      // said has come back: what other gateways said before it has been heard
+    struct place *tcp;        // its connection, or NULL
+    struct place *udp;        // where it was last heard from over UDP, or NULL
+    int64_t since;            // it has been here, by clock_ticks()
+    int64_t came;             // the same by the wall clock: microseconds since 1970
+    struct said said;         // the log entry that says so
+    bool elsewhere;           // it has gone to another gateway
+    bool settled;             // said has come back: what other gateways said before it has been heard
+    uint64_t takeovers_since; // by uv_now(): of its live connections by others, since then
+    unsigned takeovers;       // so many
+    bool takeover_told;
     UT_hash_handle by_ident, by_id;
 };
 
@@ -37,12 +40,21 @@ struct session_table {
     struct session *reloads; // the next one of those that are still to be given what the registry says
 };
 
-enum session_arrival { SESSION_WAS_HERE, SESSION_NEW_HERE, SESSION_KEPT_ELSEWHERE };
+enum session_arrival {
+    SESSION_WAS_HERE,
+    SESSION_NEW_HERE,
+    SESSION_KEPT_ELSEWHERE,
+    SESSION_TAKEN_TOO_OFTEN, // within a minute, from connections that are alive
+};
 
 // The device of that ident speaks at peer: peer->session, ident and device are set. One that was at another
-// peer is there no longer; a connection that spoke for it alone is closed (code 12). But with limits.takeover
-// "keep" it stays at the connection that it has, and nothing is changed.
+// peer is there no longer; a connection that spoke for it alone is closed (code 12). When that was alive, at another
+// address, it is told, once a session. But with limits.takeover "keep", and when two take over from each other all the
+// time, it stays at the connection that it has, and nothing is changed.
 enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device);
+
+// Nobody is known to speak at peer until the next session_attach(): a device is turned away there.
+void session_silence(struct peer *peer);
 
 // Takes peer out of all its sessions; a session without peers ends.
 void session_detach(struct peer *peer);

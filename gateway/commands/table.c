@@ -7,6 +7,8 @@
 
 #include "gateway/base/memory.h"
 
+#define ID_MAX 4102444800000000 // microseconds since 1970; a row of an earlier version may have another's
+
 struct command *command_table_find(const struct command_table *table, int64_t id) {
     struct command *command;
     HASH_FIND(hh, table->by_id, &id, sizeof id, command);
@@ -27,7 +29,7 @@ int64_t command_table_new_id(struct command_table *table, int64_t now) {
 }
 
 void command_table_note_id(struct command_table *table, int64_t id) {
-    if (id > table->last_id)
+    if (id > table->last_id && id < ID_MAX)
         table->last_id = id;
 }
 

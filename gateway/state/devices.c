@@ -48,17 +48,18 @@ struct device_state {
     char *name;
     int64_t type_id;
     const struct codec *codec; // NULL until it was heard
-    const struct codec *left;  // whose entities may still be at Home Assistant, or NULL
-    bool listed;               // in the registry
-    bool connected;            // here, or when another gateway has it, there
-    int64_t since;             // no report from before it counts (high-water mark): microseconds since 1970
-    struct set_back clock;     // the device's
-    bool confirmed;            // it came here, or the broker has said what it retains as "connected"
-    bool heard_connected;      // live, in this connection: what is read on another connection may be older
-    bool heard_holder;         // the same
-    bool elsewhere;            // another gateway had it last, and announces it
-    uint32_t holder; // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
-    uint8_t due;     // of enum device_state_part
+    uint32_t
+        left;    // protocols whose entities may still be at Home Assistant: a bit each, as codec_at() counts
+    bool listed; // in the registry
+    bool connected;        // here, or when another gateway has it, there
+    int64_t since;         // no report from before it counts (high-water mark): microseconds since 1970
+    struct set_back clock; // the device's
+    bool confirmed;        // it came here, or the broker has said what it retains as "connected"
+    bool heard_connected;  // live, in this connection: what is read on another connection may be older
+    bool heard_holder;     // the same
+    bool elsewhere;        // another gateway had it last, and announces it
+    uint32_t holder;       // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
+    uint8_t due;           // of enum device_state_part
     enum waiting waiting;
     bool rests;            // its telemetry was published within telemetry_interval: values wait
     int64_t rests_until;   // by clock_ticks()
@@ -84,6 +85,12 @@ struct claim {
     UT_hash_handle hh;
 };
 
+// A device that we do not know, and that the broker says is connected here.
+struct denied {
+    int64_t id;
+    UT_hash_handle hh;
+};
+
 // A registry that has changed: first the devices that we have are compared with it, then those that it has are taken.
 struct reload {
     enum { RELOAD_NONE, RELOAD_COMPARES, RELOAD_TAKES } phase;
@@ -102,13 +109,15 @@ struct devices {
     struct device_state *due;    // those with something to publish, the longest first
     struct device_state *held;   // the same, but the broker has not taken yet what was published before
     struct device_state
-        *resting;         // those whose telemetry was published within telemetry_interval, the longest first
-    int64_t interval;     // telemetry_interval in microseconds
-    uint64_t removed;     // number in the outbox of what was cleared last
-    bool watches_each;    // what others write to telemetry is heard device by device
-    bool all_read;        // what the broker retained when we started
-    struct claim *claims; // while we hear what the broker retains
-    size_t unlisted;      // states of devices outside the registry
+        *resting;          // those whose telemetry was published within telemetry_interval, the longest first
+    int64_t interval;      // telemetry_interval in microseconds
+    uint64_t removed;      // number in the outbox of what was cleared last
+    bool watches_each;     // what others write to telemetry is heard device by device
+    bool watched_any;      // or was decided to be heard otherwise
+    bool all_read;         // what the broker retained when we started
+    struct claim *claims;  // while we hear what the broker retains
+    struct denied *denied; // those of which it is due to say that they are not
+    size_t unlisted;       // states of devices outside the registry
 };
 
 // --- the table ---
@@ -143,10 +152,11 @@ static void mark_due(struct devices *devices, struct device_state *state, unsign
     wait_for_turn(devices, state);
 }
 
-// What was announced is no longer right.
+// What was announced is no longer right. Another gateway announces what it has.
 static void announce_anew(struct devices *devices, struct device_state *state) {
     state->announced = (struct home_assistant_announced){0};
-    mark_due(devices, state, STATE_DISCOVERY);
+    if (!state->elsewhere)
+        mark_due(devices, state, STATE_DISCOVERY);
 }
 
 // --- watching telemetry ---
@@ -159,16 +169,26 @@ static const char *telemetry_filter(const struct devices *devices, int64_t id, c
 static void watch(struct devices *devices, struct device_state *state) {
     const struct mqtt_asker *asker = &devices->parts.asker;
     char filter[TOPIC_MAX];
-    if (!state->watched && devices->watches_each && !state->elsewhere && state->values.length > 0)
-        state->watched = asker->listen(asker->context, telemetry_filter(devices, state->id, filter));
+    if (state->watched || !devices->watches_each || state->elsewhere || state->values.length == 0)
+        return;
+    state->watched = true;
+    asker->listen(asker->context, telemetry_filter(devices, state->id, filter));
 }
 
 static void unwatch(const struct devices *devices, struct device_state *state) {
     const struct mqtt_asker *asker = &devices->parts.asker;
     char filter[TOPIC_MAX];
     if (state->watched)
-        asker->unsubscribe(asker->context, telemetry_filter(devices, state->id, filter));
+        asker->drop(asker->context, telemetry_filter(devices, state->id, filter));
     state->watched = false;
+}
+
+// An earlier run may have watched those that this one does not.
+static void drop_inherited(const struct devices *devices, const struct device_state *state) {
+    const struct mqtt_asker *asker = &devices->parts.asker;
+    char filter[TOPIC_MAX];
+    if (!state->watched)
+        asker->drop_inherited(asker->context, telemetry_filter(devices, state->id, filter));
 }
 
 void devices_watch_each(struct devices *devices, bool each) {
@@ -179,16 +199,17 @@ void devices_watch_each(struct devices *devices, bool each) {
             watch(devices, state);
         else
             unwatch(devices, state);
+        if (!devices->watched_any)
+            drop_inherited(devices, state);
     }
+    devices->watched_any = true;
 }
 
 void devices_link_down(struct devices *devices) {
     struct device_state *state;
     DL_FOREACH(devices->by_age, state) {
-        state->watched = false; // the next connection begins without
         state->heard_connected = state->heard_holder = false;
     }
-    devices->watches_each = false;
 }
 
 // --- the table: going ---
@@ -363,6 +384,13 @@ static void identify(struct devices *devices, struct device_state *state, const 
 
 // --- publishing ---
 
+// Of the one that ends first.
+static void wake_at_end_of_rest(struct devices *devices) {
+    int64_t left = devices->resting != NULL ? devices->resting->rests_until - clock_ticks() : 0;
+    if (devices->resting != NULL)
+        publisher_wake_in(devices->parts.publisher, left > 0 ? (uint64_t)left / 1000 + 1 : 0);
+}
+
 // Telemetry of a device goes out once in telemetry_interval: a change is published at once, and what changes after
 // that when the interval is over, as it then is.
 static void begin_rest(struct devices *devices, struct device_state *state) {
@@ -371,7 +399,7 @@ static void begin_rest(struct devices *devices, struct device_state *state) {
     state->rests_until = clock_ticks() + devices->interval;
     state->rests = true;
     DL_APPEND2(devices->resting, state, prev_resting, next_resting);
-    publisher_wake(devices->parts.publisher);
+    wake_at_end_of_rest(devices);
 }
 
 // Those that have rested long enough.
@@ -432,19 +460,44 @@ static bool is_ours_to_announce(const struct device_state *state) {
     return state->confirmed && !state->elsewhere;
 }
 
+static struct home_assistant_device describe_for_home_assistant(const struct device_state *state) {
+    return (struct home_assistant_device){.id = state->id,
+                                          .ident = state->ident,
+                                          .name = state->name,
+                                          .codec = state->codec,
+                                          .reported = state->reported,
+                                          .announced = state->announced};
+}
+
+static uint32_t bit_of(const struct codec *codec) {
+    for (unsigned i = 0; codec_at(i) != NULL; i++)
+        if (codec_at(i) == codec)
+            return UINT32_C(1) << i;
+    return 0;
+}
+
+// Also of a device that is elsewhere by now: what we have announced the other gateway may not know.
+static bool leave_protocols(const struct devices *devices, struct device_state *state) {
+    state->left &= ~bit_of(state->codec);
+    for (unsigned i = 0; state->left != 0; i++) {
+        uint32_t bit = UINT32_C(1) << i;
+        if ((state->left & bit) == 0)
+            continue;
+        if (!home_assistant_leave_protocol(devices->parts.home_assistant, state->id, codec_at(i),
+                                           state->codec))
+            return false;
+        state->left &= ~bit;
+    }
+    return true;
+}
+
 // True when nothing is left to announce. Whatever makes a device ours to announce makes this due again.
 static bool publish_discovery(const struct devices *devices, struct device_state *state) {
+    if (!leave_protocols(devices, state))
+        return false;
     if (!is_ours_to_announce(state))
         return true;
-    if (!home_assistant_leave_protocol(devices->parts.home_assistant, state->id, state->left, state->codec))
-        return false;
-    state->left = NULL;
-    struct home_assistant_device device = {.id = state->id,
-                                           .ident = state->ident,
-                                           .name = state->name,
-                                           .codec = state->codec,
-                                           .reported = state->reported,
-                                           .announced = state->announced};
+    struct home_assistant_device device = describe_for_home_assistant(state);
     bool all = home_assistant_announce(devices->parts.home_assistant, &device);
     state->announced = device.announced;
     state->announced_in = generation_write(devices->parts.generation);
@@ -523,12 +576,42 @@ static void release(struct devices *devices) {
     }
 }
 
+static void forget_denied(struct devices *devices, int64_t id) {
+    struct denied *denied;
+    HASH_FIND(hh, devices->denied, &id, sizeof id, denied);
+    if (denied == NULL)
+        return;
+    HASH_DEL(devices->denied, denied);
+    free(denied);
+}
+
+static void deny(struct devices *devices, int64_t id) {
+    struct denied *denied = must_have(calloc(1, sizeof *denied));
+    forget_denied(devices, id);
+    denied->id = id;
+    HASH_ADD(hh, devices->denied, id, sizeof denied->id, denied);
+    publisher_wake(devices->parts.publisher);
+}
+
+// Of those that have become known it is said with the rest.
+static void publish_denied(struct devices *devices) {
+    while (devices->denied != NULL && publisher_is_open(devices->parts.publisher) &&
+           bus_keeps_up(devices->parts.bus)) {
+        int64_t id = devices->denied->id;
+        if (find(devices, id) == NULL)
+            publish_connected(devices, id, false);
+        forget_denied(devices, id);
+    }
+}
+
 static bool publish_again(void *context) {
     struct devices *devices = context;
+    publish_denied(devices);
     wake_rested(devices);
+    wake_at_end_of_rest(devices);
     release(devices);
     publish_due(devices);
-    return devices->due == NULL && devices->held == NULL && devices->resting == NULL;
+    return devices->due == NULL && devices->held == NULL && devices->denied == NULL;
 }
 
 void devices_taken(struct devices *devices) {
@@ -543,7 +626,7 @@ void devices_taken(struct devices *devices) {
 static void take_codec(struct devices *devices, struct device_state *state, const struct codec *codec) {
     if (state->codec == codec)
         return;
-    state->left = state->codec;
+    state->left |= bit_of(state->codec);
     state->codec = codec;
     mark_due(devices, state, STATE_IDENTITY);
     announce_anew(devices, state);
@@ -551,9 +634,10 @@ static void take_codec(struct devices *devices, struct device_state *state, cons
 
 // What another gateway announced is announced by us.
 static void take_back(struct devices *devices, struct device_state *state) {
-    if (state->elsewhere)
-        announce_anew(devices, state);
+    bool was_elsewhere = state->elsewhere;
     state->elsewhere = false;
+    if (was_elsewhere)
+        announce_anew(devices, state);
 }
 
 static size_t compare_some(struct devices *devices, size_t count);
@@ -636,11 +720,18 @@ static void take_report(struct devices *devices, struct device_state *state, con
         take_position(devices, state, report, timestamp);
 }
 
+static bool speaks(const struct session *session, const struct codec *codec) {
+    return (session->tcp != NULL && session->tcp->peer->channel->codec == codec) ||
+           (session->udp != NULL && session->udp->peer->channel->codec == codec);
+}
+
 void devices_reported(struct devices *devices, const struct session *session,
                       const struct channel_report *report) {
     struct device_state *state = state_of(devices, session);
     if (state == NULL)
         return;
+    if (!speaks(session, state->codec)) // of two channels that it was on, the later one has ended
+        take_codec(devices, state, session_any_peer(session)->channel->codec);
     DL_DELETE(devices->by_age, state);
     DL_APPEND(devices->by_age, state);
     take_report(devices, state, session, report);
@@ -930,7 +1021,7 @@ static void hear_known(struct devices *devices, struct device_state *state, cons
     if (same && state->codec == NULL)
         take_codec(devices, state, codec);
     if (same && earlier && state->codec != codec) { // it spoke another one in an earlier run
-        state->left = codec;
+        state->left |= bit_of(codec);
         announce_anew(devices, state);
     }
     if (same || !earlier)
@@ -966,8 +1057,11 @@ static void hear_identity_elsewhere(struct devices *devices, struct device_state
         codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
     if (codec == NULL || codec == state->codec || ident == NULL || strcmp(ident, state->ident) != 0)
         return;
+    if (state->announced.own > 0)
+        state->left |= bit_of(state->codec);
     state->codec = codec;
-    announce_anew(devices, state);
+    state->announced = (struct home_assistant_announced){0};
+    mark_due(devices, state, STATE_DISCOVERY);
 }
 
 static bool is_by_another(const struct devices *devices, const struct mqtt_received *received) {
@@ -1045,7 +1139,9 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
     struct device_state *state = find(devices, id);
     bool own = is_by_us(devices, id, received), here = is_here(devices, id);
     if (state == NULL && own && is_true(received) && !here) // another gateway has said last who it is
-        publish_connected(devices, id, false);
+        deny(devices, id);
+    else if (state == NULL) // it has said that, too, or has it
+        forget_denied(devices, id);
     if (state == NULL)
         return;
     if (!state->confirmed)
@@ -1120,6 +1216,20 @@ void devices_assert_connected(struct devices *devices) {
     }
 }
 
+// Two gateways may each announce a device that neither has: what is merely not the same is wrong only where it is known
+// that the device is ours.
+void devices_heard_discovery(struct devices *devices, int64_t id, const struct mqtt_received *received) {
+    char topic[sizeof TOPIC_DEVICES TOPIC_DISCOVERY + 20];
+    const struct device_state *state = find(devices, id);
+    if (state == NULL || !is_ours_to_announce(state) || received->retain)
+        return;
+    bool ours = received->length == 0 || state->holder == devices->us || is_here(devices, id);
+    struct home_assistant_device device = describe_for_home_assistant(state);
+    snprintf(topic, sizeof topic, TOPIC_DEVICES "%lld" TOPIC_DISCOVERY, (long long)id);
+    if (ours && !home_assistant_is_right(devices->parts.home_assistant, &device, received))
+        guard_wrong(devices->parts.guard, topic);
+}
+
 // The time of the last report of an earlier run. What has come since and is older does not count.
 static void hear_timestamp(struct device_state *state, const struct mqtt_received *received) {
     char text[DECIMAL_TEXT_MAX];
@@ -1143,11 +1253,13 @@ static void hear_retained_timestamp(struct devices *devices, int64_t id, struct 
         note_claim(devices, id, CLAIM_REPORTED);
 }
 
-// Somebody has written a value of ours. What is due goes out anyway, unless it waits for telemetry_interval.
+// Somebody has written a value of ours. What is due goes out anyway, but if it waits for telemetry_interval it may take
+// long. Where what we publish comes back, that would be taken for somebody else's while it waits.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
                               const char *topic, const struct mqtt_received *received) {
     const struct value *value = values_named(&state->values, field);
-    if (value == NULL || (value->generation == 0 && !state->rests))
+    bool waits = state->rests && !devices->parts.asker.echoes(devices->parts.asker.context);
+    if (value == NULL || (value->generation == 0 && !waits))
         return;
     bool same = value->generation != 0 && value->length == received->length &&
                 memcmp(value_text(value), received->payload, received->length) == 0;
@@ -1258,6 +1370,8 @@ struct devices *devices_new(const struct devices_parts *parts) {
 
 void devices_free(struct devices *devices) {
     drop_claims(devices);
+    while (devices->denied != NULL)
+        forget_denied(devices, devices->denied->id);
     free(devices->reload.moved);
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);

@@ -73,7 +73,10 @@ void devices_emptied(struct devices *devices, int64_t id, const char *field);
 // What waits for telemetry_interval to pass is due now, and nothing waits for it any more.
 void devices_rest_no_more(struct devices *devices);
 
-// Whether to hear device by device what others write to the telemetry of ours. Not after the link was lost.
+// Something has come on a discovery topic of Home Assistant's that is about the device of that id.
+void devices_heard_discovery(struct devices *devices, int64_t id, const struct mqtt_received *received);
+
+// Whether to hear device by device what others write to the telemetry of ours.
 void devices_watch_each(struct devices *devices, bool each);
 void devices_link_down(struct devices *devices);
 

@@ -20,7 +20,9 @@ struct remote_channel {
 
 struct instance {
     char *client_id;
+    bool said; // whether it is online: of another only its channels are known
     bool online;
+    bool intake;    // it takes commands in
     double started; // its run, as it says; 0: not known
     struct remote_channel *channels;
     size_t channel_count;
@@ -117,6 +119,15 @@ bool instances_sum_here(const struct instances *instances) {
     return instances->intake || !any_online(instances);
 }
 
+bool instances_speak_here(const struct instances *instances) {
+    const char *us = bus_client_id(instances->bus);
+    const struct instance *instance;
+    for (instance = instances->by_id; instance != NULL; instance = instance->hh.next)
+        if (instance->online && (instance->intake || strcmp(instance->client_id, us) < 0))
+            return instances->intake;
+    return true;
+}
+
 int64_t instances_connections(const struct instances *instances, int64_t channel_id) {
     const struct instance *instance;
     int64_t sum = 0;
@@ -160,7 +171,7 @@ void instances_each_offline(const struct instances *instances,
                             void (*fn)(void *context, const char *client_id), void *context) {
     const struct instance *instance;
     for (instance = instances->by_id; instance != NULL; instance = instance->hh.next)
-        if (!instance->online)
+        if (instance->said && !instance->online)
             fn(context, instance->client_id);
 }
 
@@ -234,10 +245,13 @@ static void hear_instance(struct instances *instances, struct instance *instance
     const char *state = json_string_value(json_object_get(json, "state"));
     bool online = state != NULL && strcmp(state, "online") == 0;
     double started = json_number_value(json_object_get(json, "started"));
+    bool news = !instance->said;
+    instance->said = true;
+    instance->intake = json_object_get(json, "commands") != NULL;
     json_decref(json);
     if (online && instance->online && started != instance->started)
         end_run(instance);
-    else if (online == instance->online)
+    else if (online == instance->online && !news)
         return;
     instance->online = online;
     instance->started = started;

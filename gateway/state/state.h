@@ -87,6 +87,9 @@ bool state_is_answered(const struct state *state);
 // retained of earlier runs has been heard, every device may have been.
 bool state_knows(const struct state *state, int64_t device_id);
 
+// Whether other instances are online.
+bool state_has_others(const struct state *state);
+
 // Whether an attempt to connect is still on a thread, which cannot be called back; the loop will not end
 // before it.
 bool state_is_connecting(const struct state *state);
