@@ -679,7 +679,7 @@ static void set_version(struct message *message, enum field field, int64_t word)
 }
 
 static void set_text(struct message *message, enum field field, struct reader *body) {
-    size_t length = reader_unsigned(body, 1) & 0x3F;
+    size_t length = (size_t)reader_unsigned(body, 1) & 0x3F;
     const uint8_t *text = reader_bytes(body, length);
     if (text != NULL && length > 0)
         message_set_text(message, field, (const char *)text, length);
@@ -876,7 +876,7 @@ static enum codec_verdict read_attributes(const struct decoding *decoding, struc
     while (reader_left(body) > 0) {
         size_t at = (size_t)(body->next - decoding->frame.bytes);
         unsigned id = (unsigned)reader_unsigned(body, 2);
-        size_t length = reader_unsigned(body, 1);
+        size_t length = (size_t)reader_unsigned(body, 1);
         struct reader value = reader_part(body, length);
         if (body->fault)
             return codec_reject(decoding->out, CODEC_SHORT, at, "an attribute runs past the end of the data");
@@ -894,14 +894,14 @@ static enum codec_verdict read_attributes(const struct decoding *decoding, struc
 
 static enum codec_verdict read_can_frames(const struct decoding *decoding, struct reader *body, bool *any) {
     const struct codec_out *out = decoding->out;
-    size_t count = reader_unsigned(body, 1);
+    size_t count = (size_t)reader_unsigned(body, 1);
     if (!body->fault)
         explain_data(out, body->next - 1, 1, "how many CAN frames", FIELD_NONE, NULL);
     for (size_t i = 0; i < count; i++) {
         char index[16], hex[2 * UINT8_MAX + 1];
         size_t at = (size_t)(body->next - decoding->frame.bytes);
         unsigned id = (unsigned)reader_unsigned(body, 4);
-        size_t length = reader_unsigned(body, 1);
+        size_t length = (size_t)reader_unsigned(body, 1);
         const uint8_t *bytes = reader_bytes(body, length);
         if (bytes == NULL)
             return codec_reject(decoding->out, CODEC_SHORT, at, "CAN frame %zu of %zu is not all there",
@@ -1000,7 +1000,7 @@ static void publish_rest(struct decoding *decoding, const struct reader *body) {
 
 // Each block is a record of its own: those that are there are published, whatever the count promises.
 static enum codec_verdict take_positions(struct decoding *decoding, struct reader *body) {
-    size_t count = reader_unsigned(body, 1);
+    size_t count = (size_t)reader_unsigned(body, 1);
     size_t size = decoding->frame.form == V2 ? V2_BLOCK : MK_BLOCK;
     if (body->fault)
         return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
@@ -1177,7 +1177,7 @@ static bool read_values(struct reader body, struct answer_fields *fields) {
         return false;
     while (reader_left(&body) > 0) {
         unsigned long id = (unsigned long)reader_unsigned(&body, 4);
-        size_t length = reader_unsigned(&body, 1);
+        size_t length = (size_t)reader_unsigned(&body, 1);
         struct reader value = reader_part(&body, length);
         if (body.fault)
             return false;

@@ -190,7 +190,7 @@ static size_t expect_codes(const char *page, const char *file, const char *name)
 // Those of connections and devices, and those of commands; and what a codec says of bytes.
 Test(readme, the_codes_of_log_entries_are_explained) {
     const char *page = page_find("gateway/README.md")->text;
-    cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/channels/event.h", "EVENT_"), 8);
+    cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/channels/event.h", "EVENT_"), 9);
     cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/commands/voice.c", "COMMAND_"), 5);
     expect_codes(page, TEST_ROOT "/gateway/channels/close_code.h", "CLOSE_");
     for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++) {

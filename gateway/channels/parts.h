@@ -37,4 +37,6 @@ struct channel_parts {
     struct limiter datagram_limiter; // of datagrams from one address
     uint64_t last_serial;            // of a peer
     uint64_t last_place;             // serial number of a device's place at a peer
+    size_t place_count;              // of devices, at all peers
+    size_t reply_count;              // that wait until messages are safe, of all peers
 };

@@ -297,7 +297,7 @@ static void on_up(void *context) {
     uv_timer_start(&capturing->repeat, on_repeat, 0, REPEAT_TIME);
 }
 
-static void on_down(void *context, bool by_broker) {
+static void on_down(void *context, enum mqtt_end end) {
     const struct capturing *capturing = context;
     if (capturing->phase == RUNNING)
         fputs("trackbus capture: the connection to the broker is lost; retrying\n", stderr);

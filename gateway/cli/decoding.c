@@ -7,9 +7,11 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "gateway/base/clean.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 #include "gateway/channels/message_stamp.h"
 #include "gateway/cli/explaining.h"
 #include "gateway/commands/parse.h"
@@ -59,8 +61,8 @@ static void print_message(void *context, struct message *message) {
     message_stamp(message,
                   &(struct message_origin){.codec = decoding->stream.codec, .received = now_of(decoding)});
     print_removed(decoding, message);
-    message_write_members(message, json, sizeof json, members, &count);
-    puts(json);
+    clean_print_json(json, message_write_members(message, json, sizeof json, members, &count), stdout);
+    putchar('\n');
     if (decoding->explaining != NULL)
         explaining_message(decoding->explaining, message, members, count);
 }
@@ -95,8 +97,10 @@ static void print_answer(void *context, const struct codec_answer *answer) {
     const char *ident = decoding->stream.ident;
     json_t *line = json_pack("{s:s?, s:o}", "ident", *ident != '\0' ? ident : NULL, "command.reply",
                              command_response(answer));
-    json_dumpf(line, stdout, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
+    char *text = text_of_json(line, TEXT_VALUE_DIGITS);
+    clean_print_json(text, strlen(text), stdout);
     putchar('\n');
+    free(text);
     json_decref(line);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "gateway/base/clean.h"
 #include "gateway/cli/cli.h"
 #include "schema/schemas.h"
 
@@ -72,7 +73,9 @@ int cli_read_config(int argc, char **argv, const char *help_text, const char **f
 }
 
 void cli_print_fault(void *file, const char *path, const char *problem) {
-    fprintf(file, "%s: %s\n", path, problem);
+    char where[512], what[1024];
+    fprintf(file, "%s: %s\n", clean_text(path, strlen(path), where, sizeof where),
+            clean_text(problem, strlen(problem), what, sizeof what));
 }
 
 static int run(const char *name, int argc, char **argv) {

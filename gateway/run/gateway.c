@@ -11,6 +11,7 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
+#include "gateway/base/loop_lag.h"
 #include "gateway/base/memory.h"
 #include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/roll_call.h"
@@ -21,6 +22,7 @@
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/notes.h"
+#include "gateway/run/reload.h"
 #include "gateway/run/subscriptions.h"
 #include "gateway/state/rivals.h"
 #include "gateway/state/state.h"
@@ -31,6 +33,7 @@
 
 struct gateway {
     uv_loop_t loop;
+    struct loop_lag lag;
     const struct config *config;
     struct registry *registry;
     struct store *store;
@@ -48,7 +51,9 @@ struct gateway {
     struct channel *channels; // config->channel_count of them
     struct state *state;
     struct commands *commands;
+    struct reload *reload;
     uv_signal_t signals[4];
+    struct service service;
     uv_timer_t drain_timer;
     uint64_t drain_until; // by uv_now()
     struct outbox_waiter drained;
@@ -112,9 +117,9 @@ static void on_link_up(void *context) {
     state_link_up(gateway->state);
 }
 
-static void on_link_down(void *context, bool by_broker) {
+static void on_link_down(void *context, enum mqtt_end end) {
     struct gateway *gateway = context;
-    outbox_link_down(gateway->outbox, by_broker);
+    outbox_link_down(gateway->outbox, end);
     roll_call_lost(gateway->roll_call);
     state_link_down(gateway->state);
 }
@@ -175,8 +180,20 @@ static void unsubscribe(void *context, const char *filter) {
     mqtt_link_unsubscribe(context, filter);
 }
 
-static bool hear_others(void *context, const char *filter) {
-    return mqtt_link_listen(context, filter);
+static void hear_others(void *context, const char *filter) {
+    mqtt_link_listen(context, filter);
+}
+
+static void hear_no_more(void *context, const char *filter) {
+    mqtt_link_drop(context, filter);
+}
+
+static void hear_no_more_of_earlier(void *context, const char *filter) {
+    mqtt_link_drop_inherited(context, filter);
+}
+
+static bool echoes(void *context) {
+    return mqtt_link_version(context) != 5;
 }
 
 static const struct mqtt_link_handlers link_handlers = {.ready = on_link_ready,
@@ -264,6 +281,11 @@ static bool knows(void *context, int64_t device_id) {
     return state_knows(gateway->state, device_id);
 }
 
+static bool has_others(void *context) {
+    const struct gateway *gateway = context;
+    return state_has_others(gateway->state);
+}
+
 // --- stopping ---
 
 static void on_thread_timeout(uv_timer_t *timer) {
@@ -280,6 +302,7 @@ static void stop_signals(struct gateway *gateway) {
 
 static void stop_parts(struct gateway *gateway) {
     state_publish_instance(gateway->state, false); // when the link is down, the Last Will says it
+    reload_stop(gateway->reload);
     mqtt_link_stop(gateway->link);
     outbox_stop(gateway->outbox);
     gate_stop(gateway->gate);
@@ -288,6 +311,7 @@ static void stop_parts(struct gateway *gateway) {
     state_stop(gateway->state);
     commands_stop(gateway->commands);
     store_stop(gateway->store);
+    service_end(&gateway->service);
     stop_signals(gateway);
 }
 
@@ -339,6 +363,7 @@ static void stop(struct gateway *gateway) {
         return;
     }
     gateway->stopping = true;
+    service_stopping(&gateway->service);
     log_info("stopping: no more connections, %zu messages to hand over", outbox_count(gateway->outbox));
     for (size_t i = 0; i < gateway->config->channel_count; i++) {
         channel_close(&gateway->channels[i]);
@@ -380,16 +405,14 @@ static void reload_registry(struct gateway *gateway) {
         return;
     }
     log_info("the registry has %zu devices", devices->count);
-    struct config_devices *old = registry_replace(gateway->registry, devices);
-    state_reload(gateway->state);
-    sessions_reload(&gateway->parts);
-    config_devices_free(old); // sessions pointed to its names until now
+    reload_begin(gateway->reload, devices);
 }
 
-static void log_counters(const struct gateway *gateway) {
+static void log_counters(struct gateway *gateway) {
     for (size_t i = 0; i < gateway->config->channel_count; i++)
         channel_log_counters(&gateway->channels[i]);
     log_info("outbox: %zu messages", outbox_count(gateway->outbox));
+    log_info("the longest turn of the last minute took %u ms", loop_lag_longest(&gateway->lag));
 }
 
 static void on_signal(uv_signal_t *signal, int number) {
@@ -485,7 +508,8 @@ static void make_state(struct gateway *gateway) {
                                         .registry = gateway->registry,
                                         .bus = gateway->bus,
                                         .outbox = gateway->outbox,
-                                        .asker = {gateway->link, subscribe, unsubscribe, hear_others},
+                                        .asker = {gateway->link, subscribe, unsubscribe, hear_others,
+                                                  hear_no_more, hear_no_more_of_earlier, echoes},
                                         .sessions = &gateway->sessions,
                                         .channels = gateway->channels,
                                         .channel_count = gateway->config->channel_count,
@@ -493,14 +517,15 @@ static void make_state(struct gateway *gateway) {
 }
 
 static void make_commands(struct gateway *gateway) {
-    gateway->commands = commands_new(&(struct commands_parts){.loop = &gateway->loop,
-                                                              .config = gateway->config,
-                                                              .registry = gateway->registry,
-                                                              .store = gateway->store,
-                                                              .outbox = gateway->outbox,
-                                                              .bus = gateway->bus,
-                                                              .roll_call = gateway->roll_call,
-                                                              .roads = {gateway, find_road, whois, knows}});
+    gateway->commands =
+        commands_new(&(struct commands_parts){.loop = &gateway->loop,
+                                              .config = gateway->config,
+                                              .registry = gateway->registry,
+                                              .store = gateway->store,
+                                              .outbox = gateway->outbox,
+                                              .bus = gateway->bus,
+                                              .roll_call = gateway->roll_call,
+                                              .roads = {gateway, find_road, whois, knows, has_others}});
 }
 
 static void make_parts(struct gateway *gateway) {
@@ -508,6 +533,10 @@ static void make_parts(struct gateway *gateway) {
     make_channels(gateway);
     make_state(gateway);
     make_commands(gateway);
+    gateway->reload = reload_new(&(struct reload_parts){.loop = &gateway->loop,
+                                                        .registry = gateway->registry,
+                                                        .state = gateway->state,
+                                                        .sessions = &gateway->sessions});
     commands_start(gateway->commands);
 }
 
@@ -523,6 +552,7 @@ static size_t close_store(struct gateway *gateway) {
 
 // The same.
 static size_t free_parts(struct gateway *gateway) {
+    reload_free(gateway->reload);
     state_free(gateway->state);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
@@ -579,12 +609,13 @@ static void take_config(struct gateway *gateway, struct config *config) {
     config->devices = NULL; // the registry has them
 }
 
-int gateway_run(struct config *config) {
+int gateway_run(struct config *config, struct sign *sign) {
     static struct gateway gateway;
     log_setup(config->log_level, config->log_format, config->worker);
     config_notes(config, log_note, NULL); // the registry then takes the devices
     take_config(&gateway, config);
     uv_loop_init(&gateway.loop);
+    loop_lag_begin(&gateway.lag, &gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.drain_timer);
     gateway.drain_timer.data = &gateway;
     if (!open_store(&gateway))
@@ -593,10 +624,13 @@ int gateway_run(struct config *config) {
     catch_signals(&gateway);
     gate_allow_connections(gateway.gate, config->limits.connections);
     int code = begin(&gateway);
+    if (code == 0)
+        service_ready(&gateway.service, &gateway.loop, sign);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     if (mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
+    loop_lag_end(&gateway.lag);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     if (free_parts(&gateway) > 0)
         code = 1;

@@ -145,6 +145,27 @@ Test(cli, decode_prints_messages) {
     cr_assert_str_eq(call("decode -p mictrack --now 1600000000", REPORT)->out, MESSAGE); // without an end
 }
 
+// What comes from outside is shown so that no terminal obeys it, in JSON as JSON.
+Test(cli, nothing_from_outside_reaches_the_terminal_raw) {
+    const struct outcome *it = call("decode -p mictrack", "MT;6;866425031361423;ZZ;a\xc2\x9b"
+                                                          "31mRED\u202e\u2028\x7f\r\n");
+    expect_code(it, 0);
+    expect_in(it->out, "a\\u009b31mRED\\u202e\\u2028\\u007f");
+    cr_assert(strpbrk(it->out, "\x7f\x9b\xe2") == NULL);
+    put_file("strange.json", "{\"a\xc2\x9b"
+                             "31m\u202e\": 1}");
+    it = call("check -c strange.json", "");
+    expect_code(it, 1);
+    expect_in(it->out, "a\\u009b31m\\u202e");
+    cr_assert(strpbrk(it->out, "\x9b\xe2") == NULL);
+    put_file("strange.json", "{\"channels\": [{\"id\": 1, \"protocol\": \"mic\xc2\x9b"
+                             "31m\", \"tcp\": \"\xc2\x9b"
+                             "\"}]}");
+    it = call("check -c strange.json", "");
+    expect_code(it, 1);
+    cr_assert(strpbrk(it->out, "\x9b") == NULL);
+}
+
 Test(cli, decode_reads_files_and_hexadecimal) {
     char hex[512] = "";
     for (const char *c = REPORT; *c != '\0'; c++)
@@ -481,6 +502,57 @@ Test(cli, check_regards_the_environment) {
     expect_in(it->out, "$.mqtt.url: ");
     setenv("TRACKBUS_MQTT_URL", "mqtt://localhost", 1);
     expect_code(call("check -c in", "{\"mqtt\":{\"url\":\"nonsense\"}}"), 0);
+}
+
+Test(cli, every_key_can_be_set_by_the_environment) {
+    setenv("TRACKBUS_HOME_ASSISTANT__ENABLED", "true", 1);
+    setenv("TRACKBUS_LIMITS__CONNECTIONS", "many", 1);
+    setenv("TRACKBUS_MQTT__QOS", "2", 1);
+    setenv("TRACKBUS_MQTT__CLIENT_ID", "12", 1); // a text, as the schema says
+    setenv("TRACKBUS_MESSAGES", "[\"channels\"]", 1);
+    setenv("TRACKBUS_TELEMETRY", "", 1); // as if it were not set
+    const struct outcome *it = call("check -c in", "{\"home_assistant\":{\"prefix\":\"x\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "note: $.home_assistant.enabled: is what TRACKBUS_HOME_ASSISTANT__ENABLED says");
+    expect_in(it->out, "note: $.messages: is what TRACKBUS_MESSAGES says");
+    expect_in(it->out, "\n$.limits.connections: is \"many\"");
+    expect_in(it->out, "\n$.mqtt.qos: is 2");
+    cr_assert(strstr(it->out, "client_id: is \"12\"") == NULL && strstr(it->out, "telemetry") == NULL, "%s",
+              it->out);
+    unsetenv("TRACKBUS_LIMITS__CONNECTIONS");
+    setenv("TRACKBUS_MQTT__QOS", "0", 1);
+    setenv("TRACKBUS_CHANNELS", "[{\"id\":7,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:0\"}]", 1);
+    it = call("check -c in", "{\"mqtt\":{\"qos\":1}}");
+    expect_code(it, 0);
+    expect_in(it->out, ": 1 channels, 0 devices");
+}
+
+Test(cli, the_environment_is_told_apart_and_checked) {
+    setenv("TRACKBUS_MQTT__USRENAME", "x", 1);
+    setenv("TRACKBUS_PORT_7700_TCP", "Kubernetes says such things", 1);
+    const struct outcome *it = call("check -c in", "{}");
+    expect_code(it, 1);
+    expect_in(it->out, "$: has no key for the environment's TRACKBUS_MQTT__USRENAME");
+    cr_assert_null(strstr(it->out, "7700_TCP"));
+    unsetenv("TRACKBUS_MQTT__USRENAME");
+    setenv("TRACKBUS_MQTT_URL", "mqtt://localhost", 1);
+    setenv("TRACKBUS_MQTT__URL", "[\"mqtt://localhost\"]", 1);
+    expect_in(call("check -c in", "{}")->out,
+              "$.mqtt.url: is set by TRACKBUS_MQTT_URL and by TRACKBUS_MQTT__URL");
+    unsetenv("TRACKBUS_MQTT_URL");
+    expect_code(call("check -c in", "{}"), 0);
+    setenv("TRACKBUS_MQTT__PASSWORD", "secret", 1); // instead of what the file says
+    it = call("check -c in", "{\"mqtt\":{\"username\":\"u\",\"password_file\":\"nowhere\"}}");
+    expect_code(it, 0);
+    cr_assert_null(strstr(it->out, "secret"));
+}
+
+Test(cli, credentials_are_there_in_a_service_alone) {
+    const struct outcome *it = call("check -c in", "{\"mqtt\":{\"password_file\":\"%d/mqtt\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.mqtt.password_file: is \"%d/mqtt\", but there are no credentials");
+    setenv("CREDENTIALS_DIRECTORY", "/nowhere", 1);
+    expect_in(call("check -c in", "{\"mqtt\":{\"password_file\":\"%d/mqtt\"}}")->out, "\"/nowhere/mqtt\"");
 }
 
 // --- describe ---
