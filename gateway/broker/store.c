@@ -66,8 +66,9 @@ static const char *const statement_texts[STATEMENTS] = {
     [DELETE_COMMAND] = "DELETE FROM commands WHERE id=?",
     [PUT_MESSAGE] = "INSERT OR REPLACE INTO messages VALUES(?,?,?,?,?,?)",
     [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=min(?, ? + (SELECT min(number) FROM messages))",
-    [LOAD_MESSAGES] = "SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
-                      "ORDER BY number LIMIT ?",
+    [LOAD_MESSAGES] =
+        ("SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
+         "ORDER BY number LIMIT ?"),
 };
 
 struct operation {

@@ -6,6 +6,9 @@
 
 #define EXIT_USAGE 2
 
+// What the program was built from; empty where that is not known.
+extern const char cli_commit[];
+
 int cli_run(int argc, char **argv);
 int cli_check(int argc, char **argv);
 int cli_decode(int argc, char **argv);

@@ -98,6 +98,13 @@ static int help_with(int argc, char **argv) {
     return 0;
 }
 
+static void print_version(void) {
+    fputs("trackbus " TRACKBUS_VERSION, stdout);
+    if (*cli_commit != '\0')
+        printf(" (%s)", cli_commit);
+    putchar('\n');
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         fputs(help, stderr);
@@ -110,7 +117,7 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "help") == 0)
         return help_with(argc - 1, argv + 1);
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
-        puts("trackbus " TRACKBUS_VERSION);
+        print_version();
         return 0;
     }
     return run(argv[1], argc - 1, argv + 1);
