@@ -35,7 +35,7 @@ struct mqtt_received {
     const char *payload;
     size_t length;
     bool retain;
-    bool dup;                   // the broker knows that it has sent it before
+    int mid;                    // its packet id, 1 to 65535; 0 at QoS 0
     const char *instance;       // that signed it, or NULL
     const char *response_topic; // or NULL
     const void *correlation;    // or NULL
@@ -82,6 +82,7 @@ enum mqtt_end {
 struct mqtt_carrier {
     void *context;
     bool (*is_up)(void *context);
+    // The answer never comes before publish() has returned.
     enum mqtt_publish_result (*publish)(void *context, const struct mqtt_publish *publish, int *mid);
     // How many publishes of QoS 1 may be unacknowledged on this connection, at least 1. Or NULL: any number.
     unsigned (*window)(void *context);
@@ -89,4 +90,11 @@ struct mqtt_carrier {
     void (*got_on)(void *context);
     // Breaks the connection, to make a new one; why is a constant for the log.
     void (*reset)(void *context, const char *why);
+    // What came just now is not acknowledged, nothing that is published leaves, and no more is read, until release() was
+    // called as often as hold(); however many connections that takes. Or NULL.
+    void (*hold)(void *context);
+    void (*release)(void *context);
+    // Writes out what was published in this turn of the loop, so that it has left before what is done next; not while
+    // something is held, nor within what the carrier calls. Or NULL.
+    void (*flush)(void *context);
 };

@@ -6,7 +6,10 @@
 //  - The library closes its socket before on_disconnect, and the next socket often has the same number. So
 //  the
 //    descriptor is compared after every turn of the loop, and each connection has a fresh uv_poll_t.
-//  - A publish inside a callback only queues, so the interest in writing is renewed in every turn.
+//  - It acknowledges a publish before it says that the publish came. So it is told to queue what it has to write (see
+//    link_client_new()), and the loop here has it written at the end of each turn; or later, when what came must be on
+//    disk first: a process that is killed takes the acknowledgement with it, and the broker delivers again. (QoS 2 would
+//    not help: its PUBCOMP goes before the callback too.)
 //  - Connecting resolves the name and waits for the connection, and only the blocking call takes the
 //  properties
 //    of MQTT 5. It runs on libuv's thread pool, where it may block; the client is handed over to the loop
@@ -17,10 +20,13 @@
 #include <fcntl.h>
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -59,6 +65,7 @@ struct mqtt_link {
     struct broker *broker; // of this attempt
     struct link_attempt attempt;
     struct mosquitto *client;
+    size_t held;     // calls of hold() without their release(), also of earlier connections
     uv_poll_t *poll; // on the heap: libuv frees it after the next one has begun
     int polled;      // descriptor of poll
     int interest;    // events of poll
@@ -75,13 +82,13 @@ struct mqtt_link {
     bool tls_said;        // the log has why TLS failed
     bool rival_said;      // in the log
     bool resumed;         // the session, on this connection
-    bool next_is_dup;     // the message that the library passes on next
     struct backoff backoff;
     struct subscriber *subscriber;
     struct hearing *hearing;
     struct broker_limits limits; // of this connection
-    bool publishing;             // a call of the library's
-    int *early;                  // mids that are on their way although that call has not returned; or NULL
+    bool in_library;             // it is reading or writing, and may be in a callback
+    bool flushing;
+    int *early; // mids that were written while somebody flushed; or NULL
     size_t early_count;
     struct pace pace;
     uv_work_t work;
@@ -94,7 +101,6 @@ struct mqtt_link {
 };
 
 static void attempt(struct mqtt_link *link);
-static void tell_early(struct mqtt_link *link);
 
 static void free_poll(uv_handle_t *handle) {
     free(handle);
@@ -147,6 +153,30 @@ static void look_for_tls(struct mqtt_link *link) {
         break_link(link, "%s", link_cause_speaks_tls);
 }
 
+static void tell_ready(struct mqtt_link *link) {
+    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
+        link->handlers->ready(link->context);
+}
+
+static bool has_more_to_read(const struct mqtt_link *link) {
+    int length = 0;
+    return !link->broken && ioctl(link->polled, FIONREAD, &length) == 0 && length > 0;
+}
+
+// While something is held, nothing is read after this: what has come by now is on disk, and acknowledged, together.
+static void read_in(struct mqtt_link *link) {
+    int packets = 0, on = 1;
+    link->in_library = true;
+    do
+        note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
+    while (link->held > 0 && ++packets < READ_PACKETS && has_more_to_read(link));
+    link->in_library = false;
+    // A broker that waits for TCP's acknowledgement before its next small packet would wait for 40 ms.
+    if (!link->broken)
+        setsockopt(link->polled, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
+}
+
+// That the socket takes more only ends the wait: on_prepare() writes.
 static void on_poll(uv_poll_t *poll, int status, int events) {
     struct mqtt_link *link = poll->data;
     if (link->poll != poll || link->client == NULL)
@@ -158,16 +188,54 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     if (link->state == WAITING_CONNACK && !link->attempt.address.tls)
         look_for_tls(link);
     if (!link->broken && (events & UV_READABLE) != 0)
-        note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
-    if (!link->broken && (events & UV_WRITABLE) != 0)
-        note_result(link, mosquitto_loop_write(link->client, READ_PACKETS));
-    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
-        link->handlers->ready(link->context);
+        read_in(link);
+    tell_ready(link);
+}
+
+static void write_out(struct mqtt_link *link) {
+    if (link->held > 0 || !mosquitto_want_write(link->client))
+        return;
+    link->in_library = true;
+    note_result(link, mosquitto_loop_write(link->client, READ_PACKETS));
+    link->in_library = false;
+}
+
+// Whoever flushes is not told meanwhile that what is published at QoS 0 was written.
+static bool is_too_early(struct mqtt_link *link, int mid) {
+    if (!link->flushing)
+        return false;
+    link->early = must_have(realloc(link->early, (link->early_count + 1) * sizeof *link->early));
+    link->early[link->early_count++] = mid;
+    return true;
+}
+
+static void tell_early(struct mqtt_link *link) {
+    size_t count = link->early_count;
+    int *early = link->early;
+    link->early = NULL;
+    link->early_count = 0;
+    for (size_t i = 0; i < count; i++)
+        link->handlers->published(link->context, early[i], MQTT_TAKEN, "");
+    free(early);
+}
+
+static void end_turn(struct mqtt_link *link) {
+    tell_early(link);
+    if (!mosquitto_want_write(link->client))
+        return;
+    write_out(link);
+    tell_ready(link); // QoS 0 is answered by being written
+}
+
+static int interest_of(const struct mqtt_link *link) {
+    if (link->held > 0)
+        return 0;
+    return UV_READABLE | (mosquitto_want_write(link->client) ? UV_WRITABLE : 0);
 }
 
 static void renew_polling(struct mqtt_link *link) {
     int descriptor = mosquitto_socket(link->client);
-    int interest = UV_READABLE | (mosquitto_want_write(link->client) ? UV_WRITABLE : 0);
+    int interest = interest_of(link);
     if (descriptor < 0) {
         note_result(link, MOSQ_ERR_NO_CONN);
         return;
@@ -180,7 +248,9 @@ static void renew_polling(struct mqtt_link *link) {
         link->interest = 0;
         uv_poll_init(link->loop, link->poll, descriptor);
     }
-    if (interest != link->interest)
+    if (interest == 0)
+        uv_poll_stop(link->poll);
+    else if (interest != link->interest)
         uv_poll_start(link->poll, interest, on_poll);
     link->interest = interest;
 }
@@ -286,7 +356,7 @@ static void on_prepare(uv_prepare_t *prepare) {
     if (link->client == NULL || link->state == CONNECTING)
         return;
     if (!link->broken)
-        tell_early(link);
+        end_turn(link);
     if (!link->broken)
         renew_polling(link);
     if (link->broken)
@@ -370,10 +440,8 @@ static void become_up(struct mqtt_link *link) {
     *link->said = '\0';
     backoff_up(&link->backoff, uv_now(link->loop));
     broker_route_worked(&link->route);
-    // It has no more to say than what the calls return, and would format a line for each packet. What the broker
-    // sends again it sends first.
+    // It has no more to say than what the calls return, and would format a line for each packet.
     mosquitto_log_callback_set(link->client, NULL);
-    link->next_is_dup = false;
     uv_timer_stop(&link->timer);
     log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
     if (link->limits.wildcards)
@@ -516,28 +584,6 @@ static void on_disconnect(struct mosquitto *client, void *context, int reason,
     note_result(link, MOSQ_ERR_CONN_LOST);
 }
 
-// With a broker that takes QoS 0 alone, the library says that a message is on its way before the call that publishes it
-// returns. Who made the call is told after it.
-static bool is_too_early(struct mqtt_link *link, int mid) {
-    if (!link->publishing || link->limits.qos > 0)
-        return false;
-    link->early = must_have(realloc(link->early, (link->early_count + 1) * sizeof *link->early));
-    link->early[link->early_count++] = mid;
-    return true;
-}
-
-static void tell_early(struct mqtt_link *link) {
-    size_t count = link->early_count;
-    int *early = link->early;
-    link->early = NULL;
-    link->early_count = 0;
-    for (size_t i = 0; i < count; i++)
-        link->handlers->published(link->context, early[i], MQTT_TAKEN, "");
-    free(early);
-    if (count > 0 && mqtt_link_is_up(link) && link->handlers->ready != NULL)
-        link->handlers->ready(link->context);
-}
-
 static void on_publish(struct mosquitto *client, void *context, int mid, int reason,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
@@ -560,7 +606,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .payload = message->payload,
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
-                                                     .dup = link->next_is_dup,
+                                                     .mid = message->mid,
                                                      .instance = extras.instance,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
@@ -571,9 +617,6 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
 // What the library has to say of faults, such as why TLS failed. Also called on a thread of the pool.
 static void on_log(struct mosquitto *client, void *context, int level, const char *text) {
     struct mqtt_link *link = context;
-    const char *publish = level == MOSQ_LOG_DEBUG ? strstr(text, " received PUBLISH (d") : NULL;
-    if (publish != NULL) // said just before on_message(), and nowhere else
-        link->next_is_dup = publish[strlen(" received PUBLISH (d")] == '1';
     if (level != MOSQ_LOG_ERR && level != MOSQ_LOG_WARNING)
         return;
     link->speaks_plain = link->speaks_plain || link_cause_is_plain(text);
@@ -709,8 +752,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
 
 static void on_paced(uv_timer_t *timer) {
     struct mqtt_link *link = timer->data;
-    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
-        link->handlers->ready(link->context);
+    tell_ready(link);
 }
 
 // Whether the broker wants us to wait with the next one. ready() then tells when it is over.
@@ -728,11 +770,9 @@ static enum mqtt_publish_result send_publish(struct mqtt_link *link, const struc
     if (link->limits.packet_size > 0 && publish_size(publish, instance) > link->limits.packet_size)
         return MQTT_REFUSED;
     mosquitto_property *properties = packet_properties(publish, instance);
-    link->publishing = true;
     int result =
         mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
                              publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
-    link->publishing = false;
     mosquitto_property_free_all(&properties);
     if (result == MOSQ_ERR_SUCCESS)
         pace_sent(&link->pace, uv_now(link->loop));
@@ -745,6 +785,25 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
         return MQTT_NOT_NOW;
     struct mqtt_publish fitting = fit(link, publish);
     return send_publish(link, &fitting, mid);
+}
+
+static void hold(void *context) {
+    struct mqtt_link *link = context;
+    link->held++;
+}
+
+static void release(void *context) {
+    struct mqtt_link *link = context;
+    link->held--;
+}
+
+static void flush(void *context) {
+    struct mqtt_link *link = context;
+    if (!mqtt_link_is_up(link) || link->in_library)
+        return;
+    link->flushing = true;
+    write_out(link);
+    link->flushing = false;
 }
 
 static void got_on(void *context) {
@@ -791,7 +850,10 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                     .publish = publish,
                     .window = carrier_window,
                     .got_on = got_on,
-                    .reset = reset},
+                    .reset = reset,
+                    .hold = hold,
+                    .release = release,
+                    .flush = flush},
     };
     link->subscriber = subscriber_new(loop, subscriptions, subscription_count,
                                       &(struct subscriber_handlers){on_answered, on_result, link});
@@ -900,7 +962,7 @@ static void await_close(int handle) {
     close(handle);
 }
 
-static void say_goodbye(struct mqtt_link *link) {
+static void disconnect(struct mqtt_link *link) {
     int handle = link->will_topic != NULL ? fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0) : -1;
     mosquitto_property *properties = NULL;
     if (link->session == MQTT_SESSION_BRIEF && link->attempt.version == MQTT_5)
@@ -910,6 +972,15 @@ static void say_goodbye(struct mqtt_link *link) {
     mosquitto_loop_write(link->client, READ_PACKETS);
     if (handle >= 0)
         await_close(handle);
+}
+
+// With the connection cut instead, the Last Will says that we are gone.
+static void say_goodbye(struct mqtt_link *link) {
+    if (link->held == 0)
+        disconnect(link);
+    else
+        log_info("%s: closed without a goodbye, which would acknowledge commands that are not on disk",
+                 link->name);
 }
 
 void mqtt_link_stop(struct mqtt_link *link) {

@@ -186,12 +186,18 @@ static bool must_wait(const struct sideline *sideline, const struct note *note, 
     return now < note->not_before || now - sideline->up_since < (wait < most ? wait : most);
 }
 
-// Two values of one topic are never under way at once: not every broker keeps their order.
+// Two values of one topic are never under way at once: not every broker keeps their order. And where a broker closes the
+// connection at a value that it refuses, nothing else would be sent if one went out first on each connection.
+static bool may_say(const struct sideline *sideline, const struct note *note) {
+    const char *topic = note->publish.topic;
+    return note->mid == 0 && !must_wait(sideline, note, SAY_WAIT_MAX) && !is_at_broker(sideline, topic) &&
+           !refusals_forbid(sideline->refusals, topic, &refusals_of_says, uv_now(sideline->loop));
+}
+
 static void pump_says(struct sideline *sideline) {
     struct note *note, *next;
     DL_FOREACH_SAFE(sideline->says, note, next) {
-        if (note->mid != 0 || must_wait(sideline, note, SAY_WAIT_MAX) ||
-            is_at_broker(sideline, note->publish.topic))
+        if (!may_say(sideline, note))
             continue;
         if (hand_over(sideline, note) == MQTT_REFUSED) {
             sideline->given_up(sideline->context, &note->publish, "it cannot be sent to this broker");
@@ -255,8 +261,13 @@ static void end_say(struct sideline *sideline, struct note *note, enum mqtt_answ
                     const char *reason) {
     if (is_for_later(sideline, note, answer))
         return;
-    if (answer != MQTT_TAKEN)
+    if (answer == MQTT_TAKEN) {
+        refusals_note_taken(sideline->refusals, note->publish.topic, &refusals_of_says);
+    } else {
+        refusals_note_said(sideline->refusals, note->publish.topic, &refusals_of_says,
+                           uv_now(sideline->loop));
         sideline->given_up(sideline->context, &note->publish, reason);
+    }
     drop_say(sideline, note);
 }
 
@@ -265,6 +276,8 @@ static void end_result(struct sideline *sideline, struct note *note, enum mqtt_a
     if (is_for_later(sideline, note, answer))
         return;
     if (answer != MQTT_TAKEN) {
+        refusals_note_said(sideline->refusals, note->publish.topic, &refusals_of_results,
+                           uv_now(sideline->loop));
         give_up_result(sideline, note, reason);
         return;
     }

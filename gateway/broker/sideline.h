@@ -3,7 +3,8 @@
 //  - What the instance says about itself, at once and before all that waits: of each topic only the last
 //    value.
 //    When the connection breaks on one, it goes out later on the next; see suspects.h. It is never given up:
-//    once the broker takes it again, it should have the value.
+//    once the broker takes it again, it should have the value. When the broker refuses one in so many words and closes
+//    the connection, the next one of its topic waits for a while.
 //  - Results to the response topics of those who sent commands: last, when nothing else waits, one at a time.
 //    Whoever may send commands chooses these topics, so they never stand in front of anything else. One that
 //    waits for some seconds is written to the store. One that is to blame for breaks is given up.

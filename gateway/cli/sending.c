@@ -97,9 +97,9 @@ __attribute__((format(printf, 3, 4))) static void fail(struct sending *sending, 
                                                        ...) {
     va_list arguments;
     va_start(arguments, format);
-    fputs("trackbus send: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    char *text = text_vformat(format, arguments), clean[2048];
+    fprintf(stderr, "trackbus send: %s\n", clean_text(text, strlen(text), clean, sizeof clean));
+    free(text);
     va_end(arguments);
     end(sending, code);
 }

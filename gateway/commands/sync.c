@@ -48,10 +48,14 @@ static void take_stored(void *context, int64_t id, const char *text) {
     struct command_sync *sync = context;
     char *fault = NULL;
     json_t *row = json_loads(text, 0, NULL);
-    struct command *command = read_row(id, row, &fault);
+    bool is_session = json_is_true(json_object_get(row, "session"));
+    struct command *command = is_session ? NULL : read_row(id, row, &fault);
     json_decref(row);
-    command_table_note_id(table_of(sync), id);
-    if (command == NULL)
+    if (command == NULL || !command->is_foreign)
+        command_table_note_id(table_of(sync), id);
+    if (is_session)
+        sync->before_session = id;
+    else if (command == NULL)
         drop_row(sync, id, fault);
     else
         command_table_add(table_of(sync), command);
@@ -69,10 +73,23 @@ void command_sync_start(struct command_sync *sync) {
 
 // --- the marker ---
 
-// Never before the entry of a command that it covers: of one that is not on disk yet there is none.
+// Whether the entries of all commands are published: what the broker does not have of the others was not canceled.
+static bool is_all_announced(const struct command_sync *sync) {
+    const struct command *command, *next;
+    if (!sync->queue->unannounced)
+        return true;
+    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
+        if (command->unsaid && !command_has_ended(command))
+            return false;
+    }
+    sync->queue->unannounced = false;
+    return true;
+}
+
+// Never before the entry of a command that it covers. Not now is false: command_sync_mark() comes back to it.
 static bool publish_marker(struct command_sync *sync) {
-    if (table_of(sync)->fresh > 0)
-        return false; // command_sync_mark() comes back to it
+    if (bus_is_full(voice_of(sync)->bus) || !is_all_announced(sync))
+        return false;
     const struct command_voice *voice = voice_of(sync);
     int64_t last = table_of(sync)->last_id > 0 ? table_of(sync)->last_id : 1;
     json_t *marker =
@@ -155,7 +172,7 @@ static size_t take_unconfirmed(struct command_sync *sync) {
     struct command *command, *next;
     size_t again = 0;
     HASH_ITER(hh, table_of(sync)->by_id, command, next) {
-        if (command->confirmed || command->fresh || command_has_ended(command))
+        if (command->confirmed || command_has_ended(command))
             continue;
         bool lost = is_lost(sync, command);
         again += lost;
@@ -163,6 +180,7 @@ static size_t take_unconfirmed(struct command_sync *sync) {
             command_voice_publish(voice_of(sync), command);
         else
             take_missing(sync, command);
+        sync->queue->unannounced = sync->queue->unannounced || (lost && command->unsaid);
     }
     return again;
 }
@@ -179,12 +197,18 @@ void command_sync_settled(struct command_sync *sync) {
     size_t again = take_unconfirmed(sync);
     if (again > 0)
         log_warning("%zu pending commands were missing at the broker, publishing them again", again);
-    if (is_intake(sync))
-        publish_marker(sync); // behind them
+    sync->marked = -1;
+    command_sync_mark(sync); // behind them
     send_all(sync);
 }
 
 // --- entries that come ---
+
+// Another instance has ended it.
+static void bury(struct command_sync *sync, struct command *command, enum command_state end) {
+    command->ended_elsewhere = true;
+    command_queue_bury(sync->queue, command, end);
+}
 
 // An emptied entry: somebody canceled the command, or, when we heard of its end before, another instance has
 // ended it.
@@ -194,7 +218,7 @@ static void take_emptied(struct command_sync *sync, struct command *command) {
     if (is_intake(sync))
         command_queue_cancel(sync->queue, command);
     else
-        command_queue_bury(sync->queue, command, COMMAND_CANCELED);
+        bury(sync, command, COMMAND_CANCELED);
 }
 
 static void adopt(struct command *command, struct command *update) {
@@ -217,15 +241,33 @@ static void take_own_entry(struct command_sync *sync, struct command *command, s
         command_voice_publish(voice_of(sync), command);
 }
 
+// What comes while our own word that it is sent has not come back: that word, or that of another who was first.
+static void take_claim(struct command_sync *sync, struct command *command, struct command *update, bool own) {
+    if (update->state != COMMAND_SENT)
+        return; // from before
+    if (!own) {
+        adopt(command, update);
+        command->unheard = command->unwritten = false;
+        command->sent_to = 0;
+    } else if (update->attempts == command->attempts) {
+        command_queue_heard(sync->queue, command);
+    }
+}
+
 // What stands in the broker for a command that is known here. echo: we have said it on this connection.
 static void take_update(struct command_sync *sync, struct command *command, struct command *update,
                         bool echo) {
     const struct command_voice *voice = voice_of(sync);
-    if (command_has_ended(command) || echo || command_voice_is_on_its_way(voice, command))
+    bool own = command_voice_is_own(voice, update);
+    if (command_has_ended(command))
+        return;
+    if (command_has_ended(update) && !echo)
+        bury(sync, command, update->state); // whatever we have said meanwhile
+    else if (command->unheard)
+        take_claim(sync, command, update, own);
+    else if (echo || command_voice_is_on_its_way(voice, command))
         return; // what we have is newer
-    if (command_has_ended(update))
-        command_queue_bury(sync->queue, command, update->state);
-    else if (command_voice_is_own(voice, update))
+    else if (own)
         take_own_entry(sync, command, update);
     else
         adopt(command, update);
@@ -234,6 +276,7 @@ static void take_update(struct command_sync *sync, struct command *command, stru
 // Takes the command over.
 static void take_new(struct command_sync *sync, struct command *command) {
     command->confirmed = true;
+    command->is_foreign = true;
     command_table_add(table_of(sync), command);
     if (is_intake(sync)) // another's before: now it is ours to give back to the broker
         command_voice_keep(voice_of(sync), command);
@@ -254,6 +297,15 @@ static void note_spoiled(struct command_sync *sync, struct command *command) {
     command->spoiled = command->confirmed = sync->any_spoiled = true;
 }
 
+// Whoever may write entries must not fill our memory with them.
+static bool has_room(const struct command_sync *sync, const struct command *command) {
+    const char *full = command_table_full(table_of(sync), command->key);
+    if (full != NULL)
+        log_about(command->key, LOG_WARNING, "%s: the entry of command %lld is ignored: %s", command->key,
+                  (long long)command->id, full);
+    return full == NULL;
+}
+
 // Takes the command over. What the broker kept for an intake while it was away tells what happened, but not
 // what is: that only the retained entries tell, which come behind it.
 static void take_command(struct command_sync *sync, struct command *command, bool retained) {
@@ -262,7 +314,9 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     bool echo = command_voice_is_own(voice_of(sync), command) && !retained;
     if (known != NULL)
         known->confirmed = known->confirmed || current;
-    if (known != NULL && command_has_ended(known) && !command_has_ended(command) && !echo) {
+    // A live end is another instance's, who will empty it. What we said before we heard of the end came behind it.
+    bool stands = retained || !command_has_ended(command);
+    if (known != NULL && command_has_ended(known) && stands && (!echo || known->ended_elsewhere)) {
         command_queue_clear_stale(sync->queue, known, command);
         return;
     }
@@ -271,7 +325,7 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     } else if (known != NULL) {
         known->spoiled = false;
         take_update(sync, known, command, echo);
-    } else if (current && !echo && !command_has_ended(command)) {
+    } else if (current && !echo && !command_has_ended(command) && has_room(sync, command)) {
         take_new(sync, command);
         return;
     }

@@ -19,6 +19,10 @@
 
 // Devices outside the registry; beyond that the one heard longest ago is forgotten.
 #define UNLISTED_MAX 200000
+// Devices that we do not know and of which the broker tells something; of more, nothing is heard.
+#define CLAIMS_MAX 400000
+// Messages that are published in one turn, or a few more: the others go out when the broker has taken some.
+#define AT_ONCE 500
 // States that are looked at to find one to forget.
 #define PASSED_MAX 100
 
@@ -87,8 +91,18 @@ struct denied {
     UT_hash_handle hh;
 };
 
+// A registry that has changed: first the devices that we have are compared with it, then those that it has are taken.
+struct reload {
+    enum { RELOAD_NONE, RELOAD_COMPARES, RELOAD_TAKES } phase;
+    struct device_state *next; // to be compared
+    int64_t *moved;            // ids that devices have no longer
+    size_t moved_count, moved_capacity;
+    size_t taken; // of the registry
+};
+
 struct devices {
     struct devices_parts parts;
+    struct reload reload;
     uint32_t us; // as a holder
     struct device_state *by_id;
     struct device_state *by_age; // in the order in which they were heard, the last at the end (LRU)
@@ -226,6 +240,8 @@ static void forget(struct devices *devices, struct device_state *state) {
     unwatch(devices, state);
     devices->unlisted -= !state->listed;
     DL_DELETE(devices->by_age, state);
+    if (devices->reload.next == state)
+        devices->reload.next = state->hh.next;
     HASH_DEL(devices->by_id, state);
     free(state->name);
     values_free(&state->values);
@@ -354,7 +370,8 @@ static void identify(struct devices *devices, struct device_state *state, const 
     state->listed = device->listed;
     if (same)
         return;
-    snprintf(state->ident, sizeof state->ident, "%s", ident);
+    if (ident != state->ident) // which snprintf() would empty
+        snprintf(state->ident, sizeof state->ident, "%s", ident);
     free(state->name);
     state->name = must_have(strdup(device->name));
     state->type_id = device->type_id;
@@ -544,7 +561,8 @@ static void publish_due(struct devices *devices) {
     // Otherwise clearing would remove what was published in its place.
     bool may = publisher_is_open(devices->parts.publisher) && clearing_is_clear(devices->parts.clearing) &&
                bus_has_taken(bus, devices->removed);
-    while (may && devices->due != NULL && bus_keeps_up(bus))
+    uint64_t before = bus_last_number(bus);
+    while (may && devices->due != NULL && bus_keeps_up(bus) && bus_last_number(bus) - before < AT_ONCE)
         if (!publish_device(devices, devices->due))
             break;
 }
@@ -597,7 +615,7 @@ static bool publish_again(void *context) {
 }
 
 void devices_taken(struct devices *devices) {
-    if (devices->held == NULL)
+    if (devices->held == NULL && devices->due == NULL)
         return;
     release(devices);
     publish_due(devices);
@@ -622,10 +640,20 @@ static void take_back(struct devices *devices, struct device_state *state) {
         announce_anew(devices, state);
 }
 
+static size_t compare_some(struct devices *devices, size_t count);
+
+// Its id may still be that of another one that the registry has given a new id: then it gets that at once.
+static void let_it_have_its_id(struct devices *devices, const struct session *session) {
+    const struct device_state *holder = find(devices, session->device.id);
+    if (holder != NULL && strcmp(holder->ident, session->ident) != 0)
+        compare_some(devices, SIZE_MAX);
+}
+
 void devices_arrived(struct devices *devices, const struct session *session,
                      const struct config_channel *channel) {
     if (!session->device.known)
         return;
+    let_it_have_its_id(devices, session);
     struct device_state *state = find_or_make(devices, session->device.id, session->ident);
     identify(devices, state, &session->device, session->ident);
     take_codec(devices, state, channel->codec);
@@ -636,14 +664,16 @@ void devices_arrived(struct devices *devices, const struct session *session,
     mark_due(devices, state, STATE_CONNECTED);
 }
 
+// While the registry changes, its id may be another's already.
 static struct device_state *state_of(const struct devices *devices, const struct session *session) {
-    return session->device.known ? find(devices, session->device.id) : NULL;
+    struct device_state *state = session->device.known ? find(devices, session->device.id) : NULL;
+    return state != NULL && strcmp(state->ident, session->ident) == 0 ? state : NULL;
 }
 
 // When a device has gone to another gateway, that gateway says so itself.
 void devices_left(struct devices *devices, const struct session *session) {
     struct device_state *state = state_of(devices, session);
-    if (state == NULL || strcmp(state->ident, session->ident) != 0)
+    if (state == NULL)
         return;
     state->elsewhere = session->elsewhere;
     if (session->elsewhere) {
@@ -756,10 +786,18 @@ void devices_remove(struct devices *devices, int64_t id) {
 
 // Makes or updates the state of a listed device. Whether it is connected is said once it is known that no
 // other gateway has it.
-static void take_listed(struct devices *devices, const struct config_device *listed) {
+static struct device_state *take_listed(struct devices *devices, const struct config_device *listed) {
     struct device device = registry_device(devices->parts.registry, listed->ident);
     struct device_state *state = find_or_make(devices, device.id, listed->ident);
     identify(devices, state, &device, listed->ident);
+    return state;
+}
+
+// The broker has said all that it retains: what it did not have of this one is due.
+static void confirm(struct devices *devices, struct device_state *state) {
+    if (!state->confirmed)
+        mark_due(devices, state, STATE_CONNECTED | STATE_DISCOVERY);
+    state->confirmed = true;
 }
 
 static void take_registry(struct devices *devices) {
@@ -786,11 +824,6 @@ static void move(struct devices *devices, struct device_state *state) {
     identify(devices, state, &device, state->ident);
 }
 
-struct moved {
-    int64_t from;
-    struct device_state *state; // NULL: it is removed
-};
-
 // Whether the device of a state still has one, now that the registry says what device is.
 static bool stays(const struct devices *devices, const struct device_state *state,
                   const struct device *device) {
@@ -798,42 +831,102 @@ static bool stays(const struct devices *devices, const struct device_state *stat
                              session_by_ident(devices->parts.sessions, state->ident) != NULL);
 }
 
-static size_t collect_moved(struct devices *devices, struct moved *moved) {
-    struct device_state *state, *next;
-    size_t count = 0;
-    DL_FOREACH_SAFE(devices->by_age, state, next) {
-        struct device device = registry_device(devices->parts.registry, state->ident);
-        bool here = stays(devices, state, &device);
-        if (here && device.id == state->id) {
-            identify(devices, state, &device, state->ident);
-            continue;
-        }
-        moved[count++] = (struct moved){.from = state->id, .state = here ? state : NULL};
-        if (here)
-            HASH_DEL(devices->by_id, state); // ids may be exchanged: first all are taken out
-        else
-            forget(devices, state);
+static void note_moved(struct reload *reload, int64_t id) {
+    if (reload->moved_count == reload->moved_capacity) {
+        reload->moved_capacity = reload->moved_capacity * 2 + 64;
+        reload->moved = must_have(realloc(reload->moved, reload->moved_capacity * sizeof(int64_t)));
     }
-    return count;
+    reload->moved[reload->moved_count++] = id;
+}
+
+// What is retained under the id of one that is gone, and not its next holder's, is removed.
+static void compare_next(struct devices *devices) {
+    struct device_state *state = devices->reload.next;
+    struct device device = registry_device(devices->parts.registry, state->ident);
+    devices->reload.next = state->hh.next;
+    if (!stays(devices, state, &device)) {
+        clearing_begin(devices->parts.clearing, state->id);
+        forget(devices, state);
+    } else if (device.id != state->id) {
+        note_moved(&devices->reload, state->id);
+    } else {
+        identify(devices, state, &device, state->ident);
+    }
+}
+
+// Its messages carry the new id from now on.
+static void tell_session(const struct devices *devices, const struct device_state *state) {
+    struct session *session = session_by_ident(devices->parts.sessions, state->ident);
+    if (session != NULL)
+        session_reload(session);
+}
+
+// All at once: ids may be exchanged, so that first all are taken out, and nobody may come in between.
+static void move_all(struct devices *devices) {
+    const struct reload *reload = &devices->reload;
+    struct device_state **states = must_have(calloc(reload->moved_count + 1, sizeof(struct device_state *)));
+    for (size_t i = 0; i < reload->moved_count; i++) {
+        states[i] = find(devices, reload->moved[i]);
+        if (states[i] != NULL)
+            HASH_DEL(devices->by_id, states[i]);
+    }
+    for (size_t i = 0; i < reload->moved_count; i++)
+        if (states[i] != NULL)
+            move(devices, states[i]);
+    for (size_t i = 0; i < reload->moved_count; i++) {
+        if (states[i] != NULL)
+            tell_session(devices, states[i]);
+        clearing_begin(devices->parts.clearing, reload->moved[i]);
+    }
+    free(states);
+}
+
+static void end_comparing(struct devices *devices) {
+    struct reload *reload = &devices->reload;
+    reload->phase = RELOAD_TAKES;
+    move_all(devices);
+    free(reload->moved);
+    reload->moved = NULL;
+    reload->moved_count = reload->moved_capacity = 0;
+}
+
+// Returns how many it has compared; no more when all are.
+static size_t compare_some(struct devices *devices, size_t count) {
+    size_t done = 0;
+    for (; devices->reload.phase == RELOAD_COMPARES && done < count; done++) {
+        if (devices->reload.next != NULL)
+            compare_next(devices);
+        else
+            end_comparing(devices);
+    }
+    return done;
 }
 
 bool devices_know(const struct devices *devices, int64_t id) {
     return find(devices, id) != NULL;
 }
 
-void devices_reload(struct devices *devices) {
-    struct moved *moved = must_have(calloc(HASH_COUNT(devices->by_id) + 1, sizeof *moved));
-    size_t count = collect_moved(devices, moved);
-    for (size_t i = 0; i < count; i++)
-        if (moved[i].state != NULL)
-            move(devices, moved[i].state);
-    take_registry(devices);
-    for (size_t i = 0; i < count; i++)
-        // Retained topics under the old id that the new holder does not have are removed.
-        clearing_begin(devices->parts.clearing, moved[i].from);
-    free(moved);
+void devices_reload_begin(struct devices *devices) {
+    devices->reload = (struct reload){.phase = RELOAD_COMPARES, .next = devices->by_id};
+}
+
+static void take_next(struct devices *devices) {
+    struct reload *reload = &devices->reload;
+    const struct config_device *listed = registry_at(devices->parts.registry, reload->taken++);
+    if (listed == NULL) {
+        reload->phase = RELOAD_NONE;
+        return;
+    }
+    struct device_state *state = take_listed(devices, listed);
     if (publisher_is_open(devices->parts.publisher))
-        devices_all_read(devices);
+        confirm(devices, state);
+}
+
+bool devices_reload_some(struct devices *devices, size_t count) {
+    size_t done = compare_some(devices, count);
+    for (; devices->reload.phase == RELOAD_TAKES && done < count; done++)
+        take_next(devices);
+    return devices->reload.phase == RELOAD_NONE;
 }
 
 // --- what the broker has ---
@@ -844,14 +937,26 @@ static struct claim *find_claim(const struct devices *devices, int64_t id) {
     return claim;
 }
 
+// NULL when there are too many.
 static struct claim *find_or_make_claim(struct devices *devices, int64_t id) {
     struct claim *claim = find_claim(devices, id);
-    if (claim != NULL)
+    if (claim != NULL || HASH_COUNT(devices->claims) >= CLAIMS_MAX)
         return claim;
     claim = must_have(calloc(1, sizeof *claim));
     claim->id = id;
     HASH_ADD(hh, devices->claims, id, sizeof claim->id, claim);
     return claim;
+}
+
+enum claim_kind { CLAIM_OURS, CLAIM_IDENTIFIED, CLAIM_REPORTED };
+
+static void note_claim(struct devices *devices, int64_t id, enum claim_kind kind) {
+    struct claim *claim = find_or_make_claim(devices, id);
+    if (claim == NULL)
+        return;
+    claim->ours = claim->ours || kind == CLAIM_OURS;
+    claim->identified = claim->identified || kind == CLAIM_IDENTIFIED;
+    claim->reported = claim->reported || kind == CLAIM_REPORTED;
 }
 
 static bool is_claimed(const struct devices *devices, int64_t id) {
@@ -967,7 +1072,7 @@ static bool is_by_another(const struct devices *devices, const struct mqtt_recei
 static void note_identified(struct devices *devices, int64_t id) {
     clearing_heard_identity(devices->parts.clearing, id);
     if (!devices->all_read && find(devices, id) == NULL)
-        find_or_make_claim(devices, id)->identified = true;
+        note_claim(devices, id, CLAIM_IDENTIFIED);
 }
 
 static void hear_identity(struct devices *devices, int64_t id, const char *topic,
@@ -1082,7 +1187,7 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
     if (state != NULL && !is_overtaken(&state->heard_holder, received))
         hear_holder_of(devices, state, instance, topic, received);
     else if (state == NULL && bus_is_own(devices->parts.bus, instance) && received->retain)
-        find_or_make_claim(devices, id)->ours = true;
+        note_claim(devices, id, CLAIM_OURS);
     json_decref(json);
 }
 
@@ -1145,7 +1250,7 @@ static void hear_retained_timestamp(struct devices *devices, int64_t id, struct 
     if (state != NULL)
         hear_timestamp(state, received);
     else if (!devices->all_read)
-        find_or_make_claim(devices, id)->reported = true;
+        note_claim(devices, id, CLAIM_REPORTED);
 }
 
 // Somebody has written a value of ours. What is due goes out anyway, but if it waits for telemetry_interval it may take
@@ -1249,9 +1354,7 @@ void devices_all_read(struct devices *devices) {
     drop_claims(devices);
     devices->all_read = true;
     DL_FOREACH(devices->by_age, state) {
-        if (!state->confirmed)
-            mark_due(devices, state, STATE_CONNECTED | STATE_DISCOVERY);
-        state->confirmed = true;
+        confirm(devices, state);
     }
 }
 
@@ -1269,6 +1372,7 @@ void devices_free(struct devices *devices) {
     drop_claims(devices);
     while (devices->denied != NULL)
         forget_denied(devices, devices->denied->id);
+    free(devices->reload.moved);
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);
     free(devices);

@@ -86,8 +86,10 @@ void devices_taken(struct devices *devices);
 // All are due for Home Assistant again.
 void devices_announce(struct devices *devices);
 
-// The registry has changed: names, ids, devices that are new or gone. sessions_reload() comes after it.
-void devices_reload(struct devices *devices);
+// The registry has changed: names, ids, devices that are new or gone. So many devices are looked at at a time, and the
+// sessions of those that have another id are told. Returns whether all is done; sessions_reload_begin() comes then.
+void devices_reload_begin(struct devices *devices);
+bool devices_reload_some(struct devices *devices, size_t count);
 
 // Whether a device of that id is in the registry, was heard, or had something retained at the beginning.
 bool devices_know(const struct devices *devices, int64_t id);

@@ -25,6 +25,7 @@ struct instance {
     bool intake;    // it takes commands in
     double started; // its run, as it says; 0: not known
     struct remote_channel *channels;
+    size_t channel_count;
     UT_hash_handle hh;
 };
 
@@ -40,10 +41,11 @@ struct instances {
 
 // --- the table ---
 
+// NULL beyond INSTANCES_MAX: whoever may write there must not fill our memory.
 static struct instance *find_or_make(struct instances *instances, const char *client_id, size_t length) {
     struct instance *instance;
     HASH_FIND(hh, instances->by_id, client_id, length, instance);
-    if (instance != NULL)
+    if (instance != NULL || HASH_COUNT(instances->by_id) >= INSTANCES_MAX)
         return instance;
     instance = must_have(calloc(1, sizeof *instance));
     instance->client_id = must_have(strndup(client_id, length));
@@ -57,10 +59,12 @@ static struct remote_channel *find_channel(const struct instance *instance, int6
     return channel;
 }
 
+// NULL beyond INSTANCES_CHANNELS_MAX.
 static struct remote_channel *find_or_make_channel(struct instance *instance, int64_t id) {
     struct remote_channel *channel = find_channel(instance, id);
-    if (channel != NULL)
+    if (channel != NULL || instance->channel_count >= INSTANCES_CHANNELS_MAX)
         return channel;
+    instance->channel_count++;
     channel = must_have(calloc(1, sizeof *channel));
     channel->id = id;
     LL_APPEND(instance->channels, channel);
@@ -69,6 +73,7 @@ static struct remote_channel *find_or_make_channel(struct instance *instance, in
 
 static void remove_channel(struct instance *instance, struct remote_channel *channel) {
     LL_DELETE(instance->channels, channel);
+    instance->channel_count--;
     json_decref(channel->state);
     free(channel);
 }
@@ -269,6 +274,8 @@ static json_t *read_channel(int64_t id, const struct mqtt_received *received) {
 static void hear_channel(struct instances *instances, struct instance *instance, int64_t id,
                          const struct mqtt_received *received) {
     struct remote_channel *channel = find_or_make_channel(instance, id);
+    if (channel == NULL)
+        return;
     json_decref(channel->state);
     channel->state = read_channel(id, received);
     tell_channel(instances, id);
@@ -287,10 +294,13 @@ void instances_received(struct instances *instances, const char *topic,
     const char *rest = topic + strcspn(topic, "/");
     size_t length = (size_t)(rest - topic);
     int64_t channel_id = instances_channel_of(rest);
-    if (topic_after(topic, bus_client_id(instances->bus)) == rest)
-        return; // our own
+    if (topic_after(topic, bus_client_id(instances->bus)) == rest || (channel_id <= 0 && *rest != '\0'))
+        return; // our own, or nothing of this
+    struct instance *instance = find_or_make(instances, topic, length);
+    if (instance == NULL)
+        return;
     if (channel_id > 0)
-        hear_channel(instances, find_or_make(instances, topic, length), channel_id, received);
-    else if (*rest == '\0')
-        hear_instance(instances, find_or_make(instances, topic, length), received);
+        hear_channel(instances, instance, channel_id, received);
+    else
+        hear_instance(instances, instance, received);
 }

@@ -7,6 +7,9 @@
 
 #include "gateway/broker/bus.h"
 
+#define INSTANCES_MAX          1000 // others that are known; of more, nothing is heard
+#define INSTANCES_CHANNELS_MAX 1000 // of each
+
 struct instances;
 
 // Told when what an instance says about a channel has changed; and when what all say together may have

@@ -96,6 +96,10 @@ bool state_is_answered(const struct state *state) {
     return publisher_is_open(state->publisher);
 }
 
+bool state_has_others(const struct state *state) {
+    return instances_any_online(state->instances);
+}
+
 bool state_knows(const struct state *state, int64_t device_id) {
     return !state_is_answered(state) || devices_know(state->devices, device_id);
 }
@@ -299,8 +303,12 @@ void state_commands_come(struct state *state, bool come) {
     instance_state_set_commands(state->instance_state, come);
 }
 
-void state_reload(struct state *state) {
-    devices_reload(state->devices);
+void state_reload_begin(struct state *state) {
+    devices_reload_begin(state->devices);
+}
+
+bool state_reload_some(struct state *state, size_t count) {
+    return devices_reload_some(state->devices, count);
 }
 
 // --- making and taking apart ---

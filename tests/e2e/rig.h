@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "tests/temporary.h"
+
 #define RIG_DEADLINE 15000 // milliseconds, generous: a busy machine is no fault
 #define RIG_USER     "rig"
 #define RIG_PASSWORD "secret"
@@ -37,7 +39,7 @@ struct rig_message {
 };
 
 struct rig {
-    char directory[64];
+    char directory[TEMPORARY_MAX];
     int broker_port;
     pid_t broker, gateway;
     char log_path[96]; // what the gateway said

@@ -37,7 +37,7 @@ static void speak(struct rig *rig, const int devices[FLEET], int round) {
 
 static void expect_round(struct rig *rig, int round) {
     for (int i = 0; i < FLEET; i++) {
-        char topic[96], value[16];
+        char topic[160], value[16];
         snprintf(topic, sizeof topic, "state/gw/devices/%s/telemetry/position.satellites", ident_of(i));
         snprintf(value, sizeof value, "%d", 5 + round);
         rig_expect_standing(rig, topic, value);
