@@ -674,6 +674,14 @@ Test(outbox, sends_results_last_and_one_at_a_time) {
     expect_handed("1 r1 r2");
 }
 
+Test(outbox, sends_no_result_while_reports_wait) {
+    struct mqtt_publish one = result_to("a", "r1");
+    outbox_put_result(outbox, &one);
+    put_all(WINDOW + 2);
+    go_up();
+    expect_handed("1 2 3 4");
+}
+
 Test(outbox, says_the_last_value_first) {
     struct mqtt_publish one = result_to("state", "s1"), two = result_to("state", "s2"),
                         three = result_to("state", "s3");
