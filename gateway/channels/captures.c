@@ -258,7 +258,7 @@ void captures_request(struct captures *captures, const char *payload, size_t len
 // --- who is wanted ---
 
 bool captures_run(const struct captures *captures) {
-    return captures->count > 0;
+    return captures != NULL && captures->count > 0;
 }
 
 bool captures_follow(const struct captures *captures) {
