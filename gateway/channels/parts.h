@@ -29,7 +29,7 @@ struct channel_parts {
     struct outbox *outbox;
     const struct bus *bus;
     struct gate *gate;
-    struct captures *captures;
+    struct captures *captures; // or NULL: nobody can ask for any
     struct session_table *sessions;
     struct channel_place *places; // one for each of config->channels
     const struct channel_observer *observer;
