@@ -8,10 +8,13 @@
 #include "gateway/base/clock.h"
 #include "gateway/broker/bus.h"
 #include "gateway/commands/queue.h"
+#include "tests/allocations.h"
 #include "tests/carrier.h"
 
-#define DEVICES 20
-#define HOUR    3600000000LL
+#define DEVICES    100 // that wait for as many commands as there may be
+#define ENDED      200
+#define TOMBSTONES 100000 // that are kept
+#define HOUR       3600000000LL
 
 static struct carrier carrier;
 static struct bus *bus;
@@ -29,7 +32,11 @@ static bool find_road(void *context, int64_t device_id, const char *ident, struc
     return true;
 }
 
-static const struct command_roads roads = {.find = find_road};
+static bool has_others(void *context) {
+    return false;
+}
+
+static const struct command_roads roads = {.find = find_road, .has_others = has_others};
 
 static void ignore(void *context) {
 }
@@ -46,9 +53,9 @@ static void set_up(void) {
 }
 
 static void tear_down(void) {
-    command_table_clear(&table);
     roll_call_stop(roll_call);
     carrier_close(&carrier);
+    command_table_clear(&table); // until then the outbox knows who waits
     roll_call_free(roll_call);
     bus_free(bus);
 }
@@ -84,4 +91,73 @@ Test(command_sweep, costs_as_much_as_there_are_devices) {
     cr_assert(finds <= 5 * DEVICES, "%zu times a device was looked for", finds);
     cr_assert(finds > 0);
     cr_assert(table.pending == DEVICES * COMMANDS_PER_DEVICE_MAX);
+}
+
+// An entry that the outbox has no room for is on disk already: while that lasts nothing is written again.
+Test(command_sweep, does_nothing_for_entries_while_the_outbox_is_full) {
+    struct command_queue queue = {
+        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
+    for (int64_t i = 0; i < COMMANDS_PER_DEVICE_MAX; i++) {
+        add(i + 1, 1, i == 0);
+        command_table_find(&table, i + 1)->unsaid = true;
+    }
+    carrier_fill(&carrier, 0);
+    size_t before = allocations_count();
+    command_queue_sweep(&queue, clock_ticks());
+    cr_assert(allocations_count() - before < COMMANDS_PER_DEVICE_MAX / 10, "%zu allocations",
+              allocations_count() - before);
+}
+
+// --- ends ---
+
+static struct command *add_ended(int64_t id) {
+    struct command *command = calloc(1, sizeof *command);
+    command->id = id;
+    command->key = strdup("devices/1");
+    command->device_id = 1;
+    command->state = COMMAND_PROCESSED;
+    command_table_add(&table, command);
+    return command;
+}
+
+static void add_ends(void) {
+    for (int64_t i = 1; i <= ENDED; i++) {
+        struct command *command = add_ended(i);
+        command->definition = json_pack("{s:s}", "name", "rconf");
+        command->result = json_pack("{s:b}", "executed", 1);
+        command->response_topic = strdup("answers/1");
+        command->end_written = true;
+    }
+}
+
+static void sweep_often(void) {
+    static struct command_queue queue; // as long as ends wait
+    queue = (struct command_queue){
+        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
+    for (int i = 0; i < 100; i++)
+        command_queue_sweep(&queue, clock_ticks());
+}
+
+// The entry as it ended, the log entry, the result, the emptied entry; whoever looks how often.
+Test(command_sweep, says_each_end_once_while_the_broker_is_away) {
+    add_ends();
+    sweep_often();
+    cr_assert(outbox_count(carrier.outbox) == 4 * ENDED, "%zu messages", outbox_count(carrier.outbox));
+}
+
+Test(command_sweep, says_no_end_while_the_outbox_is_full) {
+    carrier_fill(&carrier, 0);
+    size_t before = outbox_count(carrier.outbox);
+    add_ends();
+    sweep_often();
+    cr_assert(outbox_count(carrier.outbox) == before, "%zu more", outbox_count(carrier.outbox) - before);
+}
+
+// The oldest go, although their time is not over.
+Test(command_sweep, forgets_the_oldest_of_too_many_that_have_ended) {
+    for (int64_t i = 1; i <= TOMBSTONES + 50; i++)
+        add_ended(i)->forget_at = clock_ticks() + HOUR;
+    sweep_often();
+    cr_assert(HASH_COUNT(table.by_id) == TOMBSTONES, "%u are known", HASH_COUNT(table.by_id));
+    cr_assert(command_table_find(&table, 50) == NULL && command_table_find(&table, 51) != NULL);
 }

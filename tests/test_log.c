@@ -102,3 +102,10 @@ Test(log, sources_that_collide_are_others_in_each_run) {
     limiter_allows(&two, 0, "a", 1, NULL);
     cr_expect(memcmp(one.key, two.key, sizeof one.key) != 0);
 }
+
+// Whatever comes from outside: C0, C1, DEL, marks of direction, ends of lines, bytes that are no text.
+Test(log, shows_what_a_terminal_would_obey) {
+    log_warning("a\x1b[31m \xc2\x9b"
+                "31m \x7f \u202e \u2028 \xff b");
+    cr_expect_str_eq(lines[0], "a\\x1b[31m \\u009b31m \\x7f \\u202e \\u2028 \\xff b", "'%s'", lines[0]);
+}

@@ -49,3 +49,11 @@ void store_damaged_set_aside(const char *path) {
     rename_wal(path, to);
     free(to);
 }
+
+void store_damaged_put_away(const char *path) {
+    char *to = choose_name(path);
+    if (rename(path, to) == 0)
+        log_error("another file took the place of the store %s and was set aside as %s", path, to);
+    rename_wal(path, to);
+    free(to);
+}

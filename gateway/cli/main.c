@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "gateway/base/clean.h"
 #include "gateway/cli/cli.h"
 #include "schema/schemas.h"
 
@@ -13,6 +14,7 @@ static const char help[] =
     "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
     "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
     "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
+    "  trackbus capture [-c FILE] DEVICE      see the bytes of a device, both directions\n"
     "  trackbus store list|resend|drop        what the broker did not take\n"
     "  trackbus check -c FILE                 check a configuration\n"
     "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
@@ -27,8 +29,9 @@ static const struct subcommand {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"run", cli_run},           {"check", cli_check}, {"decode", cli_decode}, {"encode", cli_encode},
-    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},   {"send", cli_send},
+    {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
+    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
+    {"store", cli_store},   {"send", cli_send},         {"capture", cli_capture},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {
@@ -70,7 +73,9 @@ int cli_read_config(int argc, char **argv, const char *help_text, const char **f
 }
 
 void cli_print_fault(void *file, const char *path, const char *problem) {
-    fprintf(file, "%s: %s\n", path, problem);
+    char where[512], what[1024];
+    fprintf(file, "%s: %s\n", clean_text(path, strlen(path), where, sizeof where),
+            clean_text(problem, strlen(problem), what, sizeof what));
 }
 
 static int run(const char *name, int argc, char **argv) {

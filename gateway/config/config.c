@@ -97,6 +97,26 @@ static void read_options(struct faults *faults, struct config_channel *channel, 
         }
 }
 
+static void read_proxy(struct faults *faults, struct config_channel *channel, const json_t *json,
+                       const char *path) {
+    const json_t *from = json_object_get(json, "proxy_from"), *range;
+    size_t i;
+    channel->proxy_protocol = json_is_true(json_object_get(json, "proxy_protocol"));
+    channel->proxy_from = must_have(calloc(json_array_size(from) + 1, sizeof *channel->proxy_from));
+    json_array_foreach(from, i, range) {
+        struct address_range *next = &channel->proxy_from[channel->proxy_from_count];
+        if (address_range_parse(json_string_value(range), next))
+            channel->proxy_from_count++;
+        else
+            faults_add(faults, path,
+                       "has \"%s\" in proxy_from, expected an address or a network such as 192.0.2.0/24",
+                       json_string_value(range));
+    }
+    if (channel->proxy_protocol && json_array_size(from) == 0)
+        faults_add(faults, path,
+                   "has proxy_protocol, expected proxy_from as well: the addresses of the balancers");
+}
+
 static void read_channel(struct faults *faults, struct config *config, const json_t *json, size_t index) {
     struct config_channel *channel = &config->channels[index];
     const char *protocol = text_of(json, "protocol");
@@ -112,6 +132,7 @@ static void read_channel(struct faults *faults, struct config *config, const jso
         faults_add(faults, path, "has the protocol \"%s\", expected %s", protocol, list);
     }
     read_options(faults, channel, json, path);
+    read_proxy(faults, channel, json, path);
     read_address(faults, json, "tcp", index, &channel->tcp, &channel->has_tcp);
     read_address(faults, json, "udp", index, &channel->udp, &channel->has_udp);
 }
@@ -412,6 +433,8 @@ struct config *config_parse(const char *text, size_t length, config_fault_fn *fa
 void config_free(struct config *config) {
     if (config == NULL)
         return;
+    for (size_t i = 0; i < config->channel_count; i++)
+        free(config->channels[i].proxy_from);
     free(config->channels);
     free_brokers(config);
     config_devices_free(config->devices);

@@ -112,7 +112,7 @@ struct rig *rig_up(const char *changes);
 // The same with a clock for the gateway, see clock: for what takes it seconds.
 struct rig *rig_up_at(const char *clock, const char *changes);
 // A rig for one more gateway on the same broker, with the same client; its own client_id is for its
-// configuration to say. It goes with the first one.
+// configuration to say. It goes with the first one. A third is beside the second.
 struct rig *rig_beside(struct rig *rig);
 // Stops the gateways, which must end well. The last line of a test.
 void rig_finish(struct rig *rig);

@@ -204,7 +204,7 @@ Test(readme_commands, a_command_and_its_answer) {
 
 // --- without a broker ---
 
-static const char *const offline[] = {"capture", "capture-hex", "encode", "encode-hex"};
+static const char *const offline[] = {"capture", "capture-explain", "capture-hex", "encode", "encode-hex"};
 #define OFFLINE (sizeof offline / sizeof offline[0])
 
 Test(readme_commands, without_a_broker) {
