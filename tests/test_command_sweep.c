@@ -8,6 +8,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/broker/bus.h"
 #include "gateway/commands/queue.h"
+#include "gateway/commands/sync.h"
 #include "tests/allocations.h"
 #include "tests/carrier.h"
 
@@ -24,9 +25,12 @@ static struct command_table table;
 static struct config config;
 static struct config_channel channel = {.id = 1, .name = "mictrack"};
 static size_t finds; // how often a device was looked for
+static bool reachable;
 
 static bool find_road(void *context, int64_t device_id, const char *ident, struct road *road) {
     finds++;
+    if (!reachable)
+        return false;
     *road =
         (struct road){.channel = &channel, .device_id = device_id, .ident = "866425031361423", .serial = 7};
     return true;
@@ -50,6 +54,7 @@ static void set_up(void) {
     channel.codec = codec_find("mictrack");
     config.commands.intake = true;
     finds = 0;
+    reachable = true;
 }
 
 static void tear_down(void) {
@@ -61,6 +66,14 @@ static void tear_down(void) {
 }
 
 TestSuite(command_sweep, .init = set_up, .fini = tear_down);
+
+// As long as ends wait.
+static struct command_queue *own_queue(void) {
+    static struct command_queue queue;
+    queue = (struct command_queue){
+        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
+    return &queue;
+}
 
 // A command for a connected device that answers nothing: the first one is out, the others wait behind it.
 static void add(int64_t id, int64_t device_id, bool out) {
@@ -82,12 +95,10 @@ static void add(int64_t id, int64_t device_id, bool out) {
 }
 
 Test(command_sweep, costs_as_much_as_there_are_devices) {
-    struct command_queue queue = {
-        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
     for (int64_t device = 1; device <= DEVICES; device++)
         for (int64_t i = 0; i < COMMANDS_PER_DEVICE_MAX; i++)
             add(device * 10000 + i, device, i == 0);
-    command_queue_sweep(&queue, clock_ticks());
+    command_queue_sweep(own_queue(), clock_ticks());
     cr_assert(finds <= 5 * DEVICES, "%zu times a device was looked for", finds);
     cr_assert(finds > 0);
     cr_assert(table.pending == DEVICES * COMMANDS_PER_DEVICE_MAX);
@@ -95,15 +106,13 @@ Test(command_sweep, costs_as_much_as_there_are_devices) {
 
 // An entry that the outbox has no room for is on disk already: while that lasts nothing is written again.
 Test(command_sweep, does_nothing_for_entries_while_the_outbox_is_full) {
-    struct command_queue queue = {
-        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
     for (int64_t i = 0; i < COMMANDS_PER_DEVICE_MAX; i++) {
         add(i + 1, 1, i == 0);
         command_table_find(&table, i + 1)->unsaid = true;
     }
     carrier_fill(&carrier, 0);
     size_t before = allocations_count();
-    command_queue_sweep(&queue, clock_ticks());
+    command_queue_sweep(own_queue(), clock_ticks());
     cr_assert(allocations_count() - before < COMMANDS_PER_DEVICE_MAX / 10, "%zu allocations",
               allocations_count() - before);
 }
@@ -131,11 +140,8 @@ static void add_ends(void) {
 }
 
 static void sweep_often(void) {
-    static struct command_queue queue; // as long as ends wait
-    queue = (struct command_queue){
-        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
     for (int i = 0; i < 100; i++)
-        command_queue_sweep(&queue, clock_ticks());
+        command_queue_sweep(own_queue(), clock_ticks());
 }
 
 // The entry as it ended, the log entry, the result, the emptied entry; whoever looks how often.
@@ -160,4 +166,49 @@ Test(command_sweep, forgets_the_oldest_of_too_many_that_have_ended) {
     sweep_often();
     cr_assert(HASH_COUNT(table.by_id) == TOMBSTONES, "%u are known", HASH_COUNT(table.by_id));
     cr_assert(command_table_find(&table, 50) == NULL && command_table_find(&table, 51) != NULL);
+}
+
+static void note_written(void *context, bool ok) {
+    *(bool *)context = ok;
+}
+
+// After a crash it would be sent again otherwise, although somebody was told how it ended.
+Test(command_sweep, an_end_is_published_once_it_is_on_disk) {
+    bool written = false;
+    add(1, 1, false);
+    command_queue_cancel(own_queue(), command_table_find(&table, 1));
+    cr_assert(outbox_count(carrier.outbox) == 0);
+    store_when_written(carrier.store, note_written, &written);
+    carrier_run_until(&carrier, &written);
+    cr_assert(outbox_count(carrier.outbox) == 3, "%zu messages", outbox_count(carrier.outbox));
+}
+
+// Numbers of frames begin anew with each connection: of two that wait for the same answer it is the one that was
+// sent on this connection.
+Test(command_sweep, an_answer_is_that_of_the_command_sent_on_its_connection) {
+    const struct road here = {.channel = &channel, .ident = "866425031361423", .device_id = 1, .serial = 7};
+    const struct codec_answer answer = {.key = "5", .outcome = CODEC_SUCCESS, .text = "ok"};
+    for (int64_t id = 1; id <= 3; id++) {
+        add(id, 1, true);
+        strcpy(command_table_find(&table, id)->expectation.key, "5");
+        command_table_find(&table, id)->sent_to = id == 2 ? 7 : 6;
+    }
+    command_queue_answered(own_queue(), &here, &answer);
+    cr_assert(command_has_ended(command_table_find(&table, 2)));
+    cr_assert(!command_has_ended(command_table_find(&table, 1)));
+    cr_assert(!command_has_ended(command_table_find(&table, 3)));
+}
+
+// What the broker had and has no longer was canceled; what it never had is lost.
+Test(command_sweep, what_the_broker_vouches_for_and_does_not_have_was_canceled) {
+    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .vouched = 2};
+    reachable = false;
+    for (int64_t id = 1; id <= 3; id++) {
+        add(id, 1, false);
+        command_table_find(&table, id)->confirmed = false;
+    }
+    command_sync_settled(&sync);
+    cr_assert(command_table_find(&table, 1)->state == COMMAND_CANCELED);
+    cr_assert(command_table_find(&table, 2)->state == COMMAND_CANCELED);
+    cr_assert(!command_has_ended(command_table_find(&table, 3)));
 }

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -98,6 +100,28 @@ Test(store, keeps_what_was_put) {
     close_well(store);
     store = open_well();
     expect_rows(store, "1={\"a\":1};2={\"a\":\"two\"};");
+    close_well(store);
+}
+
+// Comes before the C library's, which SQLite would call. Whoever is told that something is written must be able to
+// switch the machine off.
+static atomic_int syncs;
+
+int fdatasync(int descriptor) {
+    syncs++;
+    return (int)syscall(SYS_fdatasync, descriptor);
+}
+
+Test(store, syncs_what_it_says_is_written) {
+    struct store *store = open_well();
+    int written = 0;
+    for (int i = 1; i <= 3; i++) { // each in a transaction of its own
+        syncs = 0;
+        store_put_command(store, i, "{}");
+        store_when_written(store, count_written, &written);
+        uv_run(&loop, UV_RUN_DEFAULT);
+        cr_assert(written == i && syncs > 0, "write %d of %d was synced %d times", i, written, syncs);
+    }
     close_well(store);
 }
 

@@ -258,11 +258,11 @@ void captures_request(struct captures *captures, const char *payload, size_t len
 // --- who is wanted ---
 
 bool captures_run(const struct captures *captures) {
-    return captures->count > 0;
+    return captures != NULL && captures->count > 0;
 }
 
 bool captures_follow(const struct captures *captures) {
-    return captures->devices > 0;
+    return captures != NULL && captures->devices > 0;
 }
 
 static bool is_called(const struct session *session, const char *text) {

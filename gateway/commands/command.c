@@ -120,6 +120,22 @@ json_t *command_to_json(const struct command *command) {
     return entry;
 }
 
+static bool is_same_text(const char *one, const char *other) {
+    return one == other || (one != NULL && other != NULL && strcmp(one, other) == 0);
+}
+
+bool command_is_same(const struct command *one, const struct command *other) {
+    bool same = strcmp(one->key, other->key) == 0 && one->created == other->created &&
+                one->expires == other->expires && one->max_attempts == other->max_attempts &&
+                is_same_text(one->response_topic, other->response_topic);
+    for (size_t i = 0; i < DEFINITION_KEYS && same; i++) {
+        const json_t *value = json_object_get(one->definition, definition_keys[i]);
+        const json_t *its = json_object_get(other->definition, definition_keys[i]);
+        same = value == its || json_equal(value, its);
+    }
+    return same;
+}
+
 // --- reading ---
 
 static void keep_first(void *context, const char *path, const char *problem) {

@@ -92,6 +92,9 @@ void command_set_deadlines(struct command *command, const struct clock_mark *now
 // The entry; for the caller to free.
 json_t *command_to_json(const struct command *command);
 
+// Whether they are the same command, whatever has become of it: by what no gateway changes.
+bool command_is_same(const struct command *one, const struct command *other);
+
 // Reads the entry under key. NULL, and *reason (for the caller to free), when it is not one. Its definition
 // is not checked against the protocol's schemas.
 struct command *command_from_json(const char *key, json_t *entry, char **reason);

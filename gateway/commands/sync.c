@@ -282,14 +282,6 @@ static void take_new(struct command_sync *sync, struct command *command) {
         command_voice_keep(voice_of(sync), command);
 }
 
-// Whether they are the same command, whatever became of it: no gateway changes these.
-static bool is_same(const struct command *command, const struct command *update) {
-    const char *ours = command->response_topic, *theirs = update->response_topic;
-    return strcmp(command->key, update->key) == 0 && command->created == update->created &&
-           command->expires == update->expires && json_equal(command->definition, update->definition) &&
-           (ours == theirs || (ours != NULL && theirs != NULL && strcmp(ours, theirs) == 0));
-}
-
 // Somebody has overwritten an entry that we wrote last: it has neither ended nor changed.
 static void note_spoiled(struct command_sync *sync, struct command *command) {
     if (command_has_ended(command) || command->fresh || !command_voice_is_own(voice_of(sync), command))
@@ -320,7 +312,7 @@ static void take_command(struct command_sync *sync, struct command *command, boo
         command_queue_clear_stale(sync->queue, known, command);
         return;
     }
-    if (known != NULL && !command_has_ended(known) && !is_same(known, command)) {
+    if (known != NULL && !command_has_ended(known) && !command_is_same(known, command)) {
         note_spoiled(sync, known);
     } else if (known != NULL) {
         known->spoiled = false;

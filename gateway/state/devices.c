@@ -593,12 +593,12 @@ static void deny(struct devices *devices, int64_t id) {
     publisher_wake(devices->parts.publisher);
 }
 
-// Of those that have become known it is said with the rest.
+// Of those that have become known it is said with the rest. Of those that are removed nothing is said any more.
 static void publish_denied(struct devices *devices) {
     while (devices->denied != NULL && publisher_is_open(devices->parts.publisher) &&
            bus_keeps_up(devices->parts.bus)) {
         int64_t id = devices->denied->id;
-        if (find(devices, id) == NULL)
+        if (find(devices, id) == NULL && !clearing_is_under_way(devices->parts.clearing, id))
             publish_connected(devices, id, false);
         forget_denied(devices, id);
     }

@@ -352,7 +352,7 @@ static const char *advised_limit(void) {
     return line;
 }
 
-static void expect_huge_command_to_cost_no_memory(struct rig *rig) {
+static void expect_huge_command_to_cost_less(struct rig *rig, long most) {
     char *huge = calloc(1, HUGE);
     rig_expect(rig, INSTANCE "/queue", NULL); // all that it does at its start is done
     expect_command(rig, "where?");
@@ -360,13 +360,13 @@ static void expect_huge_command_to_cost_no_memory(struct rig *rig) {
     rig_publish_bytes(rig, "command/gw/devices/" VAN, huge, HUGE);
     expect_command(rig, "light,1#");
     long after = peak_memory(rig->gateway);
-    cr_assert(before > 0 && after - before < HUGE / 4, "from %ld to %ld bytes", before, after);
+    cr_assert(before > 0 && after - before < most, "from %ld to %ld bytes", before, after);
     free(huge);
     rig_finish(rig);
 }
 
 Test(strict, huge_command_costs_no_memory) {
-    expect_huge_command_to_cost_no_memory(rig_up(NULL));
+    expect_huge_command_to_cost_less(rig_up(NULL), HUGE / 4);
 }
 
 // MQTT 3.1.1 cannot say how much we take, and the library has no bound: the broker's own does.
@@ -375,5 +375,5 @@ Test(strict, huge_command_costs_no_memory_with_3_1_1_and_the_advised_limit) {
     struct rig *rig = rig_with_broker(advised_limit());
     rig_gateway_start(rig, NULL);
     rig_expect_state(rig);
-    expect_huge_command_to_cost_no_memory(rig);
+    expect_huge_command_to_cost_less(rig, HUGE); // whoever takes it has it once at least
 }
