@@ -24,7 +24,7 @@ struct devices;
 // All stay the caller's.
 struct devices_parts {
     const struct config *config;
-    const struct registry *registry;
+    struct registry *registry;
     const struct bus *bus;
     struct mqtt_asker asker;
     struct publisher *publisher;
@@ -85,6 +85,9 @@ void devices_announce(struct devices *devices);
 
 // The registry has changed: names, ids, devices that are new or gone. sessions_reload() comes after it.
 void devices_reload(struct devices *devices);
+
+// As state_forget_silent().
+void devices_forget_silent(struct devices *devices);
 
 // Whether a device of that id is in the registry, was heard, or had something retained at the beginning.
 bool devices_know(const struct devices *devices, int64_t id);

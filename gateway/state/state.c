@@ -297,6 +297,11 @@ void state_reload(struct state *state) {
     devices_reload(state->devices);
 }
 
+void state_forget_silent(struct state *state) {
+    if (state_is_answered(state))
+        devices_forget_silent(state->devices);
+}
+
 // --- making and taking apart ---
 
 static void remove_device(void *context, int64_t device_id) {
