@@ -71,6 +71,13 @@ Test(log, says_how_many_were_left_out) {
     cr_expect(count_of("more like the next line were left out") >= 1);
 }
 
+Test(log, passes_no_control_characters_on) {
+    log_error("a %s b", "\x1b[31m\x07\x7f\r\n");
+    cr_assert(count == 1);
+    for (const char *c = lines[0]; *c != '\0'; c++)
+        cr_expect((unsigned char)*c >= 0x20 && *c != 0x7f, "%s has %02x", lines[0], *c);
+}
+
 Test(log, cuts_a_line_between_two_characters) {
     char *text = malloc(60001);
     for (size_t i = 0; i < 60000; i += 2)

@@ -209,12 +209,14 @@ static int folder_length(const char *path) {
     return slash != NULL ? (int)(slash - path) + 1 : 0;
 }
 
-// Where a target leads from a page, as a path from the root; folders are one level deep.
+// Where a target leads from a page, as a path from the root.
 static void resolve(const struct page *page, const char *target, int length, char path[PATH_MAX_]) {
-    if (length >= 3 && strncmp(target, "../", 3) == 0)
-        snprintf(path, PATH_MAX_, "%.*s", length - 3, target + 3);
-    else
-        snprintf(path, PATH_MAX_, "%.*s%.*s", folder_length(page->name), page->name, length, target);
+    int folder = folder_length(page->name);
+    for (; length >= 3 && strncmp(target, "../", 3) == 0; length -= 3, target += 3)
+        do
+            folder--;
+        while (folder > 0 && page->name[folder - 1] != '/');
+    snprintf(path, PATH_MAX_, "%.*s%.*s", folder > 0 ? folder : 0, page->name, length, target);
 }
 
 static bool exists(const char *path) {

@@ -13,6 +13,7 @@
 #include "gateway/channels/message_stamp.h"
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
+#include "gateway/channels/tap.h"
 
 #define QUOTE_MAX     160  // of bytes in a log line
 #define BEGINNING_MAX 1024 // bytes that are looked at to guess a protocol
@@ -324,6 +325,7 @@ void conversation_begin(struct peer *peer, struct channel_parts *parts, const st
 
 void conversation_end(struct peer *peer) {
     forget_beginning(peer);
+    tap_forget(peer);
     peer_drop_replies(peer);
     session_detach(peer);
     stream_free(&peer->stream);
@@ -366,7 +368,9 @@ enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_
     peer->stream.setting.now = clock_now();
     uint64_t faults = peer->stream.faults;
     remember_beginning(peer, bytes, length);
+    tap_received(peer, bytes, length);
     enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
+    tap_taken(peer);
     if (peer->stream.faults != faults)
         tell_foreign(peer);
     if (peer->places != NULL || peer->foreign)

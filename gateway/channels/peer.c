@@ -87,6 +87,8 @@ bool peer_warn(const struct peer *peer, const char *kind, unsigned *suppressed, 
 // --- replies ---
 
 static void free_reply(struct pending_reply *reply) {
+    reply->peer->reply_count--;
+    reply->peer->parts->reply_count--;
     free(reply->refusal);
     free(reply);
 }
@@ -162,14 +164,21 @@ static struct pending_reply *add_reply(struct peer *peer, const uint8_t *bytes, 
     memcpy(reply->bytes, bytes, length);
     DL_APPEND(peer->replies, reply);
     peer->unsettled++;
+    peer->reply_count++;
+    peer->parts->reply_count++;
     return reply;
+}
+
+// Nothing else bounds replies that wait for what was said before, such as those to records that cannot be read.
+static bool has_too_many(const struct peer *peer) {
+    return peer->reply_count >= PEER_REPLIES_MAX || peer->parts->reply_count >= PEER_REPLIES_ALL_MAX;
 }
 
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length) {
     uint64_t first = peer->first_number;
     peer->first_number = 0;
     peer->latest_reply = NULL;
-    if (peer->refused || (first == 0 && is_pending(peer, bytes, length)))
+    if (peer->refused || (first == 0 && (has_too_many(peer) || is_pending(peer, bytes, length))))
         return;
     struct pending_reply *reply = add_reply(peer, bytes, length);
     reply->waiter.first = first != 0 ? first : peer->last_number;

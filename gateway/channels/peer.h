@@ -9,10 +9,14 @@
 #include "gateway/channels/parts.h"
 #include "gateway/channels/stream.h"
 
+#define PEER_REPLIES_MAX     1000   // of a peer that wait, beyond which one without a message is left out
+#define PEER_REPLIES_ALL_MAX 100000 // and of all peers
+
 struct peer;
 struct pending_reply;
 struct place;
 struct session;
+struct tap_held;
 
 struct peer_transport {
     bool is_udp;
@@ -40,6 +44,7 @@ struct peer {
     char *turned_away;           // the ident that is not allowed here and spoke last, or NULL
     enum close_code refusal;     // why that is; the code to close it with when nobody else has spoken
     bool told;                   // that it began, so that its end is told too
+    struct tap_held *held;       // what it said and heard, for a capture that may want it; or NULL
     uint64_t serial;             // no other peer has it
     enum close_code close_code;  // set while bytes are taken: close when that is done
     const char *loss;            // what the system said when the connection was lost, a constant; or NULL
@@ -51,13 +56,15 @@ struct peer {
     uint64_t last_number;        // of the last message
     bool refused; // the broker did not take a message: what it says again is not to be acknowledged
     struct pending_reply *replies;      // that wait until messages are safe
+    size_t reply_count;                 // of these
     size_t unsettled;                   // of those: the last ones, which do not wait yet
     struct pending_reply *latest_reply; // of these, the one put out last; NULL: it was left out
     uint64_t datagrams;                 // over UDP, taken from it
 };
 
 // Sends bytes once the messages since the last reply are safe; over UDP all messages of the datagram. Nothing
-// goes out before peer_settle_replies().
+// goes out before peer_settle_replies(). A reply without a message of its own is left out when too many wait: the
+// device says it again.
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length);
 
 // Sends these bytes instead of the last ones of peer_send_when_safe() when the broker refuses one of those

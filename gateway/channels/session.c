@@ -96,12 +96,15 @@ static void enter(struct session *session, struct peer *peer) {
     *place_of(session, peer) = place;
     DL_APPEND(peer->places, place);
     peer->place_count++;
+    peer->parts->place_count++;
     speak(place);
 }
 
 static void end(struct session *session, const struct peer *peer) {
     struct session_table *table = peer->parts->sessions;
     leave(session, peer);
+    if (table->reloads == session)
+        table->reloads = session->by_ident.next;
     HASH_DELETE(by_ident, table->by_ident, session);
     leave_id(table, session);
     free(session);
@@ -123,6 +126,7 @@ static void end_place(struct place *place) {
     forget_device(peer, session->ident);
     DL_DELETE(peer->places, place);
     peer->place_count--;
+    peer->parts->place_count--;
     free(place);
     if (session->tcp == NULL && session->udp == NULL)
         end(session, peer);
@@ -138,10 +142,13 @@ static void give_up(struct place *place, enum close_code code) {
 
 // The one that has not spoken for longest.
 static void bound_places(struct peer *peer) {
-    if (peer->place_count <= STREAM_DEVICES_MAX)
+    bool many = peer->place_count > STREAM_DEVICES_MAX;
+    if (!many && (peer->place_count < 2 || peer->parts->place_count <= PLACES_ALL_MAX))
         return;
-    peer_warn(peer, "idents", NULL, "speaks for more than %d devices: %s, heard longest ago, is disconnected",
-              STREAM_DEVICES_MAX, peer->places->session->ident);
+    peer_warn(peer, "idents", NULL,
+              "speaks for more than %d devices%s: %s, heard longest ago, is disconnected",
+              many ? STREAM_DEVICES_MAX : PLACES_ALL_MAX, many ? "" : ", with all other connections",
+              peer->places->session->ident);
     end_place(peer->places);
 }
 
@@ -316,22 +323,37 @@ static void take_identity(struct session_table *table, struct session *session, 
     arrive(session, peer);
 }
 
-void sessions_reload(struct channel_parts *parts) {
-    struct session_table *table = parts->sessions;
-    struct session *session, *next;
-    HASH_ITER(by_ident, table->by_ident, session, next) {
-        registry_admit(parts->registry, session->ident);
-        struct device device = registry_device(parts->registry, session->ident);
-        if (!device.allowed)
-            close_all(session, CLOSE_REJECTED);
-        else if (device.known == session->device.known && device.id == session->device.id)
-            session->device = device;
-        else
-            take_identity(table, session, &device);
-    }
-    HASH_ITER(by_ident, table->by_ident, session, next) {
-        parts->observer->talks(parts->observer->context, session);
-    }
+void session_reload(struct session *session) {
+    struct channel_parts *parts = session_any_peer(session)->parts;
+    registry_admit(parts->registry, session->ident);
+    struct device device = registry_device(parts->registry, session->ident);
+    if (!device.allowed)
+        close_all(session, CLOSE_REJECTED);
+    else if (device.known == session->device.known && device.id == session->device.id)
+        session->device = device;
+    else
+        take_identity(parts->sessions, session, &device);
+}
+
+void sessions_reload_begin(struct session_table *table) {
+    table->reloads = table->by_ident;
+}
+
+// What waits for it may go out: perhaps its id is another one now.
+static void reload_next(struct session_table *table) {
+    struct session *session = table->reloads;
+    const struct channel_parts *parts = session_any_peer(session)->parts;
+    session_reload(session);
+    if (table->reloads != session)
+        return; // it is gone
+    table->reloads = session->by_ident.next;
+    parts->observer->talks(parts->observer->context, session);
+}
+
+bool sessions_reload_some(struct session_table *table, size_t count) {
+    for (; table->reloads != NULL && count > 0; count--)
+        reload_next(table);
+    return table->reloads == NULL;
 }
 
 // --- devices outside the registry ---

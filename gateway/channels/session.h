@@ -7,6 +7,8 @@
 #include "gateway/channels/event.h"
 #include "gateway/channels/peer.h"
 
+#define PLACES_ALL_MAX 200000 // devices at peers of several, beyond which each peer keeps the one that speaks
+
 // A device at a peer. A peer has several when it speaks for several devices, as a relay does.
 struct place {
     struct peer *peer;
@@ -35,6 +37,7 @@ struct session {
 struct session_table {
     struct session *by_ident;
     struct session *by_id;
+    struct session *reloads; // the next one of those that are still to be given what the registry says
 };
 
 enum session_arrival {
@@ -76,9 +79,13 @@ void session_heard(const struct channel_parts *parts, int64_t device_id, const c
 // has sent.
 bool session_is_settled(const struct channel_parts *parts, const struct session *session);
 
-// Gives all devices that are here what the registry now says about them; closes those that it no longer
-// allows (code 13), unless they spoke for others too.
-void sessions_reload(struct channel_parts *parts);
+// Gives a device that is here what the registry now says about it; closes it (code 13) when that no longer allows it,
+// unless it spoke for others too.
+void session_reload(struct session *session);
+// The same for all that are here, so many at a time; a session ends meanwhile as at any other time. Returns whether all
+// have it.
+void sessions_reload_begin(struct session_table *table);
+bool sessions_reload_some(struct session_table *table, size_t count);
 
 // Gives those devices outside the registry an identity that had none for want of a place (limits.unknown_devices), as
 // far as there are places now.

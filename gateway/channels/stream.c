@@ -72,6 +72,7 @@ static struct stream_session *find_session(const struct stream *stream, const ch
 static void drop_session(struct stream *stream, struct stream_session *session) {
     DL_DELETE(stream->sessions, session);
     stream->session_count--;
+    stream->counters->sessions--;
     free(session);
 }
 
@@ -82,7 +83,9 @@ static struct stream_session *find_or_make_session(struct stream *stream, const 
     session = must_have(calloc(1, sizeof *session + stream->codec->session_size));
     strcpy(session->ident, ident);
     DL_APPEND(stream->sessions, session);
-    if (++stream->session_count > STREAM_DEVICES_MAX)
+    stream->counters->sessions++;
+    if (++stream->session_count > STREAM_DEVICES_MAX ||
+        (stream->session_count > 1 && stream->counters->sessions > STREAM_DEVICES_ALL_MAX))
         drop_session(stream, stream->sessions);
     return session;
 }
@@ -165,7 +168,8 @@ static void put_fault(struct stream *stream, size_t at, const char *verdict, con
                                                                 .verdict = verdict,
                                                                 .reason = reason,
                                                                 .bytes = bytes,
-                                                                .length = length});
+                                                                .length = length,
+                                                                .at = at});
 }
 
 // The device that spoke takes its leave.
@@ -173,6 +177,13 @@ static enum stream_state take_goodbye(struct stream *stream) {
     const struct stream_sink *sink = stream->sink;
     bool ends = sink->goodbye == NULL || sink->goodbye(stream->context, stream->ident);
     return ends ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
+}
+
+static void tell_frame(struct stream *stream, const uint8_t *frame, size_t length,
+                       enum codec_verdict verdict) {
+    stream->sink->frame(stream->context,
+                        &(struct stream_frame){
+                            .offset = stream->offset, .bytes = frame, .length = length, .verdict = verdict});
 }
 
 // What was not taken of a device is new when it is allowed later. Where the codec remembers all devices together, the
@@ -191,7 +202,10 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
         .reply = pass_reply,
         .answer = count_answer,
         .scratch = &scratch,
+        .explanation = stream->explanation,
     };
+    if (stream->explanation != NULL)
+        explain_reset(stream->explanation);
     struct stream_session *session = session_of_frame(stream, frame, length);
     enum codec_verdict verdict = stream->codec->decode(session->memory, frame, length, &out);
     stream->counters->verdicts[verdict]++;
@@ -199,6 +213,8 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
     stream->rejected += verdict != CODEC_OK && stream->ident[0] == '\0' ? length : 0;
     stream->had_frame = true;
     stream->setting.frame += stream->setting.transport == CODEC_UDP;
+    if (stream->sink->frame != NULL)
+        tell_frame(stream, frame, length, verdict);
     if (verdict != CODEC_OK)
         put_fault(stream, out.reason_offset, codec_verdict_name(verdict), out.reason, frame, length);
     if (verdict == CODEC_VIOLATION)

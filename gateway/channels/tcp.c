@@ -13,6 +13,7 @@
 #include "gateway/channels/event.h"
 #include "gateway/channels/proxy.h"
 #include "gateway/channels/socket.h"
+#include "gateway/channels/tap.h"
 
 #define BACKLOG         4096
 #define RECEIVE_BUFFER  32768 // bytes that the system keeps of what a connection has sent and was not read
@@ -127,6 +128,17 @@ static void on_written(uv_write_t *request, int status) {
     free(request); // the reading side hears of a broken connection
 }
 
+// What the network does not take at once. False: nothing more is sent.
+static bool queue_rest(struct tcp_connection *connection, const uint8_t *bytes, size_t length) {
+    struct write *write = must_have(malloc(sizeof *write + length));
+    memcpy(write->bytes, bytes, length);
+    uv_buf_t buffer = uv_buf_init((char *)write->bytes, (unsigned)length);
+    bool queued = uv_write(&write->request, (uv_stream_t *)&connection->tcp, &buffer, 1, on_written) == 0;
+    if (!queued)
+        free(write);
+    return queued;
+}
+
 static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
     struct tcp_connection *connection = (struct tcp_connection *)peer;
     uv_buf_t buffer = uv_buf_init((char *)bytes, (unsigned)length);
@@ -136,19 +148,14 @@ static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
     if (connection->ended)
         set_timer(connection); // this may be what it still waited for
     int written = uv_try_write((uv_stream_t *)&connection->tcp, &buffer, 1);
-    if (written == (int)length)
-        return;
     size_t done = written > 0 ? (size_t)written : 0;
-    if (uv_stream_get_write_queue_size((uv_stream_t *)&connection->tcp) + length > WRITE_QUEUE_MAX) {
+    if (done < length &&
+        uv_stream_get_write_queue_size((uv_stream_t *)&connection->tcp) + length > WRITE_QUEUE_MAX) {
         peer->close_code = CLOSE_LIMIT; // it does not read; the timer closes it, so no caller loses it here
         uv_timer_start(&connection->timer, on_timer, 0, 0);
-        return;
+    } else if (done == length || queue_rest(connection, bytes + done, length - done)) {
+        tap_sent(peer, bytes, length);
     }
-    struct write *write = must_have(malloc(sizeof *write + length - done));
-    memcpy(write->bytes, bytes + done, length - done);
-    buffer = uv_buf_init((char *)write->bytes, (unsigned)(length - done));
-    if (uv_write(&write->request, (uv_stream_t *)&connection->tcp, &buffer, 1, on_written) != 0)
-        free(write);
 }
 
 static const struct peer_transport tcp_transport = {.send = send_bytes, .close = close_connection};

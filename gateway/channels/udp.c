@@ -12,8 +12,9 @@
 #include "gateway/channels/datagram.h"
 #include "gateway/channels/event.h"
 #include "gateway/channels/proxy.h"
+#include "gateway/channels/tap.h"
 
-#define PEERS_MAX      100000 // addresses remembered; beyond that the one heard longest ago is forgotten
+#define PEERS_MAX      100000 // addresses that are remembered
 #define SWEEP_INTERVAL 5000   // milliseconds
 
 struct udp_peer {
@@ -28,9 +29,10 @@ struct udp_peer {
 static void send_datagram(struct peer *peer, const uint8_t *bytes, size_t length) {
     struct udp_peer *udp = (struct udp_peer *)peer;
     int result = datagram_send(udp->socket->descriptor, &udp->ends, bytes, length);
-    if (result == 0)
+    if (result == 0) {
         peer->sent += length;
-    else // as any datagram may be; the device, or the command, tries again
+        tap_sent(peer, bytes, length);
+    } else // as any datagram may be; the device, or the command, tries again
         peer_warn(peer, "send", NULL, "a datagram of %zu bytes could not be sent: %s", length,
                   uv_strerror(result));
 }
@@ -72,7 +74,7 @@ static struct udp_peer *find_peer(struct udp_socket *socket, const struct sockad
 static void remember(struct udp_socket *socket, struct udp_peer *udp) {
     if (udp->remembered)
         HASH_DEL(socket->peers, udp);
-    else if (HASH_COUNT(socket->peers) >= PEERS_MAX)
+    else if (HASH_COUNT(socket->peers) >= socket->peers_max)
         forget(socket->peers, CLOSE_LIMIT);
     udp->remembered = true;
     HASH_ADD(hh, socket->peers, key, sizeof udp->key, udp);
@@ -185,8 +187,11 @@ int udp_bind(struct udp_socket *udp, struct channel_parts *parts, const struct c
     int descriptor = datagram_open(&channel->udp, parts->config->workers >= 2);
     if (descriptor < 0)
         return descriptor;
-    *udp = (struct udp_socket){
-        .parts = parts, .channel = channel, .counters = counters, .descriptor = descriptor};
+    *udp = (struct udp_socket){.parts = parts,
+                               .channel = channel,
+                               .counters = counters,
+                               .descriptor = descriptor,
+                               .peers_max = PEERS_MAX};
     start(udp);
     return 0;
 }

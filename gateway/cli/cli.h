@@ -6,6 +6,9 @@
 
 #define EXIT_USAGE 2
 
+// What the program was built from; empty where that is not known.
+extern const char cli_commit[];
+
 int cli_run(int argc, char **argv);
 int cli_check(int argc, char **argv);
 int cli_decode(int argc, char **argv);
@@ -14,6 +17,7 @@ int cli_describe(int argc, char **argv);
 int cli_watch(int argc, char **argv);
 int cli_store(int argc, char **argv);
 int cli_send(int argc, char **argv);
+int cli_capture(int argc, char **argv);
 
 // Prints what was wrong with the arguments and where help is; returns EXIT_USAGE.
 __attribute__((format(printf, 2, 3))) int cli_usage_fault(const char *subcommand, const char *format, ...);

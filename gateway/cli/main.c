@@ -14,6 +14,7 @@ static const char help[] =
     "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
     "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
     "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
+    "  trackbus capture [-c FILE] DEVICE      see the bytes of a device, both directions\n"
     "  trackbus store list|resend|drop        what the broker did not take\n"
     "  trackbus check -c FILE                 check a configuration\n"
     "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
@@ -28,8 +29,9 @@ static const struct subcommand {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"run", cli_run},           {"check", cli_check}, {"decode", cli_decode}, {"encode", cli_encode},
-    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},   {"send", cli_send},
+    {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
+    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
+    {"store", cli_store},   {"send", cli_send},         {"capture", cli_capture},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {
@@ -96,6 +98,13 @@ static int help_with(int argc, char **argv) {
     return 0;
 }
 
+static void print_version(void) {
+    fputs("trackbus " TRACKBUS_VERSION, stdout);
+    if (*cli_commit != '\0')
+        printf(" (%s)", cli_commit);
+    putchar('\n');
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         fputs(help, stderr);
@@ -108,7 +117,7 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "help") == 0)
         return help_with(argc - 1, argv + 1);
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
-        puts("trackbus " TRACKBUS_VERSION);
+        print_version();
         return 0;
     }
     return run(argv[1], argc - 1, argv + 1);

@@ -13,6 +13,7 @@
 #include "gateway/base/address.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/config/environment.h"
 #include "gateway/config/faults.h"
 #include "gateway/config/ident.h"
 #include "gateway/config/prune.h"
@@ -58,33 +59,6 @@ static json_t *load_json(struct faults *faults, const char *file, const char *pa
     if (json == NULL)
         add_json_fault(faults, file, path, &error);
     return json;
-}
-
-static const struct {
-    const char *variable;
-    const char *section;
-    const char *key;
-} environment[] = {
-    {"TRACKBUS_MQTT_URL", "mqtt", "url"},
-    {"TRACKBUS_MQTT_USERNAME", "mqtt", "username"},
-    {"TRACKBUS_MQTT_PASSWORD", "mqtt", "password"},
-    {"TRACKBUS_TOPIC_PREFIX", "mqtt", "topic_prefix"},
-    {"TRACKBUS_STORE", "store", "path"},
-};
-
-static void apply_environment(json_t *json) {
-    for (size_t i = 0; i < sizeof environment / sizeof environment[0]; i++) {
-        const char *value = getenv(environment[i].variable);
-        if (value == NULL || *value == '\0')
-            continue;
-        if (json_object_get(json, environment[i].section) == NULL)
-            json_object_set_new(json, environment[i].section, json_object());
-        json_t *section = json_object_get(json, environment[i].section);
-        if (json_is_object(section))
-            json_object_set_new(section, environment[i].key, json_string(value));
-        if (strcmp(environment[i].key, "password") == 0 && json_is_object(section))
-            json_object_set_new(section, "password_file", json_null());
-    }
 }
 
 // --- what a schema cannot say ---
@@ -431,9 +405,10 @@ static struct config *read_config(struct faults *faults, json_t *json) {
     json_t *schema = schema_with_options();
     struct config *config = must_have(calloc(1, sizeof *config));
     config->json = json;
-    apply_environment(json);
+    environment_apply(faults, json, schema);
     struct pruning pruning = {.faults = faults, .json = json, .name = "$"};
     check_schema(&pruning, schema, schema);
+    environment_find_credentials(faults, json);
     if (json_is_object(json))
         read_all(faults, config);
     json_decref(schema);

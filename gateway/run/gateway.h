@@ -3,7 +3,8 @@
 #pragma once
 
 #include "gateway/config/config.h"
+#include "gateway/run/service.h"
 
 // Runs until SIGINT or SIGTERM. Returns the exit code. Takes config->devices over; the rest stays the
-// caller's.
-int gateway_run(struct config *config);
+// caller's. sign: where a worker gives signs of life; NULL: to the service manager.
+int gateway_run(struct config *config, struct sign *sign);
