@@ -168,7 +168,7 @@ static void open_channel(struct udp_socket *udp) {
     config.on_channels = true;
     config.mqtt.topic_prefix = "trackbus";
     parts.observer = &quiet;
-    parts.registry = registry_new(&none, UNKNOWN_ACCEPT);
+    parts.registry = registry_new(&none, UNKNOWN_ACCEPT, 1000000);
     parts.gate = gate_new(&carrier.loop, NULL, NULL);
     parts.captures = captures_new(&carrier.loop, bus);
     parts.log_limiter.per_second = parts.datagram_limiter.per_second = 1000;

@@ -744,9 +744,11 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
     if (link->attempt.version == MQTT_3_1_1) {
         fitting.correlation = NULL;
         fitting.response_topic = NULL;
-        if (fitting.retain == MQTT_RETAINED_SIGNED)
+        if (fitting.retain != MQTT_NOT_RETAINED)
             fitting.retain = MQTT_RETAINED;
     }
+    if (fitting.retain == MQTT_RETAINED_FOR_A_WHILE)
+        fitting.expiry = (unsigned)link->config->limits.forget_unknown_after;
     if (!link->limits.retain)
         fitting.retain = MQTT_NOT_RETAINED;
     return fitting;
