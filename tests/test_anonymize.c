@@ -52,12 +52,11 @@ static size_t gather(const struct capture_file *file, bool sent, uint8_t *bytes)
     return length;
 }
 
-static struct replay replay_of(const struct capture_file *file, const struct codec *codec) {
+// Into replay, which must stay where it is.
+static void decode(struct replay *replay, const struct capture_file *file, const char *protocol) {
     static uint8_t bytes[65536];
-    struct replay replay;
-    replay_begin(&replay, codec);
-    replay_feed(&replay, bytes, gather(file, false, bytes), CODEC_END);
-    return replay;
+    replay_begin(replay, codec_find(protocol));
+    replay_feed(replay, bytes, gather(file, false, bytes), CODEC_END);
 }
 
 // Made-up idents stand in place of the others, and everything else is as it was.
@@ -202,8 +201,9 @@ Test(anonymize, text_reports_say_the_same) {
     fclose(out);
     struct capture_file *was = read_text(text), *is = read_text(text);
     cr_assert_null(anonymize(is));
-    struct replay before = replay_of(was, codec_find("mictrack")),
-                  after = replay_of(is, codec_find("mictrack"));
+    struct replay before, after;
+    decode(&before, was, "mictrack");
+    decode(&after, is, "mictrack");
     cr_assert_eq(before.count, 2);
     expect_same_lines(&before, &after, VAN, MADE_UP);
     expect_none_left(is);
@@ -236,8 +236,9 @@ static void check_magicyo(const char *transport, size_t cut) {
     fclose(out);
     struct capture_file *was = read_text(text), *is = read_text(text);
     cr_assert_null(anonymize(is));
-    struct replay before = replay_of(was, codec_find("magicyo")),
-                  after = replay_of(is, codec_find("magicyo"));
+    struct replay before, after;
+    decode(&before, was, "magicyo");
+    decode(&after, is, "magicyo");
     expect_same_lines(&before, &after, LORRY, MADE_UP);
     cr_assert(strncmp(before.lines[before.count - 1], "fault", 5) == 0);
     uint8_t bytes[256], right[256];
