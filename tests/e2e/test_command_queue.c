@@ -734,7 +734,7 @@ static void answer_some(struct rig *rig, int port, size_t first) {
 
 Test(command_queue, serves_10000_devices, .timeout = 400) {
     const size_t devices = 10000;
-    struct rig *rig = rig_up("{'messages':['devices']}");
+    struct rig *rig = rig_up("{'messages':['devices'],'limits':{'unknown_devices':1000000}}");
     queue_for_many(rig, devices);
     expect_retained_count(rig, ALL_PENDING, devices);
     int port = rig_tcp_port(rig, "mictrack");
