@@ -45,6 +45,10 @@ struct registry_index *registry_index_new(struct config_devices *devices) {
     return index;
 }
 
+size_t registry_index_count(const struct registry_index *index) {
+    return index->devices->count;
+}
+
 void registry_index_free(struct registry_index *index) {
     if (index == NULL)
         return;

@@ -29,6 +29,7 @@ void registry_free(struct registry *registry);
 struct registry_index;
 struct registry_index *registry_index_new(struct config_devices *devices);
 void registry_index_free(struct registry_index *index); // NULL allowed
+size_t registry_index_count(const struct registry_index *index);
 
 // Takes ownership of index in place of what it had. That is returned, for the caller to free once nothing points to
 // the texts of its devices any more.

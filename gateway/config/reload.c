@@ -82,15 +82,20 @@ static void take(struct config *config, const struct config *fresh) {
     config->log_format = fresh->log_format;
 }
 
+struct config_devices *config_take(struct config *config, struct config *fresh, char **restart) {
+    struct config_devices *devices = fresh->devices;
+    *restart = list_of_restarts(config, fresh);
+    take(config, fresh);
+    fresh->devices = NULL;
+    return devices;
+}
+
 struct config_devices *config_reload(struct config *config, char **restart, config_fault_fn *fault,
                                      void *context) {
     struct config *fresh = config_load(config->file, fault, context);
     if (fresh == NULL)
         return NULL;
-    *restart = list_of_restarts(config, fresh);
-    take(config, fresh);
-    struct config_devices *devices = fresh->devices;
-    fresh->devices = NULL;
+    struct config_devices *devices = config_take(config, fresh, restart);
     config_free(fresh);
     return devices;
 }

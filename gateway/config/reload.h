@@ -10,3 +10,7 @@
 // does, and for the caller to free.
 struct config_devices *config_reload(struct config *config, char **restart, config_fault_fn *fault,
                                      void *context);
+
+// The second half of that, after config_load(): config has what can change of fresh. Returns fresh's devices, for the
+// caller to free; the rest of fresh stays the caller's too.
+struct config_devices *config_take(struct config *config, struct config *fresh, char **restart);

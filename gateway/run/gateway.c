@@ -22,7 +22,6 @@
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/notes.h"
-#include "gateway/config/reload.h"
 #include "gateway/run/reload.h"
 #include "gateway/run/subscriptions.h"
 #include "gateway/state/rivals.h"
@@ -422,10 +421,6 @@ static void start_minutes(struct gateway *gateway) {
 
 // --- signals ---
 
-static void log_fault(void *context, const char *path, const char *problem) {
-    log_error("%s: %s", path, problem);
-}
-
 // Those parts of the configuration that somebody has a copy of.
 static void pass_on_settings(struct gateway *gateway) {
     const struct config *config = gateway->config;
@@ -439,19 +434,11 @@ static void pass_on_settings(struct gateway *gateway) {
     start_minutes(gateway);
 }
 
-static void read_again(struct gateway *gateway) {
-    char *restart;
-    struct config_devices *devices = config_reload(gateway->config, &restart, log_fault, NULL);
-    if (devices == NULL) {
-        log_error("the configuration is unchanged");
-        return;
-    }
-    pass_on_settings(gateway);
+static void on_taken(void *context, const char *restart, size_t devices) {
+    pass_on_settings(context);
     if (*restart != '\0')
         log_warning("needs a restart: %s", restart);
-    free(restart);
-    log_info("the configuration is read again: the registry has %zu devices", devices->count);
-    reload_begin(gateway->reload, devices);
+    log_info("the configuration is read again: the registry has %zu devices", devices);
 }
 
 static void log_counters(struct gateway *gateway) {
@@ -466,7 +453,7 @@ static void on_signal(uv_signal_t *signal, int number) {
     if (number == SIGUSR1)
         log_counters(gateway);
     else if (number == SIGHUP)
-        read_again(gateway);
+        reload_begin(gateway->reload);
     else if (number != SIGTERM || !gateway->stopping || gateway->config->worker == 0)
         stop(gateway); // a worker may hear SIGTERM twice, from its supervisor and from a service manager
 }
@@ -581,9 +568,12 @@ static void make_parts(struct gateway *gateway) {
     make_state(gateway);
     make_commands(gateway);
     gateway->reload = reload_new(&(struct reload_parts){.loop = &gateway->loop,
+                                                        .config = gateway->config,
                                                         .registry = gateway->registry,
                                                         .state = gateway->state,
-                                                        .sessions = &gateway->sessions});
+                                                        .sessions = &gateway->sessions,
+                                                        .taken = on_taken,
+                                                        .context = gateway});
     commands_start(gateway->commands);
 }
 
