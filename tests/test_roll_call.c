@@ -142,6 +142,24 @@ Test(roll_call, begins_anew_with_each_connection) {
     carrier_run_until(&broker, &settled);
 }
 
+// Else it would be asked for ever: what settles was over before the question.
+Test(roll_call, takes_no_answer_before_the_question) {
+    connect_and_ask();
+    char old[64];
+    strcpy(old, carrier_last(&broker)->payload);
+    carrier_go_down(&broker);
+    roll_call_lost(roll_call);
+    roll_call_begin(roll_call);
+    hear("instances/me/sync", old, false);
+    hear("instances/me/sync", "", false);
+    cr_expect(!answered);
+    carrier_go_up(&broker);
+    roll_call_ask(roll_call);
+    answer();
+    cr_expect(answered);
+    carrier_run_until(&broker, &settled);
+}
+
 Test(roll_call, remembers_that_it_was_done) {
     connect_and_ask();
     answer();
