@@ -50,6 +50,7 @@
 #define BATCH_TIME              20000000 // nanoseconds in which commands are read that go to disk together
 #define AT_ONCE                 50       // milliseconds until another broker or version is tried
 #define SOMEBODY_WAITS          200      // milliseconds until the next attempt
+#define EXPIRY_MAX              2147483  // seconds
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -736,6 +737,12 @@ static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     }
 }
 
+// Not more than a broker can count in 32 bits of milliseconds: Artemis takes more for a message that has expired.
+static unsigned expiry_of(const struct config *config) {
+    unsigned seconds = (unsigned)config->limits.forget_unknown_after;
+    return seconds < EXPIRY_MAX ? seconds : EXPIRY_MAX;
+}
+
 // What of the message the broker can take.
 static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_publish *publish) {
     struct mqtt_publish fitting = *publish;
@@ -748,7 +755,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
             fitting.retain = MQTT_RETAINED;
     }
     if (fitting.retain == MQTT_RETAINED_FOR_A_WHILE)
-        fitting.expiry = (unsigned)link->config->limits.forget_unknown_after;
+        fitting.expiry = expiry_of(link->config);
     if (!link->limits.retain)
         fitting.retain = MQTT_NOT_RETAINED;
     return fitting;
