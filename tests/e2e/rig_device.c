@@ -83,8 +83,46 @@ bool rig_has_ipv6(void) {
     return has;
 }
 
+// --- datagrams: a burst that does not fit into the receiver's buffer is lost, and that is not what is tested ---
+
+#define QUEUE_MAX                                                                                            \
+    50000 // bytes, with what the system adds; the smallest buffer that systems give holds four times that
+
+// What waits in the sockets of this machine that listen on that port: unread datagrams, in bytes.
+static unsigned long unread_at(const char *table, unsigned port) {
+    char line[256];
+    unsigned long unread = 0;
+    FILE *file = fopen(table, "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        unsigned local;
+        unsigned long waits;
+        if (sscanf(line, " %*[^:]: %*[^:]:%x %*s %*s %*[^:]:%lx", &local, &waits) == 2 && local == port)
+            unread += waits;
+    }
+    if (file != NULL)
+        fclose(file);
+    return unread;
+}
+
+static bool is_read(void *context) {
+    const unsigned *port = context;
+    return unread_at("/proc/net/udp", *port) + unread_at("/proc/net/udp6", *port) < QUEUE_MAX;
+}
+
+static void let_be_read(int device) {
+    struct sockaddr_in6 peer; // its port is where that of an IPv4 address is
+    socklen_t length = sizeof peer;
+    int type;
+    cr_assert(getsockopt(device, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type}) == 0);
+    if (type != SOCK_DGRAM || getpeername(device, (struct sockaddr *)&peer, &length) != 0)
+        return;
+    unsigned port = ntohs(peer.sin6_port);
+    cr_assert(rig_wait(is_read, &port, RIG_DEADLINE), "nobody reads the datagrams");
+}
+
 void device_send_bytes(int device, const void *bytes, size_t length) {
     const char *next = bytes;
+    let_be_read(device);
     while (length > 0) {
         ssize_t sent = send(device, next, length, MSG_NOSIGNAL);
         cr_assert(sent > 0, "the device cannot send: %s", strerror(errno));
