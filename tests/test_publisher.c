@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "gateway/state/publisher.h"
 
@@ -211,5 +212,31 @@ Test(publisher, looks_once_when_something_becomes_due) {
     begun = uv_now(&loop);
     run_until_idle();
     cr_assert_geq(uv_now(&loop) - begun, LOOK, "many that become due would be looked at one by one");
+    publisher_stop(publisher);
+}
+
+// --- a turn of the loop has little time for state ---
+
+static unsigned published, turns;
+
+static bool publish_much(void *context) {
+    turns++;
+    while (published < 1000 && publisher_goes_on(publisher)) {
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+        published++;
+    }
+    return published == 1000;
+}
+
+// Not a thousand in one turn, and not a few each 100 ms.
+Test(publisher, goes_on_in_the_next_turn_when_one_has_no_time_left) {
+    publisher_add(publisher, publish_much, NULL);
+    publisher_open(publisher);
+    uint64_t begun = uv_now(&loop);
+    run_until_idle();
+    cr_assert_eq(published, 1000);
+    cr_assert_geq(turns, 20, "in %u turns", turns);
+    cr_assert(uv_now(&loop) - begun < turns * LOOK / 2, "%u turns took %d ms", turns,
+              (int)(uv_now(&loop) - begun));
     publisher_stop(publisher);
 }

@@ -36,7 +36,7 @@ static void publish(const struct changes *changes, const struct told *told) {
 
 static bool publish_waiting(void *context) {
     struct changes *changes = context;
-    while (changes->waiting != NULL && bus_keeps_up(changes->bus)) {
+    while (changes->waiting != NULL && bus_keeps_up(changes->bus) && publisher_goes_on(changes->publisher)) {
         publish(changes, changes->waiting);
         drop(changes, changes->waiting);
     }

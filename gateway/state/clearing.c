@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
+#include <utlist.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
@@ -33,6 +34,7 @@ struct leaving {
     unsigned rounds;     // without an end
     uint32_t generation; // in which it was removed
     UT_hash_handle hh;
+    struct leaving *prev, *next; // among those that are not removed yet
 };
 
 // Asking for telemetry.
@@ -55,10 +57,10 @@ struct clearing {
     clearing_remove_fn *remove;
     clearing_emptied_fn *emptied;
     void *context;
-    uv_timer_t timer;        // runs while devices are being removed
-    struct leaving *leaving; // by id
-    size_t unremoved;        // of these
-    size_t orphans;          // of these
+    uv_timer_t timer;          // runs while devices are being removed
+    struct leaving *leaving;   // by id
+    struct leaving *unremoved; // of these, the longest first
+    size_t orphans;            // of these
     struct round round;
     uint64_t cleared;     // number in the outbox of what was cleared last
     struct leaving *gone; // by id, the longest first: a broker that falls back has them again
@@ -75,7 +77,7 @@ bool clearing_is_under_way(const struct clearing *clearing, int64_t device_id) {
 }
 
 bool clearing_is_clear(const struct clearing *clearing) {
-    return clearing->unremoved == 0;
+    return clearing->unremoved == NULL;
 }
 
 // --- all but telemetry ---
@@ -83,18 +85,15 @@ bool clearing_is_clear(const struct clearing *clearing) {
 // As far as the broker keeps up: a registry may lose all its devices at once.
 static bool remove_devices(void *context) {
     struct clearing *clearing = context;
-    struct leaving *leaving, *next;
-    HASH_ITER(hh, clearing->leaving, leaving, next) {
-        if (clearing->unremoved == 0 || !bus_keeps_up(clearing->bus))
-            break;
-        if (leaving->removed)
-            continue;
+    struct leaving *leaving;
+    while ((leaving = clearing->unremoved) != NULL && bus_keeps_up(clearing->bus) &&
+           publisher_goes_on(clearing->publisher)) {
+        DL_DELETE(clearing->unremoved, leaving);
         leaving->removed = true;
         leaving->generation = generation_write(clearing->generation);
-        clearing->unremoved--;
         clearing->remove(clearing->context, leaving->device_id);
     }
-    return clearing->unremoved == 0;
+    return clearing->unremoved == NULL;
 }
 
 // --- those that are gone ---
@@ -120,7 +119,8 @@ static void remember(struct clearing *clearing, struct leaving *leaving) {
 
 static void leave(struct clearing *clearing, struct leaving *leaving) {
     HASH_DEL(clearing->leaving, leaving);
-    clearing->unremoved -= !leaving->removed;
+    if (!leaving->removed)
+        DL_DELETE(clearing->unremoved, leaving);
     clearing->orphans -= leaving->orphan;
     if (leaving->orphan)
         free(leaving);
@@ -344,7 +344,8 @@ void clearing_begin(struct clearing *clearing, int64_t device_id) {
     struct leaving *leaving = find_or_make(clearing, device_id);
     if (leaving->asked && !clearing->round.of_all)
         stop_asking(clearing, leaving);
-    clearing->unremoved += leaving->removed;
+    if (leaving->removed)
+        DL_APPEND(clearing->unremoved, leaving);
     clearing->orphans -= leaving->orphan;
     leaving->removed = leaving->orphan = leaving->asked = leaving->answered = leaving->has_timestamp = false;
     leaving->rounds = 0;

@@ -20,8 +20,6 @@
 
 // Devices that we do not know and of which the broker tells something; of more, nothing is heard.
 #define CLAIMS_MAX 400000
-// Messages that are published in one turn, or a few more: the others go out when the broker has taken some.
-#define AT_ONCE 500
 
 // Parts of a device's state that can be due.
 enum device_state_part {
@@ -592,8 +590,7 @@ static void publish_due(struct devices *devices) {
     // Otherwise clearing would remove what was published in its place.
     bool may = publisher_is_open(devices->parts.publisher) && clearing_is_clear(devices->parts.clearing) &&
                bus_has_taken(bus, devices->removed);
-    uint64_t before = bus_last_number(bus);
-    while (may && devices->due != NULL && bus_keeps_up(bus) && bus_last_number(bus) - before < AT_ONCE)
+    while (may && devices->due != NULL && bus_keeps_up(bus) && publisher_goes_on(devices->parts.publisher))
         if (!publish_device(devices, devices->due))
             break;
 }
@@ -627,7 +624,7 @@ static void deny(struct devices *devices, int64_t id) {
 // Of those that have become known it is said with the rest. Of those that are removed nothing is said any more.
 static void publish_denied(struct devices *devices) {
     while (devices->denied != NULL && publisher_is_open(devices->parts.publisher) &&
-           bus_keeps_up(devices->parts.bus)) {
+           bus_keeps_up(devices->parts.bus) && publisher_goes_on(devices->parts.publisher)) {
         int64_t id = devices->denied->id;
         if (find(devices, id) == NULL && !clearing_is_under_way(devices->parts.clearing, id))
             publish_connected(devices, id, false);

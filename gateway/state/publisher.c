@@ -5,7 +5,8 @@
 
 #include "gateway/base/memory.h"
 
-#define INTERVAL 100 // milliseconds between attempts to publish what is due
+#define INTERVAL 100     // milliseconds between attempts to publish what is due
+#define TURN     5000000 // nanoseconds of one turn of the loop
 
 struct entry {
     publish_fn *publish;
@@ -15,6 +16,9 @@ struct entry {
 struct publisher {
     uv_timer_t timer; // runs while something is due
     uv_timer_t later; // runs until something becomes due
+    uv_idle_t next;   // runs until the next turn of the loop, when there was no time left in this one
+    uint64_t turn;    // by uv_now(): the last one that was asked about
+    uint64_t ends;    // by uv_hrtime(): its time for state
     bool open;
     bool woken; // since this round of publishing began
     struct entry *entries;
@@ -25,13 +29,15 @@ struct publisher *publisher_new(uv_loop_t *loop) {
     struct publisher *publisher = must_have(calloc(1, sizeof *publisher));
     uv_timer_init(loop, &publisher->timer);
     uv_timer_init(loop, &publisher->later);
-    publisher->timer.data = publisher->later.data = publisher;
+    uv_idle_init(loop, &publisher->next);
+    publisher->timer.data = publisher->later.data = publisher->next.data = publisher;
     return publisher;
 }
 
 void publisher_stop(struct publisher *publisher) {
     uv_close((uv_handle_t *)&publisher->timer, NULL);
     uv_close((uv_handle_t *)&publisher->later, NULL);
+    uv_close((uv_handle_t *)&publisher->next, NULL);
 }
 
 void publisher_free(struct publisher *publisher) {
@@ -75,6 +81,24 @@ void publisher_wake(struct publisher *publisher) {
 static void on_later(uv_timer_t *timer) {
     if (!publisher_publish(timer->data))
         publisher_wake(timer->data);
+}
+
+static void on_next(uv_idle_t *next) {
+    struct publisher *publisher = next->data;
+    uv_idle_stop(next);
+    if (!publisher_publish(publisher))
+        publisher_wake(publisher);
+}
+
+bool publisher_goes_on(struct publisher *publisher) {
+    uint64_t turn = uv_now(publisher->next.loop);
+    if (turn != publisher->turn)
+        publisher->ends = uv_hrtime() + TURN;
+    publisher->turn = turn;
+    bool has_time = uv_hrtime() < publisher->ends;
+    if (!has_time && !uv_is_closing((uv_handle_t *)&publisher->next))
+        uv_idle_start(&publisher->next, on_next);
+    return has_time;
 }
 
 // Never more often than what is due: many devices become due one after another.

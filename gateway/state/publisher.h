@@ -12,7 +12,7 @@
 
 struct publisher;
 
-// Publishes what is due as far as the broker keeps up. True when nothing is left.
+// Publishes what is due as far as the broker keeps up and publisher_goes_on() says so. True when nothing is left.
 typedef bool publish_fn(void *context);
 
 struct publisher *publisher_new(uv_loop_t *loop);
@@ -30,6 +30,10 @@ void publisher_wake(struct publisher *publisher);
 
 // Something becomes due in so many milliseconds, at least 100: it is looked at then.
 void publisher_wake_in(struct publisher *publisher, uint64_t milliseconds);
+
+// Whether this turn of the loop has time for one more: whoever publishes much asks before each, so that reports and
+// commands never wait long for state. When not, what is left is looked at in the next turn.
+bool publisher_goes_on(struct publisher *publisher);
 
 // From now on state is published: what is due by now is looked at within 100 ms.
 void publisher_open(struct publisher *publisher);
