@@ -91,7 +91,10 @@ static void set_up(void) {
     bus = bus_new("t", "me", carrier.outbox, &carrier.carrier);
     roll_call = roll_call_new(&carrier.loop, bus,
                               &(struct roll_call_handlers){.answered = ignore, .settled = note_settled});
-    voice = (struct command_voice){.bus = bus, .outbox = carrier.outbox, .store = carrier.store};
+    voice = (struct command_voice){.bus = bus,
+                                   .outbox = carrier.outbox,
+                                   .store = carrier.store,
+                                   .secret = {.bytes = "of all gateways", .length = 15}};
     channel.codec = codec_find("mictrack");
     config.commands.timeout = 30;
     queue = (struct command_queue){
@@ -126,6 +129,7 @@ static void hear(const char *instance, const char *state, int attempts) {
                                          "answer_key", "light", "answer_final", 0));
     if (strcmp(state, "processed") == 0)
         json_object_set_new(entry, "result", json_pack("{s:b, s:n}", "executed", 1, "response"));
+    command_signature_set(entry, "devices/42", &voice.secret);
     char *text = json_dumps(entry, 0);
     command_sync_received(
         &sync_, TOPIC,

@@ -96,6 +96,7 @@ struct store {
     sqlite3 *database;
     sqlite3_stmt *statements[STATEMENTS];
     char marker[MARKER_MAX];
+    char secret[STORE_SECRET_MAX];
     struct operation *waiting;
     struct operation *batch; // being written on a thread
     bool writing, failed, stopping;
@@ -156,6 +157,11 @@ static const char aside_layout[] =
 static const char result_layout[] =
     "CREATE TABLE IF NOT EXISTS results(number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB, "
     "qos INTEGER NOT NULL, retain INTEGER NOT NULL, correlation BLOB);";
+
+// Of a store of an earlier version: it is made when there is room.
+static const char secret_layout[] =
+    "INSERT OR IGNORE INTO meta VALUES('secret', lower(hex(randomblob(32))));";
+static const char secret_query[] = "SELECT value FROM meta WHERE name='secret'";
 
 static const char aside_query[] =
     "SELECT number, topic, payload, qos, retain, correlation, at, reason FROM set_aside ORDER BY number";
@@ -295,6 +301,15 @@ static void learn_aside(struct store *store) {
     store->aside.known = true;
 }
 
+// On a disk that takes nothing it holds for this run.
+static void learn_secret(struct store *store) {
+    if (read_text(store, secret_query, store->secret, sizeof store->secret))
+        return;
+    sqlite3_exec(store->database, secret_layout, NULL, NULL, NULL);
+    if (!read_text(store, secret_query, store->secret, sizeof store->secret))
+        read_text(store, "SELECT lower(hex(randomblob(32)))", store->secret, sizeof store->secret);
+}
+
 static bool lacks_room(int result) {
     return result == SQLITE_FULL || result == SQLITE_IOERR; // some calls say only that
 }
@@ -359,6 +374,7 @@ struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
     if (store == NULL)
         return NULL;
     start_timers(store);
+    learn_secret(store);
     learn_aside(store);
     store->aside.told = (size_t)store->aside.count;
     return store;
@@ -373,6 +389,26 @@ void store_stop(struct store *store) {
 
 const char *store_marker(const struct store *store) {
     return store->marker;
+}
+
+const char *store_secret(const struct store *store) {
+    return store->secret;
+}
+
+bool store_read_secret(const char *path, char secret[STORE_SECRET_MAX]) {
+    char *reason;
+    int result;
+    struct store_wal wal = store_wal_look(path);
+    struct store *store = try_open(NULL, path, &reason, &result);
+    if (store == NULL) {
+        free(reason); // whoever opens it next says it
+        return false;
+    }
+    store_wal_tell(&wal, path);
+    learn_secret(store);
+    strcpy(secret, store->secret);
+    free_store(store);
+    return true;
 }
 
 void store_each_command(struct store *store, store_command_fn *fn, void *context) {
@@ -928,6 +964,20 @@ static int try_batch(struct store *store) {
     return result;
 }
 
+// What was signed with it outlives the file.
+static void write_secret(struct store *store) {
+    sqlite3_stmt *statement = NULL;
+    sqlite3_prepare_v2(store->database, "INSERT OR REPLACE INTO meta VALUES('secret', ?)", -1, &statement,
+                       NULL);
+    sqlite3_bind_text(statement, 1, store->secret, -1, SQLITE_STATIC);
+    if (sqlite3_step(statement) != SQLITE_DONE)
+        log_warning(
+            "the store %s does not take the key that entries of commands are signed with: what waits at the "
+            "broker is not believed after a restart",
+            store->path);
+    sqlite3_finalize(statement);
+}
+
 // Whoever knows the marker keeps it until the next start. SQLITE_OK, or why the file cannot be opened.
 static int reopen(struct store *store) {
     char marker[MARKER_MAX];
@@ -938,6 +988,8 @@ static int reopen(struct store *store) {
     strcpy(store->marker, marker);
     if (reason != NULL)
         close_database(store);
+    else
+        write_secret(store);
     free(reason);
     return reason != NULL ? result : SQLITE_OK;
 }

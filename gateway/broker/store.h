@@ -32,6 +32,15 @@ size_t store_close(struct store *store);
 // A random text that was made with the file, at most 32 letters and digits.
 const char *store_marker(const struct store *store);
 
+#define STORE_SECRET_MAX 65
+
+// A random text of 64 hexadecimal digits that was made with the file, and that nobody else is to know: it stays
+// when the file is replaced while it is open.
+const char *store_secret(const struct store *store);
+
+// The same of a file that is not open, which is made when there is none. False when it cannot be used.
+bool store_read_secret(const char *path, char secret[STORE_SECRET_MAX]);
+
 // --- commands ---
 
 // The commands in the file, by id. entry is JSON.

@@ -2,6 +2,7 @@
 #include "gateway/commands/commands.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "gateway/base/clock.h"
 #include "gateway/base/memory.h"
@@ -20,10 +21,18 @@ struct commands {
     uv_timer_t sweep;
 };
 
+static struct command_secret secret_of(const struct commands_parts *parts) {
+    const struct config *config = parts->config;
+    if (config->commands.key != NULL)
+        return (struct command_secret){.bytes = config->commands.key, .length = config->commands.key_length};
+    const char *secret = store_secret(parts->store);
+    return (struct command_secret){.bytes = secret, .length = strlen(secret)};
+}
+
 static void wire(struct commands *commands) {
     const struct commands_parts *parts = &commands->parts;
-    commands->voice =
-        (struct command_voice){.bus = parts->bus, .outbox = parts->outbox, .store = parts->store};
+    commands->voice = (struct command_voice){
+        .bus = parts->bus, .outbox = parts->outbox, .store = parts->store, .secret = secret_of(parts)};
     commands->queue = (struct command_queue){.config = parts->config,
                                              .table = &commands->table,
                                              .voice = &commands->voice,

@@ -17,7 +17,7 @@
 #define ADOPTION_TIME 15
 // Seconds from the return of a device until a command that must not happen twice ends without an answer.
 #define RETURN_TIME 5
-// Seconds that a tombstone stands: longer than Mosquitto waits between two saves.
+// Seconds that a tombstone stands at least: longer than Mosquitto waits between two saves.
 #define FORGET_TIME 3600
 // Commands that wait beyond which a sweep looks at one device in so many, so that no turn of the loop takes long.
 #define MANY  10000
@@ -48,6 +48,9 @@ void command_queue_bury(struct command_queue *queue, struct command *command, en
     keep_id_only(command);
     command->state = end;
     command->forget_at = clock_ticks() + FORGET_TIME * 1000000LL;
+    // Until then somebody may put back an entry that is signed and has not expired.
+    if (command->expires_at > command->forget_at)
+        command->forget_at = command->expires_at;
     command_voice_keep_tombstone(queue->voice, command);
 }
 
@@ -543,9 +546,22 @@ static bool is_forgotten(const struct command *command, int64_t now, size_t *sur
     return over;
 }
 
+// The intake has every command that waits on its disk: what it does not know, and is no newer than this, has ended. The
+// others learn of commands that are older, when they come back.
+static void forget_ended(struct command_queue *queue, struct command *command) {
+    if (queue->config->commands.intake && command->id > queue->table->forgotten)
+        queue->table->forgotten = command->id;
+    command_queue_forget(queue, command);
+}
+
+static void keep_forgotten(struct command_queue *queue, int64_t before) {
+    if (queue->table->forgotten != before)
+        command_voice_keep_forgotten(queue->voice, queue->table->forgotten, before);
+}
+
 static void sweep_ended(struct command_queue *queue, struct command *command, int64_t now, size_t *surplus) {
     if (is_forgotten(command, now, surplus))
-        command_queue_forget(queue, command);
+        forget_ended(queue, command);
     else if (command->end_written && command->published == 0 && command->forget_at == 0)
         command_queue_publish_end(queue, command);
     else if (command->stale != NULL)
@@ -595,12 +611,14 @@ void command_queue_sweep(struct command_queue *queue, int64_t now) {
     struct command *command, *next;
     struct command_target *target, *next_target;
     unsigned parts = queue->table->pending > MANY ? PARTS : 1;
+    int64_t forgotten = queue->table->forgotten;
     size_t ended = HASH_COUNT(queue->table->by_id) - queue->table->pending;
     size_t surplus = ended > TOMBSTONES_MAX ? ended - TOMBSTONES_MAX : 0;
     HASH_ITER(hh, queue->table->by_id, command, next) {
         if (command_has_ended(command))
             sweep_ended(queue, command, now, &surplus);
     }
+    keep_forgotten(queue, forgotten);
     HASH_ITER(hh, queue->table->targets, target, next_target) {
         if (target->hh.hashv % parts == queue->turn % parts)
             sweep_target(queue, target, now);

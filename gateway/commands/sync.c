@@ -49,12 +49,15 @@ static void take_stored(void *context, int64_t id, const char *text) {
     char *fault = NULL;
     json_t *row = json_loads(text, 0, NULL);
     bool is_session = json_is_true(json_object_get(row, "session"));
-    struct command *command = is_session ? NULL : read_row(id, row, &fault);
+    bool is_forgotten = json_is_true(json_object_get(row, "forgotten"));
+    struct command *command = is_session || is_forgotten ? NULL : read_row(id, row, &fault);
     json_decref(row);
-    if (command == NULL || !command->is_foreign)
+    if (!is_forgotten && (command == NULL || !command->is_foreign))
         command_table_note_id(table_of(sync), id);
     if (is_session)
         sync->before_session = id;
+    else if (is_forgotten)
+        table_of(sync)->forgotten = id;
     else if (command == NULL)
         drop_row(sync, id, fault);
     else
@@ -117,7 +120,19 @@ static void put_right(struct command_sync *sync) {
     sync->righted = now;
 }
 
+// Only where there are others: alone, it was nobody who has a key.
+static void hint(struct command_sync *sync) {
+    const struct command_roads *roads = sync->queue->roads;
+    if (!sync->unverified || sync->hinted || !roads->has_others(roads->context))
+        return;
+    sync->hinted = true;
+    log_warning("pending commands of another gateway are ignored, because they were not signed with the key "
+                "of this one: "
+                "set commands.key_file to the same key for all gateways on the broker");
+}
+
 void command_sync_mark(struct command_sync *sync) {
+    hint(sync);
     if (roll_call_is_done(sync->roll_call))
         put_right(sync);
     if (is_intake(sync) && roll_call_is_done(sync->roll_call) && table_of(sync)->last_id > sync->marked)
@@ -254,6 +269,20 @@ static void take_claim(struct command_sync *sync, struct command *command, struc
     }
 }
 
+// Somebody has overwritten an entry that we wrote last: it has neither ended nor changed.
+static void note_spoiled(struct command_sync *sync, struct command *command) {
+    if (command_has_ended(command) || command->fresh || !command_voice_is_own(voice_of(sync), command))
+        return;
+    command->spoiled = command->confirmed = sync->any_spoiled = true;
+}
+
+// Only who has sent it takes that back: anything else with fewer attempts is from before, put back by somebody.
+static bool is_older(const struct command *command, const struct command *update) {
+    bool same = command->instance != NULL && update->instance != NULL &&
+                strcmp(command->instance, update->instance) == 0;
+    return update->attempts < command->attempts && !same;
+}
+
 // What stands in the broker for a command that is known here. echo: we have said it on this connection.
 static void take_update(struct command_sync *sync, struct command *command, struct command *update,
                         bool echo) {
@@ -269,6 +298,8 @@ static void take_update(struct command_sync *sync, struct command *command, stru
         return; // what we have is newer
     else if (own)
         take_own_entry(sync, command, update);
+    else if (is_older(command, update))
+        note_spoiled(sync, command);
     else
         adopt(command, update);
 }
@@ -280,13 +311,6 @@ static void take_new(struct command_sync *sync, struct command *command) {
     command_table_add(table_of(sync), command);
     if (is_intake(sync)) // another's before: now it is ours to give back to the broker
         command_voice_keep(voice_of(sync), command);
-}
-
-// Somebody has overwritten an entry that we wrote last: it has neither ended nor changed.
-static void note_spoiled(struct command_sync *sync, struct command *command) {
-    if (command_has_ended(command) || command->fresh || !command_voice_is_own(voice_of(sync), command))
-        return;
-    command->spoiled = command->confirmed = sync->any_spoiled = true;
 }
 
 // Whoever may write entries must not fill our memory with them.
@@ -317,6 +341,8 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     } else if (known != NULL) {
         known->spoiled = false;
         take_update(sync, known, command, echo);
+    } else if (is_intake(sync) && command->id <= table_of(sync)->forgotten && stands) {
+        command_voice_clear_forgotten(voice_of(sync), command);
     } else if (current && !echo && !command_has_ended(command) && has_room(sync, command)) {
         take_new(sync, command);
         return;
@@ -338,7 +364,7 @@ static char *wrong_with(const struct command_sync *sync, const struct command *c
 }
 
 // NULL, and *fault (for the caller to free), when it is not an entry for that key and id.
-static struct command *read_entry(const struct command_sync *sync, const char *key, int64_t id,
+static struct command *read_entry(struct command_sync *sync, const char *key, int64_t id,
                                   const struct mqtt_received *received, char **fault) {
     json_t *entry = json_loadb(received->payload, received->length, JSON_REJECT_DUPLICATES, NULL);
     if (entry == NULL) {
@@ -346,7 +372,11 @@ static struct command *read_entry(const struct command_sync *sync, const char *k
         return NULL;
     }
     const struct clock_mark now = clock_mark();
-    struct command *command = command_from_json(key, entry, fault);
+    const char *wrong = command_signature_fault(entry, key, &voice_of(sync)->secret);
+    struct command *command = wrong == NULL ? command_from_json(key, entry, fault) : NULL;
+    sync->unverified = sync->unverified || wrong != NULL;
+    if (wrong != NULL)
+        *fault = text_format("%s", wrong);
     json_decref(entry);
     if (command != NULL)
         command_set_deadlines(command, &now);
@@ -362,8 +392,12 @@ static void refuse_entry(struct command_sync *sync, const char *key, int64_t id,
                          const struct mqtt_received *received, const char *fault) {
     struct command *command = command_table_find(table_of(sync), id);
     log_about(received->topic, LOG_WARNING, "%s: ignored: %s", received->topic, fault);
-    if (command != NULL && strcmp(command->key, key) == 0)
-        note_spoiled(sync, command);
+    if (command == NULL || strcmp(command->key, key) != 0)
+        return;
+    command->confirmed = command->confirmed || received->retain; // of an earlier version, it is not signed
+    note_spoiled(sync, command);
+    if (command->forget_at != 0)
+        command_voice_empty(voice_of(sync), command);
 }
 
 static void take_entry(struct command_sync *sync, const char *key, int64_t id,

@@ -25,6 +25,7 @@ struct command_sync {
     bool marker_spoiled, any_spoiled; // somebody has overwritten the marker, or entries
     int64_t righted;                  // by clock_ticks(): when these were put right last
     size_t entries;                   // retained ones that it delivered since the connection
+    bool unverified, hinted;          // somebody else's signature was not by our key; and what helps was said
     int64_t before_session;           // as the disk had it at the start; see intake.h
 };
 

@@ -114,6 +114,12 @@ void command_voice_keep_session(const struct command_voice *voice, int64_t id, i
         store_delete_command(voice->store, before);
 }
 
+void command_voice_keep_forgotten(const struct command_voice *voice, int64_t id, int64_t before) {
+    store_put_command(voice->store, id, "{\"forgotten\":true}");
+    if (before != 0)
+        store_delete_command(voice->store, before);
+}
+
 void command_voice_forget(const struct command_voice *voice, const struct command *command) {
     store_delete_command(voice->store, command->id);
 }
@@ -133,10 +139,16 @@ void command_voice_sign(const struct command_voice *voice, struct command *comma
     command->instance = must_have(strdup(bus_client_id(voice->bus)));
 }
 
+// entry: NULL for an empty one. Signed is what goes out, and not what is on our disk.
 static uint64_t publish_entry(const struct command_voice *voice, const struct command *command,
                               const json_t *entry) {
-    return bus_publish(voice->bus, entry, MQTT_RETAINED, TOPIC_STATE "%s" TOPIC_QUEUE "%lld", command->key,
-                       (long long)command->id);
+    json_t *copy = entry != NULL ? must_have(json_copy((json_t *)entry)) : NULL;
+    if (copy != NULL)
+        command_signature_set(copy, command->key, &voice->secret);
+    uint64_t number = bus_publish(voice->bus, copy, MQTT_RETAINED, TOPIC_STATE "%s" TOPIC_QUEUE "%lld",
+                                  command->key, (long long)command->id);
+    json_decref(copy);
+    return number;
 }
 
 void command_voice_publish(const struct command_voice *voice, struct command *command) {
@@ -170,6 +182,27 @@ void command_voice_publish_end(const struct command_voice *voice, struct command
     json_decref(entry);
 }
 
+void command_voice_empty(const struct command_voice *voice, const struct command *command) {
+    publish_entry(voice, command, NULL);
+}
+
+// Says that it has ended, so that nobody sends it, and empties it. False when the outbox does not take that.
+static bool end_entry(const struct command_voice *voice, struct command *command) {
+    command_voice_sign(voice, command);
+    json_t *entry = command_to_json(command);
+    publish_entry(voice, command, entry);
+    json_decref(entry);
+    return publish_entry(voice, command, NULL) != 0;
+}
+
+void command_voice_clear_forgotten(const struct command_voice *voice, struct command *command) {
+    log_about(command->key, LOG_WARNING,
+              "%s: command %lld ended long ago, but somebody has put it back; clearing it", command->key,
+              (long long)command->id);
+    command->state = COMMAND_CANCELED;
+    end_entry(voice, command);
+}
+
 bool command_voice_clear_stale(const struct command_voice *voice, const struct command *command,
                                struct command *stale) {
     if (command->forget_at == 0)
@@ -179,10 +212,5 @@ bool command_voice_clear_stale(const struct command_voice *voice, const struct c
     log_warning("%s: command %lld has already ended (%s), but the broker still retained it; clearing it",
                 command->key, (long long)command->id, command_state_name(command->state));
     stale->state = command->state;
-    command_voice_sign(voice, stale);
-    json_t *entry = command_to_json(stale);
-    publish_entry(voice, stale, entry);
-    bool emptied = publish_entry(voice, stale, NULL) != 0;
-    json_decref(entry);
-    return emptied;
+    return end_entry(voice, stale);
 }

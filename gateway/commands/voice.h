@@ -9,11 +9,13 @@
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
 #include "gateway/commands/command.h"
+#include "gateway/commands/signature.h"
 
 struct command_voice {
     const struct bus *bus;
     struct outbox *outbox;
     struct store *store;
+    struct command_secret secret; // that entries are signed with
 };
 
 // The command's name as a level of a topic: "invalid" when it cannot be one.
@@ -39,10 +41,16 @@ void command_voice_publish_end(const struct command_voice *voice, struct command
 bool command_voice_clear_stale(const struct command_voice *voice, const struct command *command,
                                struct command *stale);
 
+// The broker holds an entry, which nobody has signed, of a command that has ended: it is emptied.
+void command_voice_empty(const struct command_voice *voice, const struct command *command);
+
+// The broker holds an entry of a command that ended so long ago that nothing else is known of it.
+void command_voice_clear_forgotten(const struct command_voice *voice, struct command *command);
+
 // Whether the broker may not have its entry as we published it last.
 bool command_voice_is_on_its_way(const struct command_voice *voice, const struct command *command);
 
-// What we write of a command from now on is ours; and whether what was written last is.
+// What we write of a command from now on carries our name; and whether what was written last is.
 void command_voice_sign(const struct command_voice *voice, struct command *command);
 bool command_voice_is_own(const struct command_voice *voice, const struct command *command);
 
@@ -52,4 +60,6 @@ void command_voice_keep(const struct command_voice *voice, const struct command 
 void command_voice_keep_tombstone(const struct command_voice *voice, const struct command *command);
 // That a session of the broker's began after the command of that id, instead of after that of before (0: none).
 void command_voice_keep_session(const struct command_voice *voice, int64_t id, int64_t before);
+// That all commands up to that id which are not on disk have ended, instead of those up to before (0: none).
+void command_voice_keep_forgotten(const struct command_voice *voice, int64_t id, int64_t before);
 void command_voice_forget(const struct command_voice *voice, const struct command *command);

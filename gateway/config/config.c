@@ -213,6 +213,41 @@ static void read_password_file(struct faults *faults, struct config *config, con
         config->mqtt.password = config->password_text;
 }
 
+#define KEY_MIN 16 // bytes: with fewer, all can be tried
+#define KEY_MAX 4096
+
+// As it stands, but for the end of its last line: editors add that.
+static const char *read_key(struct config *config, const char *path) {
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return strerror(errno);
+    char *key = config->commands.key = must_have(malloc(KEY_MAX + 2));
+    errno = 0;
+    size_t length = fread(key, 1, KEY_MAX + 2, file);
+    bool failed = ferror(file) != 0;
+    fclose(file);
+    if (failed)
+        return strerror(errno);
+    length -= length > 0 && key[length - 1] == '\n';
+    config->commands.key_length = length;
+    return length < KEY_MIN ? "it is too short" : length > KEY_MAX ? "it is too long" : NULL;
+}
+
+static void read_commands(struct faults *faults, struct config *config) {
+    const json_t *commands = json_object_get(config->json, "commands");
+    const char *path = text_of(commands, "key_file");
+    const char *wrong = path != NULL ? read_key(config, path) : NULL;
+    if (wrong != NULL)
+        faults_add(faults, "$.commands.key_file",
+                   "is \"%s\", which is no key: %s, expected %d to %d bytes that nobody can guess", path,
+                   wrong, KEY_MIN, KEY_MAX);
+    config->commands.intake = json_is_true(json_object_get(commands, "intake"));
+    config->commands.ttl = integer_of(commands, "ttl");
+    config->commands.timeout = integer_of(commands, "timeout");
+    config->commands.max_attempts = integer_of(commands, "max_attempts");
+    config->commands.udp_reachable = integer_of(commands, "udp_reachable");
+}
+
 static void check_readable(struct faults *faults, const char *path, const char *file) {
     struct stat status;
     if (file == NULL)
@@ -341,7 +376,6 @@ static void read_rest(struct config *config) {
     static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
     static const char *const formats[] = {"text", "json", NULL};
     const json_t *limits = json_object_get(config->json, "limits"), *entry;
-    const json_t *commands = json_object_get(config->json, "commands");
     const json_t *log = json_object_get(config->json, "log");
     const json_t *home_assistant = json_object_get(config->json, "home_assistant");
     size_t i;
@@ -364,11 +398,6 @@ static void read_rest(struct config *config) {
     config->limits.forget_unknown_after = integer_of(limits, "forget_unknown_after");
     config->limits.tcp_keepalive = integer_of(limits, "tcp_keepalive");
     config->limits.takeover = (enum config_takeover)choice_of(limits, "takeover", takeovers);
-    config->commands.intake = json_is_true(json_object_get(commands, "intake"));
-    config->commands.ttl = integer_of(commands, "ttl");
-    config->commands.timeout = integer_of(commands, "timeout");
-    config->commands.max_attempts = integer_of(commands, "max_attempts");
-    config->commands.udp_reachable = integer_of(commands, "udp_reachable");
     config->store_max_bytes =
         (size_t)json_integer_value(json_object_get(json_object_get(config->json, "store"), "max_bytes"));
     config->store_path = text_of(json_object_get(config->json, "store"), "path");
@@ -393,6 +422,7 @@ static json_t *schema_with_options(void) {
 static void read_all(struct faults *faults, struct config *config) {
     read_channels(faults, config);
     read_mqtt(faults, config);
+    read_commands(faults, config);
     config->devices_file = text_of(config->json, "devices_file");
     config->devices = read_devices(faults, config);
     read_rest(config);
@@ -444,6 +474,7 @@ void config_free(struct config *config) {
     free(config->channels);
     free_brokers(config);
     config_devices_free(config->devices);
+    free(config->commands.key);
     free(config->password_text);
     json_decref(config->json);
     free(config);

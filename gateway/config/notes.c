@@ -39,6 +39,7 @@ static void note_readers(struct faults *notes, const char *path, const char *fil
 void config_notes(const struct config *config, config_fault_fn *note, void *context) {
     struct faults notes = {.fault = note, .context = context};
     const json_t *mqtt = json_object_get(config->json, "mqtt");
+    const json_t *commands = json_object_get(config->json, "commands");
     note_version(&notes, config);
     if (config->mqtt.qos == 0)
         faults_add(&notes, "$.mqtt.qos",
@@ -50,4 +51,5 @@ void config_notes(const struct config *config, config_fault_fn *note, void *cont
                    "is \"reject\", and no device is listed: all are turned away");
     note_readers(&notes, "$.mqtt.password_file", json_string_value(json_object_get(mqtt, "password_file")));
     note_readers(&notes, "$.mqtt.key_file", config->mqtt.key_file);
+    note_readers(&notes, "$.commands.key_file", json_string_value(json_object_get(commands, "key_file")));
 }

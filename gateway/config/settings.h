@@ -82,6 +82,8 @@ struct config {
     struct {
         bool intake;
         int ttl, timeout, max_attempts, udp_reachable; // seconds
+        char *key;                                     // that signs entries; NULL: the store's
+        size_t key_length;
     } commands;
     const char *store_path;
     size_t store_max_bytes;

@@ -9,15 +9,18 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "gateway/base/address.h"
+#include "gateway/base/hex.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/broker/store.h"
 #include "gateway/config/reload.h"
 #include "gateway/run/gateway.h"
 #include "gateway/run/service.h"
@@ -132,6 +135,22 @@ static void take_leftovers(struct supervisor *supervisor) {
                     supervisor->config->store_path, number);
         supervisor->workers[number - 1].task = TASK_HAND_OVER;
     }
+}
+
+// --- the key ---
+
+// Each worker has a store, but they hand over commands to each other: all sign with the key of the first one's.
+static void share_key(struct config *config) {
+    char secret[STORE_SECRET_MAX];
+    uint8_t random[32];
+    if (config->commands.key != NULL)
+        return;
+    if (!store_read_secret(config->store_path, secret)) { // the first worker says why, or puts it right
+        must_have(getrandom(random, sizeof random, 0) == sizeof random ? random : NULL);
+        hex_write(random, sizeof random, secret);
+    }
+    config->commands.key = must_have(strdup(secret));
+    config->commands.key_length = strlen(secret);
 }
 
 // --- a worker's life ---
@@ -387,6 +406,7 @@ int supervisor_run(struct config *config, unsigned count) {
     for (unsigned i = 0; i < count; i++)
         supervisor.workers[i].task = TASK_SERVE;
     take_leftovers(&supervisor);
+    share_key(config);
     start_due(&supervisor);
     while (any_runs(&supervisor) || !supervisor.stopping) {
         int number = sigtimedwait(&signals, NULL, &at_most);

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "gateway/commands/signature.h"
+
 #define LIFE_WAIT 40000 // milliseconds
 
 static int next_seqnum(void) {
@@ -68,6 +70,22 @@ void expect_entry(struct rig *rig, const char *ident, int64_t id, const char *su
         rig_expect(rig, topic, subset);
     else
         cr_assert(rig_wait(is_emptied, &emptied, RIG_DEADLINE), "%s is not emptied", topic);
+}
+
+const char *signed_entry(const char *topic, const char *entry) {
+    static char text[1024];
+    const struct command_secret secret = {.bytes = RIG_KEY, .length = strlen(RIG_KEY)};
+    const char *key = topic + strlen("state/gw/");
+    json_t *json = json_loads(entry, 0, NULL);
+    char *name = strndup(key, (size_t)(strstr(key, "/commands-queue") - key));
+    if (json_is_object(json))
+        command_signature_set(json, name, &secret);
+    char *whole = json_is_object(json) ? json_dumps(json, JSON_COMPACT) : strdup(entry);
+    snprintf(text, sizeof text, "%s", whole);
+    json_decref(json);
+    free(name);
+    free(whole);
+    return text;
 }
 
 int64_t queue_command(struct rig *rig, const char *ident, const char *name, const char *command) {

@@ -34,6 +34,9 @@ void talk(struct rig *rig, int device, const char *ident);
 // Publishes a command for the device and waits until it is pending. name: that of the command, or +. Returns its id.
 int64_t queue_command(struct rig *rig, const char *ident, const char *name, const char *command);
 
+// The entry as a gateway with RIG_KEY would have signed it for that topic. The text is good until the next call.
+const char *signed_entry(const char *topic, const char *entry);
+
 // Waits for the log entry of a step of a command, which contains subset (or NULL). Returns the command's id.
 int64_t expect_step(struct rig *rig, const char *ident, const char *name, const char *step,
                     const char *subset);

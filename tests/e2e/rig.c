@@ -389,6 +389,19 @@ void rig_speak(const char *version) {
     spoken = version;
 }
 
+static bool sharing; // the key of commands
+
+void rig_share_key(void) {
+    sharing = true;
+}
+
+static void add_key(struct rig *rig, json_t *config) {
+    char path[96];
+    rig_write_file(rig, "commands.key", RIG_KEY "\n");
+    snprintf(path, sizeof path, "%s/commands.key", rig->directory);
+    json_object_set_new(config, "commands", json_pack("{s:s}", "key_file", path));
+}
+
 static json_t *standard_config(const struct rig *rig) {
     char url[64], store[96];
     snprintf(url, sizeof url, "mqtt://127.0.0.1:%d", rig->broker_port);
@@ -400,6 +413,8 @@ static json_t *standard_config(const struct rig *rig) {
 
 void rig_write_config(struct rig *rig, const char *changes, char *path, size_t capacity) {
     json_t *config = standard_config(rig), *change = rig_json(changes != NULL ? changes : "{}");
+    if (sharing)
+        add_key(rig, config);
     json_object_update_recursive(config, change);
     rig->sockets = 0;
     size_t i;

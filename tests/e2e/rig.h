@@ -102,6 +102,10 @@ void rig_write_config(struct rig *rig, const char *changes, char *path, size_t c
 // From now on the gateways of this test speak only that version of MQTT ("3.1.1"); see mqtt.version.
 void rig_speak(const char *version);
 
+// From now on the gateways of this test sign commands with RIG_KEY; see commands.key_file.
+#define RIG_KEY "what only the gateways of a test know"
+void rig_share_key(void);
+
 // Waits until the gateway publishes state; before that it hears what the broker retains.
 void rig_expect_state(struct rig *rig);
 

@@ -7,7 +7,7 @@
 
 #include "tests/e2e/command_life.h"
 
-TestSuite(command_once, .fini = rig_clean, .timeout = 120);
+TestSuite(command_once, .init = rig_share_key, .fini = rig_clean, .timeout = 120);
 
 #define OTASTART                                                                                             \
     "{\"name\":\"otastart\",\"properties\":{\"host\":\"10.0.0.1\",\"port\":21,\"username\":\"u\","           \

@@ -921,15 +921,17 @@ Test(command_queue, ignores_entries_that_are_none) {
         {"state/gw/devices/v an/commands-queue/18", FORGED("18", "reboot", "{}", OF_VAN)},
     };
     const size_t count = sizeof forged / sizeof forged[0];
+    rig_share_key(); // whoever has the key may still be wrong
     struct rig *rig = rig_with_broker(NULL);
     for (size_t i = 0; i < count; i++)
-        rig_publish_retained(rig, forged[i].topic, forged[i].payload);
+        rig_publish_retained(rig, forged[i].topic, signed_entry(forged[i].topic, forged[i].payload));
     start_gateway(rig);
     for (size_t i = 0; i < count; i++) {
         char text[160];
         snprintf(text, sizeof text, "trackbus/%s: ignored: ", forged[i].topic);
         rig_expect_log(rig, text);
     }
+    cr_assert(!rig_log_has(rig, "not signed with the key"));
     int device = wake(rig, VAN);
     queue(rig, CAR, "reboot", REBOOT);
     int car = wake(rig, CAR);
@@ -942,9 +944,10 @@ Test(command_queue, ignores_entries_that_are_none) {
 
 // The largest id that there is: ours would not grow any more.
 Test(command_queue, of_another_writer_does_not_move_the_ids_of_ours) {
+    static const char topic[] = ENTRY_OF_VAN "/9007199254740991";
+    rig_share_key();
     struct rig *rig = rig_with_broker(NULL);
-    rig_publish_retained(rig, ENTRY_OF_VAN "/9007199254740991",
-                         FORGED("9007199254740991", "rconf", "{}", OF_VAN));
+    rig_publish_retained(rig, topic, signed_entry(topic, FORGED("9007199254740991", "rconf", "{}", OF_VAN)));
     start_gateway(rig);
     queue(rig, CAR, "reboot", REBOOT); // behind it
     rig_gateway_stop(rig);
@@ -957,10 +960,12 @@ Test(command_queue, of_another_writer_does_not_move_the_ids_of_ours) {
     rig_finish(rig);
 }
 
-// A valid entry is a command, whoever wrote it.
+// A valid entry is a command, whoever has the key and wrote it.
 Test(command_queue, takes_up_a_good_entry) {
+    rig_share_key();
     struct rig *rig = rig_with_broker(NULL);
-    rig_publish_retained(rig, ENTRY_OF_VAN "/77", FORGED("77", "reboot", "{}", OF_VAN));
+    rig_publish_retained(rig, ENTRY_OF_VAN "/77",
+                         signed_entry(ENTRY_OF_VAN "/77", FORGED("77", "reboot", "{}", OF_VAN)));
     start_gateway(rig);
     int device = wake(rig, VAN);
     device_expect(device, "reboot,0#");

@@ -8,8 +8,8 @@
 
 #include "tests/e2e/command_life.h"
 
-TestSuite(instances, .fini = rig_clean, .timeout = 120);
-TestSuite(instances_3_1_1, .fini = rig_clean, .timeout = 120);
+TestSuite(instances, .init = rig_share_key, .fini = rig_clean, .timeout = 120);
+TestSuite(instances_3_1_1, .init = rig_share_key, .fini = rig_clean, .timeout = 120);
 
 #define SECOND "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}"
 
