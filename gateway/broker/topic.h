@@ -29,6 +29,7 @@
 #define TOPIC_SYNC         "/sync"       // of our own instance: the question of the roll call
 #define TOPIC_MARKER       "/queue"      // the same: up to which command the broker has the entries
 #define TOPIC_GENERATION   "/generation" // the same: up to which generation it has our state
+#define TOPIC_METRICS      "/metrics"    // of an instance: its numbers
 
 #define TOPIC_POSITION "position" // in place of a field, behind TOPIC_TELEMETRY
 

@@ -1,9 +1,12 @@
 // trackbus check: is a configuration valid?
 #include <getopt.h> // optind
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "gateway/cli/cli.h"
 #include "gateway/config/config.h"
+#include "gateway/web/policy.h"
 
 static const char help[] =
     "trackbus check -c FILE\n"
@@ -37,6 +40,16 @@ static void print_notes(const struct config *config) {
          "(Mosquitto: message_size_limit)");
 }
 
+// What `run` or `web` will need to serve the page; a fault is on standard output like all others.
+static bool check_web(const struct config *config) {
+    char *in_use;
+    bool sound = policy_check(config, NULL, cli_print_fault, stdout, &in_use) == 0;
+    if (in_use != NULL)
+        printf("warning: $.web.listen: %s; the gateway itself may be running\n", in_use);
+    free(in_use);
+    return sound;
+}
+
 int cli_check(int argc, char **argv) {
     const char *file = NULL;
     int code = read_options(argc, argv, &file);
@@ -45,6 +58,10 @@ int cli_check(int argc, char **argv) {
     struct config *config = config_load(file, cli_print_fault, stdout);
     if (config == NULL)
         return 1;
+    if (!check_web(config)) {
+        config_free(config);
+        return 1;
+    }
     printf("%s is valid: %zu channels, %zu devices\n", file, config->channel_count, config->devices->count);
     print_notes(config);
     config_free(config);
