@@ -42,7 +42,7 @@ export class CommandForm {
       ...Object.entries(this.schemas).map(([name, schema]) => make("option", { value: name }, `${name}: ${schema.title || ""}`)));
     this.fields = make("div", { class: "fields" });
     this.fault = make("p", { class: "fault", role: "alert" });
-    this.element = make("form", { onsubmit: (event) => { event.preventDefault(); this.submit(); } },
+    this.element = make("form", { novalidate: true, onsubmit: (event) => { event.preventDefault(); this.submit(); } },
       this.choice, this.fields, this.fault, make("button", { class: "main" }, "Send"));
     this.begin();
   }
