@@ -97,7 +97,7 @@ export class Detail {
   drawHead() {
     const device = this.device;
     this.head.replaceChildren(make("h2", {}, device.name), make("p", { class: "quiet" }, `${device.ident}${device.protocol ? ", " + device.protocol : ""}, ${device.connected ? "connected" : "disconnected"}${device.last_active ? ", heard " + age(device.last_active) + " ago" : ""}`),
-      device.alarm ? make("p", { class: "alarm" }, `${device.alarm} (${age(device.notable_at)} ago)`) : null);
+      ...(device.alarm ? [make("p", { class: "alarm" }, `${device.alarm} (${age(device.notable_at)} ago)`)] : []));
   }
 
   drawValues() {

@@ -60,7 +60,8 @@ export class CommandForm {
       if (input.tagName === "INPUT" && this.values[name] !== undefined) input.value = this.values[name];
       input.addEventListener("change", () => {
         this.values[name] = read(input, rule);
-        if (schema.allOf) this.draw();
+        // Only when other fields are asked for now: what moves under the pointer is not clicked.
+        if (Object.keys(properties(schema, this.values).all).join() !== Object.keys(all).join()) this.draw();
       });
       this.inputs.set(name, [input, rule]);
       this.faults.set(name, fault);
