@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <utlist.h>
@@ -20,6 +21,7 @@
 #define HEADERS_MAX  16384 // bytes of memory for a connection, in which its headers must fit
 #define IDLE_TIME    30    // seconds without a byte until a connection is closed
 #define FROM_ADDRESS 1100  // connections from one address
+#define OTHER_FILES  200   // that the program may have open beside connections
 #define BACKLOG      128
 #define BLOCK        16384 // bytes of a stream that are written at once
 
@@ -427,6 +429,16 @@ static void note_name(struct http *http, int descriptor) {
         address_write((struct sockaddr *)&address, http->name);
 }
 
+// A process that is allowed fewer files than there may be connections asks for more.
+static void allow_connections(void) {
+    struct rlimit limit;
+    rlim_t wanted = HTTP_CONNECTIONS + OTHER_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 struct http *http_new(uv_loop_t *loop, const struct http_setting *setting, char **reason) {
     struct sockaddr_storage address = {0};
     int descriptor = address_parse(setting->address, &address) ? listen_at(&address) : -EINVAL;
@@ -449,6 +461,7 @@ struct http *http_new(uv_loop_t *loop, const struct http_setting *setting, char 
         return NULL;
     }
     watch_daemon(http);
+    allow_connections();
     return http;
 }
 
