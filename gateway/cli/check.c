@@ -2,11 +2,13 @@
 #include <getopt.h> // optind
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "gateway/cli/cli.h"
 #include "gateway/cli/trial.h"
 #include "gateway/config/config.h"
 #include "gateway/config/notes.h"
+#include "gateway/web/policy.h"
 
 static const char help[] =
     "trackbus check -c FILE\n"
@@ -32,6 +34,16 @@ static void print_note(void *file, const char *path, const char *problem) {
     fprintf(file, "note: %s: %s\n", path, problem);
 }
 
+// What `run` or `web` will need to serve the page; a fault is on standard output like all others.
+static bool check_web(const struct config *config) {
+    char *in_use;
+    bool sound = policy_check(config, NULL, cli_print_fault, stdout, &in_use) == 0;
+    if (in_use != NULL)
+        printf("warning: $.web.listen: %s; the gateway itself may be running\n", in_use);
+    free(in_use);
+    return sound;
+}
+
 int cli_check(int argc, char **argv) {
     const char *file = NULL;
     int code = read_options(argc, argv, &file);
@@ -39,6 +51,7 @@ int cli_check(int argc, char **argv) {
         return code;
     struct config *config = config_load(file, cli_print_fault, stdout);
     bool valid = config != NULL && trial_run(config, cli_print_fault, print_note, stdout) == 0;
+    valid = config != NULL && check_web(config) && valid;
     if (valid)
         printf("%s is valid for the user %s: %zu channels, %zu devices\n", file, trial_user(),
                config->channel_count, config->devices->count);

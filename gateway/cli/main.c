@@ -12,6 +12,8 @@ static const char help[] =
     "\n"
     "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
     "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
+    "  trackbus web [-c FILE] [--listen ADDRESS:PORT]\n"
+    "                                         serve the page, the API and the metrics\n"
     "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
     "  trackbus store list|resend|drop        what the broker did not take\n"
     "  trackbus check -c FILE                 check a configuration\n"
@@ -27,8 +29,9 @@ static const struct subcommand {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"run", cli_run},           {"check", cli_check}, {"decode", cli_decode}, {"encode", cli_encode},
-    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},   {"send", cli_send},
+    {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
+    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
+    {"store", cli_store},   {"send", cli_send},         {"web", cli_web},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {

@@ -18,12 +18,13 @@ struct commands {
     struct command_sync sync;
     struct command_intake intake;
     uv_timer_t sweep;
+    struct command_counts counts;
 };
 
 static void wire(struct commands *commands) {
     const struct commands_parts *parts = &commands->parts;
-    commands->voice =
-        (struct command_voice){.bus = parts->bus, .outbox = parts->outbox, .store = parts->store};
+    commands->voice = (struct command_voice){
+        .bus = parts->bus, .outbox = parts->outbox, .store = parts->store, .counts = &commands->counts};
     commands->queue = (struct command_queue){.config = parts->config,
                                              .table = &commands->table,
                                              .voice = &commands->voice,
@@ -41,6 +42,10 @@ struct commands *commands_new(const struct commands_parts *parts) {
     uv_timer_init(parts->loop, &commands->sweep);
     commands->sweep.data = commands;
     return commands;
+}
+
+const struct command_counts *commands_counts(const struct commands *commands) {
+    return &commands->counts;
 }
 
 static void on_sweep(uv_timer_t *timer) {

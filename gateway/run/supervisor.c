@@ -37,6 +37,7 @@ struct worker {
 
 struct supervisor {
     struct config *config;
+    const struct gateway_guest *guest;
     unsigned count;                                // of workers that serve
     struct worker workers[SUPERVISOR_WORKERS_MAX]; // number 1 first
     sigset_t usual;                                // signals that were blocked before
@@ -170,7 +171,7 @@ static _Noreturn void be_worker(struct supervisor *supervisor, unsigned number, 
         _exit(1);
     set_signals(&supervisor->usual);
     set_instance(supervisor, number, client_id, store_path);
-    int code = gateway_run(config);
+    int code = gateway_run(config, supervisor->guest);
     config_free(config);
     free(client_id);
     free(store_path);
@@ -312,8 +313,8 @@ static void catch_signals(struct supervisor *supervisor, sigset_t *signals) {
     sigprocmask(SIG_BLOCK, signals, &supervisor->usual);
 }
 
-int supervisor_run(struct config *config, unsigned count) {
-    struct supervisor supervisor = {.config = config, .count = count};
+int supervisor_run(struct config *config, unsigned count, const struct gateway_guest *guest) {
+    struct supervisor supervisor = {.config = config, .guest = guest, .count = count};
     const struct timespec second = {.tv_sec = 1};
     sigset_t signals;
     log_setup(config->log_level, config->log_format, 0);

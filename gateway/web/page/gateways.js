@@ -1,0 +1,44 @@
+// The gateways: what each says of itself.
+import { ask } from "./api.js";
+import { age, make } from "./dom.js";
+
+const size = (bytes) => bytes === undefined ? "" : bytes < 1 << 20 ? `${Math.round(bytes / 1024)} KiB` : `${(bytes / (1 << 20)).toFixed(1)} MiB`;
+const sum = (metrics, key) => (metrics?.channels || []).reduce((total, channel) => total + (channel[key] || 0), 0);
+
+export class Gateways {
+  constructor() {
+    this.cards = make("div");
+    this.strangers = make("div");
+    this.element = [make("div", { class: "page" }, make("h2", {}, "Gateways"), this.cards, make("h3", {}, "Bytes that made no sense, of no known device"), this.strangers)];
+    this.before = new Map();
+    this.load();
+  }
+
+  close() { this.closed = true; }
+
+  async load() {
+    const [gateways, log] = await Promise.all([ask("/api/gateways"), ask("/api/log")]);
+    if (this.closed) return;
+    this.cards.replaceChildren(...gateways.body.gateways.map((gateway) => this.card(gateway)));
+    if (gateways.body.gateways.length === 0) this.cards.append(make("p", { class: "empty" }, "No gateway is on this broker."));
+    this.strangers.replaceChildren(...log.body.filter(({ entry }) => entry.packet).slice(0, 20).map(({ entry }) =>
+      make("div", { class: "entry" }, `${entry.source || ""}  ${entry.error_text || entry.verdict || ""}`, make("div", { class: "bytes" }, entry.packet.match(/../g)?.join(" ") || ""))));
+  }
+
+  rate({ instance, metrics }) {
+    const now = { at: metrics?.timestamp, messages: sum(metrics, "messages") }, before = this.before.get(instance);
+    if (!before || before.at !== now.at) this.before.set(instance, { ...now, rate: before && now.at > before.at ? (now.messages - before.messages) / (now.at - before.at) : undefined });
+    const rate = this.before.get(instance).rate;
+    return rate === undefined ? "" : `${rate.toFixed(1)} messages/s`;
+  }
+
+  card(gateway) {
+    const { instance, online, state, metrics } = gateway;
+    const rows = [["version", state?.version], ["up", state?.started ? age(state.started) : ""], ["connections", metrics && sum(metrics, "connections")], ["rate", this.rate(gateway)],
+      ["messages", metrics && sum(metrics, "messages")], ["broker", metrics && (metrics.broker_up ? `connected, ${metrics.broker_reconnections} reconnections` : "not connected")],
+      ["outbox", metrics && `${metrics.outbox_messages} messages, oldest ${Math.round(metrics.outbox_oldest_seconds)} s`], ["disk", size(metrics?.store_bytes) + (metrics?.store_full ? ", full" : "")],
+      ["set aside", metrics?.set_aside_messages], ["memory", size(metrics?.resident_memory_bytes)]];
+    return make("section", { class: "card" }, make("h2", {}, instance), make("p", { class: online ? "good" : "bad" }, online ? "online" : "offline"),
+      make("table", {}, make("tbody", {}, ...rows.filter(([, value]) => value !== undefined && value !== "" && value !== null).map(([name, value]) => make("tr", {}, make("th", {}, name), make("td", {}, String(value)))))));
+  }
+}
