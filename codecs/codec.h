@@ -157,8 +157,9 @@ struct codec {
     size_t frame_max;    // bytes of the longest frame; frame() is never given more than that
     size_t junk_max;     // bytes of junk in a row that a stream may contain
     unsigned quiet_ms;   // silence after which frame() is asked with CODEC_QUIET; 0: never
-    unsigned brisk_ms;   // the same for a device whose frames have each ended with a segment until now
-    bool one_at_a_time;  // answers carry no id: the next command waits for the answer to the last
+    unsigned
+        brisk_ms; // the same for a device of which three such frames each ended with a segment, and none did not
+    bool one_at_a_time; // answers carry no id: the next command waits for the answer to the last
     // The alarms that its devices raise: boolean fields, set only by reports that raise them. Their row in
     // schema/fields.json has "alarm". Ends with FIELD_NONE; NULL without any.
     const enum field *alarms;

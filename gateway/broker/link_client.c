@@ -15,7 +15,7 @@
 
 #define KEEPALIVE       30         // seconds
 #define SESSION_LASTING 604800     // seconds that the broker keeps commands for a gateway that is away
-#define SESSION_BRIEF   3600       // seconds
+#define SESSION_BRIEF   600        // seconds
 #define WILL_DELAY      1          // seconds; some brokers never send the Last Will at 0
 #define PACKET_SIZE_MAX (1U << 20) // bytes of what we take in
 #define PROBE_TIME      5000       // milliseconds that an address may take to answer

@@ -291,8 +291,7 @@ static bool is_faulty(const struct item *item) {
 
 // A report that the broker perhaps never takes, and that waits on disk: nothing waits for it, however long that is.
 static bool stands_apart(const struct outbox *outbox, const struct item *item) {
-    return is_faulty(item) && item->publish.retain == MQTT_NOT_RETAINED &&
-           item->number <= outbox->written_through;
+    return is_faulty(item) && item->report && item->number <= outbox->written_through;
 }
 
 static const struct item *oldest_in_flow(const struct outbox *outbox) {

@@ -9,7 +9,8 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
-#define SETTLE_TIME 2000000 // microseconds to wait for our own log entry, which may be behind many messages
+#define STALE_TIME  60000000 // microseconds
+#define SETTLE_TIME 2000000  // microseconds to wait for our own log entry, which may be behind many messages
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
@@ -43,6 +44,7 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     strcpy(session->ident, ident);
     session->device = *device;
     session->since = clock_ticks();
+    session->came = clock_now();
     if (device->name == ident)
         session->device.name = session->ident;
     HASH_ADD_KEYPTR(by_ident, table->by_ident, session->ident, strlen(session->ident), session);
@@ -216,6 +218,12 @@ static bool is_behind(const struct channel_parts *parts, const struct session *s
     return session->settled || (is_over(session) && bus_has_taken(parts->bus, session->said.number));
 }
 
+// Whether the device came here long after that was said. The clocks of two machines are believed to a minute, no more.
+static bool is_stale(const struct session *session, const json_t *entry) {
+    int64_t said = event_timestamp(entry);
+    return clock_is_set(said) && clock_is_set(session->came) && said < session->came - STALE_TIME;
+}
+
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length) {
     struct session *session = session_by_device_id(parts->sessions, device_id);
     if (session == NULL)
@@ -223,7 +231,7 @@ void session_heard(const struct channel_parts *parts, int64_t device_id, const c
     json_t *json = json_loadb(entry, length, 0, NULL);
     const char *instance = json_string_value(json_object_get(json, "instance"));
     bool own = bus_is_own(parts->bus, instance), said = own && is_said(session, json);
-    bool moved = instance != NULL && !own && is_behind(parts, session);
+    bool moved = instance != NULL && !own && is_behind(parts, session) && !is_stale(session, json);
     json_decref(json);
     if (said) {
         settle(parts, session);
@@ -251,6 +259,7 @@ static void take_identity(struct session_table *table, struct session *session, 
     session->device = *device;
     enter_id(table, session);
     session->since = clock_ticks();
+    session->came = clock_now();
     session->settled = false;
     arrive(session, peer);
 }

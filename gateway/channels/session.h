@@ -22,6 +22,7 @@ struct session {
     struct place *tcp; // its connection, or NULL
     struct place *udp; // where it was last heard from over UDP, or NULL
     int64_t since;     // it has been here, by clock_ticks()
+    int64_t came;      // the same by the wall clock: microseconds since 1970
     struct said said;  // the log entry that says so
     bool elsewhere;    // it has gone to another gateway
     bool settled;      // said has come back: what other gateways said before it has been heard
@@ -54,8 +55,9 @@ void session_tell_heard(struct peer *peer);
 
 // The broker tells of a log entry (JSON) that the device is connected. Our own: what others said about it before
 // that has been heard. Another instance's behind that: the device is no longer here, and its connections are closed
-// as above. The broker's order alone decides, since two gateways' clocks need not agree. An entry that names no
-// instance is ignored.
+// as above. The broker's order decides, since two gateways' clocks need not agree. But an entry that is more than
+// a minute older than the device's arrival here was kept by a gateway without the broker: that counts for nothing, nor
+// does one that names no instance.
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length);
 
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it

@@ -135,10 +135,6 @@ unsigned stream_quiet_ms(const struct stream *stream) {
     return brisk ? stream->codec->brisk_ms : stream->codec->quiet_ms;
 }
 
-enum codec_follow stream_pause(const struct stream *stream) {
-    return stream->cuts ? CODEC_OPEN : CODEC_PAUSE;
-}
-
 // A frame that was kept has used bytes, of which kept had come before those at hand.
 static void note_pieces(struct stream *stream, size_t kept, size_t used) {
     if (used > kept)

@@ -94,9 +94,6 @@ void stream_forget(struct stream *stream, const char *ident);
 enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_t length,
                               enum codec_follow follow);
 
-// What to say of the bytes behind a segment: whether the device may be taken at its word that it writes whole frames.
-enum codec_follow stream_pause(const struct stream *stream);
-
 // Whether the beginning of a frame waits for more, so that a silence means something; and how long that has to be, in
 // milliseconds. It is shorter for a device whose frames each ended with a segment, until it cuts one.
 bool stream_waits(const struct stream *stream);

@@ -295,8 +295,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
     bool was_nameless = connection->peer.places == NULL;
     connection->quiet_asked = false;
     bool all = (size_t)count < buffer->len; // that it has written until now
-    take(connection, (const uint8_t *)buffer->base, (size_t)count,
-         all ? stream_pause(&connection->peer.stream) : CODEC_OPEN);
+    take(connection, (const uint8_t *)buffer->base, (size_t)count, all ? CODEC_PAUSE : CODEC_OPEN);
     // Idleness alone needs no new timer: when it fires, it looks again.
     if (!connection->closing && (stream_waits(&connection->peer.stream) || was_nameless))
         set_timer(connection);

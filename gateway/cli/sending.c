@@ -132,7 +132,9 @@ static void give_up_following(struct sending *sending) {
         fail(sending, code, "published, but no gateway has taken it in yet");
     else if (lost > 0)
         fail(sending, code,
-             "%zu of %zu commands ended while the connection was broken: whether they were executed is not "
+             "%zu of %zu commands no longer stand at the broker: they ended while the connection was broken, "
+             "or the "
+             "gateway is not back; whether they were executed is not "
              "known",
              lost, all);
     else

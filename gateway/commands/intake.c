@@ -232,9 +232,13 @@ static void on_kept(void *context, bool ok) {
     struct command_queue *queue = intake->queue;
     struct command *command = command_table_find(queue->table, intake->fresh->id);
     let_go(intake, intake->fresh);
+    queue->table->fresh--;
     if (command == NULL || command_has_ended(command))
         return;
     command->fresh = false;
+    if (!ok)
+        log_warning("command %lld is not on disk, which takes nothing: it is lost if the gateway ends now",
+                    (long long)command->id);
     say_queued(queue, command);
     command_voice_publish(queue->voice, command);
     command_queue_send_next(queue, command->key);
@@ -249,6 +253,7 @@ static void take_command(struct command_intake *intake, struct address *address,
     command_table_add(intake->queue->table, command);
     fresh->id = command->id;
     DL_APPEND(intake->fresh, fresh);
+    intake->queue->table->fresh++;
     command_voice_keep(intake->queue->voice, command);
     store_when_written(intake->queue->voice->store, on_kept, intake);
 }

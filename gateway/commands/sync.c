@@ -68,7 +68,10 @@ void command_sync_start(struct command_sync *sync) {
 
 // --- the marker ---
 
+// Never before the entry of a command that it covers: of one that is not on disk yet there is none.
 static void publish_marker(struct command_sync *sync) {
+    if (table_of(sync)->fresh > 0)
+        return; // command_sync_mark() comes back to it
     const struct command_voice *voice = voice_of(sync);
     int64_t last = table_of(sync)->last_id > 0 ? table_of(sync)->last_id : 1;
     json_t *marker =
@@ -122,7 +125,7 @@ static size_t take_unconfirmed(struct command_sync *sync) {
     struct command *command, *next;
     size_t again = 0;
     HASH_ITER(hh, table_of(sync)->by_id, command, next) {
-        if (command->confirmed || command_has_ended(command))
+        if (command->confirmed || command->fresh || command_has_ended(command))
             continue;
         bool lost = is_lost(sync, command);
         again += lost;

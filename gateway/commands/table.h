@@ -24,6 +24,7 @@ struct command_table {
     struct command *by_id;
     struct command_target *targets; // by key
     size_t pending;                 // commands that have not ended
+    size_t fresh;                   // of these: not on disk yet
     int64_t last_id;                // ids only grow, across restarts too
 };
 

@@ -260,7 +260,7 @@ static void add_devices(struct config_devices *devices, const json_t *array) {
         const char *name = text_of(json, "name");
         devices->list[devices->count++] = (struct config_device){
             .ident = text_of(json, "ident"),
-            .id = json_schema_integer(json_object_get(json, "id")),
+            .id = json_object_get(json, "id") != NULL ? json_schema_integer(json_object_get(json, "id")) : -1,
             .name = name != NULL ? name : text_of(json, "ident"),
             .type_id = json_schema_integer(json_object_get(json, "type_id")),
         };
@@ -353,8 +353,8 @@ static void read_web(struct faults *faults, struct config *config) {
     config->web.key_file = text_of(web, "key_file");
     if (config->web.listen != NULL && !address_parse(config->web.listen, &address))
         faults_add(faults, "$.web.listen",
-                  "is \"%s\", expected HOST:PORT with a numeric host, such as 127.0.0.1:7780",
-                  config->web.listen);
+                   "is \"%s\", expected HOST:PORT with a numeric host, such as 127.0.0.1:7780",
+                   config->web.listen);
     if ((config->web.cert_file == NULL) != (config->web.key_file == NULL))
         faults_add(faults, "$.web", "has one of cert_file and key_file, expected both or none");
 }

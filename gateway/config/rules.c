@@ -142,7 +142,8 @@ void rules_check_devices(struct faults *faults, const struct config *config,
         if (device->ident == NULL)
             continue; // the schema has said so
         check_unique(&idents, "ident", device->ident, i);
-        check_unique(&ids, "id", id, i);
+        if (device->id >= 0) // otherwise it is missing
+            check_unique(&ids, "id", id, i);
     }
     json_decref(idents.places);
     json_decref(ids.places);

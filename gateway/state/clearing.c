@@ -6,11 +6,13 @@
 #include <string.h>
 #include <uthash.h>
 
+#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
 #define QUIET_TIME 1000  // milliseconds without an answer, behind the mark, after which a round is over
 #define MARK_TIME  5000  // milliseconds until a mark that has not come back is sent again
+#define MARKS_MAX  6     // in a round, until it goes on without
 #define GONE_MAX   10000 // devices that are remembered as removed
 #define EACH_MAX   200 // devices that are asked for one by one in a round; of more, all telemetry is asked for
 #define LAST_FIELD "timestamp"
@@ -34,7 +36,8 @@ struct round {
     bool under_way;
     bool of_all;     // by one filter
     bool marked;     // the mark has come back
-    unsigned number; // says the mark
+    unsigned number; // says the mark that was sent last
+    unsigned marks;  // that were sent in this round
     uint64_t sent;   // the mark, by uv_now()
     uint64_t heard;  // the last that the broker retains, or the mark; by uv_now()
 };
@@ -45,6 +48,7 @@ struct clearing {
     struct publisher *publisher;
     struct generation *generation;
     clearing_remove_fn *remove;
+    clearing_emptied_fn *emptied;
     void *context;
     uv_timer_t timer;        // runs while devices are being removed
     struct leaving *leaving; // by id
@@ -142,7 +146,7 @@ static bool clear(struct clearing *clearing, int64_t device_id, const char *fiel
 // What a full outbox does not take is asked for again.
 void clearing_heard_telemetry(struct clearing *clearing, int64_t device_id, const char *field) {
     struct leaving *leaving = find(clearing, device_id);
-    if (leaving == NULL || !leaving->removed)
+    if (leaving == NULL || !leaving->asked)
         return;
     if (strcmp(field, LAST_FIELD) == 0) {
         leaving->has_timestamp = true;
@@ -165,13 +169,29 @@ static void send_mark(struct clearing *clearing) {
                 bus_client_id(clearing->bus));
     json_decref(mark);
     round->sent = uv_now(clearing->timer.loop);
+    round->marks++;
+}
+
+// Where no mark comes back, because an access list forbids it or the way there and back takes longer and longer,
+// silence alone says that the broker has told all.
+static void give_up_on_marks(struct clearing *clearing) {
+    log_about("mark", LOG_WARNING,
+              "%s/" TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARK
+              " does not come back from the broker: whether the telemetry of removed devices is cleared is "
+              "told by silence",
+              bus_prefix(clearing->bus), bus_client_id(clearing->bus));
+    clearing->round.marked = true;
+    clearing_goes_on(clearing);
 }
 
 void clearing_heard_mark(struct clearing *clearing, const struct mqtt_received *received) {
-    char number[16];
-    int length = snprintf(number, sizeof number, "%u", clearing->round.number);
-    if (received->retain || received->length != (size_t)length ||
-        memcmp(number, received->payload, received->length) != 0)
+    const struct round *round = &clearing->round;
+    char text[16];
+    snprintf(text, sizeof text, "%.*s", (int)(received->length < sizeof text ? received->length : 0),
+             received->payload);
+    unsigned long number = strtoul(text, NULL, 10);
+    if (received->retain || !round->under_way || number > round->number ||
+        number <= round->number - round->marks)
         return;
     clearing->round.marked = true;
     clearing_goes_on(clearing);
@@ -218,6 +238,7 @@ static void begin_round(struct clearing *clearing) {
         return;
     clearing->round.of_all = of_all;
     clearing->round.marked = false;
+    clearing->round.marks = 0;
     clearing->round.under_way = of_all ? ask_for_all(clearing) : ask_for_each(clearing);
     if (clearing->round.under_way)
         send_mark(clearing);
@@ -237,6 +258,8 @@ static void take_result(struct clearing *clearing, struct leaving *leaving) {
     leaving->asked = leaving->answered = false;
     if (again || (leaving->has_timestamp && !clear(clearing, leaving->device_id, LAST_FIELD)))
         return;
+    if (leaving->has_timestamp) // its id may be another device's by now
+        clearing->emptied(clearing->context, leaving->device_id, LAST_FIELD);
     leave(clearing, leaving);
 }
 
@@ -263,8 +286,10 @@ static void on_timer(uv_timer_t *timer) {
         begin_round(clearing);
     else if (round->marked && now - round->heard > QUIET_TIME)
         end_round(clearing);
-    else if (!round->marked && now - round->sent > MARK_TIME)
+    else if (!round->marked && now - round->sent > MARK_TIME && round->marks < MARKS_MAX)
         send_mark(clearing);
+    else if (!round->marked && now - round->sent > MARK_TIME)
+        give_up_on_marks(clearing);
     if (clearing->leaving == NULL && !round->under_way)
         uv_timer_stop(timer);
 }
@@ -295,7 +320,7 @@ void clearing_begin(struct clearing *clearing, int64_t device_id) {
         stop_asking(clearing, leaving);
     clearing->unremoved += leaving->removed;
     clearing->orphans -= leaving->orphan;
-    leaving->removed = leaving->orphan = leaving->asked = leaving->answered = false;
+    leaving->removed = leaving->orphan = leaving->asked = leaving->answered = leaving->has_timestamp = false;
     leaving->rounds = 0;
     publisher_wake(clearing->publisher);
 }
@@ -337,13 +362,14 @@ void clearing_link_down(struct clearing *clearing) {
 
 struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, const struct mqtt_asker *asker,
                               struct publisher *publisher, struct generation *generation,
-                              clearing_remove_fn *remove, void *context) {
+                              clearing_remove_fn *remove, clearing_emptied_fn *emptied, void *context) {
     struct clearing *clearing = must_have(calloc(1, sizeof *clearing));
     clearing->bus = bus;
     clearing->asker = *asker;
     clearing->publisher = publisher;
     clearing->generation = generation;
     clearing->remove = remove;
+    clearing->emptied = emptied;
     clearing->context = context;
     uv_timer_init(loop, &clearing->timer);
     clearing->timer.data = clearing;

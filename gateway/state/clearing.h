@@ -1,6 +1,7 @@
 // Removing devices: all that is retained for them is cleared. Only the broker knows which telemetry there is, so it
 // is asked, in rounds: we subscribe to it, and what comes is cleared. A round is over when the broker has given back
-// a mark that we sent behind the subscriptions, and is quiet. A device has gone when a round brought nothing of it.
+// a mark that we sent behind the subscriptions, and is quiet. A device has gone when a round brought
+// nothing of it but perhaps its timestamp, which is emptied last.
 #pragma once
 
 #include <stdbool.h>
@@ -16,11 +17,13 @@ struct clearing;
 
 // Clears all that is retained for a device, except its telemetry.
 typedef void clearing_remove_fn(void *context, int64_t device_id);
+// telemetry/{field} of the id was emptied: a device that has the id now has to publish its own again.
+typedef void clearing_emptied_fn(void *context, int64_t device_id, const char *field);
 
 // Adds itself to the publisher. All that is handed in stays the caller's.
 struct clearing *clearing_new(uv_loop_t *loop, const struct bus *bus, const struct mqtt_asker *asker,
                               struct publisher *publisher, struct generation *generation,
-                              clearing_remove_fn *remove, void *context);
+                              clearing_remove_fn *remove, clearing_emptied_fn *emptied, void *context);
 // Closes the handle on the loop, and asks for nothing any more. The memory goes with clearing_free() after
 // the loop has ended.
 void clearing_stop(struct clearing *clearing);

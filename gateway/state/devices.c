@@ -193,6 +193,12 @@ static void end_rest(struct devices *devices, struct device_state *state) {
     state->rests = false;
 }
 
+// What the broker should have already does not wait for telemetry_interval.
+static void mark_values_due_now(struct devices *devices, struct device_state *state) {
+    end_rest(devices, state);
+    mark_due(devices, state, STATE_VALUES);
+}
+
 static void forget(struct devices *devices, struct device_state *state) {
     leave_list(devices, state);
     end_rest(devices, state);
@@ -622,7 +628,7 @@ void devices_restore(struct devices *devices, struct generation_span lost) {
         if (!is_ours(devices, state))
             continue;
         if (values_mark_between(&state->values, lost.after, lost.before))
-            mark_due(devices, state, STATE_VALUES);
+            mark_values_due_now(devices, state);
         // Each of these is the latest generation of several topics, some of which may be older.
         if (state->stated > lost.after)
             mark_due(devices, state, STATE_IDENTITY | STATE_CONNECTED);
@@ -684,6 +690,7 @@ static void move(struct devices *devices, struct device_state *state) {
     state->name = NULL;
     HASH_ADD(hh, devices->by_id, id, sizeof state->id, state);
     values_mark(&state->values);
+    end_rest(devices, state);
     mark_due(devices, state, STATE_ALL);
     identify(devices, state, &device, state->ident);
 }
@@ -1031,13 +1038,13 @@ static void hear_retained_timestamp(struct devices *devices, int64_t id, struct 
         find_or_make_claim(devices, id)->reported = true;
 }
 
-// Somebody has written a value of ours. What is due goes out anyway.
+// Somebody has written a value of ours. What is due goes out anyway, unless it waits for telemetry_interval.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
                               const char *topic, const struct mqtt_received *received) {
     const struct value *value = values_named(&state->values, field);
-    if (value == NULL || value->generation == 0)
+    if (value == NULL || (value->generation == 0 && !state->rests))
         return;
-    bool same = value->length == received->length &&
+    bool same = value->generation != 0 && value->length == received->length &&
                 memcmp(value_text(value), received->payload, received->length) == 0;
     compare(devices, state, same, topic, received);
 }
@@ -1090,7 +1097,13 @@ static void renew_field(struct devices *devices, struct device_state *state, con
     if (value == NULL)
         return;
     value->generation = 0;
-    mark_due(devices, state, STATE_VALUES);
+    mark_values_due_now(devices, state);
+}
+
+void devices_emptied(struct devices *devices, int64_t id, const char *field) {
+    struct device_state *state = find(devices, id);
+    if (state != NULL && is_ours(devices, state))
+        renew_field(devices, state, field);
 }
 
 void devices_again(struct devices *devices, const char *topic) {

@@ -67,6 +67,9 @@ void devices_assert_connected(struct devices *devices);
 // Home Assistant) is due again.
 void devices_again(struct devices *devices, const char *topic);
 
+// telemetry/{field} of the id was emptied with what a removed device has left: it is due again where a device has it.
+void devices_emptied(struct devices *devices, int64_t id, const char *field);
+
 // What waits for telemetry_interval to pass is due now, and nothing waits for it any more.
 void devices_rest_no_more(struct devices *devices);
 

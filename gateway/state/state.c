@@ -304,6 +304,11 @@ static void remove_device(void *context, int64_t device_id) {
     devices_remove(state->devices, device_id);
 }
 
+static void emptied(void *context, int64_t device_id, const char *field) {
+    struct state *state = context;
+    devices_emptied(state->devices, device_id, field);
+}
+
 static struct devices *make_devices(const struct state *state) {
     return devices_new(&(struct devices_parts){.config = state->parts.config,
                                                .registry = state->parts.registry,
@@ -327,7 +332,7 @@ static void make_publishing(struct state *state) {
                                              state->instances, parts->channels, parts->channel_count);
     state->generation = generation_new(parts->loop, parts->bus, state->publisher);
     state->clearing = clearing_new(parts->loop, parts->bus, &parts->asker, state->publisher,
-                                   state->generation, remove_device, state);
+                                   state->generation, remove_device, emptied, state);
     state->devices = make_devices(state);
     publisher_add(state->publisher, watch, state);
     instances_when_gone(state->instances, take_over, state);

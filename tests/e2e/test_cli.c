@@ -291,63 +291,68 @@ static void put_files(void) {
     fclose(file);
 }
 
+static const struct {
+    const char *config, *path;
+} faulty[] = {
+    {"{\"mqtt\":{\"urll\":\"x\"}}", "$.mqtt.urll: "},
+    {"{\"mqtt\":{\"url\":\"http://x\"}}", "$.mqtt.url: "},
+    {"{\"mqtt\":{\"qos\":2}}", "$.mqtt.qos: "},
+    {"{\"mqtt\":{\"topic_prefix\":\"a/#\"}}", "$.mqtt.topic_prefix: "},
+    {"{\"mqtt\":{\"password_file\":\"/no/such\"}}", "$.mqtt.password_file: "},
+    {"{\"channels\":[{\"id\":1,\"protocol\":\"x\",\"tcp\":\"0.0.0.0:1\"}]}", "$.channels[0]: "},
+    {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0\"}]}", "$.channels[0].tcp: "},
+    {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\"}]}", "$.channels[0]: "},
+    {"{\"limits\":{\"connections\":\"many\"}}", "$.limits.connections: "},
+    {"{\"messages\":[]}", "$.messages: "},
+    {"{\"devices\":[{\"ident\":\"a b\",\"id\":1}]}", "$.devices[0].ident: "},
+    {"{\"devices\":[{\"ident\":\"a\",\"id\":1},{\"ident\":\"b\",\"id\":1}]}",
+     "$.devices[1]: has the id 1, which $.devices[0] already has"},
+    {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
+     "devices.json[0]: has the id 1, which $.devices[0] already has"},
+    {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
+     "devices.json[1].id: is \"x\", expected integer"},
+    {"{\"channels\":[]}", "$.channels: has 0 entries, expected at least 1"},
+    {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:7700\"},"
+     "{\"id\":2,\"protocol\":\"magicyo\",\"tcp\":\"0.0.0.0:7700\"}]}",
+     "$.channels[1].tcp: is \"0.0.0.0:7700\", but $.channels[0].tcp is \"127.0.0.1:7700\""},
+    {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"udp\":\"127.0.0.1:7700\"},"
+     "{\"id\":2,\"protocol\":\"magicyo\",\"udp\":\"[::]:7700\"}]}",
+     "$.channels[1].udp: is \"[::]:7700\", but $.channels[0].udp is \"127.0.0.1:7700\""},
+    {"{\"mqtt\":{\"client_id\":\"a\\u0085\"}}", "$.mqtt.client_id: has the character U+0085"},
+    {"{\"mqtt\":{\"username\":\"a\\u0001\"}}", "$.mqtt.username: has the character U+0001"},
+    {"{\"mqtt\":{\"topic_prefix\":\"a\\u007f\"}}", "$.mqtt.topic_prefix: has the character U+007F"},
+    {"{\"home_assistant\":{\"prefix\":\"a\\ufffe\"}}", "$.home_assistant.prefix: has the character U+FFFE"},
+    {"{\"mqtt\":{\"password_file\":\".\"}}", "cannot be read: Is a directory"},
+    {"{\"mqtt\":{\"password_file\":\"nul\"}}", "it has a NUL byte"},
+    {"{\"mqtt\":{\"password_file\":\"large\"}}",
+     "$.mqtt.password_file: has 70000 bytes, expected at most 65535"},
+    {"{\"mqtt\":{\"password_file\":\"nothing\"}}", "its first line is empty"},
+    {"{\"mqtt\":{\"ca_file\":\".\"}}", "$.mqtt.ca_file: is \".\", which cannot be read: Is a directory"},
+    {"{\"devices_file\":\"/no/such\"}", "$.devices_file: "},
+    {"{\"unknown_devices\":\"maybe\"}", "$.unknown_devices: "},
+    {"[]", "$: "},
+    {"{", "$: in, line 1"},
+    {"", "$: in, line 1"},
+};
+
+// check, run and watch say the same; check on standard output.
+static void expect_fault(const char *command, const char *config, const char *path) {
+    const struct outcome *it = call(command, config);
+    const char *output = strncmp(command, "check", strlen("check")) == 0 ? it->out : it->err;
+    cr_assert(it->code == 1, "%s, %s: exit code %d", command, config, it->code);
+    cr_assert(strstr(output, path) != NULL, "%s, %s: %s%s", command, config, it->out, it->err);
+}
+
 Test(cli, check_names_each_fault_with_its_path) {
-    static const struct {
-        const char *config, *path;
-    } wrong[] = {
-        {"{\"mqtt\":{\"urll\":\"x\"}}", "$.mqtt.urll: "},
-        {"{\"mqtt\":{\"url\":\"http://x\"}}", "$.mqtt.url: "},
-        {"{\"mqtt\":{\"qos\":2}}", "$.mqtt.qos: "},
-        {"{\"mqtt\":{\"topic_prefix\":\"a/#\"}}", "$.mqtt.topic_prefix: "},
-        {"{\"mqtt\":{\"password_file\":\"/no/such\"}}", "$.mqtt.password_file: "},
-        {"{\"channels\":[{\"id\":1,\"protocol\":\"x\",\"tcp\":\"0.0.0.0:1\"}]}", "$.channels[0]: "},
-        {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0\"}]}", "$.channels[0].tcp: "},
-        {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\"}]}", "$.channels[0]: "},
-        {"{\"limits\":{\"connections\":\"many\"}}", "$.limits.connections: "},
-        {"{\"messages\":[]}", "$.messages: "},
-        {"{\"devices\":[{\"ident\":\"a b\",\"id\":1}]}", "$.devices[0].ident: "},
-        {"{\"devices\":[{\"ident\":\"a\",\"id\":1},{\"ident\":\"b\",\"id\":1}]}",
-         "$.devices[1]: has the id 1, which $.devices[0] already has"},
-        {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
-         "devices.json[0]: has the id 1, which $.devices[0] already has"},
-        {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
-         "devices.json[1].id: is \"x\", expected integer"},
-        {"{\"channels\":[]}", "$.channels: has 0 entries, expected at least 1"},
-        {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:7700\"},"
-         "{\"id\":2,\"protocol\":\"magicyo\",\"tcp\":\"0.0.0.0:7700\"}]}",
-         "$.channels[1].tcp: is \"0.0.0.0:7700\", but $.channels[0].tcp is \"127.0.0.1:7700\""},
-        {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"udp\":\"127.0.0.1:7700\"},"
-         "{\"id\":2,\"protocol\":\"magicyo\",\"udp\":\"[::]:7700\"}]}",
-         "$.channels[1].udp: is \"[::]:7700\", but $.channels[0].udp is \"127.0.0.1:7700\""},
-        {"{\"mqtt\":{\"client_id\":\"a\\u0085\"}}", "$.mqtt.client_id: has the character U+0085"},
-        {"{\"mqtt\":{\"username\":\"a\\u0001\"}}", "$.mqtt.username: has the character U+0001"},
-        {"{\"mqtt\":{\"topic_prefix\":\"a\\u007f\"}}", "$.mqtt.topic_prefix: has the character U+007F"},
-        {"{\"home_assistant\":{\"prefix\":\"a\\ufffe\"}}",
-         "$.home_assistant.prefix: has the character U+FFFE"},
-        {"{\"mqtt\":{\"password_file\":\".\"}}", "cannot be read: Is a directory"},
-        {"{\"mqtt\":{\"password_file\":\"nul\"}}", "it has a NUL byte"},
-        {"{\"mqtt\":{\"password_file\":\"large\"}}",
-         "$.mqtt.password_file: has 70000 bytes, expected at most 65535"},
-        {"{\"mqtt\":{\"password_file\":\"nothing\"}}", "its first line is empty"},
-        {"{\"mqtt\":{\"ca_file\":\".\"}}", "$.mqtt.ca_file: is \".\", which cannot be read: Is a directory"},
-        {"{\"devices_file\":\"/no/such\"}", "$.devices_file: "},
-        {"{\"unknown_devices\":\"maybe\"}", "$.unknown_devices: "},
-        {"[]", "$: "},
-        {"{", "$: in, line 1"},
-        {"", "$: in, line 1"},
-    };
     put_files();
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        const struct outcome *it = call("check -c in", wrong[i].config);
-        cr_assert(it->code == 1, "%s: exit code %d", wrong[i].config, it->code);
-        cr_assert(strstr(it->out, wrong[i].path) != NULL, "%s: %s%s", wrong[i].config, it->out, it->err);
-        it = call("run -c in", wrong[i].config);
-        cr_assert(it->code == 1, "run, %s: exit code %d", wrong[i].config, it->code);
-        cr_assert(strstr(it->err, wrong[i].path) != NULL, "run, %s: %s", wrong[i].config, it->err);
-        it = call("watch -c in", wrong[i].config);
-        cr_assert(it->code == 1, "watch, %s: exit code %d", wrong[i].config, it->code);
-        cr_assert(strstr(it->err, wrong[i].path) != NULL, "watch, %s: %s", wrong[i].config, it->err);
+    for (size_t i = 0; i < sizeof faulty / sizeof faulty[0]; i++) {
+        expect_fault("check -c in", faulty[i].config, faulty[i].path);
+        expect_fault("run -c in", faulty[i].config, faulty[i].path);
+        expect_fault("watch -c in", faulty[i].config, faulty[i].path);
     }
+}
+
+Test(cli, check_names_unknown_keys_and_a_file_that_is_not_there) {
     const struct outcome *it = call("check -c in", "{\"a\":1,\"mqtt\":{\"b\":2},\"limits\":{\"c\":3}}");
     expect_in(it->out, "$.a: ");
     expect_in(it->out, "$.mqtt.b: ");
@@ -366,7 +371,8 @@ Test(cli, check_names_all_faults_at_once) {
              "\"channels\":[{\"id\":\"x\",\"protocol\":\"fly\",\"tcp\":\"nowhere\"},7,"
              "{\"id\":2,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0:7700\"},"
              "{\"id\":2,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0:7700\"}],"
-             "\"devices\":[{\"ident\":\"c\"},{\"ident\":\"c\",\"id\":4}],\"devices_file\":\"devices.json\"}");
+             "\"devices\":[{\"ident\":\"c\"},{\"ident\":\"c\",\"id\":4},{\"ident\":\"d\"}],\"devices_file\":"
+             "\"devices.json\"}");
     static const char *const faults[] = {
         "$.mqtt.qos: is 7",
         "$.mqtt.url: is \"http://x\"",
@@ -387,6 +393,7 @@ Test(cli, check_names_all_faults_at_once) {
     expect_code(it, 1);
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
         expect_in(it->out, faults[i]);
+    cr_assert(strstr(it->out, "has the id 0") == NULL, "an id that is missing is none: %s", it->out);
 }
 
 // Neither on the screen nor in the log.

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/e2e/command_life.h"
@@ -69,6 +70,23 @@ STORY(instances, a_device_does_not_move_on_a_word_of_nobody) {
     rig_publish(rig, "log/gw/devices/" VAN "/connected", "{\"instance\":42}");
     rig_publish(rig, TO_VAN, "where?");
     device_expect(device, "where?");
+    rig_finish(rig);
+}
+
+// A gateway that was without the broker tells late of a device that has moved since.
+STORY(instances, a_device_does_not_move_back_on_what_was_said_long_before) {
+    struct rig *rig = rig_up(NULL);
+    char entry[80];
+    int device = wake(rig, VAN);
+    rig_publish(rig, TO_VAN, "where?"); // it has settled when this comes
+    device_expect(device, "where?");
+    snprintf(entry, sizeof entry, "{\"instance\":\"second\",\"timestamp\":%lld}",
+             (long long)time(NULL) - 120);
+    rig_publish(rig, "log/gw/devices/" VAN "/connected", entry);
+    device_send(device, "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+7\r\n");
+    rig_publish(rig, TO_VAN, "rconf,1#");
+    device_expect(device, "rconf,1#");
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "true");
     rig_finish(rig);
 }
 

@@ -66,6 +66,44 @@ static void expect_device(struct rig *rig, const char *topic, const char *subset
     rig_expect_standing(rig, below, connected);
 }
 
+// --- ids that pass on ---
+
+struct emptying {
+    struct rig *rig;
+    const char *topic;
+};
+
+static bool is_emptied(void *context) {
+    const struct emptying *emptying = context;
+    for (size_t i = 0; i < rig_count(emptying->rig, emptying->topic); i++)
+        if (rig_message_at(emptying->rig, emptying->topic, i)->length == 0)
+            return true;
+    return false;
+}
+
+static void expect_emptied(struct rig *rig, const char *topic) {
+    struct emptying emptying = {rig, topic};
+    cr_assert(rig_wait(is_emptied, &emptying, RIG_DEADLINE), "%s is not emptied", topic);
+}
+
+// Its own timestamp is not emptied with what the device before has left.
+Test(registry, id_that_passes_on_while_it_is_cleared) {
+    struct rig *rig = up_with("[{'ident':'" VAN "','id':42},{'ident':'" CAR "','id':43}]", "");
+    say(rig, rig_tcp(rig), VAN, "R2;190109120000+0,21681,20616,460+4+3976+3");
+    rig_expect_standing(rig, STATE_42 "/telemetry/timestamp", "1547035200");
+    int car = rig_tcp(rig);
+    say(rig, car, CAR, REPORT_AT("00"));
+    rig_expect_standing(rig, STATE_43 "/telemetry/position.speed", "2.14");
+    reload(rig, "[{'ident':'" CAR "','id':44}]");
+    reload(rig, "[{'ident':'" CAR "','id':44},{'ident':'" LORRY "','id':42}]");
+    expect_emptied(rig, STATE_42 "/telemetry/gsm.cellid");
+    say(rig, rig_tcp(rig), LORRY, "R0;10+190109120200+22.63827+114.02922+2.14+69+2+3744+1");
+    expect_emptied(rig, STATE_42 "/telemetry/timestamp");
+    rig_expect_standing(rig, STATE_42 "/telemetry/timestamp", "1547035320");
+    rig_expect_none_retained(rig, STATE_42 "/telemetry/gsm.cellid");
+    rig_finish(rig);
+}
+
 // --- a good file ---
 
 Test(registry, of_a_file_and_of_the_configuration) {

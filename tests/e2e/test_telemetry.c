@@ -221,6 +221,18 @@ STORY(telemetry, waits_for_its_interval) {
     rig->finished = true;
 }
 
+// What somebody else writes meanwhile is put right at once, with the value as it is by then.
+Test(telemetry, that_waits_is_put_right_all_the_same) {
+    struct rig *rig = rig_up(HOURLY);
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+1");
+    rig_expect(rig, BATTERY, "3.744");
+    say(rig, device, VAN, "R0;10+190109120100+22.63827+114.02922+2.14+69+2+3743+2");
+    rig_publish_retained(rig, BATTERY, "9.9");
+    rig_expect_standing(rig, BATTERY, "3.743");
+    rig_finish(rig);
+}
+
 STORY(telemetry, comes_with_every_report_if_so_configured) {
     struct rig *rig = rig_up("{'telemetry_interval':0}");
     int device = rig_tcp(rig);

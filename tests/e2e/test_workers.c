@@ -82,7 +82,10 @@ static int udp_at(struct rig *rig, unsigned worker, const char *ident) {
     for (int i = 0; i < TRIES; i++) {
         int device = rig_udp(rig);
         device_send(device, report(ident, 1));
-        if (worker_of(rig, device) == worker)
+        unsigned came_to = worker_of(rig, device);
+        // The broker's order says which worker has the device: that of the last try is to be the last.
+        rig_expect(rig, "log/gw/channels/+/connections/+/identified", NULL);
+        if (came_to == worker)
             return device;
         close(device);
     }
@@ -594,16 +597,18 @@ Test(workers, need_a_free_udp_port) {
 Test(workers, need_a_port_for_each_channel) {
     struct rig *rig = rig_new();
     char changes[256], reason[96];
-    int port;
+    int port, held_port;
     close(hold(SOCK_STREAM, &port));
+    int held = hold(SOCK_STREAM, &held_port);
     rig->workers = 2;
     snprintf(changes, sizeof changes,
              "{'channels':[{'id':1,'name':'one','protocol':'mictrack','tcp':'127.0.0.1:%d'},"
              "{'id':2,'name':'two','protocol':'magicyo','tcp':'127.0.0.1:%d'}]}",
-             port, port);
+             port, held_port);
     snprintf(reason, sizeof reason, "channel two: cannot listen on tcp 127.0.0.1:%d: Address already in use",
-             port);
+             held_port);
     rig_expect_no_start(rig, changes, reason);
+    close(held);
     rig->finished = true;
 }
 
