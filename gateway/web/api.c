@@ -341,7 +341,8 @@ static struct http_answer get_events(struct call *call) {
     const char *ident = http_query(call->request, "device");
     if (ident != NULL && fleet_by_ident(call->api->parts.fleet, ident) == NULL)
         return reply_fault(404, "there is no device with the ident \"%.64s\"", ident);
-    return streams_open(call->api->parts.streams, call->request, ident);
+    return streams_open(call->api->parts.streams, call->request, ident,
+                        guard_session(&call->api->guard, call->request));
 }
 
 static struct http_answer get_session(struct call *call) {

@@ -11,9 +11,8 @@
 
 struct event {
     uint64_t id;
-    const char *type; // a constant
-    char *ident;      // of the device that it is about, or NULL: for everybody
-    char *data;       // JSON on one line
+    char *ident; // of the device that it is about, or NULL: for everybody
+    char *frame; // as all readers get it
     size_t length;
 };
 
@@ -23,11 +22,8 @@ struct events;
 struct events *events_new(uint64_t first);
 void events_free(struct events *events);
 
-// Takes ownership of data. ident (or NULL) is copied.
-void events_add(struct events *events, const char *type, const char *ident, char *data, size_t length);
-
-// What comes cannot be told event by event: all readers read everything anew.
-void events_forget(struct events *events);
+// data is JSON on one line; all texts are copied.
+void events_add(struct events *events, const char *type, const char *ident, const char *data, size_t length);
 
 uint64_t events_next(const struct events *events); // the id of the event to come
 // The event of that id, or NULL when it is gone or yet to come.

@@ -30,6 +30,12 @@ const char *guard_user(const struct guard *guard, const struct http_request *req
     return login_user(guard->login, http_cookie(request, COOKIE), now);
 }
 
+uint64_t guard_session(const struct guard *guard, const struct http_request *request) {
+    const char *authorization = http_header(request, "Authorization");
+    const char *token = authorization != NULL ? authorization : http_cookie(request, COOKIE);
+    return login_session(guard->login, token, clock_ticks());
+}
+
 // --- other pages ---
 
 static bool is_local_name(const char *host) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "gateway/config/config.h"
 #include "gateway/web/http.h"
@@ -14,6 +15,9 @@ struct guard {
 
 // The user of the request's session, or NULL.
 const char *guard_user(const struct guard *guard, const struct http_request *request);
+
+// The number of that session, see login_session(); 0 when there is none.
+uint64_t guard_session(const struct guard *guard, const struct http_request *request);
 
 // Whether the request comes from our own page, or from no page at all. A page elsewhere could make a browser send one, and with
 // a name that it lets point to this machine even read the answer.

@@ -1,6 +1,7 @@
 // HTTP; see http.h. The only file that knows libmicrohttpd.
 #include "gateway/web/http.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <microhttpd.h>
@@ -257,14 +258,26 @@ static void write_ip(struct http_request *request) {
         *end = '\0';
 }
 
-// A proxy appends the address that it has seen itself.
+static enum MHD_Result take_last_forwarded(void *last, enum MHD_ValueKind kind, const char *name,
+                                           const char *value) {
+    if (value != NULL && strcasecmp(name, "X-Forwarded-For") == 0)
+        *(const char **)last = value;
+    return MHD_YES;
+}
+
+// A proxy appends the address that it has seen itself, to the header or as one more of them; what stands before is the
+// client's word. What is no address is nobody's.
 static void take_forwarded(struct http_request *request) {
-    const char *forwarded = http_header(request, "X-Forwarded-For");
-    const char *last = forwarded != NULL ? strrchr(forwarded, ',') : NULL;
-    if (forwarded == NULL)
+    const char *last = NULL;
+    unsigned char bytes[sizeof(struct in6_addr)];
+    MHD_get_connection_values(request->connection, MHD_HEADER_KIND, take_last_forwarded, &last);
+    if (last == NULL)
         return;
-    last = last != NULL ? last + 1 : forwarded;
-    snprintf(request->address, sizeof request->address, "%s", last + strspn(last, " "));
+    const char *comma = strrchr(last, ',');
+    last = comma != NULL ? comma + 1 : last;
+    last += strspn(last, " ");
+    if (inet_pton(AF_INET, last, bytes) == 1 || inet_pton(AF_INET6, last, bytes) == 1)
+        snprintf(request->address, sizeof request->address, "%s", last);
 }
 
 static struct http_request *new_request(struct http *http, struct MHD_Connection *connection,

@@ -1,6 +1,7 @@
 // Who may look; see login.h.
 #include "gateway/web/login.h"
 
+#include <arpa/inet.h>
 #include <crypt.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -34,8 +35,10 @@ struct user {
 };
 
 struct session {
+    uint64_t number;
     char *token;
     char name[LOGIN_USER_MAX + 1];
+    char *hash;   // of the password with which it began
     int64_t used; // by clock_ticks()
     struct session *prev, *next;
 };
@@ -51,6 +54,7 @@ struct login {
     struct timespec changed;  // of the file as it was read
     struct session *sessions; // the one used last comes first
     size_t session_count;
+    uint64_t last_session;
     uint64_t key[2];
     struct failures all, places[FAILURE_PLACES]; // by a hash of the address
 };
@@ -114,6 +118,7 @@ static void drop(struct login *login, struct session *session) {
     login->session_count--;
     explicit_bzero(session->token, strlen(session->token));
     free(session->token);
+    free(session->hash);
     free(session);
 }
 
@@ -124,10 +129,12 @@ static const struct user *find_user(const struct login *login, const char *name)
     return user;
 }
 
-static void end_sessions_of_others(struct login *login) {
+// Those of users who are gone, or whose password is another now.
+static void end_outdated_sessions(struct login *login) {
     struct session *session, *next;
     DL_FOREACH_SAFE(login->sessions, session, next) {
-        if (find_user(login, session->name) == NULL)
+        const struct user *user = find_user(login, session->name);
+        if (user == NULL || strcmp(user->hash, session->hash) != 0)
             drop(login, session);
     }
 }
@@ -146,7 +153,7 @@ void login_refresh(struct login *login) {
     free_users(login->users);
     login->users = users;
     login->changed = status.st_mtim;
-    end_sessions_of_others(login);
+    end_outdated_sessions(login);
 }
 
 static bool is_name(const char *name) {
@@ -217,8 +224,16 @@ static void count_failure(struct failures *failures, int64_t now) {
     failures->count++;
 }
 
+// Who has an address of IPv6 has its whole network of 64 bits.
 static struct failures *failures_of(struct login *login, const char *address) {
-    return &login->places[limiter_hash(login->key, address, strlen(address)) % FAILURE_PLACES];
+    struct in6_addr six;
+    const void *key = address;
+    size_t length = strlen(address);
+    if (inet_pton(AF_INET6, address, &six) == 1 && !IN6_IS_ADDR_V4MAPPED(&six)) {
+        key = &six;
+        length = 8;
+    }
+    return &login->places[limiter_hash(login->key, key, length) % FAILURE_PLACES];
 }
 
 static bool is_too_often(struct login *login, const char *address, int64_t now) {
@@ -238,10 +253,12 @@ static void note_failure(struct login *login, const char *address, int64_t now) 
 // Compares all of it, so that the time does not tell how much was right.
 static bool is_equal(const char *a, const char *b) {
     size_t length = strlen(a);
-    unsigned char differs = strlen(b) != length;
-    for (size_t i = 0; i < length && !differs; i++)
+    if (strlen(b) != length)
+        return false;
+    volatile unsigned char differs = 0;
+    for (size_t i = 0; i < length; i++)
         differs |= (unsigned char)(a[i] ^ b[i]);
-    return !differs;
+    return differs == 0;
 }
 
 static struct session *find(struct login *login, const char *token, int64_t now) {
@@ -257,6 +274,8 @@ static struct session *find(struct login *login, const char *token, int64_t now)
 
 static void begin(struct login *login, const char *token, const char *name, int64_t now) {
     struct session *session = must_have(calloc(1, sizeof *session));
+    session->number = ++login->last_session;
+    session->hash = must_have(strdup(find_user(login, name)->hash)); // it has just been checked
     session->token = must_have(strdup(token));
     session->used = now;
     snprintf(session->name, sizeof session->name, "%s", name);
@@ -274,6 +293,19 @@ const char *login_user(struct login *login, const char *token, int64_t now) {
     DL_DELETE(login->sessions, session);
     DL_PREPEND(login->sessions, session);
     return session->name;
+}
+
+uint64_t login_session(struct login *login, const char *token, int64_t now) {
+    const struct session *session = token != NULL ? find(login, token, now) : NULL;
+    return session != NULL ? session->number : 0;
+}
+
+bool login_holds(struct login *login, uint64_t number, int64_t now) {
+    struct session *session;
+    DL_SEARCH_SCALAR(login->sessions, session, number, number);
+    if (session != NULL)
+        session->used = now;
+    return session != NULL;
 }
 
 void login_end(struct login *login, const char *token, int64_t now) {

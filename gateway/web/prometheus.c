@@ -97,7 +97,11 @@ static const char *text_of(const json_t *object, const char *key) {
 
 static void write_channel(const struct writing *writing, const char *instance, json_t *channel) {
     const struct metric *metric = writing->metric;
+    const json_t *number = json_object_get(channel, "id");
+    char id[24]; // two channels may have one name
+    snprintf(id, sizeof id, "%lld", (long long)json_integer_value(number));
     struct label labels[] = {{"instance", instance},
+                             {"channel_id", id},
                              {"channel", text_of(channel, "name")},
                              {"protocol", text_of(channel, "protocol")},
                              {NULL, NULL},
@@ -109,7 +113,7 @@ static void write_channel(const struct writing *writing, const char *instance, j
         return;
     }
     json_object_foreach(json_object_get(channel, "verdicts"), verdict, count) {
-        labels[3] = (struct label){"verdict", verdict};
+        labels[4] = (struct label){"verdict", verdict};
         write_sample(writing->out, metric->name, labels, count);
     }
 }

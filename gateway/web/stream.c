@@ -13,11 +13,12 @@
 struct reader {
     struct streams *streams;
     struct http_stream *stream;
-    char *ident; // or NULL
+    char *ident;      // or NULL
+    uint64_t session; // 0: nobody logs in
     uint64_t next;
     struct text_out left; // of an event that did not fit, from here on
     size_t sent;
-    bool beat;
+    bool beat, ended;
     struct reader *prev, *next_reader;
 };
 
@@ -35,12 +36,6 @@ struct streams *streams_new(const struct events *events) {
 
 void streams_free(struct streams *streams) {
     free(streams);
-}
-
-static void write_event(struct text_out *out, const struct event *event) {
-    text_out_print(out, "id: %llu\nevent: %s\ndata: ", (unsigned long long)event->id, event->type);
-    text_out_bytes(out, event->data, event->length);
-    text_out_bytes(out, "\n\n", 2);
 }
 
 static bool is_for(const struct reader *reader, const struct event *event) {
@@ -65,7 +60,7 @@ static bool fetch(struct reader *reader) {
         }
         reader->next++;
         if (is_for(reader, event)) {
-            write_event(&reader->left, event);
+            text_out_bytes(&reader->left, event->frame, event->length);
             return true;
         }
     }
@@ -85,6 +80,8 @@ static size_t send_left(struct reader *reader, char *buffer, size_t max) {
 static ssize_t on_read(void *context, char *buffer, size_t max) {
     struct reader *reader = context;
     size_t used = 0;
+    if (reader->ended)
+        return -1;
     while (used < max && (reader->left.length > 0 || fetch(reader)))
         used += send_left(reader, buffer + used, max - used);
     if (used == 0 && reader->beat && max >= 3) {
@@ -114,7 +111,8 @@ static uint64_t where_to_begin(const struct events *events, const struct http_re
     return next <= now ? next : 0; // of the future: another server's
 }
 
-struct http_answer streams_open(struct streams *streams, struct http_request *request, const char *ident) {
+struct http_answer streams_open(struct streams *streams, struct http_request *request, const char *ident,
+                                uint64_t session) {
     struct reader *reader = must_have(calloc(1, sizeof *reader));
     const struct http_source source = {.context = reader, .read = on_read, .closed = on_closed};
     struct http_answer answer;
@@ -126,6 +124,7 @@ struct http_answer streams_open(struct streams *streams, struct http_request *re
         return http_bytes(503, "application/json", reason, sizeof reason - 1);
     }
     reader->ident = ident != NULL ? must_have(strdup(ident)) : NULL;
+    reader->session = session;
     reader->next = where_to_begin(streams->events, request);
     text_out_print(&reader->left, "retry: 2000\n\n");
     DL_APPEND2(streams->readers, reader, prev, next_reader);
@@ -140,6 +139,16 @@ void streams_wake(struct streams *streams) {
     DL_FOREACH2(streams->readers, reader, next_reader)
     if (reader->beat || reader->next < events_next(streams->events))
         http_stream_wake(reader->stream);
+}
+
+void streams_end_sessions(struct streams *streams, bool (*holds)(void *context, uint64_t session),
+                          void *context) {
+    struct reader *reader;
+    DL_FOREACH2(streams->readers, reader, next_reader)
+    if (reader->session != 0 && !holds(context, reader->session)) {
+        reader->ended = true;
+        http_stream_wake(reader->stream);
+    }
 }
 
 void streams_beat(struct streams *streams) {

@@ -16,7 +16,12 @@ void streams_free(struct streams *streams);
 // Answers a request for events: those for everybody, and with an ident (or NULL) also those of that device. It begins
 // after the id that the reader says it has (Last-Event-ID, or since in the query), otherwise with what is to come. An id that is no longer
 // in the ring: the first event is `reset`, and the reader reads everything anew.
-struct http_answer streams_open(struct streams *streams, struct http_request *request, const char *ident);
+// session is the number of the session that it belongs to, 0 where nobody logs in.
+struct http_answer streams_open(struct streams *streams, struct http_request *request, const char *ident,
+                                uint64_t session);
+// Ends those of sessions that do not hold any more.
+void streams_end_sessions(struct streams *streams, bool (*holds)(void *context, uint64_t session),
+                          void *context);
 
 // Events were added.
 void streams_wake(struct streams *streams);

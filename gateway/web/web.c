@@ -24,7 +24,7 @@
 #define TIDY_TICKS    10       // between looks at what is not looked at any more
 #define BEAT_TICKS    30       // between signs of life on event streams
 #define INTEREST      60000000 // microseconds after the last request that changes are told
-#define ROWS_MAX      5000     // in a tick; more are better read as a list
+#define ROWS_MAX      1000     // in a tick; the others wait for the next, each with what is last known then
 #define LOG_ENTRIES   5000
 #define LOG_BYTES     (8 << 20)
 #define MESSAGES      2000
@@ -71,6 +71,7 @@ static void tell(struct web *web, const char *type, const char *ident, struct te
     size_t length;
     char *text = text_out_take(out, &length);
     events_add(web->events, type, ident, text, length);
+    free(text);
 }
 
 static void tell_nothing_more(struct web *web, const char *type, const char *ident) {
@@ -103,11 +104,11 @@ static void tell_rows(struct web *web) {
     struct fleet_device *device;
     size_t told = 0;
     bool wanted = is_looked_at(web);
-    while ((device = fleet_next_changed(fleet_of(web))) != NULL)
-        if (wanted && told++ < ROWS_MAX)
+    while ((!wanted || told < ROWS_MAX) && (device = fleet_next_changed(fleet_of(web))) != NULL)
+        if (wanted) {
             tell_row(web, device);
-    if (told > ROWS_MAX)
-        events_forget(web->events);
+            told++;
+        }
 }
 
 static void on_gone(void *context, struct fleet_device *device) {
@@ -157,7 +158,7 @@ static void on_message(void *context, const struct report *report) {
                                         .battery = report->battery});
     note_values(web, report);
     if (streams_has(web->streams, report->ident))
-        events_add(web->events, "message", report->ident, must_have(strdup(text)), length);
+        events_add(web->events, "message", report->ident, text, length);
     journal_add(web->messages, report->ident, text, length);
 }
 
@@ -190,7 +191,7 @@ static void take_log(struct web *web, const char *topic, const struct mqtt_recei
         json_t *whole = json_pack("{s:s, s:O}", "topic", topic, "entry", entry);
         const char *ident = ident_of(web, topic, entry);
         char *text = whole != NULL ? text_of_json(whole, TEXT_TIME_DIGITS) : must_have(strdup("{}"));
-        events_add(web->events, "log", *ident != '\0' ? ident : NULL, must_have(strdup(text)), strlen(text));
+        events_add(web->events, "log", *ident != '\0' ? ident : NULL, text, strlen(text));
         journal_add(web->log, ident, text, strlen(text));
         json_decref(whole);
     }
@@ -352,10 +353,16 @@ static void keep_open(void *context, const char *ident) {
         dossier_open(web->dossiers, device->id, clock_ticks());
 }
 
+static bool holds(void *context, uint64_t session) {
+    struct web *web = context;
+    return login_holds(web->login, session, clock_ticks());
+}
+
 static void tidy(struct web *web) {
     streams_each(web->streams, keep_open, web);
     dossiers_tidy(web->dossiers, clock_ticks());
     login_refresh(web->login);
+    streams_end_sessions(web->streams, holds, web);
 }
 
 static void on_tick(uv_timer_t *timer) {

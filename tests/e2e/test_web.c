@@ -5,215 +5,287 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/e2e/http_client.h"
 #include "tests/e2e/rig.h"
 
 TestSuite(web, .fini = rig_clean);
 
-#define ANSWER_MAX 65536
-
-static int connect_to(int port) {
-    const struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    const struct timeval patience = {.tv_sec = 15};
-    int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    cr_assert_eq(connect(descriptor, (const struct sockaddr *)&address, sizeof address), 0);
-    return descriptor;
-}
-
-// Sends a request with these headers ("" or lines that end with \r\n) and body; returns the whole answer, good until the
-// next call.
-static const char *ask(int port, const char *line, const char *headers, const char *body) {
-    static char answer[ANSWER_MAX];
-    char request[4096];
-    size_t length = 0;
-    ssize_t count;
-    int descriptor = connect_to(port);
-    int size =
-        snprintf(request, sizeof request,
-                 "%s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %zu\r\n%s\r\n%s",
-                 line, strlen(body), headers, body);
-    cr_assert_eq(write(descriptor, request, (size_t)size), size);
-    while (length < sizeof answer - 1 &&
-           (count = read(descriptor, answer + length, sizeof answer - 1 - length)) > 0)
-        length += (size_t)count;
-    answer[length] = '\0';
-    close(descriptor);
-    return answer;
-}
-
-static void expect_answer(int port, const char *line, const char *headers, const char *body, int status,
-                          const char *text) {
-    const char *answer = ask(port, line, headers, body);
-    int got = 0;
-    sscanf(answer, "HTTP/1.1 %d", &got);
-    cr_assert(got == status && strstr(answer, text) != NULL, "%s: expected %d with %s, got:\n%s", line,
-              status, text, answer);
-}
-
-static struct rig *up(int port, const char *more) {
-    char changes[512];
-    snprintf(changes, sizeof changes, "{'web': {'listen': '127.0.0.1:%d'%s}}", port, more);
-    struct rig *rig = rig_up(changes);
+static struct rig *up(int *port) {
+    struct rig *rig = rig_up("{'web': {'listen': '127.0.0.1:0'}}");
+    *port = http_page_port(rig);
     return rig;
 }
 
-struct wanted {
-    int port;
-    const char *line, *text;
-};
-
-static bool has_text(void *context) {
-    const struct wanted *wanted = context;
-    return strstr(ask(wanted->port, wanted->line, "", ""), wanted->text) != NULL;
-}
-
-static void expect_soon(int port, const char *line, const char *text) {
-    struct wanted wanted = {port, line, text};
-    cr_assert(rig_wait(has_text, &wanted, RIG_DEADLINE), "%s: never says %s:\n%s", line, text,
-              ask(port, line, "", ""));
-}
-
 Test(web, shows_devices_gateways_and_metrics) {
-    int port = rig_free_port();
-    struct rig *rig = up(port, "");
+    int port;
+    struct rig *rig = up(&port);
     int device = rig_tcp(rig);
     device_send(device, report(VAN, 1));
-    expect_soon(port, "GET /api/devices", "\"ident\":\"" VAN "\"");
-    expect_soon(port, "GET /api/devices/" VAN, "\"position.latitude\":{");
-    expect_soon(port, "GET /api/devices/" VAN "/track", "\"coordinates\":[[");
-    expect_soon(port, "GET /api/devices/" VAN "/log", "/identified\"");
-    expect_soon(port, "GET /api/gateways", "\"instance\":\"trackbus\"");
-    expect_soon(port, "GET /metrics", "trackbus_instance_up{instance=\"trackbus\"} 1");
-    expect_soon(port, "GET /readyz", "200 OK");
+    http_expect_soon(port, "GET /api/devices", "", "\"ident\":\"" VAN "\"");
+    http_expect_soon(port, "GET /api/devices/" VAN, "", "\"position.latitude\":{");
+    http_expect_soon(port, "GET /api/devices/" VAN "/track", "", "\"coordinates\":[[");
+    http_expect_soon(port, "GET /api/devices/" VAN "/log", "", "/identified\"");
+    http_expect_soon(port, "GET /api/gateways", "", "\"instance\":\"trackbus\"");
+    http_expect_soon(port, "GET /metrics", "", "trackbus_instance_up{instance=\"trackbus\"} 1");
+    http_expect_soon(port, "GET /readyz", "", "200 OK");
     rig_expect(rig, INSTANCE "/metrics", "{'broker_up': true}");
-    expect_answer(port, "GET /api/devices/1", "", "", 404, "reason");
-    expect_answer(port, "GET /api/fields", "", "", 200, "position.latitude");
-    expect_answer(port, "GET /api/commands/mictrack", "", "", 200, "otastart");
-    expect_answer(port, "GET /api/openapi.json", "", "", 200, "\"3.1.0\"");
-    expect_answer(port, "PUT /api/devices", "", "", 405, "Allow: GET");
-    expect_answer(port, "GET /../../etc/passwd", "", "", 404, "reason");
-    expect_answer(port, "GET /%2e%2e/%2e%2e/etc/passwd", "", "", 404, "reason");
-    expect_answer(port, "GET /login.html", "", "", 404, "reason");
-    expect_answer(port, "POST /api/devices/" VAN "/commands", "", "\"rconf\"", 403, "reason");
-    expect_answer(port, "GET /", "", "", 200, "script-src 'self'");
+    http_expect(port, "GET /api/devices/1", "", "", 404, "reason");
+    http_expect(port, "GET /api/fields", "", "", 200, "position.latitude");
+    http_expect(port, "GET /api/commands/mictrack", "", "", 200, "otastart");
+    http_expect(port, "GET /api/openapi.json", "", "", 200, "\"3.1.0\"");
+    http_expect(port, "PUT /api/devices", "", "", 405, "Allow: GET");
+    http_expect(port, "GET /../../etc/passwd", "", "", 404, "reason");
+    http_expect(port, "GET /%2e%2e/%2e%2e/etc/passwd", "", "", 404, "reason");
+    http_expect(port, "GET /login.html", "", "", 404, "reason");
+    http_expect(port, "POST /api/devices/" VAN "/commands", "", "\"rconf\"", 403, "reason");
+    http_expect(port, "GET /", "", "", 200, "script-src 'self'");
     rig_broker_kill(rig);
-    expect_soon(port, "GET /readyz", "503 ");
-    expect_answer(port, "GET /healthz", "", "", 200, "ok");
+    http_expect_soon(port, "GET /readyz", "", "503 ");
+    http_expect(port, "GET /healthz", "", "", 200, "ok");
     close(device);
     rig_broker_start(rig, NULL);
     rig_finish(rig);
 }
 
 Test(web, a_name_that_is_not_this_machines_is_refused) {
-    int port = rig_free_port();
-    struct rig *rig = up(port, "");
-    int descriptor = connect_to(port);
+    int port;
+    struct rig *rig = up(&port);
+    int descriptor = http_connect(port);
     device_send(descriptor, "GET /api/devices HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
     device_expect(descriptor, "HTTP/1.1 403 ");
     close(descriptor);
     rig_finish(rig);
 }
 
-// anna logs in with the password "a good password".
-static void add_user(struct rig *rig) {
+// anna with "a good password", as programs log in.
+#define BASIC "Authorization: Basic YW5uYTphIGdvb2QgcGFzc3dvcmQ=\r\n"
+
+static void add_user(struct rig *rig, const char *password) {
     char path[128], command[400];
     rig_write_config(rig, "{'web': {'users_file': 'users'}}", path, sizeof path);
-    snprintf(command, sizeof command,
-             "cd %s && echo 'a good password' | %s web -c %s --add-user anna >added 2>&1", rig->directory,
-             TRACKBUS_BINARY, path);
+    snprintf(command, sizeof command, "cd %s && echo '%s' | %s web -c %s --add-user anna >added 2>&1",
+             rig->directory, password, TRACKBUS_BINARY, path);
     cr_assert_eq(system(command), 0);
 }
 
 // Logs in; writes the header with the session's cookie.
 static void log_in(int port, char *cookie, size_t capacity) {
     const char *answer =
-        ask(port, "POST /api/login", "", "{\"name\":\"anna\",\"password\":\"a good password\"}");
+        http_ask(port, "POST /api/login", "", "{\"name\":\"anna\",\"password\":\"a good password\"}");
     const char *start = strstr(answer, "Set-Cookie: ");
     cr_assert(start != NULL && strstr(answer, "HttpOnly; SameSite=Strict") != NULL, "%s", answer);
     start += strlen("Set-Cookie: ");
     snprintf(cookie, capacity, "Cookie: %.*s\r\n", (int)strcspn(start, ";"), start);
 }
 
+// With a user; more keys of "web" follow, or "".
+static struct rig *up_with_users(int *port, const char *more) {
+    char changes[400];
+    struct rig *rig = rig_with_broker(NULL);
+    add_user(rig, "a good password");
+    snprintf(changes, sizeof changes,
+             "{'web': {'listen': '127.0.0.1:0', 'users_file': '%s/users', 'commands': true%s}}",
+             rig->directory, more);
+    rig_gateway_start(rig, changes);
+    rig_expect_state(rig);
+    *port = http_page_port(rig);
+    return rig;
+}
+
 Test(web, nothing_without_a_login) {
     static const char *const paths[] = {
         "GET /api/devices", "GET /metrics",    "GET /readyz", "GET /style.css",
         "GET /app.js",      "GET /api/events", "GET /",       "GET /nothing"};
-    int port = rig_free_port();
-    char cookie[256], with_origin[400], changes[400];
-    struct rig *rig = rig_with_broker(NULL);
-    add_user(rig);
-    snprintf(changes, sizeof changes,
-             "{'web': {'listen': '127.0.0.1:%d', 'users_file': '%s/users', 'commands': true}}", port,
-             rig->directory);
-    rig_gateway_start(rig, changes);
-    rig_expect_state(rig);
+    int port;
+    char cookie[256], with_origin[400];
+    struct rig *rig = up_with_users(&port, "");
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
-        expect_answer(port, paths[i], "Cookie: trackbus=0\r\n", "", 401, "");
-    expect_answer(port, "GET /healthz", "", "", 200, "ok");
-    expect_answer(port, "GET /metrics", "Authorization: Basic YW5uYTphIGdvb2QgcGFzc3dvcmQ=\r\n", "", 200,
-                  "trackbus_instance_up");
+        http_expect(port, paths[i], "Cookie: trackbus=0\r\n", "", 401, "");
+    http_expect(port, "GET /healthz", "", "", 200, "ok");
+    http_expect(port, "GET /metrics", BASIC, "", 200, "trackbus_instance_up");
     log_in(port, cookie, sizeof cookie);
-    expect_answer(port, "GET /api/devices", cookie, "", 200, "[");
+    http_expect(port, "GET /api/devices", cookie, "", 200, "[");
     int device = rig_tcp(rig);
     device_send(device, report(VAN, 1));
     rig_expect(rig, "message/gw/devices/" VAN, NULL);
-    expect_answer(port, "POST /api/devices/" VAN "/commands", "", "\"where?\"", 401, "reason");
+    http_expect_soon(port, "GET /api/devices", cookie, VAN);
+    http_expect(port, "POST /api/devices/" VAN "/commands", "", "\"where?\"", 401, "reason");
     snprintf(with_origin, sizeof with_origin, "%sOrigin: http://evil.example\r\n", cookie);
-    expect_answer(port, "POST /api/devices/" VAN "/commands", with_origin, "\"where?\"", 403, "reason");
-    expect_answer(port, "POST /api/devices/" VAN "/commands", cookie, "{\"name\":\"mode\",\"properties\":{}}",
-                  422, "\"path\":\"properties");
-    expect_answer(port, "POST /api/devices/" VAN "/commands", cookie,
-                  "{\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":60}}", 202, "mark");
+    http_expect(port, "POST /api/devices/" VAN "/commands", with_origin, "\"where?\"", 403, "reason");
+    http_expect(port, "POST /api/devices/" VAN "/commands", cookie, "{\"name\":\"mode\",\"properties\":{}}",
+                422, "\"path\":\"properties");
+    http_expect(port, "POST /api/devices/" VAN "/commands", cookie,
+                "{\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":60}}", 202, "mark");
     device_expect(device, "mode,6,60#");
-    for (int i = 0; i < 5; i++)
-        expect_answer(port, "POST /api/login", "", "{\"name\":\"anna\",\"password\":\"no\"}", 401, "wrong");
-    expect_answer(port, "POST /api/login", "", "{\"name\":\"anna\",\"password\":\"a good password\"}", 429,
-                  "Retry-After");
-    expect_answer(port, "POST /api/logout", cookie, "", 200, "null");
-    expect_answer(port, "GET /api/devices", cookie, "", 401, "");
     close(device);
     rig_finish(rig);
 }
 
-Test(web, does_not_start_where_others_reach_it) {
-    struct rig *rig = rig_new();
-    rig_broker_reserve(rig);
-    rig_expect_no_start(rig, "{'web': {'listen': '0.0.0.0:0'}}", "expected web.users_file");
-    rig->finished = true;
+// Begins an event stream; its head has come.
+static int open_stream(int port, const char *headers) {
+    char request[512];
+    int stream = http_connect(port);
+    snprintf(request, sizeof request,
+             "GET /api/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n%s\r\n", headers);
+    device_send(stream, request);
+    device_expect(stream, "HTTP/1.1 200 ");
+    return stream;
 }
 
-Test(web, a_body_that_is_too_large_is_refused) {
-    int port = rig_free_port();
-    struct rig *rig = up(port, "");
-    int descriptor = connect_to(port);
-    device_send(descriptor, "POST /api/login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n");
-    device_expect(descriptor, "HTTP/1.1 413 ");
-    close(descriptor);
+static bool has_ended(void *context) {
+    char bytes[4096];
+    ssize_t count = recv(*(int *)context, bytes, sizeof bytes, MSG_DONTWAIT);
+    return count == 0;
+}
+
+Test(web, a_session_that_is_over_sees_and_sends_nothing_more) {
+    int port;
+    char cookie[256], second[256];
+    struct rig *rig = up_with_users(&port, "");
+    log_in(port, cookie, sizeof cookie);
+    log_in(port, second, sizeof second);
+    int mine = open_stream(port, cookie), other = open_stream(port, second);
+    http_expect(port, "POST /api/logout", cookie, "", 200, "null");
+    http_expect(port, "GET /api/devices", cookie, "", 401, "");
+    cr_assert(rig_wait(has_ended, &mine, RIG_DEADLINE), "who has logged out still sees what happens");
+    cr_assert(!has_ended(&other));
+    http_expect(port, "GET /metrics", BASIC, "", 200, "trackbus_instance_up");
+    add_user(rig, "another password");
+    cr_assert(rig_wait(has_ended, &other, RIG_DEADLINE),
+              "who logged in with the old password still looks on");
+    http_expect(port, "GET /api/devices", second, "", 401, "");
+    http_expect(port, "GET /metrics", BASIC, "", 401, "reason");
+    close(mine);
+    close(other);
+    rig_finish(rig);
+}
+
+static void fail_to_log_in(int port, const char *headers, int status) {
+    http_expect(port, "POST /api/login", headers, "{\"name\":\"anna\",\"password\":\"no\"}", status, "");
+}
+
+// What a client says of its address counts for nothing; a declared proxy is believed, and what it adds stands last.
+Test(web, failed_logins_are_counted_by_address) {
+    int port;
+    char headers[200];
+    struct rig *rig = up_with_users(&port, "");
+    for (int i = 0; i < 6; i++) {
+        snprintf(headers, sizeof headers, "X-Forwarded-For: 203.0.113.%d\r\n", i);
+        fail_to_log_in(port, headers, i < 5 ? 401 : 429);
+    }
+    http_expect(port, "POST /api/login", "", "{\"name\":\"anna\",\"password\":\"a good password\"}", 429,
+                "Retry-After");
+    rig_finish(rig);
+}
+
+Test(web, a_declared_proxy_says_the_address) {
+    int port;
+    char headers[200];
+    struct rig *rig = up_with_users(&port, ", 'behind_proxy': true");
+    for (int i = 0; i < 6; i++) {
+        snprintf(headers, sizeof headers,
+                 "X-Forwarded-For: 198.51.100.%d\r\nX-Forwarded-For: 198.51.100.%d, 203.0.113.9\r\n", i, i);
+        fail_to_log_in(port, headers, i < 5 ? 401 : 429);
+    }
+    // One who has a network of IPv6 has more addresses than can be counted.
+    for (int i = 0; i < 6; i++) {
+        snprintf(headers, sizeof headers, "X-Forwarded-For: 2001:db8::%d:1\r\n", i);
+        fail_to_log_in(port, headers, i < 5 ? 401 : 429);
+    }
+    fail_to_log_in(port, "X-Forwarded-For: 203.0.113.10\r\n", 401);
+    http_expect(port, "POST /api/login", "X-Forwarded-For: 203.0.113.10\r\n",
+                "{\"name\":\"anna\",\"password\":\"a good password\"}", 200, "anna");
     rig_finish(rig);
 }
 
 // An event stream that was cut goes on where it was; one that is of another run is told to read all anew.
 Test(web, events_resume) {
-    int port = rig_free_port();
-    struct rig *rig = up(port, "");
-    int stream = connect_to(port), again = connect_to(port);
+    int port;
+    struct rig *rig = up(&port);
+    int stream = http_connect(port), again = http_connect(port);
     device_send(again, "GET /api/events?since=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
     device_expect(again, "HTTP/1.1 200 ");
     device_send(stream, "GET /api/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
     device_expect(stream, "HTTP/1.1 200 ");
-    char text[ANSWER_MAX];
-    size_t length = 0;
-    text[0] = '\0';
-    while (strstr(text, "event: reset") == NULL) {
-        ssize_t count = read(again, text + length, sizeof text - 1 - length);
-        cr_assert_gt(count, 0, "no reset came: %s", text);
-        length += (size_t)count;
-        text[length] = '\0';
-    }
+    http_read_until(again, "event: reset");
     close(stream);
     close(again);
     rig_finish(rig);
+}
+
+// --- bad input ---
+
+// Runs trackbus with these arguments, -c FILE behind them; what it said, good until the next call.
+static const char *run(const char *words, const char *path, int *code) {
+    static char said[4096];
+    char command[512];
+    snprintf(command, sizeof command, "timeout 30 %s %s -c %s 2>&1", TRACKBUS_BINARY, words, path);
+    FILE *output = popen(command, "re");
+    cr_assert_not_null(output);
+    said[fread(said, 1, sizeof said - 1, output)] = '\0';
+    *code = WEXITSTATUS(pclose(output));
+    return said;
+}
+
+static void expect_refusal(struct rig *rig, const char *changes, const char *why, size_t count) {
+    static const char *const commands[] = {"check", "web", "run"};
+    char path[128];
+    int code;
+    rig_write_config(rig, changes, path, sizeof path);
+    for (size_t i = 0; i < count; i++) {
+        const char *said = run(commands[i], path, &code);
+        cr_assert(code == 1 && strstr(said, why) != NULL, "%s, %s: expected %s, got %d and %s", commands[i],
+                  changes, why, code, said);
+    }
+}
+
+Test(web, check_finds_first_what_cannot_be_served) {
+    static const struct {
+        const char *web, *why;
+    } faults[] = {
+        {"{'web': {'listen': '0.0.0.0:0'}}", "$.web.listen: is \"0.0.0.0:0\", which others can reach"},
+        {"{'web': {'listen': '[::]:0', 'users_file': 'users'}}", "expected web.cert_file and web.key_file"},
+        {"{'web': {'listen': 'localhost:0'}}", "$.web.listen: "},
+        {"{'web': {'listen': '192.0.2.1:0', 'users_file': 'users', 'behind_proxy': true}}",
+         "$.web.listen: cannot listen on 192.0.2.1:0"},
+        {"{'web': {'listen': '127.0.0.1:0', 'users_file': 'none'}}",
+         "$.web.users_file: is \"none\", which cannot be read: No such file"},
+        {"{'web': {'listen': '127.0.0.1:0', 'users_file': 'empty'}}", "which has no user; make one with"},
+        {"{'web': {'listen': '127.0.0.1:0', 'cert_file': 'none', 'key_file': 'none'}}",
+         "$.web.cert_file: is \"none\", which cannot be read: No such file"},
+        {"{'web': {'listen': '127.0.0.1:0', 'cert_file': 'users', 'key_file': 'users'}}",
+         "which does not go with web.key_file as PEM"},
+        {"{'web': {'listen': '127.0.0.1:0', 'cert_file': 'users'}}",
+         "$.web: has one of cert_file and key_file, expected both or none"},
+    };
+    struct rig *rig = rig_new();
+    rig_broker_reserve(rig);
+    add_user(rig, "a good password");
+    rig_write_file(rig, "empty", "# nobody\n");
+    cr_assert_eq(chdir(rig->directory), 0);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        expect_refusal(rig, faults[i].web, faults[i].why, i % 3 + 1);
+    rig->finished = true;
+}
+
+Test(web, a_port_in_use_is_named) {
+    char changes[128], path[128];
+    int code, holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    cr_assert(bind(holder, (struct sockaddr *)&address, size) == 0 && listen(holder, 1) == 0 &&
+              getsockname(holder, (struct sockaddr *)&address, &size) == 0);
+    struct rig *rig = rig_new();
+    rig_broker_reserve(rig);
+    snprintf(changes, sizeof changes, "{'web': {'listen': '127.0.0.1:%d'}}", ntohs(address.sin_port));
+    rig_write_config(rig, changes, path, sizeof path);
+    cr_assert(strstr(run("check", path, &code), "the port is in use") != NULL);
+    cr_assert_eq(code, 0, "the gateway itself may be running");
+    cr_assert(strstr(run("web", path, &code), "the port is in use") != NULL && code == 1);
+    cr_assert(strstr(run("run", path, &code), "the port is in use") != NULL && code == 1);
+    close(holder);
+    rig->finished = true;
 }
