@@ -7,18 +7,23 @@ export async function ask(path, options = {}) {
   return { body, event: response.headers.get("Trackbus-Event") };
 }
 
-// Listens from an event on. handlers: by type; and cut(bool), when the stream breaks and comes back.
+// Hears what happens from an event on, and with an ident also what only that device does. handlers: by type; cut(bool), when the
+// stream breaks and comes back. last() is the event that was heard last, from which another stream goes on.
 export function listen(since, ident, handlers, cut) {
   const query = new URLSearchParams();
   if (since) query.set("since", since);
   if (ident) query.set("device", ident);
   const source = new EventSource("/api/events?" + query);
+  let last = since;
   source.onopen = () => cut(false);
   source.onerror = () => {
     cut(true);
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => handlers.reset?.(), 3000);
+    if (source.readyState === EventSource.CLOSED) handlers.reset();
   };
   for (const [type, handler] of Object.entries(handlers))
-    source.addEventListener(type, (event) => handler(event.data ? JSON.parse(event.data) : {}));
-  return () => source.close();
+    source.addEventListener(type, (event) => {
+      last = event.lastEventId || last;
+      handler(event.data ? JSON.parse(event.data) : {});
+    });
+  return { stop: () => source.close(), last: () => last };
 }

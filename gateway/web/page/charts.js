@@ -1,13 +1,15 @@
 // Plots of a value over time, on a canvas.
-import { make } from "./dom.js";
+import { clock, make } from "./dom.js";
 
 export function chart(title, unit, samples, key) {
   const points = samples.filter((sample) => sample[key] !== undefined).map((sample) => [sample.timestamp, sample[key]]);
   if (points.length < 2) return null;
   const values = points.map((point) => point[1]), low = Math.min(...values), high = Math.max(...values);
-  const canvas = make("canvas", { class: "chart", role: "img", "aria-label": `${title}: ${low} to ${high} ${unit}` });
+  const range = low === high ? `${low} ${unit}` : `${low} to ${high} ${unit}`;
+  const canvas = make("canvas", { class: "chart", role: "img", "aria-label": `${title}: ${range}` });
   requestAnimationFrame(() => draw(canvas, points, low, high));
-  return make("div", {}, make("h3", {}, `${title}: ${low} to ${high} ${unit}`), canvas);
+  return make("figure", {}, make("figcaption", {}, make("strong", {}, title), make("span", {}, range)), canvas,
+    make("div", { class: "axis" }, make("span", {}, clock(points[0][0])), make("span", {}, clock(points.at(-1)[0]))));
 }
 
 function draw(canvas, points, low, high) {
@@ -20,6 +22,6 @@ function draw(canvas, points, low, high) {
   pen.lineWidth = 1.5;
   pen.beginPath();
   for (const [time, value] of points)
-    pen.lineTo((time - first) / span * (width - 4) + 2, height - 4 - (value - low) / (high - low || 1) * (height - 8));
+    pen.lineTo((time - first) / span * (width - 4) + 2, high === low ? height / 2 : height - 4 - (value - low) / (high - low) * (height - 8));
   pen.stroke();
 }

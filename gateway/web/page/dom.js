@@ -12,7 +12,13 @@ export function make(tag, attributes = {}, ...children) {
 
 // Marks that change the direction of writing would let a name rearrange the line that it stands in.
 export function visible(text) {
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202f\u2060-\u2069\ufeff]/g, "\ufffd");
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202f\u2060-\u2069\ufeff]/g, "\ufffd");
+}
+
+// Changes the text of an element where it is another one.
+export function put(element, text) {
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 export function age(seconds) {
@@ -24,8 +30,15 @@ export function age(seconds) {
   return `${Math.floor(passed / 86400)} d`;
 }
 
+export const ago = (seconds) => seconds ? `${age(seconds)} ago` : "never";
+
+// The time, and the day where it is not today.
 export function clock(seconds) {
-  return seconds ? new Date(seconds * 1000).toLocaleTimeString() : "";
+  if (!seconds) return "";
+  const date = new Date(seconds * 1000), time = date.toLocaleTimeString();
+  return date.toDateString() === new Date().toDateString() ? time : `${date.toLocaleDateString()} ${time}`;
 }
 
 export const show = (value) => typeof value === "string" ? value : JSON.stringify(value);
+export const speed = (value) => value === undefined ? "" : `${Math.round(value)} km/h`;
+export const volts = (value) => value === undefined ? "" : `${value.toFixed(2)} V`;

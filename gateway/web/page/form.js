@@ -39,17 +39,18 @@ export class CommandForm {
     this.schemas = catalogue.$defs || {};
     this.send = send;
     this.choice = make("select", { name: "command", "aria-label": "Command", onchange: () => this.begin() },
-      ...Object.entries(this.schemas).map(([name, schema]) => make("option", { value: name }, `${name}: ${schema.title || ""}`)));
+      make("option", { value: "" }, "Choose a command"), ...Object.entries(this.schemas).map(([name, schema]) => make("option", { value: name }, `${name}: ${schema.title || ""}`)));
     this.fields = make("div", { class: "fields" });
     this.fault = make("p", { class: "fault", role: "alert" });
     this.element = make("form", { novalidate: true, onsubmit: (event) => { event.preventDefault(); this.submit(); } },
-      this.choice, this.fields, this.fault, make("button", { class: "main" }, "Send"));
+      this.choice, this.fields, this.fault, this.button = make("button", { class: "main" }, "Send"));
     this.begin();
   }
 
   begin() { this.values = {}; this.fault.textContent = ""; this.draw(); }
 
   draw() {
+    this.button.hidden = this.choice.value === "";
     const schema = this.schemas[this.choice.value] || {};
     const { all, required } = properties(schema, this.values);
     this.inputs = new Map();
@@ -67,7 +68,7 @@ export class CommandForm {
       this.faults.set(name, fault);
       return make("label", {}, `${name}${required.has(name) ? "" : " (optional)"}${rule.unit ? ", " + rule.unit : ""}`, input, make("small", { class: "quiet" }, rule.description || ""), fault);
     });
-    this.fields.replaceChildren(make("p", { class: "quiet" }, schema.description || ""), ...labels);
+    this.fields.replaceChildren(...(schema.description ? [make("p", { class: "quiet" }, schema.description)] : []), ...labels);
   }
 
   async submit() {

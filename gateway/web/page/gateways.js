@@ -1,15 +1,15 @@
 // The gateways: what each says of itself.
 import { ask } from "./api.js";
-import { age, make } from "./dom.js";
+import { age, clock, make } from "./dom.js";
 
-const size = (bytes) => bytes === undefined ? "" : bytes < 1 << 20 ? `${Math.round(bytes / 1024)} KiB` : `${(bytes / (1 << 20)).toFixed(1)} MiB`;
+const size = (bytes) => bytes === undefined ? "" : bytes < 1024 ? `${bytes} B` : bytes < 1 << 20 ? `${Math.round(bytes / 1024)} KiB` : `${(bytes / (1 << 20)).toFixed(1)} MiB`;
 const sum = (metrics, key) => (metrics?.channels || []).reduce((total, channel) => total + (channel[key] || 0), 0);
 
 export class Gateways {
   constructor() {
     this.cards = make("div");
     this.strangers = make("div");
-    this.element = [make("div", { class: "page" }, make("h2", {}, "Gateways"), this.cards, make("h3", {}, "Bytes that made no sense, of no known device"), this.strangers)];
+    this.element = make("div", { class: "page" }, make("h2", {}, "Gateways"), this.cards, make("h3", {}, "Bytes that made no sense, of no known device"), this.strangers);
     this.before = new Map();
     this.load();
   }
@@ -21,8 +21,10 @@ export class Gateways {
     if (this.closed) return;
     this.cards.replaceChildren(...gateways.body.gateways.map((gateway) => this.card(gateway)));
     if (gateways.body.gateways.length === 0) this.cards.append(make("p", { class: "empty" }, "No gateway is on this broker."));
-    this.strangers.replaceChildren(...log.body.filter(({ entry }) => entry.packet).slice(0, 20).map(({ entry }) =>
-      make("div", { class: "entry" }, `${entry.source || ""}  ${entry.error_text || entry.verdict || ""}`, make("div", { class: "bytes" }, entry.packet.match(/../g)?.join(" ") || ""))));
+    const lines = log.body.filter(({ entry }) => entry.packet).slice(0, 20).map(({ entry }) =>
+      make("div", { class: "entry" }, make("time", {}, clock(entry.timestamp)), make("span", {}, entry.source || ""), make("span", { class: "quiet" }, entry.error_text || entry.verdict || ""),
+        make("div", { class: "bytes" }, entry.packet.match(/../g)?.join(" ") || "")));
+    this.strangers.replaceChildren(...(lines.length ? lines : [make("p", { class: "quiet" }, "None.")]));
   }
 
   rate({ instance, metrics }) {
@@ -38,7 +40,15 @@ export class Gateways {
       ["messages", metrics && sum(metrics, "messages")], ["broker", metrics && (metrics.broker_up ? `connected, ${metrics.broker_reconnections} reconnections` : "not connected")],
       ["outbox", metrics && `${metrics.outbox_messages} messages, oldest ${Math.round(metrics.outbox_oldest_seconds)} s`], ["disk", size(metrics?.store_bytes) + (metrics?.store_full ? ", full" : "")],
       ["set aside", metrics?.set_aside_messages], ["memory", size(metrics?.resident_memory_bytes)]];
-    return make("section", { class: "card" }, make("h2", {}, instance), make("p", { class: online ? "good" : "bad" }, online ? "online" : "offline"),
-      make("table", {}, make("tbody", {}, ...rows.filter(([, value]) => value !== undefined && value !== "" && value !== null).map(([name, value]) => make("tr", {}, make("th", {}, name), make("td", {}, String(value)))))));
+    const shown = rows.filter(([, value]) => value !== undefined && value !== "" && value !== null);
+    return make("section", { class: "card" }, make("h2", {}, instance, make("small", { class: online ? "good" : "bad" }, online ? "online" : "offline")),
+      make("table", {}, make("tbody", {}, ...shown.map(([name, value]) => make("tr", {}, make("th", {}, name), make("td", {}, String(value)))))), this.channels(metrics));
+  }
+
+  channels(metrics) {
+    if (!metrics?.channels?.length) return null;
+    const titles = ["channel", "connections", "messages", "junk"], number = { class: "number" };
+    return make("table", { class: "channels" }, make("thead", {}, make("tr", {}, ...titles.map((title, i) => make("th", i ? number : {}, title)))),
+      make("tbody", {}, ...metrics.channels.map((channel) => make("tr", {}, make("td", {}, channel.name), make("td", number, channel.connections), make("td", number, channel.messages), make("td", number, size(channel.junk_bytes))))));
   }
 }
