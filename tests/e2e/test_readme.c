@@ -240,15 +240,34 @@ Test(readme_commands, example_of_the_configuration_is_valid) {
 
 // --- the quick start ---
 
+// Where to look first, and then a line for each thing that happens.
+static void expect_brief(const char *path) {
+    char line[512];
+    unsigned lines = 0;
+    FILE *said = fopen(path, "re");
+    cr_assert_not_null(said);
+    while (fgets(line, sizeof line, said) != NULL) {
+        cr_assert(lines++ > 0 || strncmp(line, "The page ", 9) == 0,
+                  "it does not say first where the page is: %s", line);
+        cr_assert(strlen(line) <= 100, "this line is too long to be read: %s", line);
+    }
+    cr_assert(lines >= 10 && lines <= 16, "it says %u lines", lines);
+    fclose(said);
+}
+
 Test(readme_commands, quick_start) {
+    char path[] = "/tmp/trackbus-quickstart-XXXXXX";
     alarm(QUICKSTART_TIME);
+    close(mkstemp(path));
     unsetenv("TRACKBUS_MQTT_URL");
     unsetenv("TRACKBUS_TOPIC_PREFIX");
     setenv("TRACKBUS_BUILD", TEST_BUILD, 1);
     int status;
-    pid_t quickstart = start(TEST_ROOT "/gateway/quickstart --once", "/dev/null");
+    pid_t quickstart = start(TEST_ROOT "/gateway/quickstart --once", path);
     cr_assert(waitpid(quickstart, &status, 0) == quickstart);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the quick start fails");
+    expect_brief(path);
+    unlink(path);
 }
 
 // --- nothing is marked in vain ---
