@@ -10,12 +10,14 @@
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/config/broker_url.h"
 #include "gateway/web/web.h"
 #include "schema/schemas.h"
 
 struct web_beside {
-    struct config config; // with a client_id of the page's own
+    struct config config; // with a client_id and brokers of the page's own
     char *client_id;
+    struct broker_address *brokers;
     uv_loop_t loop;
     uv_async_t news;
     uv_thread_t thread;
@@ -34,6 +36,9 @@ struct web_beside *web_beside_new(void) {
 
 void web_beside_free(struct web_beside *beside) {
     pthread_mutex_destroy(&beside->lock);
+    for (size_t i = 0; beside->brokers != NULL && i < beside->config.mqtt.broker_count; i++)
+        free(beside->brokers[i].host);
+    free(beside->brokers);
     free(beside->client_id);
     free(beside->instance);
     free(beside->metrics);
@@ -45,6 +50,15 @@ static void read_schemas(void) {
     schema_find("command.schema.json");
     for (size_t i = 0; codec_at(i) != NULL; i++)
         schema_of_commands(codec_at(i)->name);
+}
+
+// Links of one list of brokers share what they find out of them, which two threads must not.
+static void copy_brokers(struct web_beside *beside) {
+    struct config *config = &beside->config;
+    beside->brokers = must_have(calloc(config->mqtt.broker_count, sizeof *beside->brokers));
+    for (size_t i = 0; i < config->mqtt.broker_count; i++)
+        beside->brokers[i] = broker_address_copy(&config->mqtt.brokers[i]);
+    config->mqtt.brokers = beside->brokers;
 }
 
 static void stop(struct web_beside *beside) {
@@ -81,6 +95,7 @@ bool web_beside_start(void *context, const struct config *config) {
     beside->config = *config;
     beside->client_id = text_format("%s-web", config->mqtt.client_id);
     beside->config.mqtt.client_id = beside->client_id;
+    copy_brokers(beside);
     read_schemas();
     uv_loop_init(&beside->loop);
     beside->web = web_new(&beside->loop, &beside->config, config->web.listen, &reason);

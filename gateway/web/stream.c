@@ -4,17 +4,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uthash.h>
 #include <utlist.h>
 
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/web/text_out.h"
 
+// A device that somebody looks at.
+struct watched {
+    char *ident;
+    size_t readers;
+    UT_hash_handle hh;
+};
+
 struct reader {
     struct streams *streams;
     struct http_stream *stream;
-    char *ident;      // or NULL
-    uint64_t session; // 0: nobody logs in
+    struct watched *watched; // or NULL
+    uint64_t session;        // 0: nobody logs in
     uint64_t next;
     struct text_out left; // of an event that did not fit, from here on
     size_t sent;
@@ -26,7 +34,33 @@ struct streams {
     const struct events *events;
     struct reader *readers;
     size_t count;
+    struct watched *watched; // by ident
 };
+
+static struct watched *find_watched(const struct streams *streams, const char *ident) {
+    struct watched *watched;
+    HASH_FIND_STR(streams->watched, ident, watched);
+    return watched;
+}
+
+static struct watched *watch(struct streams *streams, const char *ident) {
+    struct watched *watched = find_watched(streams, ident);
+    if (watched == NULL) {
+        watched = must_have(calloc(1, sizeof *watched));
+        watched->ident = must_have(strdup(ident));
+        HASH_ADD_KEYPTR(hh, streams->watched, watched->ident, strlen(watched->ident), watched);
+    }
+    watched->readers++;
+    return watched;
+}
+
+static void leave(struct streams *streams, struct watched *watched) {
+    if (watched == NULL || --watched->readers > 0)
+        return;
+    HASH_DEL(streams->watched, watched);
+    free(watched->ident);
+    free(watched);
+}
 
 struct streams *streams_new(const struct events *events) {
     struct streams *streams = must_have(calloc(1, sizeof *streams));
@@ -39,7 +73,8 @@ void streams_free(struct streams *streams) {
 }
 
 static bool is_for(const struct reader *reader, const struct event *event) {
-    return event->ident == NULL || (reader->ident != NULL && strcmp(event->ident, reader->ident) == 0);
+    return event->ident == NULL ||
+           (reader->watched != NULL && strcmp(event->ident, reader->watched->ident) == 0);
 }
 
 // Too slow, or away for too long: what was missed cannot be told any more.
@@ -97,7 +132,7 @@ static void on_closed(void *context) {
     DL_DELETE2(reader->streams->readers, reader, prev, next_reader);
     reader->streams->count--;
     text_out_free(&reader->left);
-    free(reader->ident);
+    leave(reader->streams, reader->watched);
     free(reader);
 }
 
@@ -123,7 +158,7 @@ struct http_answer streams_open(struct streams *streams, struct http_request *re
         static const char reason[] = "{\"reason\":\"too many event streams are open\"}\n";
         return http_bytes(503, "application/json", reason, sizeof reason - 1);
     }
-    reader->ident = ident != NULL ? must_have(strdup(ident)) : NULL;
+    reader->watched = ident != NULL ? watch(streams, ident) : NULL;
     reader->session = session;
     reader->next = where_to_begin(streams->events, request);
     text_out_print(&reader->left, "retry: 2000\n\n");
@@ -163,17 +198,11 @@ size_t streams_count(const struct streams *streams) {
 }
 
 bool streams_has(const struct streams *streams, const char *ident) {
-    const struct reader *reader;
-    DL_FOREACH2(streams->readers, reader, next_reader)
-    if (reader->ident != NULL && strcmp(reader->ident, ident) == 0)
-        return true;
-    return false;
+    return find_watched(streams, ident) != NULL;
 }
 
 void streams_each(const struct streams *streams, void (*fn)(void *context, const char *ident),
                   void *context) {
-    const struct reader *reader;
-    DL_FOREACH2(streams->readers, reader, next_reader)
-    if (reader->ident != NULL)
-        fn(context, reader->ident);
+    for (const struct watched *watched = streams->watched; watched != NULL; watched = watched->hh.next)
+        fn(context, watched->ident);
 }

@@ -29,7 +29,7 @@ void streams_wake(struct streams *streams);
 void streams_beat(struct streams *streams);
 
 size_t streams_count(const struct streams *streams);
-// Whether somebody looks at that device.
+// Whether somebody looks at that device. Quick, however many read.
 bool streams_has(const struct streams *streams, const char *ident);
-// Calls fn with the ident of each device that somebody looks at; it may come twice.
+// Calls fn with the ident of each device that somebody looks at.
 void streams_each(const struct streams *streams, void (*fn)(void *context, const char *ident), void *context);

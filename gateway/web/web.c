@@ -22,6 +22,7 @@
 
 #define TICK          500      // milliseconds; rows that have changed go out as often
 #define TIDY_TICKS    10       // between looks at what is not looked at any more
+#define GUARD_TICKS   2        // between looks at sessions that are over
 #define BEAT_TICKS    30       // between signs of life on event streams
 #define INTEREST      60000000 // microseconds after the last request that changes are told
 #define ROWS_MAX      1000     // in a tick; the others wait for the next, each with what is last known then
@@ -361,6 +362,10 @@ static bool holds(void *context, uint64_t session) {
 static void tidy(struct web *web) {
     streams_each(web->streams, keep_open, web);
     dossiers_tidy(web->dossiers, clock_ticks());
+}
+
+// Who has logged out, or whose password has changed, sees no more.
+static void end_sessions(struct web *web) {
     login_refresh(web->login);
     streams_end_sessions(web->streams, holds, web);
 }
@@ -377,6 +382,8 @@ static void on_tick(uv_timer_t *timer) {
     web->gateways_changed = false;
     if (web->ticks % TIDY_TICKS == 0)
         tidy(web);
+    if (web->ticks % GUARD_TICKS == 0)
+        end_sessions(web);
     if (web->ticks % BEAT_TICKS == 0)
         streams_beat(web->streams);
     else

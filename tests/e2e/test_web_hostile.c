@@ -16,7 +16,7 @@ TestSuite(web_hostile, .fini = rig_clean);
 
 #define STREAMS     1000
 #define SLOW        50   // of them never read a byte
-#define JUNK        4000 // requests
+#define JUNK        2000 // requests
 #define CONNECTIONS 8    // over which they come
 #define REPORTS     200
 
