@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "codecs/explain.h"
 #include "schema/message.h"
 #include "schema/properties.h"
 
@@ -114,9 +115,10 @@ struct codec_out {
     void (*message)(void *context, struct message *message); // the receiver adds to it
     void (*reply)(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when);
     void (*answer)(void *context, const struct codec_answer *answer);
-    struct message *scratch;       // a message for the codec to fill
-    char reason[CODEC_REASON_MAX]; // for a verdict other than OK: what was wrong, in printable ASCII
-    size_t reason_offset;          // and where in the frame
+    struct message *scratch;         // a message for the codec to fill
+    struct explanation *explanation; // is told what each byte of the frame is; NULL in the gateway
+    char reason[CODEC_REASON_MAX];   // for a verdict other than OK: what was wrong, in printable ASCII
+    size_t reason_offset;            // and where in the frame
     // The device that spoke says goodbye: the connection is to be closed, unless others have spoken there.
     bool closes;
 };
@@ -160,6 +162,8 @@ struct codec {
     unsigned
         brisk_ms; // the same for a device of which three such frames each ended with a segment, and none did not
     bool one_at_a_time; // answers carry no id: the next command waits for the answer to the last
+    // For an explanation: characters of a text frame that only part what stands around them; NULL without any.
+    const char *separators;
     // The alarms that its devices raise: boolean fields, set only by reports that raise them. Their row in
     // schema/fields.json has "alarm". Ends with FIELD_NONE; NULL without any.
     const enum field *alarms;

@@ -114,13 +114,52 @@ static void take(struct layout_walk *walk, const struct layout_item *item, const
     }
 }
 
+// Where the walk is, before an item.
+struct place {
+    const uint8_t *next;
+    unsigned bit;
+    size_t explained;
+};
+
+static struct place place_of(const struct layout_walk *walk) {
+    if (walk->explanation == NULL)
+        return (struct place){0};
+    return (struct place){.next = walk->bytes != NULL ? walk->bytes->next : NULL,
+                          .bit = walk->bit,
+                          .explained = walk->explanation->count};
+}
+
+// What the item took. A codec's own kind may have said it itself, in smaller pieces.
+static void explain(const struct layout_walk *walk, const struct layout_item *item, size_t row,
+                    const struct layout_value *value, struct place from) {
+    if (walk->explanation->count != from.explained || !stands_somewhere(item) ||
+        (walk->bytes != NULL && walk->bytes->fault))
+        return;
+    struct explain_piece piece = {
+        .field = item->field, .name = item->name, .index = item->index, .assumed = item->assumed};
+    if (walk->texts != NULL) {
+        piece.bytes = (const uint8_t *)value->text.text;
+        piece.length = value->text.length;
+    } else {
+        piece.bytes = from.next;
+        piece.length = (size_t)(walk->bytes->next - from.next) + (walk->bit > 0);
+        bool bits = from.bit > 0 || walk->bit > 0;
+        piece.bit = from.bit;
+        piece.bits = bits ? (unsigned)(walk->bytes->next - from.next) * 8 + walk->bit - from.bit : 0;
+    }
+    explain_add_row(walk->explanation, &piece, row);
+}
+
 void layout_take_all(struct layout_walk *walk, const struct layout_item *items) {
-    for (; items->kind != LAYOUT_END; items++) {
+    for (const struct layout_item *item = items; item->kind != LAYOUT_END; item++) {
         if (walk->may_end && walk->bit == 0 && reader_left(walk->bytes) == 0)
             return;
         struct layout_value value = {0};
-        read_value(walk, items, items->bits, &value);
-        take(walk, items, &value);
+        struct place from = place_of(walk);
+        read_value(walk, item, item->bits, &value);
+        take(walk, item, &value);
+        if (walk->explanation != NULL)
+            explain(walk, item, (size_t)(item - items) + 1, &value, from);
     }
 }
 
@@ -128,8 +167,11 @@ void layout_take_value(struct layout_walk *walk, const struct layout_item *item,
     struct reader *bytes = walk->bytes;
     struct layout_value read = {0};
     walk->bytes = &value;
+    struct place from = place_of(walk);
     read_value(walk, item, 8 * (unsigned)reader_left(&value), &read);
     take(walk, item, &read);
+    if (walk->explanation != NULL)
+        explain(walk, item, item->id, &read, from);
     walk->bytes = bytes;
 }
 

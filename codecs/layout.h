@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "codecs/explain.h"
 #include "codecs/reader.h"
 #include "schema/message.h"
 
@@ -28,6 +29,8 @@ struct layout_item {
     uint16_t id;       // for layout_find()
     const char *index; // of an indexed field, or NULL
     const void *more;  // the codec's own, or NULL
+    const char *name;  // for an explanation: what stands there, where no field says it
+    bool assumed;      // the same: no document says it
 };
 
 // A value as it stands in the record.
@@ -46,7 +49,8 @@ struct layout_walk {
     const struct span *texts; // as many as the layout has items that stand somewhere; or NULL
     // Takes items of the codec's own kinds; may read on from bytes. NULL when the layout has none.
     void (*take)(struct layout_walk *walk, const struct layout_item *item, const struct layout_value *value);
-    void *context; // for take()
+    void *context;                   // for take()
+    struct explanation *explanation; // is told what each item is; or NULL
 };
 
 // Takes the items up to LAYOUT_END, one after another.

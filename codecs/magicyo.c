@@ -78,8 +78,15 @@
 #define FRAME_MAX      1024
 #define V2_OVERHEAD    30 // a V2 frame without data and padding
 #define V2_PADDING_MAX 7
+#define LENGTH_OFFSET  2
+#define TYPE_OFFSET    19
+#define V2_ID          20
+#define V2_COUNT       22
 #define V2_DATA        24
+#define SUM_SIZE       4
 #define MK_OVERHEAD    25
+#define MK_ID          2
+#define MK_COUNT       20
 #define MK_DATA        22
 #define SEEN_MAX       64
 
@@ -158,63 +165,67 @@ enum tail { NOTHING, ATTRIBUTES, CAN_FRAMES, POSITIONS };
 struct record {
     uint8_t type, subtype;
     enum tail tail;
+    bool assumed;
     struct layout_item items[ITEMS_MAX]; // up to LAYOUT_END, which zeros are
 };
+
+#define KNOWN   false
+#define ASSUMED true
 
 // clang-format off
 #define EVENT_TIME  {TIME, FIELD_EVENT_TIMESTAMP, .bits = 32}
 #define REPORT_TIME {TIME, FIELD_TIMESTAMP, .bits = 32}
-#define GPS         {POSITION}
+#define GPS         {POSITION, .name = "GPS block"}
 #define BATTERY     {LAYOUT_NUMBER, FIELD_BATTERY_VOLTAGE, .bits = 8, .scale = 1}
 #define BYTE(field) {LAYOUT_NUMBER, field, .bits = 8}
 #define WORD(field) {LAYOUT_NUMBER, field, .bits = 16}
 #define LONG(field) {LAYOUT_NUMBER, field, .bits = 32}
-#define NAMED(field, phrases) {PHRASE, field, .bits = 8, .more = &phrases}
+#define NAMED(field, phrases) {PHRASE, field, .bits = 8, .more = &phrases, .assumed = true}
 
 static const struct layout_item login[] = {
     {VERSION, FIELD_PROTOCOL_VERSION, .bits = 16},
     {VERSION, FIELD_ECU_HARDWARE_VERSION, .bits = 16},
-    {TEXT, FIELD_SOFTWARE_VERSION},
-    {TEXT, FIELD_MODEM_HARDWARE_VERSION},
-    {TEXT_BEFORE_TIME, FIELD_BOOTLOADER_VERSION}, // assumed
+    {TEXT, FIELD_SOFTWARE_VERSION, .name = "empty text"},
+    {TEXT, FIELD_MODEM_HARDWARE_VERSION, .name = "empty text"},
+    {TEXT_BEFORE_TIME, FIELD_BOOTLOADER_VERSION, .name = "empty text", .assumed = true},
     REPORT_TIME,
     {LAYOUT_END},
 };
 
 static const struct record records[] = {
     // ignition on and off: public
-    {0x01, 0x01, NOTHING,
+    {0x01, 0x01, NOTHING, KNOWN,
      {BYTE(FIELD_IGNITION_STATE), EVENT_TIME, GPS, {LAYOUT_TRUE, FIELD_ENGINE_IGNITION_STATUS}}},
-    {0x01, 0x02, NOTHING,
+    {0x01, 0x02, NOTHING, KNOWN,
      {BYTE(FIELD_IGNITION_STATE), EVENT_TIME, GPS, {LAYOUT_FALSE, FIELD_ENGINE_IGNITION_STATUS}}},
-    // sleep: the place of the mode is assumed
-    {0x02, 0x00, NOTHING, {EVENT_TIME, BATTERY, BYTE(FIELD_SLEEP_MODE), GPS}},
+    // sleep: assumed, above all where the mode stands
+    {0x02, 0x00, NOTHING, ASSUMED, {EVENT_TIME, BATTERY, BYTE(FIELD_SLEEP_MODE), GPS}},
     // wake up: public
-    {0x02, 0x01, NOTHING,
+    {0x02, 0x01, NOTHING, KNOWN,
      {EVENT_TIME, BATTERY, BYTE(FIELD_DEVICE_WAKEUP_SOURCE), NAMED(FIELD_WAKEUP_TRIGGER, wakeup_triggers),
       GPS}},
     // power on: public; the time of the last power off has no listed field
-    {0x02, 0x02, NOTHING,
+    {0x02, 0x02, NOTHING, KNOWN,
      {REPORT_TIME, {TIME, FIELD_CUSTOM_POWER_OFF_TIMESTAMP, .bits = 32},
       NAMED(FIELD_POWER_ON_REASON, power_on_reasons)}},
     // what follows the time is not known
-    {0x02, 0x03, NOTHING, {EVENT_TIME}},
+    {0x02, 0x03, NOTHING, ASSUMED, {EVENT_TIME}},
     // calibration of the accelerometer: assumed
-    {0x02, 0x07, NOTHING, {EVENT_TIME, BYTE(FIELD_ACCELEROMETER_CALIBRATION_STATE)}},
+    {0x02, 0x07, NOTHING, ASSUMED, {EVENT_TIME, BYTE(FIELD_ACCELEROMETER_CALIBRATION_STATE)}},
     // positions: public
-    {0x04, 0x00, POSITIONS, {{LAYOUT_END}}},
+    {0x04, 0x00, POSITIONS, KNOWN, {{LAYOUT_END}}},
     // network: assumed
-    {0x04, 0x01, NOTHING,
-     {REPORT_TIME, {CELL}, NAMED(FIELD_GSM_NETWORK_TYPE, network_types), BYTE(FIELD_GSM_SIGNAL_LEVEL)}},
+    {0x04, 0x01, NOTHING, ASSUMED,
+     {REPORT_TIME, {CELL, FIELD_GSM_CELLID}, NAMED(FIELD_GSM_NETWORK_TYPE, network_types), BYTE(FIELD_GSM_SIGNAL_LEVEL)}},
     // attributes: assumed
-    {0x04, 0x02, ATTRIBUTES, {{LAYOUT_END}}},
-    {0x04, 0x03, ATTRIBUTES, {{LAYOUT_END}}},
-    {0x04, 0x04, ATTRIBUTES, {{LAYOUT_END}}},
-    {0x04, 0x05, ATTRIBUTES, {{LAYOUT_END}}},
+    {0x04, 0x02, ATTRIBUTES, ASSUMED, {{LAYOUT_END}}},
+    {0x04, 0x03, ATTRIBUTES, ASSUMED, {{LAYOUT_END}}},
+    {0x04, 0x04, ATTRIBUTES, ASSUMED, {{LAYOUT_END}}},
+    {0x04, 0x05, ATTRIBUTES, ASSUMED, {{LAYOUT_END}}},
     // frames of the CAN bus: assumed
-    {0x04, 0x0D, CAN_FRAMES, {REPORT_TIME}},
+    {0x04, 0x0D, CAN_FRAMES, ASSUMED, {REPORT_TIME}},
     // state of the hardware: assumed
-    {0x04, 0x0F, NOTHING, {REPORT_TIME, LONG(FIELD_DEVICE_HARDWARE_STATE_FLAG)}},
+    {0x04, 0x0F, NOTHING, ASSUMED, {REPORT_TIME, LONG(FIELD_DEVICE_HARDWARE_STATE_FLAG)}},
 };
 
 #define CELL_SIZE 10
@@ -266,10 +277,11 @@ static const struct layout_item attributes[] = {
 
 static const struct layout_item block_items[] = {
     {TIME, FIELD_TIMESTAMP, .bits = 32},
-    {CELL_FIX, FIELD_CUSTOM_POSITION_SOURCE, .bits = 1}, // the list has no field for it
+    {CELL_FIX, FIELD_CUSTOM_POSITION_SOURCE, .bits = 1,
+     .name = "from a cell"}, // the list has no field for it
     {LAYOUT_FLAG, FIELD_MESSAGE_BUFFERED_STATUS, .bits = 1},
-    {WEST, .bits = 1},
-    {NORTH, .bits = 1},
+    {WEST, .bits = 1, .name = "longitude is west"},
+    {NORTH, .bits = 1, .name = "latitude is north"},
     {LAYOUT_NUMBER, FIELD_POSITION_SATELLITES, .bits = 4},
     {ALTITUDE, FIELD_POSITION_ALTITUDE, .bits = 15},
     {LONGITUDE, FIELD_POSITION_LONGITUDE, .bits = 25, .scale = COORDINATE_SCALE},
@@ -279,8 +291,8 @@ static const struct layout_item block_items[] = {
     {LAYOUT_NUMBER, FIELD_POSITION_PDOP, .bits = 12, .scale = 1},
     {LAYOUT_NUMBER, FIELD_POSITION_HDOP, .bits = 12, .scale = 1},
     {LAYOUT_NUMBER, FIELD_POSITION_VDOP, .bits = 12, .scale = 1},
-    {LAYOUT_SKIP, .bits = 4},
-    {LAYOUT_NUMBER, FIELD_POSITION_ACCURACY, .bits = 24},
+    {LAYOUT_SKIP, .bits = 4, .name = "without meaning"},
+    {LAYOUT_NUMBER, FIELD_POSITION_ACCURACY, .bits = 24, .assumed = true},
     {LAYOUT_END},
 };
 
@@ -299,7 +311,7 @@ static bool is_imei(const uint8_t *bytes) {
 
 // Whether a V2 frame of that length has room for its data and no more padding than there may be.
 static bool fits_v2(const uint8_t *head, size_t length) {
-    size_t least = V2_OVERHEAD + word_at(head + 22);
+    size_t least = V2_OVERHEAD + word_at(head + V2_COUNT);
     return least <= length && length - least <= V2_PADDING_MAX;
 }
 
@@ -316,7 +328,7 @@ struct trial {
 // A frame whose IMEI stands behind an initialization vector; length is of the head, as much as is there.
 static struct trial try_vector(const uint8_t *head, size_t length) {
     struct trial trial = {.form = WITH_VECTOR};
-    size_t says = word_at(head + 2);
+    size_t says = word_at(head + LENGTH_OFFSET);
     for (size_t at = VECTOR_IMEI; at < VECTOR_HEAD && at < length; at++)
         if (head[at] < '0' || head[at] > '9')
             return trial;
@@ -329,7 +341,7 @@ static struct trial try_vector(const uint8_t *head, size_t length) {
 // V2 in all its lengths is V2: MK100 would get there once in millions of frames. Where the lengths of V2 do
 // not agree, the shorter comes first, so that neither waits for bytes that only the other would have.
 static void list_trials(const uint8_t *head, struct trial trials[2]) {
-    size_t v2 = word_at(head + 2), mk = MK_OVERHEAD + word_at(head + 20);
+    size_t v2 = word_at(head + LENGTH_OFFSET), mk = MK_OVERHEAD + word_at(head + MK_COUNT);
     bool imei = is_imei(head + IMEI_OFFSET);
     bool fits = v2 >= V2_OVERHEAD && v2 <= FRAME_MAX && fits_v2(head, v2);
     if (v2 < V2_OVERHEAD || v2 > FRAME_MAX || (!fits && !imei))
@@ -421,7 +433,7 @@ static bool magicyo_seal(uint8_t *frame, size_t length) {
     if (find_frame(frame, length, true, &found) != WHOLE_FRAME || found.length != length ||
         found.form != V2 || !fits_v2(frame, length))
         return false;
-    write_sum(frame, V2_DATA + word_at(frame + 22));
+    write_sum(frame, V2_DATA + word_at(frame + V2_COUNT));
     return true;
 }
 
@@ -433,20 +445,109 @@ static void write_frame(const struct frame *frame, struct codec_writer *writer) 
     const uint8_t length[2] = {(uint8_t)(frame->length >> 8), (uint8_t)frame->length};
     const uint8_t id[2] = {(uint8_t)(frame->id >> 8), (uint8_t)frame->id};
     memcpy(bytes + IMEI_OFFSET, frame->ident, IMEI_DIGITS);
-    bytes[19] = frame->type;
+    bytes[TYPE_OFFSET] = frame->type;
     memcpy(bytes + data - 2, length, 2);
     if (frame->length > 0)
         memcpy(bytes + data, frame->data, frame->length);
     if (frame->form == V2) {
-        bytes[2] = (uint8_t)(total >> 8);
-        bytes[3] = (uint8_t)total;
-        memcpy(bytes + 20, id, 2);
+        bytes[LENGTH_OFFSET] = (uint8_t)(total >> 8);
+        bytes[LENGTH_OFFSET + 1] = (uint8_t)total;
+        memcpy(bytes + V2_ID, id, 2);
         write_sum(bytes, end);
     } else {
-        memcpy(bytes + 2, id, 2);
+        memcpy(bytes + MK_ID, id, 2);
     }
     memset(bytes + total - END_SIZE, END_MARK, END_SIZE);
     codec_write(writer, bytes, total);
+}
+
+// --- what stands around the data, for an explanation ---
+
+enum from { FROM_BEGIN, FROM_END, FROM_DATA_END };
+
+// Offsets count from the beginning, from the end backwards, or from the end of the data.
+static const struct part {
+    enum from from;
+    uint8_t offset, size;
+    enum field field;
+    const char *name;
+    bool assumed;
+} v2_parts[] =
+    {
+        {FROM_BEGIN, 0, 2, FIELD_NONE, "mark 55 55", KNOWN},
+        {FROM_BEGIN, LENGTH_OFFSET, 2, FIELD_NONE, "length of the frame", KNOWN},
+        {FROM_BEGIN, IMEI_OFFSET, IMEI_DIGITS, FIELD_IDENT, NULL, KNOWN},
+        {FROM_BEGIN, TYPE_OFFSET, 1, FIELD_NONE, "frame type", KNOWN},
+        {FROM_BEGIN, V2_ID, 2, FIELD_MESSAGE_SEQNUM, "frame id", KNOWN},
+        {FROM_BEGIN, V2_COUNT, 2, FIELD_NONE, "length of the data", KNOWN},
+        {FROM_DATA_END, 0, SUM_SIZE, FIELD_NONE, "Adler-32", KNOWN},
+        {FROM_END, END_SIZE, END_SIZE, FIELD_NONE, "mark AA AA", KNOWN},
+        {0},
+},
+  mk100_parts[] =
+      {
+          {FROM_BEGIN, 0, 2, FIELD_NONE, "mark 55 55", KNOWN},
+          {FROM_BEGIN, MK_ID, 2, FIELD_MESSAGE_SEQNUM, "frame id", KNOWN},
+          {FROM_BEGIN, IMEI_OFFSET, IMEI_DIGITS, FIELD_IDENT, NULL, KNOWN},
+          {FROM_BEGIN, TYPE_OFFSET, 1, FIELD_NONE, "frame type", KNOWN},
+          {FROM_BEGIN, MK_COUNT, 2, FIELD_NONE, "length of the data", KNOWN},
+          {FROM_DATA_END, 0, 1, FIELD_NONE, "checksum, not looked at", ASSUMED},
+          {FROM_END, END_SIZE, END_SIZE, FIELD_NONE, "mark AA AA", KNOWN},
+          {0},
+},
+  vector_parts[] = {
+      {FROM_BEGIN, 0, 2, FIELD_NONE, "mark 55 55", KNOWN},
+      {FROM_BEGIN, LENGTH_OFFSET, 2, FIELD_NONE, "length of the frame", KNOWN},
+      {FROM_BEGIN, IMEI_OFFSET, VECTOR_IMEI - IMEI_OFFSET, FIELD_NONE, "initialization vector", KNOWN},
+      {FROM_BEGIN, VECTOR_IMEI, IMEI_DIGITS, FIELD_IDENT, NULL, KNOWN},
+      {FROM_END, END_SIZE, END_SIZE, FIELD_NONE, "mark AA AA", KNOWN},
+      {0},
+};
+
+static size_t data_end(const uint8_t *frame, enum form form) {
+    return form == V2 ? V2_DATA + word_at(frame + V2_COUNT) : MK_DATA + word_at(frame + MK_COUNT);
+}
+
+static size_t part_offset(const struct part *part, const uint8_t *frame, size_t length, enum form form) {
+    return part->from == FROM_BEGIN ? part->offset
+           : part->from == FROM_END ? length - part->offset
+                                    : data_end(frame, form) + part->offset;
+}
+
+static void explain_padding(struct explanation *explanation, const uint8_t *frame, size_t length) {
+    size_t at = data_end(frame, V2) + SUM_SIZE;
+    explain_add(
+        explanation,
+        &(struct explain_piece){.bytes = frame + at, .length = length - END_SIZE - at, .name = "padding FF"});
+}
+
+static void explain_frame(struct explanation *explanation, const uint8_t *frame, size_t length,
+                          enum form form) {
+    static const char *const names[] = {"v2_parts", "mk100_parts", "vector_parts"};
+    static const struct part *const tables[] = {v2_parts, mk100_parts, vector_parts};
+    bool whole = form != V2 || fits_v2(frame, length);
+    explain_table(explanation, false, "%s", names[form]);
+    for (const struct part *part = tables[form]; part->size > 0; part++) {
+        if (part->from == FROM_DATA_END && !whole)
+            continue;
+        struct explain_piece piece = {.bytes = frame + part_offset(part, frame, length, form),
+                                      .length = part->size,
+                                      .field = part->field,
+                                      .name = part->name,
+                                      .assumed = part->assumed};
+        explain_add_row(explanation, &piece, (size_t)(part - tables[form]) + 1);
+    }
+    if (form == V2 && whole)
+        explain_padding(explanation, frame, length);
+}
+
+// Of bytes of the data that no table of items describes.
+static void explain_data(const struct codec_out *out, const uint8_t *bytes, size_t length, const char *name,
+                         enum field field, const char *index) {
+    if (out->explanation != NULL)
+        explain_add(out->explanation,
+                    &(struct explain_piece){
+                        .bytes = bytes, .length = length, .name = name, .field = field, .index = index});
 }
 
 static enum codec_verdict reject_encrypted(struct codec_out *out, size_t offset) {
@@ -460,18 +561,18 @@ static enum codec_verdict open_v2(const uint8_t *bytes, size_t length, struct fr
     if (!fits_v2(bytes, length) && fits_blocks(length, ENCRYPTED_OVERHEAD, 2))
         return reject_encrypted(out, ENCRYPTED_BLOCKS);
     if (!fits_v2(bytes, length))
-        return codec_reject(out, CODEC_BAD_VALUE, 22, "%u bytes of data in a frame of %zu",
-                            word_at(bytes + 22), length);
-    frame->id = (uint16_t)word_at(bytes + 20);
-    frame->length = word_at(bytes + 22);
+        return codec_reject(out, CODEC_BAD_VALUE, V2_COUNT, "%u bytes of data in a frame of %zu",
+                            word_at(bytes + V2_COUNT), length);
+    frame->id = (uint16_t)word_at(bytes + V2_ID);
+    frame->length = word_at(bytes + V2_COUNT);
     frame->data = bytes + V2_DATA;
     size_t end = V2_DATA + frame->length;
-    struct reader reader = reader_of(bytes + end, 4);
-    uint32_t says = (uint32_t)reader_unsigned(&reader, 4), is = checksum_adler32(bytes + 2, end - 2);
+    struct reader reader = reader_of(bytes + end, SUM_SIZE);
+    uint32_t says = (uint32_t)reader_unsigned(&reader, SUM_SIZE), is = checksum_adler32(bytes + 2, end - 2);
     if (says != is)
         return codec_reject(out, CODEC_BAD_CHECKSUM, end, "the Adler-32 is %08x, the frame says %08x",
                             (unsigned)is, (unsigned)says);
-    for (size_t at = end + 4; at < length - END_SIZE; at++)
+    for (size_t at = end + SUM_SIZE; at < length - END_SIZE; at++)
         if (bytes[at] != PADDING)
             return codec_reject(out, CODEC_BAD_VALUE, at, "padding that is not FF");
     return CODEC_OK;
@@ -482,14 +583,16 @@ static enum codec_verdict open_frame(const uint8_t *bytes, size_t length, struct
     struct trial found = {0};
     if (length == 0 || find_frame(bytes, length, true, &found) != WHOLE_FRAME || found.length != length)
         return codec_reject(decoding->out, CODEC_BAD_VALUE, 0, "not a frame");
-    *frame = (struct frame){.bytes = bytes, .form = found.form, .type = bytes[19]};
+    *frame = (struct frame){.bytes = bytes, .form = found.form, .type = bytes[TYPE_OFFSET]};
     frame->ident = (const char *)bytes + IMEI_OFFSET;
+    if (decoding->out->explanation != NULL)
+        explain_frame(decoding->out->explanation, bytes, length, found.form);
     if (found.form == WITH_VECTOR)
         return reject_encrypted(decoding->out, VECTOR_HEAD);
     if (found.form == V2)
         return open_v2(bytes, length, frame, decoding->out);
-    frame->id = (uint16_t)word_at(bytes + 2);
-    frame->length = word_at(bytes + 20);
+    frame->id = (uint16_t)word_at(bytes + MK_ID);
+    frame->length = word_at(bytes + MK_COUNT);
     frame->data = bytes + MK_DATA;
     return CODEC_OK;
 }
@@ -576,17 +679,20 @@ static void set_version(struct message *message, enum field field, int64_t word)
 }
 
 static void set_text(struct message *message, enum field field, struct reader *body) {
-    size_t length = reader_unsigned(body, 1) & 0x3F;
+    size_t length = (size_t)reader_unsigned(body, 1) & 0x3F;
     const uint8_t *text = reader_bytes(body, length);
     if (text != NULL && length > 0)
         message_set_text(message, field, (const char *)text, length);
 }
 
 // The bytes that no field stands for.
-static void set_payload(struct message *message, const uint8_t *bytes, size_t length) {
+static void set_payload(const struct codec_out *out, const uint8_t *bytes, size_t length) {
     char hex[2 * FRAME_MAX + 1];
-    if (length > 0)
-        message_set_text(message, FIELD_CUSTOM_PAYLOAD, hex, value_hex(bytes, length, hex));
+    if (length == 0)
+        return;
+    message_set_text(out->scratch, FIELD_CUSTOM_PAYLOAD, hex, value_hex(bytes, length, hex));
+    explain_table(out->explanation, false, "no table");
+    explain_data(out, bytes, length, NULL, FIELD_CUSTOM_PAYLOAD, NULL);
 }
 
 // --- the walk ---
@@ -622,26 +728,45 @@ static void set_coordinates(struct message *message, const struct walk_state *st
         message_set_text(message, FIELD_CUSTOM_POSITION_SOURCE, source, strlen(source));
 }
 
-static void set_block(struct message *message, enum form form, int64_t now, struct reader *body) {
+// Walks a table within a table; an explanation then goes on with the outer one.
+static void take_inner(struct layout_walk *walk, const struct layout_item *items, const char *table) {
+    char outer[EXPLAIN_ROW_MAX];
+    struct explanation *explanation = walk->explanation;
+    if (explanation == NULL) {
+        layout_take_all(walk, items);
+        return;
+    }
+    memcpy(outer, explanation->table, sizeof outer);
+    explain_table(explanation, explanation->assumed, "%s", table);
+    layout_take_all(walk, items);
+    explain_table(explanation, explanation->assumed, "%s", outer);
+}
+
+static void set_block(struct message *message, enum form form, int64_t now, struct reader *body,
+                      struct explanation *explanation) {
     struct reader block = reader_part(body, form == V2 ? V2_BLOCK : MK_BLOCK);
     struct walk_state state = {.form = form, .now = now};
-    struct layout_walk walk = {
-        .message = message, .bytes = &block, .may_end = true, .take = take_item, .context = &state};
+    struct layout_walk walk = {.message = message,
+                               .bytes = &block,
+                               .may_end = true,
+                               .take = take_item,
+                               .context = &state,
+                               .explanation = explanation};
     if (!body->fault)
-        layout_take_all(&walk, block_items);
+        take_inner(&walk, block_items, "block_items");
 }
 
 // A cell of nothing but zeros stands where there is none.
-static void set_cell(struct message *message, struct reader *body) {
+static void set_cell(struct message *message, struct reader *body, struct explanation *explanation) {
     static const uint8_t none[CELL_SIZE];
     struct reader cell = reader_part(body, CELL_SIZE);
-    struct layout_walk walk = {.message = message, .bytes = &cell};
+    struct layout_walk walk = {.message = message, .bytes = &cell, .explanation = explanation};
     if (body->fault)
         return;
     if (memcmp(cell.next, none, CELL_SIZE) == 0)
         message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
     else
-        layout_take_all(&walk, cell_items);
+        take_inner(&walk, cell_items, "cell_items");
 }
 
 static void take_block_item(struct layout_walk *walk, const struct layout_item *item, int64_t value) {
@@ -681,10 +806,10 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
         set_text(walk->message, item->field, walk->bytes);
         break;
     case POSITION:
-        set_block(walk->message, state->form, state->now, walk->bytes);
+        set_block(walk->message, state->form, state->now, walk->bytes, walk->explanation);
         break;
     case CELL:
-        set_cell(walk->message, walk->bytes);
+        set_cell(walk->message, walk->bytes, walk->explanation);
         break;
     default:
         take_block_item(walk, item, value->number);
@@ -695,8 +820,11 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
 static enum codec_verdict set_items(const struct decoding *decoding, const struct layout_item *items,
                                     struct reader *body) {
     struct walk_state state = {.form = decoding->frame.form, .now = decoding->out->setting->now};
-    struct layout_walk walk = {
-        .message = decoding->out->scratch, .bytes = body, .take = take_item, .context = &state};
+    struct layout_walk walk = {.message = decoding->out->scratch,
+                               .bytes = body,
+                               .take = take_item,
+                               .context = &state,
+                               .explanation = decoding->out->explanation};
     layout_take_all(&walk, items);
     if (!body->fault)
         return CODEC_OK;
@@ -713,10 +841,12 @@ static void set_unknown_attribute(struct message *message, unsigned id, const st
     message_set_text_at(message, FIELD_CUSTOM_ATTRIBUTE, index, hex, value_hex(value->next, width, hex));
 }
 
-static void set_attribute(struct message *message, const struct layout_item *item, int64_t now,
+static void set_attribute(const struct decoding *decoding, const struct layout_item *item,
                           struct reader value) {
-    struct walk_state state = {.now = now};
-    struct layout_walk walk = {.message = message, .take = take_item, .context = &state};
+    struct message *message = decoding->out->scratch;
+    struct walk_state state = {.now = decoding->out->setting->now};
+    struct layout_walk walk = {
+        .message = message, .take = take_item, .context = &state, .explanation = decoding->out->explanation};
     char hex[2 * UINT8_MAX + 1];
     size_t width = reader_left(&value);
     // Unsigned numbers above the signed ones are out of every range, as negative ones are.
@@ -727,17 +857,34 @@ static void set_attribute(struct message *message, const struct layout_item *ite
                              width > 0 ? "not of 1, 2, 4 or 8 bytes" : message_absent);
 }
 
+static void explain_attribute(const struct codec_out *out, const uint8_t *bytes, unsigned id,
+                              const struct layout_item *item, const struct reader *value) {
+    char index[EXPLAIN_INDEX_MAX];
+    bool whole = reader_left(value) == 1 || reader_left(value) == 2 || reader_left(value) == 4 ||
+                 reader_left(value) == 8;
+    explain_data(out, bytes, 2, "id of an attribute", FIELD_NONE, NULL);
+    explain_data(out, bytes + 2, 1, "its length", FIELD_NONE, NULL);
+    sprintf(index, "%u", id);
+    if (item == NULL)
+        explain_data(out, value->next, reader_left(value), NULL, FIELD_CUSTOM_ATTRIBUTE, index);
+    else if (!whole) // otherwise the walk says it
+        explain_data(out, value->next, reader_left(value), NULL, item->field, item->index);
+}
+
 static enum codec_verdict read_attributes(const struct decoding *decoding, struct reader *body, bool *any) {
+    explain_table(decoding->out->explanation, true, "attributes");
     while (reader_left(body) > 0) {
         size_t at = (size_t)(body->next - decoding->frame.bytes);
         unsigned id = (unsigned)reader_unsigned(body, 2);
-        size_t length = reader_unsigned(body, 1);
+        size_t length = (size_t)reader_unsigned(body, 1);
         struct reader value = reader_part(body, length);
         if (body->fault)
             return codec_reject(decoding->out, CODEC_SHORT, at, "an attribute runs past the end of the data");
         const struct layout_item *item = layout_find(attributes, id);
+        if (decoding->out->explanation != NULL)
+            explain_attribute(decoding->out, decoding->frame.bytes + at, id, item, &value);
         if (item != NULL)
-            set_attribute(decoding->out->scratch, item, decoding->out->setting->now, value);
+            set_attribute(decoding, item, value);
         else
             set_unknown_attribute(decoding->out->scratch, id, &value);
         *any = true;
@@ -746,17 +893,23 @@ static enum codec_verdict read_attributes(const struct decoding *decoding, struc
 }
 
 static enum codec_verdict read_can_frames(const struct decoding *decoding, struct reader *body, bool *any) {
-    size_t count = reader_unsigned(body, 1);
+    const struct codec_out *out = decoding->out;
+    size_t count = (size_t)reader_unsigned(body, 1);
+    if (!body->fault)
+        explain_data(out, body->next - 1, 1, "how many CAN frames", FIELD_NONE, NULL);
     for (size_t i = 0; i < count; i++) {
         char index[16], hex[2 * UINT8_MAX + 1];
         size_t at = (size_t)(body->next - decoding->frame.bytes);
         unsigned id = (unsigned)reader_unsigned(body, 4);
-        size_t length = reader_unsigned(body, 1);
+        size_t length = (size_t)reader_unsigned(body, 1);
         const uint8_t *bytes = reader_bytes(body, length);
         if (bytes == NULL)
             return codec_reject(decoding->out, CODEC_SHORT, at, "CAN frame %zu of %zu is not all there",
                                 i + 1, count);
         sprintf(index, "%X", id);
+        explain_data(out, bytes - 5, 4, "id of a CAN frame", FIELD_NONE, NULL);
+        explain_data(out, bytes - 1, 1, "its length", FIELD_NONE, NULL);
+        explain_data(out, bytes, length, NULL, FIELD_CAN_DATA_FRAME, index);
         message_set_text_at(decoding->out->scratch, FIELD_CAN_DATA_FRAME, index, hex,
                             value_hex(bytes, length, hex));
         *any = true;
@@ -792,28 +945,29 @@ static struct message *begin_frame_message(const struct decoding *decoding, cons
 }
 
 static enum codec_verdict take_login(struct decoding *decoding) {
-    struct message *message = begin_frame_message(decoding, "login");
+    begin_frame_message(decoding, "login");
     struct reader body = reader_of(decoding->frame.data, decoding->frame.length);
     if (decoding->frame.form == V2) {
+        explain_table(decoding->out->explanation, false, "login");
         enum codec_verdict verdict = set_items(decoding, login, &body);
         if (verdict != CODEC_OK)
             return verdict;
     }
-    set_payload(message, body.next, reader_left(&body));
+    set_payload(decoding->out, body.next, reader_left(&body));
     publish(decoding);
     return CODEC_OK;
 }
 
 static enum codec_verdict take_heartbeat(struct decoding *decoding) {
-    struct message *message = begin_frame_message(decoding, "heartbeat");
-    set_payload(message, decoding->frame.data, decoding->frame.length);
+    begin_frame_message(decoding, "heartbeat");
+    set_payload(decoding->out, decoding->frame.data, decoding->frame.length);
     publish(decoding);
     return CODEC_OK;
 }
 
 static enum codec_verdict take_unknown_frame(struct decoding *decoding) {
-    struct message *message = begin_frame_message(decoding, NULL);
-    set_payload(message, decoding->frame.data, decoding->frame.length);
+    begin_frame_message(decoding, NULL);
+    set_payload(decoding->out, decoding->frame.data, decoding->frame.length);
     publish(decoding);
     return CODEC_OK;
 }
@@ -839,22 +993,25 @@ static struct message *begin_record(const struct decoding *decoding) {
 static void publish_rest(struct decoding *decoding, const struct reader *body) {
     if (reader_left(body) == 0)
         return;
-    set_payload(begin_record(decoding), body->next, reader_left(body));
+    begin_record(decoding);
+    set_payload(decoding->out, body->next, reader_left(body));
     publish(decoding);
 }
 
 // Each block is a record of its own: those that are there are published, whatever the count promises.
 static enum codec_verdict take_positions(struct decoding *decoding, struct reader *body) {
-    size_t count = reader_unsigned(body, 1);
+    size_t count = (size_t)reader_unsigned(body, 1);
     size_t size = decoding->frame.form == V2 ? V2_BLOCK : MK_BLOCK;
     if (body->fault)
         return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
                             "no count of positions");
+    explain_data(decoding->out, body->next - 1, 1, "how many positions", FIELD_NONE, NULL);
     for (size_t i = 0; i < count; i++) {
         if (reader_left(body) < size)
             return codec_reject(decoding->out, CODEC_SHORT, (size_t)(body->next - decoding->frame.bytes),
                                 "position %zu of %zu is not all there", i + 1, count);
-        set_block(begin_record(decoding), decoding->frame.form, decoding->out->setting->now, body);
+        set_block(begin_record(decoding), decoding->frame.form, decoding->out->setting->now, body,
+                  decoding->out->explanation);
         publish(decoding);
     }
     publish_rest(decoding, body);
@@ -863,8 +1020,8 @@ static enum codec_verdict take_positions(struct decoding *decoding, struct reade
 
 static enum codec_verdict take_record(struct decoding *decoding, const struct record *record,
                                       struct reader *body) {
-    struct message *message = begin_record(decoding);
     bool any = false; // of what the tail holds
+    begin_record(decoding);
     enum codec_verdict verdict = set_items(decoding, record->items, body);
     if (verdict != CODEC_OK)
         return verdict;
@@ -874,9 +1031,18 @@ static enum codec_verdict take_record(struct decoding *decoding, const struct re
         verdict = read_can_frames(decoding, body, &any);
     if (verdict != CODEC_OK && !any)
         return verdict;
-    set_payload(message, body->next, reader_left(body));
+    set_payload(decoding->out, body->next, reader_left(body));
     publish(decoding);
     return verdict;
+}
+
+static void explain_record(const struct decoding *decoding, const struct record *record) {
+    const uint8_t *data = decoding->frame.data;
+    explain_table(decoding->out->explanation, false, "records %02X/%02X", record->type, record->subtype);
+    explain_data(decoding->out, data, 1, "type of the record", FIELD_MESSAGE_TYPE, NULL);
+    explain_data(decoding->out, data + 1, 1, "its subtype", FIELD_EVENT_ENUM, NULL);
+    explain_table(decoding->out->explanation, record->assumed, "records %02X/%02X", record->type,
+                  record->subtype);
 }
 
 static enum codec_verdict take_data(struct decoding *decoding) {
@@ -885,12 +1051,19 @@ static enum codec_verdict take_data(struct decoding *decoding) {
     for (size_t i = 0; i < sizeof records / sizeof records[0]; i++) {
         if (records[i].type != type || records[i].subtype != subtype)
             continue;
+        explain_record(decoding, &records[i]);
         return records[i].tail == POSITIONS ? take_positions(decoding, &body)
                                             : take_record(decoding, &records[i], &body);
     }
-    if (name_of_type(type) == NULL)
+    explain_table(decoding->out->explanation, false, "no row of records");
+    if (name_of_type(type) == NULL) {
         body = reader_of(decoding->frame.data, decoding->frame.length);
-    set_payload(begin_record(decoding), body.next, reader_left(&body));
+    } else {
+        explain_data(decoding->out, decoding->frame.data, 1, "type of the record", FIELD_MESSAGE_TYPE, NULL);
+        explain_data(decoding->out, decoding->frame.data + 1, 1, "its subtype", FIELD_EVENT_ENUM, NULL);
+    }
+    begin_record(decoding);
+    set_payload(decoding->out, body.next, reader_left(&body));
     publish(decoding);
     return CODEC_OK;
 }
@@ -1004,7 +1177,7 @@ static bool read_values(struct reader body, struct answer_fields *fields) {
         return false;
     while (reader_left(&body) > 0) {
         unsigned long id = (unsigned long)reader_unsigned(&body, 4);
-        size_t length = reader_unsigned(&body, 1);
+        size_t length = (size_t)reader_unsigned(&body, 1);
         struct reader value = reader_part(&body, length);
         if (body.fault)
             return false;
@@ -1013,6 +1186,44 @@ static bool read_values(struct reader body, struct answer_fields *fields) {
             set_parameter(fields, property, &value);
     }
     return true;
+}
+
+static void explain_results(const struct codec_out *out, struct reader body) {
+    char index[EXPLAIN_INDEX_MAX];
+    while (reader_left(&body) > 0) {
+        const uint8_t *bytes = body.next;
+        sprintf(index, "%u", (unsigned)reader_unsigned(&body, 2));
+        reader_unsigned(&body, 1);
+        explain_data(out, bytes, 2, "id of a parameter", FIELD_NONE, NULL);
+        explain_data(out, bytes + 2, 1, "result of parameter", FIELD_NONE, index);
+    }
+}
+
+static void explain_values(const struct codec_out *out, struct reader body) {
+    char index[EXPLAIN_INDEX_MAX];
+    while (reader_left(&body) > 0) {
+        const uint8_t *bytes = body.next;
+        sprintf(index, "%lu", (unsigned long)reader_unsigned(&body, 4));
+        struct reader value = reader_part(&body, reader_unsigned(&body, 1));
+        explain_data(out, bytes, 4, "id of a parameter", FIELD_NONE, NULL);
+        explain_data(out, bytes + 4, 1, "its length", FIELD_NONE, NULL);
+        explain_data(out, value.next, reader_left(&value), "value of parameter", FIELD_NONE, index);
+    }
+}
+
+static void explain_answer(const struct decoding *decoding, struct reader body, uint8_t subtype,
+                           bool parsed) {
+    struct codec_out *out = decoding->out;
+    explain_table(out->explanation, false, "answers");
+    explain_data(out, decoding->frame.data, 1, "type of the answer", FIELD_NONE, NULL);
+    explain_data(out, decoding->frame.data + 1, 1, "its subtype", FIELD_NONE, NULL);
+    explain_table(out->explanation, subtype != SET_PARAMETERS, "answers");
+    if (parsed && subtype == SET_PARAMETERS)
+        explain_results(out, body);
+    else if (parsed)
+        explain_values(out, body);
+    else
+        explain_data(out, body.next, reader_left(&body), "the answer", FIELD_NONE, NULL);
 }
 
 static enum codec_verdict take_answer(struct decoding *decoding) {
@@ -1033,6 +1244,8 @@ static enum codec_verdict take_answer(struct decoding *decoding) {
     if (ours && subtype == CALIBRATE && reader_left(&body) == 1 && body.next[0] == 0)
         outcome = CODEC_FAILURE;
     struct properties bag = {.items = fields.items, .count = fields.count};
+    if (decoding->out->explanation != NULL)
+        explain_answer(decoding, body, subtype, parsed);
     value_hex(body.next, reader_left(&body), hex);
     snprintf(key, sizeof key, "frame %u", decoding->frame.id);
     know_sender(decoding);
@@ -1053,7 +1266,10 @@ static enum codec_verdict take_frame(struct decoding *decoding) {
     if (frame->type == DATA && frame->length < 2) // not even enough to answer
         return codec_reject(decoding->out, CODEC_SHORT, (size_t)(frame->data - frame->bytes),
                             "data without type and subtype");
-    if (!repeated)
+    if (repeated)
+        explain_data(decoding->out, frame->data, frame->length, "repeated: not looked at again", FIELD_NONE,
+                     NULL);
+    else
         verdict = intake != NULL ? intake->take(decoding) : take_unknown_frame(decoding);
     if (verdict != CODEC_OK && !decoding->published) {
         if (frame->type == DATA)
@@ -1083,6 +1299,7 @@ static enum codec_verdict magicyo_decode(void *session, const uint8_t *bytes, si
     if (decoding.frame.type != DISCONNECT)
         return take_frame(&decoding);
     know_sender(&decoding);
+    explain_data(out, decoding.frame.data, decoding.frame.length, "without meaning", FIELD_NONE, NULL);
     out->closes = true;
     return CODEC_OK;
 }

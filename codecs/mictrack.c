@@ -86,7 +86,7 @@ struct layout {
 #define ITEM_WIFI       {WIFI, FIELD_WIFI_ACCESS_POINTS}
 #define ITEM_CELLS_GSM  {CELLS_GSM, FIELD_GSM_CELLS}
 #define ITEM_CELLS_LTE  {CELLS_LTE, FIELD_GSM_CELLS}
-#define ITEM_UNUSED     {LAYOUT_SKIP}
+#define ITEM_UNUSED     {LAYOUT_SKIP, .name = "without meaning"}
 #define ITEMS_TAIL                                      \
     {EVENT, FIELD_EVENT_ENUM},                          \
     {LAYOUT_NUMBER, FIELD_BATTERY_VOLTAGE, .scale = 3}, \
@@ -96,8 +96,8 @@ static const struct layout layouts[] = {
     {"R0", 9,
      {ITEM_SATELLITES,
       ITEM_TIME,
-      {LATITUDE, FIELD_POSITION_LATITUDE},
-      {LONGITUDE, FIELD_POSITION_LONGITUDE},
+      {LATITUDE, FIELD_POSITION_LATITUDE, .name = "latitude, without a fix"},
+      {LONGITUDE, FIELD_POSITION_LONGITUDE, .name = "longitude, without a fix"},
       {LAYOUT_NUMBER, FIELD_POSITION_SPEED},
       {LAYOUT_NUMBER, FIELD_POSITION_DIRECTION},
       ITEMS_TAIL},
@@ -476,6 +476,15 @@ static struct codec_frame mictrack_frame(const uint8_t *bytes, size_t length, en
 
 // --- values ---
 
+static void explain_span(struct explanation *explanation, struct span span, const char *name,
+                         enum field field) {
+    if (explanation != NULL)
+        explain_add(explanation, &(struct explain_piece){.bytes = (const uint8_t *)span.text,
+                                                         .length = span.length,
+                                                         .name = name,
+                                                         .field = field});
+}
+
 static void set_time(struct message *message, struct span text, int64_t now) {
     int64_t seconds;
     text = span_trim(text);
@@ -531,8 +540,13 @@ static void set_mac(struct message *message, struct span mac) {
 }
 
 // The list is there from its first access point on: a list of which nothing can be read is not an empty one.
-static void add_access_point(struct message *message, struct span ssid, struct span mac, struct span rssi) {
+static void add_access_point(const struct layout_walk *walk, struct span ssid, struct span mac,
+                             struct span rssi) {
+    struct message *message = walk->message;
     size_t zeros = 0;
+    explain_span(walk->explanation, ssid, NULL, FIELD_WIFI_ACCESS_POINTS_SSID);
+    explain_span(walk->explanation, mac, NULL, FIELD_WIFI_ACCESS_POINTS_MAC);
+    explain_span(walk->explanation, rssi, NULL, FIELD_WIFI_ACCESS_POINTS_RSSI);
     while (zeros < MAC_LENGTH && is_zero(mac.text[zeros]))
         zeros++;
     if (zeros == MAC_LENGTH) { // nothing in this place
@@ -562,20 +576,26 @@ static struct span rssi_item(struct text_reader *reader) {
     return text_item(reader, ',');
 }
 
-static void set_wifi(struct message *message, struct span text) {
+static void reject_access_point(const struct layout_walk *walk, struct span mac, struct span rssi) {
+    message_note_removed(walk->message, FIELD_WIFI_ACCESS_POINTS, mac.text, mac.length,
+                         mac.length > 0 ? "not a MAC address" : message_absent);
+    explain_span(walk->explanation, mac, NULL, FIELD_WIFI_ACCESS_POINTS);
+    explain_span(walk->explanation, rssi, NULL, FIELD_WIFI_ACCESS_POINTS);
+}
+
+static void set_wifi(const struct layout_walk *walk, struct span text) {
     struct text_reader reader = text_reader_of(text.text, text.length);
     if (span_trim(text).length == 0) { // none in range
-        message_add_list(message, FIELD_WIFI_ACCESS_POINTS);
+        message_add_list(walk->message, FIELD_WIFI_ACCESS_POINTS);
         return;
     }
     while (text_has_item(&reader)) {
         struct span mac = span_trim(text_item(&reader, ','));
         struct span rssi = rssi_item(&reader);
         if (is_whole_mac(mac))
-            add_access_point(message, (struct span){.text = ""}, mac, rssi);
+            add_access_point(walk, (struct span){.text = ""}, mac, rssi);
         else
-            message_note_removed(message, FIELD_WIFI_ACCESS_POINTS, mac.text, mac.length,
-                                 mac.length > 0 ? "not a MAC address" : message_absent);
+            reject_access_point(walk, mac, rssi);
     }
 }
 
@@ -590,14 +610,15 @@ static size_t find_mac(struct span text) {
 }
 
 // An SSID may hold anything, so the MACs are what it is found by.
-static void set_wifi_ssid(struct message *message, struct span text) {
+static void set_wifi_ssid(const struct layout_walk *walk, struct span text) {
     if (span_trim(text).length == 0)
-        message_add_list(message, FIELD_WIFI_ACCESS_POINTS);
+        message_add_list(walk->message, FIELD_WIFI_ACCESS_POINTS);
     while (span_trim(text).length > 0) {
         size_t comma = find_mac(text);
         if (comma == text.length) {
-            message_note_removed(message, FIELD_WIFI_ACCESS_POINTS, text.text, text.length,
+            message_note_removed(walk->message, FIELD_WIFI_ACCESS_POINTS, text.text, text.length,
                                  "has no MAC address");
+            explain_span(walk->explanation, text, NULL, FIELD_WIFI_ACCESS_POINTS);
             return;
         }
         struct span ssid = {.text = text.text, .length = comma};
@@ -605,7 +626,7 @@ static void set_wifi_ssid(struct message *message, struct span text) {
         struct span rest = span_after(text, comma + MAC_LENGTH + 2);
         struct text_reader reader = text_reader_of(rest.text, rest.length);
         struct span rssi = text_item(&reader, ',');
-        add_access_point(message, ssid, mac, rssi);
+        add_access_point(walk, ssid, mac, rssi);
         text = text_has_item(&reader) ? text_rest(&reader) : (struct span){.text = ""};
     }
 }
@@ -626,14 +647,18 @@ struct cell {
 };
 
 // Reads the next cell of that size. False, and what is left noted, when it is not all there.
-static bool read_cell(struct message *message, struct text_reader *reader, size_t size, struct cell *cell) {
+static bool read_cell(const struct layout_walk *walk, struct text_reader *reader, size_t size,
+                      struct cell *cell) {
+    struct span rest = {.text = reader->next, .length = (size_t)(reader->end - reader->next)};
     cell->size = size;
     for (size_t i = 0; i < size; i++)
         cell->items[i] = span_trim(text_item(reader, ','));
-    if (reader->fault)
-        message_note_removed(message, FIELD_GSM_CELLS, cell->items[0].text, cell->items[0].length,
-                             "a cell with too few items");
-    return !reader->fault;
+    if (!reader->fault)
+        return true;
+    message_note_removed(walk->message, FIELD_GSM_CELLS, cell->items[0].text, cell->items[0].length,
+                         "a cell with too few items");
+    explain_span(walk->explanation, rest, NULL, FIELD_GSM_CELLS);
+    return false;
 }
 
 // A cell of nothing but zeros stands where there is none.
@@ -643,6 +668,12 @@ static bool is_cell(const struct cell *cell) {
             if (cell->items[i].text[at] != '0')
                 return true;
     return false;
+}
+
+static void explain_cell(struct explanation *explanation, const struct cell *cell, const enum field *fields) {
+    for (size_t i = 0; i < cell->size; i++)
+        explain_span(explanation, cell->items[i], fields == NULL ? "no cell" : NULL,
+                     fields == NULL ? FIELD_NONE : fields[i]);
 }
 
 static void set_cell(struct message *message, const struct cell *cell, const enum field *fields) {
@@ -658,7 +689,8 @@ static void list_cell(struct message *message, const struct cell *cell) {
 }
 
 // The first cell is the serving one; all stand in a list when there are others.
-static void set_cells(struct message *message, struct span text, size_t size, const char *network) {
+static void set_cells(const struct layout_walk *walk, struct span text, size_t size, const char *network) {
+    struct message *message = walk->message;
     struct text_reader reader = text_reader_of(text.text, text.length);
     struct cell first, cell;
     message_set_text(message, FIELD_GSM_NETWORK_TYPE, network, strlen(network));
@@ -666,14 +698,16 @@ static void set_cells(struct message *message, struct span text, size_t size, co
         message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
         return;
     }
-    if (!read_cell(message, &reader, size, &first))
+    if (!read_cell(walk, &reader, size, &first))
         return;
     bool served = is_cell(&first);
+    explain_cell(walk->explanation, &first, served ? serving_cell : NULL);
     if (served)
         set_cell(message, &first, serving_cell);
     else
         message_note_removed(message, FIELD_GSM_CELLID, "", 0, message_absent);
-    while (text_has_item(&reader) && read_cell(message, &reader, size, &cell)) {
+    while (text_has_item(&reader) && read_cell(walk, &reader, size, &cell)) {
+        explain_cell(walk->explanation, &cell, is_cell(&cell) ? listed_cell : NULL);
         if (!is_cell(&cell))
             continue;
         if (served && message_get(message, FIELD_GSM_CELLS) == NULL)
@@ -751,16 +785,16 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
         take_coordinate(walk, item, value->text);
         break;
     case WIFI:
-        set_wifi(message, value->text);
+        set_wifi(walk, value->text);
         break;
     case WIFI_SSID:
-        set_wifi_ssid(message, value->text);
+        set_wifi_ssid(walk, value->text);
         break;
     case CELLS_GSM:
-        set_cells(message, value->text, 4, "GSM");
+        set_cells(walk, value->text, 4, "GSM");
         break;
     case CELLS_LTE:
-        set_cells(message, value->text, 5, "LTE");
+        set_cells(walk, value->text, 5, "LTE");
         break;
     }
 }
@@ -794,11 +828,17 @@ static enum codec_verdict set_items(struct message *message, const struct layout
                                     struct codec_out *out, size_t offset) {
     struct span items[ITEMS_MAX], surplus;
     struct walk_state state = {.now = out->setting->now};
-    struct layout_walk walk = {.message = message, .texts = items, .take = take_item, .context = &state};
+    struct layout_walk walk = {.message = message,
+                               .texts = items,
+                               .take = take_item,
+                               .context = &state,
+                               .explanation = out->explanation};
     if (!split_items(layout, data, items, &surplus))
         return codec_reject(out, CODEC_BAD_VALUE, offset, "a report %s has %zu items, this one %zu",
                             layout->type, layout->count, count_char(data, '+') + 1);
+    explain_table(out->explanation, false, "layouts %s", layout->type);
     layout_take_all(&walk, layout->items);
+    explain_span(out->explanation, surplus, NULL, FIELD_CUSTOM_PAYLOAD);
     state.position.fixed = has_satellites(message);
     if (state.position.stated)
         set_position(message, &state.position);
@@ -887,6 +927,14 @@ static enum codec_verdict read_header(struct span text, struct header *header, s
     return CODEC_OK;
 }
 
+static void explain_header(struct explanation *explanation, struct span text, const struct header *header) {
+    explain_table(explanation, false, "header");
+    explain_span(explanation, (struct span){.text = text.text, .length = 2}, "mark MT", FIELD_NONE);
+    explain_span(explanation, header->mode, NULL, FIELD_CUSTOM_WORK_MODE);
+    explain_span(explanation, header->imei, NULL, FIELD_IDENT);
+    explain_span(explanation, header->type, NULL, FIELD_MESSAGE_TYPE);
+}
+
 static enum codec_verdict decode_report(struct mictrack_session *session, struct span text,
                                         struct codec_out *out) {
     struct header header;
@@ -895,6 +943,7 @@ static enum codec_verdict decode_report(struct mictrack_session *session, struct
     if (verdict != CODEC_OK)
         return verdict;
     const struct layout *layout = find_layout(header.type);
+    explain_header(out->explanation, text, &header);
     message_reset(message);
     message_set_text(message, FIELD_MESSAGE_TYPE, header.type.text, header.type.length);
     message_set_integer(message, FIELD_CUSTOM_WORK_MODE, header.mode.text[0] - '0');
@@ -902,6 +951,10 @@ static enum codec_verdict decode_report(struct mictrack_session *session, struct
         verdict = set_items(message, layout, header.data, out, (size_t)(header.data.text - text.text));
     else
         set_payload(message, header.data);
+    if (layout == NULL) {
+        explain_table(out->explanation, false, "no row of layouts");
+        explain_span(out->explanation, header.data, NULL, FIELD_CUSTOM_PAYLOAD);
+    }
     if (verdict != CODEC_OK)
         return verdict;
     if (!remember_ident(session, header.imei, out))
@@ -986,17 +1039,44 @@ enum group_item {
     GROUP_ITEMS,
 };
 
+// Which field each of them is for.
+static const enum field group_fields[GROUP_ITEMS] = {
+    [CLOCK] = FIELD_TIMESTAMP,
+    [FIX] = FIELD_POSITION_VALID,
+    [LAT] = FIELD_POSITION_LATITUDE,
+    [NORTH_SOUTH] = FIELD_POSITION_LATITUDE,
+    [LON] = FIELD_POSITION_LONGITUDE,
+    [EAST_WEST] = FIELD_POSITION_LONGITUDE,
+    [KNOTS] = FIELD_POSITION_SPEED,
+    [COURSE] = FIELD_POSITION_DIRECTION,
+    [ALTITUDE] = FIELD_POSITION_ALTITUDE,
+    [DATE] = FIELD_TIMESTAMP,
+    [SURPLUS] = FIELD_CUSTOM_PAYLOAD,
+};
+
+static void explain_group(struct explanation *explanation, const struct span *items) {
+    if (explanation == NULL)
+        return;
+    for (size_t i = 0; i < GROUP_ITEMS; i++)
+        explain_add_row(explanation,
+                        &(struct explain_piece){.bytes = (const uint8_t *)items[i].text,
+                                                .length = items[i].length,
+                                                .name = "nothing, without a fix",
+                                                .field = group_fields[i]},
+                        i + 1);
+}
+
 static void set_group(struct message *message, const struct span *items, int64_t now) {
     struct position position = {.fixed = span_is(items[FIX], "A")};
     set_time_of_group(message, items[CLOCK], items[DATE], now);
-    position.has_latitude = read_minutes(message, FIELD_POSITION_LATITUDE, items[LAT], items[NORTH_SOUTH],
-                                         "N", "S", &position.latitude);
-    position.has_longitude = read_minutes(message, FIELD_POSITION_LONGITUDE, items[LON], items[EAST_WEST],
-                                          "E", "W", &position.longitude);
+    position.has_latitude = read_minutes(message, group_fields[LAT], items[LAT], items[NORTH_SOUTH], "N", "S",
+                                         &position.latitude);
+    position.has_longitude =
+        read_minutes(message, group_fields[LON], items[LON], items[EAST_WEST], "E", "W", &position.longitude);
     set_position(message, &position);
     set_speed_of_knots(message, items[KNOTS]);
-    set_number(message, FIELD_POSITION_DIRECTION, items[COURSE]);
-    set_number(message, FIELD_POSITION_ALTITUDE, items[ALTITUDE]);
+    set_number(message, group_fields[COURSE], items[COURSE]);
+    set_number(message, group_fields[ALTITUDE], items[ALTITUDE]);
     set_payload(message, items[SURPLUS]);
 }
 
@@ -1019,6 +1099,7 @@ static enum codec_verdict decode_low_altitude(struct mictrack_session *session, 
     struct message *message = out->scratch;
     enum codec_verdict verdict = CODEC_OK;
     bool identified = false;
+    explain_table(out->explanation, false, "group_fields");
     while (text_has_item(&reader)) {
         struct span group = text_item(&reader, '$');
         if (!split_group(group, items)) {
@@ -1026,9 +1107,12 @@ static enum codec_verdict decode_low_altitude(struct mictrack_session *session, 
                                    "a group is not time, A or V, position, speed, course, altitude, date");
             continue;
         }
+        if (!identified)
+            explain_span(out->explanation, imei, NULL, FIELD_IDENT);
         if (!identified && !remember_ident(session, imei, out))
             return CODEC_OK;
         identified = true;
+        explain_group(out->explanation, items);
         message_reset(message);
         message_set_text(message, FIELD_MESSAGE_TYPE, type, strlen(type));
         set_group(message, items, out->setting->now);
@@ -1108,6 +1192,15 @@ static bool split_off_answer(struct span *line, struct answer_parts *parts) {
     return false;
 }
 
+static void explain_answer(struct explanation *explanation, const struct answer_parts *parts) {
+    explain_table(explanation, false, "answers");
+    explain_span(explanation, parts->imei, NULL, FIELD_IDENT);
+    if (parts->code.length == 0)
+        explain_span(explanation, parts->words, "answer", FIELD_NONE);
+    explain_span(explanation, parts->code, "command that is answered", FIELD_NONE);
+    explain_span(explanation, parts->value, "answer", FIELD_NONE);
+}
+
 static enum codec_verdict decode_line(struct mictrack_session *session, struct span line,
                                       struct codec_out *out) {
     bool more = true;
@@ -1118,6 +1211,7 @@ static enum codec_verdict decode_line(struct mictrack_session *session, struct s
         more = split_off_answer(&line, &parts);
         if (!more)
             split_answer(line, &parts);
+        explain_answer(out->explanation, &parts);
         if (parts.imei.length > 0 && !remember_ident(session, parts.imei, out))
             return CODEC_OK;
         if (parts.words.length > 0)
@@ -1254,6 +1348,7 @@ const struct codec codec_mictrack = {
     .quiet_ms = 200,
     .brisk_ms = 20,
     .one_at_a_time = true,
+    .separators = ";+,$=- \t",
     .alarms = alarms,
     .options = options,
     .frame = mictrack_frame,

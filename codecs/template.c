@@ -186,23 +186,49 @@ static void take_item(struct layout_walk *walk, const struct layout_item *item,
 }
 
 // Nothing that a device says is dropped silently.
-static void keep_unknown(struct message *message, unsigned id, struct reader value) {
+static void keep_unknown(const struct codec_out *out, unsigned id, struct reader value) {
     static const char digits[] = "0123456789";
     const char index[] = {digits[id / 100], digits[id / 10 % 10], digits[id % 10], '\0'};
     char hex[2 * VALUE_SIZE + 1];
-    message_set_text_at(message, FIELD_CUSTOM_ATTRIBUTE, index, hex, value_hex(value.next, VALUE_SIZE, hex));
+    message_set_text_at(out->scratch, FIELD_CUSTOM_ATTRIBUTE, index, hex,
+                        value_hex(value.next, VALUE_SIZE, hex));
+    if (out->explanation != NULL)
+        explain_add(out->explanation, &(struct explain_piece){.bytes = value.next,
+                                                              .length = VALUE_SIZE,
+                                                              .field = FIELD_CUSTOM_ATTRIBUTE,
+                                                              .index = index});
 }
 
-static void take_values(struct message *message, struct reader *body) {
-    struct layout_walk walk = {.message = message, .bytes = body, .take = take_item};
+// What stands around the values, for an explanation.
+static void explain(const struct codec_out *out, const uint8_t *bytes, size_t length, const char *name,
+                    enum field field) {
+    if (out->explanation != NULL)
+        explain_add(out->explanation,
+                    &(struct explain_piece){.bytes = bytes, .length = length, .name = name, .field = field});
+}
+
+static void explain_frame(const struct codec_out *out, const uint8_t *frame, size_t length) {
+    explain_table(out->explanation, false, "frame");
+    explain(out, frame, 1, "mark 7E", FIELD_NONE);
+    explain(out, frame + 1, 1, "length", FIELD_NONE);
+    explain(out, frame + HEAD_SIZE, IDENT_SIZE, NULL, FIELD_IDENT);
+    explain(out, frame + length - SUM_SIZE, SUM_SIZE, "sum", FIELD_NONE);
+}
+
+static void take_values(const struct codec_out *out, struct reader *body) {
+    struct message *message = out->scratch;
+    struct layout_walk walk = {
+        .message = message, .bytes = body, .take = take_item, .explanation = out->explanation};
+    explain_table(out->explanation, false, "values");
     while (reader_left(body) >= 1 + VALUE_SIZE) {
         unsigned id = (unsigned)reader_unsigned(body, 1);
         struct reader value = reader_part(body, VALUE_SIZE);
+        explain(out, value.next - 1, 1, "id", FIELD_NONE);
         const struct layout_item *item = layout_find(values, id);
         if (item != NULL)
             layout_take_value(&walk, item, value);
         else
-            keep_unknown(message, id, value);
+            keep_unknown(out, id, value);
     }
 }
 
@@ -214,7 +240,8 @@ static enum codec_verdict take_report(const struct decoding *decoding, struct re
     message_reset(message);
     if (time != 0)
         message_set_integer(message, FIELD_TIMESTAMP, time);
-    take_values(message, &rest);
+    explain(decoding->out, rest.next - TIME_SIZE, TIME_SIZE, "time", FIELD_TIMESTAMP);
+    take_values(decoding->out, &rest);
     if (reader_left(&rest) != 0)
         return not_taken(decoding, codec_reject(decoding->out, CODEC_SHORT, end - reader_left(&rest),
                                                 "a value of less than 3 bytes"));
@@ -237,6 +264,7 @@ static enum codec_verdict template_decode(void *session, const uint8_t *frame, s
         return codec_reject(out, CODEC_BAD_CHECKSUM, end, "the sum is %02x, the frame says %02x", sum,
                             decoding.sum);
     struct reader body = reader_of(frame + HEAD_SIZE, end - HEAD_SIZE);
+    explain_frame(out, frame, length);
     if (reader_left(&body) == BODY_LOGIN)
         return take_login(&decoding, &body);
     return take_report(&decoding, &body, end);

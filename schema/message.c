@@ -28,8 +28,30 @@ void message_note_removed(struct message *message, enum field field, const char 
     removed->text[kept] = '\0';
 }
 
-static bool add_text(struct message *message, const char *text, size_t length, struct message_span *span) {
-    if (length > sizeof message->text - message->text_used)
+// What every message has, from the gateway: a codec that fills all the rest leaves room for it.
+#define STAMP_TEXT 512 // bytes of ident, peer and name
+
+static bool is_stamp(enum field field) {
+    switch (field) {
+    case FIELD_IDENT:
+    case FIELD_TIMESTAMP:
+    case FIELD_SERVER_TIMESTAMP:
+    case FIELD_PROTOCOL_ID:
+    case FIELD_CHANNEL_ID:
+    case FIELD_PEER:
+    case FIELD_DEVICE_ID:
+    case FIELD_DEVICE_NAME:
+    case FIELD_DEVICE_TYPE_ID:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool add_text(struct message *message, enum field field, const char *text, size_t length,
+                     struct message_span *span) {
+    size_t most = sizeof message->text - (is_stamp(field) ? 0 : STAMP_TEXT);
+    if (message->text_used > most || length > most - message->text_used)
         return false;
     span->offset = (uint16_t)message->text_used;
     span->length = (uint16_t)length;
@@ -71,8 +93,8 @@ static struct message_value *claim(struct message *message, enum field field, co
     if (old != NULL)
         return old;
     struct message_span span = {0};
-    if (message->count == MESSAGE_VALUES_MAX ||
-        (index != NULL && !add_text(message, index, strlen(index), &span)))
+    if (message->count >= MESSAGE_VALUES_MAX - (is_stamp(field) ? 0 : MESSAGE_STAMPS) ||
+        (index != NULL && !add_text(message, field, index, strlen(index), &span)))
         return NULL;
     struct message_value *value = &message->values[message->count++];
     *value = (struct message_value){.field = (uint16_t)field, .index = span};
@@ -139,7 +161,7 @@ static bool set_text(struct message *message, enum field field, const char *inde
     }
     size_t text_used = message->text_used;
     struct message_span span;
-    if (!add_text(message, text, length, &span))
+    if (!add_text(message, field, text, length, &span))
         return note_full(message, field, text, length);
     struct message_value *value = claim(message, field, index);
     if (value == NULL) {

@@ -10,7 +10,9 @@
 #include "schema/decimal.h"
 #include "schema/field.h"
 
-#define MESSAGE_VALUES_MAX  1200
+#define MESSAGE_VALUES_MAX 1200
+#define MESSAGE_STAMPS                                                                                       \
+    9 // of those, kept for what every message has from the gateway: ident, times, channel …
 #define MESSAGE_TEXT_MAX    8192
 #define MESSAGE_REMOVED_MAX 16
 #define MESSAGE_JSON_MAX    262144 // what message_write_json() needs at most, with its NUL

@@ -9,8 +9,8 @@ size_t allocations_count(void) {
     return atomic_load(&count);
 }
 
-#ifdef __SANITIZE_ADDRESS__
-// ASan replaces malloc() and reports each call.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+// These replace malloc() and report each call.
 int __sanitizer_install_malloc_and_free_hooks(void (*taken)(const volatile void *, size_t),
                                               void (*freed)(const volatile void *));
 

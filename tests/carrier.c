@@ -41,15 +41,15 @@ static void note_intake(void *context, enum outbox_intake intake) {
 
 void carrier_open(struct carrier *carrier) {
     char path[96], *reason;
-    *carrier = (struct carrier){.directory = "/tmp/trackbus-carrier-XXXXXX"};
-    cr_assert(mkdtemp(carrier->directory) != NULL);
+    *carrier = (struct carrier){0};
+    make_temporary(carrier->directory, "carrier");
     snprintf(path, sizeof path, "%s/store.db", carrier->directory);
     uv_loop_init(&carrier->loop);
     carrier->store = store_open(&carrier->loop, path, &reason);
     cr_assert(carrier->store != NULL, "%s", reason);
     carrier->carrier =
         (struct mqtt_carrier){.context = carrier, .is_up = is_up, .publish = publish, .reset = reset};
-    carrier->outbox = outbox_new(&carrier->loop, carrier->store, "trackbus", 1000, 1 << 20,
+    carrier->outbox = outbox_new(&carrier->loop, carrier->store, "trackbus", 1000, CARRIER_BYTES,
                                  &(struct outbox_handlers){NULL, note_intake, ignore_aside});
     outbox_set_carrier(carrier->outbox, &carrier->carrier);
 }
@@ -74,6 +74,18 @@ void carrier_go_up(struct carrier *carrier) {
 void carrier_go_down(struct carrier *carrier) {
     carrier->up = false;
     outbox_link_down(carrier->outbox, false);
+}
+
+// More than memory holds go to disk, where their bytes count: 64 for each besides its topic and payload.
+void carrier_fill(struct carrier *carrier, size_t left) {
+    static const char payload[CARRIER_BYTES];
+    size_t used = 0;
+    for (; used <= 10000 * 68; used += 68)
+        outbox_put(carrier->outbox, &(struct mqtt_publish){.topic = "fill", .qos = 1});
+    size_t length = CARRIER_BYTES - used - 68 - left + (left == 0 ? 68 : 0);
+    outbox_put(carrier->outbox,
+               &(struct mqtt_publish){.topic = "fill", .payload = payload, .length = length, .qos = 1});
+    cr_assert(outbox_is_full(carrier->outbox) == (left == 0));
 }
 
 void carrier_answer_all(struct carrier *carrier) {

@@ -6,8 +6,10 @@
 
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
+#include "tests/temporary.h"
 
-#define CARRIED_MAX 64 // messages of one test
+#define CARRIED_MAX   64        // messages of one test
+#define CARRIER_BYTES (1 << 20) // that its outbox keeps on disk
 
 struct carried {
     char topic[256];
@@ -18,7 +20,7 @@ struct carried {
 
 struct carrier {
     uv_loop_t loop;
-    char directory[64];
+    char directory[TEMPORARY_MAX];
     struct store *store;
     struct outbox *outbox;
     struct mqtt_carrier carrier;
@@ -33,6 +35,9 @@ void carrier_close(struct carrier *carrier);
 
 void carrier_go_up(struct carrier *carrier);
 void carrier_go_down(struct carrier *carrier);
+
+// Puts messages, with the broker away, until only so many bytes are left before the outbox is full; 0: until it is.
+void carrier_fill(struct carrier *carrier, size_t left);
 
 // The broker takes all that it was handed and has not answered yet.
 void carrier_answer_all(struct carrier *carrier);

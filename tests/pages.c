@@ -26,7 +26,7 @@ static char *read_text(const char *path) {
 }
 
 static size_t read_pages(struct page *pages) {
-    static const char pattern[] = TEST_ROOT "/{,codecs/,docker/,gateway/,schema/,tests/}*.md";
+    static const char pattern[] = TEST_ROOT "/{,codecs/,docker/,gateway/,schema/,tests/,tests/vectors/}*.md";
     glob_t found;
     cr_assert(glob(pattern, GLOB_BRACE, NULL, &found) == 0 && found.gl_pathc <= PAGES_MAX);
     for (size_t i = 0; i < found.gl_pathc; i++) {

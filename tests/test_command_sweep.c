@@ -8,10 +8,14 @@
 #include "gateway/base/clock.h"
 #include "gateway/broker/bus.h"
 #include "gateway/commands/queue.h"
+#include "gateway/commands/sync.h"
+#include "tests/allocations.h"
 #include "tests/carrier.h"
 
-#define DEVICES 20
-#define HOUR    3600000000LL
+#define DEVICES    100 // that wait for as many commands as there may be
+#define ENDED      200
+#define TOMBSTONES 100000 // that are kept
+#define HOUR       3600000000LL
 
 static struct carrier carrier;
 static struct bus *bus;
@@ -21,15 +25,22 @@ static struct command_table table;
 static struct config config;
 static struct config_channel channel = {.id = 1, .name = "mictrack"};
 static size_t finds; // how often a device was looked for
+static bool reachable;
 
 static bool find_road(void *context, int64_t device_id, const char *ident, struct road *road) {
     finds++;
+    if (!reachable)
+        return false;
     *road =
         (struct road){.channel = &channel, .device_id = device_id, .ident = "866425031361423", .serial = 7};
     return true;
 }
 
-static const struct command_roads roads = {.find = find_road};
+static bool has_others(void *context) {
+    return false;
+}
+
+static const struct command_roads roads = {.find = find_road, .has_others = has_others};
 
 static void ignore(void *context) {
 }
@@ -43,17 +54,26 @@ static void set_up(void) {
     channel.codec = codec_find("mictrack");
     config.commands.intake = true;
     finds = 0;
+    reachable = true;
 }
 
 static void tear_down(void) {
-    command_table_clear(&table);
     roll_call_stop(roll_call);
     carrier_close(&carrier);
+    command_table_clear(&table); // until then the outbox knows who waits
     roll_call_free(roll_call);
     bus_free(bus);
 }
 
 TestSuite(command_sweep, .init = set_up, .fini = tear_down);
+
+// As long as ends wait.
+static struct command_queue *own_queue(void) {
+    static struct command_queue queue;
+    queue = (struct command_queue){
+        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
+    return &queue;
+}
 
 // A command for a connected device that answers nothing: the first one is out, the others wait behind it.
 static void add(int64_t id, int64_t device_id, bool out) {
@@ -75,13 +95,120 @@ static void add(int64_t id, int64_t device_id, bool out) {
 }
 
 Test(command_sweep, costs_as_much_as_there_are_devices) {
-    struct command_queue queue = {
-        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
     for (int64_t device = 1; device <= DEVICES; device++)
         for (int64_t i = 0; i < COMMANDS_PER_DEVICE_MAX; i++)
             add(device * 10000 + i, device, i == 0);
-    command_queue_sweep(&queue, clock_ticks());
+    command_queue_sweep(own_queue(), clock_ticks());
     cr_assert(finds <= 5 * DEVICES, "%zu times a device was looked for", finds);
     cr_assert(finds > 0);
     cr_assert(table.pending == DEVICES * COMMANDS_PER_DEVICE_MAX);
+}
+
+// An entry that the outbox has no room for is on disk already: while that lasts nothing is written again.
+Test(command_sweep, does_nothing_for_entries_while_the_outbox_is_full) {
+    for (int64_t i = 0; i < COMMANDS_PER_DEVICE_MAX; i++) {
+        add(i + 1, 1, i == 0);
+        command_table_find(&table, i + 1)->unsaid = true;
+    }
+    carrier_fill(&carrier, 0);
+    size_t before = allocations_count();
+    command_queue_sweep(own_queue(), clock_ticks());
+    cr_assert(allocations_count() - before < COMMANDS_PER_DEVICE_MAX / 10, "%zu allocations",
+              allocations_count() - before);
+}
+
+// --- ends ---
+
+static struct command *add_ended(int64_t id) {
+    struct command *command = calloc(1, sizeof *command);
+    command->id = id;
+    command->key = strdup("devices/1");
+    command->device_id = 1;
+    command->state = COMMAND_PROCESSED;
+    command_table_add(&table, command);
+    return command;
+}
+
+static void add_ends(void) {
+    for (int64_t i = 1; i <= ENDED; i++) {
+        struct command *command = add_ended(i);
+        command->definition = json_pack("{s:s}", "name", "rconf");
+        command->result = json_pack("{s:b}", "executed", 1);
+        command->response_topic = strdup("answers/1");
+        command->end_written = true;
+    }
+}
+
+static void sweep_often(void) {
+    for (int i = 0; i < 100; i++)
+        command_queue_sweep(own_queue(), clock_ticks());
+}
+
+// The entry as it ended, the log entry, the result, the emptied entry; whoever looks how often.
+Test(command_sweep, says_each_end_once_while_the_broker_is_away) {
+    add_ends();
+    sweep_often();
+    cr_assert(outbox_count(carrier.outbox) == 4 * ENDED, "%zu messages", outbox_count(carrier.outbox));
+}
+
+Test(command_sweep, says_no_end_while_the_outbox_is_full) {
+    carrier_fill(&carrier, 0);
+    size_t before = outbox_count(carrier.outbox);
+    add_ends();
+    sweep_often();
+    cr_assert(outbox_count(carrier.outbox) == before, "%zu more", outbox_count(carrier.outbox) - before);
+}
+
+// The oldest go, although their time is not over.
+Test(command_sweep, forgets_the_oldest_of_too_many_that_have_ended) {
+    for (int64_t i = 1; i <= TOMBSTONES + 50; i++)
+        add_ended(i)->forget_at = clock_ticks() + HOUR;
+    sweep_often();
+    cr_assert(HASH_COUNT(table.by_id) == TOMBSTONES, "%u are known", HASH_COUNT(table.by_id));
+    cr_assert(command_table_find(&table, 50) == NULL && command_table_find(&table, 51) != NULL);
+}
+
+static void note_written(void *context, bool ok) {
+    *(bool *)context = ok;
+}
+
+// After a crash it would be sent again otherwise, although somebody was told how it ended.
+Test(command_sweep, an_end_is_published_once_it_is_on_disk) {
+    bool written = false;
+    add(1, 1, false);
+    command_queue_cancel(own_queue(), command_table_find(&table, 1));
+    cr_assert(outbox_count(carrier.outbox) == 0);
+    store_when_written(carrier.store, note_written, &written);
+    carrier_run_until(&carrier, &written);
+    cr_assert(outbox_count(carrier.outbox) == 3, "%zu messages", outbox_count(carrier.outbox));
+}
+
+// Numbers of frames begin anew with each connection: of two that wait for the same answer it is the one that was
+// sent on this connection.
+Test(command_sweep, an_answer_is_that_of_the_command_sent_on_its_connection) {
+    const struct road here = {.channel = &channel, .ident = "866425031361423", .device_id = 1, .serial = 7};
+    const struct codec_answer answer = {.key = "5", .outcome = CODEC_SUCCESS, .text = "ok"};
+    for (int64_t id = 1; id <= 3; id++) {
+        add(id, 1, true);
+        strcpy(command_table_find(&table, id)->expectation.key, "5");
+        command_table_find(&table, id)->sent_to = id == 2 ? 7 : 6;
+    }
+    command_queue_answered(own_queue(), &here, &answer);
+    cr_assert(command_has_ended(command_table_find(&table, 2)));
+    cr_assert(!command_has_ended(command_table_find(&table, 1)));
+    cr_assert(!command_has_ended(command_table_find(&table, 3)));
+}
+
+// What the broker had and has no longer was canceled; what it never had is lost.
+Test(command_sweep, what_the_broker_vouches_for_and_does_not_have_was_canceled) {
+    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .vouched = 2};
+    reachable = false;
+    for (int64_t id = 1; id <= 3; id++) {
+        add(id, 1, false);
+        command_table_find(&table, id)->confirmed = false;
+    }
+    command_sync_settled(&sync);
+    cr_assert(command_table_find(&table, 1)->state == COMMAND_CANCELED);
+    cr_assert(command_table_find(&table, 2)->state == COMMAND_CANCELED);
+    cr_assert(!command_has_ended(command_table_find(&table, 3)));
 }

@@ -7,8 +7,10 @@
 #include <string.h>
 
 #include "gateway/commands/voice.h"
+#include "tests/temporary.h"
 
 #define SAID_MAX    20
+#define MAX_BYTES   (40 << 20) // of the outbox: so much is on disk
 #define ID          1700000000123456
 #define LOG_TOPIC   "tb/log/gw/devices/42/commands-queue/"
 #define ENTRY_TOPIC "tb/state/gw/devices/42/commands-queue/1700000000123456"
@@ -79,7 +81,7 @@ static void expect_none_of(size_t index, const char *name) {
 
 // --- around it ---
 
-static char directory[64], path[96];
+static char directory[TEMPORARY_MAX], path[96];
 static uv_loop_t loop;
 static struct store *store;
 static struct outbox *outbox;
@@ -95,13 +97,12 @@ static void ignore_intake(void *context, enum outbox_intake intake) {
 
 static void set_up(void) {
     char *reason;
-    strcpy(directory, "/tmp/trackbus-voice-XXXXXX");
-    cr_assert(mkdtemp(directory) != NULL);
+    make_temporary(directory, "voice");
     snprintf(path, sizeof path, "%s/store.db", directory);
     uv_loop_init(&loop);
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
-    outbox = outbox_new(&loop, store, "tb", SAID_MAX, 1 << 20,
+    outbox = outbox_new(&loop, store, "tb", SAID_MAX, MAX_BYTES,
                         &(struct outbox_handlers){NULL, ignore_intake, ignore_aside});
     outbox_set_carrier(outbox, &carrier);
     outbox_link_up(outbox);
@@ -360,14 +361,19 @@ Test(command_voice, what_the_broker_holds_of_an_ended_one_is_ended_and_emptied) 
 // --- a full outbox: "not now" ---
 
 #define FILLING ((64 << 20) + 1) // bytes
+#define ALMOST  (MAX_BYTES - 100)
 
-static void fill_outbox(void) {
-    char *payload = calloc(1, FILLING);
+static void put_bytes(size_t length) {
+    char *payload = calloc(1, length);
     link_is_up = false;
     outbox_link_down(outbox, false);
     outbox_put(outbox,
-               &(struct mqtt_publish){.topic = "fill", .payload = payload, .length = FILLING, .qos = 1});
+               &(struct mqtt_publish){.topic = "fill", .payload = payload, .length = length, .qos = 1});
     free(payload);
+}
+
+static void fill_outbox(void) {
+    put_bytes(FILLING);
     cr_assert(outbox_is_full(outbox));
 }
 
@@ -409,6 +415,41 @@ Test(command_voice, an_end_that_does_not_fit_is_not_said_by_halves) {
     outbox_link_ready(outbox);
     cr_assert(said_count == 4);
     expect_emptied(3);
+}
+
+// The broker takes all that waits.
+static void drain_outbox(void) {
+    int taken = 0;
+    link_is_up = true;
+    outbox_link_up(outbox);
+    while (outbox_count(outbox) > 0) {
+        while (taken < (int)said_count)
+            outbox_published(outbox, ++taken, MQTT_TAKEN, "");
+        outbox_link_ready(outbox);
+        uv_run(&loop, UV_RUN_NOWAIT);
+    }
+}
+
+// The outbox is full from the first step on: the next calls go on there, and nobody is told twice.
+Test(command_voice, an_end_whose_first_step_fills_the_outbox_goes_on_there) {
+    command->response_topic = strdup("their/own");
+    end_as(COMMAND_PROCESSED);
+    put_bytes(ALMOST);
+    cr_assert(!outbox_is_full(outbox));
+    for (int i = 0; i < 3; i++)
+        command_voice_publish_end(&voice, command);
+    cr_assert(outbox_is_full(outbox) && command->published == 0 && outbox_count(outbox) == 2);
+    drain_outbox();
+    expect_said(said_count - 1, ENTRY_TOPIC, MQTT_RETAINED, "{\"state\":\"processed\"}");
+    said_count = 0;
+    for (int i = 0; i < 3 && command->published == 0; i++)
+        command_voice_publish_end(&voice, command);
+    drain_outbox();
+    cr_assert(said_count == 3);
+    expect_said(0, LOG_TOPIC "reboot/processed", MQTT_NOT_RETAINED, "{\"reason\":\"why\"}");
+    size_t emptied = strcmp(said[1].topic, ENTRY_TOPIC) == 0 ? 1 : 2; // it may come off the disk
+    expect_emptied(emptied);
+    expect_said(3 - emptied, "their/own", MQTT_NOT_RETAINED, "{\"reason\":\"why\"}");
 }
 
 Test(command_voice, what_is_stale_is_not_taken_for_cleared) {

@@ -215,6 +215,18 @@ Test(link_parts, the_url_at_fault_is_named) {
     cr_assert_str_eq(path, "$.mqtt.url");
 }
 
+static void add_path(void *context, const char *path, const char *problem) {
+    char *paths = context;
+    snprintf(paths + strlen(paths), 160 - strlen(paths), "%s ", path);
+}
+
+Test(link_parts, one_url_at_fault_hides_no_other) {
+    static const char text[] = "{\"mqtt\": {\"url\": [\"mqtt://one\", 2, \"http://three\"], \"qos\": 7}}";
+    char paths[160] = "";
+    cr_assert_null(config_parse(text, strlen(text), add_path, paths));
+    cr_assert_str_eq(paths, "$.mqtt.url[1] $.mqtt.qos $.mqtt.url[2] ", "faults at %s", paths);
+}
+
 static struct config *config_of(const char *urls) {
     char text[300];
     int length = snprintf(text, sizeof text, "{\"mqtt\": {\"url\": %s}}", urls);

@@ -71,6 +71,13 @@ Test(log, says_how_many_were_left_out) {
     cr_expect(count_of("more like the next line were left out") >= 1);
 }
 
+Test(log, passes_no_control_characters_on) {
+    log_error("a %s b", "\x1b[31m\x07\x7f\r\n");
+    cr_assert(count == 1);
+    for (const char *c = lines[0]; *c != '\0'; c++)
+        cr_expect((unsigned char)*c >= 0x20 && *c != 0x7f, "%s has %02x", lines[0], *c);
+}
+
 Test(log, cuts_a_line_between_two_characters) {
     char *text = malloc(60001);
     for (size_t i = 0; i < 60000; i += 2)
@@ -101,4 +108,11 @@ Test(log, sources_that_collide_are_others_in_each_run) {
     limiter_allows(&one, 0, "a", 1, NULL);
     limiter_allows(&two, 0, "a", 1, NULL);
     cr_expect(memcmp(one.key, two.key, sizeof one.key) != 0);
+}
+
+// Whatever comes from outside: C0, C1, DEL, marks of direction, ends of lines, bytes that are no text.
+Test(log, shows_what_a_terminal_would_obey) {
+    log_warning("a\x1b[31m \xc2\x9b"
+                "31m \x7f \u202e \u2028 \xff b");
+    cr_expect_str_eq(lines[0], "a\\x1b[31m \\u009b31m \\x7f \\u202e \\u2028 \\xff b", "'%s'", lines[0]);
 }

@@ -244,7 +244,7 @@ Test(message, a_long_removed_value_is_cut) {
 static void fill_values(void) {
     char index[8];
     message_reset(&message);
-    for (size_t i = 0; i < MESSAGE_VALUES_MAX; i++) {
+    for (size_t i = 0; i < MESSAGE_VALUES_MAX - MESSAGE_STAMPS; i++) {
         sprintf(index, "%zu", 1000 + i);
         cr_assert(
             message_set_number_at(&message, FIELD_TIRE_TEMPERATURE, index, decimal_of("999.999999999")));
@@ -260,14 +260,14 @@ Test(message, full_of_values) {
     cr_assert(!message_set_boolean(&message, FIELD_ALARM_EVENT, false));
     check_removed(3, FIELD_ALARM_EVENT, "false", "the message is full");
     size_t used = message.text_used;
-    cr_assert(!message_set_text(&message, FIELD_IDENT, "abc", 3));
-    check_removed(4, FIELD_IDENT, "abc", "the message is full");
+    cr_assert(!message_set_text(&message, FIELD_CUSTOM_PAYLOAD, "abc", 3));
+    check_removed(4, FIELD_CUSTOM_PAYLOAD, "abc", "the message is full");
     cr_assert_eq(message.text_used, used, "a text that did not fit took room");
     cr_assert(!message_add_list(&message, FIELD_GSM_CELLS));
     check_removed(5, FIELD_GSM_CELLS, "", "the message is full");
     cr_assert(message_set_number_at(&message, FIELD_TIRE_TEMPERATURE, "1000", decimal_of("1")));
     json_t *object = read_back();
-    cr_assert_eq(json_object_size(object), MESSAGE_VALUES_MAX);
+    cr_assert_eq(json_object_size(object), MESSAGE_VALUES_MAX - MESSAGE_STAMPS);
     json_decref(object);
 }
 
@@ -291,9 +291,15 @@ Test(message, the_largest_message_fits_its_json) {
     static char text[MESSAGE_TEXT_MAX];
     memset(text, 1, sizeof text); // six bytes each
     fill_values();
-    message.count--; // room for one text in place of the last value
+    static const enum field stamps[] = {FIELD_TIMESTAMP,  FIELD_SERVER_TIMESTAMP, FIELD_PROTOCOL_ID,
+                                        FIELD_CHANNEL_ID, FIELD_DEVICE_ID,        FIELD_DEVICE_TYPE_ID};
+    for (size_t i = 0; i < sizeof stamps / sizeof stamps[0]; i++)
+        cr_assert(message_set_integer(&message, stamps[i], 1));
+    message_set_text(&message, FIELD_PEER, text, 64);
+    message_set_text(&message, FIELD_DEVICE_NAME, text, 128);
     message_set_text(&message, FIELD_IDENT, text, MESSAGE_TEXT_MAX - message.text_used);
     cr_assert_eq(message.text_used, MESSAGE_TEXT_MAX);
+    cr_assert_eq(message.count, MESSAGE_VALUES_MAX);
     cr_assert(message_write_json(&message, json, sizeof json) > 0);
 }
 

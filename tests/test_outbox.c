@@ -12,6 +12,7 @@
 
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
+#include "tests/temporary.h"
 
 #define WINDOW   4
 #define DEADLINE 15  // seconds
@@ -24,13 +25,12 @@ static struct broker {
     bool endless; // takes more than SENT_MAX
     bool was_reset;
     unsigned window;     // 0: any
-    bool writes_at_once; // QoS 0 is on the network before the handing over returns
     int answered_within; // message that is answered while the second one is handed over; 0: none
     size_t count;
     char texts[SENT_MAX][8];
 } broker;
 
-static char directory[64];
+static char directory[TEMPORARY_MAX];
 static uv_loop_t loop;
 static struct store *store;
 static struct outbox *outbox;
@@ -48,8 +48,6 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
     snprintf(broker.texts[broker.count++ % SENT_MAX], sizeof broker.texts[0], "%.*s", (int)publish->length,
              (const char *)publish->payload);
     *mid = (int)broker.count;
-    if (publish->qos == 0 && broker.writes_at_once)
-        outbox_published(outbox, *mid, MQTT_TAKEN, "");
     if (broker.count == 2 && broker.answered_within > 0)
         outbox_published(outbox, broker.answered_within, MQTT_TAKEN, "");
     return MQTT_SENT;
@@ -79,13 +77,16 @@ static void go_up(void) {
 
 static void go_down(void) {
     broker.up = false;
-    outbox_link_down(outbox, false);
+    outbox_link_down(outbox, MQTT_ENDED_BY_US);
 }
 
-// The broker closes the connection.
+static enum mqtt_end closing; // how the broker closes a connection
+static unsigned closings;
+
 static void close_on_us(void) {
     broker.up = false;
-    outbox_link_down(outbox, true);
+    closings++;
+    outbox_link_down(outbox, closing);
 }
 
 static void expect_handed(const char *expected) {
@@ -114,7 +115,8 @@ static void open_outbox(void) {
     snprintf(path, sizeof path, "%s/store.db", directory);
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
-    broker = (struct broker){.writes_at_once = true};
+    broker = (struct broker){0};
+    closing = MQTT_ENDED_BY_BROKER;
     outbox = outbox_new(&loop, store, "t", WINDOW, 1 << 20,
                         &(struct outbox_handlers){NULL, note_intake, note_aside});
     outbox_set_carrier(outbox, &carrier);
@@ -129,8 +131,7 @@ static void close_outbox(void) {
 }
 
 static void set_up(void) {
-    strcpy(directory, "/tmp/trackbus-outbox-XXXXXX");
-    cr_assert(mkdtemp(directory) != NULL);
+    make_temporary(directory, "outbox");
     uv_loop_init(&loop);
     open_outbox();
 }
@@ -256,32 +257,26 @@ Test(outbox, lets_no_device_wait_for_a_broker_that_is_away) {
 }
 
 Test(outbox, is_done_with_qos_0_once_it_is_written) {
-    struct wait first, second;
-    wait_for(&first, put("1", 0));
-    cr_assert(first.told == 0);
+    struct wait wait;
+    wait_for(&wait, put("1", 0));
+    put("2", 1);
     go_up();
-    cr_assert(first.told == 1 && first.safe);
-    cr_assert(outbox_count(outbox) == 0);
-    broker.writes_at_once = false;
-    wait_for(&second, put("2", 0));
-    put("3", 1);
-    expect_handed("1 2 3");
-    cr_assert(second.told == 0);
-    answer(2, MQTT_TAKEN);
-    cr_assert(second.told == 1 && second.safe);
+    expect_handed("1 2");
+    cr_assert(wait.told == 0);
+    answer(1, MQTT_TAKEN);
+    cr_assert(wait.told == 1 && wait.safe);
     cr_assert(outbox_count(outbox) == 1);
 }
 
 Test(outbox, hands_over_qos_0_again_that_was_not_written) {
     go_up();
-    broker.writes_at_once = false;
     put("1", 0);
     put("2", 1);
     go_down();
-    broker.writes_at_once = true;
     go_up();
     run_until(were_handed, 4);
     expect_handed("1 2 1 2");
+    answer(3, MQTT_TAKEN);
     cr_assert(outbox_count(outbox) == 1);
 }
 
@@ -289,6 +284,8 @@ Test(outbox, passes_more_than_a_window_of_qos_0) {
     for (int i = 0; i < 3 * WINDOW; i++)
         put("x", 0);
     go_up();
+    for (int i = 1; i <= 3 * WINDOW; i++)
+        answer(i, MQTT_TAKEN);
     cr_assert(broker.count == 3 * WINDOW && outbox_count(outbox) == 0);
 }
 
@@ -419,11 +416,70 @@ Test(outbox, writes_what_waits_behind_what_was_read_back) {
     run_until(were_handed, 3);
     uint64_t number = put("4", 1);
     cr_assert(!outbox_is_safe(outbox, number));
-    run_until(is_safe, number);
+    run_until(is_safe, (size_t)number);
     for (int i = 1; i <= 3; i++)
         answer(i, MQTT_TAKEN);
     run_until(were_handed, 4);
     expect_handed("1 2 3 4");
+}
+
+// --- a backlog on disk, with a broker that is back ---
+
+// So many messages of an earlier run, the broker connected.
+static void begin_with_backlog(int count) {
+    put_all(count);
+    close_outbox();
+    open_outbox();
+    broker.endless = true;
+    go_up();
+    run_until(were_handed, WINDOW);
+}
+
+static bool has_intake(size_t intake) {
+    return intake_now == (enum outbox_intake)intake;
+}
+
+// It would only go to the disk, and the backlog would grow for ever.
+Test(outbox, lets_devices_wait_while_a_backlog_goes, .timeout = 60) {
+    begin_with_backlog(6000);
+    answer(1, MQTT_TAKEN);
+    put_all(5100);
+    cr_assert_eq(intake_now, OUTBOX_BUSY);
+    for (int i = 2; i <= 1000; i++) { // half as many are taken in as go out
+        run_until(were_handed, (size_t)i);
+        answer(i, MQTT_TAKEN);
+    }
+    cr_assert_eq(intake_now, OUTBOX_TAKES);
+    put_all(500);
+    cr_assert_eq(intake_now, OUTBOX_BUSY);
+}
+
+Test(outbox, lets_no_device_wait_for_a_backlog_that_does_not_go, .timeout = 60) {
+    begin_with_backlog(6000);
+    answer(1, MQTT_TAKEN);
+    put_all(5100);
+    cr_assert_eq(intake_now, OUTBOX_BUSY);
+    run_until(has_intake, OUTBOX_TAKES); // the broker has fallen silent
+    answer(2, MQTT_TAKEN);
+    cr_assert_eq(intake_now, OUTBOX_BUSY);
+    go_down();
+    outbox_link_ready(outbox);
+    cr_assert_eq(intake_now, OUTBOX_TAKES);
+}
+
+// In the end as many come as go, and more than a window waits all the time.
+Test(outbox, has_caught_up_although_messages_keep_coming, .timeout = 60) {
+    begin_with_backlog(6000);
+    time_t end = time(NULL) + DEADLINE;
+    for (int next = 1; !outbox_keeps_up(outbox); next++) {
+        cr_assert(time(NULL) < end, "it still writes to disk after %d messages", next);
+        if (next > 5900)
+            put("new", 1);
+        while (!were_handed((size_t)next))
+            uv_run(&loop, UV_RUN_ONCE);
+        answer(next, MQTT_TAKEN);
+        uv_run(&loop, UV_RUN_NOWAIT);
+    }
 }
 
 // --- a broker that closes the connection at what it does not take ---
@@ -462,7 +518,7 @@ static bool is_handed_or_idle(size_t until) {
 // Whether anything is handed over on this connection, which lives for long enough.
 static bool is_handed_anything(void) {
     uv_update_time(&loop);
-    run_until(is_handed_or_idle, uv_now(&loop) + 4000);
+    run_until(is_handed_or_idle, (size_t)uv_now(&loop) + 4000);
     return broker.count > handed_before;
 }
 
@@ -484,10 +540,13 @@ static int serve_all(void) {
     return connections;
 }
 
-static void put_report(const char *text) {
+static void put_to(const char *topic, const char *text) {
     outbox_put(outbox,
-               &(struct mqtt_publish){
-                   .topic = "t/message/gw/devices/1", .payload = text, .length = strlen(text), .qos = 1});
+               &(struct mqtt_publish){.topic = topic, .payload = text, .length = strlen(text), .qos = 1});
+}
+
+static void put_report(const char *text) {
+    put_to("t/message/gw/devices/1", text);
 }
 
 static const char *const poisoned[][2] = {
@@ -526,6 +585,27 @@ Test(outbox, finds_it_by_halving_where_answers_are_lost_with_the_connection) {
     loses_answers = true;
     for (size_t row = 0; row < POISONED; row++)
         expect_only_the_poison_aside(row);
+}
+
+// Twice it may have been any of those that were under way; then it is alone.
+static void expect_closes(enum mqtt_end end, unsigned count) {
+    broker.endless = true;
+    closing = end;
+    closings = 0;
+    put_report("1");
+    put_report("P1");
+    put_report("2");
+    serve_all();
+    cr_expect_str_eq(delivered, "1 2");
+    cr_expect_eq(closings, count, "it closed the connection %u times", closings);
+}
+
+Test(outbox, needs_three_times_alone_when_the_broker_closes_and_five_when_the_network_may_have) {
+    expect_closes(MQTT_ENDED_BY_BROKER, 2 + 3);
+    put_report("3"); // and it takes others of that device
+    serve_all();
+    expect_closes(MQTT_ENDED_BY_NETWORK, 2 + 5);
+    cr_expect_eq(set_aside, 2);
 }
 
 // Nothing tells whether the broker takes any report until it has taken another one.
@@ -609,6 +689,20 @@ Test(outbox, says_the_last_value_first) {
     expect_handed("1 s2 s3");
 }
 
+// A broker that closes the connection at what it refuses, and says so first.
+Test(outbox, sends_reports_before_a_value_that_the_broker_refuses) {
+    struct mqtt_publish value = result_to("state", "s"), other = result_to("other", "o");
+    outbox_say(outbox, &value);
+    go_up();
+    answer(1, MQTT_NEVER_TAKEN);
+    close_on_us();
+    outbox_say(outbox, &value);
+    outbox_say(outbox, &other);
+    put_report("1");
+    go_up();
+    expect_handed("s 1 o");
+}
+
 Test(outbox, keeps_all_when_the_broker_closes_at_every_report) {
     broker.endless = true;
     for (int i = 0; i < 40; i++)
@@ -623,11 +717,6 @@ Test(outbox, keeps_all_when_the_broker_closes_at_every_report) {
     int connections = serve_all(); // it has recovered
     cr_expect_eq(outbox_count(outbox), 0);
     cr_expect_leq(connections, 2);
-}
-
-static void put_to(const char *topic, const char *text) {
-    outbox_put(outbox,
-               &(struct mqtt_publish){.topic = topic, .payload = text, .length = strlen(text), .qos = 1});
 }
 
 Test(outbox, passes_over_as_many_as_one_device_sends_when_another_waits) {
@@ -1092,6 +1181,25 @@ Test(outbox, does_not_keep_up_with_a_mute_broker_and_a_full_disk, .timeout = 60)
     run_until(broker_keeps_up, 0);
     cr_expect_eq(count_lines(log, "keeping up again"), 1);
     let_files_grow(true);
+}
+
+// Somebody else has deleted them, or the file was damaged.
+Test(outbox, says_what_is_missing_on_disk, .timeout = 60) {
+    int log = catch_log();
+    put_all(3);
+    run_until(is_safe, 3);
+    put_all(3); // they are on disk alone
+    run_until(is_safe, 6);
+    store_delete_messages(store, 5);
+    put_all(1);
+    go_up();
+    for (int i = 1; i <= 5; i++) {
+        run_until(were_handed, (size_t)i);
+        answer(i, MQTT_TAKEN);
+    }
+    run_until(broker_keeps_up, 0);
+    cr_expect_eq(outbox_count(outbox), 0);
+    cr_expect_eq(count_lines(log, "2 messages that were written to disk are not in the store any more"), 1);
 }
 
 // --- who waits for a message ---

@@ -194,3 +194,22 @@ Test(publisher, can_be_stopped_with_something_due) {
     cr_assert_str_eq(order, "ab");
     cr_assert(!publisher_publish(publisher), "who asks is told that something is left");
 }
+
+// Once, when it becomes due, and not every 100 ms until then.
+Test(publisher, looks_once_when_something_becomes_due) {
+    publisher_open(publisher);
+    run_until_idle();
+    unsigned before = first.asked;
+    uint64_t begun = uv_now(&loop);
+    publisher_wake_in(publisher, 5 * LOOK);
+    publisher_wake_in(publisher, 4 * LOOK);
+    publisher_wake_in(publisher, 6 * LOOK);
+    run_until_idle();
+    cr_assert_eq(first.asked, before + 1, "asked %u times", first.asked - before);
+    cr_assert_geq(uv_now(&loop) - begun, 4 * LOOK);
+    publisher_wake_in(publisher, 0);
+    begun = uv_now(&loop);
+    run_until_idle();
+    cr_assert_geq(uv_now(&loop) - begun, LOOK, "many that become due would be looked at one by one");
+    publisher_stop(publisher);
+}

@@ -190,7 +190,7 @@ static size_t expect_codes(const char *page, const char *file, const char *name)
 // Those of connections and devices, and those of commands; and what a codec says of bytes.
 Test(readme, the_codes_of_log_entries_are_explained) {
     const char *page = page_find("gateway/README.md")->text;
-    cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/channels/event.h", "EVENT_"), 8);
+    cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/channels/event.h", "EVENT_"), 9);
     cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/commands/voice.c", "COMMAND_"), 5);
     expect_codes(page, TEST_ROOT "/gateway/channels/close_code.h", "CLOSE_");
     for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++) {
@@ -209,12 +209,14 @@ static int folder_length(const char *path) {
     return slash != NULL ? (int)(slash - path) + 1 : 0;
 }
 
-// Where a target leads from a page, as a path from the root; folders are one level deep.
+// Where a target leads from a page, as a path from the root.
 static void resolve(const struct page *page, const char *target, int length, char path[PATH_MAX_]) {
-    if (length >= 3 && strncmp(target, "../", 3) == 0)
-        snprintf(path, PATH_MAX_, "%.*s", length - 3, target + 3);
-    else
-        snprintf(path, PATH_MAX_, "%.*s%.*s", folder_length(page->name), page->name, length, target);
+    int folder = folder_length(page->name);
+    for (; length >= 3 && strncmp(target, "../", 3) == 0; length -= 3, target += 3)
+        do
+            folder--;
+        while (folder > 0 && page->name[folder - 1] != '/');
+    snprintf(path, PATH_MAX_, "%.*s%.*s", folder > 0 ? folder : 0, page->name, length, target);
 }
 
 static bool exists(const char *path) {

@@ -1,8 +1,10 @@
 // The time that a message gets from the gateway, whatever protocol it came by.
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "gateway/channels/message_stamp.h"
+#include "gateway/config/registry.h"
 
 #define DAY    86400
 #define NOON   1600000000 // by the gateway's clock
@@ -62,4 +64,30 @@ Test(stamp, no_time_is_the_gateways) {
     stamp(NOON);
     cr_assert_eq(seconds_of(FIELD_TIMESTAMP), NOON);
     cr_assert_eq(message.removed_count, 0);
+}
+
+// Whatever a codec fills it with: everything depends on these.
+Test(stamp, a_message_full_of_values_and_texts_has_its_time_and_origin) {
+    static const struct device device = {.known = true, .id = 42, .name = "Van 1"};
+    char index[8], text[64];
+    memset(text, 'x', sizeof text);
+    message_reset(&message);
+    message_set_integer(&message, FIELD_EVENT_ENUM, 1);
+    for (int i = 0; message.removed_count == 0; i++) {
+        sprintf(index, "%d", i);
+        if (i < 100)
+            message_set_text_at(&message, FIELD_CAN_DATA_FRAME, index, text, sizeof text);
+        else
+            message_set_number_at(&message, FIELD_TIRE_PRESSURE, index, decimal_integer(1));
+    }
+    message_stamp(&message, &(struct message_origin){.codec = &codec_template,
+                                                     .received = NOON * INT64_C(1000000),
+                                                     .channel_id = 7,
+                                                     .peer = "192.0.2.1:4000",
+                                                     .device = &device});
+    static const enum field fields[] = {
+        FIELD_TIMESTAMP, FIELD_SERVER_TIMESTAMP, FIELD_PROTOCOL_ID, FIELD_CHANNEL_ID,
+        FIELD_PEER,      FIELD_DEVICE_ID,        FIELD_DEVICE_NAME, FIELD_DEVICE_TYPE_ID};
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
+        cr_expect(message_get(&message, fields[i]) != NULL, "%s is missing", field_table[fields[i]].name);
 }

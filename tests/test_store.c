@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,18 +14,20 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/broker/store.h"
+#include "gateway/broker/store_wal.h"
+#include "tests/temporary.h"
 
-static char directory[64], path[96];
-static uv_loop_t loop;
+static char directory[TEMPORARY_MAX], path[96];
+static uv_loop_t loop, *store_loop = &loop;
 
 static void set_up(void) {
-    strcpy(directory, "/tmp/trackbus-store-XXXXXX");
-    cr_assert(mkdtemp(directory) != NULL);
+    make_temporary(directory, "store");
     snprintf(path, sizeof path, "%s/store.db", directory);
     uv_loop_init(&loop);
 }
@@ -97,6 +100,28 @@ Test(store, keeps_what_was_put) {
     close_well(store);
     store = open_well();
     expect_rows(store, "1={\"a\":1};2={\"a\":\"two\"};");
+    close_well(store);
+}
+
+// Comes before the C library's, which SQLite would call. Whoever is told that something is written must be able to
+// switch the machine off.
+static atomic_int syncs;
+
+int fdatasync(int descriptor) {
+    syncs++;
+    return (int)syscall(SYS_fdatasync, descriptor);
+}
+
+Test(store, syncs_what_it_says_is_written) {
+    struct store *store = open_well();
+    int written = 0;
+    for (int i = 1; i <= 3; i++) { // each in a transaction of its own
+        syncs = 0;
+        store_put_command(store, i, "{}");
+        store_when_written(store, count_written, &written);
+        uv_run(&loop, UV_RUN_DEFAULT);
+        cr_assert(written == i && syncs > 0, "write %d of %d was synced %d times", i, written, syncs);
+    }
     close_well(store);
 }
 
@@ -643,6 +668,170 @@ Test(store, copies_of_damaged_ones_are_bounded) {
     cr_assert(size_of_store() == 1000);
     strcat(path, ".9");
     cr_assert(size_of_store() == 12000);
+}
+
+// --- a file that goes while it is open ---
+
+static void put_some(struct store *store, uint64_t first, uint64_t last) {
+    int written = 0;
+    for (uint64_t i = first; i <= last; i++)
+        store_put_message(store, i, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4});
+    store_when_written(store, count_written, &written);
+    while (written == 0)
+        uv_run(store_loop, UV_RUN_ONCE);
+}
+
+static void fail_process(uv_timer_t *timer) {
+    _exit(1);
+}
+
+// In a process of its own, which ends as if killed: puts 1 to 20, has something happen to the files, and puts 21 to
+// last, or waits until the file is back when there are no more.
+static void put_and_die(void (*happens)(void), uint64_t last) {
+    pid_t pid = fork();
+    int status;
+    if (pid == 0) {
+        uv_loop_t own;
+        char *reason;
+        uv_loop_init(&own);
+        store_loop = &own;
+        struct store *store = store_open(&own, path, &reason);
+        put_some(store, 1, 20);
+        happens();
+        if (last > 20)
+            put_some(store, 21, last);
+        uv_timer_t end;
+        uv_timer_init(&own, &end);
+        uv_timer_start(&end, fail_process, 10000, 0);
+        while (access(path, F_OK) != 0)
+            uv_run(&own, UV_RUN_ONCE);
+        _exit(0);
+    }
+    cr_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static char *wal_path(void) {
+    static char wal[sizeof path + 8];
+    snprintf(wal, sizeof wal, "%s-wal", path);
+    return wal;
+}
+
+static void delete_wal(void) {
+    unlink(wal_path());
+}
+
+static void delete_file(void) {
+    unlink(path);
+}
+
+static void delete_both(void) {
+    unlink(path);
+    unlink(wal_path());
+}
+
+static void replace_by_a_letter(void) {
+    char letter[sizeof path + 8];
+    snprintf(letter, sizeof letter, "%s.letter", path);
+    FILE *file = fopen(letter, "w");
+    fputs("somebody has put a letter here\n", file);
+    fclose(file);
+    rename(letter, path);
+}
+
+static void expect_all_there(void (*happens)(void), uint64_t last) {
+    put_and_die(happens, last);
+    struct store *store = open_well();
+    cr_expect_eq(load_messages(store, 1), last, "%zu of %d messages", load_messages(store, 1), (int)last);
+    cr_expect(mode_of(path) == 0600);
+    close_well(store);
+}
+
+Test(store, that_is_deleted_while_it_is_open_loses_nothing) {
+    void (*const cases[])(void) = {delete_file, delete_wal, delete_both};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        expect_all_there(cases[i], 40);
+        delete_file();
+    }
+    expect_all_there(delete_both, 20); // nothing is put, and nothing asked for
+}
+
+Test(store, that_is_replaced_while_it_is_open_loses_nothing) {
+    char aside[sizeof path + 16];
+    struct stat status;
+    expect_all_there(replace_by_a_letter, 40);
+    snprintf(aside, sizeof aside, "%s.damaged", path);
+    cr_expect(stat(aside, &status) == 0 && status.st_size == 31, "the letter is gone");
+}
+
+// There is no place for it: it says so at the end.
+Test(store, that_cannot_be_brought_back_is_lost) {
+    char moved[sizeof directory + 8];
+    struct store *store = open_well();
+    put_some(store, 1, 20);
+    snprintf(moved, sizeof moved, "%s.moved", directory);
+    delete_file();
+    cr_assert(rename(directory, moved) == 0);
+    store_put_message(store, 21, &(struct mqtt_publish){.topic = "t"});
+    store_stop(store);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_expect_eq(store_close(store), 21);
+    cr_assert(rename(moved, directory) == 0);
+}
+
+// --- what is written ahead of the file, damaged before it is opened ---
+
+static void put_thirty_times(void) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        uv_loop_t own;
+        char *reason;
+        uv_loop_init(&own);
+        store_loop = &own;
+        struct store *store = store_open(&own, path, &reason);
+        for (uint64_t i = 1; i <= 30; i++)
+            put_some(store, i, i);
+        _exit(0);
+    }
+    waitpid(pid, NULL, 0);
+}
+
+static void damage_wal(off_t at) {
+    static const char junk[500] = {[0 ... 499] = (char)0xA5};
+    int file = open(wal_path(), O_WRONLY);
+    cr_assert(file >= 0 && pwrite(file, junk, sizeof junk, at) == sizeof junk);
+    close(file);
+}
+
+static off_t size_of_wal(void) {
+    struct stat status;
+    cr_assert(stat(wal_path(), &status) == 0);
+    return status.st_size;
+}
+
+Test(store, wal_that_is_damaged_is_found) {
+    put_thirty_times();
+    struct store_wal wal = store_wal_look(path);
+    cr_expect(wal.writes >= 30 && wal.lost == 0, "%u of %u", wal.lost, wal.writes);
+    damage_wal(size_of_wal() / 2);
+    wal = store_wal_look(path);
+    struct store *store = open_well();
+    size_t left = load_messages(store, 1);
+    cr_expect(wal.lost > 5 && left == 30 - wal.lost && !wal.last_only, "%u writes, %zu messages left",
+              wal.lost, left);
+    close_well(store);
+    wal = store_wal_look(path); // there is none any more
+    cr_expect(wal.writes == 0 && wal.lost == 0 && !wal.unreadable);
+}
+
+// So is the end of one that was written while the power failed.
+Test(store, wal_with_a_damaged_last_write_is_told_apart) {
+    put_thirty_times();
+    damage_wal(size_of_wal() - 1000);
+    struct store_wal wal = store_wal_look(path);
+    cr_expect(wal.lost == 1 && wal.last_only);
+    damage_wal(0); // the header: all of it is left out
+    wal = store_wal_look(path);
+    cr_expect(wal.unreadable);
 }
 
 // --- a disk that takes nothing ---

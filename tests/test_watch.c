@@ -63,6 +63,24 @@ Test(clean, what_a_terminal_would_obey_is_escaped) {
     cr_assert_str_eq(clean_text("a\0b", 3, out, sizeof out), "a\\x00b");
 }
 
+// The same in JSON, which means what it meant.
+Test(clean, json_is_escaped_as_json) {
+    static const char json[] = "[\"\xc2\x9b"
+                               "31m\",\"\u202e\u2028\x7f\",\"東\U0001f69a\",\"\U000e0041\"]";
+    char *printed = NULL;
+    size_t size = 0;
+    FILE *file = open_memstream(&printed, &size);
+    clean_print_json(json, strlen(json), file);
+    fclose(file);
+    cr_expect_str_eq(printed,
+                     "[\"\\u009b31m\",\"\\u202e\\u2028\\u007f\",\"東\U0001f69a\",\"\\udb40\\udc41\"]");
+    json_t *before = json_loads(json, 0, NULL), *after = json_loads(printed, 0, NULL);
+    cr_expect(json_equal(before, after));
+    json_decref(before);
+    json_decref(after);
+    free(printed);
+}
+
 Test(clean, text_is_cut_where_the_memory_ends) {
     char out[20], text[100];
     memset(text, 'x', sizeof text);

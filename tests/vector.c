@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "tests/bytes.h"
+#include "tests/vector_capture.h"
 
 extern const struct codec codec_template;
 
@@ -126,46 +127,92 @@ static void add_line(struct vector *vector, const char *line, const char *key, c
         bad_file(vector->path, line, "too many lines");
 }
 
-static void read_vector(struct vector *vector, const char *path) {
-    FILE *file = fopen(path, "r");
-    char *line = NULL;
-    size_t capacity = 0;
-    ssize_t length;
+// The codec is that of the folder.
+static struct vector *new_vector(const char *path) {
+    if (vector_count % 512 == 0)
+        vectors = realloc(vectors, (vector_count + 512) * sizeof *vectors);
+    struct vector *vector = &vectors[vector_count++];
     *vector = (struct vector){.path = strdup(path + strlen(TEST_VECTORS) + 1)};
-    char *slash = strchr(vector->path, '/');
-    char *protocol = strndup(vector->path, (size_t)(slash - vector->path));
+    const char *slash = strchr(vector->path, '/');
+    char *protocol = strndup(vector->path, slash != NULL ? (size_t)(slash - vector->path) : 0);
     vector->codec = vector_codec(protocol);
     free(protocol);
-    if (file == NULL || vector->codec == NULL)
-        bad_file(path, "", "cannot be read, or no protocol of that name");
-    while ((length = getline(&line, &capacity, file)) > 0) {
-        while (length > 0 && isspace((unsigned char)line[length - 1]))
-            line[--length] = '\0';
-        char *colon = strchr(line, ':');
-        if (line[0] == '#' || line[0] == '\0')
-            continue;
-        if (colon == NULL)
-            bad_file(path, line, "no key");
-        *colon = '\0';
-        add_line(vector, line, line, colon[1] == ' ' ? colon + 2 : colon + 1);
-    }
-    free(line);
-    fclose(file);
+    return vector;
+}
+
+static void read_line(struct vector *vector, char *line) {
+    size_t length = strlen(line);
+    while (length > 0 && isspace((unsigned char)line[length - 1]))
+        line[--length] = '\0';
+    char *colon = strchr(line, ':');
+    if (line[0] == '#' || line[0] == '\0')
+        return;
+    if (colon == NULL)
+        bad_file(vector->path, line, "no key");
+    *colon = '\0';
+    add_line(vector, line, line, colon[1] == ' ' ? colon + 2 : colon + 1);
+}
+
+static void read_vector(const char *path, char *text) {
+    struct vector *vector = new_vector(path);
+    if (vector->codec == NULL)
+        bad_file(path, "", "no protocol of that name");
+    for (char *line; (line = strsep(&text, "\n")) != NULL;)
+        read_line(vector, line);
     if (!vector->has_source)
         bad_file(path, "", "has no source");
 }
 
+static void read_connection(const char *path, const struct capture_file *file, size_t number) {
+    struct vector *vector = new_vector(path);
+    if (file->connections[number].codec != NULL)
+        vector->codec = file->connections[number].codec;
+    if (vector->codec == NULL)
+        bad_file(path, "", "does not say which protocol it is of");
+    for (size_t i = 0; i < file->note_count; i++)
+        if (file->notes[i].connection == number)
+            read_line(vector, file->notes[i].text);
+    const char *wrong = vector_of_capture(vector, file, number);
+    if (wrong != NULL)
+        bad_file(path, file->connections[number].label, wrong);
+}
+
+static void read_capture(const char *path, const char *text) {
+    char *reason = NULL;
+    struct capture_file *file = capture_file_read(text, strlen(text), &reason);
+    if (file == NULL || file->connection_count == 0)
+        bad_file(path, "", reason != NULL ? reason : "has no bytes");
+    for (size_t i = 0; i < file->connection_count; i++)
+        read_connection(path, file, i);
+    capture_file_free(file);
+}
+
+static void read_file(const char *path) {
+    static char text[1 << 20];
+    FILE *file = fopen(path, "r");
+    size_t length = file != NULL ? fread(text, 1, sizeof text - 1, file) : sizeof text;
+    if (length >= sizeof text - 1)
+        bad_file(path, "", "cannot be read, or is larger than 1 MiB");
+    fclose(file);
+    text[length] = '\0';
+    if (capture_file_is(text, length))
+        read_capture(path, text);
+    else
+        read_vector(path, text);
+}
+
+static void read_files(void) {
+    glob_t found;
+    if (glob(TEST_VECTORS "/{*/*.vector,*/*.capture,*.capture}", GLOB_BRACE, NULL, &found) != 0)
+        bad_file(TEST_VECTORS, "", "has no vectors");
+    for (size_t i = 0; i < found.gl_pathc; i++)
+        read_file(found.gl_pathv[i]);
+    globfree(&found);
+}
+
 const struct vector *vectors_all(size_t *count) {
-    if (vectors == NULL) {
-        glob_t found;
-        if (glob(TEST_VECTORS "/*/*.vector", 0, NULL, &found) != 0)
-            bad_file(TEST_VECTORS, "", "has no vectors");
-        vector_count = found.gl_pathc;
-        vectors = calloc(vector_count, sizeof *vectors);
-        for (size_t i = 0; i < vector_count; i++)
-            read_vector(&vectors[i], found.gl_pathv[i]);
-        globfree(&found);
-    }
+    if (vectors == NULL)
+        read_files();
     *count = vector_count;
     return vectors;
 }

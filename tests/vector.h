@@ -13,6 +13,9 @@
 //   alone:      why the case cannot stand twice in a row
 //   twice: repeat   a second time in a row it is a retransmission: all but the messages comes again
 //
+// A capture (README.md of the vectors) is one too: a case for each of its connections, of which it may say what is
+// expected in such lines.
+//
 //   message:    expected: the message as JSON, without what the gateway adds
 //   answer:     expected: {"key":…,"ident":…,"outcome":"success"|"failure"|"progress","response":…}
 //   reply:      expected: now HEX, safe HEX or refused HEX, to the device
@@ -41,7 +44,7 @@ struct vector_step {
     size_t length;
 };
 
-#define VECTOR_LINES_MAX 64
+#define VECTOR_LINES_MAX 128
 
 struct vector {
     char *path; // below tests/vectors

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static bool parse_port(const char *text, in_port_t *port) {
@@ -64,4 +65,43 @@ char *address_write(const struct sockaddr *address, char *text) {
     inet_ntop(four ? AF_INET : AF_INET6, four ? key.ip + 12 : key.ip, host, sizeof host);
     snprintf(text, ADDRESS_TEXT_MAX, four ? "%s:%u" : "[%s]:%u", host, port);
     return text;
+}
+
+static bool parse_bits(const char *text, unsigned most, unsigned *bits) {
+    size_t length = strlen(text);
+    unsigned value =
+        length > 0 && length <= 3 && strspn(text, "0123456789") == length ? (unsigned)atoi(text) : most + 1;
+    *bits = value;
+    return value <= most;
+}
+
+bool address_range_parse(const char *text, struct address_range *range) {
+    struct address_range parsed = {.bits = 128};
+    char host[INET6_ADDRSTRLEN];
+    const char *slash = strchrnul(text, '/');
+    unsigned bits;
+    if ((size_t)(slash - text) >= sizeof host)
+        return false;
+    memcpy(host, text, (size_t)(slash - text));
+    host[slash - text] = '\0';
+    bool four = inet_pton(AF_INET, host, parsed.ip + sizeof mapped_prefix) == 1;
+    if (four)
+        memcpy(parsed.ip, mapped_prefix, sizeof mapped_prefix);
+    else if (inet_pton(AF_INET6, host, parsed.ip) != 1)
+        return false;
+    if (*slash != '\0') {
+        if (!parse_bits(slash + 1, four ? 32 : 128, &bits))
+            return false;
+        parsed.bits = bits + (four ? 96 : 0);
+    }
+    *range = parsed;
+    return true;
+}
+
+bool address_range_has(const struct address_range *range, const unsigned char ip[16]) {
+    size_t whole = range->bits / 8;
+    unsigned rest = range->bits % 8;
+    if (memcmp(range->ip, ip, whole) != 0)
+        return false;
+    return rest == 0 || (range->ip[whole] ^ ip[whole]) >> (8 - rest) == 0;
 }

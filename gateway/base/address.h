@@ -20,3 +20,12 @@ struct address_key {
     unsigned char port[2];
 };
 struct address_key address_key_of(const struct sockaddr *address);
+
+// Addresses that begin alike: those of a network.
+struct address_range {
+    unsigned char ip[16]; // as in address_key
+    unsigned bits;        // of these
+};
+// Reads "192.0.2.0/24", "2001:db8::/32", or one address. False, with *range untouched, when it is none of these.
+bool address_range_parse(const char *text, struct address_range *range);
+bool address_range_has(const struct address_range *range, const unsigned char ip[16]);

@@ -46,6 +46,25 @@ static int write_escape(char *out, uint32_t character, unsigned char first) {
     return byte ? sprintf(out, "\\x%02x", first) : sprintf(out, "\\u%04x", character);
 }
 
+static bool is_clean(uint32_t character) {
+    return character != CLEAN_INVALID && !is_unprintable(character) && !is_treacherous(character);
+}
+
+// Outside of its texts JSON has none of them.
+void clean_print_json(const char *json, size_t length, FILE *file) {
+    for (size_t at = 0, size; at < length; at += size) {
+        uint32_t c = clean_decode(json + at, length - at, &size);
+        if (is_clean(c))
+            fwrite(json + at, 1, size, file);
+        else if (c == CLEAN_INVALID)
+            fputs("\\ufffd", file);
+        else if (c < 0x10000)
+            fprintf(file, "\\u%04x", c);
+        else
+            fprintf(file, "\\u%04x\\u%04x", 0xD800 + ((c - 0x10000) >> 10), 0xDC00 + (c & 0x3FF));
+    }
+}
+
 char *clean_text(const char *text, size_t length, char *out, size_t capacity) {
     size_t used = 0, size;
     for (size_t at = 0; at < length; at += size) {
@@ -54,7 +73,7 @@ char *clean_text(const char *text, size_t length, char *out, size_t capacity) {
             strcpy(out + used, "…");
             return out;
         }
-        if (c == CLEAN_INVALID || is_unprintable(c) || is_treacherous(c)) {
+        if (!is_clean(c)) {
             used += (size_t)write_escape(out + used, c, (unsigned char)text[at]);
         } else {
             memcpy(out + used, text + at, size);

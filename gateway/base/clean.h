@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define CLEAN_INVALID UINT32_MAX // not a character
 
@@ -15,3 +16,6 @@ uint32_t clean_decode(const char *text, size_t length, size_t *size);
 // would obey or not show: control characters, marks that change the direction of writing, bytes that are not
 // UTF-8. Ends with … where the text did not fit; returns out.
 char *clean_text(const char *text, size_t length, char *out, size_t capacity);
+
+// Prints JSON, which is on one line, as JSON of the same meaning: such characters stand as \uHHHH there.
+void clean_print_json(const char *json, size_t length, FILE *file);

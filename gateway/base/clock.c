@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+_Static_assert(sizeof(time_t) == 8, "times after January 2038");
+
 #define EARLIEST (1577836800 * 1000000LL) // 2020: no clock that was set says less
 
 static int64_t read_clock(clockid_t clock) {

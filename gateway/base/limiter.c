@@ -66,13 +66,24 @@ static size_t place_of(struct limiter *limiter, const void *source, size_t lengt
     return (size_t)(limiter_hash(limiter->key, source, length) % LIMITER_PLACES);
 }
 
-bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, size_t length,
-                    unsigned *suppressed) {
+static struct limiter_place *find_place(struct limiter *limiter, uint64_t now, const void *source,
+                                        size_t length) {
     struct limiter_place *place = &limiter->places[place_of(limiter, source, length)];
     if (place->second != now / 1000) {
         place->second = now / 1000;
         place->count = 0;
     }
+    return place;
+}
+
+void limiter_charge(struct limiter *limiter, uint64_t now, const void *source, size_t length,
+                    unsigned times) {
+    find_place(limiter, now, source, length)->count += times;
+}
+
+bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, size_t length,
+                    unsigned *suppressed) {
+    struct limiter_place *place = find_place(limiter, now, source, length);
     if (place->count >= limiter->per_second) {
         place->suppressed++;
         return false;

@@ -25,6 +25,9 @@ struct limiter {
 bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, size_t length,
                     unsigned *suppressed);
 
+// The source has done more of it at once than was asked for: so often.
+void limiter_charge(struct limiter *limiter, uint64_t now, const void *source, size_t length, unsigned times);
+
 // SipHash-2-4 of the bytes, with a key.
 uint64_t limiter_hash(const uint64_t key[2], const void *bytes, size_t length);
 

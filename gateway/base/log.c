@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "gateway/base/clean.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/limiter.h"
 
@@ -43,12 +44,6 @@ static void format_time(char *text, size_t capacity) {
     snprintf(text + length, capacity - length, ".%03dZ", (int)(now % 1000000 / 1000));
 }
 
-static void escape_controls(char *text) {
-    for (; *text != '\0'; text++)
-        if ((unsigned char)*text < 0x20 || (unsigned char)*text == 0x7F)
-            *text = '?'; // the last resort: what comes from outside is quoted before it gets here
-}
-
 // --- so that nobody fills it ---
 
 static pthread_mutex_t limits_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -77,25 +72,15 @@ static bool may_come(const char *format, const char *source, unsigned *left_out)
     return may;
 }
 
-// At the beginning of a character.
-static void cut(char *text) {
-    size_t length = LOG_LINE_MAX - sizeof "…";
-    if (strlen(text) < LOG_LINE_MAX)
-        return;
-    while (length > 0 && ((unsigned char)text[length] & 0xC0) == 0x80)
-        length--;
-    strcpy(text + length, "…");
-}
-
 // --- writing ---
 
 static void write_line(enum log_level level, const char *format, va_list arguments) {
-    char when[40], *text;
-    if (level > log_max || vasprintf(&text, format, arguments) < 0)
+    char when[40], text[LOG_LINE_MAX + 1], *whole;
+    if (level > log_max || vasprintf(&whole, format, arguments) < 0)
         return;
     format_time(when, sizeof when);
-    cut(text);
-    escape_controls(text);
+    clean_text(whole, strlen(whole), text, sizeof text);
+    free(whole);
     if (log_diverted != NULL) {
         log_diverted(log_diverted_context, level, text);
     } else if (log_form == LOG_TEXT) {
@@ -108,12 +93,10 @@ static void write_line(enum log_level level, const char *format, va_list argumen
         if (log_worker != 0)
             json_object_set_new(line, "worker", json_integer(log_worker));
         char *json = json_dumps(line, JSON_COMPACT);
-        fprintf(stderr, "%s\n",
-                json != NULL ? json : "{\"level\":\"error\",\"text\":\"a log line that is not UTF-8\"}");
+        fprintf(stderr, "%s\n", json != NULL ? json : "{}");
         free(json);
         json_decref(line);
     }
-    free(text);
 }
 
 __attribute__((format(printf, 3, 0))) static void write_limited(const char *source, enum log_level level,

@@ -100,6 +100,21 @@ void bus_publish_last(const struct bus *bus, const json_t *payload, const char *
     va_end(arguments);
 }
 
+void bus_hold(const struct bus *bus) {
+    if (bus->carrier->hold != NULL)
+        bus->carrier->hold(bus->carrier->context);
+}
+
+void bus_release(const struct bus *bus) {
+    if (bus->carrier->release != NULL)
+        bus->carrier->release(bus->carrier->context);
+}
+
+void bus_flush(const struct bus *bus) {
+    if (bus->carrier->flush != NULL)
+        bus->carrier->flush(bus->carrier->context);
+}
+
 bool bus_is_up(const struct bus *bus) {
     return bus->carrier->is_up(bus->carrier->context);
 }

@@ -36,6 +36,11 @@ __attribute__((format(printf, 3, 4))) void bus_say(const struct bus *bus, const 
 __attribute__((format(printf, 3, 4))) void bus_publish_last(const struct bus *bus, const json_t *payload,
                                                             const char *topic, ...);
 
+// hold(), release() and flush() of struct mqtt_carrier.
+void bus_hold(const struct bus *bus);
+void bus_release(const struct bus *bus);
+void bus_flush(const struct bus *bus);
+
 bool bus_is_up(const struct bus *bus); // the broker is connected
 // Whether what is published now will soon be with the broker; see outbox_keeps_up().
 bool bus_keeps_up(const struct bus *bus);

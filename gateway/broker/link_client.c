@@ -56,6 +56,8 @@ static void set_options(struct mosquitto *client, const struct link_attempt *att
     mosquitto_int_option(client, MOSQ_OPT_RECEIVE_MAXIMUM, 65535);
     mosquitto_int_option(client, MOSQ_OPT_SEND_MAXIMUM, attempt->config->mqtt.inflight);
     mosquitto_int_option(client, MOSQ_OPT_TCP_NODELAY, 1);
+    // There are no threads. But then nothing is written before mosquitto_loop_write().
+    mosquitto_threaded_set(client, true);
 }
 
 // Seconds that the broker keeps the session; with MQTT 3.1.1, which knows no time, whether it does.

@@ -35,7 +35,7 @@ struct mqtt_received {
     const char *payload;
     size_t length;
     bool retain;
-    bool dup;                   // the broker knows that it has sent it before
+    int mid;                    // its packet id, 1 to 65535; 0 at QoS 0
     const char *instance;       // that signed it, or NULL
     const char *response_topic; // or NULL
     const void *correlation;    // or NULL
@@ -61,9 +61,20 @@ struct mqtt_asker {
     void *context;
     bool (*subscribe)(void *context, const char *filter); // false when not connected
     void (*unsubscribe)(void *context, const char *filter);
-    // Only what others write from now on, nothing that is retained. False when not connected, and with MQTT
-    // 3.1.1, where what we publish ourselves would come back.
-    bool (*listen)(void *context, const char *filter);
+    // Only what others write from now on, nothing that is retained, until it is dropped: on each connection. See
+    // hearing.h.
+    void (*listen)(void *context, const char *filter);
+    void (*drop)(void *context, const char *filter);
+    void (*drop_inherited)(void *context, const char *filter);
+    // Whether what we publish comes back on this connection: MQTT 3.1.1 cannot leave it out.
+    bool (*echoes)(void *context);
+};
+
+// How a connection ended.
+enum mqtt_end {
+    MQTT_ENDED_BY_US,      // or by the broker for a reason that no message has
+    MQTT_ENDED_BY_NETWORK, // reset or timed out; a broker that has not read all that we wrote does that too
+    MQTT_ENDED_BY_BROKER,  // in good order, as one does that does not take a message; but so does a proxy
 };
 
 // What carries messages to the broker: the link, or a test's own broker. mid of publish() is set on MQTT_SENT
@@ -71,6 +82,7 @@ struct mqtt_asker {
 struct mqtt_carrier {
     void *context;
     bool (*is_up)(void *context);
+    // The answer never comes before publish() has returned.
     enum mqtt_publish_result (*publish)(void *context, const struct mqtt_publish *publish, int *mid);
     // How many publishes of QoS 1 may be unacknowledged on this connection, at least 1. Or NULL: any number.
     unsigned (*window)(void *context);
@@ -78,4 +90,11 @@ struct mqtt_carrier {
     void (*got_on)(void *context);
     // Breaks the connection, to make a new one; why is a constant for the log.
     void (*reset)(void *context, const char *why);
+    // What came just now is not acknowledged, nothing that is published leaves, and no more is read, until release() was
+    // called as often as hold(); however many connections that takes. Or NULL.
+    void (*hold)(void *context);
+    void (*release)(void *context);
+    // Writes out what was published in this turn of the loop, so that it has left before what is done next; not while
+    // something is held, nor within what the carrier calls. Or NULL.
+    void (*flush)(void *context);
 };

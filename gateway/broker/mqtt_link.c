@@ -6,7 +6,10 @@
 //  - The library closes its socket before on_disconnect, and the next socket often has the same number. So
 //  the
 //    descriptor is compared after every turn of the loop, and each connection has a fresh uv_poll_t.
-//  - A publish inside a callback only queues, so the interest in writing is renewed in every turn.
+//  - It acknowledges a publish before it says that the publish came. So it is told to queue what it has to write (see
+//    link_client_new()), and the loop here has it written at the end of each turn; or later, when what came must be on
+//    disk first: a process that is killed takes the acknowledgement with it, and the broker delivers again. (QoS 2 would
+//    not help: its PUBCOMP goes before the callback too.)
 //  - Connecting resolves the name and waits for the connection, and only the blocking call takes the
 //  properties
 //    of MQTT 5. It runs on libuv's thread pool, where it may block; the client is handed over to the loop
@@ -17,10 +20,13 @@
 #include <fcntl.h>
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -30,6 +36,7 @@
 #include "gateway/broker/backoff.h"
 #include "gateway/broker/broker_book.h"
 #include "gateway/broker/broker_limits.h"
+#include "gateway/broker/hearing.h"
 #include "gateway/broker/link_client.h"
 #include "gateway/broker/pace.h"
 #include "gateway/broker/packet.h"
@@ -58,11 +65,13 @@ struct mqtt_link {
     struct broker *broker; // of this attempt
     struct link_attempt attempt;
     struct mosquitto *client;
+    size_t held;     // calls of hold() without their release(), also of earlier connections
     uv_poll_t *poll; // on the heap: libuv frees it after the next one has begun
     int polled;      // descriptor of poll
     int interest;    // events of poll
     bool broken;     // to be torn down at the end of this turn
     bool by_us;      // we broke it, or the broker for a reason that no message has
+    bool by_network; // it was reset, or timed out
     int result;      // of the library's call that broke it
     char why[CAUSE_MAX];
     char said[CAUSE_MAX]; // the last cause in the log, of a link that tries so often
@@ -73,12 +82,13 @@ struct mqtt_link {
     bool tls_said;        // the log has why TLS failed
     bool rival_said;      // in the log
     bool resumed;         // the session, on this connection
-    bool next_is_dup;     // the message that the library passes on next
     struct backoff backoff;
     struct subscriber *subscriber;
+    struct hearing *hearing;
     struct broker_limits limits; // of this connection
-    bool publishing;             // a call of the library's
-    int *early;                  // mids that are on their way although that call has not returned; or NULL
+    bool in_library;             // it is reading or writing, and may be in a callback
+    bool flushing;
+    int *early; // mids that were written while somebody flushed; or NULL
     size_t early_count;
     struct pace pace;
     uv_work_t work;
@@ -91,7 +101,6 @@ struct mqtt_link {
 };
 
 static void attempt(struct mqtt_link *link);
-static void tell_early(struct mqtt_link *link);
 
 static void free_poll(uv_handle_t *handle) {
     free(handle);
@@ -144,25 +153,89 @@ static void look_for_tls(struct mqtt_link *link) {
         break_link(link, "%s", link_cause_speaks_tls);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int events) {
-    struct mqtt_link *link = poll->data;
-    if (link->poll != poll || link->client == NULL)
-        return; // closed in this turn
-    if (status < 0)
-        note_result(link, MOSQ_ERR_CONN_LOST);
-    if (link->state == WAITING_CONNACK && !link->attempt.address.tls)
-        look_for_tls(link);
-    if (!link->broken && (events & UV_READABLE) != 0)
-        note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
-    if (!link->broken && (events & UV_WRITABLE) != 0)
-        note_result(link, mosquitto_loop_write(link->client, READ_PACKETS));
+static void tell_ready(struct mqtt_link *link) {
     if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
         link->handlers->ready(link->context);
 }
 
+static bool has_more_to_read(const struct mqtt_link *link) {
+    int length = 0;
+    return !link->broken && ioctl(link->polled, FIONREAD, &length) == 0 && length > 0;
+}
+
+// While something is held, nothing is read after this: what has come by now is on disk, and acknowledged, together.
+static void read_in(struct mqtt_link *link) {
+    int packets = 0, on = 1;
+    link->in_library = true;
+    do
+        note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
+    while (link->held > 0 && ++packets < READ_PACKETS && has_more_to_read(link));
+    link->in_library = false;
+    // A broker that waits for TCP's acknowledgement before its next small packet would wait for 40 ms.
+    if (!link->broken)
+        setsockopt(link->polled, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
+}
+
+// That the socket takes more only ends the wait: on_prepare() writes.
+static void on_poll(uv_poll_t *poll, int status, int events) {
+    struct mqtt_link *link = poll->data;
+    if (link->poll != poll || link->client == NULL)
+        return; // closed in this turn
+    if (status < 0) {
+        link->by_network = true;
+        note_result(link, MOSQ_ERR_CONN_LOST);
+    }
+    if (link->state == WAITING_CONNACK && !link->attempt.address.tls)
+        look_for_tls(link);
+    if (!link->broken && (events & UV_READABLE) != 0)
+        read_in(link);
+    tell_ready(link);
+}
+
+static void write_out(struct mqtt_link *link) {
+    if (link->held > 0 || !mosquitto_want_write(link->client))
+        return;
+    link->in_library = true;
+    note_result(link, mosquitto_loop_write(link->client, READ_PACKETS));
+    link->in_library = false;
+}
+
+// Whoever flushes is not told meanwhile that what is published at QoS 0 was written.
+static bool is_too_early(struct mqtt_link *link, int mid) {
+    if (!link->flushing)
+        return false;
+    link->early = must_have(realloc(link->early, (link->early_count + 1) * sizeof *link->early));
+    link->early[link->early_count++] = mid;
+    return true;
+}
+
+static void tell_early(struct mqtt_link *link) {
+    size_t count = link->early_count;
+    int *early = link->early;
+    link->early = NULL;
+    link->early_count = 0;
+    for (size_t i = 0; i < count; i++)
+        link->handlers->published(link->context, early[i], MQTT_TAKEN, "");
+    free(early);
+}
+
+static void end_turn(struct mqtt_link *link) {
+    tell_early(link);
+    if (!mosquitto_want_write(link->client))
+        return;
+    write_out(link);
+    tell_ready(link); // QoS 0 is answered by being written
+}
+
+static int interest_of(const struct mqtt_link *link) {
+    if (link->held > 0)
+        return 0;
+    return UV_READABLE | (mosquitto_want_write(link->client) ? UV_WRITABLE : 0);
+}
+
 static void renew_polling(struct mqtt_link *link) {
     int descriptor = mosquitto_socket(link->client);
-    int interest = UV_READABLE | (mosquitto_want_write(link->client) ? UV_WRITABLE : 0);
+    int interest = interest_of(link);
     if (descriptor < 0) {
         note_result(link, MOSQ_ERR_NO_CONN);
         return;
@@ -175,7 +248,9 @@ static void renew_polling(struct mqtt_link *link) {
         link->interest = 0;
         uv_poll_init(link->loop, link->poll, descriptor);
     }
-    if (interest != link->interest)
+    if (interest == 0)
+        uv_poll_stop(link->poll);
+    else if (interest != link->interest)
         uv_poll_start(link->poll, interest, on_poll);
     link->interest = interest;
 }
@@ -187,6 +262,7 @@ static void drop_client(struct mqtt_link *link) {
     uv_timer_stop(&link->misc);
     uv_timer_stop(&link->paced);
     subscriber_end(link->subscriber);
+    hearing_end(link->hearing);
     if (link->client != NULL)
         mosquitto_destroy(link->client);
     link->client = NULL;
@@ -239,7 +315,7 @@ static unsigned next_delay(struct mqtt_link *link, bool was_up) {
         return AT_ONCE;
     if ((!was_up || link->sent_away) && broker_route_failed(&link->route))
         return AT_ONCE;
-    if (link->session == MQTT_SESSION_BRIEF)
+    if (link->handlers->somebody_waits)
         return SOMEBODY_WAITS;
     return backoff_delay(&link->backoff, (unsigned)rand());
 }
@@ -256,9 +332,14 @@ static void retry_later(struct mqtt_link *link, bool was_up) {
     uv_timer_start(&link->timer, on_retry, delay, 0);
 }
 
+static enum mqtt_end how_it_ended(const struct mqtt_link *link) {
+    return link->by_us ? MQTT_ENDED_BY_US : link->by_network ? MQTT_ENDED_BY_NETWORK : MQTT_ENDED_BY_BROKER;
+}
+
 static void tear_down(struct mqtt_link *link) {
-    bool was_up = link->state == UP, by_broker = !link->by_us;
-    link->by_us = false;
+    bool was_up = link->state == UP;
+    enum mqtt_end end = how_it_ended(link);
+    link->by_us = link->by_network = false;
     if (backoff_down(&link->backoff, uv_now(link->loop)))
         broker_route_lasted(&link->route);
     find_cause(link);
@@ -266,7 +347,7 @@ static void tear_down(struct mqtt_link *link) {
     drop_client(link);
     link->state = IDLE;
     if (was_up)
-        link->handlers->down(link->context, by_broker); // which may say that it gets on
+        link->handlers->down(link->context, end); // which may say that it gets on
     retry_later(link, was_up);
 }
 
@@ -275,7 +356,7 @@ static void on_prepare(uv_prepare_t *prepare) {
     if (link->client == NULL || link->state == CONNECTING)
         return;
     if (!link->broken)
-        tell_early(link);
+        end_turn(link);
     if (!link->broken)
         renew_polling(link);
     if (link->broken)
@@ -359,12 +440,12 @@ static void become_up(struct mqtt_link *link) {
     *link->said = '\0';
     backoff_up(&link->backoff, uv_now(link->loop));
     broker_route_worked(&link->route);
-    // It has no more to say than what the calls return, and would format a line for each packet. What the broker
-    // sends again it sends first.
+    // It has no more to say than what the calls return, and would format a line for each packet.
     mosquitto_log_callback_set(link->client, NULL);
-    link->next_is_dup = false;
     uv_timer_stop(&link->timer);
     log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
+    if (link->limits.wildcards)
+        hearing_begin(link->hearing, link->resumed);
     link->handlers->up(link->context);
 }
 
@@ -386,7 +467,8 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
     say_what_does_not_work(link);
     link->state = SUBSCRIBING;
     link->handlers->connected(link->context);
-    subscriber_begin(link->subscriber, client, link->attempt.version, link->limits.wildcards);
+    subscriber_begin(link->subscriber, client, link->attempt.version,
+                     &(struct subscriber_session){link->limits.wildcards, link->resumed});
     if (subscriber_is_answered(link->subscriber))
         become_up(link); // there is nothing to wait for
 }
@@ -395,8 +477,29 @@ static void on_subscribe(struct mosquitto *client, void *context, int mid, int c
                          const mosquitto_property *properties) {
     struct mqtt_link *link = context;
     subscriber_answer(link->subscriber, mid, count, granted);
+    hearing_answer(link->hearing, mid, (size_t)count, granted);
     if (link->state == SUBSCRIBING && subscriber_is_answered(link->subscriber))
         become_up(link);
+}
+
+static void on_unsubscribe(struct mosquitto *client, void *context, int mid,
+                           const mosquitto_property *properties) {
+    struct mqtt_link *link = context;
+    hearing_answer(link->hearing, mid, 0, NULL);
+}
+
+static bool hear(void *context, char *const *filters, size_t count, int *mid) {
+    struct mqtt_link *link = context;
+    const int options = MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER;
+    note_result(link, mosquitto_subscribe_multiple(link->client, mid, (int)count, filters, 0,
+                                                   link->attempt.version == MQTT_5 ? options : 0, NULL));
+    return !link->broken;
+}
+
+static bool hear_no_more(void *context, char *const *filters, size_t count, int *mid) {
+    struct mqtt_link *link = context;
+    note_result(link, mosquitto_unsubscribe_multiple(link->client, mid, (int)count, filters, NULL));
+    return !link->broken;
 }
 
 static const char *kind_of_user(const struct mqtt_link *link) {
@@ -481,28 +584,6 @@ static void on_disconnect(struct mosquitto *client, void *context, int reason,
     note_result(link, MOSQ_ERR_CONN_LOST);
 }
 
-// With a broker that takes QoS 0 alone, the library says that a message is on its way before the call that publishes it
-// returns. Who made the call is told after it.
-static bool is_too_early(struct mqtt_link *link, int mid) {
-    if (!link->publishing || link->limits.qos > 0)
-        return false;
-    link->early = must_have(realloc(link->early, (link->early_count + 1) * sizeof *link->early));
-    link->early[link->early_count++] = mid;
-    return true;
-}
-
-static void tell_early(struct mqtt_link *link) {
-    size_t count = link->early_count;
-    int *early = link->early;
-    link->early = NULL;
-    link->early_count = 0;
-    for (size_t i = 0; i < count; i++)
-        link->handlers->published(link->context, early[i], MQTT_TAKEN, "");
-    free(early);
-    if (count > 0 && mqtt_link_is_up(link) && link->handlers->ready != NULL)
-        link->handlers->ready(link->context);
-}
-
 static void on_publish(struct mosquitto *client, void *context, int mid, int reason,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
@@ -525,7 +606,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .payload = message->payload,
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
-                                                     .dup = link->next_is_dup,
+                                                     .mid = message->mid,
                                                      .instance = extras.instance,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
@@ -536,9 +617,6 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
 // What the library has to say of faults, such as why TLS failed. Also called on a thread of the pool.
 static void on_log(struct mosquitto *client, void *context, int level, const char *text) {
     struct mqtt_link *link = context;
-    const char *publish = level == MOSQ_LOG_DEBUG ? strstr(text, " received PUBLISH (d") : NULL;
-    if (publish != NULL) // said just before on_message(), and nowhere else
-        link->next_is_dup = publish[strlen(" received PUBLISH (d")] == '1';
     if (level != MOSQ_LOG_ERR && level != MOSQ_LOG_WARNING)
         return;
     link->speaks_plain = link->speaks_plain || link_cause_is_plain(text);
@@ -553,6 +631,7 @@ static void set_callbacks(struct mqtt_link *link) {
     mosquitto_connect_v5_callback_set(link->client, on_connect);
     mosquitto_disconnect_v5_callback_set(link->client, on_disconnect);
     mosquitto_subscribe_v5_callback_set(link->client, on_subscribe);
+    mosquitto_unsubscribe_v5_callback_set(link->client, on_unsubscribe);
     mosquitto_publish_v5_callback_set(link->client, on_publish);
     mosquitto_message_v5_callback_set(link->client, on_message);
 }
@@ -673,8 +752,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
 
 static void on_paced(uv_timer_t *timer) {
     struct mqtt_link *link = timer->data;
-    if (mqtt_link_is_up(link) && link->handlers->ready != NULL)
-        link->handlers->ready(link->context);
+    tell_ready(link);
 }
 
 // Whether the broker wants us to wait with the next one. ready() then tells when it is over.
@@ -692,11 +770,9 @@ static enum mqtt_publish_result send_publish(struct mqtt_link *link, const struc
     if (link->limits.packet_size > 0 && publish_size(publish, instance) > link->limits.packet_size)
         return MQTT_REFUSED;
     mosquitto_property *properties = packet_properties(publish, instance);
-    link->publishing = true;
     int result =
         mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
                              publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
-    link->publishing = false;
     mosquitto_property_free_all(&properties);
     if (result == MOSQ_ERR_SUCCESS)
         pace_sent(&link->pace, uv_now(link->loop));
@@ -709,6 +785,25 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
         return MQTT_NOT_NOW;
     struct mqtt_publish fitting = fit(link, publish);
     return send_publish(link, &fitting, mid);
+}
+
+static void hold(void *context) {
+    struct mqtt_link *link = context;
+    link->held++;
+}
+
+static void release(void *context) {
+    struct mqtt_link *link = context;
+    link->held--;
+}
+
+static void flush(void *context) {
+    struct mqtt_link *link = context;
+    if (!mqtt_link_is_up(link) || link->in_library)
+        return;
+    link->flushing = true;
+    write_out(link);
+    link->flushing = false;
 }
 
 static void got_on(void *context) {
@@ -755,10 +850,14 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                     .publish = publish,
                     .window = carrier_window,
                     .got_on = got_on,
-                    .reset = reset},
+                    .reset = reset,
+                    .hold = hold,
+                    .release = release,
+                    .flush = flush},
     };
     link->subscriber = subscriber_new(loop, subscriptions, subscription_count,
                                       &(struct subscriber_handlers){on_answered, on_result, link});
+    link->hearing = hearing_new(&(struct hearing_handlers){link, hear, hear_no_more});
     broker_route_open(&link->route, config);
     init_handles(link);
     return link;
@@ -832,12 +931,16 @@ bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter) {
     return !link->broken;
 }
 
-bool mqtt_link_listen(struct mqtt_link *link, const char *filter) {
-    if (link->attempt.version != MQTT_5 || !can_subscribe(link))
-        return false;
-    note_result(link, mosquitto_subscribe_v5(link->client, NULL, filter, 0,
-                                             MQTT_SUB_OPT_NO_LOCAL | MQTT_SUB_OPT_SEND_RETAIN_NEVER, NULL));
-    return !link->broken;
+void mqtt_link_listen(struct mqtt_link *link, const char *filter) {
+    hearing_want(link->hearing, filter);
+}
+
+void mqtt_link_drop(struct mqtt_link *link, const char *filter) {
+    hearing_drop(link->hearing, filter);
+}
+
+void mqtt_link_drop_inherited(struct mqtt_link *link, const char *filter) {
+    hearing_drop_inherited(link->hearing, filter);
 }
 
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter) {
@@ -859,7 +962,7 @@ static void await_close(int handle) {
     close(handle);
 }
 
-static void say_goodbye(struct mqtt_link *link) {
+static void disconnect(struct mqtt_link *link) {
     int handle = link->will_topic != NULL ? fcntl(mosquitto_socket(link->client), F_DUPFD_CLOEXEC, 0) : -1;
     mosquitto_property *properties = NULL;
     if (link->session == MQTT_SESSION_BRIEF && link->attempt.version == MQTT_5)
@@ -869,6 +972,15 @@ static void say_goodbye(struct mqtt_link *link) {
     mosquitto_loop_write(link->client, READ_PACKETS);
     if (handle >= 0)
         await_close(handle);
+}
+
+// With the connection cut instead, the Last Will says that we are gone.
+static void say_goodbye(struct mqtt_link *link) {
+    if (link->held == 0)
+        disconnect(link);
+    else
+        log_info("%s: closed without a goodbye, which would acknowledge commands that are not on disk",
+                 link->name);
 }
 
 void mqtt_link_stop(struct mqtt_link *link) {
@@ -887,6 +999,7 @@ void mqtt_link_stop(struct mqtt_link *link) {
 
 void mqtt_link_free(struct mqtt_link *link) {
     subscriber_free(link->subscriber);
+    hearing_free(link->hearing);
     broker_route_close(&link->route);
     free(link->attempt.address.host);
     free(link->will_topic);

@@ -16,11 +16,11 @@
 // Called on the loop. They may publish.
 struct mqtt_link_handlers {
     const char *purpose;              // for the log: of a connection that is not the main one; or NULL
+    bool somebody_waits;              // for an answer: connecting is tried again after a moment, each time
     void (*connected)(void *context); // what is retained for the subscriptions comes after this
     void (*up)(void *context);        // and subscribed
-    // What was handed over and not acknowledged may have arrived or not. by_broker: the broker closed the
-    // connection, and not we.
-    void (*down)(void *context, bool by_broker);
+    // What was handed over and not acknowledged may have arrived or not.
+    void (*down)(void *context, enum mqtt_end end);
     // The broker has answered message mid (QoS 1), or it was written to the network (QoS 0), which is taken.
     // reason is a text.
     void (*published)(void *context, int mid, enum mqtt_answer answer, const char *reason);
@@ -38,7 +38,6 @@ struct mqtt_link_handlers {
 
 struct mqtt_link;
 
-// With a brief session somebody waits for an answer: connecting is tried again after a moment, each time.
 // will_topic and will_payload are the Last Will, retained; NULL for none. The subscriptions (at least one)
 // and config must stay, the texts are copied.
 struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
@@ -81,9 +80,11 @@ const struct mqtt_carrier *mqtt_link_carrier(const struct mqtt_link *link);
 // comes: a broker may leave out what we have published in an earlier run, when it is told to leave out ours.
 // What the link subscribes to anyway it goes on with afterwards. False when not connected.
 bool mqtt_link_subscribe(struct mqtt_link *link, const char *filter);
-// Subscribes to what others publish from now on. False when not connected, or with MQTT 3.1.1, which cannot.
-bool mqtt_link_listen(struct mqtt_link *link, const char *filter);
 void mqtt_link_unsubscribe(struct mqtt_link *link, const char *filter);
+// Hears what others publish from now on, on each connection, until it is dropped; see hearing.h.
+void mqtt_link_listen(struct mqtt_link *link, const char *filter);
+void mqtt_link_drop(struct mqtt_link *link, const char *filter);
+void mqtt_link_drop_inherited(struct mqtt_link *link, const char *filter);
 
 // Disconnects in good order, so that the Last Will is not published, and closes all handles on the loop. The
 // memory goes with mqtt_link_free() after the loop has ended.

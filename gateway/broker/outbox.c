@@ -40,7 +40,12 @@
 #define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
 #define TICK             500         // milliseconds
 #define OVERDUE          10000       // milliseconds that the broker may leave out one answer among others
-#define LOAD_COUNT       1000        // messages that are read back at once
+#define LOAD_COUNT       4000        // messages that are read back at once, at most
+#define LOAD_COUNT_MIN   100         // and how many in any case
+#define LOAD_BYTES       (4U << 20)  // and bytes, when they are as large as most
+#define LOAD_SOON        500         // milliseconds within which a broker that keeps pace has answered all
+#define SHARE            2           // messages that go out for each that is taken in while a backlog goes
+#define SHARE_AGAIN      200         // allowance at which devices are read again
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
 #define REFUSED_KEPT     64          // refused messages that are remembered for who waits for them later
@@ -98,7 +103,6 @@ struct outbox {
     struct item *next_out;
     size_t count, bytes;       // of items
     bool pumping;              // messages are being handed over
-    int early_mid;             // of QoS 0: written before the handing over returned; 0: none
     uint64_t deferred_through; // the last that the broker did not take for now
     bool may_retry;            // a tick has passed since
     uint64_t answered_at;      // by uv_now(): the last answer to an item on this connection; 0: none
@@ -114,9 +118,12 @@ struct outbox {
     uint64_t spilling_since; // by uv_now(): when the oldest on disk was put, as far as is known
     bool loading;
     uint64_t load_through; // the last on disk when the loading began
-    size_t loaded;         // messages of this loading
+    size_t load_limit;     // messages of this loading, at most
+    size_t loaded;         // and how many there were
+    uint64_t missing;      // of it: they were written, and are not there
     struct item *late;     // what came while the last messages are read back: it follows these in memory
     bool catching_up;      // these are being read back
+    int allowance;         // SHARE times the messages that may be taken in while a backlog goes
     bool stopped;
     uint64_t written_through, last_spilled, next_load, deleted_through;
     size_t disk_count; // messages on disk that are not in items
@@ -191,11 +198,35 @@ static bool is_full(const struct outbox *outbox) {
            outbox->unwritten_bytes > unwritten_max(outbox) / (was ? 2 : 1);
 }
 
+static bool has_answered_within(const struct outbox *outbox, uint64_t milliseconds) {
+    return outbox->answered_at != 0 && uv_now(outbox->loop) - outbox->answered_at <= milliseconds;
+}
+
+// While a backlog goes to the broker, less is taken in than goes out, so that it comes to an end. When the broker
+// answers nothing, the disk is there for the devices as if it were away.
+static bool is_over_share(const struct outbox *outbox) {
+    int least = outbox->intake == OUTBOX_BUSY ? SHARE_AGAIN : 0;
+    return outbox->allowance < least && has_answered_within(outbox, SAFE_WITHIN);
+}
+
 // The broker is connected, only slower than the devices: better that they wait than that the disk fills.
 static bool is_busy(const struct outbox *outbox) {
     size_t part = outbox->intake == OUTBOX_BUSY ? 2 : 1;
-    return !outbox->spilling && carrier_is_up(outbox) &&
-           (outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part);
+    if (!carrier_is_up(outbox))
+        return false;
+    if (outbox->spilling)
+        return is_over_share(outbox);
+    return outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part;
+}
+
+static void note_intake(struct outbox *outbox) {
+    if (outbox->allowance > -SHARE * BUSY_COUNT)
+        outbox->allowance -= SHARE;
+}
+
+static void note_outflow(struct outbox *outbox) {
+    if (outbox->allowance < SHARE * BUSY_COUNT)
+        outbox->allowance++;
 }
 
 static size_t written_bytes(const struct outbox *outbox) {
@@ -286,7 +317,7 @@ static uint64_t taken_through(const struct outbox *outbox) {
 }
 
 static bool is_faulty(const struct item *item) {
-    return item->strikes.count >= STRIKES_ACCUSED || item->overdue >= OVERDUE_MAX - 1;
+    return strikes_accuse(&item->strikes) || item->overdue >= OVERDUE_MAX - 1;
 }
 
 // A report that the broker perhaps never takes, and that waits on disk: nothing waits for it, however long that is.
@@ -466,6 +497,7 @@ static void begin_spilling(struct outbox *outbox, const char *why) {
     log_warning("%zu messages are waiting for the broker: %s; writing them to disk", outbox->count, why);
     outbox->spilling = true;
     outbox->spilling_since = outbox->items != NULL ? outbox->items->since : uv_now(outbox->loop);
+    outbox->allowance = SHARE * BUSY_COUNT;
     DL_FOREACH(outbox->items, item) {
         if (item->number > before)
             bytes += write_message(outbox, item->number, &item->publish);
@@ -489,10 +521,27 @@ static void spill_late(struct outbox *outbox) {
 
 // --- back from the disk ---
 
+// Of this run all messages from next_load on were written, without gaps.
+static void note_gap(struct outbox *outbox, uint64_t until) {
+    uint64_t from = outbox->next_load > outbox->earlier ? outbox->next_load : outbox->earlier + 1;
+    if (until <= from)
+        return;
+    outbox->missing += until - from;
+    outbox->disk_count -= until - from < outbox->disk_count ? until - from : outbox->disk_count;
+}
+
+static void tell_missing(struct outbox *outbox) {
+    if (outbox->missing > 0)
+        log_error("%llu messages that were written to disk are not in the store any more: they are lost",
+                  (unsigned long long)outbox->missing);
+    outbox->missing = 0;
+}
+
 static void take_loaded(void *context, uint64_t number, const struct mqtt_publish *publish) {
     struct outbox *outbox = context;
     if (number < outbox->next_load)
         return;
+    note_gap(outbox, number);
     append_item(outbox, publish, number);
     outbox->loaded++;
     outbox->next_load = number + 1;
@@ -512,11 +561,13 @@ static void end_spilling(struct outbox *outbox) {
 static void on_loaded(void *context, bool ok) {
     struct outbox *outbox = context;
     outbox->loading = false;
-    if (ok && outbox->loaded < LOAD_COUNT && outbox->next_load <= outbox->load_through) {
+    if (ok && outbox->loaded < outbox->load_limit && outbox->next_load <= outbox->load_through) {
         // Nothing more is there. A store that was damaged has less than was put.
+        note_gap(outbox, outbox->load_through + 1);
         outbox->next_load = outbox->load_through + 1;
-        outbox->disk_count = outbox->last_spilled - outbox->load_through;
+        outbox->disk_count = (size_t)(outbox->last_spilled - outbox->load_through);
     }
+    tell_missing(outbox);
     if (outbox->catching_up && outbox->next_load > outbox->last_spilled)
         end_spilling(outbox);
     else
@@ -530,13 +581,26 @@ static bool has_room(const struct outbox *outbox) {
     return outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
 }
 
-// Whether the broker has been handed all that is in memory and answers in time. Before that, new messages
-// would only wait in memory until they are written after all. A disk that takes nothing is only a detour, but
-// not while the broker answers nothing either.
+static bool waits_within(const struct outbox *outbox, const struct item *item, uint64_t milliseconds) {
+    return item == NULL || uv_now(outbox->loop) - item->since <= milliseconds;
+}
+
+// Whether the broker answers in time, and has been handed all that is in memory or will be soon, however much
+// comes. Before that, new messages would only wait in memory until they are written after all. A disk that takes
+// nothing is only a detour, but not while the broker answers nothing either.
 static bool has_caught_up(const struct outbox *outbox) {
     const struct item *oldest = oldest_in_flow(outbox);
-    bool in_time = oldest == NULL || uv_now(outbox->loop) - oldest->since <= SAFE_WITHIN;
-    return in_time && (outbox->disk_fails || outbox->next_out == NULL);
+    bool keeps_pace = has_answered_within(outbox, LOAD_SOON) && waits_within(outbox, oldest, LOAD_SOON);
+    return keeps_pace ||
+           (waits_within(outbox, oldest, SAFE_WITHIN) && (outbox->disk_fails || outbox->next_out == NULL));
+}
+
+// Each reading waits for what is being written, so as many are read as memory has room for.
+static size_t load_limit(const struct outbox *outbox) {
+    uint64_t count = outbox->last_spilled - outbox->deleted_through;
+    size_t most =
+        count > 0 && outbox->disk_bytes > 0 ? LOAD_BYTES / (outbox->disk_bytes / count + 1) : LOAD_COUNT;
+    return most > LOAD_COUNT ? LOAD_COUNT : most < LOAD_COUNT_MIN ? LOAD_COUNT_MIN : most;
 }
 
 static void load_more(struct outbox *outbox) {
@@ -551,8 +615,9 @@ static void load_more(struct outbox *outbox) {
     outbox->loaded = 0;
     outbox->load_through = outbox->last_spilled;
     // With messages coming all the time the disk would never be empty if they went there until the end.
-    outbox->catching_up = outbox->disk_count < LOAD_COUNT && has_caught_up(outbox);
-    store_load_messages(outbox->store, outbox->next_load, LOAD_COUNT, take_loaded, on_loaded, outbox);
+    outbox->load_limit = load_limit(outbox);
+    outbox->catching_up = outbox->disk_count < outbox->load_limit && has_caught_up(outbox);
+    store_load_messages(outbox->store, outbox->next_load, outbox->load_limit, take_loaded, on_loaded, outbox);
 }
 
 // --- retained messages: never two to one topic under way, because not every broker keeps their order ---
@@ -767,11 +832,6 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->held -= item->held;
     outbox->released -= item->released;
     item->held = item->released = false;
-    if (outbox->early_mid == item->mid) {
-        item->mid = 0;
-        drop_item(outbox, item);
-        return;
-    }
     item->handed_over = uv_now(outbox->loop);
     outbox->in_flight++;
 }
@@ -796,7 +856,6 @@ static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item 
         refuse_item(outbox, item, "it has refused others like it");
         return MQTT_REFUSED;
     }
-    outbox->early_mid = 0;
     enum mqtt_publish_result result =
         outbox->carrier->publish(outbox->carrier->context, &item->publish, &item->mid);
     if (result != MQTT_SENT)
@@ -900,6 +959,7 @@ static void pump(struct outbox *outbox) {
 
 // While spilling.
 static void put_behind(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
+    note_intake(outbox);
     if (outbox->catching_up) {
         struct item *item = new_item(outbox, publish, number);
         DL_APPEND(outbox->late, item);
@@ -960,11 +1020,11 @@ static void set_aside_closed_at(struct outbox *outbox, struct item *item) {
 }
 
 // The connection broke with this one alone under way.
-static void note_strike(struct outbox *outbox, struct item *item) {
+static void note_strike(struct outbox *outbox, struct item *item, enum mqtt_end end) {
     note_first_fault(outbox, item);
-    strikes_note(&item->strikes, item->handed_over - outbox->up_since,
+    strikes_note(&item->strikes, end, item->handed_over - outbox->up_since,
                  uv_now(outbox->loop) - item->handed_over);
-    if (item->strikes.count >= STRIKES_GUILTY && has_taken_others(outbox, item))
+    if (strikes_convict(&item->strikes) && has_taken_others(outbox, item))
         set_aside_closed_at(outbox, item);
 }
 
@@ -975,7 +1035,7 @@ static const struct item *last_handed_over(const struct outbox *outbox) {
 }
 
 // The broker broke the connection, or the network: what was under way may be the reason; see suspects.h.
-static void blame_unanswered(struct outbox *outbox) {
+static void blame_unanswered(struct outbox *outbox, enum mqtt_end end) {
     struct item *first = oldest_under_way(outbox);
     if (first == NULL) {
         suspects_note_break(&outbox->suspects, 0, 0, 0, outbox->answered_at != 0);
@@ -989,7 +1049,7 @@ static void blame_unanswered(struct outbox *outbox) {
     if (outbox->suspects.through > 0 && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
     if (alone || (accused && count_under_way(outbox) == 1))
-        note_strike(outbox, first);
+        note_strike(outbox, first, end);
 }
 
 static void note_down(struct outbox *outbox) {
@@ -1002,12 +1062,14 @@ static void note_down(struct outbox *outbox) {
 }
 
 // What was at the broker may have arrived or not: it goes out again, before all that waits.
-void outbox_link_down(struct outbox *outbox, bool by_broker) {
-    bool beside = sideline_link_down(outbox->sideline, by_broker);
-    if (beside && by_broker && count_accused(outbox) < HURRY_MAX)
+void outbox_link_down(struct outbox *outbox, enum mqtt_end end) {
+    bool known = end != MQTT_ENDED_BY_US && refusals_note_close(&outbox->refusals, uv_now(outbox->loop));
+    enum mqtt_end unknown = known ? MQTT_ENDED_BY_US : end; // at what it closed
+    bool beside = sideline_link_down(outbox->sideline, unknown);
+    if (known || (beside && unknown != MQTT_ENDED_BY_US && count_accused(outbox) < HURRY_MAX))
         hurry(outbox);
-    if (by_broker && !beside)
-        blame_unanswered(outbox);
+    if (unknown != MQTT_ENDED_BY_US && !beside)
+        blame_unanswered(outbox, unknown);
     note_down(outbox);
     update_intake(outbox);
 }
@@ -1038,13 +1100,14 @@ static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answ
         refusals_note_taken(&outbox->refusals, item->publish.topic, rule_of(item));
         outbox->taken_reports += item->report;
         outbox->taken++;
+        note_outflow(outbox);
         sideline_note_taken(outbox->sideline);
         drop_item(outbox, item);
     } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
         defer_item(outbox, item, reason);
     } else {
-        refuse_item(outbox, item,
-                    reason); // at the cost of this message alone: others of its kind may be taken
+        refusals_note_said(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
+        refuse_item(outbox, item, reason);
     }
 }
 
@@ -1055,10 +1118,8 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
         outbox->taken += answer == MQTT_TAKEN;
         return;
     }
-    if (item == NULL) {
-        outbox->early_mid = outbox->pumping ? mid : 0;
+    if (item == NULL)
         return;
-    }
     note_order(outbox, item);
     item->mid = 0;
     outbox->in_flight--;
@@ -1186,6 +1247,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, const char *pref
         .deleted_through = stored.count > 0 ? stored.first - 1 : 0,
         .disk_count = stored.count,
         .disk_bytes = stored.bytes + stored.count * ROW_OVERHEAD,
+        .allowance = SHARE * BUSY_COUNT,
     };
     outbox->sideline = sideline_new(loop, store, &outbox->refusals, on_given_up, outbox);
     if (stored.count > 0)

@@ -4,7 +4,8 @@
 // At most mqtt.inflight messages are at the broker unacknowledged; the others wait in memory, in order. While
 // the broker keeps up nothing touches the disk. When more wait than a bound, or one waits for too long, the
 // outbox spills: all that is not safe is written, and what comes goes to disk alone, until all of it was read
-// back and handed to a broker that answers in time. Their order holds.
+// back and handed to a broker that answers in time. Their order holds. While such a backlog goes, half as much is
+// taken in as goes out, at most: the devices keep the rest (OUTBOX_BUSY).
 //
 // A message that the broker refuses for now goes out again, alone, before anything else, until it is taken.
 // One that it refuses without a reason is retried a few times only: a message that it never takes must not
@@ -100,7 +101,7 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter);
 
 // What the link reports.
 void outbox_link_up(struct outbox *outbox);
-void outbox_link_down(struct outbox *outbox, bool by_broker); // by_broker: the broker closed the connection
+void outbox_link_down(struct outbox *outbox, enum mqtt_end end);
 void outbox_link_ready(struct outbox *outbox);
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason);
 

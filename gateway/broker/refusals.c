@@ -6,6 +6,7 @@
 
 #define LEVELS     6
 #define REMEMBERED 60000 // milliseconds
+#define SOON       1000  // milliseconds within which a broker closes that closes at a refusal
 
 static bool has_digit(const char *level, size_t length) {
     for (size_t i = 0; i < length; i++)
@@ -33,16 +34,20 @@ static void write_kind(const char *topic, const struct refusals_rule *rule, char
     kind[used] = '\0';
 }
 
+static struct refused_kind *find_kind(const struct refusals *refusals, const char *kind) {
+    for (size_t i = 0; i < refusals->count; i++)
+        if (strcmp(refusals->kinds[i].kind, kind) == 0)
+            return (struct refused_kind *)&refusals->kinds[i];
+    return NULL;
+}
+
 static struct refused_kind *find(const struct refusals *refusals, const char *topic,
                                  const struct refusals_rule *rule) {
     char kind[REFUSALS_KIND_MAX];
     if (refusals->count == 0)
         return NULL;
     write_kind(topic, rule, kind);
-    for (size_t i = 0; i < refusals->count; i++)
-        if (strcmp(refusals->kinds[i].kind, kind) == 0)
-            return (struct refused_kind *)&refusals->kinds[i];
-    return NULL;
+    return find_kind(refusals, kind);
 }
 
 static struct refused_kind *place_for_one(struct refusals *refusals) {
@@ -55,21 +60,40 @@ static struct refused_kind *place_for_one(struct refusals *refusals) {
     return oldest;
 }
 
-static struct refused_kind *make(struct refusals *refusals, const char *topic,
-                                 const struct refusals_rule *rule) {
+static struct refused_kind *make(struct refusals *refusals, const char *kind) {
     struct refused_kind *place = place_for_one(refusals);
     *place = (struct refused_kind){.in_a_row = 0};
-    write_kind(topic, rule, place->kind);
+    strcpy(place->kind, kind);
     return place;
+}
+
+static void note(struct refusals *refusals, const char *name, uint64_t now) {
+    struct refused_kind *kind = find_kind(refusals, name);
+    if (kind == NULL)
+        kind = make(refusals, name);
+    kind->in_a_row++;
+    kind->since = now;
 }
 
 void refusals_note(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
                    uint64_t now) {
-    struct refused_kind *kind = find(refusals, topic, rule);
-    if (kind == NULL)
-        kind = make(refusals, topic, rule);
-    kind->in_a_row++;
-    kind->since = now;
+    char kind[REFUSALS_KIND_MAX];
+    write_kind(topic, rule, kind);
+    note(refusals, kind, now);
+}
+
+void refusals_note_said(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                        uint64_t now) {
+    write_kind(topic, rule, refusals->said.kind);
+    refusals->said.since = now;
+}
+
+bool refusals_note_close(struct refusals *refusals, uint64_t now) {
+    bool soon = refusals->said.since != 0 && now - refusals->said.since < SOON;
+    if (soon)
+        note(refusals, refusals->said.kind, now);
+    refusals->said.since = 0;
+    return soon;
 }
 
 void refusals_note_taken(struct refusals *refusals, const char *topic, const struct refusals_rule *rule) {
@@ -80,6 +104,7 @@ void refusals_note_taken(struct refusals *refusals, const char *topic, const str
 
 const struct refusals_rule refusals_of_reports = {.whole_topic = true, .in_a_row = 5, .lasts = 10000};
 const struct refusals_rule refusals_of_results = {.in_a_row = 1, .lasts = 20000};
+const struct refusals_rule refusals_of_says = {.whole_topic = true, .in_a_row = 1, .lasts = 20000};
 const struct refusals_rule refusals_of_others = {.in_a_row = 2, .lasts = 20000};
 
 bool refusals_has(const struct refusals *refusals, const char *topic, const struct refusals_rule *rule,

@@ -20,7 +20,8 @@ struct refusals_rule {
     unsigned in_a_row; // messages
     unsigned lasts;    // milliseconds
 };
-extern const struct refusals_rule refusals_of_reports, refusals_of_results, refusals_of_others;
+extern const struct refusals_rule refusals_of_reports, refusals_of_results, refusals_of_says,
+    refusals_of_others;
 
 struct refusals {
     size_t count;
@@ -29,11 +30,19 @@ struct refusals {
         unsigned in_a_row;
         uint64_t since; // the last one, by uv_now()
     } kinds[REFUSALS_KINDS];
+    struct refused_kind
+        said; // what the broker refused last on this connection, in so many words; since 0: nothing
 };
 
 // The broker refused a message to topic; it took one. now is in milliseconds and only grows.
 void refusals_note(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
                    uint64_t now);
+// The broker has answered that it does not take a message to topic. That costs the message alone; but when the
+// connection ends right after it, others of its kind would end the next ones.
+void refusals_note_said(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
+                        uint64_t now);
+// The broker has closed the connection. True when it did so after such an answer, which then counts as a refusal.
+bool refusals_note_close(struct refusals *refusals, uint64_t now);
 void refusals_note_taken(struct refusals *refusals, const char *topic, const struct refusals_rule *rule);
 
 // Whether a message to topic was refused, within the last minute, and none taken since.

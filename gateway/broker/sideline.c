@@ -9,12 +9,11 @@
 #include "gateway/base/memory.h"
 #include "gateway/broker/suspects.h"
 
-#define LATER         1000  // milliseconds until what the broker does not take for now goes out again
-#define RESULT_WAIT   1000  // milliseconds after which a result goes out although the queue is not empty
-#define RESULT_GUILTY 4     // strikes against a result, after which it is given up
-#define SAY_WAIT_MAX  20000 // milliseconds that a connection must have lived, at most, before a value goes out
-#define MEMORY_TIME   2000  // milliseconds after which a result that waits is written to disk
-#define OVERDUE       10000 // milliseconds for which the broker answers later messages, and not this one
+#define LATER        1000  // milliseconds until what the broker does not take for now goes out again
+#define RESULT_WAIT  1000  // milliseconds after which a result goes out although the queue is not empty
+#define SAY_WAIT_MAX 20000 // milliseconds that a connection must have lived, at most, before a value goes out
+#define MEMORY_TIME  2000  // milliseconds after which a result that waits is written to disk
+#define OVERDUE      10000 // milliseconds for which the broker answers later messages, and not this one
 
 struct note {
     struct mqtt_publish publish; // its pointers point into bytes
@@ -187,12 +186,18 @@ static bool must_wait(const struct sideline *sideline, const struct note *note, 
     return now < note->not_before || now - sideline->up_since < (wait < most ? wait : most);
 }
 
-// Two values of one topic are never under way at once: not every broker keeps their order.
+// Two values of one topic are never under way at once: not every broker keeps their order. And where a broker closes the
+// connection at a value that it refuses, nothing else would be sent if one went out first on each connection.
+static bool may_say(const struct sideline *sideline, const struct note *note) {
+    const char *topic = note->publish.topic;
+    return note->mid == 0 && !must_wait(sideline, note, SAY_WAIT_MAX) && !is_at_broker(sideline, topic) &&
+           !refusals_forbid(sideline->refusals, topic, &refusals_of_says, uv_now(sideline->loop));
+}
+
 static void pump_says(struct sideline *sideline) {
     struct note *note, *next;
     DL_FOREACH_SAFE(sideline->says, note, next) {
-        if (note->mid != 0 || must_wait(sideline, note, SAY_WAIT_MAX) ||
-            is_at_broker(sideline, note->publish.topic))
+        if (!may_say(sideline, note))
             continue;
         if (hand_over(sideline, note) == MQTT_REFUSED) {
             sideline->given_up(sideline->context, &note->publish, "it cannot be sent to this broker");
@@ -256,8 +261,13 @@ static void end_say(struct sideline *sideline, struct note *note, enum mqtt_answ
                     const char *reason) {
     if (is_for_later(sideline, note, answer))
         return;
-    if (answer != MQTT_TAKEN)
+    if (answer == MQTT_TAKEN) {
+        refusals_note_taken(sideline->refusals, note->publish.topic, &refusals_of_says);
+    } else {
+        refusals_note_said(sideline->refusals, note->publish.topic, &refusals_of_says,
+                           uv_now(sideline->loop));
         sideline->given_up(sideline->context, &note->publish, reason);
+    }
     drop_say(sideline, note);
 }
 
@@ -266,6 +276,8 @@ static void end_result(struct sideline *sideline, struct note *note, enum mqtt_a
     if (is_for_later(sideline, note, answer))
         return;
     if (answer != MQTT_TAKEN) {
+        refusals_note_said(sideline->refusals, note->publish.topic, &refusals_of_results,
+                           uv_now(sideline->loop));
         give_up_result(sideline, note, reason);
         return;
     }
@@ -321,19 +333,19 @@ void sideline_link_up(struct sideline *sideline) {
 }
 
 // A connection that broke without the message says nothing of it.
-static void note_break(const struct sideline *sideline, struct note *note) {
+static void note_break(const struct sideline *sideline, struct note *note, enum mqtt_end end) {
     if (note->mid == 0)
         note->strikes = (struct strikes){.count = 0};
     else
-        strikes_note(&note->strikes, note->handed_over - sideline->up_since,
+        strikes_note(&note->strikes, end, note->handed_over - sideline->up_since,
                      uv_now(sideline->loop) - note->handed_over);
 }
 
 // What waits behind a value that was under way takes its place.
-static void end_say_under_way(struct sideline *sideline, struct note *note, bool by_broker) {
+static void end_say_under_way(struct sideline *sideline, struct note *note, enum mqtt_end end) {
     struct note *newer = find_other(sideline, note);
-    if (by_broker)
-        note_break(sideline, note);
+    if (end != MQTT_ENDED_BY_US)
+        note_break(sideline, note, end);
     note->mid = 0;
     if (newer == NULL)
         return;
@@ -341,35 +353,35 @@ static void end_say_under_way(struct sideline *sideline, struct note *note, bool
     drop_say(sideline, note);
 }
 
-static void end_says(struct sideline *sideline, bool by_broker) {
+static void end_says(struct sideline *sideline, enum mqtt_end end) {
     struct note *note, *next;
     DL_FOREACH(sideline->says, note) {
-        if (by_broker && note->mid == 0)
-            note_break(sideline, note);
+        if (end != MQTT_ENDED_BY_US && note->mid == 0)
+            note_break(sideline, note, end);
     }
     DL_FOREACH_SAFE(sideline->says, note, next) {
         if (note->mid != 0)
-            end_say_under_way(sideline, note, by_broker);
+            end_say_under_way(sideline, note, end);
     }
 }
 
-static void end_first_result(struct sideline *sideline, bool by_broker) {
+static void end_first_result(struct sideline *sideline, enum mqtt_end end) {
     struct note *note = sideline->results;
     if (note == NULL)
         return;
-    if (by_broker)
-        note_break(sideline, note);
+    if (end != MQTT_ENDED_BY_US)
+        note_break(sideline, note, end);
     note->mid = 0;
-    if (note->strikes.count < RESULT_GUILTY || !note->others_taken)
+    if (!strikes_convict(&note->strikes) || !note->others_taken)
         return;
     refusals_note(sideline->refusals, note->publish.topic, &refusals_of_results, uv_now(sideline->loop));
     give_up_result(sideline, note, "the broker closes the connection when it gets this message");
 }
 
-bool sideline_link_down(struct sideline *sideline, bool by_broker) {
+bool sideline_link_down(struct sideline *sideline, enum mqtt_end end) {
     bool under_way = sideline_is_under_way(sideline);
-    end_says(sideline, by_broker);
-    end_first_result(sideline, by_broker);
+    end_says(sideline, end);
+    end_first_result(sideline, end);
     return under_way;
 }
 

@@ -3,7 +3,8 @@
 //  - What the instance says about itself, at once and before all that waits: of each topic only the last
 //    value.
 //    When the connection breaks on one, it goes out later on the next; see suspects.h. It is never given up:
-//    once the broker takes it again, it should have the value.
+//    once the broker takes it again, it should have the value. When the broker refuses one in so many words and closes
+//    the connection, the next one of its topic waits for a while.
 //  - Results to the response topics of those who sent commands: last, when nothing else waits, one at a time.
 //    Whoever may send commands chooses these topics, so they never stand in front of anything else. One that
 //    waits for some seconds is written to the store. One that is to blame for breaks is given up.
@@ -52,9 +53,8 @@ bool sideline_published(struct sideline *sideline, int mid, enum mqtt_answer ans
 // The broker has taken a message of the outbox.
 void sideline_note_taken(struct sideline *sideline);
 
-// The connection is gone. by_broker: the broker closed it, or the network. True when one of these was under
-// way.
-bool sideline_link_down(struct sideline *sideline, bool by_broker);
+// The connection is gone. True when one of these was under way.
+bool sideline_link_down(struct sideline *sideline, enum mqtt_end end);
 
 // To be called now and then. last_answer: when the broker answered any message on this connection, by
 // uv_now(); 0: never.

@@ -17,14 +17,18 @@
 #include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/store_check.h"
 #include "gateway/broker/store_damaged.h"
+#include "gateway/broker/store_place.h"
 #include "gateway/broker/store_sums.h"
+#include "gateway/broker/store_wal.h"
 
 #define STORE_VERSION  1
 #define RETRY_INTERVAL 1000 // milliseconds until a write that failed is tried again
+#define LOOK_INTERVAL  1000 // milliseconds between looks at whether the file is still there
 #define MARKER_MAX     33
-#define ASIDE_WAITING  (1 << 20) // bytes of messages set aside that may wait for a disk that takes nothing
-#define ASIDE_OVERHEAD 64        // bytes of one besides its texts
-#define ROW_OVERHEAD   64        // bytes of any row besides its texts
+#define ASIDE_WAITING  (1 << 20)  // bytes of messages set aside that may wait for a disk that takes nothing
+#define ASIDE_HANGING  (16 << 20) // and for one that does not answer
+#define ASIDE_OVERHEAD 64         // bytes of one besides its texts
+#define ROW_OVERHEAD   64         // bytes of any row besides its texts
 
 #define CHECKED_AT_ONCE (1 << 20)   // bytes of a file up to which all of it is checked when it is opened
 #define CHECK_PORTION   (256 << 10) // bytes that are read between two batches, later
@@ -52,6 +56,7 @@ enum kind {
     DELETE_RESULT,
     TIDY,
     CHECK,
+    RESTORE, // the file, which every batch does
     TELL
 };
 #define STATEMENTS SET_ASIDE
@@ -61,8 +66,9 @@ static const char *const statement_texts[STATEMENTS] = {
     [DELETE_COMMAND] = "DELETE FROM commands WHERE id=?",
     [PUT_MESSAGE] = "INSERT OR REPLACE INTO messages VALUES(?,?,?,?,?,?)",
     [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=min(?, ? + (SELECT min(number) FROM messages))",
-    [LOAD_MESSAGES] = "SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
-                      "ORDER BY number LIMIT ?",
+    [LOAD_MESSAGES] =
+        ("SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
+         "ORDER BY number LIMIT ?"),
 };
 
 struct operation {
@@ -96,7 +102,8 @@ struct store {
     bool unreadable;             // the last read failed
     int result;                  // of the batch
     struct disk_reserve reserve; // the thread's, as the rest is up to untidy
-    uint64_t room;               // bytes of texts that the disk takes
+    struct store_place place;
+    uint64_t room; // bytes of texts that the disk takes
     bool short_of_room;
     bool sums_kept;
     bool untidy;        // deleted messages still have space in the file
@@ -115,7 +122,7 @@ struct store {
         bool repeat_said;     // the loop's
     } aside;
     uv_work_t work;
-    uv_timer_t retry, pause; // pause: of the check
+    uv_timer_t retry, pause, look; // pause: of the check
 };
 
 // --- opening ---
@@ -256,6 +263,7 @@ static char *prepare(struct store *store, const char *path, int *result) {
         *result = SQLITE_CORRUPT;
         return describe(path, check);
     }
+    store_place_note(&store->place, path);
     const char *strange = find_strange_table(store);
     *result = strange != NULL ? SQLITE_ERROR : SQLITE_OK;
     return strange != NULL ? describe_strange_table(path, strange) : NULL;
@@ -305,7 +313,7 @@ static struct store *try_open(uv_loop_t *loop, const char *path, char **reason, 
     struct store *store = must_have(calloc(1, sizeof *store));
     store->loop = loop;
     store->path = must_have(strdup(path));
-    store->work.data = store->retry.data = store->pause.data = store;
+    store->work.data = store->retry.data = store->pause.data = store->look.data = store;
     store->room_told = store->room = UINT64_MAX;
     disk_reserve_init(&store->reserve, path);
     *reason = prepare_with_room(store, path, result);
@@ -324,9 +332,22 @@ static void say_what_helps(char **reason, const char *path) {
     *reason = more;
 }
 
+static void on_look(uv_timer_t *timer);
+
+static void start_timers(struct store *store) {
+    uv_timer_init(store->loop, &store->retry);
+    uv_timer_init(store->loop, &store->pause);
+    uv_timer_init(store->loop, &store->look);
+    uv_timer_start(&store->look, on_look, LOOK_INTERVAL, LOOK_INTERVAL);
+    uv_unref((uv_handle_t *)&store->look);
+}
+
 struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
     int result;
+    struct store_wal wal = store_wal_look(path);
     struct store *store = try_open(loop, path, reason, &result);
+    if (store != NULL)
+        store_wal_tell(&wal, path);
     if (store == NULL && is_damage(result)) {
         log_error("%s", *reason);
         free(*reason);
@@ -337,8 +358,7 @@ struct store *store_open(uv_loop_t *loop, const char *path, char **reason) {
         say_what_helps(reason, path);
     if (store == NULL)
         return NULL;
-    uv_timer_init(loop, &store->retry);
-    uv_timer_init(loop, &store->pause);
+    start_timers(store);
     learn_aside(store);
     store->aside.told = (size_t)store->aside.count;
     return store;
@@ -348,6 +368,7 @@ void store_stop(struct store *store) {
     store->stopping = true;
     uv_close((uv_handle_t *)&store->retry, NULL);
     uv_close((uv_handle_t *)&store->pause, NULL);
+    uv_close((uv_handle_t *)&store->look, NULL);
 }
 
 const char *store_marker(const struct store *store) {
@@ -907,17 +928,12 @@ static int try_batch(struct store *store) {
     return result;
 }
 
-// The file was damaged while it was open: what waits in it is lost, the rest goes to a new one, which has
-// been tried before when there is no database. SQLITE_OK, or why there is none.
-static int begin_anew(struct store *store) {
+// Whoever knows the marker keeps it until the next start. SQLITE_OK, or why the file cannot be opened.
+static int reopen(struct store *store) {
     char marker[MARKER_MAX];
     int result;
-    if (store->database != NULL) {
-        close_database(store);
-        store_damaged_set_aside(store->path);
-    }
-    strcpy(marker, store->marker); // others have it, and keep it until the next start
-    store->check.place = (struct store_check){0};
+    close_database(store);
+    strcpy(marker, store->marker);
     char *reason = prepare_with_room(store, store->path, &result);
     strcpy(store->marker, marker);
     if (reason != NULL)
@@ -926,13 +942,46 @@ static int begin_anew(struct store *store) {
     return reason != NULL ? result : SQLITE_OK;
 }
 
-static int write_batch(struct store *store) {
+// The file was damaged while it was open: what waits in it is lost, the rest goes to a new one, which has
+// been tried before when there is no database. SQLITE_OK, or why there is none.
+static int begin_anew(struct store *store) {
+    if (store->database != NULL) {
+        close_database(store);
+        store_damaged_set_aside(store->path);
+    }
+    store->check.place = (struct store_check){0};
+    return reopen(store);
+}
+
+// Deleted, the file goes with this process: what is in it is brought back. SQLITE_OK, or why that failed.
+static int keep_place(struct store *store) {
+    if (store->database == NULL || !store_place_is_lost(&store->place, store->path))
+        return SQLITE_OK;
+    int result = store_place_restore(&store->place, store->database, store->path);
+    if (result != SQLITE_OK)
+        return result;
+    store->reserve.held = false; // perhaps it is gone too
+    return reopen(store);
+}
+
+static int write_to_file(struct store *store) {
     int result = store->database != NULL ? try_batch(store) : SQLITE_CORRUPT;
     if (!is_damage(result))
         return result;
     undo_batch(store);
     result = begin_anew(store);
     return result == SQLITE_OK ? try_batch(store) : result;
+}
+
+static int write_batch(struct store *store) {
+    int result = SQLITE_OK, kept = keep_place(store);
+    if (kept == SQLITE_OK) {
+        result = write_to_file(store);
+        kept = keep_place(store);
+    }
+    if (kept != SQLITE_OK)
+        undo_batch(store);
+    return kept != SQLITE_OK ? kept : result;
 }
 
 // On a thread of the pool; nothing else uses the database meanwhile.
@@ -1067,6 +1116,13 @@ static void add_copy(struct store *store, const struct operation *template) {
     add(store, operation);
 }
 
+// Also when nothing is written, or read.
+static void on_look(uv_timer_t *timer) {
+    struct store *store = timer->data;
+    if (!store->writing && store->waiting == NULL && store_place_is_lost(&store->place, store->path))
+        add_copy(store, &(struct operation){.kind = RESTORE});
+}
+
 static void on_pause(uv_timer_t *timer) {
     add_copy(timer->data, &(struct operation){.kind = CHECK});
 }
@@ -1119,7 +1175,7 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
 
 bool store_set_aside(struct store *store, const struct mqtt_publish *publish, const char *reason) {
     size_t size = aside_size(publish);
-    if (store->failed && store->aside.waiting + size > ASIDE_WAITING) {
+    if (store->aside.waiting + size > (store->failed ? ASIDE_WAITING : ASIDE_HANGING)) {
         if (store->aside.dropped++ == 0)
             log_error(
                 "message to %s dropped: it cannot be set aside, the store cannot be written; so are others",
@@ -1163,10 +1219,17 @@ static size_t count_lost(const struct store *store) {
     return count;
 }
 
+// What waits in a file that is gone, and could not be brought back.
+static size_t count_gone(struct store *store) {
+    if (store->database == NULL || !store_place_is_lost(&store->place, store->path))
+        return 0;
+    return store_messages(store).count + (size_t)read_number(store, "SELECT count(*) FROM commands");
+}
+
 // Deletions that did not happen cost nothing: a message goes out twice.
 static size_t write_last(struct store *store) {
-    int result = store->batch != NULL ? write_batch(store) : SQLITE_OK;
-    size_t lost = result != SQLITE_OK ? count_lost(store) : 0;
+    int result = store->batch != NULL ? write_batch(store) : keep_place(store);
+    size_t lost = result != SQLITE_OK ? count_lost(store) + count_gone(store) : 0;
     if (result != SQLITE_OK)
         log_error("the store cannot be written: %s; %zu messages and commands that waited to be written are "
                   "lost",

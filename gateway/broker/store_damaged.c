@@ -9,6 +9,7 @@
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 
 static char *name_of(const char *path, int copy) {
     char *name, number[16] = "";
@@ -30,9 +31,7 @@ static char *choose_name(const char *path) {
 
 // What is written ahead of the file belongs to it and takes its name.
 static void rename_wal(const char *path, const char *to) {
-    char *from_wal, *to_wal;
-    if (asprintf(&from_wal, "%s-wal", path) < 0 || asprintf(&to_wal, "%s-wal", to) < 0)
-        must_have(NULL);
+    char *from_wal = text_format("%s-wal", path), *to_wal = text_format("%s-wal", to);
     unlink(to_wal); // of a copy that was replaced
     rename(from_wal, to_wal);
     free(from_wal);
@@ -47,6 +46,14 @@ void store_damaged_set_aside(const char *path) {
                   to);
     else
         log_error("the store %s is damaged and cannot be set aside: %s", path, strerror(errno));
+    rename_wal(path, to);
+    free(to);
+}
+
+void store_damaged_put_away(const char *path) {
+    char *to = choose_name(path);
+    if (rename(path, to) == 0)
+        log_error("another file took the place of the store %s and was set aside as %s", path, to);
     rename_wal(path, to);
     free(to);
 }

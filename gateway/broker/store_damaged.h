@@ -6,3 +6,6 @@
 // Renames the file to PATH.damaged, or PATH.damaged.2 and so on, with what is written ahead of it, and logs
 // it.
 void store_damaged_set_aside(const char *path);
+
+// The same for a file of somebody else's that took the place of the store.
+void store_damaged_put_away(const char *path);

@@ -28,6 +28,7 @@ struct subscriber {
     struct request *requests; // one for each
     size_t count;
     struct passing *passing;
+    struct passing *left;     // of the connection before: the session may still have them
     struct mosquitto *client; // NULL: no connection
     int version;
     unsigned again; // milliseconds
@@ -61,27 +62,49 @@ static void clear(struct subscriber *subscriber) {
         subscriber->requests[i] = (struct request){.said = subscriber->requests[i].said};
 }
 
-void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version, bool wildcards) {
+static bool is_lasting(const struct subscriber *subscriber, const char *filter) {
+    for (size_t i = 0; i < subscriber->count; i++)
+        if (strcmp(subscriber->subscriptions[i].filter, filter) == 0)
+            return true;
+    return false;
+}
+
+static void forget(struct passing **list, struct passing *passing) {
+    DL_DELETE(*list, passing);
+    free(passing->filter);
+    free(passing);
+}
+
+static void unsubscribe(struct subscriber *subscriber, const char *filter) {
+    subscriber->handlers.result(subscriber->handlers.context,
+                                mosquitto_unsubscribe(subscriber->client, NULL, filter));
+}
+
+static void clear_session(struct subscriber *subscriber, bool resumed) {
+    while (subscriber->left != NULL) {
+        if (resumed && !is_lasting(subscriber, subscriber->left->filter))
+            unsubscribe(subscriber, subscriber->left->filter);
+        forget(&subscriber->left, subscriber->left);
+    }
+}
+
+void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version,
+                      const struct subscriber_session *session) {
     clear(subscriber);
     subscriber->client = client;
     subscriber->version = version;
     subscriber->again = AGAIN_MIN;
+    clear_session(subscriber, session->resumed);
     for (size_t i = 0; i < subscriber->count; i++)
-        if (wildcards || strpbrk(subscriber->subscriptions[i].filter, "+#") == NULL)
+        if (session->wildcards || strpbrk(subscriber->subscriptions[i].filter, "+#") == NULL)
             request(subscriber, i);
         else
             subscriber->requests[i].answered = true;
 }
 
-static void forget(struct subscriber *subscriber, struct passing *passing) {
-    DL_DELETE(subscriber->passing, passing);
-    free(passing->filter);
-    free(passing);
-}
-
 void subscriber_end(struct subscriber *subscriber) {
-    while (subscriber->passing != NULL)
-        forget(subscriber, subscriber->passing);
+    DL_CONCAT(subscriber->left, subscriber->passing);
+    subscriber->passing = NULL;
     clear(subscriber);
     subscriber->client = NULL;
     uv_timer_stop(&subscriber->timer);
@@ -199,10 +222,9 @@ static bool ask_anew(struct subscriber *subscriber, const char *filter) {
 void subscriber_remove(struct subscriber *subscriber, const char *filter) {
     struct passing *passing = find_passing(subscriber, filter);
     if (passing != NULL)
-        forget(subscriber, passing);
+        forget(&subscriber->passing, passing);
     if (!ask_anew(subscriber, filter))
-        subscriber->handlers.result(subscriber->handlers.context,
-                                    mosquitto_unsubscribe(subscriber->client, NULL, filter));
+        unsubscribe(subscriber, filter);
 }
 
 static bool is_wanted_for_a_while(const struct subscriber *subscriber, const char *topic) {
@@ -216,18 +238,16 @@ static bool is_wanted_for_a_while(const struct subscriber *subscriber, const cha
 }
 
 bool subscriber_ignores(const struct subscriber *subscriber, const char *topic, bool retain) {
-    bool unwanted = false, matches;
+    bool matches;
     if (!retain || subscriber->version == MQTT_5 || is_wanted_for_a_while(subscriber, topic))
         return false;
     for (size_t i = 0; i < subscriber->count; i++) {
         const struct mqtt_subscription *wanted = &subscriber->subscriptions[i];
-        if (mosquitto_topic_matches_sub(wanted->filter, topic, &matches) != MOSQ_ERR_SUCCESS || !matches)
-            continue;
-        if ((wanted->options & MQTT_SUB_OPT_SEND_RETAIN_NEVER) == 0)
+        if ((wanted->options & MQTT_SUB_OPT_SEND_RETAIN_NEVER) == 0 &&
+            mosquitto_topic_matches_sub(wanted->filter, topic, &matches) == MOSQ_ERR_SUCCESS && matches)
             return false;
-        unwanted = true;
     }
-    return unwanted;
+    return true;
 }
 
 void subscriber_stop(struct subscriber *subscriber) {
@@ -236,6 +256,7 @@ void subscriber_stop(struct subscriber *subscriber) {
 }
 
 void subscriber_free(struct subscriber *subscriber) {
+    clear_session(subscriber, false);
     free(subscriber->requests);
     free(subscriber);
 }

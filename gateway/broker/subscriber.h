@@ -16,6 +16,12 @@ struct subscriber;
 enum subscriber_again { SUBSCRIBER_NEVER, SUBSCRIBER_SOON, SUBSCRIBER_SLOWLY };
 #define SUBSCRIBER_SLOW 30000 // milliseconds
 
+// What the broker has said of a new connection.
+struct subscriber_session {
+    bool wildcards; // it takes any; otherwise it may end the connection at one
+    bool resumed;   // it has kept the session, with the filters of the connection before
+};
+
 struct subscriber_handlers {
     // Each time the broker has granted a subscription, or refused it (reason: 0x80 and above). said: it was refused before without having been granted since.
     void (*answered)(void *context, const struct mqtt_subscription *subscription, int reason,
@@ -29,9 +35,10 @@ struct subscriber_handlers {
 struct subscriber *subscriber_new(uv_loop_t *loop, const struct mqtt_subscription *subscriptions,
                                   size_t count, const struct subscriber_handlers *handlers);
 
-// On a new connection: asks for all. version is that of MQTT. A broker that takes no wildcards may end the
-// connection at one: then only for those without.
-void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version, bool wildcards);
+// On a new connection: asks for all that the broker takes, and takes what was asked for a while out of a session that it
+// has kept. version is that of MQTT.
+void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, int version,
+                      const struct subscriber_session *session);
 // The connection is gone.
 void subscriber_end(struct subscriber *subscriber);
 // The broker has answered the request mid.
@@ -46,8 +53,8 @@ bool subscriber_has(const struct subscriber *subscriber, const char *filter);
 void subscriber_add(struct subscriber *subscriber, const char *filter);
 void subscriber_remove(struct subscriber *subscriber, const char *filter);
 
-// Whether a message that the broker retained comes for a subscription that wants none (3.1.1 has no such
-// option) and for no other.
+// Whether a message that the broker retained comes although no subscription wants what is retained: 3.1.1 cannot say
+// that it is not wanted.
 bool subscriber_ignores(const struct subscriber *subscriber, const char *topic, bool retain);
 
 // Closes the handles on the loop.

@@ -4,8 +4,11 @@
 #define WAIT_MIN 200   // milliseconds
 #define WAIT_MAX 60000 // the same
 #define QUICK_MAX                                                                                            \
-    1000        // milliseconds: a broker that closes at a message does so within the way there and back
-#define RATIO 8 // how much longer a connection must have lived before than after
+    1000 // milliseconds: a broker that closes at a message does so within the way there and back
+#define RATIO         8   // how much longer a connection must have lived before than after
+#define CLEAR         250 // milliseconds: a broker that closes later may have done so for another reason
+#define CLEAR_STRIKES 3
+#define MURKY_STRIKES 5
 
 unsigned strikes_wait(const struct strikes *strikes) {
     unsigned wait = strikes->quick * RATIO > WAIT_MIN ? strikes->quick * RATIO : WAIT_MIN;
@@ -14,17 +17,31 @@ unsigned strikes_wait(const struct strikes *strikes) {
     return strikes->count == 0 ? 0 : wait < WAIT_MAX ? wait : WAIT_MAX;
 }
 
+static unsigned strikes_needed(const struct strikes *strikes) {
+    return strikes->murky ? MURKY_STRIKES : CLEAR_STRIKES;
+}
+
+bool strikes_accuse(const struct strikes *strikes) {
+    return strikes->count + 1 >= strikes_needed(strikes);
+}
+
+bool strikes_convict(const struct strikes *strikes) {
+    return strikes->count >= strikes_needed(strikes);
+}
+
 // The first is a guess, which tells how long the next connection must live.
-void strikes_note(struct strikes *strikes, uint64_t before, uint64_t after) {
+void strikes_note(struct strikes *strikes, enum mqtt_end end, uint64_t before, uint64_t after) {
+    bool clear = end == MQTT_ENDED_BY_BROKER && after <= CLEAR;
     struct strikes next = *strikes;
     if (after > next.quick)
         next.quick = after < QUICK_MAX ? (unsigned)after : QUICK_MAX;
     if (after > QUICK_MAX)
         *strikes = (struct strikes){.count = 0};
     else if (strikes->count > 0 && before < strikes_wait(&next))
-        *strikes = (struct strikes){.count = 1, .quick = next.quick};
+        *strikes = (struct strikes){.count = 1, .quick = next.quick, .murky = !clear};
     else
-        *strikes = (struct strikes){.count = next.count + 1, .quick = next.quick};
+        *strikes =
+            (struct strikes){.count = next.count + 1, .quick = next.quick, .murky = next.murky || !clear};
 }
 
 bool suspects_include(const struct suspects *suspects, uint64_t number) {

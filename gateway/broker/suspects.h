@@ -14,27 +14,35 @@
 //  - Others. When a message has its strikes, others go out in its place. Only when one of them was taken, and
 //    the connection then breaks on the message once more, is the message to blame. Where everything breaks
 //    everything waits.
+//
+// How many strikes it takes depends on how clear they are. When each time the broker closed the connection in
+// good order and soon, the third is the last. When one was a reset, a timeout or late, it may have been the
+// network, and the fifth is.
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SUSPECTS_CLEARED 8 // messages in a row that must be answered before a portion grows
+#include "gateway/broker/mqtt.h"
 
-#define STRIKES_ACCUSED 4 // strikes after which others go out in place of the message
-#define STRIKES_GUILTY  5 // after which it is to blame, if others were taken meanwhile
+#define SUSPECTS_CLEARED 8 // messages in a row that must be answered before a portion grows
 
 // Connections that broke soon after a message was written to them. All zero: none.
 struct strikes {
     unsigned count;
     unsigned quick; // milliseconds: the longest of them lived so long after it was written
+    bool murky;     // one of them may have been the network
 };
+
+// Whether others go out in place of the message; and whether it is to blame, if others were taken meanwhile.
+bool strikes_accuse(const struct strikes *strikes);
+bool strikes_convict(const struct strikes *strikes);
 
 // Milliseconds that a connection must have lived before the message is written to it.
 unsigned strikes_wait(const struct strikes *strikes);
 // The connection broke with the message under way: it had lived for before milliseconds when the message was
 // written, and for after milliseconds from then on.
-void strikes_note(struct strikes *strikes, uint64_t before, uint64_t after);
+void strikes_note(struct strikes *strikes, enum mqtt_end end, uint64_t before, uint64_t after);
 
 struct suspects {
     uint64_t through; // number of the last suspect; 0: nobody is suspected

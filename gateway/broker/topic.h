@@ -11,11 +11,13 @@
 #define TOPIC_COMMAND "command/gw/"
 #define TOPIC_STATE   "state/gw/"
 #define TOPIC_LOG     "log/gw/"
+#define TOPIC_REQUEST "request/gw/"
 
 // What it belongs to; an id follows.
 #define TOPIC_DEVICES   "devices/"
 #define TOPIC_CHANNELS  "channels/"
 #define TOPIC_INSTANCES "instances/"
+#define TOPIC_CAPTURES  "captures/" // nothing: what becomes of them
 
 // Which part of it.
 #define TOPIC_CONNECTED    "/connected"
@@ -26,6 +28,7 @@
 #define TOPIC_QUEUE        "/commands-queue/"
 #define TOPIC_CONNECTIONS  "/connections/"
 #define TOPIC_ERROR        "/error"
+#define TOPIC_CAPTURE      "capture"     // behind TOPIC_REQUEST
 #define TOPIC_SYNC         "/sync"       // of our own instance: the question of the roll call
 #define TOPIC_MARK         "/mark"       // the same: behind a question for telemetry
 #define TOPIC_MARKER       "/queue"      // the same: up to which command the broker has the entries

@@ -13,6 +13,7 @@
 #include "gateway/channels/message_stamp.h"
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
+#include "gateway/channels/tap.h"
 
 #define QUOTE_MAX     160  // of bytes in a log line
 #define BEGINNING_MAX 1024 // bytes that are looked at to guess a protocol
@@ -22,11 +23,11 @@
 static void on_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
     struct peer *peer = context;
     // A device that was turned away is told so, if its protocol can.
-    if (peer->close_code != CLOSE_NONE && peer->close_code != CLOSE_REJECTED)
+    if (peer->close_code != CLOSE_NONE || (peer->refusal != CLOSE_NONE && when != CODEC_NOW))
         return;
     switch (when) {
     case CODEC_NOW:
-        peer->transport->send(peer, bytes, length);
+        peer_send_now(peer, bytes, length);
         break;
     case CODEC_WHEN_SAFE:
         peer_send_when_safe(peer, bytes, length);
@@ -39,21 +40,28 @@ static void on_reply(void *context, const uint8_t *bytes, size_t length, enum co
 
 // --- who it is ---
 
-// Warns of a fault that is not one of bytes, and publishes it.
-static void report(const struct peer *peer, const char *kind, const char *verdict, const char *text) {
+void conversation_report(const struct peer *peer, const char *kind, const char *verdict, const char *text) {
     struct event_error error = {.code = EVENT_CHANNEL_ERROR, .text = text, .verdict = verdict};
     if (peer_warn(peer, kind, &error.suppressed, "%s", text))
         event_error(peer, &error);
 }
 
+static void forget_turned_away(struct peer *peer) {
+    free(peer->turned_away);
+    peer->turned_away = NULL;
+    peer->refusal = CLOSE_NONE;
+}
+
+// It costs what this device says. The others that have spoken here, as behind a relay, stay.
 static enum codec_identity turn_away(struct peer *peer, const char *ident, const char *why,
                                      enum close_code code) {
     char text[160];
     snprintf(text, sizeof text, "device %s %s", ident, why);
-    free(peer->turned_away);
+    session_silence(peer);
+    forget_turned_away(peer);
     peer->turned_away = must_have(strdup(ident));
-    report(peer, "rejected", "REJECTED", text);
-    peer->close_code = code;
+    peer->refusal = code;
+    conversation_report(peer, "rejected", "REJECTED", text);
     return CODEC_REFUSED;
 }
 
@@ -62,9 +70,25 @@ static enum codec_identity refuse_ident(struct peer *peer) {
     snprintf(text, sizeof text,
              "not a valid ident: expected 1 to %d letters, digits, dots, dashes, underscores",
              CODEC_IDENT_MAX);
-    report(peer, "ident", "BAD_VALUE", text);
-    peer->close_code = CLOSE_VIOLATION;
+    session_silence(peer);
+    forget_turned_away(peer);
+    peer->refusal = CLOSE_VIOLATION;
+    conversation_report(peer, "ident", "BAD_VALUE", text);
     return CODEC_REFUSED;
+}
+
+// A device that changes its address all the time must not fill the log: of such an arrival neither the beginning nor
+// the end is told. An address over UDP counts as a connection once it has said who it is.
+static void tell_identified(struct peer *peer) {
+    bool may = peer_may_tell_of(peer, "identified", peer->ident);
+    if (may && !peer->told && peer->transport->is_udp)
+        event_accepted(peer, 0);
+    peer->told = peer->told || may;
+    if (!may)
+        return;
+    event_identified(peer);
+    log_about(peer->ident, LOG_INFO, "channel %s, %s, device %s: identified", peer->channel->name,
+              peer->address, peer->ident);
 }
 
 static enum codec_identity on_identify(void *context, const char *ident) {
@@ -79,18 +103,15 @@ static enum codec_identity on_identify(void *context, const char *ident) {
     if (!device.allowed)
         return turn_away(peer, ident, "is not in the registry and unknown devices are rejected",
                          CLOSE_REJECTED);
-    if (peer->transport->is_udp && peer->places == NULL)
-        event_accepted(peer, 0); // an address counts as a connection once it has said who it is
-    switch (session_attach(peer, ident, &device)) {
-    case SESSION_NEW_HERE:
-        event_identified(peer);
-        peer_log(peer, "identified");
-        break;
-    case SESSION_WAS_HERE:
-        break;
-    case SESSION_KEPT_ELSEWHERE:
+    enum session_arrival arrival = session_attach(peer, ident, &device);
+    if (arrival == SESSION_KEPT_ELSEWHERE)
         return turn_away(peer, ident, "has a connection, which stays (limits.takeover)", CLOSE_SAME_IDENT);
-    }
+    if (arrival == SESSION_TAKEN_TOO_OFTEN)
+        return turn_away(peer, ident, "has a connection, which stays: others took over all the time",
+                         CLOSE_SAME_IDENT);
+    forget_turned_away(peer);
+    if (arrival == SESSION_NEW_HERE)
+        tell_identified(peer);
     session_note_heard(peer);
     return CODEC_ACCEPTED;
 }
@@ -188,7 +209,7 @@ static void report_unidentified(const struct peer *peer, const struct codec_answ
     char text[160];
     snprintf(text, sizeof text, "NOT_IDENTIFIED: an answer to '%s' from a device that has not said who it is",
              answer->key);
-    report(peer, "not identified", codec_verdict_name(CODEC_NOT_IDENTIFIED), text);
+    conversation_report(peer, "not identified", codec_verdict_name(CODEC_NOT_IDENTIFIED), text);
 }
 
 static void tell_answered(struct peer *peer, const struct codec_answer *answer) {
@@ -254,17 +275,19 @@ static void remember_beginning(struct peer *peer, const uint8_t *bytes, size_t l
 static void forget_beginning(struct peer *peer) {
     free(peer->beginning);
     peer->beginning = NULL;
-    peer->beginning_length = 0;
+    peer->beginning_length = peer->guessed_length = 0;
 }
 
 // Says once what a device speaks that its channel does not understand.
 static void tell_foreign(struct peer *peer) {
     char text[GUESS_TEXT_MAX];
-    if (peer->places != NULL || peer->foreign || peer->beginning == NULL ||
-        !guess_protocol(peer, peer->beginning, peer->beginning_length, text))
+    if (peer->places != NULL || peer->foreign || peer->beginning_length == peer->guessed_length)
+        return; // and once all of the beginning is there, that was the last time
+    peer->guessed_length = peer->beginning_length;
+    if (!guess_protocol(peer, peer->beginning, peer->beginning_length, text))
         return;
     peer->foreign = true;
-    report(peer, "foreign", "OTHER_PROTOCOL", text);
+    conversation_report(peer, "foreign", "OTHER_PROTOCOL", text);
 }
 
 static const struct stream_sink sink = {
@@ -274,9 +297,15 @@ static const struct stream_sink sink = {
     .answer = on_answer,
     .fault = on_fault,
     .goodbye = on_goodbye,
+    .goes_on = true,
 };
 
 // --- beginning, taking, ending ---
+
+void conversation_move(struct peer *peer, const struct sockaddr *address) {
+    memcpy(peer->ip, address_key_of(address).ip, sizeof peer->ip);
+    address_write(address, peer->address);
+}
 
 void conversation_begin(struct peer *peer, struct channel_parts *parts, const struct config_channel *channel,
                         struct stream_counters *counters, const struct peer_transport *transport,
@@ -286,8 +315,7 @@ void conversation_begin(struct peer *peer, struct channel_parts *parts, const st
     peer->transport = transport;
     peer->opened = peer->last_heard = uv_now(parts->loop);
     peer->serial = ++parts->last_serial;
-    memcpy(peer->ip, address_key_of(address).ip, sizeof peer->ip);
-    address_write(address, peer->address);
+    conversation_move(peer, address);
     stream_init(&peer->stream, channel->codec, &sink, peer, counters);
     peer->stream.setting.transport = transport->is_udp ? CODEC_UDP : CODEC_TCP;
     peer->stream.setting.options = channel->options;
@@ -295,6 +323,7 @@ void conversation_begin(struct peer *peer, struct channel_parts *parts, const st
 
 void conversation_end(struct peer *peer) {
     forget_beginning(peer);
+    tap_forget(peer);
     peer_drop_replies(peer);
     session_detach(peer);
     stream_free(&peer->stream);
@@ -320,30 +349,35 @@ static enum close_code code_of(enum stream_state state) {
 }
 
 // A datagram that could not be read to its end is not acknowledged.
-static void settle_replies(struct peer *peer) {
+static void settle_replies(struct peer *peer, size_t taken) {
     bool broken = peer->close_code == CLOSE_PARSE_ERROR || peer->close_code == CLOSE_NOT_THIS_PROTOCOL;
     if (peer->transport->is_udp && broken)
         peer_drop_unsettled(peer);
     else
-        peer_settle_replies(peer);
+        peer_settle_replies(peer, taken);
 }
 
 enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_t length,
                                   enum codec_follow follow) {
     peer->received += length;
+    peer->datagrams += peer->transport->is_udp;
     if (length > 0)
         peer->last_heard = uv_now(peer->parts->loop);
     peer->stream.setting.now = clock_now();
     uint64_t faults = peer->stream.faults;
     remember_beginning(peer, bytes, length);
+    tap_received(peer, bytes, length);
     enum stream_state state = stream_feed(&peer->stream, bytes, length, follow);
+    tap_taken(peer);
     if (peer->stream.faults != faults)
         tell_foreign(peer);
     if (peer->places != NULL || peer->foreign)
         forget_beginning(peer);
     if (peer->close_code == CLOSE_NONE)
         peer->close_code = code_of(state);
-    settle_replies(peer);
+    if (peer->close_code == CLOSE_NONE && peer->places == NULL)
+        peer->close_code = peer->refusal;
+    settle_replies(peer, length);
     // A new connection begins without the codec's belief that it has passed on what the broker refused.
     if (peer->close_code == CLOSE_NONE && peer->refused && !peer->transport->is_udp)
         peer->close_code = CLOSE_LIMIT;

@@ -9,6 +9,13 @@ void conversation_begin(struct peer *peer, struct channel_parts *parts, const st
                         struct stream_counters *counters, const struct peer_transport *transport,
                         const struct sockaddr *address);
 
+// The same peer, at another address: a balancer has said where it is.
+void conversation_move(struct peer *peer, const struct sockaddr *address);
+
+// Warns of a fault of the peer that is not one of its bytes, and publishes it, within the limits of peer_warn(); kind
+// is as there, verdict a word for programs.
+void conversation_report(const struct peer *peer, const char *kind, const char *verdict, const char *text);
+
 // Leaves the session and frees what the peer holds, but not the peer.
 void conversation_end(struct peer *peer);
 

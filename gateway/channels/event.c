@@ -76,6 +76,19 @@ struct said event_presence(const struct peer *peer, const char *ident, const str
     return said;
 }
 
+void event_takeover(const struct peer *peer, const char *ident, const struct device *device,
+                    const char *other) {
+    if (!device->known)
+        return;
+    json_t *entry = make_entry(peer, EVENT_TAKEOVER);
+    json_object_set_new(entry, "ident", json_string(ident));
+    json_object_set_new(entry, "device_id", json_integer((json_int_t)device->id));
+    json_object_set_new(entry, "from", json_string(other));
+    bus_publish(peer->parts->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%lld/takeover",
+                (long long)device->id);
+    json_decref(entry);
+}
+
 static json_t *packet_of(const uint8_t *bytes, size_t length) {
     char text[2 * PACKET_MAX + 1];
     return json_string(hex_write(bytes, length < PACKET_MAX ? length : PACKET_MAX, text));

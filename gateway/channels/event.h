@@ -18,6 +18,7 @@ enum event_code {
     EVENT_DISCONNECTED = 301,
     EVENT_DEVICE_ERROR = 304,   // the same from a device that has said who it is
     EVENT_VALUES_REMOVED = 305, // an impossible value was dropped
+    EVENT_TAKEOVER = 399,       // not flespi's: another address says the ident of a device that is here
 };
 
 // log/gw/channels/{id}/connections/{conn_id}/…
@@ -36,6 +37,10 @@ struct said {
 // now. ident and device say who; peer is where. Nothing is published for a device without an identity.
 struct said event_presence(const struct peer *peer, const char *ident, const struct device *device,
                            bool connected);
+
+// log/gw/devices/{id}/takeover: peer says the ident of a device that is at the other address, and alive.
+void event_takeover(const struct peer *peer, const char *ident, const struct device *device,
+                    const char *other);
 
 struct event_error {
     enum event_code code;

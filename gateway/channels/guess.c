@@ -14,40 +14,38 @@ struct trial {
     bool identified, failed;
 };
 
-static enum codec_identity on_identify(void *context, const char *ident) {
+static enum codec_identity note_ident(void *context, const char *ident) {
     struct trial *trial = context;
     trial->identified = !trial->failed;
     return CODEC_REFUSED; // nothing more of it is read
 }
 
-static void on_fault(void *context, const struct stream_fault *fault) {
+static void note_fault(void *context, const struct stream_fault *fault) {
     struct trial *trial = context;
     trial->failed = true;
 }
 
-static void on_message(void *context, struct message *message) {
+static void ignore_message(void *context, struct message *message) {
 }
 
-static void on_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
+static void ignore_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
 }
 
-static void on_answer(void *context, const struct codec_answer *answer) {
+static void ignore_answer(void *context, const struct codec_answer *answer) {
 }
 
-static const struct stream_sink sink = {
-    .identify = on_identify,
-    .message = on_message,
-    .reply = on_reply,
-    .answer = on_answer,
-    .fault = on_fault,
-};
+static const struct stream_sink trial_sink = {.identify = note_ident,
+                                              .message = ignore_message,
+                                              .reply = ignore_reply,
+                                              .answer = ignore_answer,
+                                              .fault = note_fault};
 
 // The first thing in the bytes is a frame of the codec that says which device it is from.
 static bool knows(const struct codec *codec, const uint8_t *bytes, size_t length) {
     struct stream_counters counters = {0};
     struct trial trial = {0};
     struct stream stream;
-    stream_init(&stream, codec, &sink, &trial, &counters);
+    stream_init(&stream, codec, &trial_sink, &trial, &counters);
     stream_feed(&stream, bytes, length, CODEC_END);
     stream_free(&stream);
     return trial.identified;

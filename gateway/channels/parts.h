@@ -14,6 +14,7 @@
 #include "gateway/config/config.h"
 #include "gateway/config/registry.h"
 
+struct captures;
 struct session_table;
 
 // Where a channel listens, as "ip:port"; an empty text where it does not.
@@ -28,6 +29,7 @@ struct channel_parts {
     struct outbox *outbox;
     const struct bus *bus;
     struct gate *gate;
+    struct captures *captures;
     struct session_table *sessions;
     struct channel_place *places; // one for each of config->channels
     const struct channel_observer *observer;
@@ -35,4 +37,6 @@ struct channel_parts {
     struct limiter datagram_limiter; // of datagrams from one address
     uint64_t last_serial;            // of a peer
     uint64_t last_place;             // serial number of a device's place at a peer
+    size_t place_count;              // of devices, at all peers
+    size_t reply_count;              // that wait until messages are safe, of all peers
 };

@@ -9,10 +9,14 @@
 #include "gateway/channels/parts.h"
 #include "gateway/channels/stream.h"
 
+#define PEER_REPLIES_MAX     1000   // of a peer that wait, beyond which one without a message is left out
+#define PEER_REPLIES_ALL_MAX 100000 // and of all peers
+
 struct peer;
 struct pending_reply;
 struct place;
 struct session;
+struct tap_held;
 
 struct peer_transport {
     bool is_udp;
@@ -35,8 +39,12 @@ struct peer {
     const struct device *device; // the same
     uint8_t *beginning;          // what it said before it said who it is, or NULL
     size_t beginning_length;     // of that
+    size_t guessed_length;       // of that, when it was last looked at for another protocol
     bool foreign;                // it looked like another protocol
-    char *turned_away;           // the ident that is not allowed here, or NULL
+    char *turned_away;           // the ident that is not allowed here and spoke last, or NULL
+    enum close_code refusal;     // why that is; the code to close it with when nobody else has spoken
+    bool told;                   // that it began, so that its end is told too
+    struct tap_held *held;       // what it said and heard, for a capture that may want it; or NULL
     uint64_t serial;             // no other peer has it
     enum close_code close_code;  // set while bytes are taken: close when that is done
     const char *loss;            // what the system said when the connection was lost, a constant; or NULL
@@ -48,20 +56,27 @@ struct peer {
     uint64_t last_number;        // of the last message
     bool refused; // the broker did not take a message: what it says again is not to be acknowledged
     struct pending_reply *replies;      // that wait until messages are safe
+    size_t reply_count;                 // of these
     size_t unsettled;                   // of those: the last ones, which do not wait yet
     struct pending_reply *latest_reply; // of these, the one put out last; NULL: it was left out
+    uint64_t datagrams;                 // over UDP, taken from it
 };
 
 // Sends bytes once the messages since the last reply are safe; over UDP all messages of the datagram. Nothing
-// goes out before peer_settle_replies().
+// goes out before peer_settle_replies(). A reply without a message of its own is left out when too many wait: the
+// device says it again.
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length);
 
 // Sends these bytes instead of the last ones of peer_send_when_safe() when the broker refuses one of those
 // messages for good. Without them nothing is sent then, and the peer is marked as refused.
 void peer_send_when_refused(struct peer *peer, const uint8_t *bytes, size_t length);
 
-// Lets the replies wait: the bytes at hand have all been taken.
-void peer_settle_replies(struct peer *peer);
+// Sends bytes at once; over UDP in one datagram with the other replies to the one at hand.
+void peer_send_now(struct peer *peer, const uint8_t *bytes, size_t length);
+
+// Lets the replies wait: the bytes at hand, so many, have all been taken. Whoever forges his address over UDP must not
+// make us send more than he does: to one datagram goes one, with as many replies as are not longer than it.
+void peer_settle_replies(struct peer *peer, size_t taken);
 
 // Drops the replies that are not settled: the datagram at hand is not to be acknowledged.
 void peer_drop_unsettled(struct peer *peer);
@@ -75,6 +90,9 @@ __attribute__((format(printf, 2, 3))) void peer_log(const struct peer *peer, con
 // Whether something of one kind (a constant) may be reported about the peer: each address has a limit per
 // second, and the rest is counted. If so, *suppressed is how many were left out before.
 bool peer_may_tell(const struct peer *peer, const char *kind, unsigned *suppressed);
+
+// The same for a device: of its arrivals, from whatever address.
+bool peer_may_tell_of(const struct peer *peer, const char *kind, const char *ident);
 
 // Warns of a fault of the peer in the same way, if it may be reported. Returns false when it was only
 // counted; otherwise *suppressed (or NULL) is how many were before.

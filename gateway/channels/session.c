@@ -6,11 +6,14 @@
 #include <utlist.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
-#define STALE_TIME  60000000 // microseconds
-#define SETTLE_TIME 2000000  // microseconds to wait for our own log entry, which may be behind many messages
+#define ALIVE         60000    // milliseconds for which a connection that was heard counts as alive
+#define TAKEOVERS_MAX 10       // of live connections of one device in that time
+#define STALE_TIME    60000000 // microseconds
+#define SETTLE_TIME   2000000 // microseconds to wait for our own log entry, which may be behind many messages
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
@@ -69,6 +72,12 @@ static struct place **place_of(struct session *session, const struct peer *peer)
     return peer->transport->is_udp ? &session->udp : &session->tcp;
 }
 
+void session_silence(struct peer *peer) {
+    peer->session = NULL;
+    peer->ident = NULL;
+    peer->device = NULL;
+}
+
 static void speak(struct place *place) {
     struct peer *peer = place->peer;
     peer->session = place->session;
@@ -84,12 +93,15 @@ static void enter(struct session *session, struct peer *peer) {
     *place_of(session, peer) = place;
     DL_APPEND(peer->places, place);
     peer->place_count++;
+    peer->parts->place_count++;
     speak(place);
 }
 
 static void end(struct session *session, const struct peer *peer) {
     struct session_table *table = peer->parts->sessions;
     leave(session, peer);
+    if (table->reloads == session)
+        table->reloads = session->by_ident.next;
     HASH_DELETE(by_ident, table->by_ident, session);
     leave_id(table, session);
     free(session);
@@ -104,16 +116,14 @@ static void forget_device(struct peer *peer, const char *ident) {
 static void end_place(struct place *place) {
     struct session *session = place->session;
     struct peer *peer = place->peer;
-    if (peer->session == session) {
-        peer->session = NULL;
-        peer->ident = NULL;
-        peer->device = NULL;
-    }
+    if (peer->session == session)
+        session_silence(peer);
     if (*place_of(session, peer) == place)
         *place_of(session, peer) = NULL;
     forget_device(peer, session->ident);
     DL_DELETE(peer->places, place);
     peer->place_count--;
+    peer->parts->place_count--;
     free(place);
     if (session->tcp == NULL && session->udp == NULL)
         end(session, peer);
@@ -129,11 +139,57 @@ static void give_up(struct place *place, enum close_code code) {
 
 // The one that has not spoken for longest.
 static void bound_places(struct peer *peer) {
-    if (peer->place_count <= STREAM_DEVICES_MAX)
+    bool many = peer->place_count > STREAM_DEVICES_MAX;
+    if (!many && (peer->place_count < 2 || peer->parts->place_count <= PLACES_ALL_MAX))
         return;
-    peer_warn(peer, "idents", NULL, "speaks for more than %d devices: %s, heard longest ago, is disconnected",
-              STREAM_DEVICES_MAX, peer->places->session->ident);
+    peer_warn(peer, "idents", NULL,
+              "speaks for more than %d devices%s: %s, heard longest ago, is disconnected",
+              many ? STREAM_DEVICES_MAX : PLACES_ALL_MAX, many ? "" : ", with all other connections",
+              peer->places->session->ident);
     end_place(peer->places);
+}
+
+// --- two who say the same ident ---
+
+static bool is_alive(const struct place *place) {
+    return uv_now(place->peer->parts->loop) - place->peer->last_heard < ALIVE;
+}
+
+// A connection that has been silent for a while is most likely dead: its device is the one that connects again.
+static bool may_take_over(struct session *session, const struct place *old) {
+    uint64_t now = uv_now(old->peer->parts->loop);
+    if (!is_alive(old))
+        return true;
+    if (session->takeovers == 0 || now - session->takeovers_since > ALIVE) {
+        session->takeovers_since = now;
+        session->takeovers = 0;
+    }
+    return ++session->takeovers <= TAKEOVERS_MAX;
+}
+
+// Over UDP a device changes its address as its operator likes.
+static void tell_takeover(struct session *session, const struct place *old, const struct peer *peer) {
+    if (session->takeover_told || !is_alive(old) || memcmp(old->peer->ip, peer->ip, sizeof peer->ip) == 0)
+        return;
+    session->takeover_told = true;
+    event_takeover(peer, session->ident, &session->device, old->peer->address);
+    log_warning(
+        "channel %s, %s, device %s: takes over from %s, which was heard less than a minute ago: two devices "
+        "with one ident, or somebody else",
+        peer->channel->name, peer->address, session->ident, old->peer->address);
+}
+
+// What keeps a device at the connection that it has, or SESSION_NEW_HERE.
+static enum session_arrival judge_takeover(struct session *session, const struct place *old,
+                                           const struct peer *peer) {
+    if (peer->transport->is_udp) // an address is only where it was last heard from: there is nothing to keep
+        return SESSION_NEW_HERE;
+    if (peer->parts->config->limits.takeover == TAKEOVER_KEEP)
+        return SESSION_KEPT_ELSEWHERE;
+    if (!may_take_over(session, old))
+        return SESSION_TAKEN_TOO_OFTEN;
+    tell_takeover(session, old, peer);
+    return SESSION_NEW_HERE;
 }
 
 enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device) {
@@ -143,9 +199,9 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
         speak(old);
         return SESSION_WAS_HERE;
     }
-    // An address over UDP is only where a device was last heard from: there is nothing to keep.
-    if (old != NULL && !peer->transport->is_udp && peer->parts->config->limits.takeover == TAKEOVER_KEEP)
-        return SESSION_KEPT_ELSEWHERE;
+    enum session_arrival arrival = old != NULL ? judge_takeover(session, old, peer) : SESSION_NEW_HERE;
+    if (arrival != SESSION_NEW_HERE)
+        return arrival;
     session = find_or_make(peer->parts->sessions, ident, device);
     if (session->tcp == NULL && session->udp == NULL)
         arrive(session, peer);
@@ -264,19 +320,34 @@ static void take_identity(struct session_table *table, struct session *session, 
     arrive(session, peer);
 }
 
-void sessions_reload(struct channel_parts *parts) {
-    struct session_table *table = parts->sessions;
-    struct session *session, *next;
-    HASH_ITER(by_ident, table->by_ident, session, next) {
-        struct device device = registry_device(parts->registry, session->ident);
-        if (!device.allowed)
-            close_all(session, CLOSE_REJECTED);
-        else if (device.known == session->device.known && device.id == session->device.id)
-            session->device = device;
-        else
-            take_identity(table, session, &device);
-    }
-    HASH_ITER(by_ident, table->by_ident, session, next) {
-        parts->observer->talks(parts->observer->context, session);
-    }
+void session_reload(struct session *session) {
+    struct channel_parts *parts = session_any_peer(session)->parts;
+    struct device device = registry_device(parts->registry, session->ident);
+    if (!device.allowed)
+        close_all(session, CLOSE_REJECTED);
+    else if (device.known == session->device.known && device.id == session->device.id)
+        session->device = device;
+    else
+        take_identity(parts->sessions, session, &device);
+}
+
+void sessions_reload_begin(struct session_table *table) {
+    table->reloads = table->by_ident;
+}
+
+// What waits for it may go out: perhaps its id is another one now.
+static void reload_next(struct session_table *table) {
+    struct session *session = table->reloads;
+    const struct channel_parts *parts = session_any_peer(session)->parts;
+    session_reload(session);
+    if (table->reloads != session)
+        return; // it is gone
+    table->reloads = session->by_ident.next;
+    parts->observer->talks(parts->observer->context, session);
+}
+
+bool sessions_reload_some(struct session_table *table, size_t count) {
+    for (; table->reloads != NULL && count > 0; count--)
+        reload_next(table);
+    return table->reloads == NULL;
 }

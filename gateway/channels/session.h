@@ -7,6 +7,8 @@
 #include "gateway/channels/event.h"
 #include "gateway/channels/peer.h"
 
+#define PLACES_ALL_MAX 200000 // devices at peers of several, beyond which each peer keeps the one that speaks
+
 // A device at a peer. A peer has several when it speaks for several devices, as a relay does.
 struct place {
     struct peer *peer;
@@ -19,27 +21,40 @@ struct place {
 struct session {
     char ident[CODEC_IDENT_MAX + 1];
     struct device device;
-    struct place *tcp; // its connection, or NULL
-    struct place *udp; // where it was last heard from over UDP, or NULL
-    int64_t since;     // it has been here, by clock_ticks()
-    int64_t came;      // the same by the wall clock: microseconds since 1970
-    struct said said;  // the log entry that says so
-    bool elsewhere;    // it has gone to another gateway
-    bool settled;      // said has come back: what other gateways said before it has been heard
+    struct place *tcp;        // its connection, or NULL
+    struct place *udp;        // where it was last heard from over UDP, or NULL
+    int64_t since;            // it has been here, by clock_ticks()
+    int64_t came;             // the same by the wall clock: microseconds since 1970
+    struct said said;         // the log entry that says so
+    bool elsewhere;           // it has gone to another gateway
+    bool settled;             // said has come back: what other gateways said before it has been heard
+    uint64_t takeovers_since; // by uv_now(): of its live connections by others, since then
+    unsigned takeovers;       // so many
+    bool takeover_told;
     UT_hash_handle by_ident, by_id;
 };
 
 struct session_table {
     struct session *by_ident;
     struct session *by_id;
+    struct session *reloads; // the next one of those that are still to be given what the registry says
 };
 
-enum session_arrival { SESSION_WAS_HERE, SESSION_NEW_HERE, SESSION_KEPT_ELSEWHERE };
+enum session_arrival {
+    SESSION_WAS_HERE,
+    SESSION_NEW_HERE,
+    SESSION_KEPT_ELSEWHERE,
+    SESSION_TAKEN_TOO_OFTEN, // within a minute, from connections that are alive
+};
 
 // The device of that ident speaks at peer: peer->session, ident and device are set. One that was at another
-// peer is there no longer; a connection that spoke for it alone is closed (code 12). But with limits.takeover
-// "keep" it stays at the connection that it has, and nothing is changed.
+// peer is there no longer; a connection that spoke for it alone is closed (code 12). When that was alive, at another
+// address, it is told, once a session. But with limits.takeover "keep", and when two take over from each other all the
+// time, it stays at the connection that it has, and nothing is changed.
 enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device);
+
+// Nobody is known to speak at peer until the next session_attach(): a device is turned away there.
+void session_silence(struct peer *peer);
 
 // Takes peer out of all its sessions; a session without peers ends.
 void session_detach(struct peer *peer);
@@ -64,9 +79,13 @@ void session_heard(const struct channel_parts *parts, int64_t device_id, const c
 // has sent.
 bool session_is_settled(const struct channel_parts *parts, const struct session *session);
 
-// Gives all devices that are here what the registry now says about them; closes those that it no longer
-// allows (code 13), unless they spoke for others too.
-void sessions_reload(struct channel_parts *parts);
+// Gives a device that is here what the registry now says about it; closes it (code 13) when that no longer allows it,
+// unless it spoke for others too.
+void session_reload(struct session *session);
+// The same for all that are here, so many at a time; a session ends meanwhile as at any other time. Returns whether all
+// have it.
+void sessions_reload_begin(struct session_table *table);
+bool sessions_reload_some(struct session_table *table, size_t count);
 
 // NULL when the device is not here. Only devices with an identity are found by an id.
 struct session *session_by_ident(const struct session_table *table, const char *ident);

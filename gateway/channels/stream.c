@@ -8,6 +8,8 @@
 
 #include "gateway/base/memory.h"
 
+#define REJECTED_MAX 65536 // bytes of frames that make no sense, before anybody has said who it is
+
 // What the codec remembers of one device, or of all where frames do not say whose they are.
 struct stream_session {
     struct stream_session *prev, *next; // the one whose frame came last at the end
@@ -42,8 +44,9 @@ static void count_answer(void *context, const struct codec_answer *answer) {
 static enum codec_identity pass_ident(void *context, const char *ident) {
     struct stream *stream = context;
     size_t length = strlen(ident);
-    stream->refused = stream->refused || length > CODEC_IDENT_MAX ||
-                      stream->sink->identify(stream->context, ident) == CODEC_REFUSED;
+    bool ended = stream->refused && !stream->sink->goes_on;
+    stream->refused =
+        ended || length > CODEC_IDENT_MAX || stream->sink->identify(stream->context, ident) == CODEC_REFUSED;
     if (stream->refused)
         return CODEC_REFUSED;
     memcpy(stream->ident, ident, length + 1);
@@ -69,6 +72,7 @@ static struct stream_session *find_session(const struct stream *stream, const ch
 static void drop_session(struct stream *stream, struct stream_session *session) {
     DL_DELETE(stream->sessions, session);
     stream->session_count--;
+    stream->counters->sessions--;
     free(session);
 }
 
@@ -79,12 +83,14 @@ static struct stream_session *find_or_make_session(struct stream *stream, const 
     session = must_have(calloc(1, sizeof *session + stream->codec->session_size));
     strcpy(session->ident, ident);
     DL_APPEND(stream->sessions, session);
-    if (++stream->session_count > STREAM_DEVICES_MAX)
+    stream->counters->sessions++;
+    if (++stream->session_count > STREAM_DEVICES_MAX ||
+        (stream->session_count > 1 && stream->counters->sessions > STREAM_DEVICES_ALL_MAX))
         drop_session(stream, stream->sessions);
     return session;
 }
 
-static void *session_of_frame(struct stream *stream, const uint8_t *frame, size_t length) {
+static struct stream_session *session_of_frame(struct stream *stream, const uint8_t *frame, size_t length) {
     const struct codec *codec = stream->codec;
     char ident[CODEC_IDENT_MAX + 1];
     bool known = codec->sender != NULL && codec->sender(frame, length, ident);
@@ -94,7 +100,7 @@ static void *session_of_frame(struct stream *stream, const uint8_t *frame, size_
     session->forgotten = false;
     DL_DELETE(stream->sessions, session);
     DL_APPEND(stream->sessions, session);
-    return session->memory;
+    return session;
 }
 
 static const char *name_of_session(const struct stream *stream, const char *ident) {
@@ -162,7 +168,8 @@ static void put_fault(struct stream *stream, size_t at, const char *verdict, con
                                                                 .verdict = verdict,
                                                                 .reason = reason,
                                                                 .bytes = bytes,
-                                                                .length = length});
+                                                                .length = length,
+                                                                .at = at});
 }
 
 // The device that spoke takes its leave.
@@ -170,6 +177,20 @@ static enum stream_state take_goodbye(struct stream *stream) {
     const struct stream_sink *sink = stream->sink;
     bool ends = sink->goodbye == NULL || sink->goodbye(stream->context, stream->ident);
     return ends ? STREAM_CLOSED_BY_DEVICE : STREAM_OPEN;
+}
+
+static void tell_frame(struct stream *stream, const uint8_t *frame, size_t length,
+                       enum codec_verdict verdict) {
+    stream->sink->frame(stream->context,
+                        &(struct stream_frame){
+                            .offset = stream->offset, .bytes = frame, .length = length, .verdict = verdict});
+}
+
+// What was not taken of a device is new when it is allowed later. Where the codec remembers all devices together, the
+// others keep what it remembers.
+static enum stream_state take_refusal(const struct stream *stream, struct stream_session *session) {
+    session->forgotten = session->forgotten || stream->codec->sender != NULL;
+    return stream->sink->goes_on ? STREAM_OPEN : STREAM_REFUSED;
 }
 
 static enum stream_state take_frame(struct stream *stream, const uint8_t *frame, size_t length) {
@@ -181,19 +202,27 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
         .reply = pass_reply,
         .answer = count_answer,
         .scratch = &scratch,
+        .explanation = stream->explanation,
     };
-    void *session = session_of_frame(stream, frame, length);
-    enum codec_verdict verdict = stream->codec->decode(session, frame, length, &out);
+    if (stream->explanation != NULL)
+        explain_reset(stream->explanation);
+    struct stream_session *session = session_of_frame(stream, frame, length);
+    enum codec_verdict verdict = stream->codec->decode(session->memory, frame, length, &out);
     stream->counters->verdicts[verdict]++;
     stream->junk_in_a_row = 0;
+    stream->rejected += verdict != CODEC_OK && stream->ident[0] == '\0' ? length : 0;
     stream->had_frame = true;
     stream->setting.frame += stream->setting.transport == CODEC_UDP;
+    if (stream->sink->frame != NULL)
+        tell_frame(stream, frame, length, verdict);
     if (verdict != CODEC_OK)
         put_fault(stream, out.reason_offset, codec_verdict_name(verdict), out.reason, frame, length);
     if (verdict == CODEC_VIOLATION)
         return STREAM_VIOLATION;
     if (stream->refused)
-        return STREAM_REFUSED;
+        return take_refusal(stream, session);
+    if (stream->rejected > REJECTED_MAX && stream->ident[0] == '\0')
+        return STREAM_BROKEN;
     return out.closes ? take_goodbye(stream) : STREAM_OPEN;
 }
 

@@ -10,6 +10,7 @@
 
 // Counts of what came through, for a channel; each only grows.
 struct stream_counters {
+    size_t sessions; // that codecs remember now, at all streams
     uint64_t bytes;
     uint64_t messages;
     uint64_t answers;
@@ -25,11 +26,20 @@ struct stream_fault {
     const char *reason;
     const uint8_t *bytes;
     size_t length;
+    size_t at; // where in bytes the fault is
+};
+
+// A frame that was decoded. offset is that of its first byte in the stream.
+struct stream_frame {
+    uint64_t offset;
+    const uint8_t *bytes;
+    size_t length;
+    enum codec_verdict verdict;
 };
 
 // Where the stream puts what it finds. The functions may not feed or free the stream.
 struct stream_sink {
-    // Refused: nothing more of the stream is taken, and only replies that go out at once still come.
+    // Refused: nothing is taken until another device is accepted, and only replies that go out at once still come.
     enum codec_identity (*identify)(void *context, const char *ident);
     void (*message)(void *context, struct message *message); // the receiver may add to it
     void (*reply)(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when);
@@ -37,6 +47,10 @@ struct stream_sink {
     void (*fault)(void *context, const struct stream_fault *fault);
     // The device of that ident says goodbye. False: others are here, and the stream goes on. NULL: it ends.
     bool (*goodbye)(void *context, const char *ident);
+    // A frame was decoded, and all that it gave was put out. NULL: nobody asks.
+    void (*frame)(void *context, const struct stream_frame *frame);
+    bool
+        goes_on; // with the next frame after one of a device that was refused; otherwise the stream ends there
 };
 
 enum stream_state {
@@ -48,7 +62,8 @@ enum stream_state {
     STREAM_REFUSED,           // the sink refused the device
 };
 
-#define STREAM_DEVICES_MAX 1000 // that the codec remembers at one stream
+#define STREAM_DEVICES_MAX     1000   // that the codec remembers at one stream
+#define STREAM_DEVICES_ALL_MAX 200000 // and at all of a channel, beyond which each stream keeps one
 
 struct stream_session;
 
@@ -62,18 +77,20 @@ struct stream {
     // counted here.
     struct codec_setting setting;
     char ident[CODEC_IDENT_MAX + 1]; // of the device that speaks; empty until it has said it
-    bool refused;
+    bool refused;                    // the device that speaks
     struct stream_counters *counters;
     uint64_t offset; // in the stream of the first byte that is kept
     uint8_t *kept;   // the beginning of a frame, or NULL
     size_t kept_length;
     size_t junk_in_a_row;
+    size_t rejected; // bytes of frames that were rejected before anybody had said who it is
     bool had_frame;
     uint64_t faults; // that were put into the sink
     // How the device writes, where a frame may end with a silence:
-    bool cuts;         // it has sent a frame in pieces
-    bool ended_early;  // the last frame ended because nothing followed it at the time
-    unsigned in_a_row; // frames that ended with a segment
+    bool cuts;                       // it has sent a frame in pieces
+    bool ended_early;                // the last frame ended because nothing followed it at the time
+    unsigned in_a_row;               // frames that ended with a segment
+    struct explanation *explanation; // of the frame at hand; NULL: nothing is explained
 };
 
 // All pointers stay the caller's.

@@ -11,7 +11,9 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/conversation.h"
 #include "gateway/channels/event.h"
+#include "gateway/channels/proxy.h"
 #include "gateway/channels/socket.h"
+#include "gateway/channels/tap.h"
 
 #define BACKLOG         4096
 #define RECEIVE_BUFFER  32768 // bytes that the system keeps of what a connection has sent and was not read
@@ -27,7 +29,9 @@ struct tcp_connection {
     struct tcp_connection *prev, *next;
     struct tcp_connection *prev_held, *next_held;
     struct gate_address *address;
-    bool told;        // that it began
+    bool header_due; // a balancer's, which says where the tracker is
+    uint8_t *header; // the beginning of it, or NULL
+    size_t header_length;
     bool quiet_asked; // the silence after the last bytes was told to the codec
     bool held;        // it has something to say, and is not read
     bool ended;       // the device sends no more
@@ -41,6 +45,7 @@ struct write {
 };
 
 static void set_timer(struct tcp_connection *connection);
+static bool admit(struct tcp_connection *connection);
 static void on_timer(uv_timer_t *timer);
 
 // --- closing ---
@@ -59,11 +64,11 @@ static bool is_fault(enum close_code code) {
 // Someone who connects again and again must not fill the log, or the outbox ahead of the messages of others:
 // a connection that never identifies itself is reported at its end only if it was at its beginning.
 static void tell_accepted(struct tcp_connection *connection) {
-    const struct peer *peer = &connection->peer;
+    struct peer *peer = &connection->peer;
     char note[LIMITER_NOTE_MAX];
     unsigned suppressed;
-    connection->told = peer_may_tell(peer, "accepted", &suppressed);
-    if (!connection->told)
+    peer->told = peer_may_tell(peer, "accepted", &suppressed);
+    if (!peer->told)
         return;
     peer_log(peer, "connection %llu accepted%s", (unsigned long long)peer->serial,
              limiter_note(suppressed, note));
@@ -80,7 +85,7 @@ static void tell_closed(const struct tcp_connection *connection, enum close_code
              (unsigned long long)(uv_now(peer->parts->loop) - peer->opened) / 1000,
              (unsigned long long)peer->received, (unsigned long long)peer->sent,
              (unsigned long long)peer->messages);
-    bool told = connection->told || peer->places != NULL;
+    bool told = peer->told;
     if (is_fault(code))
         told = peer_warn(peer, "closed", NULL, "%s", text);
     else if (told)
@@ -110,6 +115,7 @@ static void close_connection(struct peer *peer, enum close_code code) {
     connection->closing = true;
     tell_closed(connection, code);
     conversation_end(peer);
+    free(connection->header);
     leave_listener(connection);
     connection->handles = 2;
     uv_close((uv_handle_t *)&connection->tcp, on_handle_closed);
@@ -122,6 +128,17 @@ static void on_written(uv_write_t *request, int status) {
     free(request); // the reading side hears of a broken connection
 }
 
+// What the network does not take at once. False: nothing more is sent.
+static bool queue_rest(struct tcp_connection *connection, const uint8_t *bytes, size_t length) {
+    struct write *write = must_have(malloc(sizeof *write + length));
+    memcpy(write->bytes, bytes, length);
+    uv_buf_t buffer = uv_buf_init((char *)write->bytes, (unsigned)length);
+    bool queued = uv_write(&write->request, (uv_stream_t *)&connection->tcp, &buffer, 1, on_written) == 0;
+    if (!queued)
+        free(write);
+    return queued;
+}
+
 static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
     struct tcp_connection *connection = (struct tcp_connection *)peer;
     uv_buf_t buffer = uv_buf_init((char *)bytes, (unsigned)length);
@@ -131,19 +148,14 @@ static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
     if (connection->ended)
         set_timer(connection); // this may be what it still waited for
     int written = uv_try_write((uv_stream_t *)&connection->tcp, &buffer, 1);
-    if (written == (int)length)
-        return;
     size_t done = written > 0 ? (size_t)written : 0;
-    if (uv_stream_get_write_queue_size((uv_stream_t *)&connection->tcp) + length > WRITE_QUEUE_MAX) {
+    if (done < length &&
+        uv_stream_get_write_queue_size((uv_stream_t *)&connection->tcp) + length > WRITE_QUEUE_MAX) {
         peer->close_code = CLOSE_LIMIT; // it does not read; the timer closes it, so no caller loses it here
         uv_timer_start(&connection->timer, on_timer, 0, 0);
-        return;
+    } else if (done == length || queue_rest(connection, bytes + done, length - done)) {
+        tap_sent(peer, bytes, length);
     }
-    struct write *write = must_have(malloc(sizeof *write + length - done));
-    memcpy(write->bytes, bytes + done, length - done);
-    buffer = uv_buf_init((char *)write->bytes, (unsigned)(length - done));
-    if (uv_write(&write->request, (uv_stream_t *)&connection->tcp, &buffer, 1, on_written) != 0)
-        free(write);
 }
 
 static const struct peer_transport tcp_transport = {.send = send_bytes, .close = close_connection};
@@ -277,6 +289,51 @@ static void take_loss(struct tcp_connection *connection, int error) {
     close_connection(&connection->peer, CLOSE_INACTIVE);
 }
 
+// --- a balancer's header ---
+
+static void refuse_header(struct tcp_connection *connection, const char *reason) {
+    conversation_report(&connection->peer, "proxy", "PROXY_HEADER", reason);
+    close_connection(&connection->peer, CLOSE_VIOLATION);
+}
+
+static struct proxy_header read_header(struct tcp_connection *connection, const uint8_t *bytes,
+                                       size_t length) {
+    size_t room = PROXY_HEADER_MAX - connection->header_length;
+    length = length < room ? length : room;
+    connection->header = must_have(realloc(connection->header, connection->header_length + length));
+    memcpy(connection->header + connection->header_length, bytes, length);
+    connection->header_length += length;
+    return proxy_read(connection->header, connection->header_length, false);
+}
+
+// From now on it is the tracker's connection, for limits too.
+static void take_header(struct tcp_connection *connection, const struct proxy_header *header) {
+    struct gate *gate = connection->peer.parts->gate;
+    connection->header_due = false;
+    free(connection->header);
+    connection->header = NULL;
+    if (header->verdict == PROXY_FROM) {
+        gate_leave(gate, connection->address);
+        conversation_move(&connection->peer, (const struct sockaddr *)&header->remote);
+        connection->address = gate_enter(gate, connection->peer.ip);
+    }
+    admit(connection);
+}
+
+// Returns how many of the bytes belong to the header.
+static size_t take_beginning(struct tcp_connection *connection, const uint8_t *bytes, size_t length) {
+    size_t before = connection->header_length;
+    struct proxy_header header = read_header(connection, bytes, length);
+    if (header.verdict == PROXY_MORE)
+        return length;
+    if (header.verdict == PROXY_BAD) {
+        refuse_header(connection, header.reason);
+        return length;
+    }
+    take_header(connection, &header);
+    return header.length - before;
+}
+
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) {
     struct tcp_connection *connection = stream->data;
     if (count == UV_ENOBUFS) {
@@ -293,9 +350,13 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
     }
     gate_has_read(connection->peer.parts->gate, (size_t)count);
     bool was_nameless = connection->peer.places == NULL;
+    const uint8_t *bytes = (const uint8_t *)buffer->base;
+    size_t header = connection->header_due ? take_beginning(connection, bytes, (size_t)count) : 0;
+    if (connection->closing || header == (size_t)count)
+        return;
     connection->quiet_asked = false;
     bool all = (size_t)count < buffer->len; // that it has written until now
-    take(connection, (const uint8_t *)buffer->base, (size_t)count, all ? CODEC_PAUSE : CODEC_OPEN);
+    take(connection, bytes + header, (size_t)count - header, all ? CODEC_PAUSE : CODEC_OPEN);
     // Idleness alone needs no new timer: when it fires, it looks again.
     if (!connection->closing && (stream_waits(&connection->peer.stream) || was_nameless))
         set_timer(connection);
@@ -303,6 +364,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
 
 // --- accepting ---
 
+// Before the header the address is the balancer's, which has many.
 static bool within_limits(const struct tcp_connection *connection) {
     const struct channel_parts *parts = connection->peer.parts;
     int per_address = parts->config->limits.connections_per_address;
@@ -311,13 +373,25 @@ static bool within_limits(const struct tcp_connection *connection) {
                   gate_connections_max(parts->gate));
         return false;
     }
-    if (gate_count_from(connection->address) > per_address) {
+    if (!connection->header_due && gate_count_from(connection->address) > per_address) {
         peer_warn(&connection->peer, "limit", NULL,
                   "rejected: %d connections are open from this address (limits.connections_per_address)",
                   per_address);
         return false;
     }
     return true;
+}
+
+// False: it is closed.
+static bool admit(struct tcp_connection *connection) {
+    bool within = within_limits(connection);
+    if (!within) {
+        connection->listener->refused++;
+        close_connection(&connection->peer, CLOSE_LIMIT);
+    } else if (!connection->header_due) {
+        tell_accepted(connection);
+    }
+    return within;
 }
 
 static void enter_listener(struct tcp_connection *connection) {
@@ -337,12 +411,13 @@ static void begin(struct tcp_connection *connection, const struct sockaddr *addr
     uv_tcp_nodelay(&connection->tcp, 1);
     socket_be_patient(&connection->tcp, listener->parts->config->limits.tcp_keepalive,
                       listener->parts->config->limits.idle_timeout);
-    if (!within_limits(connection)) {
-        listener->refused++;
-        close_connection(&connection->peer, CLOSE_LIMIT);
+    connection->header_due = listener->channel->proxy_protocol;
+    if (connection->header_due && !proxy_is_trusted(listener->channel, address)) {
+        refuse_header(connection, "it is none of the balancers of proxy_from");
         return;
     }
-    tell_accepted(connection);
+    if (!admit(connection))
+        return;
     set_timer(connection);
     uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
 }
@@ -406,7 +481,7 @@ static void take_last(struct tcp_connection *connection) {
     int descriptor;
     if (most > sizeof memory)
         most = sizeof memory;
-    if (stream_waits(&connection->peer.stream) && !connection->ended &&
+    if (stream_waits(&connection->peer.stream) && !connection->ended && !connection->header_due &&
         uv_fileno((uv_handle_t *)&connection->tcp, &descriptor) == 0)
         count = recv(descriptor, memory, most, MSG_DONTWAIT);
     if (count > 0)

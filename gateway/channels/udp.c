@@ -11,8 +11,10 @@
 #include "gateway/channels/conversation.h"
 #include "gateway/channels/datagram.h"
 #include "gateway/channels/event.h"
+#include "gateway/channels/proxy.h"
+#include "gateway/channels/tap.h"
 
-#define PEERS_MAX      100000 // addresses remembered; beyond that the one heard longest ago is forgotten
+#define PEERS_MAX      100000 // addresses that are remembered
 #define SWEEP_INTERVAL 5000   // milliseconds
 
 struct udp_peer {
@@ -27,18 +29,19 @@ struct udp_peer {
 static void send_datagram(struct peer *peer, const uint8_t *bytes, size_t length) {
     struct udp_peer *udp = (struct udp_peer *)peer;
     int result = datagram_send(udp->socket->descriptor, &udp->ends, bytes, length);
-    if (result == 0)
+    if (result == 0) {
         peer->sent += length;
-    else // as any datagram may be; the device, or the command, tries again
+        tap_sent(peer, bytes, length);
+    } else // as any datagram may be; the device, or the command, tries again
         peer_warn(peer, "send", NULL, "a datagram of %zu bytes could not be sent: %s", length,
                   uv_strerror(result));
 }
 
 static void forget(struct udp_peer *udp, enum close_code code) {
-    if (udp->remembered) {
+    if (udp->peer.told)
         event_closed(&udp->peer, code);
+    if (udp->remembered)
         HASH_DEL(udp->socket->peers, udp);
-    }
     conversation_end(&udp->peer);
     free(udp);
 }
@@ -71,22 +74,33 @@ static struct udp_peer *find_peer(struct udp_socket *socket, const struct sockad
 static void remember(struct udp_socket *socket, struct udp_peer *udp) {
     if (udp->remembered)
         HASH_DEL(socket->peers, udp);
-    else if (HASH_COUNT(socket->peers) >= PEERS_MAX)
+    else if (HASH_COUNT(socket->peers) >= socket->peers_max)
         forget(socket->peers, CLOSE_LIMIT);
     udp->remembered = true;
     HASH_ADD(hh, socket->peers, key, sizeof udp->key, udp);
 }
 
-static void take_datagram(struct udp_socket *socket, const uint8_t *bytes, size_t length,
-                          const struct datagram_ends *ends) {
-    struct udp_peer *udp = find_peer(socket, (const struct sockaddr *)&ends->remote);
+// Each record counts as a datagram of its own: it costs as much.
+static void charge(const struct peer *peer, uint64_t records) {
+    struct channel_parts *parts = peer->parts;
+    if (records > 1)
+        limiter_charge(&parts->datagram_limiter, uv_now(parts->loop), peer->ip, sizeof peer->ip,
+                       (unsigned)records - 1);
+}
+
+// remote is the tracker; what is sent to it goes to the other end, which may be a balancer.
+static void take_datagram(struct udp_socket *socket, const struct sockaddr *remote, const uint8_t *bytes,
+                          size_t length, const struct datagram_ends *ends) {
+    struct udp_peer *udp = find_peer(socket, remote);
     udp->ends = *ends;
     udp->peer.stream.junk_in_a_row = 0; // a datagram is read or not, whatever the last one was
     udp->peer.refused = false;          // no connection ends for it: the device has begun anew
+    uint64_t before = udp->peer.messages;
     enum close_code code = conversation_take(&udp->peer, bytes, length, CODEC_END);
-    bool broken = code == CLOSE_REJECTED || code == CLOSE_VIOLATION;
+    charge(&udp->peer, udp->peer.messages - before);
+    bool ended = code == CLOSE_BY_DEVICE || code == CLOSE_VIOLATION;
     udp->peer.close_code = CLOSE_NONE;
-    if (udp->peer.places != NULL && !broken)
+    if (udp->peer.places != NULL && !ended)
         remember(socket, udp);
     else
         forget(udp, code);
@@ -100,6 +114,38 @@ static bool within_limits(struct udp_socket *socket, const struct sockaddr *addr
     return allowed;
 }
 
+static void report_header(struct udp_socket *socket, const struct datagram_ends *ends, const char *reason) {
+    struct udp_peer *udp = find_peer(socket, (const struct sockaddr *)&ends->remote);
+    conversation_report(&udp->peer, "proxy", "PROXY_HEADER", reason);
+    if (!udp->remembered)
+        forget(udp, CLOSE_VIOLATION);
+}
+
+// What a balancer says about the datagram; without one, nothing.
+static struct proxy_header read_header(struct udp_socket *socket, const struct datagram_ends *ends,
+                                       const uint8_t *bytes, size_t length) {
+    struct proxy_header header = {.verdict = PROXY_OWN};
+    if (!socket->channel->proxy_protocol)
+        return header;
+    if (proxy_is_trusted(socket->channel, (const struct sockaddr *)&ends->remote))
+        header = proxy_read(bytes, length, true);
+    else
+        header = (struct proxy_header){.verdict = PROXY_BAD,
+                                       .reason = "it is none of the balancers of proxy_from"};
+    if (header.verdict == PROXY_BAD)
+        report_header(socket, ends, header.reason);
+    return header;
+}
+
+static void take_from(struct udp_socket *socket, const struct datagram_ends *ends, const uint8_t *bytes,
+                      size_t length) {
+    struct proxy_header header = read_header(socket, ends, bytes, length);
+    bool proxied = header.verdict == PROXY_FROM;
+    const struct sockaddr *remote = (const struct sockaddr *)(proxied ? &header.remote : &ends->remote);
+    if (header.verdict != PROXY_BAD && length > header.length && within_limits(socket, remote))
+        take_datagram(socket, remote, bytes + header.length, length - header.length, ends);
+}
+
 static void on_datagram(void *context, const struct datagram_ends *ends, const uint8_t *bytes,
                         size_t length) {
     struct udp_socket *socket = context;
@@ -107,8 +153,8 @@ static void on_datagram(void *context, const struct datagram_ends *ends, const u
     // repeat of it for one that is safe, and answer.
     if (gate_is_closed(socket->parts->gate))
         gate_turn_away(socket->parts->gate);
-    else if (length > 0 && within_limits(socket, (const struct sockaddr *)&ends->remote))
-        take_datagram(socket, bytes, length, ends);
+    else
+        take_from(socket, ends, bytes, length);
 }
 
 static void on_readable(uv_poll_t *poll, int status, int events) {
@@ -141,8 +187,11 @@ int udp_bind(struct udp_socket *udp, struct channel_parts *parts, const struct c
     int descriptor = datagram_open(&channel->udp, parts->config->workers >= 2);
     if (descriptor < 0)
         return descriptor;
-    *udp = (struct udp_socket){
-        .parts = parts, .channel = channel, .counters = counters, .descriptor = descriptor};
+    *udp = (struct udp_socket){.parts = parts,
+                               .channel = channel,
+                               .counters = counters,
+                               .descriptor = descriptor,
+                               .peers_max = PEERS_MAX};
     start(udp);
     return 0;
 }

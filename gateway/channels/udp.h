@@ -6,6 +6,7 @@
 struct udp_peer;
 
 struct udp_socket {
+    size_t peers_max; // addresses that are remembered; beyond that the one heard longest ago is forgotten
     struct channel_parts *parts;
     const struct config_channel *channel;
     struct stream_counters *counters;

@@ -7,6 +7,7 @@
 #include "gateway/cli/cli.h"
 #include "gateway/cli/trial.h"
 #include "gateway/config/config.h"
+#include "gateway/config/environment.h"
 #include "gateway/config/notes.h"
 #include "gateway/web/policy.h"
 
@@ -49,6 +50,7 @@ int cli_check(int argc, char **argv) {
     int code = read_options(argc, argv, &file);
     if (code >= 0)
         return code;
+    environment_notes(print_note, stdout);
     struct config *config = config_load(file, cli_print_fault, stdout);
     bool valid = config != NULL && trial_run(config, cli_print_fault, print_note, stdout) == 0;
     valid = config != NULL && check_web(config) && valid;

@@ -8,6 +8,9 @@
 
 #define EXIT_USAGE 2
 
+// What the program was built from; empty where that is not known.
+extern const char cli_commit[];
+
 int cli_run(int argc, char **argv);
 int cli_check(int argc, char **argv);
 int cli_decode(int argc, char **argv);
@@ -17,6 +20,7 @@ int cli_watch(int argc, char **argv);
 int cli_store(int argc, char **argv);
 int cli_send(int argc, char **argv);
 int cli_web(int argc, char **argv);
+int cli_capture(int argc, char **argv);
 
 // Whether the page may be served as config says, with listen in place of its own (or NULL); prints what is in the way.
 struct config;

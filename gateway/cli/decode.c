@@ -1,21 +1,19 @@
 // trackbus decode: a capture to messages, offline.
 #include <errno.h>
 #include <getopt.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "gateway/base/clock.h"
 #include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
-#include "gateway/channels/message_stamp.h"
-#include "gateway/channels/stream.h"
+#include "gateway/cli/capture_file.h"
 #include "gateway/cli/cli.h"
-#include "gateway/commands/parse.h"
+#include "gateway/cli/decode_capture.h"
+#include "gateway/cli/decoding.h"
 
 static const char help[] =
-    "trackbus decode -p PROTOCOL [--hex] [--udp] [--now UNIX_SECONDS] [FILE]\n"
+    "trackbus decode -p PROTOCOL [--hex] [--udp] [--now UNIX_SECONDS] [--explain] [FILE]\n"
     "\n"
     "Prints each message in a capture (standard input without FILE) as one line of JSON. What was\n"
     "rejected, skipped or left out goes to standard error as 'offset N: VERDICT: reason'.\n"
@@ -24,91 +22,22 @@ static const char help[] =
     "      --hex                the capture is hexadecimal text; whitespace is ignored\n"
     "      --udp                each line is a datagram; otherwise all of it is one TCP stream\n"
     "      --now UNIX_SECONDS   the time of receipt, instead of now\n"
+    "      --explain            also says what each byte of a frame is, and which row of the codec's\n"
+    "                           tables says so; which replies go to the device; and where in the bytes\n"
+    "                           a fault is\n"
+    "\n"
+    "A file of 'trackbus capture' is known by its first line. It says protocol, transport and time itself,\n"
+    "so that none of these options is needed. Standard error then says of each chunk what became of it,\n"
+    "and marks the byte where a fault is.\n"
     "\n"
     "Exit codes: 0 everything was understood, 1 something was rejected, 2 wrong usage.\n";
 
 struct options {
     const char *protocol;
     const struct codec *codec;
-    bool hex, udp;
+    bool hex, udp, explain;
     int64_t now; // microseconds; 0: the clock's
     const char *file;
-};
-
-struct decoding {
-    struct stream stream;
-    int64_t now;
-    bool rejected;
-};
-
-static enum codec_identity take_ident(void *context, const char *ident) {
-    return CODEC_ACCEPTED;
-}
-
-static int64_t now_of(const struct decoding *decoding) {
-    return decoding->now != 0 ? decoding->now : clock_now();
-}
-
-static void print_escaped(const char *text, FILE *file) {
-    for (; *text != '\0'; text++) {
-        if (*text >= ' ' && *text <= '~')
-            fputc(*text, file);
-        else
-            fprintf(file, "\\x%02x", (unsigned char)*text);
-    }
-}
-
-static void print_removed(struct decoding *decoding, const struct message *message) {
-    for (size_t i = 0; i < message->removed_count && i < MESSAGE_REMOVED_MAX; i++) {
-        const struct message_removed *removed = &message->removed[i];
-        bool absent = removed->reason == message_absent;
-        fprintf(stderr, "offset %llu: %s: %s is left out: ", (unsigned long long)decoding->stream.offset,
-                absent ? "OK" : "BAD_VALUE", field_table[removed->field].name);
-        fputs(absent ? "" : "'", stderr);
-        print_escaped(removed->text, stderr);
-        fprintf(stderr, "%s%s\n", absent ? "" : "' is ", removed->reason);
-        decoding->rejected = decoding->rejected || !absent;
-    }
-}
-
-static void print_message(void *context, struct message *message) {
-    static char json[MESSAGE_JSON_MAX];
-    struct decoding *decoding = context;
-    message_stamp(message,
-                  &(struct message_origin){.codec = decoding->stream.codec, .received = now_of(decoding)});
-    print_removed(decoding, message);
-    message_write_json(message, json, sizeof json);
-    puts(json);
-}
-
-static void ignore_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
-}
-
-static void print_answer(void *context, const struct codec_answer *answer) {
-    const struct decoding *decoding = context;
-    if (answer->implicit)
-        return;
-    const char *ident = decoding->stream.ident;
-    json_t *line = json_pack("{s:s?, s:o}", "ident", *ident != '\0' ? ident : NULL, "command.reply",
-                             command_response(answer));
-    json_dumpf(line, stdout, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
-    putchar('\n');
-    json_decref(line);
-}
-
-static void print_fault(void *context, const struct stream_fault *fault) {
-    struct decoding *decoding = context;
-    decoding->rejected = true;
-    fprintf(stderr, "offset %llu: %s: %s (%zu bytes)\n", (unsigned long long)fault->offset, fault->verdict,
-            fault->reason, fault->length);
-}
-
-static const struct stream_sink sink = {
-    .identify = take_ident,
-    .message = print_message,
-    .reply = ignore_reply,
-    .answer = print_answer,
-    .fault = print_fault,
 };
 
 static uint8_t *read_all(FILE *file, size_t *length) {
@@ -154,8 +83,7 @@ static bool feed(struct decoding *decoding, const struct options *options, uint8
         decoding->rejected = true;
         return true;
     }
-    decoding->stream.setting.now = now_of(decoding);
-    enum stream_state state = stream_feed(&decoding->stream, bytes, length, CODEC_END);
+    enum stream_state state = decoding_feed(decoding, bytes, length, CODEC_END);
     if (state != STREAM_OPEN && !options->udp)
         fprintf(stderr, "offset %llu: the gateway would close the connection here\n",
                 (unsigned long long)decoding->stream.offset);
@@ -175,20 +103,29 @@ static void feed_lines(struct decoding *decoding, const struct options *options,
     }
 }
 
-static int decode(const struct options *options, FILE *file) {
-    struct stream_counters counters = {0};
+static int decode_bytes(const struct options *options, uint8_t *bytes, size_t length) {
     struct decoding decoding = {.now = options->now};
-    size_t length;
-    uint8_t *bytes = read_all(file, &length);
-    stream_init(&decoding.stream, options->codec, &sink, &decoding, &counters);
-    decoding.stream.setting.transport = options->udp ? CODEC_UDP : CODEC_TCP;
+    decoding_begin(&decoding, options->codec, options->udp, options->explain);
     if (options->udp)
         feed_lines(&decoding, options, bytes, length);
     else
         feed(&decoding, options, bytes, length);
-    stream_free(&decoding.stream);
-    free(bytes);
+    decoding_end(&decoding);
     return decoding.rejected ? 1 : 0;
+}
+
+static int decode(struct options *options, const char *subcommand, FILE *file) {
+    size_t length;
+    uint8_t *bytes = read_all(file, &length);
+    int code = -1;
+    if (options->protocol != NULL || !capture_file_is((const char *)bytes, length))
+        code = cli_find_protocol(subcommand, options->protocol, &options->codec);
+    if (code < 0 && capture_file_is((const char *)bytes, length))
+        code = decode_capture((const char *)bytes, length, options->codec, options->explain, options->now);
+    else if (code < 0)
+        code = decode_bytes(options, bytes, length);
+    free(bytes);
+    return code;
 }
 
 static bool read_now(const char *text, int64_t *now) {
@@ -211,6 +148,8 @@ static int take_option(char **argv, int option, struct options *options) {
         options->hex = true;
     else if (option == 'u')
         options->udp = true;
+    else if (option == 'e')
+        options->explain = true;
     else if (option != 'n')
         return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
     else if (!read_now(optarg, &options->now))
@@ -224,6 +163,7 @@ static int read_options(int argc, char **argv, struct options *options) {
         {"hex", no_argument, NULL, 'x'},
         {"udp", no_argument, NULL, 'u'},
         {"now", required_argument, NULL, 'n'},
+        {"explain", no_argument, NULL, 'e'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
@@ -231,7 +171,7 @@ static int read_options(int argc, char **argv, struct options *options) {
     opterr = 0;
     while (code < 0 && (option = getopt_long(argc, argv, ":p:h", longs, NULL)) != -1)
         code = take_option(argv, option, options);
-    if (code < 0)
+    if (code < 0 && options->protocol != NULL)
         code = cli_find_protocol(argv[0], options->protocol, &options->codec);
     if (code < 0 && optind + 1 < argc)
         code = cli_usage_fault(argv[0], "one FILE, not %d", argc - optind);
@@ -247,7 +187,7 @@ int cli_decode(int argc, char **argv) {
     FILE *file = options.file == NULL || strcmp(options.file, "-") == 0 ? stdin : fopen(options.file, "rb");
     if (file == NULL)
         return cli_usage_fault(argv[0], "cannot read %s: %s", options.file, strerror(errno));
-    code = decode(&options, file);
+    code = decode(&options, argv[0], file);
     if (file != stdin)
         fclose(file);
     return code;

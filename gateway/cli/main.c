@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "gateway/base/clean.h"
 #include "gateway/cli/cli.h"
 #include "schema/schemas.h"
 
@@ -15,6 +16,7 @@ static const char help[] =
     "  trackbus web [-c FILE] [--listen ADDRESS:PORT]\n"
     "                                         serve the page, the API and the metrics\n"
     "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
+    "  trackbus capture [-c FILE] DEVICE      see the bytes of a device, both directions\n"
     "  trackbus store list|resend|drop        what the broker did not take\n"
     "  trackbus check -c FILE                 check a configuration\n"
     "  trackbus decode -p PROTOCOL [FILE]     print the messages in a capture\n"
@@ -29,9 +31,9 @@ static const struct subcommand {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
-    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
-    {"store", cli_store},   {"send", cli_send},         {"web", cli_web},
+    {"run", cli_run},           {"check", cli_check}, {"decode", cli_decode}, {"encode", cli_encode},
+    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},   {"send", cli_send},
+    {"capture", cli_capture},   {"web", cli_web},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {
@@ -73,7 +75,9 @@ int cli_read_config(int argc, char **argv, const char *help_text, const char **f
 }
 
 void cli_print_fault(void *file, const char *path, const char *problem) {
-    fprintf(file, "%s: %s\n", path, problem);
+    char where[512], what[1024];
+    fprintf(file, "%s: %s\n", clean_text(path, strlen(path), where, sizeof where),
+            clean_text(problem, strlen(problem), what, sizeof what));
 }
 
 static int run(const char *name, int argc, char **argv) {
@@ -96,6 +100,13 @@ static int help_with(int argc, char **argv) {
     return 0;
 }
 
+static void print_version(void) {
+    fputs("trackbus " TRACKBUS_VERSION, stdout);
+    if (*cli_commit != '\0')
+        printf(" (%s)", cli_commit);
+    putchar('\n');
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         fputs(help, stderr);
@@ -108,7 +119,7 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "help") == 0)
         return help_with(argc - 1, argv + 1);
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
-        puts("trackbus " TRACKBUS_VERSION);
+        print_version();
         return 0;
     }
     return run(argv[1], argc - 1, argv + 1);

@@ -25,7 +25,8 @@ static const char help[] =
     "                      behind is sent\n"
     "\n"
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD,\n"
-    "TRACKBUS_TOPIC_PREFIX and TRACKBUS_STORE override the file.\n";
+    "TRACKBUS_TOPIC_PREFIX and TRACKBUS_STORE override the file, and so do names made of any key:\n"
+    "TRACKBUS_HOME_ASSISTANT__ENABLED is home_assistant.enabled.\n";
 
 static bool read_workers(const char *text, unsigned *workers) {
     int end = 0;
@@ -62,7 +63,7 @@ static int run_with(struct config *config, unsigned workers, const struct gatewa
         return supervisor_run(config, workers, guest);
     log_setup(config->log_level, config->log_format, 0);
     supervisor_warn_of_leftovers(config);
-    return gateway_run(config, guest);
+    return gateway_run(config, NULL, guest);
 }
 
 static int run(struct config *config, unsigned workers) {

@@ -97,9 +97,9 @@ __attribute__((format(printf, 3, 4))) static void fail(struct sending *sending, 
                                                        ...) {
     va_list arguments;
     va_start(arguments, format);
-    fputs("trackbus send: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    char *text = text_vformat(format, arguments), clean[2048];
+    fprintf(stderr, "trackbus send: %s\n", clean_text(text, strlen(text), clean, sizeof clean));
+    free(text);
     va_end(arguments);
     end(sending, code);
 }
@@ -412,7 +412,7 @@ static void on_up(void *context) {
         on_ready(context);
 }
 
-static void on_down(void *context, bool by_broker) {
+static void on_down(void *context, enum mqtt_end end) {
     struct sending *sending = context;
     if (sending->phase == RESOLVING) {
         uv_timer_stop(&sending->resolving);
@@ -455,7 +455,8 @@ static void on_granted(void *context, const struct mqtt_subscription *subscripti
 static void on_connected(void *context) {
 }
 
-static const struct mqtt_link_handlers handlers = {.purpose = "send",
+static const struct mqtt_link_handlers handlers = {.somebody_waits = true,
+                                                   .purpose = "send",
                                                    .connected = on_connected,
                                                    .up = on_up,
                                                    .down = on_down,

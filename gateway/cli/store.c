@@ -59,7 +59,7 @@ static void print_aside(void *context, const struct store_aside *aside) {
         print_line(aside);
         return;
     }
-    fwrite(aside->publish.payload, 1, aside->publish.length, stdout);
+    clean_print_json(aside->publish.payload, aside->publish.length, stdout);
     putchar('\n');
 }
 

@@ -120,6 +120,22 @@ json_t *command_to_json(const struct command *command) {
     return entry;
 }
 
+static bool is_same_text(const char *one, const char *other) {
+    return one == other || (one != NULL && other != NULL && strcmp(one, other) == 0);
+}
+
+bool command_is_same(const struct command *one, const struct command *other) {
+    bool same = strcmp(one->key, other->key) == 0 && one->created == other->created &&
+                one->expires == other->expires && one->max_attempts == other->max_attempts &&
+                is_same_text(one->response_topic, other->response_topic);
+    for (size_t i = 0; i < DEFINITION_KEYS && same; i++) {
+        const json_t *value = json_object_get(one->definition, definition_keys[i]);
+        const json_t *its = json_object_get(other->definition, definition_keys[i]);
+        same = value == its || json_equal(value, its);
+    }
+    return same;
+}
+
 // --- reading ---
 
 static void keep_first(void *context, const char *path, const char *problem) {
@@ -250,10 +266,17 @@ static int64_t row_deadline(const json_t *row, const char *name, const struct cl
     return clock_carry_over(json_integer_value(json_object_get(row, name)), &then, now);
 }
 
+static void read_origin(struct command *command, const json_t *row) {
+    command->is_foreign = json_is_true(json_object_get(row, "foreign"));
+    command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
+    command->mid = (int)json_integer_value(json_object_get(row, "mid"));
+}
+
 json_t *command_to_row(const struct command *command, json_t *entry) {
-    return json_pack("{s:s, s:O, s:I, s:b, s:o, s:I, s:I}", "key", command->key, "entry", entry, "publish",
-                     (json_int_t)command->publish, "begun", command->has_begun, "clock", row_mark(),
-                     "expires_at", (json_int_t)command->expires_at, "answer_at",
+    return json_pack("{s:s, s:O, s:b, s:I, s:i, s:I, s:b, s:o, s:I, s:I}", "key", command->key, "entry",
+                     entry, "foreign", command->is_foreign, "publish", (json_int_t)command->publish, "mid",
+                     command->mid, "twin", (json_int_t)command->twin, "begun", command->has_begun, "clock",
+                     row_mark(), "expires_at", (json_int_t)command->expires_at, "answer_at",
                      (json_int_t)command->answer_at);
 }
 
@@ -264,7 +287,8 @@ struct command *command_from_row(int64_t id, const json_t *row, char **reason) {
         key != NULL ? command_from_json(key, json_object_get(row, "entry"), reason) : NULL;
     if (command == NULL)
         return NULL;
-    command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
+    read_origin(command, row);
+    command->twin = json_integer_value(json_object_get(row, "twin"));
     command->has_begun = json_is_true(json_object_get(row, "begun"));
     command_set_deadlines(command, &now);
     if (json_object_get(row, "clock") != NULL) { // missing in rows of earlier versions
@@ -280,9 +304,10 @@ struct command *command_from_row(int64_t id, const json_t *row, char **reason) {
 // --- tombstones ---
 
 json_t *command_to_tombstone(const struct command *command) {
-    return json_pack("{s:s, s:i, s:o, s:I, s:I}", "key", command->key, "ended", (int)command->state, "clock",
-                     row_mark(), "forget_at", (json_int_t)command->forget_at, "publish",
-                     (json_int_t)command->publish);
+    return json_pack("{s:s, s:i, s:b, s:o, s:I, s:I, s:i}", "key", command->key, "ended", (int)command->state,
+                     "foreign", command->is_foreign, "clock", row_mark(), "forget_at",
+                     (json_int_t)command->forget_at, "publish", (json_int_t)command->publish, "mid",
+                     command->mid);
 }
 
 struct command *command_from_tombstone(int64_t id, const json_t *row) {
@@ -294,6 +319,6 @@ struct command *command_from_tombstone(int64_t id, const json_t *row) {
     struct command *command = new_command(id, key);
     command->state = (enum command_state)end;
     command->forget_at = row_deadline(row, "forget_at", &now);
-    command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
+    read_origin(command, row);
     return command;
 }

@@ -44,23 +44,33 @@ struct command {
 
     // Not in the entry.
     int64_t expires_at, answer_at; // the deadlines
-    uint64_t publish;      // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
+    uint64_t publish; // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
+    int mid;          // packet id of that publish
+    int64_t twin; // of one that may be of a publish that the broker delivers again: the command that came of
+                  // it the first time; it waits until that is known. Else 0
+    bool is_foreign;       // it came out of the broker: its id is not of our counting
     bool confirmed;        // the broker is known to have its entry, or has been sent it
     bool unsaid;           // the outbox was full: its entry is still to be published
+    bool spoiled;          // somebody has overwritten its entry: see sync.c
     struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL
     uint64_t published;    // number in the outbox of its entry as last published
     uint64_t sent_to;      // of one that was sent from here: serial number of the road
     bool has_begun;        // the device has said that it is working on it
-    bool fresh;            // it waits to be on disk, before it is said to be queued
-    bool unsent;           // it waits to be on disk as sent, before it is
+    bool fresh;            // it waits to be on disk, before it is sent
+    bool unwritten;        // it waits to be on disk as sent, before it is
+    bool unheard;          // it waits for its entry as sent to come back from the broker, before it is
+    bool ended_elsewhere;  // of one that has ended: another instance said so
     bool is_back;          // the device came back after it was sent, and is given a moment for the answer
     bool end_written;      // of one that has ended: it is on disk
+    bool end_said;         // and the broker is told how, before its entry is emptied
+    bool result_said;      // and who asked for it
     int64_t forget_at; // by clock_ticks(), of a tombstone: an ended command whose end the broker has; else 0
     struct outbox_waiter waiter; // of one that has ended: until the broker has the result
     struct command_queue *queue; // the same: that waits for it
 
     // The table's own.
     struct command_target *target; // whose list it stands in, while it has not ended
+    size_t size;                   // of its definition, while it does
     struct command *prev, *next;
     UT_hash_handle hh; // by id
 };
@@ -81,6 +91,9 @@ void command_set_deadlines(struct command *command, const struct clock_mark *now
 
 // The entry; for the caller to free.
 json_t *command_to_json(const struct command *command);
+
+// Whether they are the same command, whatever has become of it: by what no gateway changes.
+bool command_is_same(const struct command *one, const struct command *other);
 
 // Reads the entry under key. NULL, and *reason (for the caller to free), when it is not one. Its definition
 // is not checked against the protocol's schemas.

@@ -59,6 +59,7 @@ static void on_sweep(uv_timer_t *timer) {
 void commands_start(struct commands *commands) {
     uv_timer_start(&commands->sweep, on_sweep, SWEEP_INTERVAL, SWEEP_INTERVAL);
     command_sync_start(&commands->sync);
+    commands->intake.before_session = commands->sync.before_session;
 }
 
 void commands_stop(struct commands *commands) {
@@ -77,12 +78,12 @@ void commands_free(struct commands *commands) {
 
 void commands_link_connected(struct commands *commands, bool resumed) {
     command_sync_connected(&commands->sync);
-    redelivery_begin(commands->intake.redelivery, resumed ? &commands->table : NULL, clock_ticks());
+    command_intake_connected(&commands->intake, resumed);
 }
 
 void commands_roll_call_settled(struct commands *commands) {
-    command_sync_settled(&commands->sync);
     command_intake_settled(&commands->intake, commands->sync.vouched);
+    command_sync_settled(&commands->sync);
 }
 
 void commands_received(struct commands *commands, const char *topic, const struct mqtt_received *received) {
@@ -91,6 +92,7 @@ void commands_received(struct commands *commands, const char *topic, const struc
 
 void commands_take_in(struct commands *commands, const struct mqtt_received *received) {
     command_intake_take(&commands->intake, received);
+    command_sync_mark(&commands->sync); // it leaves together with the acknowledgement
 }
 
 // --- devices ---

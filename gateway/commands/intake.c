@@ -33,6 +33,8 @@ struct address {
     char ident[CODEC_IDENT_MAX + 1];
     const struct codec *codec; // that the device speaks, or NULL where that is not known
     uint64_t publish;          // its fingerprint, for the first command that comes of it; then 0
+    int mid;                   // its packet id
+    int64_t twin;              // see struct command
 };
 
 static const struct config_channel *find_channel(const struct command_intake *intake, int64_t id) {
@@ -226,36 +228,55 @@ void command_intake_clear(struct command_intake *intake) {
         let_go(intake, intake->fresh);
 }
 
-// Called for each that waits, in their order. ok false: the disk takes nothing; then the broker alone has it.
+static void log_unkept(const struct command *command) {
+    log_about(command->key, LOG_ERROR,
+              "%s: command %s is not on disk, which takes nothing: it would be lost with the gateway",
+              command->key, command_voice_name(command));
+}
+
+// Called for each that waits, in their order. ok false: the disk takes nothing; then memory and broker alone have it.
 static void on_kept(void *context, bool ok) {
     struct command_intake *intake = context;
     struct command_queue *queue = intake->queue;
     struct command *command = command_table_find(queue->table, intake->fresh->id);
     let_go(intake, intake->fresh);
-    queue->table->fresh--;
+    bus_release(queue->voice->bus);
     if (command == NULL || command_has_ended(command))
         return;
-    command->fresh = false;
     if (!ok)
-        log_warning("command %lld is not on disk, which takes nothing: it is lost if the gateway ends now",
-                    (long long)command->id);
-    say_queued(queue, command);
-    command_voice_publish(queue->voice, command);
+        log_unkept(command);
+    command->fresh = false;
     command_queue_send_next(queue, command->key);
 }
 
-// Takes the command over.
-static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
+// The broker hears nothing more from us until the disk has what was put until now. id: of a command; or 0.
+static void await_disk(struct command_intake *intake, int64_t id) {
     struct command_fresh *fresh = must_have(calloc(1, sizeof *fresh));
+    fresh->id = id;
+    DL_APPEND(intake->fresh, fresh);
+    bus_hold(intake->queue->voice->bus);
+    store_when_written(intake->queue->voice->store, on_kept, intake);
+}
+
+static void announce(struct command_intake *intake, struct command *command) {
+    say_queued(intake->queue, command);
+    command_voice_publish(intake->queue->voice, command);
+    intake->queue->unannounced = intake->queue->unannounced || command->unsaid;
+}
+
+// Takes the command over. The broker hears of it, and that its publish was taken, once it is on disk.
+static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
     command->publish = address->publish;
+    command->mid = address->mid;
+    command->twin = address->twin;
     address->publish = 0;
     command->fresh = true;
     command_table_add(intake->queue->table, command);
-    fresh->id = command->id;
-    DL_APPEND(intake->fresh, fresh);
-    intake->queue->table->fresh++;
-    command_voice_keep(intake->queue->voice, command);
-    store_when_written(intake->queue->voice->store, on_kept, intake);
+    if (command->twin == 0)
+        announce(intake, command);
+    else
+        command_voice_keep(intake->queue->voice, command);
+    await_disk(intake, command->id);
 }
 
 static void take_definition(struct command_intake *intake, struct address *address,
@@ -298,6 +319,26 @@ static json_t *read_definitions(const struct command_intake *intake, const struc
     return *reason == NULL ? command_parse(received->payload, received->length, reason) : NULL;
 }
 
+// Whether one of them must not happen twice.
+static bool has_once(const struct command_intake *intake, const json_t *definitions) {
+    const json_t *definition;
+    size_t i;
+    json_array_foreach(definitions, i, definition) {
+        if (command_is_once(definition, intake->queue->config) &&
+            json_object_get(definition, "max_attempts") == NULL)
+            return true;
+    }
+    return false;
+}
+
+static void compare(const struct command_intake *intake, struct address *address,
+                    const struct mqtt_received *received, const json_t *definitions) {
+    address->publish = redelivery_fingerprint(received);
+    address->mid = received->mid;
+    address->twin =
+        redelivery_twin(intake->redelivery, address->publish, received->mid, has_once(intake, definitions));
+}
+
 static void take_payload(struct command_intake *intake, struct address *address,
                          const struct mqtt_received *received) {
     char *fault = NULL;
@@ -305,6 +346,8 @@ static void take_payload(struct command_intake *intake, struct address *address,
     size_t i;
     if (definitions == NULL)
         reject_all(intake, address, *received, fault);
+    else
+        compare(intake, address, received, definitions);
     json_array_foreach(definitions, i, definition) {
         take_definition(intake, address, received, definition);
     }
@@ -312,28 +355,68 @@ static void take_payload(struct command_intake *intake, struct address *address,
     free(fault);
 }
 
-static void take_publish(struct command_intake *intake, const struct mqtt_received *received,
-                         uint64_t fingerprint) {
+void command_intake_take(struct command_intake *intake, const struct mqtt_received *received) {
     struct address address;
     const char *topic = bus_topic_after(intake->queue->voice->bus, received->topic, TOPIC_COMMAND);
     const char *wrong = read_address(intake, topic, &address);
-    address.publish = fingerprint;
     if (wrong != NULL)
         reject_all(intake, &address, *received, wrong);
     else
         take_payload(intake, &address, received);
 }
 
-void command_intake_take(struct command_intake *intake, const struct mqtt_received *received) {
-    uint64_t fingerprint = redelivery_fingerprint(received);
-    if (redelivery_judge(intake->redelivery, fingerprint, received) == REDELIVERY_NEW)
-        take_publish(intake, received, fingerprint);
+// --- what the broker may have delivered again ---
+
+static void leave_out(struct command_intake *intake, struct command *command) {
+    log_info("%s: delivered again by the broker, left out: command %lld came of it already", command->key,
+             (long long)command->twin);
+    command_queue_forget(intake->queue, command);
 }
 
-static void take_held(void *context, const struct mqtt_received *received) {
-    take_publish(context, received, redelivery_fingerprint(received));
+static void decide(struct command_intake *intake, struct command *command, bool again) {
+    if (again) {
+        leave_out(intake, command);
+        return;
+    }
+    command->twin = 0;
+    announce(intake, command);
+    command_queue_send_next(intake->queue, command->key);
 }
 
 void command_intake_settled(struct command_intake *intake, int64_t vouched) {
-    redelivery_end(intake->redelivery, vouched, take_held, intake);
+    struct command *command, *next;
+    redelivery_end(intake->redelivery);
+    HASH_ITER(hh, intake->queue->table->by_id, command, next) {
+        if (command->twin != 0)
+            decide(intake, command, command->twin > vouched);
+    }
+}
+
+// Nobody will ever say what these were: one that must not happen twice is not risked.
+static void decide_without_the_session(struct command_intake *intake) {
+    struct command *command, *next;
+    HASH_ITER(hh, intake->queue->table->by_id, command, next) {
+        if (command->twin != 0)
+            decide(intake, command, command_queue_is_once(intake->queue, command));
+    }
+}
+
+// The packet ids of the earlier one say nothing any more. That is on disk before the broker is asked for anything: a
+// gateway that is killed must not take what comes in this session for what came in that.
+static void begin_session(struct command_intake *intake) {
+    struct command_table *table = intake->queue->table;
+    int64_t before = intake->before_session;
+    decide_without_the_session(intake);
+    if (table->by_id == NULL)
+        return; // there is nothing to compare with
+    intake->before_session = command_table_new_id(table, clock_now());
+    command_voice_keep_session(intake->queue->voice, intake->before_session, before);
+    await_disk(intake, 0);
+}
+
+void command_intake_connected(struct command_intake *intake, bool resumed) {
+    if (!resumed && intake->queue->config->commands.intake)
+        begin_session(intake);
+    redelivery_begin(intake->redelivery, resumed ? intake->queue->table : NULL, intake->before_session,
+                     clock_ticks());
 }

@@ -12,14 +12,20 @@ struct command_intake {
     const struct registry *registry;
     struct redelivery *redelivery;
     struct command_fresh *fresh; // of commands that wait for the disk, the first one first; NULL at first
+    int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known
 };
 
 // Frees what it still has of its own.
 void command_intake_clear(struct command_intake *intake);
 
+// The link is connected. resumed: the broker has kept our session.
+void command_intake_connected(struct command_intake *intake, bool resumed);
+
 // What came under {prefix}/command/gw/. Each command in the payload is queued, or rejected at once with a
-// reason; what the broker delivers again is left out. A command is said to be queued, and sent, once it is on disk.
+// reason; what the broker may be delivering again waits until command_intake_settled(). Until a command is on disk the link holds what leaves for the
+// broker, its acknowledgement first of all, and the command is not sent.
 void command_intake_take(struct command_intake *intake, const struct mqtt_received *received);
 
-// The broker has delivered what it had kept for us. vouched is as in redelivery.h.
+// The broker has delivered what it had kept for us; vouched is the id of the last command up to which its memory
+// reaches, 0 when none. What it has delivered again is left out, the rest is queued.
 void command_intake_settled(struct command_intake *intake, int64_t vouched);

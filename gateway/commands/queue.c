@@ -26,9 +26,9 @@
 #define TOMBSTONES_MAX 100000
 
 // One that waits until the disk has it as sent.
-struct command_unsent {
+struct command_unwritten {
     int64_t id;
-    struct command_unsent *next;
+    struct command_unwritten *next;
 };
 
 // --- the end ---
@@ -66,8 +66,15 @@ void command_queue_clear_stale(struct command_queue *queue, struct command *comm
     command_free(stale);
 }
 
+// What the broker refuses to empty stands there until it takes that: at a later connection it is heard, and emptied
+// again; see sync.c.
 static void on_end_published(struct outbox_waiter *waiter, bool safe) {
     struct command *command = (struct command *)((char *)waiter - offsetof(struct command, waiter));
+    if (!safe)
+        log_about(command->key, LOG_WARNING,
+                  "%s: the broker refuses to clear the entry of command %lld, which has ended: it is still "
+                  "retained",
+                  command->key, (long long)command->id);
     command_queue_bury(command->queue, command, command->state);
 }
 
@@ -113,6 +120,7 @@ static void finish(struct command_queue *queue, struct command *command, enum co
                    json_t *result) {
     command->state = end;
     command->published = 0;
+    command->end_said = command->result_said = false;
     json_decref(command->result);
     command->result = result;
     command->queue = queue;
@@ -174,8 +182,7 @@ static void await_answer(const struct command_queue *queue, struct command *comm
     set_answer_time(command, timeout_of(queue, command));
 }
 
-// Whether it must not go out a second time.
-static bool is_once(const struct command_queue *queue, const struct command *command) {
+bool command_queue_is_once(const struct command_queue *queue, const struct command *command) {
     return command->max_attempts == 1 && command_is_once(command->definition, queue->config);
 }
 
@@ -212,81 +219,125 @@ static char *encode(struct command *command, const struct road *road, struct cod
                                           &command->expectation);
 }
 
+static bool has_others(const struct command_queue *queue) {
+    return queue->roads->has_others(queue->roads->context);
+}
+
+// It is said to be sent, but is not yet.
+static bool is_unsent(const struct command *command) {
+    return command->unwritten || command->unheard;
+}
+
 static void on_sent_written(void *context, bool ok);
 
-// It is sent once the disk says that it is: after a crash it must not be sent once more.
-static void write_sent(struct command_queue *queue, struct command *command) {
-    command->unsent = true;
-    struct command_unsent *unsent = must_have(calloc(1, sizeof *unsent));
-    unsent->id = command->id;
-    LL_APPEND(queue->unsent, unsent);
-    command_voice_publish(queue->voice, command);
+static void await_disk(struct command_queue *queue, struct command *command) {
+    struct command_unwritten *unwritten = must_have(calloc(1, sizeof *unwritten));
+    unwritten->id = command->id;
+    LL_APPEND(queue->unwritten, unwritten);
     store_when_written(queue->voice->store, on_sent_written, queue);
 }
 
 // False when it cannot be encoded: then it has ended.
+static bool encode_or_fail(struct command_queue *queue, struct command *command, const struct road *road,
+                           struct codec_writer *writer) {
+    char *fault = encode(command, road, writer);
+    if (fault == NULL)
+        return true;
+    fail(queue, command, COMMAND_PROCESSED, fault);
+    free(fault);
+    return false;
+}
+
+static void send_now(const struct command_queue *queue, struct command *command, const struct road *road,
+                     const struct codec_writer *writer) {
+    say_sent(queue, command, road);
+    bus_flush(queue->voice->bus); // said before it is done
+    road->send(road->context, writer->bytes, writer->length);
+}
+
+// False when it cannot be encoded: then it has ended. After a crash a command that must not happen twice must not be
+// sent once more: the disk knows first. Where there are others, they know first.
 static bool send_command(struct command_queue *queue, struct command *command, const struct road *road) {
     uint8_t bytes[CODEC_COMMAND_MAX];
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
-    char *fault = encode(command, road, &writer);
-    if (fault != NULL) {
-        fail(queue, command, COMMAND_PROCESSED, fault);
-        free(fault);
+    if (!encode_or_fail(queue, command, road, &writer))
         return false;
-    }
-    bool noted = command->unsent;
-    command->unsent = false;
-    if (!noted)
-        note_sent(queue, command, road);
-    if (!noted && is_once(queue, command)) {
-        write_sent(queue, command);
-        return true;
-    }
-    say_sent(queue, command, road);
-    if (!noted)
-        command_voice_publish(queue->voice, command);
-    road->send(road->context, bytes, writer.length);
+    note_sent(queue, command, road);
+    command->unwritten = command_queue_is_once(queue, command);
+    command->unheard = has_others(queue);
+    command_voice_publish(queue->voice, command);
+    if (command->unwritten)
+        await_disk(queue, command);
+    if (!is_unsent(command))
+        send_now(queue, command, road, &writer);
     return true;
 }
 
-// It was not sent after all: the device has gone meanwhile.
+// It was not sent after all.
 static void take_back(struct command_queue *queue, struct command *command) {
-    command->unsent = false;
+    command->unwritten = command->unheard = false;
     command->state = COMMAND_QUEUED;
-    command->attempts = 0;
+    command->attempts--;
     command->sent_to = 0;
     command_voice_publish(queue->voice, command);
+}
+
+// What it waited for has come: it is sent, unless the device has gone meanwhile.
+static void send_unsent(struct command_queue *queue, struct command *command) {
+    uint8_t bytes[CODEC_COMMAND_MAX];
+    struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
+    struct road road;
+    char key[COMMAND_KEY_MAX];
+    snprintf(key, sizeof key, "%s", command->key);
+    if (!find_road(queue, command, &road) || road.serial != command->sent_to) {
+        take_back(queue, command);
+    } else if (encode_or_fail(queue, command, &road, &writer)) {
+        send_now(queue, command, &road, &writer);
+        return;
+    }
+    command_queue_send_next(queue, key);
 }
 
 // Called for each that waits, in their order. ok false: the disk takes nothing; the broker has the entry.
 static void on_sent_written(void *context, bool ok) {
     struct command_queue *queue = context;
-    struct command_unsent *unsent = queue->unsent;
-    struct command *command = command_table_find(queue->table, unsent->id);
-    struct road road;
-    LL_DELETE(queue->unsent, unsent);
-    free(unsent);
-    if (command == NULL || !command->unsent || command_has_ended(command))
+    struct command_unwritten *unwritten = queue->unwritten;
+    struct command *command = command_table_find(queue->table, unwritten->id);
+    LL_DELETE(queue->unwritten, unwritten);
+    free(unwritten);
+    if (command == NULL || !command->unwritten || command_has_ended(command))
         return;
-    if (find_road(queue, command, &road) && road.serial == command->sent_to)
-        send_command(queue, command, &road);
-    else
-        take_back(queue, command);
+    command->unwritten = false;
+    if (!command->unheard)
+        send_unsent(queue, command);
+}
+
+void command_queue_heard(struct command_queue *queue, struct command *command) {
+    command->unheard = false;
+    if (!command->unwritten)
+        send_unsent(queue, command);
 }
 
 void command_queue_clear(struct command_queue *queue) {
-    struct command_unsent *unsent, *next;
-    LL_FOREACH_SAFE(queue->unsent, unsent, next) {
-        free(unsent);
+    struct command_unwritten *unwritten, *next;
+    LL_FOREACH_SAFE(queue->unwritten, unwritten, next) {
+        free(unwritten);
     }
-    queue->unsent = NULL;
+    queue->unwritten = NULL;
 }
 
-// Whether it was sent from here to a connection which is gone, and may be sent again by this road.
+// Before the roll call has settled, what the broker has not confirmed may have ended elsewhere.
+static bool may_have_ended(const struct command_queue *queue, const struct command *command) {
+    return !command->confirmed && roll_call_is_open(queue->roll_call);
+}
+
+// Whether it was sent from here to a connection which is gone, in this run or an earlier one, and may be sent again by
+// this road.
 static bool is_unanswered(const struct command_queue *queue, const struct command *command,
                           const struct road *road) {
-    return !command->has_begun && command_voice_is_own(queue->voice, command) && command->sent_to != 0 &&
-           command->sent_to != road->serial && command->attempts < command->max_attempts;
+    return !command->has_begun && !is_unsent(command) && command_voice_is_own(queue->voice, command) &&
+           command->sent_to != road->serial && command->attempts < command->max_attempts &&
+           !may_have_ended(queue, command);
 }
 
 // Whether the device is back without having answered a command that must not happen twice.
@@ -294,8 +345,8 @@ static bool is_back_silent(const struct command_queue *queue, const struct comma
                            const struct road *road) {
     if (roll_call_is_open(queue->roll_call))
         return false; // it may have ended elsewhere, which is still to be heard
-    return command->sent_to != road->serial && !command->is_back && !command->has_begun && !command->unsent &&
-           is_once(queue, command);
+    return command->sent_to != road->serial && !command->is_back && !command->has_begun &&
+           !is_unsent(command) && command_queue_is_once(queue, command);
 }
 
 // The answer may stand behind the report that the device came back with.
@@ -331,14 +382,10 @@ static bool any_sent(const struct command_target *target) {
     return false;
 }
 
-// Before the roll call has settled, what the broker has not confirmed may have ended elsewhere.
-static bool may_have_ended(const struct command_queue *queue, const struct command *command) {
-    return !command->confirmed && roll_call_is_open(queue->roll_call);
-}
-
 static bool may_go_out(const struct command_queue *queue, const struct command *command, struct road *road) {
-    return command->state == COMMAND_QUEUED && !command->fresh && find_road(queue, command, road) &&
-           command->expires_at > clock_ticks() && !may_have_ended(queue, command);
+    return command->state == COMMAND_QUEUED && !command->fresh && command->twin == 0 &&
+           find_road(queue, command, road) && command->expires_at > clock_ticks() &&
+           !may_have_ended(queue, command) && (!has_others(queue) || roll_call_is_done(queue->roll_call));
 }
 
 // Where answers carry no id, the next command waits until the last one has ended. A command that ends here
@@ -394,6 +441,15 @@ static struct command *find_asked(const struct command_queue *queue, const char 
     return best;
 }
 
+// Whether it comes from elsewhere than the connection that the command was sent on, which is still there: anybody may
+// say that he is the device.
+static bool is_forged(const struct command_queue *queue, const struct command *command,
+                      const struct road *from) {
+    struct road road;
+    return command->state == COMMAND_SENT && command->sent_to != from->serial &&
+           find_road(queue, command, &road) && road.serial == command->sent_to;
+}
+
 static const char *text_of(const struct codec_answer *answer) {
     return answer->text != NULL ? answer->text : "-";
 }
@@ -428,6 +484,13 @@ void command_queue_answered(struct command_queue *queue, const struct road *from
         if (!answer->implicit)
             log_about(from->ident, LOG_INFO, "device %s: unexpected answer to '%s': %s", from->ident,
                       answer->key, text_of(answer));
+    } else if (is_forged(queue, command, from)) {
+        if (!answer->implicit)
+            log_about(
+                from->ident, LOG_WARNING,
+                "device %s: an answer to '%s' from %s is ignored: it was asked at another address, where it "
+                "still is",
+                from->ident, answer->key, from->source);
     } else if (answer->outcome == CODEC_PROGRESS && command->expectation.final_after_progress) {
         note_begun(queue, command, answer);
     } else {
@@ -450,7 +513,7 @@ static void give_up_once(struct command_queue *queue, struct command *command) {
 }
 
 static void give_up(struct command_queue *queue, struct command *command) {
-    if (is_once(queue, command)) {
+    if (command_queue_is_once(queue, command)) {
         give_up_once(queue, command);
         return;
     }
@@ -502,11 +565,14 @@ static bool is_timed_out(const struct command_queue *queue, const struct command
 }
 
 static void sweep_pending(struct command_queue *queue, struct command *command, int64_t now) {
-    if (may_have_ended(queue, command))
+    if (command->twin != 0 || may_have_ended(queue, command))
         return;
-    if (command->unsaid)
+    if (command->unsaid && !bus_is_full(queue->voice->bus)) // else it would be written to disk each time
         command_voice_publish(queue->voice, command);
-    if (command->state == COMMAND_SENT) {
+    if (is_unsent(command)) {
+        if (now >= command->answer_at && !command->unwritten && roll_call_is_done(queue->roll_call))
+            take_back(queue, command); // its entry did not come back: it is tried again
+    } else if (command->state == COMMAND_SENT) {
         if (is_timed_out(queue, command, now))
             time_out(queue, command);
     } else if (now >= command->expires_at && decides(queue)) {

@@ -9,6 +9,9 @@
 // A command that must not happen twice (see command_is_once()) has one attempt unless its publisher wants more, and
 // is on disk as sent before it is. When its device comes back without having answered, or stays silent, it ends as
 // uncertain.
+//
+// A device may move while its command goes out. So where there are other instances, one that sends a command first
+// publishes that it does, and sends when that has come back: the broker's order tells who was first.
 #pragma once
 
 #include <stdbool.h>
@@ -30,6 +33,8 @@ struct command_roads {
     bool (*whois)(void *context, int64_t device_id, const char **ident, const struct codec **codec);
     // Whether the device of that id is in the registry or was ever heard.
     bool (*knows)(void *context, int64_t device_id);
+    // Whether other instances are online, to which a device may move, or from which it may have come.
+    bool (*has_others)(void *context);
 };
 
 // What it works with; all of it stays the caller's.
@@ -39,8 +44,10 @@ struct command_queue {
     const struct command_voice *voice;
     const struct roll_call *roll_call;
     const struct command_roads *roads;
-    unsigned turn;                 // of the sweep
-    struct command_unsent *unsent; // of commands that wait for the disk, the first one first; NULL at first
+    unsigned turn;    // of the sweep
+    bool unannounced; // of a new command the outbox did not take the entry
+    struct command_unwritten
+        *unwritten; // commands that wait for the disk, the first one first; NULL at first
 };
 
 // Frees what it still has of its own.
@@ -60,6 +67,9 @@ void command_queue_answered(struct command_queue *queue, const struct road *from
 // From time to time: time-outs, expiry, and what could not be done before. now is by clock_ticks().
 void command_queue_sweep(struct command_queue *queue, int64_t now);
 
+// Whether it must not go out a second time.
+bool command_queue_is_once(const struct command_queue *queue, const struct command *command);
+
 // Somebody canceled it.
 void command_queue_cancel(struct command_queue *queue, struct command *command);
 
@@ -74,6 +84,9 @@ void command_queue_clear_stale(struct command_queue *queue, struct command *comm
 
 // Takes it out of the queue and off the disk, and frees it, without publishing anything.
 void command_queue_forget(struct command_queue *queue, struct command *command);
+
+// The entry of one that is unheard, as we published it, has come back from the broker: nobody else was first.
+void command_queue_heard(struct command_queue *queue, struct command *command);
 
 // Publishes the end of a command whose end is on disk, and buries it once the broker has that.
 void command_queue_publish_end(struct command_queue *queue, struct command *command);

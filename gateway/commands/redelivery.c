@@ -3,33 +3,24 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <utlist.h>
 
 #include "gateway/base/hash.h"
-#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 
-#define OPEN_TIME 60000000    // microseconds from the connection during which publishes are compared at most
-#define HELD_MAX  (16U << 20) // bytes
+#define MID_MAX   65535
+#define OPEN_TIME 60000000 // microseconds from the connection during which publishes are compared at most
 
 // A publish that was taken in on an earlier connection.
 struct earlier {
     uint64_t fingerprint;
     int64_t id; // of its first command
+    int mid;
     bool claimed;
 };
 
-struct held {
-    struct mqtt_received received; // its texts are owned
-    int64_t id;                    // of what was taken in earlier
-    struct held *prev, *next;
-};
-
 struct redelivery {
-    struct earlier *earlier; // by fingerprint, and then by id; NULL: no session goes on
+    struct earlier *earlier; // by fingerprint, packet id and id; NULL: no session goes on
     size_t count;
-    struct held *held; // in the order in which they came
-    size_t held_bytes;
     int64_t since;
 };
 
@@ -62,10 +53,12 @@ uint64_t redelivery_fingerprint(const struct mqtt_received *received) {
 
 // --- what was taken in ---
 
-static int by_fingerprint(const void *a, const void *b) {
+static int by_publish(const void *a, const void *b) {
     const struct earlier *one = a, *other = b;
     if (one->fingerprint != other->fingerprint)
         return one->fingerprint < other->fingerprint ? -1 : 1;
+    if (one->mid != other->mid)
+        return one->mid < other->mid ? -1 : 1;
     return one->id < other->id ? -1 : one->id > other->id;
 }
 
@@ -75,118 +68,70 @@ static void forget_earlier(struct redelivery *redelivery) {
     redelivery->count = 0;
 }
 
-void redelivery_begin(struct redelivery *redelivery, const struct command_table *table, int64_t now) {
+void redelivery_begin(struct redelivery *redelivery, const struct command_table *table,
+                      int64_t before_session, int64_t now) {
     const struct command *command, *next;
     forget_earlier(redelivery);
     if (table == NULL)
         return;
     redelivery->earlier = must_have(calloc(HASH_COUNT(table->by_id) + 1, sizeof *redelivery->earlier));
     HASH_ITER(hh, table->by_id, command, next) {
-        if (command->publish != 0)
+        if (command->publish != 0 && command->id > before_session)
             redelivery->earlier[redelivery->count++] =
-                (struct earlier){.fingerprint = command->publish, .id = command->id};
+                (struct earlier){.fingerprint = command->publish, .id = command->id, .mid = command->mid};
     }
-    qsort(redelivery->earlier, redelivery->count, sizeof *redelivery->earlier, by_fingerprint);
+    qsort(redelivery->earlier, redelivery->count, sizeof *redelivery->earlier, by_publish);
     redelivery->since = now;
 }
 
-// The newest that is not claimed: what the broker does not remember is what came last.
-static struct earlier *find_unclaimed(struct redelivery *redelivery, uint64_t fingerprint) {
+// How many stand before what is behind all of that fingerprint and packet id.
+static size_t count_through(const struct redelivery *redelivery, uint64_t fingerprint, int mid) {
+    const struct earlier wanted = {.fingerprint = fingerprint, .mid = mid, .id = INT64_MAX};
     size_t low = 0, high = redelivery->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (redelivery->earlier[middle].fingerprint <= fingerprint)
+        if (by_publish(&redelivery->earlier[middle], &wanted) <= 0)
             low = middle + 1;
         else
             high = middle;
     }
-    while (low > 0 && redelivery->earlier[low - 1].fingerprint == fingerprint)
-        if (!redelivery->earlier[--low].claimed)
-            return &redelivery->earlier[low];
-    return NULL;
+    return low;
 }
 
-// --- what is held ---
-
-static void *copy(const void *bytes, size_t length) {
-    char *memory = bytes != NULL ? must_have(malloc(length + 1)) : NULL;
-    if (memory != NULL) {
-        memcpy(memory, bytes, length);
-        memory[length] = '\0';
+// The newest that is not claimed, between two packet ids: what the broker does not remember is what came last.
+static struct earlier *find_unclaimed(struct redelivery *redelivery, uint64_t fingerprint, int mid_min,
+                                      int mid_max) {
+    struct earlier *newest = NULL;
+    for (size_t i = count_through(redelivery, fingerprint, mid_max); i > 0; i--) {
+        struct earlier *earlier = &redelivery->earlier[i - 1];
+        if (earlier->fingerprint != fingerprint || earlier->mid < mid_min)
+            break;
+        if (!earlier->claimed && (newest == NULL || earlier->id > newest->id))
+            newest = earlier;
     }
-    return memory;
+    return newest;
 }
 
-static char *copy_text(const char *text) {
-    return text != NULL ? copy(text, strlen(text)) : NULL;
+int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, bool once) {
+    struct earlier *earlier = NULL;
+    if (mid != 0) // nothing is delivered again at QoS 0
+        earlier = find_unclaimed(redelivery, fingerprint, mid, mid);
+    if (earlier == NULL && mid != 0 && once)
+        earlier = find_unclaimed(redelivery, fingerprint, 0, MID_MAX);
+    if (earlier == NULL)
+        return 0;
+    earlier->claimed = true;
+    return earlier->id;
 }
 
-static void hold(struct redelivery *redelivery, const struct mqtt_received *received, int64_t id) {
-    struct held *held = must_have(calloc(1, sizeof *held));
-    held->id = id;
-    held->received =
-        (struct mqtt_received){.topic = copy_text(received->topic),
-                               .payload = copy(received->payload, received->length),
-                               .length = received->length,
-                               .response_topic = copy_text(received->response_topic),
-                               .correlation = copy(received->correlation, received->correlation_length),
-                               .correlation_length = received->correlation_length};
-    redelivery->held_bytes += received->length + sizeof *held;
-    DL_APPEND(redelivery->held, held);
-}
-
-static void let_go(struct redelivery *redelivery, struct held *held) {
-    DL_DELETE(redelivery->held, held);
-    redelivery->held_bytes -= held->received.length + sizeof *held;
-    free((char *)held->received.topic);
-    free((char *)held->received.payload);
-    free((char *)held->received.response_topic);
-    free((char *)held->received.correlation);
-    free(held);
+void redelivery_end(struct redelivery *redelivery) {
+    forget_earlier(redelivery);
 }
 
 void redelivery_free(struct redelivery *redelivery) {
-    struct held *held, *next;
-    if (redelivery == NULL)
-        return;
-    DL_FOREACH_SAFE(redelivery->held, held, next) {
-        let_go(redelivery, held);
-    }
-    forget_earlier(redelivery);
+    if (redelivery != NULL)
+        forget_earlier(redelivery);
     free(redelivery);
-}
-
-// --- judging ---
-
-static void say_again(const char *topic, int64_t id) {
-    log_info("%s: delivered again by the broker, left out: command %lld came of it already", topic,
-             (long long)id);
-}
-
-enum redelivery_verdict redelivery_judge(struct redelivery *redelivery, uint64_t fingerprint,
-                                         const struct mqtt_received *received) {
-    struct earlier *earlier = find_unclaimed(redelivery, fingerprint);
-    if (earlier == NULL)
-        return REDELIVERY_NEW;
-    earlier->claimed = true;
-    if (!received->dup && redelivery->held_bytes < HELD_MAX) {
-        hold(redelivery, received, earlier->id);
-        return REDELIVERY_UNKNOWN;
-    }
-    say_again(received->topic, earlier->id);
-    return REDELIVERY_AGAIN;
-}
-
-void redelivery_end(struct redelivery *redelivery, int64_t vouched, redelivery_take_fn *take, void *context) {
-    struct held *held, *next;
-    forget_earlier(redelivery);
-    DL_FOREACH_SAFE(redelivery->held, held, next) {
-        if (held->id <= vouched)
-            take(context, &held->received);
-        else
-            say_again(held->received.topic, held->id);
-        let_go(redelivery, held);
-    }
 }
 
 bool redelivery_is_overdue(const struct redelivery *redelivery, int64_t now) {

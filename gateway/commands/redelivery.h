@@ -1,11 +1,16 @@
 // Publishes that a broker delivers again: taken in once.
 //
-// A broker that resumes our session delivers again what it does not know to be acknowledged: with DUP when it
-// remembers that it has sent it; without, when it fell back to an older state of its disk, even though we had
-// acknowledged it. From the same publish of somebody who means it twice this is told by what the broker
-// retains of us: its marker (see sync.h) says up to which command its memory reaches. What was taken in after
-// that it may well deliver again; what was taken in before it knows to be acknowledged. The marker comes
-// behind what the session kept, so a publish that we know already is held until then.
+// A broker that resumes our session delivers again what it does not know to be acknowledged, also when it fell back to
+// an older state of its disk and we had acknowledged it. From the same publish of somebody who means it twice this is
+// told by the packet id, and by what the broker retains of us: its marker (see sync.h) says up to which command its
+// memory reaches. What was taken in before the marker it knows to be acknowledged, and does not deliver again, so that
+// a packet id that comes again is a new use of it. The marker comes behind what the session kept: until then a publish
+// that may be one of both has made a command, on disk as any other, that waits (its twin is the command of the first
+// time).
+//
+// A broker may number anew on each connection (RabbitMQ does). So a command that must not happen twice is left out
+// whatever its packet id; another one rather runs twice. The DUP flag tells nothing of this: a broker that fell back
+// delivers without it, and one that never sent us a publish may set it.
 #pragma once
 
 #include <stdbool.h>
@@ -24,23 +29,17 @@ void redelivery_free(struct redelivery *redelivery); // NULL allowed
 uint64_t redelivery_fingerprint(const struct mqtt_received *received);
 
 // A connection has begun on which a session goes on that the broker has kept: what table holds by now was taken
-// in before. table NULL: the session is a new one, for which the broker has kept nothing. now is of a clock
-// that does not jump, in microseconds.
-void redelivery_begin(struct redelivery *redelivery, const struct command_table *table, int64_t now);
+// in before; what has an id up to before_session, in an earlier session. table NULL: the session is a new one, for
+// which the broker has kept nothing. now is of a clock that does not jump, in microseconds.
+void redelivery_begin(struct redelivery *redelivery, const struct command_table *table,
+                      int64_t before_session, int64_t now);
 
-// What to do with a publish. Each one that was taken in before stands for one that is delivered again.
-enum redelivery_verdict {
-    REDELIVERY_NEW,
-    REDELIVERY_AGAIN,   // has been taken in: leave it
-    REDELIVERY_UNKNOWN, // is held, until redelivery_end(); copied
-};
-enum redelivery_verdict redelivery_judge(struct redelivery *redelivery, uint64_t fingerprint,
-                                         const struct mqtt_received *received);
+// The id of a command that came of this publish if it is delivered again, which then stands for no other one; 0 when it
+// is surely a new one. once: its commands must not happen twice.
+int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, bool once);
 
-// The broker has delivered all that it had kept; vouched is the id of the last command up to which its memory
-// reaches, 0 when none. Gives those that are meant to take, in order.
-typedef void redelivery_take_fn(void *context, const struct mqtt_received *received);
-void redelivery_end(struct redelivery *redelivery, int64_t vouched, redelivery_take_fn *take, void *context);
+// The broker has delivered all that it had kept: what comes now is new.
+void redelivery_end(struct redelivery *redelivery);
 
 // The end is overdue: the broker lets us not hear what it retains, or is very slow.
 bool redelivery_is_overdue(const struct redelivery *redelivery, int64_t now);

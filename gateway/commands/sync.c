@@ -16,7 +16,8 @@
 
 #define ENTRY_MAX 65536 // bytes
 // Entries at which a broker may have left out some: Mosquitto's limit of queued messages.
-#define CROWD 1000
+#define CROWD          1000
+#define RIGHT_INTERVAL 1000000 // microseconds
 
 static bool is_intake(const struct command_sync *sync) {
     return sync->queue->config->commands.intake;
@@ -47,10 +48,14 @@ static void take_stored(void *context, int64_t id, const char *text) {
     struct command_sync *sync = context;
     char *fault = NULL;
     json_t *row = json_loads(text, 0, NULL);
-    struct command *command = read_row(id, row, &fault);
+    bool is_session = json_is_true(json_object_get(row, "session"));
+    struct command *command = is_session ? NULL : read_row(id, row, &fault);
     json_decref(row);
-    command_table_note_id(table_of(sync), id);
-    if (command == NULL)
+    if (command == NULL || !command->is_foreign)
+        command_table_note_id(table_of(sync), id);
+    if (is_session)
+        sync->before_session = id;
+    else if (command == NULL)
         drop_row(sync, id, fault);
     else
         command_table_add(table_of(sync), command);
@@ -68,21 +73,53 @@ void command_sync_start(struct command_sync *sync) {
 
 // --- the marker ---
 
-// Never before the entry of a command that it covers: of one that is not on disk yet there is none.
-static void publish_marker(struct command_sync *sync) {
-    if (table_of(sync)->fresh > 0)
-        return; // command_sync_mark() comes back to it
+// Whether the entries of all commands are published: what the broker does not have of the others was not canceled.
+static bool is_all_announced(const struct command_sync *sync) {
+    const struct command *command, *next;
+    if (!sync->queue->unannounced)
+        return true;
+    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
+        if (command->unsaid && !command_has_ended(command))
+            return false;
+    }
+    sync->queue->unannounced = false;
+    return true;
+}
+
+// Never before the entry of a command that it covers. Not now is false: command_sync_mark() comes back to it.
+static bool publish_marker(struct command_sync *sync) {
+    if (bus_is_full(voice_of(sync)->bus) || !is_all_announced(sync))
+        return false;
     const struct command_voice *voice = voice_of(sync);
     int64_t last = table_of(sync)->last_id > 0 ? table_of(sync)->last_id : 1;
     json_t *marker =
         json_pack("{s:s, s:I}", "store", store_marker(voice->store), "through", (json_int_t)last);
-    if (bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER,
-                    bus_client_id(voice->bus)) != 0)
-        sync->marked = last;
+    bool published =
+        bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER,
+                    bus_client_id(voice->bus)) != 0;
+    sync->marked = published ? last : sync->marked;
     json_decref(marker);
+    return published;
+}
+
+static void put_right(struct command_sync *sync) {
+    int64_t now = clock_ticks();
+    struct command *command, *next;
+    if (!(sync->marker_spoiled || sync->any_spoiled) || now - sync->righted < RIGHT_INTERVAL)
+        return;
+    sync->marker_spoiled = sync->marker_spoiled && !publish_marker(sync);
+    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
+        if (command->spoiled && !command_has_ended(command))
+            command_voice_publish(voice_of(sync), command);
+        command->spoiled = false;
+    }
+    sync->any_spoiled = false;
+    sync->righted = now;
 }
 
 void command_sync_mark(struct command_sync *sync) {
+    if (roll_call_is_done(sync->roll_call))
+        put_right(sync);
     if (is_intake(sync) && roll_call_is_done(sync->roll_call) && table_of(sync)->last_id > sync->marked)
         publish_marker(sync);
 }
@@ -92,6 +129,16 @@ static void take_marker(struct command_sync *sync, const struct mqtt_received *r
     const char *store = json_string_value(json_object_get(marker, "store"));
     if (store != NULL && strcmp(store, store_marker(voice_of(sync)->store)) == 0)
         sync->vouched = json_integer_value(json_object_get(marker, "through"));
+    json_decref(marker);
+}
+
+// What we publish there comes back, also an older one that a newer one follows.
+static void compare_marker(struct command_sync *sync, const struct mqtt_received *received) {
+    json_t *marker = json_loadb(received->payload, received->length, 0, NULL);
+    const char *store = json_string_value(json_object_get(marker, "store"));
+    int64_t through = json_integer_value(json_object_get(marker, "through"));
+    sync->marker_spoiled =
+        store == NULL || strcmp(store, store_marker(voice_of(sync)->store)) != 0 || through != sync->marked;
     json_decref(marker);
 }
 
@@ -125,7 +172,7 @@ static size_t take_unconfirmed(struct command_sync *sync) {
     struct command *command, *next;
     size_t again = 0;
     HASH_ITER(hh, table_of(sync)->by_id, command, next) {
-        if (command->confirmed || command->fresh || command_has_ended(command))
+        if (command->confirmed || command_has_ended(command))
             continue;
         bool lost = is_lost(sync, command);
         again += lost;
@@ -133,6 +180,7 @@ static size_t take_unconfirmed(struct command_sync *sync) {
             command_voice_publish(voice_of(sync), command);
         else
             take_missing(sync, command);
+        sync->queue->unannounced = sync->queue->unannounced || (lost && command->unsaid);
     }
     return again;
 }
@@ -149,12 +197,18 @@ void command_sync_settled(struct command_sync *sync) {
     size_t again = take_unconfirmed(sync);
     if (again > 0)
         log_warning("%zu pending commands were missing at the broker, publishing them again", again);
-    if (is_intake(sync))
-        publish_marker(sync); // behind them
+    sync->marked = -1;
+    command_sync_mark(sync); // behind them
     send_all(sync);
 }
 
 // --- entries that come ---
+
+// Another instance has ended it.
+static void bury(struct command_sync *sync, struct command *command, enum command_state end) {
+    command->ended_elsewhere = true;
+    command_queue_bury(sync->queue, command, end);
+}
 
 // An emptied entry: somebody canceled the command, or, when we heard of its end before, another instance has
 // ended it.
@@ -164,7 +218,7 @@ static void take_emptied(struct command_sync *sync, struct command *command) {
     if (is_intake(sync))
         command_queue_cancel(sync->queue, command);
     else
-        command_queue_bury(sync->queue, command, COMMAND_CANCELED);
+        bury(sync, command, COMMAND_CANCELED);
 }
 
 static void adopt(struct command *command, struct command *update) {
@@ -187,15 +241,33 @@ static void take_own_entry(struct command_sync *sync, struct command *command, s
         command_voice_publish(voice_of(sync), command);
 }
 
+// What comes while our own word that it is sent has not come back: that word, or that of another who was first.
+static void take_claim(struct command_sync *sync, struct command *command, struct command *update, bool own) {
+    if (update->state != COMMAND_SENT)
+        return; // from before
+    if (!own) {
+        adopt(command, update);
+        command->unheard = command->unwritten = false;
+        command->sent_to = 0;
+    } else if (update->attempts == command->attempts) {
+        command_queue_heard(sync->queue, command);
+    }
+}
+
 // What stands in the broker for a command that is known here. echo: we have said it on this connection.
 static void take_update(struct command_sync *sync, struct command *command, struct command *update,
                         bool echo) {
     const struct command_voice *voice = voice_of(sync);
-    if (command_has_ended(command) || echo || command_voice_is_on_its_way(voice, command))
+    bool own = command_voice_is_own(voice, update);
+    if (command_has_ended(command))
+        return;
+    if (command_has_ended(update) && !echo)
+        bury(sync, command, update->state); // whatever we have said meanwhile
+    else if (command->unheard)
+        take_claim(sync, command, update, own);
+    else if (echo || command_voice_is_on_its_way(voice, command))
         return; // what we have is newer
-    if (command_has_ended(update))
-        command_queue_bury(sync->queue, command, update->state);
-    else if (command_voice_is_own(voice, update))
+    else if (own)
         take_own_entry(sync, command, update);
     else
         adopt(command, update);
@@ -204,9 +276,26 @@ static void take_update(struct command_sync *sync, struct command *command, stru
 // Takes the command over.
 static void take_new(struct command_sync *sync, struct command *command) {
     command->confirmed = true;
+    command->is_foreign = true;
     command_table_add(table_of(sync), command);
     if (is_intake(sync)) // another's before: now it is ours to give back to the broker
         command_voice_keep(voice_of(sync), command);
+}
+
+// Somebody has overwritten an entry that we wrote last: it has neither ended nor changed.
+static void note_spoiled(struct command_sync *sync, struct command *command) {
+    if (command_has_ended(command) || command->fresh || !command_voice_is_own(voice_of(sync), command))
+        return;
+    command->spoiled = command->confirmed = sync->any_spoiled = true;
+}
+
+// Whoever may write entries must not fill our memory with them.
+static bool has_room(const struct command_sync *sync, const struct command *command) {
+    const char *full = command_table_full(table_of(sync), command->key);
+    if (full != NULL)
+        log_about(command->key, LOG_WARNING, "%s: the entry of command %lld is ignored: %s", command->key,
+                  (long long)command->id, full);
+    return full == NULL;
 }
 
 // Takes the command over. What the broker kept for an intake while it was away tells what happened, but not
@@ -217,13 +306,18 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     bool echo = command_voice_is_own(voice_of(sync), command) && !retained;
     if (known != NULL)
         known->confirmed = known->confirmed || current;
-    if (known != NULL && command_has_ended(known) && !command_has_ended(command) && !echo) {
+    // A live end is another instance's, who will empty it. What we said before we heard of the end came behind it.
+    bool stands = retained || !command_has_ended(command);
+    if (known != NULL && command_has_ended(known) && stands && (!echo || known->ended_elsewhere)) {
         command_queue_clear_stale(sync->queue, known, command);
         return;
     }
-    if (known != NULL) {
+    if (known != NULL && !command_has_ended(known) && !command_is_same(known, command)) {
+        note_spoiled(sync, known);
+    } else if (known != NULL) {
+        known->spoiled = false;
         take_update(sync, known, command, echo);
-    } else if (current && !echo && !command_has_ended(command)) {
+    } else if (current && !echo && !command_has_ended(command) && has_room(sync, command)) {
         take_new(sync, command);
         return;
     }
@@ -264,6 +358,14 @@ static struct command *read_entry(const struct command_sync *sync, const char *k
     return NULL;
 }
 
+static void refuse_entry(struct command_sync *sync, const char *key, int64_t id,
+                         const struct mqtt_received *received, const char *fault) {
+    struct command *command = command_table_find(table_of(sync), id);
+    log_about(received->topic, LOG_WARNING, "%s: ignored: %s", received->topic, fault);
+    if (command != NULL && strcmp(command->key, key) == 0)
+        note_spoiled(sync, command);
+}
+
 static void take_entry(struct command_sync *sync, const char *key, int64_t id,
                        const struct mqtt_received *received) {
     char *fault = NULL;
@@ -271,7 +373,7 @@ static void take_entry(struct command_sync *sync, const char *key, int64_t id,
     if (command != NULL)
         take_command(sync, command, received->retain);
     else
-        log_about(received->topic, LOG_WARNING, "%s: ignored: %s", received->topic, fault);
+        refuse_entry(sync, key, id, received, fault);
     free(fault);
     command_queue_send_next(sync->queue, key);
 }
@@ -282,8 +384,7 @@ static void take_payload(struct command_sync *sync, const char *key, int64_t id,
     if (received->length == 0)
         take_emptied(sync, command_table_find(table_of(sync), id));
     else if (received->length > ENTRY_MAX)
-        log_about(received->topic, LOG_WARNING, "%s: ignored: it has %zu bytes, expected at most %d",
-                  received->topic, received->length, ENTRY_MAX);
+        refuse_entry(sync, key, id, received, "it has more than 65536 bytes");
     else
         take_entry(sync, key, id, received);
 }
@@ -311,8 +412,11 @@ void command_sync_received(struct command_sync *sync, const char *topic,
                            const struct mqtt_received *received) {
     const char *place = strstr(topic, TOPIC_QUEUE), *own = topic_after(topic, TOPIC_INSTANCES);
     own = own != NULL ? bus_after_own(voice_of(sync)->bus, own) : NULL;
-    if (own != NULL && strcmp(own, TOPIC_MARKER) == 0 && received->retain && received->length > 0)
+    bool marker = own != NULL && strcmp(own, TOPIC_MARKER) == 0;
+    if (marker && received->retain && received->length > 0)
         take_marker(sync, received);
+    else if (marker && !received->retain && sync->marked > 0)
+        compare_marker(sync, received);
     else if (own == NULL && place != NULL)
         take_queue_topic(sync, topic, place, received);
 }

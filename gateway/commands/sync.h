@@ -22,7 +22,10 @@ struct command_sync {
     int64_t vouched; // the high-water mark: id up to which the broker's marker says that it had the entries;
                      // 0: it has none of ours
     int64_t marked;  // the same of the marker as published last
-    size_t entries;  // retained ones that it delivered since the connection
+    bool marker_spoiled, any_spoiled; // somebody has overwritten the marker, or entries
+    int64_t righted;                  // by clock_ticks(): when these were put right last
+    size_t entries;                   // retained ones that it delivered since the connection
+    int64_t before_session;           // as the disk had it at the start; see intake.h
 };
 
 // Takes up what is on disk. Before the link is started.
@@ -34,7 +37,8 @@ void command_sync_connected(struct command_sync *sync);
 // The roll call has settled: what has not come is not there.
 void command_sync_settled(struct command_sync *sync);
 
-// From time to time: renews the marker when commands were taken in.
+// From time to time: renews the marker when commands were taken in; and puts right, once a second, what somebody else has
+// overwritten.
 void command_sync_mark(struct command_sync *sync);
 
 // What came under {prefix}/state/gw/; topic is what follows that.

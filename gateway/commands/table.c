@@ -7,6 +7,8 @@
 
 #include "gateway/base/memory.h"
 
+#define ID_MAX 4102444800000000 // microseconds since 1970; a row of an earlier version may have another's
+
 struct command *command_table_find(const struct command_table *table, int64_t id) {
     struct command *command;
     HASH_FIND(hh, table->by_id, &id, sizeof id, command);
@@ -27,7 +29,7 @@ int64_t command_table_new_id(struct command_table *table, int64_t now) {
 }
 
 void command_table_note_id(struct command_table *table, int64_t id) {
-    if (id > table->last_id)
+    if (id > table->last_id && id < ID_MAX)
         table->last_id = id;
 }
 
@@ -35,8 +37,11 @@ const char *command_table_full(const struct command_table *table, const char *ke
     const struct command_target *target = command_table_target(table, key);
     if (target != NULL && target->count >= COMMANDS_PER_DEVICE_MAX)
         return "as many commands as may wait for one device wait already (1000)";
-    return table->pending >= COMMANDS_MAX ? "as many commands as may wait in all wait already (100000)"
-                                          : NULL;
+    if (table->bytes >= COMMANDS_BYTES_MAX)
+        return "the commands that wait are as large as they may be in all (256 MiB)";
+    // Ends that nobody can be told for now wait too.
+    bool full = table->pending >= COMMANDS_MAX || HASH_COUNT(table->by_id) >= COMMANDS_KNOWN_MAX;
+    return full ? "as many commands as may wait in all wait already (100000)" : NULL;
 }
 
 static struct command_target *new_target(struct command_table *table, const char *key) {
@@ -56,7 +61,9 @@ static void join_target(struct command_table *table, struct command *command) {
     struct command_target *target = command_table_target(table, command->key);
     command->target = target != NULL ? target : new_target(table, command->key);
     command->target->count++;
+    command->size = json_dumpb(command->definition, NULL, 0, JSON_COMPACT);
     table->pending++;
+    table->bytes += command->size;
     DL_INSERT_INORDER(command->target->commands, command, by_priority_then_age);
 }
 
@@ -73,6 +80,7 @@ void command_table_leave_target(struct command_table *table, struct command *com
     DL_DELETE(target->commands, command);
     command->target = NULL;
     table->pending--;
+    table->bytes -= command->size;
     if (--target->count > 0)
         return;
     HASH_DEL(table->targets, target);

@@ -10,6 +10,8 @@
 
 #define COMMANDS_PER_DEVICE_MAX 1000
 #define COMMANDS_MAX            100000
+#define COMMANDS_KNOWN_MAX      200000       // with those that have ended
+#define COMMANDS_BYTES_MAX      (256U << 20) // of what those that wait are to do, as JSON
 
 // What waits for one device. It is there as long as something does.
 struct command_target {
@@ -24,14 +26,14 @@ struct command_table {
     struct command *by_id;
     struct command_target *targets; // by key
     size_t pending;                 // commands that have not ended
-    size_t fresh;                   // of these: not on disk yet
+    size_t bytes;                   // of their definitions, as JSON
     int64_t last_id;                // ids only grow, across restarts too
 };
 
 // A number for a new command: now (microseconds since 1970), or more where that was given already.
 int64_t command_table_new_id(struct command_table *table, int64_t now);
 
-// That id is taken, and all before it.
+// That id is taken, and all before it. An id beyond the year 2100 is not one of ours, and does not count.
 void command_table_note_id(struct command_table *table, int64_t id);
 
 // NULL when there is none.

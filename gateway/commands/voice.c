@@ -54,12 +54,13 @@ static json_t *entry_of(const struct command *command, enum command_state step, 
     return entry;
 }
 
-void command_voice_log(const struct command_voice *voice, const struct command *command,
+bool command_voice_log(const struct command_voice *voice, const struct command *command,
                        enum command_state step, const json_t *more) {
     json_t *entry = entry_of(command, step, more);
-    bus_publish(voice->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG "%s" TOPIC_QUEUE "%s/%s", command->key,
-                command_voice_name(command), command_state_name(step));
+    uint64_t number = bus_publish(voice->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG "%s" TOPIC_QUEUE "%s/%s",
+                                  command->key, command_voice_name(command), command_state_name(step));
     json_decref(entry);
+    return number != 0;
 }
 
 // Last of all that goes out: whoever sent the command chose the topic.
@@ -117,6 +118,12 @@ void command_voice_keep_tombstone(const struct command_voice *voice, const struc
     store_row(voice, command, command_to_tombstone(command));
 }
 
+void command_voice_keep_session(const struct command_voice *voice, int64_t id, int64_t before) {
+    store_put_command(voice->store, id, "{\"session\":true}");
+    if (before != 0)
+        store_delete_command(voice->store, before);
+}
+
 void command_voice_forget(const struct command_voice *voice, const struct command *command) {
     store_delete_command(voice->store, command->id);
 }
@@ -152,16 +159,24 @@ void command_voice_publish(const struct command_voice *voice, struct command *co
     json_decref(entry);
 }
 
+// Once.
+static void say_result(const struct command_voice *voice, struct command *command) {
+    if (!command->end_said || command->result_said ||
+        !command_voice_log(voice, command, command->state, command->result))
+        return;
+    command->result_said = true;
+    if (command->response_topic != NULL)
+        respond(voice, command);
+}
+
 // The entry says how it ended before it is emptied: to the other instances an empty one alone is a
 // cancelation.
 void command_voice_publish_end(const struct command_voice *voice, struct command *command) {
-    command->published = 0;
-    if (bus_is_full(voice->bus))
-        return; // nothing by halves: with each attempt the publisher would be told the result
     json_t *entry = command_to_json(command);
-    publish_entry(voice, command, entry); // first, because the device may already be on its way to another
-    command_voice_result(voice, command);
-    command->published = publish_entry(voice, command, NULL);
+    // First, because the device may already be on its way to another.
+    command->end_said = command->end_said || publish_entry(voice, command, entry) != 0;
+    say_result(voice, command);
+    command->published = command->result_said ? publish_entry(voice, command, NULL) : 0;
     json_decref(entry);
 }
 
@@ -177,7 +192,7 @@ bool command_voice_clear_stale(const struct command_voice *voice, const struct c
     command_voice_sign(voice, stale);
     json_t *entry = command_to_json(stale);
     publish_entry(voice, stale, entry);
-    publish_entry(voice, stale, NULL);
+    bool emptied = publish_entry(voice, stale, NULL) != 0;
     json_decref(entry);
-    return true;
+    return emptied;
 }

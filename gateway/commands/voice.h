@@ -25,11 +25,11 @@ struct command_voice {
 // The command's name as a level of a topic: "invalid" when it cannot be one.
 const char *command_voice_name(const struct command *command);
 
-// Logs a step. more (or NULL) goes into the log entry.
-void command_voice_log(const struct command_voice *voice, const struct command *command,
+// Logs a step. more (or NULL) goes into the log entry. False when the outbox is full: it is not logged.
+bool command_voice_log(const struct command_voice *voice, const struct command *command,
                        enum command_state step, const json_t *more);
 
-// Publishes the result of a command that has ended, as log entry and to its response topic.
+// Publishes the result of a command that was rejected, as log entry and to its response topic.
 void command_voice_result(const struct command_voice *voice, const struct command *command);
 
 // Writes the entry to broker and disk as it stands, signed with our client_id. When the outbox is full the disk
@@ -37,7 +37,7 @@ void command_voice_result(const struct command_voice *voice, const struct comman
 void command_voice_publish(const struct command_voice *voice, struct command *command);
 
 // Publishes that a command has ended: how, its result, and then the empty entry, whose number in the outbox
-// command->published becomes; 0 when the outbox is full and it must be published again.
+// command->published becomes; 0 when the outbox is full: the next call goes on where this one stopped.
 void command_voice_publish_end(const struct command_voice *voice, struct command *command);
 
 // The broker holds stale for a command that has ended: it is told again that it has. False when the outbox is
@@ -56,4 +56,6 @@ bool command_voice_is_own(const struct command_voice *voice, const struct comman
 
 void command_voice_keep(const struct command_voice *voice, const struct command *command);
 void command_voice_keep_tombstone(const struct command_voice *voice, const struct command *command);
+// That a session of the broker's began after the command of that id, instead of after that of before (0: none).
+void command_voice_keep_session(const struct command_voice *voice, int64_t id, int64_t before);
 void command_voice_forget(const struct command_voice *voice, const struct command *command);

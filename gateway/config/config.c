@@ -13,6 +13,7 @@
 #include "gateway/base/address.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/config/environment.h"
 #include "gateway/config/faults.h"
 #include "gateway/config/prune.h"
 #include "gateway/config/rules.h"
@@ -59,33 +60,6 @@ static json_t *load_json(struct faults *faults, const char *file, const char *pa
     return json;
 }
 
-static const struct {
-    const char *variable;
-    const char *section;
-    const char *key;
-} environment[] = {
-    {"TRACKBUS_MQTT_URL", "mqtt", "url"},
-    {"TRACKBUS_MQTT_USERNAME", "mqtt", "username"},
-    {"TRACKBUS_MQTT_PASSWORD", "mqtt", "password"},
-    {"TRACKBUS_TOPIC_PREFIX", "mqtt", "topic_prefix"},
-    {"TRACKBUS_STORE", "store", "path"},
-};
-
-static void apply_environment(json_t *json) {
-    for (size_t i = 0; i < sizeof environment / sizeof environment[0]; i++) {
-        const char *value = getenv(environment[i].variable);
-        if (value == NULL || *value == '\0')
-            continue;
-        if (json_object_get(json, environment[i].section) == NULL)
-            json_object_set_new(json, environment[i].section, json_object());
-        json_t *section = json_object_get(json, environment[i].section);
-        if (json_is_object(section))
-            json_object_set_new(section, environment[i].key, json_string(value));
-        if (strcmp(environment[i].key, "password") == 0 && json_is_object(section))
-            json_object_set_new(section, "password_file", json_null());
-    }
-}
-
 // --- what a schema cannot say ---
 
 static void read_address(struct faults *faults, const json_t *channel, const char *key, size_t index,
@@ -123,6 +97,26 @@ static void read_options(struct faults *faults, struct config_channel *channel, 
         }
 }
 
+static void read_proxy(struct faults *faults, struct config_channel *channel, const json_t *json,
+                       const char *path) {
+    const json_t *from = json_object_get(json, "proxy_from"), *range;
+    size_t i;
+    channel->proxy_protocol = json_is_true(json_object_get(json, "proxy_protocol"));
+    channel->proxy_from = must_have(calloc(json_array_size(from) + 1, sizeof *channel->proxy_from));
+    json_array_foreach(from, i, range) {
+        struct address_range *next = &channel->proxy_from[channel->proxy_from_count];
+        if (address_range_parse(json_string_value(range), next))
+            channel->proxy_from_count++;
+        else
+            faults_add(faults, path,
+                       "has \"%s\" in proxy_from, expected an address or a network such as 192.0.2.0/24",
+                       json_string_value(range));
+    }
+    if (channel->proxy_protocol && json_array_size(from) == 0)
+        faults_add(faults, path,
+                   "has proxy_protocol, expected proxy_from as well: the addresses of the balancers");
+}
+
 static void read_channel(struct faults *faults, struct config *config, const json_t *json, size_t index) {
     struct config_channel *channel = &config->channels[index];
     const char *protocol = text_of(json, "protocol");
@@ -138,6 +132,7 @@ static void read_channel(struct faults *faults, struct config *config, const jso
         faults_add(faults, path, "has the protocol \"%s\", expected %s", protocol, list);
     }
     read_options(faults, channel, json, path);
+    read_proxy(faults, channel, json, path);
     read_address(faults, json, "tcp", index, &channel->tcp, &channel->has_tcp);
     read_address(faults, json, "udp", index, &channel->udp, &channel->has_udp);
 }
@@ -428,9 +423,10 @@ static struct config *read_config(struct faults *faults, json_t *json) {
     json_t *schema = schema_with_options();
     struct config *config = must_have(calloc(1, sizeof *config));
     config->json = json;
-    apply_environment(json);
+    environment_apply(faults, json, schema);
     struct pruning pruning = {.faults = faults, .json = json, .name = "$"};
     check_schema(&pruning, schema, schema);
+    environment_find_credentials(faults, json);
     if (json_is_object(json))
         read_all(faults, config);
     json_decref(schema);
@@ -458,6 +454,8 @@ struct config *config_parse(const char *text, size_t length, config_fault_fn *fa
 void config_free(struct config *config) {
     if (config == NULL)
         return;
+    for (size_t i = 0; i < config->channel_count; i++)
+        free(config->channels[i].proxy_from);
     free(config->channels);
     free_brokers(config);
     config_devices_free(config->devices);

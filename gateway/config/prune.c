@@ -24,6 +24,13 @@ void prune_entry(json_t *array, const char *path) {
     json_object_del(json_array_get(array, index), key);
 }
 
+// Of several in a list only the one at fault.
+static bool prune_url(json_t *mqtt, const char *path) {
+    size_t index;
+    return sscanf(path, ".url[%zu]", &index) == 1 &&
+           json_array_set_new(json_object_get(mqtt, "url"), index, json_string("mqtt://localhost")) == 0;
+}
+
 void prune(json_t *json, const char *path) {
     char key[KEY_MAX], inner[KEY_MAX];
     const char *rest = read_key(path + strlen("$"), key);
@@ -32,6 +39,8 @@ void prune(json_t *json, const char *path) {
     read_key(rest, inner);
     if (list && *rest == '[')
         prune_entry(value, rest);
+    else if (strcmp(key, "mqtt") == 0 && prune_url(value, rest))
+        return;
     else if (*inner != '\0')
         json_object_del(value, inner);
     else

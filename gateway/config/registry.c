@@ -13,54 +13,62 @@ struct entry {
     UT_hash_handle by_ident, by_id;
 };
 
-struct registry {
-    enum config_unknown unknown;
+struct registry_index {
     struct config_devices *devices;
     struct entry *entries; // one per device
     struct entry *by_ident, *by_id;
 };
 
-static void enter_devices(struct registry *registry, struct config_devices *devices) {
-    registry->devices = devices;
-    registry->entries = must_have(calloc(devices->count + 1, sizeof *registry->entries));
+struct registry {
+    enum config_unknown unknown;
+    struct registry_index *index;
+};
+
+struct registry_index *registry_index_new(struct config_devices *devices) {
+    struct registry_index *index = must_have(calloc(1, sizeof *index));
+    index->devices = devices;
+    index->entries = must_have(calloc(devices->count + 1, sizeof *index->entries));
     for (size_t i = 0; i < devices->count; i++) {
-        struct entry *entry = &registry->entries[i];
+        struct entry *entry = &index->entries[i];
         const struct config_device *device = &devices->list[i];
         entry->device = device;
-        HASH_ADD_KEYPTR(by_ident, registry->by_ident, device->ident, strlen(device->ident), entry);
-        HASH_ADD_KEYPTR(by_id, registry->by_id, &device->id, sizeof device->id, entry);
+        HASH_ADD_KEYPTR(by_ident, index->by_ident, device->ident, strlen(device->ident), entry);
+        HASH_ADD_KEYPTR(by_id, index->by_id, &device->id, sizeof device->id, entry);
     }
+    return index;
 }
 
-static void clear_entries(struct registry *registry) {
-    HASH_CLEAR(by_ident, registry->by_ident);
-    HASH_CLEAR(by_id, registry->by_id);
-    free(registry->entries);
+void registry_index_free(struct registry_index *index) {
+    if (index == NULL)
+        return;
+    HASH_CLEAR(by_ident, index->by_ident);
+    HASH_CLEAR(by_id, index->by_id);
+    free(index->entries);
+    config_devices_free(index->devices);
+    free(index);
 }
 
 struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown) {
     struct registry *registry = must_have(calloc(1, sizeof *registry));
     registry->unknown = unknown;
-    enter_devices(registry, devices);
+    registry->index = registry_index_new(devices);
     return registry;
 }
 
-struct config_devices *registry_replace(struct registry *registry, struct config_devices *devices) {
-    struct config_devices *old = registry->devices;
-    clear_entries(registry);
-    enter_devices(registry, devices);
+struct registry_index *registry_swap(struct registry *registry, struct registry_index *index) {
+    struct registry_index *old = registry->index;
+    registry->index = index;
     return old;
 }
 
 void registry_free(struct registry *registry) {
-    clear_entries(registry);
-    config_devices_free(registry->devices);
+    registry_index_free(registry->index);
     free(registry);
 }
 
 struct device registry_device(const struct registry *registry, const char *ident) {
     struct entry *entry;
-    HASH_FIND(by_ident, registry->by_ident, ident, strlen(ident), entry);
+    HASH_FIND(by_ident, registry->index->by_ident, ident, strlen(ident), entry);
     if (entry != NULL)
         return (struct device){.known = true,
                                .listed = true,
@@ -78,12 +86,13 @@ struct device registry_device(const struct registry *registry, const char *ident
 }
 
 const struct config_device *registry_at(const struct registry *registry, size_t index) {
-    return index < registry->devices->count ? &registry->devices->list[index] : NULL;
+    const struct config_devices *devices = registry->index->devices;
+    return index < devices->count ? &devices->list[index] : NULL;
 }
 
 const char *registry_ident_of(const struct registry *registry, int64_t id) {
     struct entry *entry;
-    HASH_FIND(by_id, registry->by_id, &id, sizeof id, entry);
+    HASH_FIND(by_id, registry->index->by_id, &id, sizeof id, entry);
     return entry != NULL ? entry->device->ident : NULL;
 }
 

@@ -21,9 +21,15 @@ struct registry;
 struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown);
 void registry_free(struct registry *registry);
 
-// Takes ownership of devices in place of those that it had. These are returned, for the caller to free with
-// config_devices_free() once nothing points to their texts any more.
-struct config_devices *registry_replace(struct registry *registry, struct config_devices *devices);
+// Devices that can be looked up. To make and to free them takes long when there are many, and may be done on any
+// thread. Takes ownership of devices.
+struct registry_index;
+struct registry_index *registry_index_new(struct config_devices *devices);
+void registry_index_free(struct registry_index *index); // NULL allowed
+
+// Takes ownership of index in place of what it had. That is returned, for the caller to free once nothing points to
+// the texts of its devices any more.
+struct registry_index *registry_swap(struct registry *registry, struct registry_index *index);
 
 // The device with this ident; its name points to ident when it is not listed.
 struct device registry_device(const struct registry *registry, const char *ident);

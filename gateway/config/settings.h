@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "codecs/codec.h"
+#include "gateway/base/address.h"
 #include "gateway/base/log.h"
 #include "gateway/config/broker_url.h"
 
@@ -18,6 +19,9 @@ struct config_channel {
     bool has_tcp, has_udp;
     struct sockaddr_storage tcp, udp;
     const char *options[CODEC_OPTIONS_MAX]; // in the order of the codec's; NULL where none is set
+    bool proxy_protocol;                    // a balancer's header comes in front of what a device says
+    struct address_range *proxy_from;       // where balancers are
+    size_t proxy_from_count;
 };
 
 struct config_device {

@@ -11,16 +11,19 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
+#include "gateway/base/loop_lag.h"
 #include "gateway/base/memory.h"
 #include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/roll_call.h"
 #include "gateway/broker/store.h"
+#include "gateway/channels/captures.h"
 #include "gateway/channels/channel.h"
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/notes.h"
 #include "gateway/run/metrics.h"
+#include "gateway/run/reload.h"
 #include "gateway/run/subscriptions.h"
 #include "gateway/state/rivals.h"
 #include "gateway/state/state.h"
@@ -31,6 +34,7 @@
 
 struct gateway {
     uv_loop_t loop;
+    struct loop_lag lag;
     const struct config *config;
     struct registry *registry;
     struct store *store;
@@ -41,6 +45,7 @@ struct gateway {
     struct roll_call *roll_call;
     struct rivals *rivals;
     struct gate *gate;
+    struct captures *captures;
     struct session_table sessions;
     struct channel_observer observer;
     struct channel_parts parts;
@@ -49,7 +54,9 @@ struct gateway {
     struct commands *commands;
     struct metrics *metrics;
     const struct gateway_guest *guest; // or NULL
+    struct reload *reload;
     uv_signal_t signals[4];
+    struct service service;
     uv_timer_t drain_timer;
     uint64_t drain_until; // by uv_now()
     struct outbox_waiter drained;
@@ -114,9 +121,9 @@ static void on_link_up(void *context) {
     metrics_link(gateway->metrics, true);
 }
 
-static void on_link_down(void *context, bool by_broker) {
+static void on_link_down(void *context, enum mqtt_end end) {
     struct gateway *gateway = context;
-    outbox_link_down(gateway->outbox, by_broker);
+    outbox_link_down(gateway->outbox, end);
     roll_call_lost(gateway->roll_call);
     state_link_down(gateway->state);
     metrics_link(gateway->metrics, false);
@@ -150,6 +157,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
     const char *command = bus_topic_after(gateway->bus, received->topic, TOPIC_COMMAND);
     const char *state = bus_topic_after(gateway->bus, received->topic, TOPIC_STATE);
     const char *device = bus_topic_after(gateway->bus, received->topic, TOPIC_LOG TOPIC_DEVICES);
+    const char *request = bus_topic_after(gateway->bus, received->topic, TOPIC_REQUEST);
     // Also while stopping: the broker has been told that we have it, and will not say it again.
     if (command != NULL)
         commands_take_in(gateway->commands, received);
@@ -157,6 +165,8 @@ static void on_received(void *context, const struct mqtt_received *received) {
         take_state(gateway, state, received);
     else if (device != NULL)
         session_heard(&gateway->parts, strtoll(device, NULL, 10), received->payload, received->length);
+    else if (request != NULL)
+        captures_request(gateway->captures, received->payload, received->length);
     else
         state_heard_home_assistant(gateway->state, received);
 }
@@ -175,8 +185,20 @@ static void unsubscribe(void *context, const char *filter) {
     mqtt_link_unsubscribe(context, filter);
 }
 
-static bool hear_others(void *context, const char *filter) {
-    return mqtt_link_listen(context, filter);
+static void hear_others(void *context, const char *filter) {
+    mqtt_link_listen(context, filter);
+}
+
+static void hear_no_more(void *context, const char *filter) {
+    mqtt_link_drop(context, filter);
+}
+
+static void hear_no_more_of_earlier(void *context, const char *filter) {
+    mqtt_link_drop_inherited(context, filter);
+}
+
+static bool echoes(void *context) {
+    return mqtt_link_version(context) != 5;
 }
 
 static const struct mqtt_link_handlers link_handlers = {.ready = on_link_ready,
@@ -264,6 +286,11 @@ static bool knows(void *context, int64_t device_id) {
     return state_knows(gateway->state, device_id);
 }
 
+static bool has_others(void *context) {
+    const struct gateway *gateway = context;
+    return state_has_others(gateway->state);
+}
+
 // --- stopping ---
 
 static void on_thread_timeout(uv_timer_t *timer) {
@@ -280,14 +307,17 @@ static void stop_signals(struct gateway *gateway) {
 
 static void stop_parts(struct gateway *gateway) {
     state_publish_instance(gateway->state, false); // when the link is down, the Last Will says it
+    reload_stop(gateway->reload);
     mqtt_link_stop(gateway->link);
     outbox_stop(gateway->outbox);
     gate_stop(gateway->gate);
     metrics_stop(gateway->metrics);
+    captures_stop(gateway->captures);
     roll_call_stop(gateway->roll_call);
     state_stop(gateway->state);
     commands_stop(gateway->commands);
     store_stop(gateway->store);
+    service_end(&gateway->service);
     stop_signals(gateway);
 }
 
@@ -339,11 +369,13 @@ static void stop(struct gateway *gateway) {
         return;
     }
     gateway->stopping = true;
+    service_stopping(&gateway->service);
     log_info("stopping: no more connections, %zu messages to hand over", outbox_count(gateway->outbox));
     for (size_t i = 0; i < gateway->config->channel_count; i++) {
         channel_close(&gateway->channels[i]);
         channel_log_counters(&gateway->channels[i]);
     }
+    captures_end(gateway->captures);
     gateway->drain_until = uv_now(&gateway->loop) + (mqtt_link_is_up(gateway->link) ? DRAIN_TIME : 0);
     state_finish(gateway->state);
     wait_until_drained(gateway);
@@ -379,16 +411,14 @@ static void reload_registry(struct gateway *gateway) {
         return;
     }
     log_info("the registry has %zu devices", devices->count);
-    struct config_devices *old = registry_replace(gateway->registry, devices);
-    state_reload(gateway->state);
-    sessions_reload(&gateway->parts);
-    config_devices_free(old); // sessions pointed to its names until now
+    reload_begin(gateway->reload, devices);
 }
 
-static void log_counters(const struct gateway *gateway) {
+static void log_counters(struct gateway *gateway) {
     for (size_t i = 0; i < gateway->config->channel_count; i++)
         channel_log_counters(&gateway->channels[i]);
     log_info("outbox: %zu messages", outbox_count(gateway->outbox));
+    log_info("the longest turn of the last minute took %u ms", loop_lag_longest(&gateway->lag));
 }
 
 static void on_signal(uv_signal_t *signal, int number) {
@@ -454,6 +484,7 @@ static void make_channels(struct gateway *gateway) {
     const struct config *config = gateway->config;
     struct channel_parts *parts = &gateway->parts; // all zero, and large: it has the limiters
     gateway->gate = gate_new(&gateway->loop, resume_channels, gateway);
+    gateway->captures = captures_new(&gateway->loop, gateway->bus);
     gateway->observer = (struct channel_observer){.context = gateway,
                                                   .arrived = on_arrived,
                                                   .left = on_left,
@@ -467,6 +498,7 @@ static void make_channels(struct gateway *gateway) {
     parts->outbox = gateway->outbox;
     parts->bus = gateway->bus;
     parts->gate = gateway->gate;
+    parts->captures = gateway->captures;
     parts->sessions = &gateway->sessions;
     parts->observer = &gateway->observer;
     parts->log_limiter.per_second = LOG_LINES;
@@ -482,7 +514,8 @@ static void make_state(struct gateway *gateway) {
                                         .registry = gateway->registry,
                                         .bus = gateway->bus,
                                         .outbox = gateway->outbox,
-                                        .asker = {gateway->link, subscribe, unsubscribe, hear_others},
+                                        .asker = {gateway->link, subscribe, unsubscribe, hear_others,
+                                                  hear_no_more, hear_no_more_of_earlier, echoes},
                                         .sessions = &gateway->sessions,
                                         .channels = gateway->channels,
                                         .channel_count = gateway->config->channel_count,
@@ -490,14 +523,15 @@ static void make_state(struct gateway *gateway) {
 }
 
 static void make_commands(struct gateway *gateway) {
-    gateway->commands = commands_new(&(struct commands_parts){.loop = &gateway->loop,
-                                                              .config = gateway->config,
-                                                              .registry = gateway->registry,
-                                                              .store = gateway->store,
-                                                              .outbox = gateway->outbox,
-                                                              .bus = gateway->bus,
-                                                              .roll_call = gateway->roll_call,
-                                                              .roads = {gateway, find_road, whois, knows}});
+    gateway->commands =
+        commands_new(&(struct commands_parts){.loop = &gateway->loop,
+                                              .config = gateway->config,
+                                              .registry = gateway->registry,
+                                              .store = gateway->store,
+                                              .outbox = gateway->outbox,
+                                              .bus = gateway->bus,
+                                              .roll_call = gateway->roll_call,
+                                              .roads = {gateway, find_road, whois, knows, has_others}});
 }
 
 static void tell_guest(void *context, const char *text) {
@@ -525,6 +559,10 @@ static void make_parts(struct gateway *gateway) {
     make_state(gateway);
     make_commands(gateway);
     make_metrics(gateway);
+    gateway->reload = reload_new(&(struct reload_parts){.loop = &gateway->loop,
+                                                        .registry = gateway->registry,
+                                                        .state = gateway->state,
+                                                        .sessions = &gateway->sessions});
     commands_start(gateway->commands);
 }
 
@@ -540,6 +578,7 @@ static size_t close_store(struct gateway *gateway) {
 
 // The same.
 static size_t free_parts(struct gateway *gateway) {
+    reload_free(gateway->reload);
     state_free(gateway->state);
     mqtt_link_free(gateway->link);
     outbox_free(gateway->outbox);
@@ -552,6 +591,7 @@ static size_t free_parts(struct gateway *gateway) {
     rivals_free(gateway->rivals);
     bus_free(gateway->bus);
     gate_free(gateway->gate);
+    captures_free(gateway->captures);
     size_t lost = close_store(gateway);
     subscriptions_free(&gateway->subscriptions);
     uv_loop_close(&gateway->loop);
@@ -617,12 +657,13 @@ static bool stop_guest(const struct gateway *gateway) {
     return gateway->guest == NULL || gateway->guest->stop(gateway->guest->context);
 }
 
-int gateway_run(struct config *config, const struct gateway_guest *guest) {
+int gateway_run(struct config *config, struct sign *sign, const struct gateway_guest *guest) {
     static struct gateway gateway;
     log_setup(config->log_level, config->log_format, config->worker);
     config_notes(config, log_note, NULL); // the registry then takes the devices
     take_config(&gateway, config);
     uv_loop_init(&gateway.loop);
+    loop_lag_begin(&gateway.lag, &gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.drain_timer);
     gateway.drain_timer.data = &gateway;
     if (!open_store(&gateway))
@@ -631,12 +672,14 @@ int gateway_run(struct config *config, const struct gateway_guest *guest) {
     catch_signals(&gateway);
     gate_allow_connections(gateway.gate, config->limits.connections);
     int code = begin(&gateway, guest);
+    if (code == 0)
+        service_ready(&gateway.service, &gateway.loop, sign);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     bool alone = stop_guest(&gateway);
-    log_info("stopped");
     if (!alone || mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
+    loop_lag_end(&gateway.lag);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     if (free_parts(&gateway) > 0)
         code = 1;

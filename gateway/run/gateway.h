@@ -5,6 +5,7 @@
 #include <stdbool.h>
 
 #include "gateway/config/config.h"
+#include "gateway/run/service.h"
 
 // Somebody who lives beside the gateway in its process: the page. Called on the loop's thread.
 struct gateway_guest {
@@ -16,6 +17,6 @@ struct gateway_guest {
     bool (*stop)(void *context);
 };
 
-// Runs until SIGINT or SIGTERM. guest may be NULL. Returns the exit code. Takes config->devices over; the rest stays the
-// caller's.
-int gateway_run(struct config *config, const struct gateway_guest *guest);
+// Runs until SIGINT or SIGTERM. Returns the exit code. Takes config->devices over; the rest stays the
+// caller's. sign: where a worker gives signs of life; NULL: to the service manager. guest may be NULL.
+int gateway_run(struct config *config, struct sign *sign, const struct gateway_guest *guest);

@@ -52,6 +52,8 @@ void subscriptions_fill(struct subscriptions *list, const struct config *config)
         add(list, 0, 0, "%s/" TOPIC_STATE TOPIC_INSTANCES "+/" TOPIC_CHANNELS "+", prefix);
     add_written_by_others(list, config);
     add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_LOG TOPIC_DEVICES "+" TOPIC_CONNECTED, prefix);
+    // One that was asked for while we were away is over when we are back.
+    add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_REQUEST TOPIC_CAPTURE, prefix);
     if (config->home_assistant.enabled)
         add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/status", config->home_assistant.prefix);
 }

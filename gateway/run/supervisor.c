@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -18,6 +19,7 @@
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/run/gateway.h"
+#include "gateway/run/service.h"
 
 #define BACKOFF_MIN 1  // seconds until a worker that died is started again
 #define BACKOFF_MAX 30 // doubled each time up to this
@@ -33,6 +35,7 @@ struct worker {
     time_t started;
     time_t start_at; // when to start one, if there is none
     int backoff;
+    struct sign *sign; // that it gives
 };
 
 struct supervisor {
@@ -41,7 +44,8 @@ struct supervisor {
     unsigned count;                                // of workers that serve
     struct worker workers[SUPERVISOR_WORKERS_MAX]; // number 1 first
     sigset_t usual;                                // signals that were blocked before
-    bool stopping;
+    uint64_t patience; // milliseconds that the service manager waits for a sign of life; 0: it wants none
+    bool ready, stopping;
     int code;
 };
 
@@ -171,7 +175,7 @@ static _Noreturn void be_worker(struct supervisor *supervisor, unsigned number, 
         _exit(1);
     set_signals(&supervisor->usual);
     set_instance(supervisor, number, client_id, store_path);
-    int code = gateway_run(config, supervisor->guest);
+    int code = gateway_run(config, supervisor->workers[number - 1].sign, supervisor->guest);
     config_free(config);
     free(client_id);
     free(store_path);
@@ -180,6 +184,7 @@ static _Noreturn void be_worker(struct supervisor *supervisor, unsigned number, 
 
 static void start(struct supervisor *supervisor, unsigned number) {
     struct worker *worker = &supervisor->workers[number - 1];
+    worker->sign->ready = false;
     pid_t parent = getpid(), process = fork();
     if (process == 0)
         be_worker(supervisor, number, parent);
@@ -201,6 +206,8 @@ static void tell_all(const struct supervisor *supervisor, int number) {
 // The second time: without waiting, which is what SIGINT alone means to a worker that is already stopping.
 static void stop(struct supervisor *supervisor) {
     tell_all(supervisor, supervisor->stopping ? SIGINT : SIGTERM);
+    if (!supervisor->stopping)
+        service_tell("STOPPING=1");
     supervisor->stopping = true;
 }
 
@@ -280,6 +287,59 @@ static bool any_runs(const struct supervisor *supervisor) {
     return false;
 }
 
+// --- signs of life ---
+
+static void share_signs(struct supervisor *supervisor) {
+    struct sign *signs = mmap(NULL, SUPERVISOR_WORKERS_MAX * sizeof *signs, PROT_READ | PROT_WRITE,
+                              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    must_have(signs != MAP_FAILED ? signs : NULL);
+    supervisor->patience = service_patience();
+    for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX; i++) {
+        signs[i].interval = supervisor->patience / 2;
+        supervisor->workers[i].sign = &signs[i];
+    }
+}
+
+// Ready is said once, when all that serve are.
+static void tell_ready(struct supervisor *supervisor) {
+    for (unsigned i = 0; i < supervisor->count; i++)
+        if (!supervisor->workers[i].sign->ready)
+            return;
+    supervisor->ready = true;
+    service_tell("READY=1");
+}
+
+// A worker whose loop stands still cannot even be told to stop.
+static void end_silent(const struct supervisor *supervisor) {
+    for (unsigned i = 0; i < SUPERVISOR_WORKERS_MAX; i++) {
+        const struct worker *worker = &supervisor->workers[i];
+        if (worker->process == 0 || !worker->sign->ready)
+            continue;
+        uint32_t silence = service_clock() - worker->sign->last;
+        if (silence <= supervisor->patience)
+            continue;
+        log_error("worker %u gives no sign of life for %u ms; killing it", i + 1, (unsigned)silence);
+        kill(worker->process, SIGKILL);
+    }
+}
+
+static void watch_over(struct supervisor *supervisor) {
+    if (!supervisor->ready && !supervisor->stopping)
+        tell_ready(supervisor);
+    if (supervisor->patience == 0)
+        return;
+    service_tell("WATCHDOG=1");
+    end_silent(supervisor);
+}
+
+// How long to wait for a signal: a second, or less where signs of life are wanted more often.
+static struct timespec turn(const struct supervisor *supervisor) {
+    uint64_t milliseconds = supervisor->patience / 4;
+    if (milliseconds == 0 || milliseconds >= 1000)
+        return (struct timespec){.tv_sec = 1};
+    return (struct timespec){.tv_nsec = (long)milliseconds * 1000000};
+}
+
 // --- signals ---
 
 static void ignore_fault(void *context, const char *path, const char *problem) {
@@ -315,21 +375,23 @@ static void catch_signals(struct supervisor *supervisor, sigset_t *signals) {
 
 int supervisor_run(struct config *config, unsigned count, const struct gateway_guest *guest) {
     struct supervisor supervisor = {.config = config, .guest = guest, .count = count};
-    const struct timespec second = {.tv_sec = 1};
     sigset_t signals;
     log_setup(config->log_level, config->log_format, 0);
     if (!choose_ports(config))
         return 1;
     catch_signals(&supervisor, &signals);
+    share_signs(&supervisor);
+    const struct timespec at_most = turn(&supervisor);
     for (unsigned i = 0; i < count; i++)
         supervisor.workers[i].task = TASK_SERVE;
     take_leftovers(&supervisor);
     start_due(&supervisor);
     while (any_runs(&supervisor) || !supervisor.stopping) {
-        int number = sigtimedwait(&signals, NULL, &second);
+        int number = sigtimedwait(&signals, NULL, &at_most);
         collect_ends(&supervisor);
         take_signal(&supervisor, number);
         start_due(&supervisor);
+        watch_over(&supervisor);
     }
     return supervisor.code;
 }

@@ -8,7 +8,8 @@
 #include "gateway/base/address.h"
 #include "gateway/base/memory.h"
 
-// A channel that only others have, and whose sum is due.
+// A channel that only others have, and whose sum is due; or one that we have said something of in an earlier run, which
+// is to be cleared.
 struct due_channel {
     int64_t id;
     UT_hash_handle hh;
@@ -24,6 +25,7 @@ struct channel_state {
     size_t count;
     bool *due;                  // one per channel
     struct due_channel *others; // that are due
+    struct due_channel *stale;  // that are to be cleared
     uint64_t last;              // number in the outbox of what was published last
 };
 
@@ -42,13 +44,13 @@ void channel_state_changed(struct channel_state *channel_state, const struct con
     publisher_wake(channel_state->publisher);
 }
 
-static void sum_is_due(struct channel_state *channel_state, int64_t id) {
+static void is_due(struct channel_state *channel_state, struct due_channel **list, int64_t id) {
     struct due_channel *due;
-    HASH_FIND(hh, channel_state->others, &id, sizeof id, due);
+    HASH_FIND(hh, *list, &id, sizeof id, due);
     if (due == NULL) {
         due = must_have(calloc(1, sizeof *due));
         due->id = id;
-        HASH_ADD(hh, channel_state->others, id, sizeof due->id, due);
+        HASH_ADD(hh, *list, id, sizeof due->id, due);
     }
     publisher_wake(channel_state->publisher);
 }
@@ -59,7 +61,7 @@ static void on_channel_changed(void *context, int64_t id) {
     if (own != NULL)
         channel_state_changed(channel_state, own);
     else
-        sum_is_due(channel_state, id);
+        is_due(channel_state, &channel_state->others, id);
 }
 
 static void on_all_changed(void *context) {
@@ -129,8 +131,8 @@ static void publish_other(const struct channel_state *channel_state, int64_t id)
     json_decref(state);
 }
 
-static void drop_due(struct channel_state *channel_state, struct due_channel *due) {
-    HASH_DEL(channel_state->others, due);
+static void drop_due(struct due_channel **list, struct due_channel *due) {
+    HASH_DEL(*list, due);
     free(due);
 }
 
@@ -140,7 +142,26 @@ static bool publish_others(struct channel_state *channel_state) {
         if (!bus_keeps_up(channel_state->bus))
             return false;
         publish_other(channel_state, due->id);
-        drop_due(channel_state, due);
+        drop_due(&channel_state->others, due);
+    }
+    return true;
+}
+
+// What the instance says of a channel is for the one that adds them up, when that is another.
+static bool is_stale(const struct channel_state *channel_state, int64_t id) {
+    return channel_state->config->commands.intake || own_channel(channel_state, id) == NULL;
+}
+
+static bool clear_stale(struct channel_state *channel_state) {
+    struct due_channel *due, *next;
+    HASH_ITER(hh, channel_state->stale, due, next) {
+        if (!bus_keeps_up(channel_state->bus))
+            return false;
+        if (is_stale(channel_state, due->id))
+            bus_publish(channel_state->bus, NULL, MQTT_RETAINED,
+                        TOPIC_STATE TOPIC_INSTANCES "%s/" TOPIC_CHANNELS "%lld",
+                        bus_client_id(channel_state->bus), (long long)due->id);
+        drop_due(&channel_state->stale, due);
     }
     return true;
 }
@@ -149,7 +170,7 @@ static bool is_any_due(const struct channel_state *channel_state) {
     for (size_t i = 0; i < channel_state->count; i++)
         if (channel_state->due[i])
             return true;
-    return channel_state->others != NULL;
+    return channel_state->others != NULL || channel_state->stale != NULL;
 }
 
 static bool publish(void *context) {
@@ -159,7 +180,7 @@ static bool publish(void *context) {
         !bus_has_taken(channel_state->bus, channel_state->last))
         return false;
     bool any = is_any_due(channel_state), ours = publish_ours(channel_state);
-    bool all = publish_others(channel_state) && ours;
+    bool others = publish_others(channel_state), all = clear_stale(channel_state) && ours && others;
     if (any)
         channel_state->last = bus_last_number(channel_state->bus);
     return all;
@@ -193,14 +214,12 @@ static void compare(struct channel_state *channel_state, int64_t id, bool sum, c
 
 void channel_state_received(struct channel_state *channel_state, const char *topic,
                             const struct mqtt_received *received) {
-    const char *client_id = bus_client_id(channel_state->bus),
-               *instance = topic_after(topic, TOPIC_INSTANCES),
+    const char *instance = topic_after(topic, TOPIC_INSTANCES),
                *rest = instance != NULL ? bus_after_own(channel_state->bus, instance) : NULL;
     int64_t id = rest != NULL ? instances_channel_of(rest) : 0;
-    bool stale = channel_state->config->commands.intake || own_channel(channel_state, id) == NULL;
+    bool stale = is_stale(channel_state, id);
     if (id > 0 && stale && received->retain && received->length > 0)
-        bus_publish(channel_state->bus, NULL, MQTT_RETAINED,
-                    TOPIC_STATE TOPIC_INSTANCES "%s/" TOPIC_CHANNELS "%lld", client_id, (long long)id);
+        is_due(channel_state, &channel_state->stale, id);
     if (id > 0 && !stale && !received->retain)
         compare(channel_state, id, false, topic, received);
 }
@@ -241,7 +260,9 @@ struct channel_state *channel_state_new(const struct config *config, const struc
 
 void channel_state_free(struct channel_state *channel_state) {
     while (channel_state->others != NULL)
-        drop_due(channel_state, channel_state->others);
+        drop_due(&channel_state->others, channel_state->others);
+    while (channel_state->stale != NULL)
+        drop_due(&channel_state->stale, channel_state->stale);
     free(channel_state->due);
     free(channel_state);
 }

@@ -16,6 +16,9 @@
 #define GONE_MAX   10000 // devices that are remembered as removed
 #define EACH_MAX   200 // devices that are asked for one by one in a round; of more, all telemetry is asked for
 #define LAST_FIELD "timestamp"
+#define LOOKS      2 // rounds in a row without an identity, until telemetry is that of nobody
+#define LOOKED_AT                                                                                            \
+    20 // identities that are asked for in a round: a broker with a short queue leaves out none of so few
 #define ROUNDS_MAX 100 // for a device: somebody may write its telemetry again and again
 
 // A device that is being removed.
@@ -23,6 +26,7 @@ struct leaving {
     int64_t device_id;
     bool removed;        // what was retained for it, except telemetry
     bool orphan;         // there should be nothing else
+    unsigned looks;      // of an orphan: rounds that have brought no identity
     bool asked;          // for its telemetry, in this round
     bool answered;       // something came
     bool has_timestamp;  // which is left for the end
@@ -36,6 +40,7 @@ struct round {
     bool under_way;
     bool of_all;     // by one filter
     bool marked;     // the mark has come back
+    bool silent;     // none has: what has not come may still be there
     unsigned number; // says the mark that was sent last
     unsigned marks;  // that were sent in this round
     uint64_t sent;   // the mark, by uv_now()
@@ -143,10 +148,15 @@ static bool clear(struct clearing *clearing, int64_t device_id, const char *fiel
     return number != 0;
 }
 
+// It is not known yet whether it is one.
+static bool is_looked_at(const struct leaving *leaving) {
+    return leaving->orphan && leaving->looks < LOOKS;
+}
+
 // What a full outbox does not take is asked for again.
 void clearing_heard_telemetry(struct clearing *clearing, int64_t device_id, const char *field) {
     struct leaving *leaving = find(clearing, device_id);
-    if (leaving == NULL || !leaving->asked)
+    if (leaving == NULL || !leaving->asked || is_looked_at(leaving))
         return;
     if (strcmp(field, LAST_FIELD) == 0) {
         leaving->has_timestamp = true;
@@ -180,7 +190,7 @@ static void give_up_on_marks(struct clearing *clearing) {
               " does not come back from the broker: whether the telemetry of removed devices is cleared is "
               "told by silence",
               bus_prefix(clearing->bus), bus_client_id(clearing->bus));
-    clearing->round.marked = true;
+    clearing->round.marked = clearing->round.silent = true;
     clearing_goes_on(clearing);
 }
 
@@ -208,22 +218,25 @@ static bool ask_for_all(struct clearing *clearing) {
     return true;
 }
 
-// The identity first: the broker tells it before the telemetry.
+// The identity alone at first, and then before the telemetry.
 static bool ask_for_one(struct clearing *clearing, struct leaving *leaving) {
     const struct mqtt_asker *asker = &clearing->asker;
     char filter[TOPIC_MAX];
     if (leaving->orphan &&
         !asker->subscribe(asker->context, device_filter(clearing, leaving->device_id, "", filter)))
         return false;
-    leaving->asked = asker->subscribe(
-        asker->context, device_filter(clearing, leaving->device_id, TOPIC_TELEMETRY "+", filter));
+    leaving->asked =
+        is_looked_at(leaving) || asker->subscribe(asker->context, device_filter(clearing, leaving->device_id,
+                                                                                TOPIC_TELEMETRY "+", filter));
     return leaving->asked;
 }
 
 static bool ask_for_each(struct clearing *clearing) {
     struct leaving *leaving, *next;
-    unsigned asked = 0;
+    unsigned asked = 0, looked_at = 0;
     HASH_ITER(hh, clearing->leaving, leaving, next) {
+        if (is_looked_at(leaving) && looked_at++ >= LOOKED_AT)
+            continue;
         if (asked == EACH_MAX || !ask_for_one(clearing, leaving))
             break;
         asked++;
@@ -237,7 +250,7 @@ static void begin_round(struct clearing *clearing) {
     if (!clearing_is_clear(clearing) || !bus_has_taken(clearing->bus, clearing->cleared))
         return;
     clearing->round.of_all = of_all;
-    clearing->round.marked = false;
+    clearing->round.marked = clearing->round.silent = false;
     clearing->round.marks = 0;
     clearing->round.under_way = of_all ? ask_for_all(clearing) : ask_for_each(clearing);
     if (clearing->round.under_way)
@@ -249,11 +262,24 @@ static void stop_asking(struct clearing *clearing, const struct leaving *leaving
     char filter[TOPIC_MAX];
     if (leaving->orphan)
         asker->unsubscribe(asker->context, device_filter(clearing, leaving->device_id, "", filter));
-    asker->unsubscribe(asker->context,
-                       device_filter(clearing, leaving->device_id, TOPIC_TELEMETRY "+", filter));
+    if (!is_looked_at(leaving))
+        asker->unsubscribe(asker->context,
+                           device_filter(clearing, leaving->device_id, TOPIC_TELEMETRY "+", filter));
+}
+
+// Without an identity. Where nothing shows that the broker has told all, nothing is cleared.
+static void take_look(struct clearing *clearing, struct leaving *leaving) {
+    leaving->asked = false;
+    leaving->looks++;
+    if (clearing->round.silent)
+        leave(clearing, leaving);
 }
 
 static void take_result(struct clearing *clearing, struct leaving *leaving) {
+    if (is_looked_at(leaving)) {
+        take_look(clearing, leaving);
+        return;
+    }
     bool again = leaving->answered && ++leaving->rounds < ROUNDS_MAX;
     leaving->asked = leaving->answered = false;
     if (again || (leaving->has_timestamp && !clear(clearing, leaving->device_id, LAST_FIELD)))

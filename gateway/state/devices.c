@@ -19,6 +19,10 @@
 
 // Devices outside the registry; beyond that the one heard longest ago is forgotten.
 #define UNLISTED_MAX 200000
+// Devices that we do not know and of which the broker tells something; of more, nothing is heard.
+#define CLAIMS_MAX 400000
+// Messages that are published in one turn, or a few more: the others go out when the broker has taken some.
+#define AT_ONCE 500
 // States that are looked at to find one to forget.
 #define PASSED_MAX 100
 
@@ -44,17 +48,18 @@ struct device_state {
     char *name;
     int64_t type_id;
     const struct codec *codec; // NULL until it was heard
-    const struct codec *left;  // whose entities may still be at Home Assistant, or NULL
-    bool listed;               // in the registry
-    bool connected;            // here, or when another gateway has it, there
-    int64_t since;             // no report from before it counts (high-water mark): microseconds since 1970
-    struct set_back clock;     // the device's
-    bool confirmed;            // it came here, or the broker has said what it retains as "connected"
-    bool heard_connected;      // live, in this connection: what is read on another connection may be older
-    bool heard_holder;         // the same
-    bool elsewhere;            // another gateway had it last, and announces it
-    uint32_t holder; // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
-    uint8_t due;     // of enum device_state_part
+    uint32_t
+        left;    // protocols whose entities may still be at Home Assistant: a bit each, as codec_at() counts
+    bool listed; // in the registry
+    bool connected;        // here, or when another gateway has it, there
+    int64_t since;         // no report from before it counts (high-water mark): microseconds since 1970
+    struct set_back clock; // the device's
+    bool confirmed;        // it came here, or the broker has said what it retains as "connected"
+    bool heard_connected;  // live, in this connection: what is read on another connection may be older
+    bool heard_holder;     // the same
+    bool elsewhere;        // another gateway had it last, and announces it
+    uint32_t holder;       // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
+    uint8_t due;           // of enum device_state_part
     enum waiting waiting;
     bool rests;            // its telemetry was published within telemetry_interval: values wait
     int64_t rests_until;   // by clock_ticks()
@@ -80,21 +85,39 @@ struct claim {
     UT_hash_handle hh;
 };
 
+// A device that we do not know, and that the broker says is connected here.
+struct denied {
+    int64_t id;
+    UT_hash_handle hh;
+};
+
+// A registry that has changed: first the devices that we have are compared with it, then those that it has are taken.
+struct reload {
+    enum { RELOAD_NONE, RELOAD_COMPARES, RELOAD_TAKES } phase;
+    struct device_state *next; // to be compared
+    int64_t *moved;            // ids that devices have no longer
+    size_t moved_count, moved_capacity;
+    size_t taken; // of the registry
+};
+
 struct devices {
     struct devices_parts parts;
+    struct reload reload;
     uint32_t us; // as a holder
     struct device_state *by_id;
     struct device_state *by_age; // in the order in which they were heard, the last at the end (LRU)
     struct device_state *due;    // those with something to publish, the longest first
     struct device_state *held;   // the same, but the broker has not taken yet what was published before
     struct device_state
-        *resting;         // those whose telemetry was published within telemetry_interval, the longest first
-    int64_t interval;     // telemetry_interval in microseconds
-    uint64_t removed;     // number in the outbox of what was cleared last
-    bool watches_each;    // what others write to telemetry is heard device by device
-    bool all_read;        // what the broker retained when we started
-    struct claim *claims; // while we hear what the broker retains
-    size_t unlisted;      // states of devices outside the registry
+        *resting;          // those whose telemetry was published within telemetry_interval, the longest first
+    int64_t interval;      // telemetry_interval in microseconds
+    uint64_t removed;      // number in the outbox of what was cleared last
+    bool watches_each;     // what others write to telemetry is heard device by device
+    bool watched_any;      // or was decided to be heard otherwise
+    bool all_read;         // what the broker retained when we started
+    struct claim *claims;  // while we hear what the broker retains
+    struct denied *denied; // those of which it is due to say that they are not
+    size_t unlisted;       // states of devices outside the registry
 };
 
 // --- the table ---
@@ -129,10 +152,11 @@ static void mark_due(struct devices *devices, struct device_state *state, unsign
     wait_for_turn(devices, state);
 }
 
-// What was announced is no longer right.
+// What was announced is no longer right. Another gateway announces what it has.
 static void announce_anew(struct devices *devices, struct device_state *state) {
     state->announced = (struct home_assistant_announced){0};
-    mark_due(devices, state, STATE_DISCOVERY);
+    if (!state->elsewhere)
+        mark_due(devices, state, STATE_DISCOVERY);
 }
 
 // --- watching telemetry ---
@@ -145,16 +169,26 @@ static const char *telemetry_filter(const struct devices *devices, int64_t id, c
 static void watch(struct devices *devices, struct device_state *state) {
     const struct mqtt_asker *asker = &devices->parts.asker;
     char filter[TOPIC_MAX];
-    if (!state->watched && devices->watches_each && !state->elsewhere && state->values.length > 0)
-        state->watched = asker->listen(asker->context, telemetry_filter(devices, state->id, filter));
+    if (state->watched || !devices->watches_each || state->elsewhere || state->values.length == 0)
+        return;
+    state->watched = true;
+    asker->listen(asker->context, telemetry_filter(devices, state->id, filter));
 }
 
 static void unwatch(const struct devices *devices, struct device_state *state) {
     const struct mqtt_asker *asker = &devices->parts.asker;
     char filter[TOPIC_MAX];
     if (state->watched)
-        asker->unsubscribe(asker->context, telemetry_filter(devices, state->id, filter));
+        asker->drop(asker->context, telemetry_filter(devices, state->id, filter));
     state->watched = false;
+}
+
+// An earlier run may have watched those that this one does not.
+static void drop_inherited(const struct devices *devices, const struct device_state *state) {
+    const struct mqtt_asker *asker = &devices->parts.asker;
+    char filter[TOPIC_MAX];
+    if (!state->watched)
+        asker->drop_inherited(asker->context, telemetry_filter(devices, state->id, filter));
 }
 
 void devices_watch_each(struct devices *devices, bool each) {
@@ -165,16 +199,17 @@ void devices_watch_each(struct devices *devices, bool each) {
             watch(devices, state);
         else
             unwatch(devices, state);
+        if (!devices->watched_any)
+            drop_inherited(devices, state);
     }
+    devices->watched_any = true;
 }
 
 void devices_link_down(struct devices *devices) {
     struct device_state *state;
     DL_FOREACH(devices->by_age, state) {
-        state->watched = false; // the next connection begins without
         state->heard_connected = state->heard_holder = false;
     }
-    devices->watches_each = false;
 }
 
 // --- the table: going ---
@@ -205,6 +240,8 @@ static void forget(struct devices *devices, struct device_state *state) {
     unwatch(devices, state);
     devices->unlisted -= !state->listed;
     DL_DELETE(devices->by_age, state);
+    if (devices->reload.next == state)
+        devices->reload.next = state->hh.next;
     HASH_DEL(devices->by_id, state);
     free(state->name);
     values_free(&state->values);
@@ -333,7 +370,8 @@ static void identify(struct devices *devices, struct device_state *state, const 
     state->listed = device->listed;
     if (same)
         return;
-    snprintf(state->ident, sizeof state->ident, "%s", ident);
+    if (ident != state->ident) // which snprintf() would empty
+        snprintf(state->ident, sizeof state->ident, "%s", ident);
     free(state->name);
     state->name = must_have(strdup(device->name));
     state->type_id = device->type_id;
@@ -346,6 +384,13 @@ static void identify(struct devices *devices, struct device_state *state, const 
 
 // --- publishing ---
 
+// Of the one that ends first.
+static void wake_at_end_of_rest(struct devices *devices) {
+    int64_t left = devices->resting != NULL ? devices->resting->rests_until - clock_ticks() : 0;
+    if (devices->resting != NULL)
+        publisher_wake_in(devices->parts.publisher, left > 0 ? (uint64_t)left / 1000 + 1 : 0);
+}
+
 // Telemetry of a device goes out once in telemetry_interval: a change is published at once, and what changes after
 // that when the interval is over, as it then is.
 static void begin_rest(struct devices *devices, struct device_state *state) {
@@ -354,7 +399,7 @@ static void begin_rest(struct devices *devices, struct device_state *state) {
     state->rests_until = clock_ticks() + devices->interval;
     state->rests = true;
     DL_APPEND2(devices->resting, state, prev_resting, next_resting);
-    publisher_wake(devices->parts.publisher);
+    wake_at_end_of_rest(devices);
 }
 
 // Those that have rested long enough.
@@ -415,19 +460,44 @@ static bool is_ours_to_announce(const struct device_state *state) {
     return state->confirmed && !state->elsewhere;
 }
 
+static struct home_assistant_device describe_for_home_assistant(const struct device_state *state) {
+    return (struct home_assistant_device){.id = state->id,
+                                          .ident = state->ident,
+                                          .name = state->name,
+                                          .codec = state->codec,
+                                          .reported = state->reported,
+                                          .announced = state->announced};
+}
+
+static uint32_t bit_of(const struct codec *codec) {
+    for (unsigned i = 0; codec_at(i) != NULL; i++)
+        if (codec_at(i) == codec)
+            return UINT32_C(1) << i;
+    return 0;
+}
+
+// Also of a device that is elsewhere by now: what we have announced the other gateway may not know.
+static bool leave_protocols(const struct devices *devices, struct device_state *state) {
+    state->left &= ~bit_of(state->codec);
+    for (unsigned i = 0; state->left != 0; i++) {
+        uint32_t bit = UINT32_C(1) << i;
+        if ((state->left & bit) == 0)
+            continue;
+        if (!home_assistant_leave_protocol(devices->parts.home_assistant, state->id, codec_at(i),
+                                           state->codec))
+            return false;
+        state->left &= ~bit;
+    }
+    return true;
+}
+
 // True when nothing is left to announce. Whatever makes a device ours to announce makes this due again.
 static bool publish_discovery(const struct devices *devices, struct device_state *state) {
+    if (!leave_protocols(devices, state))
+        return false;
     if (!is_ours_to_announce(state))
         return true;
-    if (!home_assistant_leave_protocol(devices->parts.home_assistant, state->id, state->left, state->codec))
-        return false;
-    state->left = NULL;
-    struct home_assistant_device device = {.id = state->id,
-                                           .ident = state->ident,
-                                           .name = state->name,
-                                           .codec = state->codec,
-                                           .reported = state->reported,
-                                           .announced = state->announced};
+    struct home_assistant_device device = describe_for_home_assistant(state);
     bool all = home_assistant_announce(devices->parts.home_assistant, &device);
     state->announced = device.announced;
     state->announced_in = generation_write(devices->parts.generation);
@@ -491,7 +561,8 @@ static void publish_due(struct devices *devices) {
     // Otherwise clearing would remove what was published in its place.
     bool may = publisher_is_open(devices->parts.publisher) && clearing_is_clear(devices->parts.clearing) &&
                bus_has_taken(bus, devices->removed);
-    while (may && devices->due != NULL && bus_keeps_up(bus))
+    uint64_t before = bus_last_number(bus);
+    while (may && devices->due != NULL && bus_keeps_up(bus) && bus_last_number(bus) - before < AT_ONCE)
         if (!publish_device(devices, devices->due))
             break;
 }
@@ -505,16 +576,46 @@ static void release(struct devices *devices) {
     }
 }
 
+static void forget_denied(struct devices *devices, int64_t id) {
+    struct denied *denied;
+    HASH_FIND(hh, devices->denied, &id, sizeof id, denied);
+    if (denied == NULL)
+        return;
+    HASH_DEL(devices->denied, denied);
+    free(denied);
+}
+
+static void deny(struct devices *devices, int64_t id) {
+    struct denied *denied = must_have(calloc(1, sizeof *denied));
+    forget_denied(devices, id);
+    denied->id = id;
+    HASH_ADD(hh, devices->denied, id, sizeof denied->id, denied);
+    publisher_wake(devices->parts.publisher);
+}
+
+// Of those that have become known it is said with the rest. Of those that are removed nothing is said any more.
+static void publish_denied(struct devices *devices) {
+    while (devices->denied != NULL && publisher_is_open(devices->parts.publisher) &&
+           bus_keeps_up(devices->parts.bus)) {
+        int64_t id = devices->denied->id;
+        if (find(devices, id) == NULL && !clearing_is_under_way(devices->parts.clearing, id))
+            publish_connected(devices, id, false);
+        forget_denied(devices, id);
+    }
+}
+
 static bool publish_again(void *context) {
     struct devices *devices = context;
+    publish_denied(devices);
     wake_rested(devices);
+    wake_at_end_of_rest(devices);
     release(devices);
     publish_due(devices);
-    return devices->due == NULL && devices->held == NULL && devices->resting == NULL;
+    return devices->due == NULL && devices->held == NULL && devices->denied == NULL;
 }
 
 void devices_taken(struct devices *devices) {
-    if (devices->held == NULL)
+    if (devices->held == NULL && devices->due == NULL)
         return;
     release(devices);
     publish_due(devices);
@@ -525,7 +626,7 @@ void devices_taken(struct devices *devices) {
 static void take_codec(struct devices *devices, struct device_state *state, const struct codec *codec) {
     if (state->codec == codec)
         return;
-    state->left = state->codec;
+    state->left |= bit_of(state->codec);
     state->codec = codec;
     mark_due(devices, state, STATE_IDENTITY);
     announce_anew(devices, state);
@@ -533,15 +634,26 @@ static void take_codec(struct devices *devices, struct device_state *state, cons
 
 // What another gateway announced is announced by us.
 static void take_back(struct devices *devices, struct device_state *state) {
-    if (state->elsewhere)
-        announce_anew(devices, state);
+    bool was_elsewhere = state->elsewhere;
     state->elsewhere = false;
+    if (was_elsewhere)
+        announce_anew(devices, state);
+}
+
+static size_t compare_some(struct devices *devices, size_t count);
+
+// Its id may still be that of another one that the registry has given a new id: then it gets that at once.
+static void let_it_have_its_id(struct devices *devices, const struct session *session) {
+    const struct device_state *holder = find(devices, session->device.id);
+    if (holder != NULL && strcmp(holder->ident, session->ident) != 0)
+        compare_some(devices, SIZE_MAX);
 }
 
 void devices_arrived(struct devices *devices, const struct session *session,
                      const struct config_channel *channel) {
     if (!session->device.known)
         return;
+    let_it_have_its_id(devices, session);
     struct device_state *state = find_or_make(devices, session->device.id, session->ident);
     identify(devices, state, &session->device, session->ident);
     take_codec(devices, state, channel->codec);
@@ -552,14 +664,16 @@ void devices_arrived(struct devices *devices, const struct session *session,
     mark_due(devices, state, STATE_CONNECTED);
 }
 
+// While the registry changes, its id may be another's already.
 static struct device_state *state_of(const struct devices *devices, const struct session *session) {
-    return session->device.known ? find(devices, session->device.id) : NULL;
+    struct device_state *state = session->device.known ? find(devices, session->device.id) : NULL;
+    return state != NULL && strcmp(state->ident, session->ident) == 0 ? state : NULL;
 }
 
 // When a device has gone to another gateway, that gateway says so itself.
 void devices_left(struct devices *devices, const struct session *session) {
     struct device_state *state = state_of(devices, session);
-    if (state == NULL || strcmp(state->ident, session->ident) != 0)
+    if (state == NULL)
         return;
     state->elsewhere = session->elsewhere;
     if (session->elsewhere) {
@@ -606,11 +720,18 @@ static void take_report(struct devices *devices, struct device_state *state, con
         take_position(devices, state, report, timestamp);
 }
 
+static bool speaks(const struct session *session, const struct codec *codec) {
+    return (session->tcp != NULL && session->tcp->peer->channel->codec == codec) ||
+           (session->udp != NULL && session->udp->peer->channel->codec == codec);
+}
+
 void devices_reported(struct devices *devices, const struct session *session,
                       const struct channel_report *report) {
     struct device_state *state = state_of(devices, session);
     if (state == NULL)
         return;
+    if (!speaks(session, state->codec)) // of two channels that it was on, the later one has ended
+        take_codec(devices, state, session_any_peer(session)->channel->codec);
     DL_DELETE(devices->by_age, state);
     DL_APPEND(devices->by_age, state);
     take_report(devices, state, session, report);
@@ -665,10 +786,18 @@ void devices_remove(struct devices *devices, int64_t id) {
 
 // Makes or updates the state of a listed device. Whether it is connected is said once it is known that no
 // other gateway has it.
-static void take_listed(struct devices *devices, const struct config_device *listed) {
+static struct device_state *take_listed(struct devices *devices, const struct config_device *listed) {
     struct device device = registry_device(devices->parts.registry, listed->ident);
     struct device_state *state = find_or_make(devices, device.id, listed->ident);
     identify(devices, state, &device, listed->ident);
+    return state;
+}
+
+// The broker has said all that it retains: what it did not have of this one is due.
+static void confirm(struct devices *devices, struct device_state *state) {
+    if (!state->confirmed)
+        mark_due(devices, state, STATE_CONNECTED | STATE_DISCOVERY);
+    state->confirmed = true;
 }
 
 static void take_registry(struct devices *devices) {
@@ -695,11 +824,6 @@ static void move(struct devices *devices, struct device_state *state) {
     identify(devices, state, &device, state->ident);
 }
 
-struct moved {
-    int64_t from;
-    struct device_state *state; // NULL: it is removed
-};
-
 // Whether the device of a state still has one, now that the registry says what device is.
 static bool stays(const struct devices *devices, const struct device_state *state,
                   const struct device *device) {
@@ -707,42 +831,102 @@ static bool stays(const struct devices *devices, const struct device_state *stat
                              session_by_ident(devices->parts.sessions, state->ident) != NULL);
 }
 
-static size_t collect_moved(struct devices *devices, struct moved *moved) {
-    struct device_state *state, *next;
-    size_t count = 0;
-    DL_FOREACH_SAFE(devices->by_age, state, next) {
-        struct device device = registry_device(devices->parts.registry, state->ident);
-        bool here = stays(devices, state, &device);
-        if (here && device.id == state->id) {
-            identify(devices, state, &device, state->ident);
-            continue;
-        }
-        moved[count++] = (struct moved){.from = state->id, .state = here ? state : NULL};
-        if (here)
-            HASH_DEL(devices->by_id, state); // ids may be exchanged: first all are taken out
-        else
-            forget(devices, state);
+static void note_moved(struct reload *reload, int64_t id) {
+    if (reload->moved_count == reload->moved_capacity) {
+        reload->moved_capacity = reload->moved_capacity * 2 + 64;
+        reload->moved = must_have(realloc(reload->moved, reload->moved_capacity * sizeof(int64_t)));
     }
-    return count;
+    reload->moved[reload->moved_count++] = id;
+}
+
+// What is retained under the id of one that is gone, and not its next holder's, is removed.
+static void compare_next(struct devices *devices) {
+    struct device_state *state = devices->reload.next;
+    struct device device = registry_device(devices->parts.registry, state->ident);
+    devices->reload.next = state->hh.next;
+    if (!stays(devices, state, &device)) {
+        clearing_begin(devices->parts.clearing, state->id);
+        forget(devices, state);
+    } else if (device.id != state->id) {
+        note_moved(&devices->reload, state->id);
+    } else {
+        identify(devices, state, &device, state->ident);
+    }
+}
+
+// Its messages carry the new id from now on.
+static void tell_session(const struct devices *devices, const struct device_state *state) {
+    struct session *session = session_by_ident(devices->parts.sessions, state->ident);
+    if (session != NULL)
+        session_reload(session);
+}
+
+// All at once: ids may be exchanged, so that first all are taken out, and nobody may come in between.
+static void move_all(struct devices *devices) {
+    const struct reload *reload = &devices->reload;
+    struct device_state **states = must_have(calloc(reload->moved_count + 1, sizeof(struct device_state *)));
+    for (size_t i = 0; i < reload->moved_count; i++) {
+        states[i] = find(devices, reload->moved[i]);
+        if (states[i] != NULL)
+            HASH_DEL(devices->by_id, states[i]);
+    }
+    for (size_t i = 0; i < reload->moved_count; i++)
+        if (states[i] != NULL)
+            move(devices, states[i]);
+    for (size_t i = 0; i < reload->moved_count; i++) {
+        if (states[i] != NULL)
+            tell_session(devices, states[i]);
+        clearing_begin(devices->parts.clearing, reload->moved[i]);
+    }
+    free(states);
+}
+
+static void end_comparing(struct devices *devices) {
+    struct reload *reload = &devices->reload;
+    reload->phase = RELOAD_TAKES;
+    move_all(devices);
+    free(reload->moved);
+    reload->moved = NULL;
+    reload->moved_count = reload->moved_capacity = 0;
+}
+
+// Returns how many it has compared; no more when all are.
+static size_t compare_some(struct devices *devices, size_t count) {
+    size_t done = 0;
+    for (; devices->reload.phase == RELOAD_COMPARES && done < count; done++) {
+        if (devices->reload.next != NULL)
+            compare_next(devices);
+        else
+            end_comparing(devices);
+    }
+    return done;
 }
 
 bool devices_know(const struct devices *devices, int64_t id) {
     return find(devices, id) != NULL;
 }
 
-void devices_reload(struct devices *devices) {
-    struct moved *moved = must_have(calloc(HASH_COUNT(devices->by_id) + 1, sizeof *moved));
-    size_t count = collect_moved(devices, moved);
-    for (size_t i = 0; i < count; i++)
-        if (moved[i].state != NULL)
-            move(devices, moved[i].state);
-    take_registry(devices);
-    for (size_t i = 0; i < count; i++)
-        // Retained topics under the old id that the new holder does not have are removed.
-        clearing_begin(devices->parts.clearing, moved[i].from);
-    free(moved);
+void devices_reload_begin(struct devices *devices) {
+    devices->reload = (struct reload){.phase = RELOAD_COMPARES, .next = devices->by_id};
+}
+
+static void take_next(struct devices *devices) {
+    struct reload *reload = &devices->reload;
+    const struct config_device *listed = registry_at(devices->parts.registry, reload->taken++);
+    if (listed == NULL) {
+        reload->phase = RELOAD_NONE;
+        return;
+    }
+    struct device_state *state = take_listed(devices, listed);
     if (publisher_is_open(devices->parts.publisher))
-        devices_all_read(devices);
+        confirm(devices, state);
+}
+
+bool devices_reload_some(struct devices *devices, size_t count) {
+    size_t done = compare_some(devices, count);
+    for (; devices->reload.phase == RELOAD_TAKES && done < count; done++)
+        take_next(devices);
+    return devices->reload.phase == RELOAD_NONE;
 }
 
 // --- what the broker has ---
@@ -753,14 +937,26 @@ static struct claim *find_claim(const struct devices *devices, int64_t id) {
     return claim;
 }
 
+// NULL when there are too many.
 static struct claim *find_or_make_claim(struct devices *devices, int64_t id) {
     struct claim *claim = find_claim(devices, id);
-    if (claim != NULL)
+    if (claim != NULL || HASH_COUNT(devices->claims) >= CLAIMS_MAX)
         return claim;
     claim = must_have(calloc(1, sizeof *claim));
     claim->id = id;
     HASH_ADD(hh, devices->claims, id, sizeof claim->id, claim);
     return claim;
+}
+
+enum claim_kind { CLAIM_OURS, CLAIM_IDENTIFIED, CLAIM_REPORTED };
+
+static void note_claim(struct devices *devices, int64_t id, enum claim_kind kind) {
+    struct claim *claim = find_or_make_claim(devices, id);
+    if (claim == NULL)
+        return;
+    claim->ours = claim->ours || kind == CLAIM_OURS;
+    claim->identified = claim->identified || kind == CLAIM_IDENTIFIED;
+    claim->reported = claim->reported || kind == CLAIM_REPORTED;
 }
 
 static bool is_claimed(const struct devices *devices, int64_t id) {
@@ -825,7 +1021,7 @@ static void hear_known(struct devices *devices, struct device_state *state, cons
     if (same && state->codec == NULL)
         take_codec(devices, state, codec);
     if (same && earlier && state->codec != codec) { // it spoke another one in an earlier run
-        state->left = codec;
+        state->left |= bit_of(codec);
         announce_anew(devices, state);
     }
     if (same || !earlier)
@@ -861,8 +1057,11 @@ static void hear_identity_elsewhere(struct devices *devices, struct device_state
         codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
     if (codec == NULL || codec == state->codec || ident == NULL || strcmp(ident, state->ident) != 0)
         return;
+    if (state->announced.own > 0)
+        state->left |= bit_of(state->codec);
     state->codec = codec;
-    announce_anew(devices, state);
+    state->announced = (struct home_assistant_announced){0};
+    mark_due(devices, state, STATE_DISCOVERY);
 }
 
 static bool is_by_another(const struct devices *devices, const struct mqtt_received *received) {
@@ -873,7 +1072,7 @@ static bool is_by_another(const struct devices *devices, const struct mqtt_recei
 static void note_identified(struct devices *devices, int64_t id) {
     clearing_heard_identity(devices->parts.clearing, id);
     if (!devices->all_read && find(devices, id) == NULL)
-        find_or_make_claim(devices, id)->identified = true;
+        note_claim(devices, id, CLAIM_IDENTIFIED);
 }
 
 static void hear_identity(struct devices *devices, int64_t id, const char *topic,
@@ -940,7 +1139,9 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
     struct device_state *state = find(devices, id);
     bool own = is_by_us(devices, id, received), here = is_here(devices, id);
     if (state == NULL && own && is_true(received) && !here) // another gateway has said last who it is
-        publish_connected(devices, id, false);
+        deny(devices, id);
+    else if (state == NULL) // it has said that, too, or has it
+        forget_denied(devices, id);
     if (state == NULL)
         return;
     if (!state->confirmed)
@@ -986,7 +1187,7 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
     if (state != NULL && !is_overtaken(&state->heard_holder, received))
         hear_holder_of(devices, state, instance, topic, received);
     else if (state == NULL && bus_is_own(devices->parts.bus, instance) && received->retain)
-        find_or_make_claim(devices, id)->ours = true;
+        note_claim(devices, id, CLAIM_OURS);
     json_decref(json);
 }
 
@@ -1015,6 +1216,20 @@ void devices_assert_connected(struct devices *devices) {
     }
 }
 
+// Two gateways may each announce a device that neither has: what is merely not the same is wrong only where it is known
+// that the device is ours.
+void devices_heard_discovery(struct devices *devices, int64_t id, const struct mqtt_received *received) {
+    char topic[sizeof TOPIC_DEVICES TOPIC_DISCOVERY + 20];
+    const struct device_state *state = find(devices, id);
+    if (state == NULL || !is_ours_to_announce(state) || received->retain)
+        return;
+    bool ours = received->length == 0 || state->holder == devices->us || is_here(devices, id);
+    struct home_assistant_device device = describe_for_home_assistant(state);
+    snprintf(topic, sizeof topic, TOPIC_DEVICES "%lld" TOPIC_DISCOVERY, (long long)id);
+    if (ours && !home_assistant_is_right(devices->parts.home_assistant, &device, received))
+        guard_wrong(devices->parts.guard, topic);
+}
+
 // The time of the last report of an earlier run. What has come since and is older does not count.
 static void hear_timestamp(struct device_state *state, const struct mqtt_received *received) {
     char text[DECIMAL_TEXT_MAX];
@@ -1035,14 +1250,16 @@ static void hear_retained_timestamp(struct devices *devices, int64_t id, struct 
     if (state != NULL)
         hear_timestamp(state, received);
     else if (!devices->all_read)
-        find_or_make_claim(devices, id)->reported = true;
+        note_claim(devices, id, CLAIM_REPORTED);
 }
 
-// Somebody has written a value of ours. What is due goes out anyway, unless it waits for telemetry_interval.
+// Somebody has written a value of ours. What is due goes out anyway, but if it waits for telemetry_interval it may take
+// long. Where what we publish comes back, that would be taken for somebody else's while it waits.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
                               const char *topic, const struct mqtt_received *received) {
     const struct value *value = values_named(&state->values, field);
-    if (value == NULL || (value->generation == 0 && !state->rests))
+    bool waits = state->rests && !devices->parts.asker.echoes(devices->parts.asker.context);
+    if (value == NULL || (value->generation == 0 && !waits))
         return;
     bool same = value->generation != 0 && value->length == received->length &&
                 memcmp(value_text(value), received->payload, received->length) == 0;
@@ -1137,9 +1354,7 @@ void devices_all_read(struct devices *devices) {
     drop_claims(devices);
     devices->all_read = true;
     DL_FOREACH(devices->by_age, state) {
-        if (!state->confirmed)
-            mark_due(devices, state, STATE_CONNECTED | STATE_DISCOVERY);
-        state->confirmed = true;
+        confirm(devices, state);
     }
 }
 
@@ -1155,6 +1370,9 @@ struct devices *devices_new(const struct devices_parts *parts) {
 
 void devices_free(struct devices *devices) {
     drop_claims(devices);
+    while (devices->denied != NULL)
+        forget_denied(devices, devices->denied->id);
+    free(devices->reload.moved);
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);
     free(devices);

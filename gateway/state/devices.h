@@ -73,7 +73,10 @@ void devices_emptied(struct devices *devices, int64_t id, const char *field);
 // What waits for telemetry_interval to pass is due now, and nothing waits for it any more.
 void devices_rest_no_more(struct devices *devices);
 
-// Whether to hear device by device what others write to the telemetry of ours. Not after the link was lost.
+// Something has come on a discovery topic of Home Assistant's that is about the device of that id.
+void devices_heard_discovery(struct devices *devices, int64_t id, const struct mqtt_received *received);
+
+// Whether to hear device by device what others write to the telemetry of ours.
 void devices_watch_each(struct devices *devices, bool each);
 void devices_link_down(struct devices *devices);
 
@@ -83,8 +86,10 @@ void devices_taken(struct devices *devices);
 // All are due for Home Assistant again.
 void devices_announce(struct devices *devices);
 
-// The registry has changed: names, ids, devices that are new or gone. sessions_reload() comes after it.
-void devices_reload(struct devices *devices);
+// The registry has changed: names, ids, devices that are new or gone. So many devices are looked at at a time, and the
+// sessions of those that have another id are told. Returns whether all is done; sessions_reload_begin() comes then.
+void devices_reload_begin(struct devices *devices);
+bool devices_reload_some(struct devices *devices, size_t count);
 
 // Whether a device of that id is in the registry, was heard, or had something retained at the beginning.
 bool devices_know(const struct devices *devices, int64_t id);

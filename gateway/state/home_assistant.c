@@ -156,12 +156,18 @@ static void write_node(const struct home_assistant *home_assistant, int64_t devi
             *c = '_';
 }
 
+static void write_topic(const struct home_assistant *home_assistant, int64_t device_id,
+                        const struct entity *entity, char topic[DISCOVERY_TOPIC_MAX]) {
+    char node[NODE_MAX];
+    write_node(home_assistant, device_id, node);
+    snprintf(topic, DISCOVERY_TOPIC_MAX, "%s/%s/%s/%s/config", home_assistant->config->home_assistant.prefix,
+             entity->component, node, entity->object_id);
+}
+
 static uint64_t publish(const struct home_assistant *home_assistant, int64_t device_id,
                         const struct entity *entity, const char *text, size_t length) {
-    char topic[DISCOVERY_TOPIC_MAX], node[NODE_MAX];
-    write_node(home_assistant, device_id, node);
-    snprintf(topic, sizeof topic, "%s/%s/%s/%s/config", home_assistant->config->home_assistant.prefix,
-             entity->component, node, entity->object_id);
+    char topic[DISCOVERY_TOPIC_MAX];
+    write_topic(home_assistant, device_id, entity, topic);
     return bus_publish_text(home_assistant->bus, topic, text, length, MQTT_RETAINED);
 }
 
@@ -308,6 +314,46 @@ bool home_assistant_announce(const struct home_assistant *home_assistant,
         if (!announce_if_it_keeps_up(home_assistant, device, &own))
             return false;
     return true;
+}
+
+// --- what has come ---
+
+static bool is_topic_of(const struct home_assistant *home_assistant,
+                        const struct home_assistant_device *device, const struct entity *entity,
+                        const char *topic) {
+    char ours[DISCOVERY_TOPIC_MAX];
+    write_topic(home_assistant, device->id, entity, ours);
+    return strcmp(ours, topic) == 0;
+}
+
+// The announced entity that the topic is of. False when there is none.
+static bool find_announced(const struct home_assistant *home_assistant,
+                           const struct home_assistant_device *device, const char *topic,
+                           struct entity *entity) {
+    for (size_t i = 0; i < ENTITY_COUNT; i++) {
+        *entity = entities[i];
+        if ((device->announced.entities & bit_of(&entities[i])) != 0 &&
+            is_topic_of(home_assistant, device, entity, topic))
+            return true;
+    }
+    for (uint32_t i = 0; i < device->announced.own && find_own(device->codec, i, entity); i++)
+        if (is_topic_of(home_assistant, device, entity, topic))
+            return true;
+    return false;
+}
+
+bool home_assistant_is_right(const struct home_assistant *home_assistant,
+                             const struct home_assistant_device *device,
+                             const struct mqtt_received *received) {
+    struct entity entity;
+    if (!find_announced(home_assistant, device, received->topic, &entity))
+        return true;
+    json_t *json = json_loadb(received->payload, received->length, 0, NULL);
+    json_t *ours = describe(home_assistant, device, &entity);
+    bool right = json_equal(json, ours);
+    json_decref(ours);
+    json_decref(json);
+    return right;
 }
 
 // --- removing ---

@@ -47,6 +47,12 @@ void home_assistant_remove(const struct home_assistant *home_assistant, int64_t 
 bool home_assistant_leave_protocol(const struct home_assistant *home_assistant, int64_t device_id,
                                    const struct codec *former, const struct codec *now);
 
+// Whether what has come on a discovery topic of the device is what we have announced there. Also true for an entity
+// that the device does not have, or that is not announced.
+bool home_assistant_is_right(const struct home_assistant *home_assistant,
+                             const struct home_assistant_device *device,
+                             const struct mqtt_received *received);
+
 // The device that a discovery topic of ours is about. False for any other topic.
 bool home_assistant_topic_id(const struct home_assistant *home_assistant, const char *topic,
                              int64_t *device_id);

@@ -20,9 +20,12 @@ struct remote_channel {
 
 struct instance {
     char *client_id;
+    bool said; // whether it is online: of another only its channels are known
     bool online;
+    bool intake;    // it takes commands in
     double started; // its run, as it says; 0: not known
     struct remote_channel *channels;
+    size_t channel_count;
     UT_hash_handle hh;
 };
 
@@ -38,10 +41,11 @@ struct instances {
 
 // --- the table ---
 
+// NULL beyond INSTANCES_MAX: whoever may write there must not fill our memory.
 static struct instance *find_or_make(struct instances *instances, const char *client_id, size_t length) {
     struct instance *instance;
     HASH_FIND(hh, instances->by_id, client_id, length, instance);
-    if (instance != NULL)
+    if (instance != NULL || HASH_COUNT(instances->by_id) >= INSTANCES_MAX)
         return instance;
     instance = must_have(calloc(1, sizeof *instance));
     instance->client_id = must_have(strndup(client_id, length));
@@ -55,10 +59,12 @@ static struct remote_channel *find_channel(const struct instance *instance, int6
     return channel;
 }
 
+// NULL beyond INSTANCES_CHANNELS_MAX.
 static struct remote_channel *find_or_make_channel(struct instance *instance, int64_t id) {
     struct remote_channel *channel = find_channel(instance, id);
-    if (channel != NULL)
+    if (channel != NULL || instance->channel_count >= INSTANCES_CHANNELS_MAX)
         return channel;
+    instance->channel_count++;
     channel = must_have(calloc(1, sizeof *channel));
     channel->id = id;
     LL_APPEND(instance->channels, channel);
@@ -67,6 +73,7 @@ static struct remote_channel *find_or_make_channel(struct instance *instance, in
 
 static void remove_channel(struct instance *instance, struct remote_channel *channel) {
     LL_DELETE(instance->channels, channel);
+    instance->channel_count--;
     json_decref(channel->state);
     free(channel);
 }
@@ -112,6 +119,15 @@ bool instances_sum_here(const struct instances *instances) {
     return instances->intake || !any_online(instances);
 }
 
+bool instances_speak_here(const struct instances *instances) {
+    const char *us = bus_client_id(instances->bus);
+    const struct instance *instance;
+    for (instance = instances->by_id; instance != NULL; instance = instance->hh.next)
+        if (instance->online && (instance->intake || strcmp(instance->client_id, us) < 0))
+            return instances->intake;
+    return true;
+}
+
 int64_t instances_connections(const struct instances *instances, int64_t channel_id) {
     const struct instance *instance;
     int64_t sum = 0;
@@ -155,7 +171,7 @@ void instances_each_offline(const struct instances *instances,
                             void (*fn)(void *context, const char *client_id), void *context) {
     const struct instance *instance;
     for (instance = instances->by_id; instance != NULL; instance = instance->hh.next)
-        if (!instance->online)
+        if (instance->said && !instance->online)
             fn(context, instance->client_id);
 }
 
@@ -229,10 +245,13 @@ static void hear_instance(struct instances *instances, struct instance *instance
     const char *state = json_string_value(json_object_get(json, "state"));
     bool online = state != NULL && strcmp(state, "online") == 0;
     double started = json_number_value(json_object_get(json, "started"));
+    bool news = !instance->said;
+    instance->said = true;
+    instance->intake = json_object_get(json, "commands") != NULL;
     json_decref(json);
     if (online && instance->online && started != instance->started)
         end_run(instance);
-    else if (online == instance->online)
+    else if (online == instance->online && !news)
         return;
     instance->online = online;
     instance->started = started;
@@ -255,6 +274,8 @@ static json_t *read_channel(int64_t id, const struct mqtt_received *received) {
 static void hear_channel(struct instances *instances, struct instance *instance, int64_t id,
                          const struct mqtt_received *received) {
     struct remote_channel *channel = find_or_make_channel(instance, id);
+    if (channel == NULL)
+        return;
     json_decref(channel->state);
     channel->state = read_channel(id, received);
     tell_channel(instances, id);
@@ -273,10 +294,13 @@ void instances_received(struct instances *instances, const char *topic,
     const char *rest = topic + strcspn(topic, "/");
     size_t length = (size_t)(rest - topic);
     int64_t channel_id = instances_channel_of(rest);
-    if (topic_after(topic, bus_client_id(instances->bus)) == rest)
-        return; // our own
+    if (topic_after(topic, bus_client_id(instances->bus)) == rest || (channel_id <= 0 && *rest != '\0'))
+        return; // our own, or nothing of this
+    struct instance *instance = find_or_make(instances, topic, length);
+    if (instance == NULL)
+        return;
     if (channel_id > 0)
-        hear_channel(instances, find_or_make(instances, topic, length), channel_id, received);
-    else if (*rest == '\0')
-        hear_instance(instances, find_or_make(instances, topic, length), received);
+        hear_channel(instances, instance, channel_id, received);
+    else
+        hear_instance(instances, instance, received);
 }

@@ -7,6 +7,9 @@
 
 #include "gateway/broker/bus.h"
 
+#define INSTANCES_MAX          1000 // others that are known; of more, nothing is heard
+#define INSTANCES_CHANNELS_MAX 1000 // of each
+
 struct instances;
 
 // Told when what an instance says about a channel has changed; and when what all say together may have
@@ -44,12 +47,16 @@ bool instances_are_known(const struct instances *instances);
 // Whether any of the others is online.
 bool instances_any_online(const struct instances *instances);
 
-// Calls fn with the client_id of each of the others that is offline.
+// Calls fn with the client_id of each of the others that has said, or whose Last Will says, that it is offline.
 void instances_each_offline(const struct instances *instances,
                             void (*fn)(void *context, const char *client_id), void *context);
 
 // Whether it is for us to say what all have together.
 bool instances_sum_here(const struct instances *instances);
+
+// Whether it is for us to speak of the devices of those that are gone: the one that takes commands in does; while that
+// is away, the first by name of those that are online.
+bool instances_speak_here(const struct instances *instances);
 
 // Connections that the others have in a channel.
 int64_t instances_connections(const struct instances *instances, int64_t channel_id);

@@ -14,6 +14,7 @@ struct entry {
 
 struct publisher {
     uv_timer_t timer; // runs while something is due
+    uv_timer_t later; // runs until something becomes due
     bool open;
     bool woken; // since this round of publishing began
     struct entry *entries;
@@ -23,12 +24,14 @@ struct publisher {
 struct publisher *publisher_new(uv_loop_t *loop) {
     struct publisher *publisher = must_have(calloc(1, sizeof *publisher));
     uv_timer_init(loop, &publisher->timer);
-    publisher->timer.data = publisher;
+    uv_timer_init(loop, &publisher->later);
+    publisher->timer.data = publisher->later.data = publisher;
     return publisher;
 }
 
 void publisher_stop(struct publisher *publisher) {
     uv_close((uv_handle_t *)&publisher->timer, NULL);
+    uv_close((uv_handle_t *)&publisher->later, NULL);
 }
 
 void publisher_free(struct publisher *publisher) {
@@ -67,6 +70,20 @@ void publisher_wake(struct publisher *publisher) {
     publisher->woken = true;
     if (publisher->open && !uv_is_active(handle) && !uv_is_closing(handle))
         uv_timer_start(&publisher->timer, on_timer, INTERVAL, INTERVAL);
+}
+
+static void on_later(uv_timer_t *timer) {
+    if (!publisher_publish(timer->data))
+        publisher_wake(timer->data);
+}
+
+// Never more often than what is due: many devices become due one after another.
+void publisher_wake_in(struct publisher *publisher, uint64_t milliseconds) {
+    uv_timer_t *later = &publisher->later;
+    uint64_t wait = milliseconds > INTERVAL ? milliseconds : INTERVAL;
+    bool sooner = !uv_is_active((uv_handle_t *)later) || uv_timer_get_due_in(later) > wait;
+    if (sooner && !uv_is_closing((uv_handle_t *)later))
+        uv_timer_start(later, on_later, wait, 0);
 }
 
 // What has become due until now is looked at.

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <uv.h>
 
 struct publisher;
@@ -26,6 +27,9 @@ void publisher_add(struct publisher *publisher, publish_fn *publish, void *conte
 
 // Something is due: it is looked at within 100 ms, and again every 100 ms until nothing is left.
 void publisher_wake(struct publisher *publisher);
+
+// Something becomes due in so many milliseconds, at least 100: it is looked at then.
+void publisher_wake_in(struct publisher *publisher, uint64_t milliseconds);
 
 // From now on state is published: what is due by now is looked at within 100 ms.
 void publisher_open(struct publisher *publisher);

@@ -234,7 +234,7 @@ static void ignore(void *context) {
 }
 
 // One that takes the two connections for one ends the other whenever one comes.
-static void on_down(void *context, bool by_broker) {
+static void on_down(void *context, enum mqtt_end end) {
     struct state_reader *reader = context;
     if (++reader->downs < DOWNS_MAX || !bus_is_up(reader->bus))
         return;

@@ -1,7 +1,6 @@
 // The front of this room; see state.h.
 #include "gateway/state/state.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,7 +19,8 @@
 #define INTERVAL 100 // milliseconds between attempts to begin reading
 
 // How it is heard what others write to the telemetry of our devices. All of it at once, while no other instance is
-// online: with others, each would hear everything that the others publish. Then device by device.
+// online: with others, each would hear everything that the others publish. Then device by device; and so with MQTT
+// 3.1.1, where all that is retained for a filter comes first, so that it comes bit by bit.
 enum watching { WATCHING_NOTHING, WATCHING_ALL, WATCHING_EACH };
 
 struct state {
@@ -52,7 +52,7 @@ static void take_over_from(void *context, const char *client_id) {
 // done once all is known, and whenever one goes after that.
 static void take_over(void *context) {
     struct state *state = context;
-    if (state->settled && publisher_is_open(state->publisher) && instances_sum_here(state->instances))
+    if (state->settled && publisher_is_open(state->publisher) && instances_speak_here(state->instances))
         instances_each_offline(state->instances, take_over_from, state);
 }
 
@@ -96,6 +96,10 @@ bool state_is_answered(const struct state *state) {
     return publisher_is_open(state->publisher);
 }
 
+bool state_has_others(const struct state *state) {
+    return instances_any_online(state->instances);
+}
+
 bool state_knows(const struct state *state, int64_t device_id) {
     return !state_is_answered(state) || devices_know(state->devices, device_id);
 }
@@ -112,7 +116,17 @@ void state_link_connected(struct state *state) {
     instances_begin(state->instances);
 }
 
+// Questions that a run was in the middle of when it was killed.
+static void drop_what_earlier_runs_asked(const struct state *state) {
+    const struct mqtt_asker *asker = &state->parts.asker;
+    char filter[TOPIC_MAX];
+    asker->drop_inherited(asker->context, clearing_filter_of_all(state->parts.bus, filter));
+    bus_topic(state->parts.bus, filter, TOPIC_STATE TOPIC_DEVICES "+" TOPIC_TELEMETRY "timestamp");
+    asker->drop_inherited(asker->context, filter);
+}
+
 void state_link_up(struct state *state) {
+    drop_what_earlier_runs_asked(state);
     if (!begin_reading(state))
         begin_reading_soon(state);
 }
@@ -121,7 +135,6 @@ void state_link_down(struct state *state) {
     clearing_link_down(state->clearing);
     devices_link_down(state->devices);
     guard_forget(state->guard);
-    state->watching = WATCHING_NOTHING;
 }
 
 void state_link_ready(struct state *state) {
@@ -175,16 +188,11 @@ void state_received(struct state *state, const char *topic, const struct mqtt_re
 }
 
 void state_heard_home_assistant(struct state *state, const struct mqtt_received *received) {
-    char topic[sizeof TOPIC_DEVICES TOPIC_DISCOVERY + 20];
     int64_t id;
-    if (!home_assistant_topic_id(state->home_assistant, received->topic, &id)) {
-        if (home_assistant_received(state->home_assistant, received))
-            devices_announce(state->devices);
-    } else if (received->length == 0) {
-        // Only what was removed: two gateways may each announce a device that neither has.
-        snprintf(topic, sizeof topic, TOPIC_DEVICES "%lld" TOPIC_DISCOVERY, (long long)id);
-        guard_wrong(state->guard, topic);
-    }
+    if (home_assistant_topic_id(state->home_assistant, received->topic, &id))
+        devices_heard_discovery(state->devices, id, received);
+    else if (home_assistant_received(state->home_assistant, received))
+        devices_announce(state->devices);
 }
 
 // --- what somebody else has changed ---
@@ -213,26 +221,28 @@ static void on_all_again(void *context) {
     state_publish_instance(state, true);
 }
 
-static void end_watching(struct state *state, const char *all) {
-    if (state->watching == WATCHING_ALL)
-        state->parts.asker.unsubscribe(state->parts.asker.context, all);
-    if (state->watching == WATCHING_EACH)
-        devices_watch_each(state->devices, false);
+static void watch_all(const struct state *state, bool all) {
+    const struct mqtt_asker *asker = &state->parts.asker;
+    char filter[TOPIC_MAX];
+    bus_topic(state->parts.bus, filter, TOPIC_STATE TOPIC_DEVICES "+" TOPIC_TELEMETRY "#");
+    if (all)
+        asker->listen(asker->context, filter);
+    else if (state->watching == WATCHING_ALL)
+        asker->drop(asker->context, filter);
+    else
+        asker->drop_inherited(asker->context, filter);
 }
 
 // As others come and go.
 static bool watch(void *context) {
     struct state *state = context;
-    char all[TOPIC_MAX];
-    enum watching wanted = instances_any_online(state->instances) ? WATCHING_EACH : WATCHING_ALL;
+    const struct mqtt_asker *asker = &state->parts.asker;
+    bool each = instances_any_online(state->instances) || asker->echoes(asker->context);
+    enum watching wanted = each ? WATCHING_EACH : WATCHING_ALL;
     if (wanted == state->watching || !instances_are_known(state->instances))
         return true;
-    bus_topic(state->parts.bus, all, TOPIC_STATE TOPIC_DEVICES "+" TOPIC_TELEMETRY "#");
-    end_watching(state, all);
-    if (wanted == WATCHING_EACH)
-        devices_watch_each(state->devices, true);
-    else if (!state->parts.asker.listen(state->parts.asker.context, all))
-        wanted = WATCHING_NOTHING;
+    watch_all(state, !each);
+    devices_watch_each(state->devices, each);
     state->watching = wanted;
     return true;
 }
@@ -293,8 +303,12 @@ void state_commands_come(struct state *state, bool come) {
     instance_state_set_commands(state->instance_state, come);
 }
 
-void state_reload(struct state *state) {
-    devices_reload(state->devices);
+void state_reload_begin(struct state *state) {
+    devices_reload_begin(state->devices);
+}
+
+bool state_reload_some(struct state *state, size_t count) {
+    return devices_reload_some(state->devices, count);
 }
 
 // --- making and taking apart ---

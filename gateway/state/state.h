@@ -75,8 +75,10 @@ void state_publish_instance(struct state *state, bool online);
 // called in one that takes no commands in.
 void state_commands_come(struct state *state, bool come);
 
-// The registry has changed; registry_replace() comes before it, sessions_reload() after it.
-void state_reload(struct state *state);
+// The registry has changed; registry_swap() comes before it, sessions_reload_begin() after all of it is done. Takes so
+// many devices at a time; returns whether that was all.
+void state_reload_begin(struct state *state);
+bool state_reload_some(struct state *state, size_t count);
 
 // Whether what the broker retains from earlier runs has been heard: state is published from then on.
 bool state_is_answered(const struct state *state);
@@ -84,6 +86,9 @@ bool state_is_answered(const struct state *state);
 // Whether a device of that id is in the registry or was ever heard, as far as is known: before all that is
 // retained of earlier runs has been heard, every device may have been.
 bool state_knows(const struct state *state, int64_t device_id);
+
+// Whether other instances are online.
+bool state_has_others(const struct state *state);
 
 // Whether an attempt to connect is still on a thread, which cannot be called back; the loop will not end
 // before it.

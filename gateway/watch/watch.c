@@ -237,7 +237,7 @@ static void on_up(void *context) {
     ask_for_states(watch); // identities first; lines need nothing else
 }
 
-static void on_down(void *context, bool by_broker) {
+static void on_down(void *context, enum mqtt_end end) {
     struct watch *watch = context;
     watch->is_up = false;
     watch->changed = true;

@@ -305,7 +305,7 @@ static void on_up(void *context) {
     tell_broker(web, true);
 }
 
-static void on_down(void *context, bool by_broker) {
+static void on_down(void *context, enum mqtt_end end) {
     struct web *web = context;
     listener_lost(web->listener);
     gateways_lost(web->gateways);

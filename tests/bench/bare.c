@@ -92,7 +92,7 @@ static void connect_client(struct course *of) {
     mosquitto_int_option(client, MOSQ_OPT_TCP_NODELAY, 1);
     mosquitto_connect_v5_callback_set(client, on_connect);
     mosquitto_publish_v5_callback_set(client, on_publish);
-    check(mosquitto_connect_bind_v5(client, "127.0.0.1", of->options.broker_port, 30, NULL, NULL));
+    check(mosquitto_connect_bind_v5(client, of->options.host, of->options.broker_port, 30, NULL, NULL));
     uv_poll_init(&of->loop, &poll_handle, mosquitto_socket(client));
     uv_prepare_init(&of->loop, &prepare);
     uv_prepare_start(&prepare, on_prepare);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SECOND   UINT64_C(1000000000) // nanoseconds
@@ -19,16 +20,22 @@
 static const char help[] =
     "Devices that send reports (trackbus-load), or a publisher that publishes the same messages without a\n"
     "gateway (trackbus-bare), and a subscriber that counts what arrives. The result is JSON on standard\n"
-    "output; a line a second on standard error says how it goes.\n"
+    "output; lines on standard error say how it goes (due: what the rate asks for and is not sent yet).\n"
     "\n"
     "  --port N           TCP or UDP port of the gateway's channel (trackbus-load)\n"
     "  --broker N         port of the broker, on 127.0.0.1\n"
+    "  --host ADDRESS     of gateway and broker, IPv4; 127.0.0.1 by default\n"
+    "  --topic FILTER     counts what comes there, one message a report, whatever it says (and so measures "
+    "no\n"
+    "                     latency): for gateways other than trackbus\n"
     "  --protocol NAME    mictrack (default) or magicyo\n"
     "  --udp              datagrams instead of TCP connections\n"
     "  --devices N        1000\n"
     "  --rate N           reports a second, of all devices together; 0 (default): as many as are taken\n"
     "  --ramp N           connections a second; 0 (default): as fast as they are taken\n"
     "  --mixed            all kinds of reports, not positions alone\n"
+    "  --segments         Mictrack without an end of line: a report ends with its segment\n"
+    "  --buffered N       reports that each device sends in one go once it is connected; 0 by default\n"
     "  --batch N          reports in one write, 1 by default; with a rate always 1\n"
     "  --under-way N      reports that may be between devices and subscriber; 0 (default): any number\n"
     "  --qos N            of the subscriber and of trackbus-bare; 1 by default\n"
@@ -36,10 +43,16 @@ static const char help[] =
     "  --warmup SECONDS   1 by default\n"
     "  --seconds SECONDS  5 by default; 0: every device reports once, nothing else\n"
     "  --watch PID        measure the processor time of that process too, up to four times\n"
+    "  --lines N          a second, of how it goes; 1 by default\n"
     "  --hold             after the result keep all connections until standard input ends\n";
 
 enum option_id {
     PORT = 1,
+    HOST,
+    TOPIC,
+    SEGMENTS,
+    BUFFERED,
+    LINES,
     BROKER,
     PROTOCOL,
     UDP,
@@ -58,15 +71,29 @@ enum option_id {
     HELP
 };
 
-static const struct option longs[] = {{"port", 1, NULL, PORT},         {"broker", 1, NULL, BROKER},
-                                      {"protocol", 1, NULL, PROTOCOL}, {"udp", 0, NULL, UDP},
-                                      {"devices", 1, NULL, DEVICES},   {"rate", 1, NULL, RATE},
-                                      {"ramp", 1, NULL, RAMP},         {"mixed", 0, NULL, MIXED},
-                                      {"batch", 1, NULL, BATCH},       {"under-way", 1, NULL, UNDER_WAY},
-                                      {"qos", 1, NULL, QOS},           {"window", 1, NULL, WINDOW},
-                                      {"warmup", 1, NULL, WARMUP},     {"seconds", 1, NULL, SECONDS},
-                                      {"watch", 1, NULL, WATCH},       {"hold", 0, NULL, HOLD},
-                                      {"help", 0, NULL, HELP},         {0}};
+static const struct option longs[] = {{"port", 1, NULL, PORT},
+                                      {"broker", 1, NULL, BROKER},
+                                      {"protocol", 1, NULL, PROTOCOL},
+                                      {"udp", 0, NULL, UDP},
+                                      {"devices", 1, NULL, DEVICES},
+                                      {"rate", 1, NULL, RATE},
+                                      {"ramp", 1, NULL, RAMP},
+                                      {"mixed", 0, NULL, MIXED},
+                                      {"batch", 1, NULL, BATCH},
+                                      {"under-way", 1, NULL, UNDER_WAY},
+                                      {"qos", 1, NULL, QOS},
+                                      {"window", 1, NULL, WINDOW},
+                                      {"warmup", 1, NULL, WARMUP},
+                                      {"seconds", 1, NULL, SECONDS},
+                                      {"watch", 1, NULL, WATCH},
+                                      {"hold", 0, NULL, HOLD},
+                                      {"host", 1, NULL, HOST},
+                                      {"topic", 1, NULL, TOPIC},
+                                      {"segments", 0, NULL, SEGMENTS},
+                                      {"buffered", 1, NULL, BUFFERED},
+                                      {"lines", 1, NULL, LINES},
+                                      {"help", 0, NULL, HELP},
+                                      {0}};
 
 void course_fail(const char *format, ...) {
     va_list arguments;
@@ -105,6 +132,8 @@ static bool take_flag(struct course_options *options, int id) {
         return options->udp = true;
     case MIXED:
         return options->mixed = true;
+    case SEGMENTS:
+        return options->segments = true;
     case HOLD:
         return options->hold = true;
     default:
@@ -119,6 +148,12 @@ static bool take_place(struct course_options *options, int id, const char *value
         return true;
     case BROKER:
         options->broker_port = (int)number_of(value, 1, 65535);
+        return true;
+    case HOST:
+        options->host = value;
+        return true;
+    case TOPIC:
+        options->topic = value;
         return true;
     case PROTOCOL:
         options->protocol = value;
@@ -147,6 +182,12 @@ static bool take_amount(struct course_options *options, int id, const char *valu
         return true;
     case BATCH:
         options->batch = number_of(value, 1, 64);
+        return true;
+    case LINES:
+        options->lines = number_of(value, 1, 100);
+        return true;
+    case BUFFERED:
+        options->buffered = number_of(value, 0, 63);
         return true;
     case UNDER_WAY:
         options->under_way = number_of(value, 0, 10000000);
@@ -183,8 +224,10 @@ void course_begin(struct course *course, int argc, char **argv, const struct cou
     int id;
     *course = (struct course){.actor = actor};
     course->options = (struct course_options){.protocol = "mictrack",
+                                              .host = "127.0.0.1",
                                               .devices = 1000,
                                               .batch = 1,
+                                              .lines = 1,
                                               .qos = 1,
                                               .channel = 1,
                                               .window = 256,
@@ -195,7 +238,7 @@ void course_begin(struct course *course, int argc, char **argv, const struct cou
     course->reports = reports_make(course->options.protocol, course->options.mixed);
     if (optind < argc || course->options.broker_port == 0 || course->reports == NULL)
         take_option(&course->options, '?', NULL);
-    if (course->options.rate > 0)
+    if (course->options.rate > 0 || course->options.segments)
         course->options.batch = 1;
     uv_loop_init(&course->loop);
 }
@@ -207,15 +250,22 @@ static uint64_t under_way(const struct course *course) {
     return course->sent > gone ? course->sent - gone : 0;
 }
 
+// What the rate asks for and is not sent yet.
+static double due(const struct course *course) {
+    bool sends = course->phase == WARMING_UP || course->phase == MEASURING;
+    return sends && course->options.rate > 0
+               ? (double)(bench_clock() - course->rate_began) / 1e9 * course->options.rate -
+                     (double)course->rate_sent
+               : 0;
+}
+
 size_t course_allowance(const struct course *course) {
     const struct course_options *options = &course->options;
     size_t allowance = UNBOUND;
     if (course->phase != WARMING_UP && course->phase != MEASURING)
         return 0;
-    if (options->rate > 0) {
-        double due = (double)(bench_clock() - course->rate_began) / 1e9 * options->rate;
-        allowance = due > (double)course->rate_sent ? (size_t)(due - (double)course->rate_sent) : 0;
-    }
+    if (options->rate > 0)
+        allowance = due(course) > 0 ? (size_t)due(course) : 0;
     if (options->under_way > 0) {
         uint64_t taken = under_way(course);
         size_t room = taken < options->under_way ? options->under_way - (size_t)taken : 0;
@@ -230,25 +280,30 @@ void course_note(struct course *course, unsigned device, unsigned sequence, uint
     subscriber_expect(course->subscriber, device, sequence, now);
 }
 
+void course_note_answer(struct course *course, uint64_t written) {
+    if (course->phase == MEASURING)
+        histogram_note(&course->answers, bench_clock() - written);
+}
+
 // --- the result ---
 
-static void print_latencies(const struct histogram *latency) {
+static void print_latencies(const char *name, const struct histogram *latency) {
     static const double percents[] = {0,  10, 20, 30, 40,   50,   60,    70, 80,
                                       90, 95, 98, 99, 99.5, 99.9, 99.99, 100};
-    printf("\"latency_us\":{\"count\":%llu,\"p50\":%.1f,\"p99\":%.1f,\"max\":%.1f,\"percentiles\":[",
-           (unsigned long long)latency->count, (double)histogram_percentile(latency, 50) / 1e3,
-           (double)histogram_percentile(latency, 99) / 1e3, (double)latency->maximum / 1e3);
+    printf("\"%s\":{\"count\":%llu,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"max\":%.1f,\"percentiles\":[",
+           name, (unsigned long long)latency->count, (double)histogram_percentile(latency, 50) / 1e3,
+           (double)histogram_percentile(latency, 90) / 1e3, (double)histogram_percentile(latency, 99) / 1e3,
+           (double)latency->maximum / 1e3);
     for (size_t i = 0; i < sizeof percents / sizeof percents[0]; i++)
         printf("%s[%g,%.1f]", i > 0 ? "," : "", percents[i],
                (double)histogram_percentile(latency, percents[i]) / 1e3);
     printf("]}");
 }
 
-static double cpu_of(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+static double cpu_of_thread(void) {
+    struct timespec cpu;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+    return (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9;
 }
 
 // Seconds of processor time of all threads of a process, more exact than ticks.
@@ -272,6 +327,7 @@ static double cpu_of_process(pid_t pid) {
 }
 
 static void watch(struct course *course, int sign) {
+    course->own_cpu += sign * cpu_of_thread();
     for (size_t i = 0; i < course->options.watched_count; i++)
         course->watched_cpu[i] += sign * cpu_of_process(course->options.watched[i]);
 }
@@ -288,12 +344,15 @@ static void print_result(struct course *course) {
            totals->received > 0 ? (double)totals->bytes / (double)totals->received : 0);
     printf("\"measured\":%llu,\"seconds\":%.3f,\"rate\":%.1f,", (unsigned long long)course->measured, seconds,
            seconds > 0 ? (double)course->measured / seconds : 0);
-    printf("\"cpu_seconds\":%.3f,\"subscriber_cpu_seconds\":%.3f,", cpu_of() - totals->cpu, totals->cpu);
+    printf("\"cpu_seconds\":%.3f,\"subscriber_cpu_seconds\":%.3f,", course->own_cpu, totals->cpu);
     printf("\"watched_cpu_seconds\":[");
     for (size_t i = 0; i < options->watched_count; i++)
         printf("%s%.4f", i > 0 ? "," : "", course->watched_cpu[i]);
     printf("],");
-    print_latencies(&totals->latency);
+    printf("\"ready_seconds\":%.3f,", (double)course->ready_for / 1e9);
+    print_latencies("latency_us", &totals->latency);
+    putchar(',');
+    print_latencies("answer_us", &course->answers);
     printf("}\n");
     fflush(stdout);
 }
@@ -304,10 +363,11 @@ static void print_progress(struct course *course, uint64_t now) {
     static const char *const names[] = {"getting ready", "warming up", "measuring", "draining", "holding"};
     static uint64_t received_before;
     uint64_t received = subscriber_received(course->subscriber);
-    if (now - course->last_line < SECOND)
+    if (now - course->last_line < SECOND / course->options.lines)
         return;
-    fprintf(stderr, "%-13s %6u connected  %10llu sent  %10llu received  %9.0f/s\n", names[course->phase],
-            course->connected, (unsigned long long)course->sent, (unsigned long long)received,
+    fprintf(stderr, "%-13s %6u connected  %8.0f due  %10llu sent  %10llu received  %9.0f/s\n",
+            names[course->phase], course->connected, due(course), (unsigned long long)course->sent,
+            (unsigned long long)received,
             (double)(received - received_before) * 1e9 / (double)(now - course->last_line));
     received_before = received;
     course->last_line = now;
@@ -315,6 +375,8 @@ static void print_progress(struct course *course, uint64_t now) {
 
 static void enter(struct course *course, enum course_phase phase, uint64_t now) {
     uint64_t received = subscriber_received(course->subscriber);
+    if (course->phase == GETTING_READY)
+        course->ready_for = now - course->phase_began;
     if (course->phase == MEASURING) {
         watch(course, 1);
         course->measured = received - course->begun_with;
@@ -406,8 +468,9 @@ int course_run(struct course *course) {
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
-    course->subscriber = subscriber_start(course->options.broker_port, course->options.qos,
-                                          course->options.devices, course->options.rate == 0);
+    const struct course_options *options = &course->options;
+    course->subscriber = subscriber_start(options->host, options->broker_port, options->topic, options->qos,
+                                          options->devices, options->rate == 0);
     course->last_progress = course->last_line = course->phase_began = bench_clock();
     uv_timer_init(&course->loop, &course->tick);
     course->tick.data = course;

@@ -15,18 +15,23 @@
 
 struct course_options {
     const char *protocol;
-    int port; // of the gateway; unused by the publisher
+    const char *host;  // of the gateway and the broker: an IPv4 address
+    const char *topic; // of the messages; NULL: trackbus's
+    int port;          // of the gateway; unused by the publisher
     int broker_port;
     int qos;
     int channel; // channel.id in the topics of the publisher
     int window;  // messages that the publisher has under way
     bool udp;
     bool mixed;
-    bool hold; // keep the connections until standard input ends
+    bool segments;  // reports of Mictrack without an end of line
+    unsigned lines; // a second, on standard error
+    bool hold;      // keep the connections until standard input ends
     unsigned devices;
     unsigned rate;      // reports a second, of all together; 0: as fast as they are taken
     unsigned ramp;      // connections a second; 0: as fast as they are taken
     unsigned batch;     // reports in one write
+    unsigned buffered;  // reports that each device sends in one go once it is connected, after its first
     unsigned under_way; // reports that may be under way to the subscriber; 0: any number
     double seconds, warmup;
     pid_t watched[COURSE_WATCHED_MAX]; // processes whose processor time is measured
@@ -56,11 +61,14 @@ struct course {
     uint64_t phase_began, last_progress, last_received; // nanoseconds, nanoseconds, messages
     uint64_t last_line;
     uint64_t sent;
-    uint64_t given_up;                      // datagrams that are taken to be lost
-    uint64_t begun_with;                    // received when measuring began
-    uint64_t measured, measured_for;        // messages, nanoseconds
-    uint64_t rate_began, rate_sent;         // for pacing
-    unsigned connected, closed;             // devices
+    uint64_t given_up;               // datagrams that are taken to be lost
+    uint64_t begun_with;             // received when measuring began
+    uint64_t measured, measured_for; // messages, nanoseconds
+    uint64_t rate_began, rate_sent;  // for pacing
+    uint64_t ready_for;              // nanoseconds until all were connected and what they said had come
+    unsigned connected, closed;      // devices
+    struct histogram answers;        // nanoseconds from a report to the gateway's answer, while measuring
+    double own_cpu;                  // seconds of this thread while measuring
     double watched_cpu[COURSE_WATCHED_MAX]; // seconds while measuring
 };
 
@@ -73,5 +81,7 @@ int course_run(struct course *course);
 size_t course_allowance(const struct course *course);
 // Notes a report that is about to be written.
 void course_note(struct course *course, unsigned device, unsigned sequence, uint64_t now);
+// The gateway has answered a report that was written then, by bench_clock().
+void course_note_answer(struct course *course, uint64_t written);
 // A fault that makes all results worthless.
 __attribute__((noreturn, format(printf, 1, 2))) void course_fail(const char *format, ...);

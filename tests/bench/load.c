@@ -24,6 +24,7 @@ struct device {
         uv_udp_t udp;
     } socket;
     unsigned number, count; // reports sent
+    uint64_t asked;         // when what was not answered yet was written; 0: nothing
     bool connected, writing;
 };
 
@@ -89,9 +90,12 @@ static size_t make_report(struct device *device, uint64_t now, uint8_t *bytes) {
     const struct pattern *pattern = device->count == 0
                                         ? &reports->login
                                         : &reports->device[(device->number + device->count) % reports->count];
-    unsigned sequence = REPORT_FIRST + device->count++ % REPORT_SEQUENCES;
+    bool segments = course.options.segments;
+    unsigned sequence = segments ? (device->number + device->count) % REPORT_NUMBERS
+                                 : REPORT_FIRST + device->count % REPORT_SEQUENCES;
+    device->count++;
     course_note(&course, device->number, sequence, now);
-    return pattern_write(pattern, device->number, sequence, bytes);
+    return (segments ? pattern_write_segment : pattern_write)(pattern, device->number, sequence, bytes);
 }
 
 static bool send_reports(struct device *device, size_t count) {
@@ -100,6 +104,8 @@ static bool send_reports(struct device *device, size_t count) {
     size_t length = 0;
     for (size_t i = 0; i < count; i++)
         length += make_report(device, now, bytes + length);
+    if (device->asked == 0)
+        device->asked = now;
     return write_bytes(device, bytes, length);
 }
 
@@ -122,19 +128,25 @@ static void send_all(struct course *of) {
 // --- connecting ---
 
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
-    static char memory[65536]; // what the gateway answers is not looked at
+    static char memory[65536]; // what the gateway answers is not looked at, only when
     *buffer = uv_buf_init(memory, sizeof memory);
 }
 
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) {
+    struct device *device = stream->data;
     if (count < 0)
-        end_device(stream->data, uv_strerror((int)count));
+        end_device(device, uv_strerror((int)count));
+    if (count <= 0)
+        return;
+    if (device->asked != 0)
+        course_note_answer(&course, device->asked);
+    device->asked = 0;
 }
 
 static void become_connected(struct device *device) {
     device->connected = true;
     course.connected++;
-    send_reports(device, 1); // says who it is
+    send_reports(device, 1 + course.options.buffered); // the first says who it is
 }
 
 static void on_connected(uv_connect_t *request, int status) {
@@ -153,6 +165,11 @@ static struct sockaddr_in address_of(uint32_t ip, int port) {
         .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(ip)};
 }
 
+// Only then can the devices have addresses of their own.
+static bool is_here(const struct sockaddr_in *gateway) {
+    return ntohl(gateway->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
 static int connect_tcp(struct device *device, const struct sockaddr_in *source,
                        const struct sockaddr_in *gateway) {
     uv_connect_t *request = malloc(sizeof *request);
@@ -162,7 +179,7 @@ static int connect_tcp(struct device *device, const struct sockaddr_in *source,
     device->socket.handle.data = device;
     // With the system's usual megabytes filling them would be most of the work.
     int size = SEND_BUFFER;
-    int result = uv_tcp_bind(&device->socket.tcp, (const struct sockaddr *)source, 0);
+    int result = is_here(gateway) ? uv_tcp_bind(&device->socket.tcp, (const struct sockaddr *)source, 0) : 0;
     if (result == 0)
         result = uv_send_buffer_size(&device->socket.handle, &size);
     pending++;
@@ -175,7 +192,7 @@ static int connect_udp(struct device *device, const struct sockaddr_in *source,
                        const struct sockaddr_in *gateway) {
     uv_udp_init(&course.loop, &device->socket.udp);
     device->socket.handle.data = device;
-    int result = uv_udp_bind(&device->socket.udp, (const struct sockaddr *)source, 0);
+    int result = is_here(gateway) ? uv_udp_bind(&device->socket.udp, (const struct sockaddr *)source, 0) : 0;
     if (result == 0)
         result = uv_udp_connect(&device->socket.udp, (const struct sockaddr *)gateway);
     if (result == 0)
@@ -184,8 +201,10 @@ static int connect_udp(struct device *device, const struct sockaddr_in *source,
 }
 
 static void begin_device(struct device *device) {
-    struct sockaddr_in gateway = address_of(INADDR_LOOPBACK, course.options.port);
+    struct sockaddr_in gateway;
     struct sockaddr_in source = address_of(FIRST_OCTETS + device->number / PER_ADDRESS, 0);
+    if (uv_ip4_addr(course.options.host, course.options.port, &gateway) != 0)
+        course_fail("'%s': an IPv4 address was expected", course.options.host);
     int result =
         course.options.udp ? connect_udp(device, &source, &gateway) : connect_tcp(device, &source, &gateway);
     if (result != 0)

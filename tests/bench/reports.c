@@ -2,6 +2,7 @@
 #include "tests/bench/reports.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "gateway/channels/message_stamp.h"
@@ -70,6 +71,12 @@ size_t pattern_write(const struct pattern *pattern, unsigned device, unsigned se
         put_digits(bytes + pattern->sequence, strlen(SEQUENCE), sequence);
     }
     return pattern->length;
+}
+
+size_t pattern_write_segment(const struct pattern *pattern, unsigned device, unsigned sequence,
+                             uint8_t *bytes) {
+    pattern_write(pattern, device, sequence, bytes);
+    return pattern->sequence + (size_t)sprintf((char *)bytes + pattern->sequence, "%u", sequence);
 }
 
 static void find_places(struct pattern *pattern, const char *before_sequence) {

@@ -13,6 +13,7 @@
 #define REPORT_DIGITS    15              // of an ident
 #define REPORT_SEQUENCES 50000           // sequence numbers are FIRST to FIRST + SEQUENCES - 1, five digits
 #define REPORT_FIRST     10000
+#define REPORT_NUMBERS   1000 // sequence numbers of segments: one to three digits
 #define REPORT_KINDS_MAX 8
 #define REPORT_PLACES    3
 
@@ -38,6 +39,9 @@ const struct reports *reports_make(const char *protocol, bool mixed);
 
 // Writes the report into bytes of REPORT_MAX; returns its length.
 size_t pattern_write(const struct pattern *pattern, unsigned device, unsigned sequence, uint8_t *bytes);
+// The same for a report of Mictrack, without the end of line and with a number of as many digits as it has.
+size_t pattern_write_segment(const struct pattern *pattern, unsigned device, unsigned sequence,
+                             uint8_t *bytes);
 
 // A frame of Magicyo with so many positions (at most 41); sequence is its id.
 size_t report_positions(unsigned device, unsigned sequence, unsigned positions, uint8_t *bytes);

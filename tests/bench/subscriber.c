@@ -1,6 +1,7 @@
 // The subscriber of the benchmarks; see subscriber.h.
 #include "tests/bench/subscriber.h"
 
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -19,6 +20,7 @@
 #define INPUT_MAX   (1U << 18)
 #define RELAXATION  1000 // microseconds
 #define FILTER      "trackbus/message/gw/+/+/+"
+#define FILTER_MAX  120
 #define SEQNUM      "\"message.seqnum\":"
 
 enum { CONNACK = 2, PUBLISH = 3, SUBACK = 9 };
@@ -26,7 +28,7 @@ enum { CONNACK = 2, PUBLISH = 3, SUBACK = 9 };
 struct subscriber {
     int socket;
     pthread_t thread;
-    bool relaxed;
+    bool relaxed, counts_only;
     unsigned devices, flights_each; // a power of two
     _Atomic uint64_t *flights; // when a report was written, with its sequence number in the upper 16 bits
     atomic_uint_fast64_t received;
@@ -61,9 +63,10 @@ void subscriber_expect(struct subscriber *subscriber, unsigned device, unsigned 
                           (uint64_t)sequence << 48 | (when & TIME_MASK), memory_order_relaxed);
 }
 
+// So many digits, or fewer when something else comes before.
 static unsigned read_digits(const char *text, size_t digits) {
     unsigned number = 0;
-    for (size_t i = 0; i < digits; i++)
+    for (size_t i = 0; i < digits && text[i] >= '0' && text[i] <= '9'; i++)
         number = number * 10 + (unsigned)(text[i] - '0');
     return number;
 }
@@ -80,22 +83,29 @@ static void note_arrival(struct subscriber *subscriber, unsigned device, unsigne
 
 // --- MQTT ---
 
+// Which report the message is of.
+static void take_report(struct subscriber *subscriber, const char *topic_end, const char *text, size_t length,
+                        uint64_t now) {
+    const char *number = memmem(text, length, SEQNUM, strlen(SEQNUM));
+    if (number == NULL || (size_t)(text + length - number) < strlen(SEQNUM) + 5)
+        fail("a message without a number");
+    unsigned device = read_digits(topic_end - 8, 8); // the ident's last digits
+    note_arrival(subscriber, device, read_digits(number + strlen(SEQNUM), 5), now);
+}
+
 static void take_publish(struct subscriber *subscriber, const uint8_t *packet, size_t length, unsigned qos,
                          uint64_t now) {
     size_t topic = (size_t)packet[0] << 8 | packet[1], payload = topic + 2 + (qos > 0 ? 2 : 0);
     const char *text = (const char *)packet + payload;
-    if (payload > length || topic < REPORT_DIGITS)
+    if (payload > length || (topic < REPORT_DIGITS && !subscriber->counts_only))
         fail("a message that is none of the benchmark's");
     if (qos > 0) {
         memcpy(subscriber->acknowledgements + subscriber->acknowledged,
                (uint8_t[]){0x40, 2, packet[topic + 2], packet[topic + 3]}, 4);
         subscriber->acknowledged += 4;
     }
-    const char *number = memmem(text, length - payload, SEQNUM, strlen(SEQNUM));
-    if (number == NULL || (size_t)(text + (length - payload) - number) < strlen(SEQNUM) + 5)
-        fail("a message without a number");
-    unsigned device = read_digits((const char *)packet + 2 + topic - 8, 8); // the ident's last digits
-    note_arrival(subscriber, device, read_digits(number + strlen(SEQNUM), 5), now);
+    if (!subscriber->counts_only)
+        take_report(subscriber, (const char *)packet + 2 + topic, text, length - payload, now);
     subscriber->totals.received++;
     subscriber->totals.bytes += length - payload;
 }
@@ -159,12 +169,14 @@ static void expect_packet(struct subscriber *subscriber, unsigned type, size_t l
         fail("the broker does not take the subscription");
 }
 
-static void subscribe(struct subscriber *subscriber, int qos) {
+static void subscribe(struct subscriber *subscriber, const char *filter, int qos) {
     static const uint8_t connect[] = "\x10\x17\0\4MQTT\4\2\0\0\0\13trackbus-su";
-    uint8_t packet[64] = {0x82, 0, 0, 1, 0, strlen(FILTER)};
-    memcpy(packet + 6, FILTER, strlen(FILTER));
-    packet[6 + strlen(FILTER)] = (uint8_t)qos;
-    packet[1] = (uint8_t)(strlen(FILTER) + 5);
+    size_t length = strlen(filter);
+    if (length > FILTER_MAX)
+        fail("too long a topic");
+    uint8_t packet[FILTER_MAX + 7] = {0x82, (uint8_t)(length + 5), 0, 1, 0, (uint8_t)length};
+    memcpy(packet + 6, filter, length);
+    packet[6 + length] = (uint8_t)qos;
     write_all(subscriber, connect, sizeof connect - 1);
     expect_packet(subscriber, CONNACK, 4);
     write_all(subscriber, packet, packet[1] + 2U);
@@ -173,25 +185,36 @@ static void subscribe(struct subscriber *subscriber, int qos) {
 
 // --- what others call ---
 
-struct subscriber *subscriber_start(int port, int qos, unsigned devices, bool relaxed) {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct subscriber *subscriber = calloc(1, sizeof *subscriber);
-    int yes = 1;
-    if (subscriber == NULL)
-        fail("out of memory");
+static void make_flights(struct subscriber *subscriber, unsigned devices) {
     subscriber->devices = devices;
-    subscriber->relaxed = relaxed;
     for (subscriber->flights_each = 16;
          subscriber->flights_each < FLIGHTS_MAX && (size_t)subscriber->flights_each * devices * 2 <= FLIGHTS;)
         subscriber->flights_each *= 2;
     subscriber->flights = calloc((size_t)devices * subscriber->flights_each, sizeof *subscriber->flights);
-    subscriber->socket = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(subscriber->socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-    if (subscriber->flights == NULL ||
-        connect(subscriber->socket, (struct sockaddr *)&address, sizeof address) != 0)
+    if (subscriber->flights == NULL)
+        fail("out of memory");
+}
+
+static int connect_to(const char *host, int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int handle = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
+    setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    if (inet_pton(AF_INET, host, &address.sin_addr) != 1 ||
+        connect(handle, (struct sockaddr *)&address, sizeof address) != 0)
         fail("cannot connect to the broker");
-    subscribe(subscriber, qos);
+    return handle;
+}
+
+struct subscriber *subscriber_start(const char *host, int port, const char *topic, int qos, unsigned devices,
+                                    bool relaxed) {
+    struct subscriber *subscriber = calloc(1, sizeof *subscriber);
+    if (subscriber == NULL)
+        fail("out of memory");
+    subscriber->relaxed = relaxed;
+    subscriber->counts_only = topic != NULL;
+    make_flights(subscriber, devices);
+    subscriber->socket = connect_to(host, port);
+    subscribe(subscriber, topic != NULL ? topic : FILTER, qos);
     if (pthread_create(&subscriber->thread, NULL, receive, subscriber) != 0)
         fail("no thread");
     return subscriber;

@@ -20,10 +20,11 @@ struct subscriber_totals {
 // Nanoseconds that only grow.
 uint64_t bench_clock(void);
 
-// Connects to 127.0.0.1:port and subscribes to all messages of trackbus; the messages are those of so many
-// devices. With relaxed set it reads what has come once a millisecond, and takes less of the processor: for
+// Connects to host (an IPv4 address) and subscribes to topic, a filter; the messages are only counted then. NULL: to
+// all messages of trackbus; they are those of so many devices. With relaxed set it reads what has come once a millisecond, and takes less of the processor: for
 // measuring how much arrives and not when. Ends the program when it cannot connect.
-struct subscriber *subscriber_start(int port, int qos, unsigned devices, bool relaxed);
+struct subscriber *subscriber_start(const char *host, int port, const char *topic, int qos, unsigned devices,
+                                    bool relaxed);
 
 // That a report is being written, from one thread only.
 void subscriber_expect(struct subscriber *subscriber, unsigned device, unsigned sequence, uint64_t when);

@@ -157,8 +157,7 @@ static pid_t spawn(const char *log_path, const char *const *arguments) {
 
 static struct rig *make_rig(void) {
     struct rig *rig = calloc(1, sizeof *rig);
-    strcpy(rig->directory, "/tmp/trackbus-test-XXXXXX");
-    cr_assert(mkdtemp(rig->directory) != NULL);
+    make_temporary(rig->directory, "test");
     snprintf(rig->log_path, sizeof rig->log_path, "%s/gateway.log", rig->directory);
     rig->topic_prefix = "trackbus";
     return rig;
@@ -220,8 +219,10 @@ void rig_clean(void) {
     struct rig *rig = the_rig;
     if (rig == NULL)
         return;
-    if (rig->beside != NULL)
-        clean_gateway(rig->beside, !rig->finished);
+    for (struct rig *other = rig->beside, *next; other != NULL; other = next) {
+        next = other->beside;
+        clean_gateway(other, !rig->finished);
+    }
     if (!rig->finished) {
         show_log(rig, "broker.log");
         rig_client_show(rig->client);
@@ -233,8 +234,9 @@ void rig_clean(void) {
 }
 
 void rig_finish(struct rig *rig) {
-    if (rig->beside != NULL && rig->beside->gateway != 0)
-        rig_gateway_stop(rig->beside);
+    for (struct rig *other = rig->beside; other != NULL; other = other->beside)
+        if (other->gateway != 0)
+            rig_gateway_stop(other);
     rig_gateway_stop(rig);
     rig->finished = true;
 }
@@ -429,6 +431,12 @@ static void unset_clock(void) {
     unsetenv("ASAN_OPTIONS");
 }
 
+// The one that was built with the tests, unless another is to be tried: see tests/races.
+static const char *gateway_binary(void) {
+    const char *other = getenv("TRACKBUS_GATEWAY");
+    return other != NULL ? other : TRACKBUS_BINARY;
+}
+
 void rig_gateway_spawn(struct rig *rig, const char *changes) {
     char config[96], workers[16];
     rig_write_config(rig, changes, config, sizeof config);
@@ -437,7 +445,7 @@ void rig_gateway_spawn(struct rig *rig, const char *changes) {
     if (rig->clock != NULL)
         set_clock(rig->clock);
     rig->gateway =
-        spawn(rig->log_path, (const char *[]){TRACKBUS_BINARY, "run", "-c", config,
+        spawn(rig->log_path, (const char *[]){gateway_binary(), "run", "-c", config,
                                               rig->workers > 0 ? "--workers" : NULL, workers, NULL});
     if (rig->clock != NULL)
         unset_clock();

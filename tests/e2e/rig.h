@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "tests/temporary.h"
+
 #define RIG_DEADLINE 15000 // milliseconds, generous: a busy machine is no fault
 #define RIG_USER     "rig"
 #define RIG_PASSWORD "secret"
@@ -37,7 +39,7 @@ struct rig_message {
 };
 
 struct rig {
-    char directory[64];
+    char directory[TEMPORARY_MAX];
     int broker_port;
     pid_t broker, gateway;
     char log_path[96]; // what the gateway said
@@ -110,7 +112,7 @@ struct rig *rig_up(const char *changes);
 // The same with a clock for the gateway, see clock: for what takes it seconds.
 struct rig *rig_up_at(const char *clock, const char *changes);
 // A rig for one more gateway on the same broker, with the same client; its own client_id is for its
-// configuration to say. It goes with the first one.
+// configuration to say. It goes with the first one. A third is beside the second.
 struct rig *rig_beside(struct rig *rig);
 // Stops the gateways, which must end well. The last line of a test.
 void rig_finish(struct rig *rig);

@@ -14,6 +14,12 @@ int clock_gettime(clockid_t clock, struct timespec *now);
 int gettimeofday(struct timeval *now, void *zone);
 time_t time(time_t *seconds);
 
+#ifdef SYS_clock_gettime64 // where a long has 32 bits; time_t has 64 all the same (_TIME_BITS)
+#define CLOCK_CALL SYS_clock_gettime64
+#else
+#define CLOCK_CALL SYS_clock_gettime
+#endif
+
 static int64_t offset(void) {
     static const volatile int64_t *step;
     const char *path = step == NULL ? getenv("STEP_CLOCK_FILE") : NULL;
@@ -27,10 +33,10 @@ static int64_t offset(void) {
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
-    int result = (int)syscall(SYS_clock_gettime, clock, now);
+    int result = (int)syscall(CLOCK_CALL, clock, now);
     if (result != 0 || (clock != CLOCK_REALTIME && clock != CLOCK_REALTIME_COARSE))
         return result;
-    int64_t nanoseconds = now->tv_nsec + offset() % 1000000 * 1000;
+    long nanoseconds = now->tv_nsec + (long)(offset() % 1000000) * 1000;
     now->tv_sec += offset() / 1000000 + (nanoseconds < 0 ? -1 : nanoseconds / 1000000000);
     now->tv_nsec = nanoseconds < 0 ? nanoseconds + 1000000000 : nanoseconds % 1000000000;
     return 0;

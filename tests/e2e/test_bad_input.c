@@ -88,6 +88,22 @@ Test(bad_input, an_endless_line) {
     rig_finish(rig);
 }
 
+// Beginnings of reports that never become one, from somebody who never says who it is.
+Test(bad_input, endless_headers) {
+    enum { LENGTH = 90000 };
+    struct rig *rig = rig_up(NULL);
+    int device = rig_tcp(rig), other = rig_tcp(rig);
+    static char headers[LENGTH + 1];
+    for (size_t i = 0; i < LENGTH; i += 3)
+        memcpy(headers + i, "MT;", 3);
+    expect_others_go_on(rig, other, 1);
+    device_send(other, headers); // a known device may send many that are wrong
+    expect_others_go_on(rig, other, 2);
+    send(device, headers, LENGTH, MSG_NOSIGNAL);
+    rig_expect(rig, "log/gw/channels/1/connections/+/closed", "{'close_code':6}");
+    rig_finish(rig);
+}
+
 Test(bad_input, an_endless_report) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig), other = rig_tcp(rig);

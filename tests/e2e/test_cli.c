@@ -145,6 +145,27 @@ Test(cli, decode_prints_messages) {
     cr_assert_str_eq(call("decode -p mictrack --now 1600000000", REPORT)->out, MESSAGE); // without an end
 }
 
+// What comes from outside is shown so that no terminal obeys it, in JSON as JSON.
+Test(cli, nothing_from_outside_reaches_the_terminal_raw) {
+    const struct outcome *it = call("decode -p mictrack", "MT;6;866425031361423;ZZ;a\xc2\x9b"
+                                                          "31mRED\u202e\u2028\x7f\r\n");
+    expect_code(it, 0);
+    expect_in(it->out, "a\\u009b31mRED\\u202e\\u2028\\u007f");
+    cr_assert(strpbrk(it->out, "\x7f\x9b\xe2") == NULL);
+    put_file("strange.json", "{\"a\xc2\x9b"
+                             "31m\u202e\": 1}");
+    it = call("check -c strange.json", "");
+    expect_code(it, 1);
+    expect_in(it->out, "a\\u009b31m\\u202e");
+    cr_assert(strpbrk(it->out, "\x9b\xe2") == NULL);
+    put_file("strange.json", "{\"channels\": [{\"id\": 1, \"protocol\": \"mic\xc2\x9b"
+                             "31m\", \"tcp\": \"\xc2\x9b"
+                             "\"}]}");
+    it = call("check -c strange.json", "");
+    expect_code(it, 1);
+    cr_assert(strpbrk(it->out, "\x9b") == NULL);
+}
+
 Test(cli, decode_reads_files_and_hexadecimal) {
     char hex[512] = "";
     for (const char *c = REPORT; *c != '\0'; c++)
@@ -168,6 +189,27 @@ Test(cli, decode_says_what_was_rejected_and_where) {
     expect_in(it->err, "offset 90: BAD_VALUE: ");
     expect_in(it->out, "\"message.seqnum\":113");
     expect_in(strchr(it->out, '\n'), "\"message.seqnum\":114");
+}
+
+Test(cli, decode_explains_bytes) {
+    const struct outcome *it = call("decode -p mictrack --now 1600000000 --explain", REPORT "\r\n");
+    cr_assert_eq(it->code, 0, "%s", it->err);
+    expect_in(it->out, MESSAGE "frame at offset 0, 77 bytes: OK\n");
+    expect_in(it->out,
+              "\n  40         32322e3633383237     position.latitude                  22.63827               "
+              "22.63827                 known    layouts R0 item 3\n");
+    it = call(
+        "decode -p magicyo --hex --explain",
+        "55550030383634383637303232353131303135030056001204015f5e10000106000212340abcde01004b854206b5aaaa");
+    cr_assert_eq(it->code, 0, "%s", it->err);
+    expect_in(it->out, "assumed  records 04/01 item 4\n");
+    expect_in(it->out, "reply once its messages are safe: 5555");
+    it = call("decode -p magicyo --hex --explain",
+              "5555001e3836343836373032323531313031350c00a500002c6c0327aaaa");
+    cr_assert_eq(it->code, 1);
+    expect_in(it->err,
+              "\n  55 55 00 1e 38 36 34 38 36 37 30 32 32 35 31 31 30 31 35 0c 00 a5 00 00 2c 6c 03 27 aa aa "
+              "\n                                                                          ^^\n");
 }
 
 Test(cli, decode_says_which_value_was_left_out) {
@@ -460,6 +502,57 @@ Test(cli, check_regards_the_environment) {
     expect_in(it->out, "$.mqtt.url: ");
     setenv("TRACKBUS_MQTT_URL", "mqtt://localhost", 1);
     expect_code(call("check -c in", "{\"mqtt\":{\"url\":\"nonsense\"}}"), 0);
+}
+
+Test(cli, every_key_can_be_set_by_the_environment) {
+    setenv("TRACKBUS_HOME_ASSISTANT__ENABLED", "true", 1);
+    setenv("TRACKBUS_LIMITS__CONNECTIONS", "many", 1);
+    setenv("TRACKBUS_MQTT__QOS", "2", 1);
+    setenv("TRACKBUS_MQTT__CLIENT_ID", "12", 1); // a text, as the schema says
+    setenv("TRACKBUS_MESSAGES", "[\"channels\"]", 1);
+    setenv("TRACKBUS_TELEMETRY", "", 1); // as if it were not set
+    const struct outcome *it = call("check -c in", "{\"home_assistant\":{\"prefix\":\"x\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "note: $.home_assistant.enabled: is what TRACKBUS_HOME_ASSISTANT__ENABLED says");
+    expect_in(it->out, "note: $.messages: is what TRACKBUS_MESSAGES says");
+    expect_in(it->out, "\n$.limits.connections: is \"many\"");
+    expect_in(it->out, "\n$.mqtt.qos: is 2");
+    cr_assert(strstr(it->out, "client_id: is \"12\"") == NULL && strstr(it->out, "telemetry") == NULL, "%s",
+              it->out);
+    unsetenv("TRACKBUS_LIMITS__CONNECTIONS");
+    setenv("TRACKBUS_MQTT__QOS", "0", 1);
+    setenv("TRACKBUS_CHANNELS", "[{\"id\":7,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:0\"}]", 1);
+    it = call("check -c in", "{\"mqtt\":{\"qos\":1}}");
+    expect_code(it, 0);
+    expect_in(it->out, ": 1 channels, 0 devices");
+}
+
+Test(cli, the_environment_is_told_apart_and_checked) {
+    setenv("TRACKBUS_MQTT__USRENAME", "x", 1);
+    setenv("TRACKBUS_PORT_7700_TCP", "Kubernetes says such things", 1);
+    const struct outcome *it = call("check -c in", "{}");
+    expect_code(it, 1);
+    expect_in(it->out, "$: has no key for the environment's TRACKBUS_MQTT__USRENAME");
+    cr_assert_null(strstr(it->out, "7700_TCP"));
+    unsetenv("TRACKBUS_MQTT__USRENAME");
+    setenv("TRACKBUS_MQTT_URL", "mqtt://localhost", 1);
+    setenv("TRACKBUS_MQTT__URL", "[\"mqtt://localhost\"]", 1);
+    expect_in(call("check -c in", "{}")->out,
+              "$.mqtt.url: is set by TRACKBUS_MQTT_URL and by TRACKBUS_MQTT__URL");
+    unsetenv("TRACKBUS_MQTT_URL");
+    expect_code(call("check -c in", "{}"), 0);
+    setenv("TRACKBUS_MQTT__PASSWORD", "secret", 1); // instead of what the file says
+    it = call("check -c in", "{\"mqtt\":{\"username\":\"u\",\"password_file\":\"nowhere\"}}");
+    expect_code(it, 0);
+    cr_assert_null(strstr(it->out, "secret"));
+}
+
+Test(cli, credentials_are_there_in_a_service_alone) {
+    const struct outcome *it = call("check -c in", "{\"mqtt\":{\"password_file\":\"%d/mqtt\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.mqtt.password_file: is \"%d/mqtt\", but there are no credentials");
+    setenv("CREDENTIALS_DIRECTORY", "/nowhere", 1);
+    expect_in(call("check -c in", "{\"mqtt\":{\"password_file\":\"%d/mqtt\"}}")->out, "\"/nowhere/mqtt\"");
 }
 
 // --- describe ---

@@ -57,16 +57,22 @@ static void expect_nothing_but(struct rig *rig, size_t queued) {
               rig_count(rig, QUEUED) - 1, queued);
 }
 
+// The broker has forgotten what came to it last: our acknowledgement, and the marker behind it.
 Test(command_again, with_dup_is_taken_in_once) {
     struct rig *rig = rig_new();
     struct scripted_broker *broker = up(rig);
+    int forgotten = scripted_broker_set(
+        broker,
+        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = "trackbus/" INSTANCE "/queue", .drop = true});
     int rule = scripted_broker_set(
         broker, (struct scripted_rule){
                     .on = SCRIPTED_PUBLISH, .topic = COMMANDS_OF, .containing = WHERE, .again = true});
     rig_publish(rig, TO_VAN, WHERE);
-    expect_marked(rig, expect_queued(rig));
+    expect_queued(rig);
     scripted_expect_hits(broker, rule, 1);
+    scripted_expect_hits(broker, forgotten, 1);
     scripted_broker_unset(broker, rule);
+    scripted_broker_unset(broker, forgotten);
     size_t markers = rig_count(rig, INSTANCE "/queue");
     scripted_broker_disconnect(broker, "trackbus", 0);
     rig_expect_log(rig, LEFT_OUT);
@@ -165,6 +171,61 @@ Test(command_again, that_is_meant_again_after_a_broken_connection_runs_again) {
     rig_publish(rig, TO_VAN, WHERE);
     expect_queued(rig);
     expect_reconnected(rig, 2);
+    scripted_broker_finish(broker);
+}
+
+// The broker has sent the second one, with a packet id of its own, to a gateway that never read it.
+Test(command_again, that_is_meant_again_and_came_to_nobody_runs_again) {
+    struct rig *rig = rig_up(NULL);
+    rig_publish(rig, TO_VAN, WHERE);
+    expect_queued(rig);
+    rig_gateway_signal(rig, SIGSTOP);
+    rig_publish(rig, TO_VAN, WHERE);
+    rig_gateway_kill(rig);
+    rig_gateway_start(rig, NULL);
+    expect_queued(rig);
+    expect_steps(rig, VAN, "queued", 2);
+    cr_assert(!rig_log_has(rig, LEFT_OUT));
+    rig_finish(rig);
+}
+
+// A broker that gives a packet id anew after its acknowledgement.
+Test(command_again, that_is_meant_again_with_the_same_packet_id_runs_again) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = up(rig);
+    int rule = scripted_broker_set(
+        broker, (struct scripted_rule){
+                    .on = SCRIPTED_PUBLISH, .topic = COMMANDS_OF, .containing = WHERE, .again = true});
+    rig_publish(rig, TO_VAN, WHERE);
+    expect_marked(rig, expect_queued(rig));
+    scripted_expect_hits(broker, rule, 1);
+    scripted_broker_unset(broker, rule);
+    scripted_broker_disconnect(broker, "trackbus", 0);
+    expect_queued(rig);
+    cr_assert(!rig_log_has(rig, LEFT_OUT));
+    scripted_broker_finish(broker);
+}
+
+// What the broker delivers again is on disk while it waits for the verdict.
+Test(command_again, is_not_lost_by_a_gateway_that_is_killed_before_it_knows) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = up(rig);
+    int rule = scripted_broker_set(
+        broker, (struct scripted_rule){
+                    .on = SCRIPTED_PUBLISH, .topic = COMMANDS_OF, .containing = WHERE, .again = true});
+    rig_publish(rig, TO_VAN, WHERE);
+    expect_marked(rig, expect_queued(rig));
+    scripted_expect_hits(broker, rule, 1);
+    scripted_broker_unset(broker, rule);
+    int slow = scripted_broker_set(
+        broker,
+        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = "trackbus/" INSTANCE "/sync", .drop = true});
+    scripted_broker_disconnect(broker, "trackbus", 0);
+    scripted_expect_hits(broker, slow, 1); // it was acknowledged before
+    rig_gateway_kill(rig);
+    scripted_broker_unset(broker, slow);
+    rig_gateway_start(rig, NULL);
+    expect_queued(rig);
     scripted_broker_finish(broker);
 }
 

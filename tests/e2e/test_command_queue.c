@@ -380,6 +380,22 @@ Test(command_queue, survives_the_gateway_while_it_is_under_way) {
     finish(rig);
 }
 
+// The device has lost its connection too: it does not wait for an answer any more.
+Test(command_queue, under_way_when_the_gateway_was_killed_goes_out_again_at_once) {
+    struct rig *rig = rig_up(NULL);
+    int64_t id = queue(rig, VAN, "rconf", "{\"name\":\"rconf\",\"timeout\":3600}");
+    int device = wake(rig, VAN);
+    device_expect(device, "rconf,1#");
+    expect_entry(rig, VAN, id, "{'state':'sent'}");
+    rig_gateway_kill(rig);
+    start_gateway(rig);
+    device = wake(rig, VAN);
+    device_expect(device, "rconf,1#");
+    answer(rig, device, VAN, "rconf=a,b,c,1,6,30,V1,GSM\r\n");
+    check_lives(rig, true);
+    rig_finish(rig);
+}
+
 // The gateway alone reads its store. But what it has committed stands as text in the log of the database: the
 // row is on one page, and the mark of the commit in front of it.
 static bool has_end_on_disk(void *context) {
@@ -897,6 +913,23 @@ Test(command_queue, ignores_entries_that_are_none) {
     talk(rig, device, VAN);
     rig_finish(rig);
     device_expect_no_more(device);
+}
+
+// The largest id that there is: ours would not grow any more.
+Test(command_queue, of_another_writer_does_not_move_the_ids_of_ours) {
+    struct rig *rig = rig_with_broker(NULL);
+    rig_publish_retained(rig, ENTRY_OF_VAN "/9007199254740991",
+                         FORGED("9007199254740991", "rconf", "{}", OF_VAN));
+    start_gateway(rig);
+    queue(rig, CAR, "reboot", REBOOT); // behind it
+    rig_gateway_stop(rig);
+    start_gateway(rig);
+    int64_t id = queue(rig, CAR, "rconf", "{\"name\":\"rconf\"}");
+    cr_assert(id < 9007199254740991, "the id %lld is behind that of the other", (long long)id);
+    rig_gateway_stop(rig); // its own are known again
+    start_gateway(rig);
+    cr_assert(queue(rig, CAR, "rconf", "{\"name\":\"rconf\"}") > id);
+    rig_finish(rig);
 }
 
 // A valid entry is a command, whoever wrote it.

@@ -624,3 +624,41 @@ Test(home_assistant, device_that_moves_to_another_protocol) {
     rig_expect_none_retained(rig, LORRY_BUTTONS);
     rig_finish(rig);
 }
+
+// The gateway that had it takes away what only the former protocol has.
+Test(home_assistant, device_that_moves_to_another_protocol_at_another_gateway) {
+    struct rig *rig = rig_up(BOTH_PROTOCOLS), *second = rig_beside(rig);
+    char changes[1024];
+    snprintf(changes, sizeof changes, "{'mqtt':{'client_id':'second'},'commands':{'intake':false},%s",
+             BOTH_PROTOCOLS + 1);
+    rig_gateway_start(second, changes);
+    rig_expect(rig, "state/gw/instances/second/channels/1", NULL);
+    device_send(rig_tcp(rig), report(LORRY, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    device_send_hex(rig_tcp_to(second, "magicyo"), LORRY_POSITIONS);
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/" LORRY, "{'protocol_id':2}"));
+    rig_expect_none_retained(rig, LORRY_BUTTONS);
+    json_decref(rig_expect_standing_json(
+        rig, "/homeassistant/binary_sensor/trackbus_" LORRY "/connected/config",
+        "{'availability_topic':'trackbus/state/gw/instances/second','device':{'model':'Magicyo'}}"));
+    rig_finish(rig);
+}
+
+// It is on two channels, and the one that came later ends.
+Test(home_assistant, device_whose_later_channel_ends) {
+    struct rig *rig = rig_up(
+        "{" ENABLED ",'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','udp':'127.0.0.1:0'},"
+        "{'id':2,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0'}]}");
+    int first = rig_udp(rig), later;
+    device_send(first, report(LORRY, 1));
+    expect_entity(rig, "button/reboot", "{}");
+    later = rig_tcp_to(rig, "magicyo");
+    device_send_hex(later, LORRY_POSITIONS);
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/" LORRY, "{'protocol_id':2}"));
+    close(later);
+    rig_expect(rig, "log/gw/channels/2/connections/+/closed", NULL);
+    device_send(first, report(LORRY, 2));
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/" LORRY, "{'protocol_id':1}"));
+    expect_entity(rig, "button/reboot", "{}");
+    rig_finish(rig);
+}

@@ -163,11 +163,16 @@ Test(radio, idle_timeout_alone_ends_a_connection_that_is_out_of_reach) {
 Test(radio, connection_that_ends_with_an_error_was_not_closed_by_the_device) {
     struct rig *rig = rig_up(NULL);
     int device = rig_tcp(rig);
-    device_send(device, report(VAN, 0));
-    rig_expect(rig, REPORTS, NULL);
+    char both[512]; // the second one has no end yet
+    snprintf(both, sizeof both, "%s", report(VAN, 100));
+    strcat(both, report(VAN, 11));
+    both[strcspn(both, "\n") + 1 + strcspn(strchr(both, '\n') + 1, "\r\n")] = '\0';
+    device_send(device, both);
+    rig_expect(rig, REPORTS, "{'message.seqnum':100}");
     struct linger reset = {.l_onoff = 1};
     setsockopt(device, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     close(device);
+    rig_expect(rig, REPORTS, "{'message.seqnum':11}"); // nothing more can come, so it was whole
     rig_expect_log(rig, "lost: connection reset by peer (code 17)");
     rig_expect(rig, "log/gw/channels/1/connections/+/closed",
                "{'close_code':17,'error_text':'connection reset by peer','ident':'" VAN "'}");

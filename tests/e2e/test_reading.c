@@ -128,3 +128,29 @@ Test(reading, without_the_right_to_read_is_said) {
     scripted_expect_retained(broker, CONNECTED, "true");
     scripted_broker_finish(broker);
 }
+
+#define OTHERS "trackbus/state/gw/devices/77"
+
+// A broker with a short queue leaves out who it is, at first also when it is asked for that alone.
+Test(reading, leaves_the_telemetry_of_another_gateways_device_alone) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = scripted_broker_start(rig);
+    scripted_broker_set(broker, (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE,
+                                                       .topic = "trackbus/state/gw/devices/+",
+                                                       .nothing = true});
+    scripted_broker_set(broker, (struct scripted_rule){
+                                    .on = SCRIPTED_SUBSCRIBE, .topic = OTHERS, .times = 1, .nothing = true});
+    scripted_broker_publish(broker, OTHERS "/telemetry/timestamp", "1767225600", true);
+    scripted_broker_publish(broker, OTHERS "/telemetry/battery.voltage", "3.9", true);
+    scripted_broker_publish(broker, OTHERS,
+                            "{\"device_type_id\":0,\"id\":77,\"ident\":\"" CAR "\",\"name\":\"" CAR
+                            "\",\"protocol_id\":1}",
+                            true);
+    rig_gateway_start(rig, NULL);
+    scripted_expect_subscribes(broker, "trackbus", OTHERS, 2);
+    int device = rig_tcp(rig); // all that was asked before is answered before this comes
+    device_send(device, report(VAN, 1));
+    scripted_expect_retained(broker, CONNECTED, "true");
+    scripted_expect_retained(broker, OTHERS "/telemetry/battery.voltage", "3.9");
+    scripted_broker_finish(broker);
+}

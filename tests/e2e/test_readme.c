@@ -18,7 +18,6 @@
 TestSuite(readme_commands, .fini = rig_clean);
 
 #define IDENT             "866425031361423"
-#define QUICKSTART_TIME   240 // seconds, building included
 #define PATH_SIZE         160
 #define OMITTED           "…"
 #define COMMAND_FILE_SIZE 64
@@ -205,7 +204,7 @@ Test(readme_commands, a_command_and_its_answer) {
 
 // --- without a broker ---
 
-static const char *const offline[] = {"capture", "capture-hex", "encode", "encode-hex"};
+static const char *const offline[] = {"capture", "capture-explain", "capture-hex", "encode", "encode-hex"};
 #define OFFLINE (sizeof offline / sizeof offline[0])
 
 Test(readme_commands, without_a_broker) {
@@ -236,38 +235,6 @@ Test(readme_commands, example_of_the_configuration_is_valid) {
     free(example);
     snprintf(command, sizeof command, "trackbus check -c %s/trackbus.json", rig->directory);
     run(command, "/dev/null");
-}
-
-// --- the quick start ---
-
-// Where to look first, and then a line for each thing that happens.
-static void expect_brief(const char *path) {
-    char line[512];
-    unsigned lines = 0;
-    FILE *said = fopen(path, "re");
-    cr_assert_not_null(said);
-    while (fgets(line, sizeof line, said) != NULL) {
-        cr_assert(lines++ > 0 || strncmp(line, "The page ", 9) == 0,
-                  "it does not say first where the page is: %s", line);
-        cr_assert(strlen(line) <= 100, "this line is too long to be read: %s", line);
-    }
-    cr_assert(lines >= 10 && lines <= 16, "it says %u lines", lines);
-    fclose(said);
-}
-
-Test(readme_commands, quick_start) {
-    char path[] = "/tmp/trackbus-quickstart-XXXXXX";
-    alarm(QUICKSTART_TIME);
-    close(mkstemp(path));
-    unsetenv("TRACKBUS_MQTT_URL");
-    unsetenv("TRACKBUS_TOPIC_PREFIX");
-    setenv("TRACKBUS_BUILD", TEST_BUILD, 1);
-    int status;
-    pid_t quickstart = start(TEST_ROOT "/gateway/quickstart --once", path);
-    cr_assert(waitpid(quickstart, &status, 0) == quickstart);
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the quick start fails");
-    expect_brief(path);
-    unlink(path);
 }
 
 // --- nothing is marked in vain ---

@@ -310,6 +310,29 @@ Test(refusals, instance_is_online_soon_after_the_network_is_well_again) {
     scripted_broker_finish(broker);
 }
 
+// --- a broker that closes the connection at one message, as VerneMQ ---
+
+// Twice with others under way, then three times alone; once more where the gateway's own state was under way too.
+Test(refusals, report_that_the_broker_closes_at_is_set_aside_the_third_time_that_it_is_alone) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = scripted_broker_start(rig);
+    int rule = scripted_broker_set(broker, (struct scripted_rule){.on = SCRIPTED_PUBLISH,
+                                                                  .topic = "trackbus/message/#",
+                                                                  .larger_than = 900,
+                                                                  .answer = SCRIPTED_CLOSES});
+    rig_client_start(rig);
+    rig_gateway_start(rig, "{'telemetry':'off','messages':['devices']}");
+    int van = rig_tcp(rig);
+    device_send(van, report(VAN, 0));
+    device_send(van, long_report(VAN));
+    device_send(van, report(VAN, 1));
+    rig_expect_message(rig, "message/gw/devices/" VAN, "{'message.seqnum':1}", 60000);
+    rig_expect_message(rig, INSTANCE, "{'set_aside':1}", 60000);
+    unsigned hits = scripted_broker_hits(broker, rule);
+    cr_expect(hits >= 5 && hits <= 6, "it closed %u times", hits);
+    scripted_broker_finish(broker);
+}
+
 // --- a broker that never answers one message, as RabbitMQ one that is too large ---
 
 Test(refusals, report_that_is_never_answered_costs_itself) {

@@ -137,6 +137,97 @@ Test(relay, connection_that_was_there_stays_when_that_is_wanted) {
     rig_finish(rig);
 }
 
+// Two who say the same ident are told once, and do not take over from each other for ever.
+Test(relay, two_connections_with_one_ident_are_told_and_bounded) {
+    struct rig *rig = rig_up(NULL);
+    for (int i = 0; i <= 10; i++)
+        expect_report(rig, rig_tcp_from(rig, i % 2 == 0 ? "127.0.0.2" : "127.0.0.3"), VAN, i);
+    int late = rig_tcp_from(rig, "127.0.0.3");
+    device_send(late, report(VAN, 11));
+    device_expect_closed(late);
+    rig_expect_log(rig, "device " VAN " has a connection, which stays: others took over all the time");
+    rig_expect(rig, EVENTS(VAN, "takeover"), "{'event_code':399,'ident':'" VAN "'}");
+    cr_assert(rig_count(rig, EVENTS(VAN, "takeover")) == 1);
+    cr_assert(rig_log_count(rig, "takes over from 127.0.0.2:") == 1);
+    expect_report(rig, rig_tcp(rig), CAR, 1);
+    rig_finish(rig);
+}
+
+// It costs what this device says, and closes no relay.
+Test(relay, device_whose_connection_stays_costs_the_relay_its_own_reports_alone) {
+    struct rig *rig = rig_up("{'limits':{'takeover':'keep'}}");
+    int alone = rig_tcp(rig), relay = rig_tcp(rig);
+    expect_report(rig, alone, VAN, 1);
+    expect_report(rig, relay, CAR, 1);
+    device_send(relay, report(VAN, 2));
+    rig_expect_log(rig, "device " VAN " has a connection, which stays (limits.takeover)");
+    expect_report(rig, relay, CAR, 2);
+    expect_report(rig, alone, VAN, 3);
+    cr_assert(rig_count(rig, "message/gw/devices/" VAN) == 2 && rig_count(rig, CLOSED) == 0);
+    rig_finish(rig);
+}
+
+#define STRANGER "866425031399999"
+
+static struct rig *with_a_registry(void) {
+    return rig_up("{'unknown_devices':'reject','devices':[{'ident':'" VAN "','id':1},{'ident':'" CAR
+                  "','id':2}],'limits':{'idle_timeout':600}}");
+}
+
+static void expect_stranger_to_cost_himself(struct rig *rig, int relay) {
+    char all[768];
+    expect_report(rig, relay, VAN, 1);
+    device_send(relay, report(STRANGER, 1));
+    rig_expect(rig, "log/gw/channels/1/error", "{'verdict':'REJECTED','ident':'" STRANGER "'}");
+    snprintf(all, sizeof all, "%s%s%s%s", report(STRANGER, 2), report(CAR, 2), report(STRANGER, 3),
+             report(VAN, 4));
+    device_send(relay, all);
+    rig_expect(rig, "message/gw/devices/2", "{'message.seqnum':2}");
+    rig_expect(rig, "message/gw/devices/1", "{'message.seqnum':4}");
+    cr_assert(rig_count(rig, "message/gw/channels/1/" STRANGER) == 0);
+    cr_assert(rig_count(rig, CLOSED) == 0 && rig_count(rig, EVENTS("+", "disconnected")) == 0);
+    rig_finish(rig);
+}
+
+Test(relay, device_that_is_not_allowed_costs_the_others_nothing) {
+    struct rig *rig = with_a_registry();
+    expect_stranger_to_cost_himself(rig, rig_tcp(rig));
+}
+
+Test(relay, device_that_is_not_allowed_costs_the_others_of_a_udp_address_nothing) {
+    struct rig *rig = with_a_registry();
+    expect_stranger_to_cost_himself(rig, rig_udp(rig));
+}
+
+// What was not taken of it is new when it is allowed.
+Test(relay, magicyo_device_that_is_allowed_later_has_lost_nothing_that_it_repeats) {
+    struct rig *rig = rig_new();
+    static const uint8_t data[] = {0x01, 0x03};
+    uint8_t bytes[MAGICYO_FRAME_MAX];
+    char changes[300];
+    snprintf(changes, sizeof changes,
+             "{'unknown_devices':'reject','devices_file':'%s/devices.json','channels':[{'id':2,"
+             "'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0'}]}",
+             rig->directory);
+    rig_write_json(rig, "devices.json", "[{'ident':'" LORRY "','id':1}]");
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    rig_gateway_start(rig, changes);
+    rig_expect_state(rig);
+    int relay = rig_tcp_to(rig, "magicyo");
+    device_send_bytes(relay, bytes, bytes_magicyo(bytes, LORRY, 0x03, 1, data, sizeof data));
+    device_expect_bytes(relay, bytes, bytes_magicyo(bytes, LORRY, 0x04, 1, data, sizeof data));
+    device_send_bytes(relay, bytes, bytes_magicyo(bytes, STRANGER, 0x03, 2, data, sizeof data));
+    rig_expect_log(rig, "device " STRANGER " is not in the registry");
+    rig_write_json(rig, "devices.json", "[{'ident':'" LORRY "','id':1},{'ident':'" STRANGER "','id':2}]");
+    rig_gateway_signal(rig, SIGHUP);
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/2", "{}"));
+    device_send_bytes(relay, bytes, bytes_magicyo(bytes, STRANGER, 0x03, 2, data, sizeof data));
+    device_expect_bytes(relay, bytes, bytes_magicyo(bytes, STRANGER, 0x04, 2, data, sizeof data));
+    rig_expect(rig, "message/gw/devices/2", "{'message.seqnum':2}");
+    rig_finish(rig);
+}
+
 // There is an end to it: whoever reaches the port could register all the numbers that there are.
 Test(relay, connection_speaks_for_a_thousand_devices_at_most) {
     struct rig *rig = rig_up("{'telemetry':'off','messages':['channels']}");

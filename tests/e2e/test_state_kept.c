@@ -37,7 +37,7 @@ static void speak(struct rig *rig, const int devices[FLEET], int round) {
 
 static void expect_round(struct rig *rig, int round) {
     for (int i = 0; i < FLEET; i++) {
-        char topic[96], value[16];
+        char topic[160], value[16];
         snprintf(topic, sizeof topic, "state/gw/devices/%s/telemetry/position.satellites", ident_of(i));
         snprintf(value, sizeof value, "%d", 5 + round);
         rig_expect_standing(rig, topic, value);
@@ -301,6 +301,65 @@ Test(state_kept, when_somebody_removes_what_is_for_home_assistant) {
     rig_finish(rig);
 }
 
+static void spoil_all(struct rig *rig, const char *const *topics, size_t count) {
+    static const char *const payloads[] = {"", "1", "{}", "\"somebody\""};
+    for (size_t i = 0; i < count; i++)
+        spoil(rig, topics[i], payloads[i % (sizeof payloads / sizeof payloads[0])]);
+}
+
+#define HOME_ASSISTANT "'home_assistant':{'enabled':true}"
+#define SENSOR         "/homeassistant/sensor/trackbus_" VAN
+
+static const char *const overwritten[] = {"/homeassistant/device_tracker/trackbus_" VAN "/position/config",
+                                          SENSOR "/battery_voltage/config",
+                                          SENSOR "/position_speed/config",
+                                          "/homeassistant/button/trackbus_" VAN "/reboot/config",
+                                          INSTANCE "/queue",
+                                          INSTANCE "/queue",
+                                          INSTANCE "/queue"};
+
+Test(state_kept, when_somebody_overwrites_what_is_for_home_assistant_or_the_marker) {
+    struct rig *rig = rig_up("{" HOME_ASSISTANT "}");
+    wake(rig, VAN);
+    rig_expect(rig, INSTANCE "/queue", NULL);
+    rig_expect(rig, overwritten[3], NULL); // the last to be announced
+    for (size_t i = 0; i < 4; i++)
+        spoil(rig, overwritten[i], i % 2 == 0 ? "17" : "{\"name\":\"Mine\"}");
+    spoil_all(rig, overwritten, sizeof overwritten / sizeof overwritten[0]);
+    rig_finish(rig);
+}
+
+// What is not the command that stands there.
+Test(state_kept, when_somebody_overwrites_a_command) {
+    struct rig *rig = rig_up(NULL);
+    rig_publish(rig, "command/gw/devices/" VAN, "mode,6,60#");
+    const struct rig_message *entry = rig_expect(rig, VAN_STATE "/commands-queue/+", NULL);
+    const char *topic = entry->topic + strlen("trackbus/");
+    char *other = strdup(entry->payload), *mode = strstr(other, "mode,6,60#");
+    cr_assert(mode != NULL);
+    mode[5] = '5';
+    spoil(rig, topic, "17");
+    spoil(rig, topic, other);
+    spoil(rig, topic, "{\"id\":17}");
+    rig_publish_retained(rig, topic, "");
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/custom/canceled", NULL);
+    rig_expect_standing(rig, topic, NULL);
+    free(other);
+    rig_finish(rig);
+}
+
+// What we publish comes back, and the telemetry of the van is heard by itself.
+Test(state_kept, when_somebody_spoils_it_with_3_1_1) {
+    rig_speak("3.1.1");
+    struct rig *rig = rig_up("{" HOME_ASSISTANT "}");
+    wake(rig, VAN);
+    rig_expect(rig, INSTANCE "/queue", NULL);
+    rig_expect(rig, overwritten[3], NULL);
+    spoil_all(rig, ours, sizeof ours / sizeof ours[0]);
+    spoil_all(rig, overwritten, sizeof overwritten / sizeof overwritten[0]);
+    rig_finish(rig);
+}
+
 // As others do, with another gateway on the broker: each is told of its own devices.
 Test(state_kept, when_somebody_spoils_it_with_two_gateways) {
     struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
@@ -331,6 +390,40 @@ static void give_van_to_second(struct rig *rig, struct rig *second) {
     say(rig, rig_tcp(second), VAN, "R0;10+190109120000+22.63827+114.02922+2.14+69+2+3744+1");
     rig_expect_standing(rig, VAN_42 "/connected", "true");
     rig_expect_standing(rig, VAN_42 "/instance", "\"second\"");
+}
+
+// Nobody who is left takes commands in: the first by name speaks for them.
+Test(state_kept, of_devices_whose_gateway_is_gone_with_the_intake) {
+    struct rig *rig = rig_with_broker(NULL), *second = rig_beside(rig), *intake = rig_beside(second);
+    rig_gateway_start(intake, "{" LISTED "}");
+    rig_gateway_start(rig, "{'mqtt':{'client_id':'b2'},'commands':{'intake':false}," LISTED "}");
+    rig_gateway_start(second, "{'mqtt':{'client_id':'a3'},'commands':{'intake':false}," LISTED "}");
+    rig_expect(rig, "state/gw/instances/b2/channels/1", NULL);
+    rig_expect(rig, "state/gw/instances/a3/channels/1", NULL);
+    rig_expect(rig, INSTANCE "/queue", NULL);
+    wake(intake, VAN);
+    rig_expect_standing(rig, VAN_42 "/connected", "true");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"trackbus\"");
+    rig_gateway_kill(intake);
+    rig_expect_standing(rig, VAN_42 "/connected", "false");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"a3\"");
+    rig_finish(rig);
+}
+
+// Of another gateway a broker has told its channels alone: whether it is online is not known.
+Test(state_kept, of_devices_of_a_gateway_that_may_be_online) {
+    struct rig *rig = rig_with_broker(NULL);
+    rig_publish_retained(rig, "state/gw/instances/ghost/channels/1", "{\"id\":1,\"connections\":1}");
+    rig_publish_retained(rig, VAN_42 "/instance", "\"ghost\"");
+    rig_publish_retained(rig, VAN_42 "/connected", "true");
+    rig_gateway_start(rig, "{" LISTED "}");
+    rig_expect_standing(rig, VAN_42 "/instance", "\"ghost\"");
+    rig_expect(rig, INSTANCE "/queue", NULL); // it knows what the broker has
+    json_decref(rig_expect_standing_json(rig, VAN_42, "{'id':42}"));
+    rig_expect_standing(rig, VAN_42 "/connected", "true");
+    rig_publish_retained(rig, "state/gw/instances/ghost", "{\"state\":\"offline\"}");
+    rig_expect_standing(rig, VAN_42 "/connected", "false");
+    rig_finish(rig);
 }
 
 Test(state_kept, of_devices_whose_gateway_is_gone) {
@@ -500,5 +593,85 @@ Test(state_kept, costs_no_telemetry_of_others) {
     cr_assert_eq(scripted_broker_subscribes(set.broker, "second", all), 0);
     cr_assert_eq(
         scripted_broker_subscribes(set.broker, GATEWAY, "trackbus/state/gw/devices/" CAR "/telemetry/#"), 0);
+    scripted_broker_finish(set.broker);
+}
+
+#define WATCHES_ALL "trackbus/state/gw/devices/+/telemetry/#"
+#define WATCHES_VAN "trackbus/state/gw/devices/" VAN "/telemetry/#"
+
+// With a second gateway, the first one watches the van alone.
+static struct set watching_van(struct rig **second) {
+    struct set set = set_up(NULL);
+    wake(set.rig, VAN);
+    scripted_expect_subscribes(set.broker, GATEWAY, WATCHES_ALL, 1);
+    *second = rig_beside(set.rig);
+    rig_gateway_start(*second, "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
+    scripted_expect_subscribes(set.broker, GATEWAY, WATCHES_VAN, 1);
+    return set;
+}
+
+struct said {
+    struct rig *rig;
+    const char *text;
+};
+
+static bool was_said(void *context) {
+    const struct said *said = context;
+    char path[128], line[512];
+    bool found = false;
+    snprintf(path, sizeof path, "%s/broker.log", said->rig->directory);
+    FILE *log = fopen(path, "r");
+    while (log != NULL && !found && fgets(line, sizeof line, log) != NULL)
+        found = strstr(line, said->text) != NULL;
+    if (log != NULL)
+        fclose(log);
+    return found;
+}
+
+static void expect_said(struct rig *rig, const char *text) {
+    struct said said = {rig, text};
+    cr_assert(rig_wait(was_said, &said, RIG_DEADLINE), "the broker did not hear '%s'", text);
+}
+
+// The broker keeps the session: what is no longer wanted when the gateway is back is taken out of it.
+Test(state_kept, session_that_was_kept_loses_what_is_no_longer_watched) {
+    struct rig *second;
+    struct set set = watching_van(&second);
+    int away = scripted_broker_set(
+        set.broker, (struct scripted_rule){.on = SCRIPTED_CONNECT, .client = GATEWAY, .reason = 0x88});
+    scripted_broker_disconnect(set.broker, GATEWAY, 0);
+    scripted_expect_ended(set.broker, GATEWAY);
+    rig_gateway_stop(second);
+    scripted_broker_unset(set.broker, away);
+    scripted_expect_subscribes(set.broker, GATEWAY, WATCHES_ALL, 2);
+    expect_said(set.rig, GATEWAY " > UNSUBSCRIBE " WATCHES_VAN);
+    scripted_broker_finish(set.broker);
+}
+
+// Also what an earlier run has left in it.
+Test(state_kept, session_of_an_earlier_run_loses_what_is_no_longer_watched) {
+    struct rig *second;
+    struct set set = watching_van(&second);
+    rig_gateway_kill(set.rig);
+    rig_gateway_stop(second);
+    rig_gateway_start(set.rig, NULL);
+    scripted_expect_subscribes(set.broker, GATEWAY, WATCHES_ALL, 2);
+    expect_said(set.rig, GATEWAY " > UNSUBSCRIBE " WATCHES_VAN);
+    scripted_broker_finish(set.broker);
+}
+
+// An earlier run has said it of a channel that is gone. The broker tells that again while nothing can be published.
+Test(state_kept, channel_that_is_gone_is_cleared_after_a_full_outbox) {
+    struct set set = set_up("{'store':{'max_bytes':1048576},'messages':['devices'],'telemetry':'off'}");
+    int van = rig_tcp(set.rig);
+    scripted_broker_publish(set.broker, OWN "/channels/7", "{\"id\":7,\"connections\":3}", true);
+    scripted_broker_set(set.broker, (struct scripted_rule){
+                                        .on = SCRIPTED_PUBLISH, .topic = "trackbus/message/#", .delay = 20});
+    scripted_broker_stop(set.broker);
+    for (int i = 0; i < 4000; i++)
+        device_send(van, report(VAN, i));
+    rig_expect_log(set.rig, "the outbox is full");
+    scripted_broker_restart(set.broker, SCRIPTED_RETAINED);
+    scripted_expect_retained(set.broker, OWN "/channels/7", NULL);
     scripted_broker_finish(set.broker);
 }

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/bytes.h"
 #include "tests/e2e/rig.h"
 
 TestSuite(udp, .fini = rig_clean);
@@ -148,4 +149,131 @@ Test(udp, a_good_datagram_after_a_refused_one_is_acknowledged) {
     device_expect_datagram(device, "ACK,2#");
     cr_assert(!rig_log_has(rig, "limit reached"));
     rig_finish(rig);
+}
+
+// Whoever forges the address of another one must not make the gateway send him more than he sends.
+Test(udp, answers_are_no_longer_than_what_they_answer) {
+    struct rig *rig =
+        rig_up("{'channels':[{'id':1,'name':'mictrack','protocol':'mictrack','udp':'127.0.0.1:0',"
+               "'udp_ack':'{seq}{ident}{ident}{ident}{ident}{ident}{ident}{ident}{ident}'}]}");
+    int device = rig_udp(rig);
+    char padded[256];
+    snprintf(padded, sizeof padded, "%-200s", report(VAN, 2));
+    device_send(device, report(VAN, 1));
+    rig_expect(rig, REPORTS, "{'message.seqnum':1}"); // and no answer
+    device_send(device, padded);
+    device_expect_datagram(device, "2" VAN VAN VAN VAN VAN VAN VAN VAN);
+    rig_expect_log(rig, "1 answers to a datagram of");
+    rig_finish(rig);
+}
+
+Test(udp, one_datagram_has_one_answer) {
+    struct rig *rig =
+        rig_up("{'channels':[{'id':2,'name':'magicyo','protocol':'magicyo','udp':'127.0.0.1:0'}]}");
+    static const uint8_t data[] = {0x01, 0x03};
+    uint8_t sent[8 * MAGICYO_FRAME_MAX], expected[8 * MAGICYO_FRAME_MAX], came[8 * MAGICYO_FRAME_MAX];
+    size_t length = 0, answers = 0;
+    for (unsigned id = 1; id <= 6; id++) { // at once, and when it is safe
+        bool heartbeat = id % 2 == 0;
+        length += bytes_magicyo(sent + length, LORRY, heartbeat ? 0x0C : 0x03, id, data, heartbeat ? 0 : 2);
+        answers +=
+            bytes_magicyo(expected + answers, LORRY, heartbeat ? 0x0D : 0x04, id, data, heartbeat ? 0 : 2);
+    }
+    int device = rig_udp_to(rig, "magicyo");
+    device_send_bytes(device, sent, length);
+    struct pollfd poller = {.fd = device, .events = POLLIN};
+    cr_assert(poll(&poller, 1, RIG_DEADLINE) == 1);
+    ssize_t got = recv(device, came, sizeof came, 0);
+    cr_assert(got == (ssize_t)answers && memcmp(came, expected, answers) == 0, "%zd bytes", got);
+    rig_finish(rig);
+}
+
+// Records are counted, not the datagrams that they come in.
+Test(udp, records_of_a_datagram_count_as_datagrams) {
+    struct rig *rig = rig_up("{'limits':{'datagrams_per_second':10}}");
+    int device = rig_udp(rig), marker = rig_tcp(rig);
+    char many[4096] = "";
+    for (int i = 0; i < 20; i++)
+        strcat(many, report(VAN, i));
+    for (int i = 0; i < 50; i++)
+        device_send(device, many);
+    rig_expect_count(rig, "message/gw/devices/" VAN, 20);
+    device_send(marker, report(CAR, 1));
+    rig_expect(rig, REPORTS, "{'ident':'" CAR "'}");
+    size_t count = rig_count(rig, "message/gw/devices/" VAN);
+    cr_assert(count <= 60, "%zu reports", count); // within three seconds at most
+    rig_finish(rig);
+}
+
+// A command that went out over TCP is answered there, whoever says by a datagram that he is the device.
+Test(udp, an_answer_from_elsewhere_ends_no_command) {
+    struct rig *rig = rig_up(NULL);
+    int device = rig_tcp(rig), stranger = rig_udp(rig);
+    char forged[256];
+    device_send(device, report(VAN, 1));
+    rig_expect(rig, REPORTS, "{'message.seqnum':1}");
+    rig_publish(rig, "command/gw/devices/" VAN, "mode,6,60#");
+    device_expect(device, "mode,6,60#");
+    snprintf(forged, sizeof forged, "%smode=Fail!\r\n", report(VAN, 2));
+    device_send(stranger, forged);
+    rig_expect_log(rig, "device " VAN ": an answer to 'mode' from 127.0.0.1:");
+    device_send(device, "mode=Success!\r\n");
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/+/processed", "{'executed':true}");
+    rig_finish(rig);
+}
+
+#define ENTRIES(what) "log/gw/channels/+/connections/+/" what
+
+static struct rig *magicyo_over_udp(void) {
+    return rig_up("{'channels':[{'id':2,'name':'magicyo','protocol':'magicyo','udp':'127.0.0.1:0'}]}");
+}
+
+static void say_goodbye(int lorry) {
+    static const uint8_t nothing[1];
+    uint8_t bytes[MAGICYO_FRAME_MAX];
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0E, 2, nothing, 0));
+}
+
+// A device that says goodbye is gone at once; also one that says nothing else.
+Test(udp, a_device_that_says_goodbye_is_gone) {
+    struct rig *rig = magicyo_over_udp();
+    static const uint8_t nothing[1];
+    uint8_t bytes[MAGICYO_FRAME_MAX];
+    int lorry = rig_udp_to(rig, "magicyo");
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0C, 1, nothing, 0));
+    rig_expect(rig, ENTRIES("identified"), "{'ident':'" LORRY "'}");
+    say_goodbye(lorry);
+    for (size_t i = 1; i <= 2; i++) {
+        rig_expect(rig, ENTRIES("closed"), "{'close_code':2,'ident':'" LORRY "'}");
+        rig_expect(rig, "log/gw/devices/" LORRY "/disconnected", NULL);
+        cr_assert(rig_count(rig, ENTRIES("accepted")) == i && rig_count(rig, ENTRIES("closed")) == i);
+        if (i == 1)
+            say_goodbye(rig_udp_to(rig, "magicyo"));
+    }
+    rig_expect_standing(rig, "state/gw/devices/" LORRY "/connected", "false");
+    rig_finish(rig);
+}
+
+// Whoever writes as one device from ever other ports fills neither the log nor the broker, and each beginning that is
+// told has its end.
+Test(udp, a_device_with_ever_other_addresses_does_not_fill_the_log) {
+    struct rig *rig = bound_to("127.0.0.1");
+    enum { ADDRESSES = 300 };
+    for (int i = 0; i < ADDRESSES; i++) {
+        int device = rig_udp(rig);
+        device_send(device, report(VAN, i));
+        close(device);
+    }
+    char subset[48];
+    snprintf(subset, sizeof subset, "{'message.seqnum':%d}", ADDRESSES - 1);
+    rig_expect(rig, "message/gw/devices/" VAN, subset);
+    device_send(rig_udp(rig), report(CAR, 1));
+    rig_expect(rig, ENTRIES("identified"), "{'ident':'" CAR "'}");
+    rig_gateway_stop(rig);
+    size_t begun = rig_count(rig, ENTRIES("accepted"));
+    cr_assert(begun < ADDRESSES / 2, "%zu entries", begun);
+    cr_assert(rig_log_count(rig, "identified") < ADDRESSES / 2);
+    rig_expect_count(rig, ENTRIES("closed"), begun);
+    cr_assert(rig_count(rig, ENTRIES("closed")) == begun && rig_count(rig, ENTRIES("identified")) == begun);
+    rig->finished = true;
 }

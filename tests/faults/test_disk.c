@@ -259,6 +259,12 @@ static void store_path(struct rig *rig, char *path, size_t capacity) {
     snprintf(path, capacity, "%s/store.db", rig->directory);
 }
 
+static void wait_until_read(struct rig *rig, int count) {
+    char text[48];
+    snprintf(text, sizeof text, " %d messages, ", count);
+    rig_expect_counters(rig, text);
+}
+
 // A store with reports 0 to count - 1 of one device.
 static void fill_store(struct rig *rig, int count) {
     rig_broker_reserve(rig);
@@ -266,9 +272,7 @@ static void fill_store(struct rig *rig, int count) {
     int device = rig_tcp(rig);
     for (int i = 0; i < count; i++)
         device_send(device, report(VAN, i));
-    char text[48];
-    snprintf(text, sizeof text, " %d messages, ", count);
-    rig_expect_counters(rig, text);
+    wait_until_read(rig, count);
     close(device);
     rig_gateway_stop(rig);
 }
@@ -289,6 +293,61 @@ Test(faults_disk, of_the_last_run_comes_before_new_messages) {
     rig_gateway_stop(rig);
     rig_gateway_start(rig, NULL);
     cr_assert(!rig_log_has(rig, "wait since the last run"));
+    rig_finish(rig);
+}
+
+static off_t size_of(const char *file) {
+    struct stat status;
+    return stat(file, &status) == 0 ? status.st_size : 0;
+}
+
+static const char *grown_file;
+static off_t grown_from;
+
+static bool has_grown(void *context) {
+    return size_of(grown_file) > grown_from;
+}
+
+// The report is in a write of its own.
+static void store_report(struct rig *rig, int device, int seqnum, const char *wal) {
+    grown_file = wal;
+    grown_from = size_of(wal);
+    device_send(device, report(VAN, seqnum));
+    cr_assert(rig_wait(has_grown, rig, RIG_DEADLINE), "report %d is not written", seqnum);
+}
+
+// The store is deleted under the gateway's feet, and what was written ahead of it is damaged before the next start.
+Test(faults_disk, that_is_deleted_or_damaged_is_noticed) {
+    struct rig *rig = rig_new();
+    char path[128], wal[140], junk[500];
+    store_path(rig, path, sizeof path);
+    snprintf(wal, sizeof wal, "%s-wal", path);
+    fill_store(rig, 20); // the broker is away
+    rig_gateway_start(rig, NULL);
+    rig_expect_log(rig, "messages are waiting since the last run"); // with what else there is to say
+    unlink(path);
+    unlink(wal);
+    rig_expect_log(
+        rig, "was deleted or replaced while the store was in use; all that was in it was written again");
+    int device = rig_tcp(rig);
+    for (int i = 20; i < 30; i++)
+        store_report(rig, device, i, wal);
+    rig_gateway_kill(rig);
+    int file = open(wal, O_WRONLY);
+    memset(junk, 0xA5, sizeof junk);
+    cr_assert(file >= 0 && pwrite(file, junk, sizeof junk, lseek(file, 0, SEEK_END) / 3) == sizeof junk);
+    close(file);
+    rig_gateway_start(rig, NULL);
+    rig_expect_log(rig, "-wal is damaged: the last");
+    rig_broker_start(rig, NULL);
+    rig_client_start(rig);
+    device_send(rig_tcp(rig), report(VAN, 99));
+    rig_expect(rig, REPORTS, "{'message.seqnum':99}");
+    for (int i = 0; i < 20; i++) {
+        char subset[40];
+        snprintf(subset, sizeof subset, "{'message.seqnum':%d}", i);
+        rig_expect(rig, REPORTS, subset);
+    }
     rig_finish(rig);
 }
 

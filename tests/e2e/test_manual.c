@@ -1,0 +1,67 @@
+// The manual pages and the shells' completions that a build makes: they have what the program has.
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MADE TEST_BUILD "/docker/"
+
+// What a shell's command prints. Good until the next call.
+static const char *said(const char *command) {
+    static char text[4096];
+    FILE *pipe = popen(command, "r");
+    text[fread(text, 1, sizeof text - 1, pipe)] = '\0';
+    cr_assert_eq(pclose(pipe), 0, "%s: %s", command, text);
+    return text;
+}
+
+static void expect_everywhere(const char *word) {
+    static const char *const made[] = {"trackbus.1", "trackbus", "_trackbus", "trackbus.fish"};
+    for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) {
+        char command[256];
+        snprintf(command, sizeof command, "sed 's/.-/-/g' '" MADE "%s' | grep -c -w -e '%s' || true", made[i],
+                 word);
+        cr_assert(atoi(said(command)) > 0, "%s has no %s", made[i], word);
+    }
+}
+
+Test(manual, page_and_completions_have_every_subcommand) {
+    const char *line = said(TRACKBUS_BINARY " help"), *start = "\n  trackbus ";
+    char help[4096], name[32];
+    size_t count = 0;
+    snprintf(help, sizeof help, "%s", line);
+    for (line = help; (line = strstr(line, start)) != NULL; count++) {
+        line += strlen(start);
+        snprintf(name, sizeof name, "%.*s", (int)strspn(line, "abcdefghijklmnopqrstuvwxyz"), line);
+        if (strcmp(name, "help") != 0) // the pages are the help
+            expect_everywhere(name);
+    }
+    cr_assert_gt(count, 8);
+}
+
+Test(manual, a_shell_completes) {
+    cr_assert_str_eq(said("bash -c 'source \"" MADE
+                          "trackbus\"; COMP_WORDS=(trackbus de); COMP_CWORD=1; _trackbus; "
+                          "echo ${COMPREPLY[@]}'"),
+                     "decode describe\n");
+    cr_assert_str_eq(said("bash -c 'source \"" MADE
+                          "trackbus\"; COMP_WORDS=(trackbus encode -p m); COMP_CWORD=3; "
+                          "_trackbus; echo ${COMPREPLY[@]}'"),
+                     "mictrack magicyo\n");
+    cr_assert_str_eq(said("bash -c 'source \"" MADE
+                          "trackbus\"; COMP_WORDS=(trackbus check --c); COMP_CWORD=2; "
+                          "_trackbus; echo ${COMPREPLY[@]}'"),
+                     "--config\n");
+}
+
+Test(manual, page_of_the_configuration_has_the_ranges) {
+    cr_assert_str_eq(said("grep -A 2 -F 'limits.connections' '" MADE "trackbus.json.5' | sed -n '2,3p'"),
+                     "connections in all\n(1 to 1000000; default \\fB15000\\fR)\n");
+}
+
+Test(manual, version_names_the_commit) {
+    const char *version = said(TRACKBUS_BINARY " version");
+    const char *commit = strchr(version, '(');
+    cr_assert(strncmp(version, "trackbus ", 9) == 0 && (commit == NULL || strlen(commit) >= 7), "%s",
+              version);
+}

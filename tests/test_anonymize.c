@@ -1,0 +1,301 @@
+// Captures without IMEIs: no digit is left in any spelling, checksums are right, and the values are the same.
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/cli/anonymize.h"
+#include "tests/bytes.h"
+#include "tests/replay.h"
+
+#define VAN        "866425031361423"
+#define LORRY      "864867022511015"
+#define MADE_UP    "001000000000017"
+#define MADE_UP_2  "001000000000025"
+#define HEADER     "# trackbus capture\n# device Van 1\n"
+#define FROM_VAN   "# from trackbus/7 channel=1 protocol=mictrack source=203.0.113.9:40112 ident=" VAN "\n"
+#define FROM_LORRY "# from trackbus/8 channel=2 protocol=magicyo source=203.0.113.9:40113 ident=" LORRY "\n"
+
+static struct capture_file *read_text(const char *text) {
+    char *reason = NULL;
+    struct capture_file *file = capture_file_read(text, strlen(text), &reason);
+    cr_assert(file != NULL, "%s", reason);
+    return file;
+}
+
+static char *text_of(const struct capture_file *file) {
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    capture_file_write(file, out);
+    fclose(out);
+    return text;
+}
+
+static void add_line(FILE *out, const char *direction, const char *transport, const void *bytes,
+                     size_t length) {
+    fprintf(out, "2026-11-26T09:00:00.123456Z %s %s ", direction, transport);
+    for (size_t i = 0; i < length; i++)
+        fprintf(out, "%02x", ((const uint8_t *)bytes)[i]);
+    fputc('\n', out);
+}
+
+// All bytes of the file in one direction of all its connections.
+static size_t gather(const struct capture_file *file, bool sent, uint8_t *bytes) {
+    size_t length = 0;
+    for (size_t i = 0; i < file->chunk_count; i++) {
+        if (file->chunks[i].sent != sent)
+            continue;
+        memcpy(bytes + length, file->chunks[i].bytes, file->chunks[i].length);
+        length += file->chunks[i].length;
+    }
+    return length;
+}
+
+static void replay_file(struct replay *replay, const struct capture_file *file, const struct codec *codec) {
+    static uint8_t bytes[65536];
+    replay_begin(replay, codec);
+    replay_feed(replay, bytes, gather(file, false, bytes), CODEC_END);
+}
+
+// Made-up idents stand in place of the others, and everything else is as it was.
+static void expect_same_lines(const struct replay *was, const struct replay *is, const char *ident,
+                              const char *made_up) {
+    cr_assert_eq(was->count, is->count);
+    cr_assert(was->count > 0);
+    for (size_t i = 0; i < was->count; i++) {
+        if (strncmp(was->lines[i], "reply ", 6) == 0) // with checksums of its own
+            continue;
+        if (strncmp(was->lines[i], "fault ", 6) == 0) { // the reason names the checksums
+            cr_expect(strncmp(is->lines[i], was->lines[i], strlen("fault 111 BAD_CHECKSUM")) == 0);
+            continue;
+        }
+        char *at, *line = strdup(was->lines[i]);
+        while ((at = strstr(line, ident)) != NULL)
+            memcpy(at, made_up, strlen(made_up));
+        cr_expect_str_eq(is->lines[i], line);
+        free(line);
+    }
+}
+
+// --- every spelling ---
+
+#define WHOLE strtoull(VAN, NULL, 10)
+
+// The number in `size` bytes; from the last byte on where reversed.
+static void put_number(FILE *out, uint64_t number, int size, bool reversed) {
+    for (int i = 0; i < size; i++)
+        fputc((int)(number >> 8 * (reversed ? i : size - 1 - i) & 255), out);
+}
+
+// Two digits a byte, in that order or swapped.
+static void put_packed(FILE *out, const char *digits, bool swapped) {
+    for (; digits[0] != '\0'; digits += 2) {
+        unsigned first = (unsigned)digits[0] & 15, second = digits[1] == 'f' ? 15 : (unsigned)digits[1] & 15;
+        fputc((int)(swapped ? second << 4 | first : first << 4 | second), out);
+    }
+}
+
+static void put_spellings(FILE *out) {
+    fputs("text " VAN ", ", out);
+    put_packed(out, "0" VAN, false);
+    fputs("packed", out);
+    put_packed(out, VAN "f", false);
+    put_packed(out, VAN "f", true);
+    put_packed(out, "0" VAN, true);
+    fputs("number", out);
+    put_number(out, WHOLE, 8, false);
+    put_number(out, WHOLE, 8, true);
+    put_number(out, WHOLE, 7, true);
+    fprintf(out, "hex %llx %llX, ", (unsigned long long)WHOLE, (unsigned long long)WHOLE);
+    for (const char *c = VAN; *c != '\0'; c++)
+        fprintf(out, "%02x", *c);
+    fputs("without its last digit 86642503136142, ", out);
+    put_number(out, WHOLE / 10, 8, false);
+    fputs(" the end", out);
+}
+
+// Independent of how the program looks for it: in halves of bytes, whatever stands where.
+static void expect_none_left(const struct capture_file *file) {
+    static uint8_t bytes[65536];
+    static char halves[4 * sizeof bytes];
+    size_t length = gather(file, false, bytes);
+    char text[64], number[32], short_number[32];
+    snprintf(number, sizeof number, "%llx", (unsigned long long)WHOLE);
+    snprintf(short_number, sizeof short_number, "%llx", (unsigned long long)WHOLE / 10);
+    for (int way = 0; way < 3; way++) {
+        for (size_t i = 0; i < length; i++) {
+            uint8_t byte = way == 2 ? bytes[length - 1 - i] : bytes[i];
+            snprintf(halves + 2 * i, 3, "%02x", way == 1 ? (uint8_t)(byte << 4 | byte >> 4) : byte);
+        }
+        cr_expect_null(strstr(halves, "86642503136142"), "way %d", way);
+        cr_expect_null(strstr(halves, number), "way %d", way);
+        cr_expect_null(strstr(halves, short_number), "way %d", way);
+        for (size_t i = 0; i < 14; i++)
+            snprintf(text + 2 * i, 3, "%02x", VAN[i]);
+        cr_expect_null(strstr(halves, text), "way %d", way);
+    }
+}
+
+Test(anonymize, leaves_no_spelling_of_an_imei) {
+    char *spelt = NULL, *text = NULL;
+    size_t spelt_length, length;
+    FILE *out = open_memstream(&spelt, &spelt_length);
+    put_spellings(out);
+    fclose(out);
+    out = open_memstream(&text, &length);
+    fputs(HEADER FROM_VAN, out);
+    add_line(out, "recv", "tcp", spelt, spelt_length);
+    for (size_t i = 0; i < spelt_length; i++) // also when it is cut anywhere
+        add_line(out, "recv", "tcp", spelt + i, 1);
+    fclose(out);
+    struct capture_file *file = read_text(text);
+    cr_assert_null(anonymize(file));
+    expect_none_left(file);
+    char *after = text_of(file);
+    cr_expect_null(strstr(after, VAN));
+    cr_expect_null(strstr(after, "203.0.113.9"));
+    cr_expect_null(strstr(after, "Van 1"));
+    cr_expect(strstr(after, "ident=" MADE_UP) != NULL, "%s", after);
+    static uint8_t bytes[65536];
+    cr_expect_eq(gather(file, false, bytes), 2 * spelt_length);
+    cr_expect(memcmp(bytes, "text " MADE_UP ", \x00\x01", 23) == 0);
+    cr_expect(memmem(bytes, spelt_length, "number\x00\x00\x00\xe8", 10) != NULL, "as a number");
+    capture_file_free(file);
+    free(after);
+    free(text);
+    free(spelt);
+}
+
+// What is left of one where bytes are missing, an IMEI of another device, and one that nobody has named.
+Test(anonymize, finds_pieces_and_others) {
+    static const char piece[] = "31361423;R0;x 867035041390699 \r\n86642503";
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    fputs(HEADER FROM_VAN "# at 100\n", out);
+    add_line(out, "recv", "tcp", piece, sizeof piece - 1);
+    fclose(out);
+    struct capture_file *file = read_text(text);
+    cr_assert_null(anonymize(file));
+    static uint8_t bytes[4096];
+    size_t size = gather(file, false, bytes);
+    bytes[size] = '\0';
+    cr_expect_str_eq((char *)bytes, "00000017;R0;x " MADE_UP_2 " \r\n00100000");
+    capture_file_free(file);
+    free(text);
+}
+
+// --- real frames ---
+
+Test(anonymize, text_reports_say_the_same) {
+    static const char report[] = "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+113\r\n"
+                                 "mode=Success!\r\n";
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    fputs(HEADER FROM_VAN, out);
+    for (size_t i = 0; i < sizeof report - 1; i += 3)
+        add_line(out, "recv", "tcp", report + i, i + 3 < sizeof report ? 3 : sizeof report - 1 - i);
+    fclose(out);
+    struct capture_file *was = read_text(text), *is = read_text(text);
+    cr_assert_null(anonymize(is));
+    struct replay before, after;
+    replay_file(&before, was, codec_find("mictrack"));
+    replay_file(&after, is, codec_find("mictrack"));
+    cr_assert_eq(before.count, 2);
+    expect_same_lines(&before, &after, VAN, MADE_UP);
+    expect_none_left(is);
+    replay_end(&before);
+    replay_end(&after);
+    capture_file_free(was);
+    capture_file_free(is);
+    free(text);
+}
+
+// Both directions, over TCP cut in pieces and over UDP, with a frame whose checksum is wrong, which stays wrong.
+static void check_magicyo(const char *transport, size_t cut) {
+    static const uint8_t position[] = {4,    0,    1,    0x5c, 0x35, 0xbc, 0x3b, 0x1a, 0,
+                                       0xf6, 0xad, 0xfe, 0xaa, 0x22, 0x8b, 0x13, 2,    0xdb,
+                                       0x0f, 0,    0xf0, 9,    0,    0xc0, 0,    0,    5};
+    uint8_t frames[3][256], answer[256];
+    char *text = NULL;
+    size_t length, sizes[3];
+    FILE *out = open_memstream(&text, &length);
+    sizes[0] = bytes_magicyo(frames[0], LORRY, 3, 1, position, sizeof position);
+    sizes[1] = bytes_magicyo(frames[1], LORRY, 0x0c, 2, "", 0);
+    sizes[2] = bytes_magicyo(frames[2], LORRY, 0x0c, 3, "", 0);
+    frames[2][sizes[2] - 3] ^= 1;
+    size_t answer_size = bytes_magicyo(answer, LORRY, 0x0d, 2, "", 0);
+    fputs(HEADER FROM_LORRY, out);
+    for (size_t i = 0; i < 3; i++)
+        for (size_t at = 0; at < sizes[i]; at += cut)
+            add_line(out, "recv", transport, frames[i] + at, at + cut < sizes[i] ? cut : sizes[i] - at);
+    add_line(out, "send", transport, answer, answer_size);
+    fclose(out);
+    struct capture_file *was = read_text(text), *is = read_text(text);
+    cr_assert_null(anonymize(is));
+    struct replay before, after;
+    replay_file(&before, was, codec_find("magicyo"));
+    replay_file(&after, is, codec_find("magicyo"));
+    expect_same_lines(&before, &after, LORRY, MADE_UP);
+    cr_assert(strncmp(before.lines[before.count - 1], "fault", 5) == 0);
+    uint8_t bytes[256], right[256];
+    cr_assert_eq(gather(is, true, bytes), answer_size);
+    bytes_magicyo(right, MADE_UP, 0x0d, 2, "", 0);
+    cr_expect(memcmp(bytes, right, answer_size) == 0, "the checksum of what was sent");
+    replay_end(&before);
+    replay_end(&after);
+    capture_file_free(was);
+    capture_file_free(is);
+    free(text);
+}
+
+Test(anonymize, frames_with_checksums_say_the_same) {
+    check_magicyo("tcp", 256);
+    check_magicyo("tcp", 7);
+    check_magicyo("udp", 256);
+}
+
+Test(anonymize, refuses_idents_that_it_cannot_tell_from_other_bytes) {
+    struct capture_file *file =
+        read_text("# trackbus capture\n# from a/1 ident=12345\n1700000000 recv tcp 3132333435\n");
+    char *reason = anonymize(file);
+    cr_assert_str_eq(reason, "the ident '12345' is too short to be told from other bytes");
+    free(reason);
+    capture_file_free(file);
+}
+
+// --- the format ---
+
+Test(anonymize, a_file_that_was_read_is_written_the_same) {
+    static const char text[] =
+        HEADER FROM_VAN "2026-11-26T09:00:00.123456Z recv tcp 4d54\n"
+                        "2026-11-26T09:00:01.000000Z send tcp 6d\n" FROM_LORRY "# at 17\n"
+                        "2026-11-26T09:00:01.500000Z recv tcp 5555\n" FROM_VAN "# at 5\n"
+                        "2026-11-26T09:00:02.000000Z recv tcp 3b\n";
+    struct capture_file *file = read_text(text);
+    file->title = strdup("device Van 1");
+    char *written = text_of(file);
+    cr_assert_str_eq(written, text);
+    free(written);
+    capture_file_free(file);
+}
+
+Test(anonymize, a_line_that_is_none_is_named) {
+    static const char *const lines[][2] = {
+        {"1700000000 recv tcp", "line 2: expected four words"},
+        {"1700000000 recv tcp 4d 54", "line 2: expected four words"},
+        {"1700000000 sent tcp 4d", "line 2: expected four words"},
+        {"yesterday recv tcp 4d", "line 2: expected a time"},
+        {"1700000000 recv tcp 4", "line 2: expected hexadecimal digits"},
+        {"1700000000 recv tcp 4x", "line 2: expected hexadecimal digits"},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        char text[128], *reason = NULL;
+        snprintf(text, sizeof text, "# trackbus capture\n%s\n", lines[i][0]);
+        cr_assert_null(capture_file_read(text, strlen(text), &reason));
+        cr_expect(strncmp(reason, lines[i][1], strlen(lines[i][1])) == 0, "%s", reason);
+        free(reason);
+    }
+}

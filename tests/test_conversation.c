@@ -1,0 +1,197 @@
+// Conversations: what becomes of what a peer says, with a protocol of the tests' own, which can do what no tracker
+// here does: break the protocol, and call itself what is no ident.
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/channels/conversation.h"
+#include "gateway/channels/session.h"
+#include "tests/carrier.h"
+
+static struct carrier broker;
+static struct config *config;
+static struct registry *registry;
+static struct bus *bus;
+static struct channel_parts parts; // large: it has the limiters
+static struct session_table sessions;
+static struct stream_counters counters;
+static char sent[256];
+
+// --- a protocol: lines. "!" breaks it, "=IDENT" says who speaks from now on, all else is a report or an answer ---
+
+static struct codec_frame frame(const uint8_t *bytes, size_t length, enum codec_follow follow) {
+    const uint8_t *end = memchr(bytes, '\n', length);
+    size_t size = end != NULL ? (size_t)(end - bytes) + 1 : length;
+    return (struct codec_frame){.kind = end != NULL || follow != CODEC_OPEN ? CODEC_READY : CODEC_MORE,
+                                .length = size};
+}
+
+static enum codec_verdict decode(void *session, const uint8_t *bytes, size_t length, struct codec_out *out) {
+    char ident[64] = "";
+    if (*bytes == '!')
+        return codec_reject(out, CODEC_VIOLATION, 0, "it broke the protocol");
+    if (*bytes == '=') {
+        memcpy(ident, bytes + 1, length - 2);
+        out->identify(out->context, ident);
+        return CODEC_OK;
+    }
+    message_reset(out->scratch);
+    message_set_text(out->scratch, FIELD_MESSAGE_TYPE, "R", 1);
+    out->message(out->context, out->scratch);
+    out->reply(out->context, bytes, length, CODEC_NOW);
+    out->reply(out->context, bytes, length, CODEC_WHEN_SAFE);
+    return CODEC_OK;
+}
+
+static const struct codec lines = {.name = "lines",
+                                   .id = 99,
+                                   .title = "Lines",
+                                   .session_size = 1,
+                                   .frame_max = 64,
+                                   .junk_max = 64,
+                                   .frame = frame,
+                                   .decode = decode};
+
+static const struct config_channel channel = {.id = 1, .name = "lines", .codec = &lines};
+
+// --- around it ---
+
+static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
+    strncat(sent, (const char *)bytes, length);
+}
+
+static void close_peer(struct peer *peer, enum close_code code) {
+    peer->close_code = code; // as the next turn of the loop would find it
+}
+
+static const struct peer_transport stream_of_bytes = {.send = send_bytes, .close = close_peer};
+
+static void note_session(void *context, const struct session *session) {
+}
+
+static void note_arrival(void *context, const struct session *session, const struct config_channel *at) {
+}
+
+static void note_report(void *context, const struct session *session, const struct channel_report *report) {
+}
+
+static const struct channel_observer observer = {
+    .arrived = note_arrival, .left = note_session, .reported = note_report, .talks = note_session};
+
+static void note_fault(void *context, const char *path, const char *problem) {
+    cr_assert_fail("%s: %s", path, problem);
+}
+
+static void configure(const char *text) {
+    config = config_parse(text, strlen(text), note_fault, NULL);
+    registry = registry_new(config->devices, config->unknown_devices);
+    config->devices = NULL;
+    parts.config = config;
+    parts.registry = registry;
+}
+
+static void set_up(void) {
+    carrier_open(&broker);
+    carrier_go_up(&broker);
+    bus = bus_new("t", "gateway", broker.outbox, &broker.carrier);
+    parts = (struct channel_parts){.loop = &broker.loop,
+                                   .outbox = broker.outbox,
+                                   .bus = bus,
+                                   .sessions = &sessions,
+                                   .observer = &observer,
+                                   .log_limiter = {.per_second = 20}};
+}
+
+static void tear_down(void) {
+    registry_free(registry);
+    config_free(config);
+    bus_free(bus);
+    carrier_close(&broker);
+}
+
+TestSuite(conversation, .init = set_up, .fini = tear_down);
+
+static void begin(struct peer *peer) {
+    struct sockaddr_storage address;
+    cr_assert(address_parse("192.0.2.1:4000", &address));
+    *peer = (struct peer){.parts = NULL};
+    conversation_begin(peer, &parts, &channel, &counters, &stream_of_bytes,
+                       (const struct sockaddr *)&address);
+}
+
+static enum close_code say(struct peer *peer, const char *text) {
+    return conversation_take(peer, (const uint8_t *)text, strlen(text), CODEC_OPEN);
+}
+
+static size_t count_on(const char *topic) {
+    size_t count = 0;
+    for (size_t i = 0; i < broker.count; i++)
+        count += strcmp(broker.carried[i].topic, topic) == 0;
+    return count;
+}
+
+#define REPORTS(ident) "trackbus/message/gw/channels/1/" ident
+
+Test(conversation, that_breaks_the_protocol_ends_with_code_4) {
+    struct peer peer;
+    configure("{}");
+    begin(&peer);
+    cr_expect_eq(say(&peer, "=A\nreport\n!\nreport\n"), CLOSE_VIOLATION);
+    cr_expect_eq((int)CLOSE_VIOLATION, 4);
+    cr_expect_eq(count_on(REPORTS("A")), 1, "what comes after it is not taken");
+    conversation_end(&peer);
+}
+
+Test(conversation, of_nobody_but_an_impossible_ident_ends_with_code_4) {
+    struct peer peer;
+    configure("{}");
+    begin(&peer);
+    cr_expect_eq(say(&peer, "=A/B\nreport\n"), CLOSE_VIOLATION);
+    cr_expect_str_eq(sent, "report\n", "only what goes out at once");
+    conversation_end(&peer);
+}
+
+// Of what comes at once, it does not matter who is first.
+Test(conversation, goes_on_for_others_when_a_device_is_turned_away) {
+    struct peer peer;
+    configure("{\"unknown_devices\":\"reject\",\"devices\":[{\"ident\":\"A\",\"id\":1}]}");
+    begin(&peer);
+    cr_expect_eq(say(&peer, "=X\nlost\n=A\nfirst\n"), CLOSE_NONE);
+    cr_expect_eq(say(&peer, "=A/B\nlost\n"), CLOSE_NONE);
+    cr_expect_eq(say(&peer, "=X\nlost\n"), CLOSE_NONE);
+    cr_expect(peer.session == NULL && strcmp(peer.turned_away, "X") == 0, "nobody is known to speak");
+    cr_expect_eq(say(&peer, "=A\nsecond\n"), CLOSE_NONE);
+    carrier_answer_all(&broker);
+    cr_expect_eq(count_on(REPORTS("A")), 2);
+    cr_expect_eq(count_on(REPORTS("X")), 0);
+    cr_expect_str_eq(sent, "lost\nfirst\nlost\nlost\nsecond\nfirst\nsecond\n", "'%s'", sent);
+    conversation_end(&peer);
+}
+
+Test(conversation, of_a_device_that_is_turned_away_alone_ends) {
+    struct peer peer;
+    configure("{\"unknown_devices\":\"reject\"}");
+    begin(&peer);
+    cr_expect_eq(say(&peer, "=X\n"), CLOSE_REJECTED);
+    conversation_end(&peer);
+}
+
+// A codec need not say twice who speaks. A device that has moved meanwhile, and may not come back, is not told that
+// its report was taken.
+Test(conversation, does_not_acknowledge_what_it_does_not_take) {
+    struct peer here, there;
+    configure("{\"limits\":{\"takeover\":\"keep\"}}");
+    begin(&here);
+    begin(&there);
+    cr_expect_eq(say(&here, "=A\n=B\n=A\nfirst\n"), CLOSE_NONE);
+    session_leave(&here, "A");
+    cr_expect_eq(say(&there, "=A\nsecond\n"), CLOSE_NONE);
+    carrier_answer_all(&broker);
+    sent[0] = '\0';
+    cr_expect_eq(say(&here, "third\n"), CLOSE_NONE);
+    carrier_answer_all(&broker);
+    cr_expect_str_eq(sent, "third\n", "only what goes out at once, and not '%s'", sent);
+    cr_expect_eq(count_on(REPORTS("A")), 2);
+    conversation_end(&here);
+    conversation_end(&there);
+}

@@ -1,0 +1,280 @@
+// Devices of a registry that changes while the gateway runs: in portions, and what comes in between.
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/state/devices.h"
+#include "tests/allocations.h"
+#include "tests/carrier.h"
+
+#define MANY      20000
+#define PORTION   500
+#define NAMES_MAX 32
+
+static struct carrier carrier;
+static struct config config;
+static struct config_channel channel = {.id = 1, .name = "mictrack"};
+static struct bus *bus;
+static struct publisher *publisher;
+static struct generation *generation;
+static struct clearing *clearing;
+static struct guard *guard;
+static struct home_assistant *home_assistant;
+static struct registry *registry;
+static struct session_table sessions;
+static struct devices *devices;
+
+// --- a registry ---
+
+// Its texts are the test's, so that the list alone is freed with it.
+static char (*texts)[NAMES_MAX];
+
+static const char *text(size_t i, const char *format, int number) {
+    snprintf(texts[i], NAMES_MAX, format, number);
+    return texts[i];
+}
+
+// Devices "1" to "count", with ids that begin at first; each list has texts of its own.
+static struct config_devices *list_of(size_t count, int64_t first, const char *name) {
+    struct config_devices *list = calloc(1, sizeof *list);
+    list->list = calloc(count + 1, sizeof *list->list);
+    list->count = count;
+    texts = calloc(2 * count + 1, sizeof *texts);
+    for (size_t i = 0; i < count; i++)
+        list->list[i] = (struct config_device){.ident = text(2 * i, "%d", (int)i + 1),
+                                               .name = text(2 * i + 1, name, (int)i + 1),
+                                               .id = first + (int64_t)i};
+    return list;
+}
+
+static struct registry_index *old_index;
+static void *old_texts;
+
+static void swap(struct config_devices *list, void *texts_before) {
+    old_index = registry_swap(registry, registry_index_new(list));
+    old_texts = texts_before;
+}
+
+// --- around it ---
+
+static bool ask(void *context, const char *filter) {
+    return true;
+}
+
+static void forget(void *context, const char *filter) {
+}
+
+static bool no(void *context) {
+    return false;
+}
+
+static void remove_device(void *context, int64_t id) {
+    devices_remove(devices, id);
+}
+
+static void emptied(void *context, int64_t id, const char *field) {
+}
+
+static void again(void *context, const char *topic) {
+}
+
+static void all_again(void *context) {
+}
+
+static void open_devices(struct config_devices *list) {
+    const struct mqtt_asker asker = {NULL, ask, forget, forget, forget, forget, no};
+    channel.codec = codec_find("mictrack");
+    registry = registry_new(list, UNKNOWN_ACCEPT);
+    bus = bus_new("trackbus", "me", carrier.outbox, &carrier.carrier);
+    publisher = publisher_new(&carrier.loop);
+    guard = guard_new(&carrier.loop, &(struct guard_handlers){NULL, again, all_again});
+    generation = generation_new(&carrier.loop, bus, publisher);
+    clearing = clearing_new(&carrier.loop, bus, &asker, publisher, generation, remove_device, emptied, NULL);
+    home_assistant = home_assistant_new(&config, bus);
+    devices = devices_new(&(struct devices_parts){.config = &config,
+                                                  .registry = registry,
+                                                  .bus = bus,
+                                                  .asker = asker,
+                                                  .publisher = publisher,
+                                                  .clearing = clearing,
+                                                  .generation = generation,
+                                                  .guard = guard,
+                                                  .home_assistant = home_assistant,
+                                                  .sessions = &sessions});
+}
+
+static void set_up(void) {
+    carrier_open(&carrier);
+}
+
+static void tear_down(void) {
+    publisher_stop(publisher);
+    guard_stop(guard);
+    clearing_stop(clearing);
+    carrier_close(&carrier);
+    devices_free(devices);
+    clearing_free(clearing);
+    guard_free(guard);
+    generation_free(generation);
+    publisher_free(publisher);
+    home_assistant_free(home_assistant);
+    registry_free(registry);
+    registry_index_free(old_index);
+    bus_free(bus);
+    free(texts);
+    free(old_texts);
+}
+
+TestSuite(devices, .init = set_up, .fini = tear_down);
+
+// Returns how many portions it took. Each takes from the heap no more than so many devices need.
+static size_t reload(void) {
+    size_t portions = 0, most = 0, before;
+    bool all;
+    devices_reload_begin(devices);
+    do {
+        before = allocations_count();
+        all = devices_reload_some(devices, PORTION);
+        size_t taken = allocations_count() - before;
+        most = taken > most ? taken : most;
+        portions++;
+    } while (!all);
+    cr_assert(most < 50 * PORTION, "%zu allocations in a portion", most);
+    return portions;
+}
+
+// --- many ---
+
+// Each is compared, and then taken from the registry.
+#define PORTIONS_EXPECTED (2 * MANY / PORTION + 1)
+
+Test(devices, that_are_renamed_are_taken_in_portions) {
+    open_devices(list_of(MANY, 1, "Van %d"));
+    void *before = texts;
+    swap(list_of(MANY, 1, "Lorry %d"), before);
+    cr_assert(reload() == PORTIONS_EXPECTED);
+    cr_assert(devices_know(devices, 1) && devices_know(devices, MANY));
+}
+
+Test(devices, that_are_gone_are_removed_in_portions) {
+    open_devices(list_of(MANY, 1, "Van %d"));
+    void *before = texts;
+    swap(list_of(1, 1, "Van %d"), before);
+    size_t portions = reload();
+    cr_assert(portions > MANY / PORTION && portions <= PORTIONS_EXPECTED, "%zu portions", portions);
+    cr_assert(devices_know(devices, 1) && !devices_know(devices, 2) && !devices_know(devices, MANY));
+    cr_assert(clearing_is_under_way(clearing, 2) && clearing_is_under_way(clearing, MANY));
+}
+
+Test(devices, that_are_new_are_taken_in_portions) {
+    open_devices(list_of(1, 1, "Van %d"));
+    void *before = texts;
+    swap(list_of(MANY, 1, "Van %d"), before);
+    size_t portions = reload();
+    cr_assert(portions > MANY / PORTION && portions <= PORTIONS_EXPECTED, "%zu portions", portions);
+    cr_assert(devices_know(devices, MANY));
+}
+
+// --- ids ---
+
+static const char *ident_said(int64_t id) {
+    static char ident[NAMES_MAX];
+    char topic[64];
+    snprintf(topic, sizeof topic, "trackbus/state/gw/devices/%lld", (long long)id);
+    strcpy(ident, "none");
+    for (size_t i = 0; i < carrier.count; i++) {
+        json_t *json = json_loads(carrier.carried[i].payload, 0, NULL);
+        if (strcmp(carrier.carried[i].topic, topic) == 0)
+            snprintf(ident, sizeof ident, "%s", json_string_value(json_object_get(json, "ident")));
+        json_decref(json);
+    }
+    return ident;
+}
+
+static void publish(void) {
+    carrier_go_up(&carrier);
+    publisher_open(publisher);
+    for (int i = 0; i < 5; i++) { // what is removed is published first, and taken
+        publisher_publish(publisher);
+        carrier_answer_all(&carrier);
+    }
+}
+
+// Two devices whose ids are exchanged.
+static void exchange(void) {
+    open_devices(list_of(2, 1, "Van %d"));
+    void *before = texts;
+    struct config_devices *list = list_of(2, 1, "Van %d");
+    list->list[0].id = 2;
+    list->list[1].id = 1;
+    swap(list, before);
+}
+
+Test(devices, that_exchange_their_ids_both_have_the_others) {
+    exchange();
+    reload();
+    publish();
+    cr_assert_str_eq(ident_said(1), "2");
+    cr_assert_str_eq(ident_said(2), "1");
+}
+
+// A device comes with the id that is still another one's: both have theirs at once.
+Test(devices, that_come_while_ids_are_exchanged_push_nobody_out) {
+    struct session session = {.ident = "1",
+                              .device = {.known = true, .listed = true, .id = 2, .name = "Van 1"}};
+    exchange();
+    devices_reload_begin(devices);
+    devices_arrived(devices, &session, &channel);
+    cr_assert(devices_know(devices, 1) && devices_know(devices, 2));
+    publish();
+    cr_assert_str_eq(ident_said(1), "2");
+    cr_assert_str_eq(ident_said(2), "1");
+    cr_assert(devices_reload_some(devices, 10));
+}
+
+// One that is forgotten is not looked at any more.
+Test(devices, that_leave_in_between_do_no_harm) {
+    open_devices(list_of(3, 1, "Van %d"));
+    void *before = texts;
+    swap(list_of(1, 1, "Van %d"), before);
+    devices_reload_begin(devices);
+    while (!devices_reload_some(devices, 1)) {
+    }
+    cr_assert(devices_know(devices, 1) && !devices_know(devices, 2) && !devices_know(devices, 3));
+}
+
+// --- what the broker tells of devices that nobody knows ---
+
+#define CLAIMS 400000 // that are remembered
+
+static void hear_timestamp(int64_t id) {
+    char topic[64];
+    snprintf(topic, sizeof topic, "devices/%lld/telemetry/timestamp", (long long)id);
+    devices_received(
+        devices, topic,
+        &(struct mqtt_received){.topic = topic, .payload = "1795243067", .length = 10, .retain = true});
+}
+
+Test(devices, that_nobody_knows_are_remembered_up_to_a_bound) {
+    open_devices(list_of(0, 1, ""));
+    for (int64_t id = 1; id <= CLAIMS + 1; id++)
+        hear_timestamp(id);
+    devices_all_read(devices);
+    cr_assert(clearing_is_under_way(clearing, CLAIMS) && !clearing_is_under_way(clearing, CLAIMS + 1));
+}
+
+// --- devices outside the registry ---
+
+#define UNLISTED 200000 // that are remembered
+
+Test(devices, outside_the_registry_are_remembered_up_to_a_bound) {
+    open_devices(list_of(1, 1, "Van %d"));
+    for (int64_t id = 1000; id < 1000 + UNLISTED + 1; id++) {
+        struct session session = {.device = {.known = true, .id = id, .name = "?"}};
+        snprintf(session.ident, sizeof session.ident, "%lld", (long long)id);
+        devices_arrived(devices, &session, &channel);
+        devices_left(devices, &session);
+    }
+    cr_assert(!devices_know(devices, 1000) && devices_know(devices, 1001) && devices_know(devices, 1));
+}
