@@ -542,6 +542,7 @@ static void tell_guest(void *context, const char *text) {
 
 static void make_metrics(struct gateway *gateway) {
     gateway->metrics = metrics_new(&(struct metrics_parts){.loop = &gateway->loop,
+                                                           .lag = &gateway->lag,
                                                            .config = gateway->config,
                                                            .bus = gateway->bus,
                                                            .outbox = gateway->outbox,

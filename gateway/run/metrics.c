@@ -14,14 +14,11 @@
 #include "gateway/broker/topic.h"
 
 #define INTERVAL 10000 // milliseconds
-#define LAG_TICK 500   // milliseconds of the timer whose lateness is measured
 
 struct metrics {
     struct metrics_parts parts;
-    uv_timer_t timer, lag_timer;
+    uv_timer_t timer;
     uint64_t connections; // to the broker
-    int64_t lag_due;      // by clock_ticks(): when the lag's timer should run next
-    int64_t lag;          // microseconds, the longest since it was told last
 };
 
 // --- what is counted ---
@@ -108,14 +105,13 @@ static json_t *broker_json(const struct metrics *metrics) {
 static char *write_all(struct metrics *metrics) {
     json_t *all = json_pack("{s:f, s:f, s:I, s:f, s:o, s:o}", "timestamp", (double)clock_now() / 1e6,
                             "started", (double)metrics->parts.started / 1e6, "resident_memory_bytes",
-                            resident_bytes(), "loop_lag_seconds", (double)metrics->lag / 1e6, "commands",
-                            commands_json(metrics), "channels", channels_json(metrics));
+                            resident_bytes(), "loop_lag_seconds", loop_lag_longest(metrics->parts.lag) / 1e3,
+                            "commands", commands_json(metrics), "channels", channels_json(metrics));
     json_t *broker = broker_json(metrics), *store = store_json(metrics);
     json_object_update(all, broker);
     json_object_update(all, store);
     json_decref(broker);
     json_decref(store);
-    metrics->lag = 0;
     const struct bus *bus = metrics->parts.bus;
     bus_say(bus, all, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_METRICS, bus_client_id(bus));
     char *text = text_of_json(all, TEXT_VALUE_DIGITS);
@@ -136,26 +132,15 @@ static void on_timer(uv_timer_t *timer) {
     tell(timer->data);
 }
 
-// Whatever holds the loop up makes this late.
-static void on_lag_timer(uv_timer_t *timer) {
-    struct metrics *metrics = timer->data;
-    int64_t now = clock_ticks(), late = now - metrics->lag_due;
-    metrics->lag = late > metrics->lag ? late : metrics->lag;
-    metrics->lag_due = now + LAG_TICK * 1000;
-}
-
 struct metrics *metrics_new(const struct metrics_parts *parts) {
     struct metrics *metrics = must_have(calloc(1, sizeof *metrics));
     metrics->parts = *parts;
     uv_timer_init(parts->loop, &metrics->timer);
-    uv_timer_init(parts->loop, &metrics->lag_timer);
-    metrics->timer.data = metrics->lag_timer.data = metrics;
+    metrics->timer.data = metrics;
     return metrics;
 }
 
 void metrics_start(struct metrics *metrics) {
-    metrics->lag_due = clock_ticks() + LAG_TICK * 1000;
-    uv_timer_start(&metrics->lag_timer, on_lag_timer, LAG_TICK, LAG_TICK);
     uv_timer_start(&metrics->timer, on_timer, INTERVAL, INTERVAL);
 }
 
@@ -166,7 +151,6 @@ void metrics_link(struct metrics *metrics, bool up) {
 
 void metrics_stop(struct metrics *metrics) {
     uv_close((uv_handle_t *)&metrics->timer, NULL);
-    uv_close((uv_handle_t *)&metrics->lag_timer, NULL);
 }
 
 void metrics_free(struct metrics *metrics) {

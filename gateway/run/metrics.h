@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "gateway/base/loop_lag.h"
 #include "gateway/broker/bus.h"
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
@@ -18,6 +19,7 @@ struct metrics;
 // All stay the caller's.
 struct metrics_parts {
     uv_loop_t *loop;
+    struct loop_lag *lag; // of that loop
     const struct config *config;
     const struct bus *bus;
     const struct outbox *outbox;

@@ -46,7 +46,7 @@ static const struct metric {
     {"trackbus_publishes_total", "counter", "Publishes that the broker has acknowledged.", IN_INSTANCE,
      "publishes"},
     {"trackbus_resident_memory_bytes", "gauge", "Resident memory.", IN_INSTANCE, "resident_memory_bytes"},
-    {"trackbus_loop_lag_seconds", "gauge", "How late a timer was at most, since the last time.", IN_INSTANCE,
+    {"trackbus_loop_lag_seconds", "gauge", "The longest turn of the loop in the last minute.", IN_INSTANCE,
      "loop_lag_seconds"},
     {"trackbus_start_time_seconds", "gauge", "When this run began, Unix seconds.", IN_INSTANCE, "started"},
 };
