@@ -21,7 +21,8 @@
 
 #define HEADERS_MAX  16384 // bytes of memory for a connection, in which its headers must fit
 #define IDLE_TIME    30    // seconds without a byte until a connection is closed
-#define FROM_ADDRESS 1100  // connections from one address
+#define FROM_HERE    1100  // connections from one address where only this machine reaches the page
+#define FROM_ADDRESS 100   // and where others do: who trickles bytes into many has a small part of them
 #define OTHER_FILES  200   // that the program may have open beside connections
 #define BACKLOG      128
 #define BLOCK        16384 // bytes of a stream that are written at once
@@ -404,7 +405,15 @@ char *http_try(const char *text, bool *in_use) {
     return NULL;
 }
 
-static struct MHD_Daemon *start_daemon(struct http *http, int descriptor) {
+// 0: as many as there are. A proxy has one address for all its clients, and bounds them itself.
+static unsigned connections_of_address(const struct http_setting *setting,
+                                       const struct sockaddr_storage *address) {
+    if (setting->behind_proxy)
+        return 0;
+    return address_is_loopback(address) ? FROM_HERE : FROM_ADDRESS;
+}
+
+static struct MHD_Daemon *start_daemon(struct http *http, int descriptor, unsigned from_address) {
     const struct http_setting *setting = &http->setting;
     const struct MHD_OptionItem tls[] = {
         {MHD_OPTION_HTTPS_MEM_CERT, 0, setting->certificate},
@@ -420,8 +429,8 @@ static struct MHD_Daemon *start_daemon(struct http *http, int descriptor) {
                             MHD_OPTION_LISTEN_SOCKET, descriptor,             //
                             MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADERS_MAX,
                             MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS,
-                            MHD_OPTION_PER_IP_CONNECTION_LIMIT, setting->behind_proxy ? 0U : FROM_ADDRESS,
-                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIME, MHD_OPTION_STRICT_FOR_CLIENT,
+                            MHD_OPTION_PER_IP_CONNECTION_LIMIT, from_address, MHD_OPTION_CONNECTION_TIMEOUT,
+                            (unsigned)IDLE_TIME, MHD_OPTION_STRICT_FOR_CLIENT,
                             1,                                               //
                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, http, //
                             MHD_OPTION_ARRAY, secure ? tls : none, MHD_OPTION_END);
@@ -464,7 +473,7 @@ struct http *http_new(uv_loop_t *loop, const struct http_setting *setting, char 
     http->setting = *setting;
     http->loop = loop;
     note_name(http, descriptor);
-    http->daemon = start_daemon(http, descriptor);
+    http->daemon = start_daemon(http, descriptor, connections_of_address(setting, &address));
     if (http->daemon == NULL) {
         *reason = text_format(
             "cannot serve HTTP on %s%s", http->name,

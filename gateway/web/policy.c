@@ -2,7 +2,6 @@
 #include "gateway/web/policy.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -26,14 +25,6 @@ static void report(struct check *check, const char *path, char *problem) {
     check->faults++;
     check->fault(check->context, path, problem);
     free(problem);
-}
-
-static bool is_loopback(const struct sockaddr_storage *address) {
-    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)address;
-    const struct sockaddr_in *four = (const struct sockaddr_in *)address;
-    if (address->ss_family == AF_INET6)
-        return IN6_IS_ADDR_LOOPBACK(&six->sin6_addr);
-    return ntohl(four->sin_addr.s_addr) >> 24 == 127;
 }
 
 // Others than this machine reach it: they must log in, and nobody on the way may read that.
@@ -60,7 +51,7 @@ static void check_address(struct check *check, const struct config *config, cons
             text_format("is \"%s\", expected HOST:PORT with a numeric host, such as 127.0.0.1:7780", listen));
         return;
     }
-    if (!is_loopback(&address))
+    if (!address_is_loopback(&address))
         report(check, "$.web.listen", exposure_of(config, listen));
     char *problem = http_try(listen, &taken);
     if (taken)

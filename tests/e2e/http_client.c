@@ -20,7 +20,7 @@ int http_page_port(struct rig *rig) {
     while (port == 0 && fgets(line, sizeof line, log) != NULL) {
         const char *found = strstr(line, "the page is on ");
         if (found != NULL)
-            sscanf(strstr(found, "127.0.0.1:"), "127.0.0.1:%d", &port);
+            sscanf(strrchr(found, ':'), ":%d", &port);
     }
     fclose(log);
     return port;

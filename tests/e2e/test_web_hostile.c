@@ -2,6 +2,7 @@
 // that do not read, a thousand event streams, what is larger than anybody needs, and paths that lead elsewhere. All of it is
 // counted; how fast it goes is for tests/recipes/web to measure.
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@ TestSuite(web_hostile, .fini = rig_clean);
 #define JUNK        2000 // requests
 #define CONNECTIONS 8    // over which they come
 #define REPORTS     200
+#define HELD        100 // connections that one address may have where others reach the page
 
 static struct rig *up(int *port) {
     struct rig *rig = rig_up("{'web': {'listen': '127.0.0.1:0'}}");
@@ -81,6 +83,58 @@ Test(web_hostile, what_is_too_large_is_refused) {
         free(request);
     }
     http_expect(port, "GET /healthz", "", "", 200, "ok");
+    rig_finish(rig);
+}
+
+// --- many from one address ---
+
+// Where others reach the page: with a certificate of its own, and a user.
+static struct rig *up_for_others(int *port) {
+    struct rig *rig = rig_with_broker(NULL);
+    char path[128], command[800], changes[400];
+    rig_write_config(rig, "{'web': {'users_file': 'users'}}", path, sizeof path);
+    snprintf(command, sizeof command,
+             "cd %s && echo 'a good password' | %s web -c %s --add-user anna >added 2>&1 && "
+             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout page.key "
+             "-out page.crt "
+             "-days 2 -subj /CN=page 2>openssl.log",
+             rig->directory, TRACKBUS_BINARY, path);
+    snprintf(changes, sizeof changes,
+             "{'web': {'listen': '0.0.0.0:0', 'users_file': '%s/users', 'cert_file': '%s/page.crt', "
+             "'key_file': '%s/page.key'}}",
+             rig->directory, rig->directory, rig->directory);
+    cr_assert_eq(system(command), 0);
+    rig_gateway_start(rig, changes);
+    *port = http_page_port(rig);
+    return rig;
+}
+
+static bool is_served_at_another_address(const struct rig *rig, int port) {
+    char command[400];
+    snprintf(command, sizeof command,
+             "cd %s && printf 'GET /healthz HTTP/1.0\\r\\nHost: 127.0.0.1\\r\\n\\r\\n' | timeout 20 openssl "
+             "s_client -quiet "
+             "-bind 127.0.0.2 -connect 127.0.0.1:%d 2>>openssl.log | grep -q ' 200 OK'",
+             rig->directory, port);
+    return system(command) == 0;
+}
+
+// Whoever holds connections open, and sends a byte now and then, has a small part of them.
+Test(web_hostile, one_address_does_not_take_all_connections) {
+    int port, held[HELD];
+    char byte;
+    struct rig *rig = up_for_others(&port);
+    for (size_t i = 0; i < HELD; i++)
+        held[i] = http_connect(port);
+    errno = 0;
+    int over = http_connect(port);
+    cr_assert_leq(recv(over, &byte, 1, 0), 0);
+    cr_assert(errno != EAGAIN, "it is not closed");
+    cr_assert(is_served_at_another_address(rig, port));
+    cr_assert_eq(recv(held[HELD - 1], &byte, 1, MSG_DONTWAIT), -1, "one too few is served");
+    for (size_t i = 0; i < HELD; i++)
+        close(held[i]);
+    close(over);
     rig_finish(rig);
 }
 
