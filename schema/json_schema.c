@@ -8,15 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-// The last pattern, compiled: an array of a hundred thousand items has the same one each time.
+// Patterns of the schemas, compiled: to compile one takes longer than all else about a value, and the entries of a hundred
+// thousand commands have the same few. Each thread has its own, the one compiled longest ago goes. A copy of the text is kept,
+// since the schema may go.
+#define PATTERNS_MAX 32
 struct pattern {
-    const char *text; // the schema's; NULL: none yet
+    char *text; // NULL: none yet
     regex_t expression;
 };
+static _Thread_local struct pattern patterns[PATTERNS_MAX];
+static _Thread_local size_t next_pattern; // that is taken for another
 
 struct check {
     const json_t *root;
-    struct pattern *pattern;
     json_schema_fault_fn *fault; // NULL: only count
     void *context;
     unsigned faults;
@@ -65,7 +69,7 @@ static void fault_expected(struct check *check, const json_t *value, const char 
 
 // Checks with faults only counted: for if and anyOf.
 static bool holds(const struct check *check, const json_t *schema, const json_t *value) {
-    struct check quiet = {.root = check->root, .pattern = check->pattern};
+    struct check quiet = {.root = check->root};
     check_value(&quiet, schema, value, "");
     return quiet.faults == 0;
 }
@@ -176,25 +180,38 @@ static void check_length(struct check *check, const json_t *schema, const json_t
               least ? "at least" : "at most", (long long)bound);
 }
 
-static void forget(struct pattern *pattern) {
-    if (pattern->text != NULL)
-        regfree(&pattern->expression);
-    pattern->text = NULL;
+static struct pattern *compiled(const char *wanted) {
+    for (size_t i = 0; i < PATTERNS_MAX && patterns[i].text != NULL; i++)
+        if (strcmp(patterns[i].text, wanted) == 0)
+            return &patterns[i];
+    return NULL;
 }
 
-static bool matches(struct pattern *pattern, const char *wanted, const char *text) {
-    if (pattern->text != wanted) {
-        forget(pattern);
-        if (regcomp(&pattern->expression, wanted, REG_EXTENDED | REG_NOSUB) != 0)
-            return false;
-        pattern->text = wanted;
+// NULL when it is no expression.
+static struct pattern *compile(const char *wanted) {
+    struct pattern *place = &patterns[next_pattern], made = {.text = strdup(wanted)};
+    if (made.text == NULL || regcomp(&made.expression, wanted, REG_EXTENDED | REG_NOSUB) != 0) {
+        free(made.text);
+        return NULL;
     }
-    return regexec(&pattern->expression, text, 0, NULL, 0) == 0;
+    if (place->text != NULL)
+        regfree(&place->expression);
+    free(place->text);
+    *place = made;
+    next_pattern = (next_pattern + 1) % PATTERNS_MAX;
+    return place;
+}
+
+static bool matches(const char *wanted, const char *text) {
+    struct pattern *pattern = compiled(wanted);
+    if (pattern == NULL)
+        pattern = compile(wanted);
+    return pattern != NULL && regexec(&pattern->expression, text, 0, NULL, 0) == 0;
 }
 
 static void check_pattern(struct check *check, const json_t *schema, const json_t *rule, const json_t *value,
                           const char *path) {
-    if (!json_is_string(value) || matches(check->pattern, json_string_value(rule), json_string_value(value)))
+    if (!json_is_string(value) || matches(json_string_value(rule), json_string_value(value)))
         return;
     const char *meaning = json_string_value(json_object_get(schema, "description"));
     char *was = json_schema_brief(value);
@@ -252,7 +269,7 @@ static const json_t *property_schema(const struct check *check, const json_t *sc
     if (found != NULL)
         return found;
     json_object_foreach(json_object_get(schema, "patternProperties"), pattern, inner) {
-        if (matches(check->pattern, pattern, name))
+        if (matches(pattern, name))
             return inner;
     }
     return NULL;
@@ -401,10 +418,8 @@ static void check_value(struct check *check, const json_t *schema, const json_t 
 
 unsigned json_schema_check(const json_t *root, const json_t *schema, const json_t *value, const char *path,
                            json_schema_fault_fn *report, void *context) {
-    struct pattern pattern = {.text = NULL};
-    struct check check = {.root = root, .pattern = &pattern, .fault = report, .context = context};
+    struct check check = {.root = root, .fault = report, .context = context};
     check_value(&check, schema, value, path);
-    forget(&pattern);
     return check.faults;
 }
 

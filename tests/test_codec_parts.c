@@ -147,6 +147,7 @@ Test(values, km_h_of_knots) {
     cr_assert(value_km_h_of_knots((struct decimal){.mantissa = 12, .places = 1}, &km_h));
     cr_assert(km_h.mantissa == 22224 && km_h.places == 4, "1.2 knots are 2.2224 km/h");
     cr_assert(!value_km_h_of_knots(decimal_integer(-1), &km_h));
+    cr_assert(!value_km_h_of_knots(decimal_integer(1000000001), &km_h));
     cr_assert(!value_km_h_of_knots((struct decimal){.mantissa = 1, .places = 7}, &km_h));
 }
 

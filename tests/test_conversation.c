@@ -84,7 +84,7 @@ static void note_fault(void *context, const char *path, const char *problem) {
 
 static void configure(const char *text) {
     config = config_parse(text, strlen(text), note_fault, NULL);
-    registry = registry_new(config->devices, config->unknown_devices);
+    registry = registry_new(config->devices, config->unknown_devices, 1000);
     config->devices = NULL;
     parts.config = config;
     parts.registry = registry;

@@ -85,7 +85,7 @@ static void all_again(void *context) {
 static void open_devices(struct config_devices *list) {
     const struct mqtt_asker asker = {NULL, ask, forget, forget, forget, forget, no};
     channel.codec = codec_find("mictrack");
-    registry = registry_new(list, UNKNOWN_ACCEPT);
+    registry = registry_new(list, UNKNOWN_ACCEPT, 1000000);
     bus = bus_new("trackbus", "me", carrier.outbox, &carrier.carrier);
     publisher = publisher_new(&carrier.loop);
     guard = guard_new(&carrier.loop, &(struct guard_handlers){NULL, again, all_again});
@@ -266,15 +266,18 @@ Test(devices, that_nobody_knows_are_remembered_up_to_a_bound) {
 
 // --- devices outside the registry ---
 
-#define UNLISTED 200000 // that are remembered
+#define STRANGERS 1000 // that may have an identity
 
-Test(devices, outside_the_registry_are_remembered_up_to_a_bound) {
+Test(devices, outside_the_registry_have_an_identity_up_to_a_bound) {
     open_devices(list_of(1, 1, "Van %d"));
-    for (int64_t id = 1000; id < 1000 + UNLISTED + 1; id++) {
-        struct session session = {.device = {.known = true, .id = id, .name = "?"}};
-        snprintf(session.ident, sizeof session.ident, "%lld", (long long)id);
-        devices_arrived(devices, &session, &channel);
-        devices_left(devices, &session);
+    registry_set_unknown(registry, UNKNOWN_ACCEPT, STRANGERS);
+    for (int i = 0; i <= STRANGERS; i++) {
+        char ident[16];
+        snprintf(ident, sizeof ident, "%d", 1000 + i);
+        registry_admit(registry, ident);
     }
-    cr_assert(!devices_know(devices, 1000) && devices_know(devices, 1001) && devices_know(devices, 1));
+    cr_assert(registry_device(registry, "1000").known && registry_device(registry, "1999").known);
+    cr_assert(registry_is_full(registry) && !registry_device(registry, "2000").known);
+    registry_dismiss(registry, "1000");
+    cr_assert(registry_device(registry, "2000").known, "it has the place of one that is gone");
 }

@@ -134,6 +134,22 @@ static size_t bad_checksums(const struct codec *codec, const uint8_t *bytes, siz
     return count;
 }
 
+static void expect_no_checksum(const struct vector *vector, const struct vector_step *step) {
+    for (size_t bit = 0; step->kind == STEP_UP && bit < 8 * step->length; bit++) {
+        step->bytes[bit / 8] ^= (uint8_t)(1U << bit % 8);
+        size_t found = bad_checksums(vector->codec, step->bytes, step->length);
+        step->bytes[bit / 8] ^= (uint8_t)(1U << bit % 8);
+        cr_assert(found == 0, "%s, bit %zu: the protocol has a checksum, but the codec no seal()",
+                  vector->path, bit);
+    }
+}
+
+// Without it neither the fuzzer nor vectors/checksum_finds_every_bit_flip knows of the checksum.
+FOR_EACH_VECTOR(fuzz, who_checks_a_checksum_writes_one) {
+    for (size_t i = 0; vector->codec->seal == NULL && i < vector->step_count; i++)
+        expect_no_checksum(vector, &vector->steps[i]);
+}
+
 // How many bits of a stream, flipped, make a checksum wrong; none does any more when it is mended.
 static size_t check_mending(const struct vector *vector, const struct vector_step *step) {
     size_t found = 0;

@@ -374,3 +374,11 @@ Test(link_parts, the_size_of_a_packet_is_exact) {
     publish = (struct mqtt_publish){.topic = "t", .length = 16384, .qos = 1};
     cr_assert_eq(publish_size(&publish, "id"), 1 + 3 + 2 + 1 + 2 + 1 + 16384);
 }
+
+Test(link_parts, what_a_broker_refuses_without_a_reason_is_not_taken) {
+    cr_assert_eq(packet_answer(0), MQTT_TAKEN);
+    cr_assert_eq(packet_answer(MQTT_RC_NO_MATCHING_SUBSCRIBERS), MQTT_TAKEN);
+    cr_assert_eq(packet_answer(MQTT_RC_UNSPECIFIED), MQTT_NOT_TAKEN);
+    cr_assert_eq(packet_answer(MQTT_RC_QUOTA_EXCEEDED), MQTT_TAKEN_LATER);
+    cr_assert_eq(packet_answer(MQTT_RC_NOT_AUTHORIZED), MQTT_NEVER_TAKEN);
+}

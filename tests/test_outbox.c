@@ -674,6 +674,14 @@ Test(outbox, sends_results_last_and_one_at_a_time) {
     expect_handed("1 r1 r2");
 }
 
+Test(outbox, sends_no_result_while_reports_wait) {
+    struct mqtt_publish one = result_to("a", "r1");
+    outbox_put_result(outbox, &one);
+    put_all(WINDOW + 2);
+    go_up();
+    expect_handed("1 2 3 4");
+}
+
 Test(outbox, says_the_last_value_first) {
     struct mqtt_publish one = result_to("state", "s1"), two = result_to("state", "s2"),
                         three = result_to("state", "s3");
@@ -1236,4 +1244,54 @@ Test(outbox, is_done_with_what_is_refused_when_it_tells) {
     answer(1, MQTT_NEVER_TAKEN);
     cr_expect_eq(left_when_told, 0, "%zu were left", left_when_told);
     expect_handed("1 2");
+}
+
+// --- the disk ---
+
+static void begin_again(void) {
+    close_outbox();
+    open_outbox();
+}
+
+// After a kill what was deleted too early would be lost, although its device was told that it is safe.
+Test(outbox, deletes_from_disk_only_what_was_taken) {
+    put_all(4);
+    begin_again();
+    go_up();
+    run_until(were_handed, 4);
+    answer(1, MQTT_TAKEN);
+    begin_again();
+    go_up();
+    run_until(were_handed, 3);
+    expect_handed("2 3 4");
+}
+
+// What an earlier run has left comes first.
+Test(outbox, does_not_keep_up_while_messages_are_on_disk) {
+    put_all(1);
+    begin_again();
+    broker.up = true;
+    cr_assert(!outbox_keeps_up(outbox));
+    go_up();
+    run_until(were_handed, 1);
+    answer(1, MQTT_TAKEN);
+    run_until(broker_keeps_up, 0);
+}
+
+// A device may be told only then.
+Test(outbox, is_safe_once_it_is_written) {
+    put_all(1);
+    for (int i = 0; i <= 10000; i++) // more than memory holds
+        put("2", 1);
+    cr_assert(!outbox_is_safe(outbox, 1));
+    run_until(is_safe, 10002);
+}
+
+// A broker that has too much to do is not asked at once.
+Test(outbox, sends_again_after_a_tick_only) {
+    put_all(1);
+    go_up();
+    answer(1, MQTT_TAKEN_LATER);
+    cr_assert_eq(broker.count, 1);
+    run_until(were_handed, 2);
 }

@@ -5,8 +5,14 @@
 #include <stddef.h>
 
 // Whether the broker keeps a message as the topic's last one. A signed one says whose it is: it carries our
-// client_id as the user property "instance".
-enum mqtt_retain { MQTT_NOT_RETAINED, MQTT_RETAINED, MQTT_RETAINED_SIGNED };
+// client_id as the user property "instance". One for a while is forgotten by the broker itself, when nobody publishes it
+// again within limits.forget_unknown_after (MQTT 5). The store has these numbers.
+enum mqtt_retain {
+    MQTT_NOT_RETAINED,
+    MQTT_RETAINED,
+    MQTT_RETAINED_SIGNED,
+    MQTT_RETAINED_FOR_A_WHILE,
+};
 
 // What the broker keeps of a connection that is gone: nothing; for an hour, with MQTT 5 and until we say goodbye, what
 // comes for the subscriptions; or that for a week, whatever the version.
@@ -24,6 +30,7 @@ struct mqtt_publish {
     size_t length;
     int qos; // 0 or 1
     enum mqtt_retain retain;
+    unsigned expiry;            // MQTT 5, seconds; 0: none. The link sets it
     const char *response_topic; // MQTT 5, or NULL; the outbox does not keep it
     const void *correlation;    // MQTT 5 correlation data, or NULL
     size_t correlation_length;

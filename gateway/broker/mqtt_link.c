@@ -46,9 +46,11 @@
 #define CONNACK_TIMEOUT         10000 // milliseconds from the connection to the broker's answer
 #define MISC_INTERVAL           1000  // milliseconds
 #define CLOSE_TIME              500 // milliseconds that the broker is given to close the connection at the end
-#define READ_PACKETS            256 // packets to read or write in one turn
-#define AT_ONCE                 50  // milliseconds until another broker or version is tried
-#define SOMEBODY_WAITS          200 // milliseconds until the next attempt
+#define READ_PACKETS            256      // packets to read or write in one turn
+#define BATCH_TIME              20000000 // nanoseconds in which commands are read that go to disk together
+#define AT_ONCE                 50       // milliseconds until another broker or version is tried
+#define SOMEBODY_WAITS          200      // milliseconds until the next attempt
+#define EXPIRY_MAX              2147483  // seconds
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -165,11 +167,12 @@ static bool has_more_to_read(const struct mqtt_link *link) {
 
 // While something is held, nothing is read after this: what has come by now is on disk, and acknowledged, together.
 static void read_in(struct mqtt_link *link) {
-    int packets = 0, on = 1;
+    uint64_t end = uv_hrtime() + BATCH_TIME;
+    int on = 1;
     link->in_library = true;
     do
         note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
-    while (link->held > 0 && ++packets < READ_PACKETS && has_more_to_read(link));
+    while (link->held > 0 && uv_hrtime() < end && has_more_to_read(link));
     link->in_library = false;
     // A broker that waits for TCP's acknowledgement before its next small packet would wait for 40 ms.
     if (!link->broken)
@@ -734,6 +737,12 @@ static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     }
 }
 
+// Not more than a broker can count in 32 bits of milliseconds: Artemis takes more for a message that has expired.
+static unsigned expiry_of(const struct config *config) {
+    unsigned seconds = (unsigned)config->limits.forget_unknown_after;
+    return seconds < EXPIRY_MAX ? seconds : EXPIRY_MAX;
+}
+
 // What of the message the broker can take.
 static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_publish *publish) {
     struct mqtt_publish fitting = *publish;
@@ -742,9 +751,11 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
     if (link->attempt.version == MQTT_3_1_1) {
         fitting.correlation = NULL;
         fitting.response_topic = NULL;
-        if (fitting.retain == MQTT_RETAINED_SIGNED)
+        if (fitting.retain != MQTT_NOT_RETAINED)
             fitting.retain = MQTT_RETAINED;
     }
+    if (fitting.retain == MQTT_RETAINED_FOR_A_WHILE)
+        fitting.expiry = expiry_of(link->config);
     if (!link->limits.retain)
         fitting.retain = MQTT_NOT_RETAINED;
     return fitting;

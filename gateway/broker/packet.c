@@ -15,6 +15,8 @@ mosquitto_property *packet_properties(const struct mqtt_publish *publish, const 
     if (publish->correlation != NULL)
         mosquitto_property_add_binary(&properties, MQTT_PROP_CORRELATION_DATA, publish->correlation,
                                       (uint16_t)publish->correlation_length);
+    if (publish->expiry > 0)
+        mosquitto_property_add_int32(&properties, MQTT_PROP_MESSAGE_EXPIRY_INTERVAL, publish->expiry);
     if (publish->retain == MQTT_RETAINED_SIGNED)
         mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, INSTANCE, instance);
     return properties;
@@ -34,6 +36,8 @@ static size_t properties_size(const struct mqtt_publish *publish, const char *in
         size += 1 + 2 + strlen(publish->response_topic);
     if (publish->correlation != NULL)
         size += 1 + 2 + publish->correlation_length;
+    if (publish->expiry > 0)
+        size += 1 + 4;
     if (publish->retain == MQTT_RETAINED_SIGNED)
         size += 1 + 2 + strlen(INSTANCE) + 2 + strlen(instance);
     return size;

@@ -24,7 +24,7 @@ struct roll_call {
     const struct bus *bus;
     struct roll_call_handlers handlers;
     enum state state;
-    char nonce[40]; // of the question that is out, as JSON
+    char nonce[40]; // of the question that is out, as JSON; empty: none is
     unsigned asked; // times, on this connection
     uv_timer_t timer;
 };
@@ -72,7 +72,8 @@ static bool is_answer(const struct roll_call *roll_call, const char *topic,
                       const struct mqtt_received *received) {
     const char *rest = topic_after(topic, TOPIC_INSTANCES);
     rest = rest != NULL ? bus_after_own(roll_call->bus, rest) : NULL;
-    return rest != NULL && strcmp(rest, TOPIC_SYNC) == 0 && received->length == strlen(roll_call->nonce) &&
+    return rest != NULL && strcmp(rest, TOPIC_SYNC) == 0 && received->length > 0 &&
+           received->length == strlen(roll_call->nonce) &&
            memcmp(received->payload, roll_call->nonce, received->length) == 0;
 }
 
@@ -89,8 +90,11 @@ void roll_call_received(struct roll_call *roll_call, const char *topic,
     goes_on(roll_call);
 }
 
+// A broker that was killed delivers the answer of the connection before once more, perhaps before we have asked on this
+// one.
 void roll_call_begin(struct roll_call *roll_call) {
     roll_call->state = OPEN;
+    *roll_call->nonce = '\0';
 }
 
 void roll_call_ask(struct roll_call *roll_call) {

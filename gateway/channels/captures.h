@@ -28,7 +28,7 @@ void captures_free(struct captures *captures);
 // understood is refused, which the log and a log entry say.
 void captures_request(struct captures *captures, const char *payload, size_t length);
 
-bool captures_run(const struct captures *captures);    // any
+bool captures_run(const struct captures *captures);    // any; none where there are no captures at all (NULL)
 bool captures_follow(const struct captures *captures); // a device: it may yet say that it is the one
 
 // Whether one of them wants the bytes of peer, as far as it is known who that is.

@@ -59,6 +59,11 @@ size_t channel_resume(struct channel *channel, size_t count) {
     return channel->tcp_open ? tcp_resume(&channel->tcp, count) : 0;
 }
 
+void channel_set_timeouts(struct channel *channel) {
+    if (channel->tcp_open)
+        tcp_set_timeouts(&channel->tcp);
+}
+
 void channel_close(struct channel *channel) {
     if (channel->tcp_open)
         tcp_close(&channel->tcp);

@@ -22,6 +22,9 @@ size_t channel_open(struct channel *channel, struct channel_parts *parts,
 // Closes everything, connections with code 7. The memory stays until the loop has ended.
 void channel_close(struct channel *channel);
 
+// limits.idle_timeout, identify_timeout or tcp_keepalive have changed: they hold for open connections too.
+void channel_set_timeouts(struct channel *channel);
+
 // Goes on reading from up to count connections that were held, longest-held first; returns how many.
 size_t channel_resume(struct channel *channel, size_t count);
 

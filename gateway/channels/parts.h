@@ -25,16 +25,18 @@ struct channel_place {
 struct channel_parts {
     uv_loop_t *loop;
     const struct config *config;
-    const struct registry *registry;
+    struct registry *registry;
     struct outbox *outbox;
     const struct bus *bus;
     struct gate *gate;
-    struct captures *captures;
+    struct captures *captures; // or NULL: nobody can ask for any
     struct session_table *sessions;
     struct channel_place *places; // one for each of config->channels
     const struct channel_observer *observer;
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address
+    struct limiter stranger_limiter; // of new devices outside the registry, from one address in a minute
+    uint64_t full_told;              // by uv_now(): that no more of these get an identity; 0: never
     uint64_t last_serial;            // of a peer
     uint64_t last_place;             // serial number of a device's place at a peer
     size_t place_count;              // of devices, at all peers

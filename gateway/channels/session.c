@@ -10,7 +10,8 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
-#define ALIVE         60000    // milliseconds for which a connection that was heard counts as alive
+#define ALIVE         60000 // milliseconds for which a connection that was heard counts as alive
+#define MINUTE        60000
 #define TAKEOVERS_MAX 10       // of live connections of one device in that time
 #define STALE_TIME    60000000 // microseconds
 #define SETTLE_TIME   2000000 // microseconds to wait for our own log entry, which may be behind many messages
@@ -38,8 +39,8 @@ struct session *session_by_device_id(const struct session_table *table, int64_t 
     return session;
 }
 
-static struct session *find_or_make(struct session_table *table, const char *ident,
-                                    const struct device *device) {
+static struct session *find_or_make(const struct peer *peer, const char *ident, const struct device *device) {
+    struct session_table *table = peer->parts->sessions;
     struct session *session = session_by_ident(table, ident);
     if (session != NULL)
         return session;
@@ -50,6 +51,8 @@ static struct session *find_or_make(struct session_table *table, const char *ide
     session->came = clock_now();
     if (device->name == ident)
         session->device.name = session->ident;
+    if (device->known)
+        registry_admit(peer->parts->registry, ident);
     HASH_ADD_KEYPTR(by_ident, table->by_ident, session->ident, strlen(session->ident), session);
     enter_id(table, session);
     return session;
@@ -202,7 +205,7 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
     enum session_arrival arrival = old != NULL ? judge_takeover(session, old, peer) : SESSION_NEW_HERE;
     if (arrival != SESSION_NEW_HERE)
         return arrival;
-    session = find_or_make(peer->parts->sessions, ident, device);
+    session = find_or_make(peer, ident, device);
     if (session->tcp == NULL && session->udp == NULL)
         arrive(session, peer);
     else if (session_any_peer(session)->channel != peer->channel)
@@ -322,6 +325,7 @@ static void take_identity(struct session_table *table, struct session *session, 
 
 void session_reload(struct session *session) {
     struct channel_parts *parts = session_any_peer(session)->parts;
+    registry_admit(parts->registry, session->ident);
     struct device device = registry_device(parts->registry, session->ident);
     if (!device.allowed)
         close_all(session, CLOSE_REJECTED);
@@ -350,4 +354,44 @@ bool sessions_reload_some(struct session_table *table, size_t count) {
     for (; table->reloads != NULL && count > 0; count--)
         reload_next(table);
     return table->reloads == NULL;
+}
+
+// --- devices outside the registry ---
+
+static void tell_full(const struct peer *peer, const char *ident, const char *why) {
+    struct channel_parts *parts = peer->parts;
+    uint64_t now = uv_now(parts->loop);
+    if (parts->full_told != 0 && now - parts->full_told < MINUTE)
+        return;
+    parts->full_told = now;
+    log_warning(
+        "channel %s, %s, device %s: it has no identity, and is published on the channel topic only: %s",
+        peer->channel->name, peer->address, ident, why);
+}
+
+bool session_may_be_known(const struct peer *peer, const char *ident) {
+    struct channel_parts *parts = peer->parts;
+    if (registry_has_stranger(parts->registry, ident))
+        return true;
+    if (registry_is_full(parts->registry)) {
+        tell_full(peer, ident, "so many devices outside the registry have one (limits.unknown_devices)");
+        return false;
+    }
+    // The limiter's seconds are minutes here.
+    if (limiter_allows(&parts->stranger_limiter, uv_now(parts->loop) / 60, peer->ip, sizeof peer->ip, NULL))
+        return true;
+    tell_full(peer, ident, "too many new devices outside the registry came from its address in this minute");
+    return false;
+}
+
+void sessions_admit(struct channel_parts *parts) {
+    struct session *session, *next;
+    HASH_ITER(by_ident, parts->sessions->by_ident, session, next) {
+        struct device device = registry_device(parts->registry, session->ident);
+        if (session->device.known || !device.known ||
+            !session_may_be_known(session_any_peer(session), session->ident))
+            continue;
+        registry_admit(parts->registry, session->ident);
+        take_identity(parts->sessions, session, &device);
+    }
 }

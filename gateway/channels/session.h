@@ -87,6 +87,14 @@ void session_reload(struct session *session);
 void sessions_reload_begin(struct session_table *table);
 bool sessions_reload_some(struct session_table *table, size_t count);
 
+// Gives those devices outside the registry an identity that had none for want of a place (limits.unknown_devices), as
+// far as there are places now.
+void sessions_admit(struct channel_parts *parts);
+
+// Whether a device outside the registry that speaks at peer gets an identity: it has one, or there is a place, and few
+// others came from its address within the minute. When not, the log says so once a minute.
+bool session_may_be_known(const struct peer *peer, const char *ident);
+
 // NULL when the device is not here. Only devices with an identity are found by an id.
 struct session *session_by_ident(const struct session_table *table, const char *ident);
 struct session *session_by_device_id(const struct session_table *table, int64_t id);

@@ -402,6 +402,19 @@ static void enter_listener(struct tcp_connection *connection) {
     tell_changed(listener);
 }
 
+static void be_patient(struct tcp_connection *connection) {
+    const struct config *config = connection->listener->parts->config;
+    socket_be_patient(&connection->tcp, config->limits.tcp_keepalive, config->limits.idle_timeout);
+}
+
+void tcp_set_timeouts(struct tcp_listener *listener) {
+    struct tcp_connection *connection;
+    DL_FOREACH(listener->connections, connection) {
+        be_patient(connection);
+        set_timer(connection);
+    }
+}
+
 static void begin(struct tcp_connection *connection, const struct sockaddr *address) {
     struct tcp_listener *listener = connection->listener;
     conversation_begin(&connection->peer, listener->parts, listener->channel, listener->counters,
@@ -409,8 +422,7 @@ static void begin(struct tcp_connection *connection, const struct sockaddr *addr
     connection->heard_from = connection->peer.opened;
     enter_listener(connection);
     uv_tcp_nodelay(&connection->tcp, 1);
-    socket_be_patient(&connection->tcp, listener->parts->config->limits.tcp_keepalive,
-                      listener->parts->config->limits.idle_timeout);
+    be_patient(connection);
     connection->header_due = listener->channel->proxy_protocol;
     if (connection->header_due && !proxy_is_trusted(listener->channel, address)) {
         refuse_header(connection, "it is none of the balancers of proxy_from");

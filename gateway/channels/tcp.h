@@ -23,5 +23,8 @@ int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
 // Takes what has come and closes all (code 7). The memory stays until the loop has ended.
 void tcp_close(struct tcp_listener *listener);
 
+// As channel_set_timeouts().
+void tcp_set_timeouts(struct tcp_listener *listener);
+
 // Goes on reading from up to count connections that were held, longest-held first; returns how many.
 size_t tcp_resume(struct tcp_listener *listener, size_t count);

@@ -78,9 +78,9 @@ static void end(struct capturing *capturing) {
 __attribute__((format(printf, 2, 3))) static void fail(struct capturing *capturing, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    fputs("trackbus capture: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    char *text = text_vformat(format, arguments), clean[2048];
+    fprintf(stderr, "trackbus capture: %s\n", clean_text(text, strlen(text), clean, sizeof clean));
+    free(text);
     va_end(arguments);
     capturing->failed = true;
     end(capturing);
@@ -316,7 +316,8 @@ static void on_granted(void *context, const struct mqtt_subscription *subscripti
 static void on_connected(void *context) {
 }
 
-static const struct mqtt_link_handlers handlers = {.purpose = "capture",
+static const struct mqtt_link_handlers handlers = {.somebody_waits = true,
+                                                   .purpose = "capture",
                                                    .connected = on_connected,
                                                    .up = on_up,
                                                    .down = on_down,

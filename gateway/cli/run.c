@@ -15,7 +15,7 @@ static const char help[] =
     "\n"
     "Runs the gateway in the foreground; it logs to standard error. SIGINT or SIGTERM: stops\n"
     "accepting, hands over what is waiting, exits 0; a second one stops it at once. SIGHUP reads\n"
-    "devices_file again, SIGUSR1 logs the counters.\n"
+    "the configuration again, SIGUSR1 logs the counters.\n"
     "\n"
     "  -c, --config FILE   the configuration; without it, defaults are used\n"
     "  -w, --workers N     N processes that share the ports, to use more than one core. Each is an\n"

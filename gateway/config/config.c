@@ -15,6 +15,7 @@
 #include "gateway/base/text.h"
 #include "gateway/config/environment.h"
 #include "gateway/config/faults.h"
+#include "gateway/config/ident.h"
 #include "gateway/config/prune.h"
 #include "gateway/config/rules.h"
 #include "schema/json_schema.h"
@@ -248,6 +249,13 @@ static void read_mqtt(struct faults *faults, struct config *config) {
         faults_add(faults, "$.mqtt", "has one of cert_file and key_file, expected both or none");
 }
 
+// Without one, that which it would have outside the registry.
+static int64_t id_of(const json_t *device) {
+    const json_t *id = json_object_get(device, "id");
+    const char *ident = text_of(device, "ident");
+    return json_is_integer(id) || ident == NULL ? json_schema_integer(id) : device_default_id(ident);
+}
+
 static void add_devices(struct config_devices *devices, const json_t *array) {
     size_t i;
     json_t *json;
@@ -255,7 +263,7 @@ static void add_devices(struct config_devices *devices, const json_t *array) {
         const char *name = text_of(json, "name");
         devices->list[devices->count++] = (struct config_device){
             .ident = text_of(json, "ident"),
-            .id = json_object_get(json, "id") != NULL ? json_schema_integer(json_object_get(json, "id")) : -1,
+            .id = id_of(json),
             .name = name != NULL ? name : text_of(json, "ident"),
             .type_id = json_schema_integer(json_object_get(json, "type_id")),
         };
@@ -305,8 +313,9 @@ static json_t *read_devices_file(struct faults *faults, const struct config *con
 }
 
 static struct config_devices *read_devices(struct faults *faults, const struct config *config) {
-    const json_t *array = json_object_get(config->json, "devices");
+    json_t *array = json_object_get(config->json, "devices");
     struct config_devices *devices = must_have(calloc(1, sizeof *devices));
+    devices->array = json_incref(array);
     devices->file = read_devices_file(faults, config);
     size_t inner = json_array_size(array);
     devices->list = must_have(calloc(inner + json_array_size(devices->file) + 1, sizeof *devices->list));
@@ -316,20 +325,11 @@ static struct config_devices *read_devices(struct faults *faults, const struct c
     return devices;
 }
 
-struct config_devices *config_read_devices(const struct config *config, config_fault_fn *fault,
-                                           void *context) {
-    struct faults faults = {.fault = fault, .context = context};
-    struct config_devices *devices = read_devices(&faults, config);
-    if (faults.count == 0)
-        return devices;
-    config_devices_free(devices);
-    return NULL;
-}
-
 void config_devices_free(struct config_devices *devices) {
     if (devices == NULL)
         return;
     free(devices->list);
+    json_decref(devices->array);
     json_decref(devices->file);
     free(devices);
 }
@@ -369,6 +369,7 @@ static void read_rest(struct config *config) {
     config->telemetry_interval = (int64_t)integer_of(config->json, "telemetry_interval") * 1000000;
     config->home_assistant.enabled = json_is_true(json_object_get(home_assistant, "enabled"));
     config->home_assistant.prefix = text_of(home_assistant, "prefix");
+    config->home_assistant.unknown_devices = json_is_true(json_object_get(home_assistant, "unknown_devices"));
     config->unknown_devices = (enum config_unknown)choice_of(config->json, "unknown_devices", unknown);
     json_array_foreach(json_object_get(config->json, "messages"), i, entry) {
         config->on_channels = config->on_channels || strcmp(json_string_value(entry), "channels") == 0;
@@ -379,6 +380,8 @@ static void read_rest(struct config *config) {
     config->limits.idle_timeout = integer_of(limits, "idle_timeout");
     config->limits.identify_timeout = integer_of(limits, "identify_timeout");
     config->limits.datagrams_per_second = integer_of(limits, "datagrams_per_second");
+    config->limits.unknown_devices = integer_of(limits, "unknown_devices");
+    config->limits.forget_unknown_after = integer_of(limits, "forget_unknown_after");
     config->limits.tcp_keepalive = integer_of(limits, "tcp_keepalive");
     config->limits.takeover = (enum config_takeover)choice_of(limits, "takeover", takeovers);
     config->commands.intake = json_is_true(json_object_get(commands, "intake"));
@@ -439,7 +442,10 @@ static struct config *read_config(struct faults *faults, json_t *json) {
 struct config *config_load(const char *file, config_fault_fn *fault, void *context) {
     struct faults faults = {.fault = fault, .context = context};
     json_t *json = file != NULL ? load_json(&faults, file, "$") : json_object();
-    return json != NULL ? read_config(&faults, json) : NULL;
+    struct config *config = json != NULL ? read_config(&faults, json) : NULL;
+    if (config != NULL)
+        config->file = file;
+    return config;
 }
 
 struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context) {

@@ -6,8 +6,8 @@
 #include "gateway/config/faults.h"
 #include "gateway/config/settings.h"
 
-// Reads file (NULL: defaults only) and the environment. NULL when there was any fault; each one is
-// reported.
+// Reads file (NULL: defaults only), which stays the caller's, and the environment. NULL when there was any fault; each
+// one is reported.
 struct config *config_load(const char *file, config_fault_fn *fault, void *context);
 
 // The same for text in memory.
@@ -15,7 +15,4 @@ struct config *config_parse(const char *text, size_t length, config_fault_fn *fa
 
 void config_free(struct config *config);
 
-// Reads the registry again: devices, which stay as they are, and devices_file. NULL when there was any fault.
-struct config_devices *config_read_devices(const struct config *config, config_fault_fn *fault,
-                                           void *context);
 void config_devices_free(struct config_devices *devices);

@@ -5,12 +5,17 @@
 #include <string.h>
 #include <uthash.h>
 
-#include "gateway/base/hash.h"
 #include "gateway/base/memory.h"
 
 struct entry {
     const struct config_device *device;
     UT_hash_handle by_ident, by_id;
+};
+
+// A device outside the registry that has an identity.
+struct stranger {
+    char ident[CODEC_IDENT_MAX + 1];
+    UT_hash_handle hh;
 };
 
 struct registry_index {
@@ -21,6 +26,8 @@ struct registry_index {
 
 struct registry {
     enum config_unknown unknown;
+    size_t max_strangers;
+    struct stranger *strangers;
     struct registry_index *index;
 };
 
@@ -38,6 +45,10 @@ struct registry_index *registry_index_new(struct config_devices *devices) {
     return index;
 }
 
+size_t registry_index_count(const struct registry_index *index) {
+    return index->devices->count;
+}
+
 void registry_index_free(struct registry_index *index) {
     if (index == NULL)
         return;
@@ -48,20 +59,76 @@ void registry_index_free(struct registry_index *index) {
     free(index);
 }
 
-struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown) {
+struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown,
+                              size_t max_strangers) {
     struct registry *registry = must_have(calloc(1, sizeof *registry));
-    registry->unknown = unknown;
+    registry_set_unknown(registry, unknown, max_strangers);
     registry->index = registry_index_new(devices);
     return registry;
+}
+
+// Who is listed now is no stranger any more.
+static void dismiss_listed(struct registry *registry) {
+    struct stranger *stranger, *next;
+    HASH_ITER(hh, registry->strangers, stranger, next) {
+        if (registry_device(registry, stranger->ident).listed)
+            registry_dismiss(registry, stranger->ident);
+    }
 }
 
 struct registry_index *registry_swap(struct registry *registry, struct registry_index *index) {
     struct registry_index *old = registry->index;
     registry->index = index;
+    dismiss_listed(registry);
     return old;
 }
 
+void registry_set_unknown(struct registry *registry, enum config_unknown unknown, size_t max_strangers) {
+    registry->unknown = unknown;
+    registry->max_strangers = max_strangers;
+}
+
+// --- strangers ---
+
+static struct stranger *find_stranger(const struct registry *registry, const char *ident) {
+    struct stranger *stranger;
+    HASH_FIND_STR(registry->strangers, ident, stranger);
+    return stranger;
+}
+
+bool registry_has_stranger(const struct registry *registry, const char *ident) {
+    return find_stranger(registry, ident) != NULL;
+}
+
+bool registry_is_full(const struct registry *registry) {
+    return HASH_COUNT(registry->strangers) >= registry->max_strangers;
+}
+
+void registry_admit(struct registry *registry, const char *ident) {
+    struct device device = registry_device(registry, ident);
+    if (!device.known || device.listed || registry_has_stranger(registry, ident))
+        return;
+    struct stranger *stranger = must_have(calloc(1, sizeof *stranger));
+    strcpy(stranger->ident, ident);
+    HASH_ADD_STR(registry->strangers, ident, stranger);
+}
+
+static void drop(struct registry *registry, struct stranger *stranger) {
+    HASH_DEL(registry->strangers, stranger);
+    free(stranger);
+}
+
+void registry_dismiss(struct registry *registry, const char *ident) {
+    struct stranger *stranger = find_stranger(registry, ident);
+    if (stranger != NULL)
+        drop(registry, stranger);
+}
+
+// --- devices ---
+
 void registry_free(struct registry *registry) {
+    while (registry->strangers != NULL)
+        drop(registry, registry->strangers);
     registry_index_free(registry->index);
     free(registry);
 }
@@ -77,12 +144,13 @@ struct device registry_device(const struct registry *registry, const char *ident
                                .name = entry->device->name,
                                .type_id = entry->device->type_id};
     int64_t id = device_default_id(ident);
-    return (struct device){// No other device gets the topics of a listed one by having its id.
-                           .known =
-                               registry->unknown == UNKNOWN_ACCEPT && registry_ident_of(registry, id) == NULL,
-                           .allowed = registry->unknown != UNKNOWN_REJECT,
-                           .id = id,
-                           .name = ident};
+    bool has_place = registry_has_stranger(registry, ident) || !registry_is_full(registry);
+    return (struct device){
+        // No other device gets the topics of a listed one by having its id.
+        .known = registry->unknown == UNKNOWN_ACCEPT && has_place && registry_ident_of(registry, id) == NULL,
+        .allowed = registry->unknown != UNKNOWN_REJECT,
+        .id = id,
+        .name = ident};
 }
 
 const struct config_device *registry_at(const struct registry *registry, size_t index) {
@@ -94,17 +162,4 @@ const char *registry_ident_of(const struct registry *registry, int64_t id) {
     struct entry *entry;
     HASH_FIND(by_id, registry->index->by_id, &id, sizeof id, entry);
     return entry != NULL ? entry->device->ident : NULL;
-}
-
-bool device_ident_valid(const char *ident) {
-    static const char allowed[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._-";
-    size_t length = strlen(ident);
-    return length >= 1 && length <= CODEC_IDENT_MAX && strspn(ident, allowed) == length;
-}
-
-int64_t device_default_id(const char *ident) {
-    size_t length = strlen(ident);
-    if (length >= 1 && length <= 15 && strspn(ident, "0123456789") == length)
-        return strtoll(ident, NULL, 10);
-    return (int64_t)(hash_fnv1a(ident, length) >> 11);
 }

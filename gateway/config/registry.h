@@ -1,13 +1,15 @@
-// Who a device is: the registry of the configuration, and the identity of those outside it.
+// Who a device is: the registry of the configuration, and the identity of those outside it (strangers), of which
+// only so many have one at once.
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "gateway/config/config.h"
+#include "gateway/config/ident.h"
 
 struct device {
-    bool known;   // has an identity: a device topic and the device.* fields
+    bool known;   // has an identity, or could have: a device topic and the device.* fields
     bool listed;  // in the registry
     bool allowed; // false: unknown_devices is "reject" and it is not listed
     int64_t id;
@@ -17,8 +19,9 @@ struct device {
 
 struct registry;
 
-// Takes ownership of devices; frees them with the registry.
-struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown);
+// Takes ownership of devices; frees them with the registry. At most max_strangers devices outside it have an identity.
+struct registry *registry_new(struct config_devices *devices, enum config_unknown unknown,
+                              size_t max_strangers);
 void registry_free(struct registry *registry);
 
 // Devices that can be looked up. To make and to free them takes long when there are many, and may be done on any
@@ -26,10 +29,21 @@ void registry_free(struct registry *registry);
 struct registry_index;
 struct registry_index *registry_index_new(struct config_devices *devices);
 void registry_index_free(struct registry_index *index); // NULL allowed
+size_t registry_index_count(const struct registry_index *index);
 
 // Takes ownership of index in place of what it had. That is returned, for the caller to free once nothing points to
 // the texts of its devices any more.
 struct registry_index *registry_swap(struct registry *registry, struct registry_index *index);
+
+// What holds for devices outside the registry from now on. Those that have an identity keep it.
+void registry_set_unknown(struct registry *registry, enum config_unknown unknown, size_t max_strangers);
+
+// The device has an identity from now on, if it is known. A stranger that goes gives its place to another.
+void registry_admit(struct registry *registry, const char *ident);
+void registry_dismiss(struct registry *registry, const char *ident);
+// Whether that stranger has an identity; and whether no other can have one.
+bool registry_has_stranger(const struct registry *registry, const char *ident);
+bool registry_is_full(const struct registry *registry);
 
 // The device with this ident; its name points to ident when it is not listed.
 struct device registry_device(const struct registry *registry, const char *ident);
@@ -39,10 +53,3 @@ const struct config_device *registry_at(const struct registry *registry, size_t 
 
 // The ident of the listed device with this id, or NULL.
 const char *registry_ident_of(const struct registry *registry, int64_t id);
-
-// Whether a text may be an ident: 1 to CODEC_IDENT_MAX letters, digits, dots, dashes, underscores.
-bool device_ident_valid(const char *ident);
-
-// device.id of an unlisted ident: its number when it is at most 15 digits, else a stable hash of 53 bits (the
-// upper bits of FNV-1a 64), so that it is exact in every JSON reader.
-int64_t device_default_id(const char *ident);

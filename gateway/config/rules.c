@@ -142,8 +142,7 @@ void rules_check_devices(struct faults *faults, const struct config *config,
         if (device->ident == NULL)
             continue; // the schema has said so
         check_unique(&idents, "ident", device->ident, i);
-        if (device->id >= 0) // otherwise it is missing
-            check_unique(&ids, "id", id, i);
+        check_unique(&ids, "id", id, i);
     }
     json_decref(idents.places);
     json_decref(ids.places);

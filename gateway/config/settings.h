@@ -35,7 +35,7 @@ struct config_device {
 struct config_devices {
     struct config_device *list;
     size_t count;
-    json_t *file; // owns the texts of the devices from devices_file; or NULL
+    json_t *array, *file; // own the texts of devices, and of devices_file; or NULL
 };
 
 enum config_unknown { UNKNOWN_ACCEPT, UNKNOWN_CHANNEL, UNKNOWN_REJECT };
@@ -46,6 +46,7 @@ enum config_takeover { TAKEOVER_NEWEST, TAKEOVER_KEEP };
 enum config_mqtt_version { MQTT_VERSION_AUTO, MQTT_VERSION_5, MQTT_VERSION_3_1_1 };
 
 struct config {
+    const char *file; // that it was read from, the caller's; NULL: from none
     struct config_channel *channels;
     size_t channel_count;
     struct {
@@ -68,10 +69,13 @@ struct config {
     struct {
         bool enabled;
         const char *prefix;
+        bool unknown_devices;
     } home_assistant;
     struct {
         int connections, connections_per_address, idle_timeout, identify_timeout; // seconds
         int datagrams_per_second;                                                 // from one address
+        int unknown_devices;                                                      // with an identity at once
+        int forget_unknown_after;                                                 // seconds
         int tcp_keepalive;                                                        // seconds; 0: off
         enum config_takeover takeover;
     } limits;

@@ -30,12 +30,13 @@
 
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
 #define HAND_OVER_INTERVAL 100   // milliseconds between looks at whether all is handed over
+#define MINUTE             60000 // milliseconds
 #define THREAD_TIME        1000  // milliseconds to wait for an attempt to connect when stopping
 
 struct gateway {
     uv_loop_t loop;
     struct loop_lag lag;
-    const struct config *config;
+    struct config *config;
     struct registry *registry;
     struct store *store;
     struct outbox *outbox;
@@ -56,6 +57,7 @@ struct gateway {
     const struct gateway_guest *guest; // or NULL
     struct reload *reload;
     uv_signal_t signals[4];
+    uv_timer_t minute_timer; // looks after devices outside the registry
     struct service service;
     uv_timer_t drain_timer;
     uint64_t drain_until; // by uv_now()
@@ -64,6 +66,12 @@ struct gateway {
     bool stopping, stopped;
     size_t left; // messages that the broker did not have when we stopped
 };
+
+// New devices outside the registry, from one address.
+static unsigned strangers_per_minute(const struct config *config) {
+    unsigned share = (unsigned)config->limits.unknown_devices / 10;
+    return share > 10 ? share : 10;
+}
 
 // --- what the outbox reports ---
 
@@ -306,6 +314,7 @@ static void stop_signals(struct gateway *gateway) {
 }
 
 static void stop_parts(struct gateway *gateway) {
+    uv_close((uv_handle_t *)&gateway->minute_timer, NULL);
     state_publish_instance(gateway->state, false); // when the link is down, the Last Will says it
     reload_stop(gateway->reload);
     mqtt_link_stop(gateway->link);
@@ -398,20 +407,44 @@ static void remove_store(const char *path) {
         log_error("the store %s cannot be removed: %s", path, strerror(errno));
 }
 
-// --- signals ---
+// --- devices outside the registry ---
 
-static void log_registry_fault(void *context, const char *path, const char *problem) {
-    log_error("%s: %s", path, problem);
+// Those that are silent make room for others.
+static void on_minute(uv_timer_t *timer) {
+    struct gateway *gateway = timer->data;
+    if (gateway->stopping)
+        return;
+    state_forget_silent(gateway->state);
+    sessions_admit(&gateway->parts);
 }
 
-static void reload_registry(struct gateway *gateway) {
-    struct config_devices *devices = config_read_devices(gateway->config, log_registry_fault, NULL);
-    if (devices == NULL) {
-        log_error("the registry is unchanged");
-        return;
-    }
-    log_info("the registry has %zu devices", devices->count);
-    reload_begin(gateway->reload, devices);
+// Each minute, or more often when that is how long a device may be silent.
+static void start_minutes(struct gateway *gateway) {
+    uint64_t interval = (uint64_t)gateway->config->limits.forget_unknown_after * 1000 / 2;
+    interval = interval < MINUTE ? interval : MINUTE;
+    uv_timer_start(&gateway->minute_timer, on_minute, interval, interval);
+}
+
+// --- signals ---
+
+// Those parts of the configuration that somebody has a copy of.
+static void pass_on_settings(struct gateway *gateway) {
+    const struct config *config = gateway->config;
+    log_setup(config->log_level, config->log_format, config->worker);
+    gate_allow_connections(gateway->gate, config->limits.connections);
+    gateway->parts.datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
+    registry_set_unknown(gateway->registry, config->unknown_devices, (size_t)config->limits.unknown_devices);
+    gateway->parts.stranger_limiter.per_second = strangers_per_minute(config);
+    for (size_t i = 0; i < config->channel_count; i++)
+        channel_set_timeouts(&gateway->channels[i]);
+    start_minutes(gateway);
+}
+
+static void on_taken(void *context, const char *restart, size_t devices) {
+    pass_on_settings(context);
+    if (*restart != '\0')
+        log_warning("needs a restart: %s", restart);
+    log_info("the configuration is read again: the registry has %zu devices", devices);
 }
 
 static void log_counters(struct gateway *gateway) {
@@ -426,7 +459,7 @@ static void on_signal(uv_signal_t *signal, int number) {
     if (number == SIGUSR1)
         log_counters(gateway);
     else if (number == SIGHUP)
-        reload_registry(gateway);
+        reload_begin(gateway->reload);
     else if (number != SIGTERM || !gateway->stopping || gateway->config->worker == 0)
         stop(gateway); // a worker may hear SIGTERM twice, from its supervisor and from a service manager
 }
@@ -503,6 +536,7 @@ static void make_channels(struct gateway *gateway) {
     parts->observer = &gateway->observer;
     parts->log_limiter.per_second = LOG_LINES;
     parts->datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
+    parts->stranger_limiter.per_second = strangers_per_minute(config);
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
     parts->places = must_have(calloc(config->channel_count + 1, sizeof *parts->places));
 }
@@ -561,9 +595,12 @@ static void make_parts(struct gateway *gateway) {
     make_commands(gateway);
     make_metrics(gateway);
     gateway->reload = reload_new(&(struct reload_parts){.loop = &gateway->loop,
+                                                        .config = gateway->config,
                                                         .registry = gateway->registry,
                                                         .state = gateway->state,
-                                                        .sessions = &gateway->sessions});
+                                                        .sessions = &gateway->sessions,
+                                                        .taken = on_taken,
+                                                        .context = gateway});
     commands_start(gateway->commands);
 }
 
@@ -649,7 +686,8 @@ static void end_without_the_thread(struct gateway *gateway, int code) {
 static void take_config(struct gateway *gateway, struct config *config) {
     gateway->started = clock_now();
     gateway->config = config;
-    gateway->registry = registry_new(config->devices, config->unknown_devices);
+    gateway->registry =
+        registry_new(config->devices, config->unknown_devices, (size_t)config->limits.unknown_devices);
     config->devices = NULL; // the registry has them
 }
 
@@ -664,6 +702,8 @@ int gateway_run(struct config *config, struct sign *sign, const struct gateway_g
     config_notes(config, log_note, NULL); // the registry then takes the devices
     take_config(&gateway, config);
     uv_loop_init(&gateway.loop);
+    uv_timer_init(&gateway.loop, &gateway.minute_timer);
+    gateway.minute_timer.data = &gateway;
     loop_lag_begin(&gateway.lag, &gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.drain_timer);
     gateway.drain_timer.data = &gateway;
@@ -672,6 +712,7 @@ int gateway_run(struct config *config, struct sign *sign, const struct gateway_g
     make_parts(&gateway);
     catch_signals(&gateway);
     gate_allow_connections(gateway.gate, config->limits.connections);
+    start_minutes(&gateway);
     int code = begin(&gateway, guest);
     if (code == 0)
         service_ready(&gateway.service, &gateway.loop, sign);

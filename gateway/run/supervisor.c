@@ -18,6 +18,7 @@
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/config/reload.h"
 #include "gateway/run/gateway.h"
 #include "gateway/run/service.h"
 
@@ -346,11 +347,13 @@ static void ignore_fault(void *context, const char *path, const char *problem) {
     // the workers log it
 }
 
-// So that a worker that is started later has the same registry as the others.
-static void read_registry(struct config *config) {
-    struct config_devices *devices = config_read_devices(config, ignore_fault, NULL);
+// So that a worker that is started later has the same configuration as the others.
+static void read_again(struct config *config) {
+    char *restart;
+    struct config_devices *devices = config_reload(config, &restart, ignore_fault, NULL);
     if (devices == NULL)
         return;
+    free(restart); // the workers log that too
     config_devices_free(config->devices);
     config->devices = devices;
 }
@@ -360,7 +363,7 @@ static void take_signal(struct supervisor *supervisor, int number) {
         stop(supervisor);
     } else if (number == SIGHUP || number == SIGUSR1) {
         if (number == SIGHUP)
-            read_registry(supervisor->config);
+            read_again(supervisor->config);
         tell_all(supervisor, number);
     }
 }

@@ -13,18 +13,15 @@
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/channels/event.h"
+#include "gateway/state/change.h"
 #include "gateway/state/position.h"
 #include "gateway/state/set_back.h"
 #include "gateway/state/values.h"
 
-// Devices outside the registry; beyond that the one heard longest ago is forgotten.
-#define UNLISTED_MAX 200000
 // Devices that we do not know and of which the broker tells something; of more, nothing is heard.
 #define CLAIMS_MAX 400000
 // Messages that are published in one turn, or a few more: the others go out when the broker has taken some.
 #define AT_ONCE 500
-// States that are looked at to find one to forget.
-#define PASSED_MAX 100
 
 // Parts of a device's state that can be due.
 enum device_state_part {
@@ -51,6 +48,9 @@ struct device_state {
     uint32_t
         left;    // protocols whose entities may still be at Home Assistant: a bit each, as codec_at() counts
     bool listed; // in the registry
+    bool fresh;  // nobody has said yet that it was created
+    int64_t heard;         // by clock_ticks()
+    int64_t renewed;       // of a stranger: all values, which expire at the broker; by clock_ticks()
     bool connected;        // here, or when another gateway has it, there
     int64_t since;         // no report from before it counts (high-water mark): microseconds since 1970
     struct set_back clock; // the device's
@@ -102,6 +102,7 @@ struct reload {
 
 struct devices {
     struct devices_parts parts;
+    struct changes *changes;
     struct reload reload;
     uint32_t us; // as a holder
     struct device_state *by_id;
@@ -117,7 +118,7 @@ struct devices {
     bool all_read;         // what the broker retained when we started
     struct claim *claims;  // while we hear what the broker retains
     struct denied *denied; // those of which it is due to say that they are not
-    size_t unlisted;       // states of devices outside the registry
+    bool strangers_announced; // to Home Assistant
 };
 
 // --- the table ---
@@ -238,7 +239,7 @@ static void forget(struct devices *devices, struct device_state *state) {
     leave_list(devices, state);
     end_rest(devices, state);
     unwatch(devices, state);
-    devices->unlisted -= !state->listed;
+    registry_dismiss(devices->parts.registry, state->ident);
     DL_DELETE(devices->by_age, state);
     if (devices->reload.next == state)
         devices->reload.next = state->hh.next;
@@ -248,48 +249,38 @@ static void forget(struct devices *devices, struct device_state *state) {
     free(state);
 }
 
-// Keeps the table bounded, whatever idents come in. Those that may not be forgotten go to the end, so that
-// the next one does not pass them again; how many it passes is bounded as well.
-static void make_room(struct devices *devices) {
-    for (unsigned passed = 0; passed < PASSED_MAX && devices->unlisted >= UNLISTED_MAX; passed++) {
-        struct device_state *state = devices->by_age;
-        if (!state->listed && !state->connected) {
-            forget(devices, state);
-            continue;
-        }
-        DL_DELETE(devices->by_age, state);
-        DL_APPEND(devices->by_age, state);
-    }
-}
-
 static struct device_state *find_or_make(struct devices *devices, int64_t id, const char *ident) {
     struct device_state *state = find(devices, id);
     if (state != NULL)
         return state;
-    make_room(devices);
     state = must_have(calloc(1, sizeof *state));
     state->id = id;
+    state->fresh = true;
+    state->heard = state->renewed = clock_ticks();
     snprintf(state->ident, sizeof state->ident, "%s", ident);
     HASH_ADD(hh, devices->by_id, id, sizeof state->id, state);
     DL_APPEND(devices->by_age, state);
-    devices->unlisted++;
     return state;
 }
 
 // --- values ---
 
-static uint64_t publish_value(const struct devices *devices, int64_t id, enum field field, const char *index,
-                              size_t index_length, const char *text, size_t length) {
+// What strangers have said the broker forgets by itself, also when no gateway is there to clear it.
+static uint64_t publish_value(const struct devices *devices, const struct device_state *state,
+                              enum field field, const char *index, size_t index_length, const char *text,
+                              size_t length) {
     char topic[TOPIC_MAX];
     bus_topic(devices->parts.bus, topic, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s%s%.*s",
-              (long long)id, value_name(field), index_length > 0 ? "." : "", (int)index_length, index);
-    return bus_publish_text(devices->parts.bus, topic, text, length, MQTT_RETAINED);
+              (long long)state->id, value_name(field), index_length > 0 ? "." : "", (int)index_length, index);
+    return bus_publish_text(devices->parts.bus, topic, text, length,
+                            state->listed ? MQTT_RETAINED : MQTT_RETAINED_FOR_A_WHILE);
 }
 
 // What memory has no room for goes out each time, if the broker takes it now.
-static void publish_at_once(const struct devices *devices, int64_t id, const struct message_member *member) {
+static void publish_at_once(const struct devices *devices, const struct device_state *state,
+                            const struct message_member *member) {
     if (bus_keeps_up(devices->parts.bus))
-        publish_value(devices, id, member->field, member->index, member->index_length, member->value,
+        publish_value(devices, state, member->field, member->index, member->index_length, member->value,
                       member->length);
 }
 
@@ -316,7 +307,7 @@ static void take_value(struct devices *devices, struct device_state *state,
         mark_due(devices, state, STATE_VALUES);
         break;
     case VALUE_NO_ROOM:
-        publish_at_once(devices, state->id, member);
+        publish_at_once(devices, state, member);
         break;
     }
 }
@@ -361,15 +352,53 @@ static void renew_value(struct devices *devices, struct device_state *state, enu
     json_decref(value);
 }
 
+// Of the registry one gateway speaks for all, as of commands; of others who hears them.
+static void tell_change(const struct devices *devices, const struct device_state *state, enum change change) {
+    if (!state->listed || devices->parts.config->commands.intake)
+        changes_tell(devices->changes, change, state->id, state->ident, state->name);
+}
+
+static bool is_to_be_announced(const struct devices *devices, const struct device_state *state) {
+    return state->listed || devices->parts.config->home_assistant.unknown_devices;
+}
+
+static void take_listing(struct devices *devices, struct device_state *state, bool listed) {
+    bool before = is_to_be_announced(devices, state);
+    bool changed = state->listed != listed;
+    state->listed = listed;
+    if (changed && before && !is_to_be_announced(devices, state))
+        home_assistant_remove(devices->parts.home_assistant, state->id);
+    if (!changed)
+        return;
+    announce_anew(devices, state);
+    values_mark(&state->values); // they expire now, or do so no more
+    if (state->values.length > 0)
+        mark_due(devices, state, STATE_VALUES);
+}
+
+// Once it is known that it is: an earlier run may have said so.
+static void tell_created(const struct devices *devices, struct device_state *state) {
+    if (!state->fresh)
+        return;
+    state->fresh = false;
+    tell_change(devices, state, CHANGE_CREATED);
+    if (devices->parts.config->home_assistant.enabled && !is_to_be_announced(devices, state))
+        log_about(
+            "adopt", LOG_INFO,
+            "device %s is not in the registry, and so not announced to Home Assistant: to adopt it, add "
+            "{\"ident\":\"%s\",\"name\":\"…\"} to devices and send SIGHUP",
+            state->ident, state->ident);
+}
+
 // Takes over what the registry says. All of a device that is new, or has got another ident, is due.
 static void identify(struct devices *devices, struct device_state *state, const struct device *device,
                      const char *ident) {
     bool same = state->name != NULL && strcmp(state->name, device->name) == 0 &&
                 state->type_id == device->type_id && strcmp(state->ident, ident) == 0;
-    devices->unlisted += state->listed - device->listed;
-    state->listed = device->listed;
+    take_listing(devices, state, device->listed);
     if (same)
         return;
+    bool changed = state->name != NULL;
     if (ident != state->ident) // which snprintf() would empty
         snprintf(state->ident, sizeof state->ident, "%s", ident);
     free(state->name);
@@ -380,6 +409,8 @@ static void identify(struct devices *devices, struct device_state *state, const 
     renew_value(devices, state, FIELD_DEVICE_NAME, json_string(state->name));
     renew_value(devices, state, FIELD_DEVICE_TYPE_ID, json_integer((json_int_t)state->type_id));
     mark_due(devices, state, STATE_IDENTITY);
+    if (changed && !state->fresh)
+        tell_change(devices, state, CHANGE_UPDATED);
 }
 
 // --- publishing ---
@@ -423,7 +454,7 @@ static bool publish_values(struct devices *devices, struct device_state *state) 
             continue;
         if (!bus_keeps_up(devices->parts.bus))
             return false;
-        publish_value(devices, state->id, (enum field)value->field, value_index(value), value->index_length,
+        publish_value(devices, state, (enum field)value->field, value_index(value), value->index_length,
                       value_text(value), value->length);
         value->generation = generation_write(devices->parts.generation);
     }
@@ -456,8 +487,8 @@ static void publish_connected(struct devices *devices, int64_t id, bool connecte
 
 // Several gateways on one broker would each announce a device with themselves as what it depends on, so only
 // the one that had it last does. The broker says whether another had it.
-static bool is_ours_to_announce(const struct device_state *state) {
-    return state->confirmed && !state->elsewhere;
+static bool is_ours_to_announce(const struct devices *devices, const struct device_state *state) {
+    return state->confirmed && !state->elsewhere && is_to_be_announced(devices, state);
 }
 
 static struct home_assistant_device describe_for_home_assistant(const struct device_state *state) {
@@ -495,7 +526,7 @@ static bool leave_protocols(const struct devices *devices, struct device_state *
 static bool publish_discovery(const struct devices *devices, struct device_state *state) {
     if (!leave_protocols(devices, state))
         return false;
-    if (!is_ours_to_announce(state))
+    if (!is_ours_to_announce(devices, state))
         return true;
     struct home_assistant_device device = describe_for_home_assistant(state);
     bool all = home_assistant_announce(devices->parts.home_assistant, &device);
@@ -660,8 +691,11 @@ void devices_arrived(struct devices *devices, const struct session *session,
     take_back(devices, state);
     state->confirmed = true; // also when it sleeps: a broker that has lost all is to be told
     state->connected = true;
+    state->heard = clock_ticks();
     state->heard_connected = state->heard_holder = true; // what is still to be read is from before
     mark_due(devices, state, STATE_CONNECTED);
+    if (devices->all_read)
+        tell_created(devices, state);
 }
 
 // While the registry changes, its id may be another's already.
@@ -676,6 +710,7 @@ void devices_left(struct devices *devices, const struct session *session) {
     if (state == NULL)
         return;
     state->elsewhere = session->elsewhere;
+    state->heard = clock_ticks();
     if (session->elsewhere) {
         unwatch(devices, state);
         return;
@@ -720,6 +755,17 @@ static void take_report(struct devices *devices, struct device_state *state, con
         take_position(devices, state, report, timestamp);
 }
 
+// Those that do not change would expire while the device goes on reporting.
+static void renew_values(struct devices *devices, struct device_state *state) {
+    int64_t half = (int64_t)devices->parts.config->limits.forget_unknown_after * 1000000 / 2;
+    if (state->listed || state->heard - state->renewed < half)
+        return;
+    state->renewed = state->heard;
+    values_mark(&state->values);
+    if (state->values.length > 0)
+        mark_due(devices, state, STATE_VALUES);
+}
+
 static bool speaks(const struct session *session, const struct codec *codec) {
     return (session->tcp != NULL && session->tcp->peer->channel->codec == codec) ||
            (session->udp != NULL && session->udp->peer->channel->codec == codec);
@@ -734,6 +780,8 @@ void devices_reported(struct devices *devices, const struct session *session,
         take_codec(devices, state, session_any_peer(session)->channel->codec);
     DL_DELETE(devices->by_age, state);
     DL_APPEND(devices->by_age, state);
+    state->heard = clock_ticks();
+    renew_values(devices, state);
     take_report(devices, state, session, report);
     publish_due(devices);
 }
@@ -784,12 +832,15 @@ void devices_remove(struct devices *devices, int64_t id) {
 
 // --- the registry ---
 
-// Makes or updates the state of a listed device. Whether it is connected is said once it is known that no
+// Makes or updates the state of a listed device; new_now: it has just come into the registry, and did not stand there
+// when we started. Whether it is connected is said once it is known that no
 // other gateway has it.
-static struct device_state *take_listed(struct devices *devices, const struct config_device *listed) {
+static struct device_state *take_listed(struct devices *devices, const struct config_device *listed,
+                                        bool new_now) {
     struct device device = registry_device(devices->parts.registry, listed->ident);
     struct device_state *state = find_or_make(devices, device.id, listed->ident);
     identify(devices, state, &device, listed->ident);
+    state->fresh = state->fresh && new_now;
     return state;
 }
 
@@ -803,7 +854,14 @@ static void confirm(struct devices *devices, struct device_state *state) {
 static void take_registry(struct devices *devices) {
     const struct config_device *device;
     for (size_t i = 0; (device = registry_at(devices->parts.registry, i)) != NULL; i++)
-        take_listed(devices, device);
+        take_listed(devices, device, false);
+}
+
+static void tell_all_created(struct devices *devices) {
+    struct device_state *state;
+    DL_FOREACH(devices->by_age, state) {
+        tell_created(devices, state);
+    }
 }
 
 // Gives a device the id that the registry has for it now, with its last values.
@@ -813,6 +871,7 @@ static void move(struct devices *devices, struct device_state *state) {
     if (there != NULL)
         forget(devices, there);
     unwatch(devices, state);
+    state->fresh = true;
     state->id = device.id;
     state->announced = (struct home_assistant_announced){0};
     free(state->name); // its identity is another one, whatever it is called
@@ -845,9 +904,11 @@ static void compare_next(struct devices *devices) {
     struct device device = registry_device(devices->parts.registry, state->ident);
     devices->reload.next = state->hh.next;
     if (!stays(devices, state, &device)) {
+        tell_change(devices, state, CHANGE_DELETED);
         clearing_begin(devices->parts.clearing, state->id);
         forget(devices, state);
     } else if (device.id != state->id) {
+        tell_change(devices, state, CHANGE_DELETED);
         note_moved(&devices->reload, state->id);
     } else {
         identify(devices, state, &device, state->ident);
@@ -876,6 +937,8 @@ static void move_all(struct devices *devices) {
     for (size_t i = 0; i < reload->moved_count; i++) {
         if (states[i] != NULL)
             tell_session(devices, states[i]);
+        if (states[i] != NULL && devices->all_read)
+            tell_created(devices, states[i]);
         clearing_begin(devices->parts.clearing, reload->moved[i]);
     }
     free(states);
@@ -906,7 +969,24 @@ bool devices_know(const struct devices *devices, int64_t id) {
     return find(devices, id) != NULL;
 }
 
+// home_assistant.unknown_devices may have changed.
+static void take_whether_strangers_are_announced(struct devices *devices) {
+    bool announced = devices->parts.config->home_assistant.unknown_devices;
+    struct device_state *state;
+    if (announced == devices->strangers_announced)
+        return;
+    devices->strangers_announced = announced;
+    DL_FOREACH(devices->by_age, state) {
+        if (!state->listed && announced)
+            announce_anew(devices, state);
+        else if (!state->listed)
+            home_assistant_remove(devices->parts.home_assistant, state->id);
+    }
+}
+
 void devices_reload_begin(struct devices *devices) {
+    devices->interval = devices->parts.config->telemetry_interval;
+    take_whether_strangers_are_announced(devices);
     devices->reload = (struct reload){.phase = RELOAD_COMPARES, .next = devices->by_id};
 }
 
@@ -917,9 +997,11 @@ static void take_next(struct devices *devices) {
         reload->phase = RELOAD_NONE;
         return;
     }
-    struct device_state *state = take_listed(devices, listed);
+    struct device_state *state = take_listed(devices, listed, true);
     if (publisher_is_open(devices->parts.publisher))
         confirm(devices, state);
+    if (devices->all_read)
+        tell_created(devices, state);
 }
 
 bool devices_reload_some(struct devices *devices, size_t count) {
@@ -1008,7 +1090,9 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
         clearing_begin(devices->parts.clearing, id);
         return;
     }
+    registry_admit(devices->parts.registry, ident);
     struct device_state *state = find_or_make(devices, id, ident);
+    state->fresh = false;
     state->codec = codec;
     state->holder = is_claimed(devices, id) ? devices->us : 0;
     identify(devices, state, &device, ident);
@@ -1018,6 +1102,7 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
 static void hear_known(struct devices *devices, struct device_state *state, const char *ident,
                        const struct codec *codec, bool earlier) {
     bool same = strcmp(state->ident, ident) == 0;
+    state->fresh = state->fresh && !same;
     if (same && state->codec == NULL)
         take_codec(devices, state, codec);
     if (same && earlier && state->codec != codec) { // it spoke another one in an earlier run
@@ -1221,7 +1306,7 @@ void devices_assert_connected(struct devices *devices) {
 void devices_heard_discovery(struct devices *devices, int64_t id, const struct mqtt_received *received) {
     char topic[sizeof TOPIC_DEVICES TOPIC_DISCOVERY + 20];
     const struct device_state *state = find(devices, id);
-    if (state == NULL || !is_ours_to_announce(state) || received->retain)
+    if (state == NULL || !is_ours_to_announce(devices, state) || received->retain)
         return;
     bool ours = received->length == 0 || state->holder == devices->us || is_here(devices, id);
     struct home_assistant_device device = describe_for_home_assistant(state);
@@ -1240,6 +1325,8 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
     double since = strtod(text, NULL) * 1e6;
     bool possible = since > 0 && since <= (double)clock_now(); // otherwise that clock was ahead
     state->since = possible ? (int64_t)since : 0;
+    if (possible && !state->connected)
+        state->heard = clock_ticks() - (clock_now() - state->since);
     if (state->clock.newest < state->since)
         state->clock.newest = state->since;
     values_remove_before(&state->values, state->since);
@@ -1356,6 +1443,29 @@ void devices_all_read(struct devices *devices) {
     DL_FOREACH(devices->by_age, state) {
         confirm(devices, state);
     }
+    tell_all_created(devices);
+}
+
+// --- devices outside the registry ---
+
+// What another gateway has is that one's to clear.
+static void forget_silent(struct devices *devices, struct device_state *state) {
+    int64_t id = state->id;
+    bool elsewhere = state->elsewhere;
+    if (!elsewhere)
+        tell_change(devices, state, CHANGE_DELETED);
+    forget(devices, state);
+    if (!elsewhere)
+        clearing_begin(devices->parts.clearing, id);
+}
+
+void devices_forget_silent(struct devices *devices) {
+    int64_t limit = (int64_t)devices->parts.config->limits.forget_unknown_after * 1000000;
+    struct device_state *state, *next;
+    DL_FOREACH_SAFE(devices->by_age, state, next) {
+        if (!state->listed && !is_here(devices, state->id) && clock_ticks() - state->heard >= limit)
+            forget_silent(devices, state);
+    }
 }
 
 struct devices *devices_new(const struct devices_parts *parts) {
@@ -1363,8 +1473,10 @@ struct devices *devices_new(const struct devices_parts *parts) {
     devices->parts = *parts;
     devices->us = holder_of(bus_client_id(parts->bus));
     devices->interval = parts->config->telemetry_interval;
+    devices->strangers_announced = parts->config->home_assistant.unknown_devices;
     take_registry(devices);
     publisher_add(parts->publisher, publish_again, devices);
+    devices->changes = changes_new(parts->bus, parts->publisher);
     return devices;
 }
 
@@ -1375,5 +1487,6 @@ void devices_free(struct devices *devices) {
     free(devices->reload.moved);
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);
+    changes_free(devices->changes);
     free(devices);
 }

@@ -24,7 +24,7 @@ struct devices;
 // All stay the caller's.
 struct devices_parts {
     const struct config *config;
-    const struct registry *registry;
+    struct registry *registry;
     const struct bus *bus;
     struct mqtt_asker asker;
     struct publisher *publisher;
@@ -90,6 +90,9 @@ void devices_announce(struct devices *devices);
 // sessions of those that have another id are told. Returns whether all is done; sessions_reload_begin() comes then.
 void devices_reload_begin(struct devices *devices);
 bool devices_reload_some(struct devices *devices, size_t count);
+
+// As state_forget_silent().
+void devices_forget_silent(struct devices *devices);
 
 // Whether a device of that id is in the registry, was heard, or had something retained at the beginning.
 bool devices_know(const struct devices *devices, int64_t id);

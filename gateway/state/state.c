@@ -311,6 +311,11 @@ bool state_reload_some(struct state *state, size_t count) {
     return devices_reload_some(state->devices, count);
 }
 
+void state_forget_silent(struct state *state) {
+    if (state_is_answered(state))
+        devices_forget_silent(state->devices);
+}
+
 // --- making and taking apart ---
 
 static void remove_device(void *context, int64_t device_id) {

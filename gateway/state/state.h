@@ -22,7 +22,7 @@ struct state;
 struct state_parts {
     uv_loop_t *loop;
     const struct config *config;
-    const struct registry *registry;
+    struct registry *registry;
     const struct bus *bus;
     const struct outbox *outbox;
     struct mqtt_asker asker; // of the main connection
@@ -79,6 +79,10 @@ void state_commands_come(struct state *state, bool come);
 // many devices at a time; returns whether that was all.
 void state_reload_begin(struct state *state);
 bool state_reload_some(struct state *state, size_t count);
+
+// To be called now and then: devices outside the registry that were silent for limits.forget_unknown_after go, with all
+// that is retained of them.
+void state_forget_silent(struct state *state);
 
 // Whether what the broker retains from earlier runs has been heard: state is published from then on.
 bool state_is_answered(const struct state *state);

@@ -119,7 +119,8 @@ class Storms:
         frozen, after = (3, 10) if self.quick else (8, 30)
         with World(gateway=True, default=default) as world:
             outage = Outage(world, 1, frozen)
-            world.watched_load(outage, devices=DEVICES, rate=rate, seconds=1 + frozen + after)
+            world.watched_load(outage, devices=DEVICES, rate=rate, warmup=3,
+                               seconds=1 + frozen + after)
             return outage.result(rate)
 
     def measure_outage(self):

@@ -91,13 +91,13 @@ class World:
     """A broker and gateways of its own, gone with the `with` block."""
 
     def __init__(self, qos=1, gateway=False, sink=False, workers=None, default=False, stock=False, registered=0,
-                 watchers=None):
+                 guarded=False, watchers=None):
         """default: the gateway publishes what it does without configuration; else one topic and no telemetry. stock:
         the broker is as Debian installs it, but for its queues, which must not drop what is counted. registered: so
-        many devices stand in the registry. watchers: so many event streams of the page, which the gateway then serves;
-        None: it serves none."""
+        many devices stand in the registry. guarded: with the limit of unknown devices that it has by default. watchers:
+        so many event streams of the page, which the gateway then serves; None: it serves none."""
         self.qos, self.has_gateway, self.sink, self.workers = qos, gateway, sink, workers
-        self.default, self.stock, self.registered = default, stock, registered
+        self.default, self.stock, self.registered, self.guarded = default, stock, registered, guarded
         self.watchers = watchers
         self.processes = []
 
@@ -151,6 +151,8 @@ class World:
                   "mqtt": {"url": f"mqtt://127.0.0.1:{self.broker_port}", "qos": self.qos, "inflight": WINDOW},
                   "store": {"path": str(self.folder / "trackbus.db")},
                   "limits": {"connections": max(CONNECTIONS) + 100, "datagrams_per_second": 1000000}}
+        if not self.guarded:
+            config["limits"]["unknown_devices"] = 1000000
         if not self.default:
             config |= {"messages": ["channels"], "telemetry": "off"}
         if self.registered:

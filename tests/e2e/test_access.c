@@ -11,7 +11,9 @@
 
 TestSuite(access, .fini = rig_clean, .timeout = 120);
 
-#define GATEWAY "{'mqtt':{'username':'trackbus','password':'x'},'home_assistant':{'enabled':true}}"
+#define GATEWAY                                                                                              \
+    "{'mqtt':{'username':'trackbus','password':'x'},'home_assistant':{'enabled':true,'unknown_devices':"     \
+    "true}}"
 
 // The block of the page, and the rig's own user, who may do everything.
 static void write_list(struct rig *rig) {

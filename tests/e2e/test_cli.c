@@ -413,7 +413,7 @@ Test(cli, check_names_all_faults_at_once) {
              "\"channels\":[{\"id\":\"x\",\"protocol\":\"fly\",\"tcp\":\"nowhere\"},7,"
              "{\"id\":2,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0:7700\"},"
              "{\"id\":2,\"protocol\":\"mictrack\",\"tcp\":\"0.0.0.0:7700\"}],"
-             "\"devices\":[{\"ident\":\"c\"},{\"ident\":\"c\",\"id\":4},{\"ident\":\"d\"}],\"devices_file\":"
+             "\"devices\":[{\"ident\":\"c\"},{\"ident\":\"c\",\"id\":4},{\"name\":\"d\"}],\"devices_file\":"
              "\"devices.json\"}");
     static const char *const faults[] = {
         "$.mqtt.qos: is 7",
@@ -428,7 +428,7 @@ Test(cli, check_names_all_faults_at_once) {
         "$.channels[1]: is 7, expected object",
         "$.channels[3]: has the id 2",
         "$.channels[3].tcp: is \"0.0.0.0:7700\"",
-        "$.devices[0]: has no \"id\"",
+        "$.devices[2]: has no \"ident\"",
         "$.devices[1]: has the ident c, which $.devices[0] already has",
         "devices.json[1].id: is \"x\"",
     };

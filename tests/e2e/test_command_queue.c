@@ -293,6 +293,31 @@ Test(command_queue, expires) {
     device_expect_no_more(device);
 }
 
+// Whoever sends three commands a second to one device.
+struct busy_user {
+    struct rig *rig;
+    int64_t next; // by rig_clock()
+};
+
+static bool has_expired_meanwhile(void *context) {
+    struct busy_user *user = context;
+    if (rig_clock() >= user->next) {
+        rig_publish(user->rig, TO_CAR, "where?");
+        user->next = rig_clock() + 300;
+    }
+    return rig_count(user->rig, "log/gw/devices/" VAN "/commands-queue/reboot/expired") > 0;
+}
+
+// A reconnection settles although commands come all the time: it is what the broker retains that has to come to an end.
+Test(command_queue, expires_while_others_come_all_the_time) {
+    struct rig *rig = up_with(RIG_BROKER_KEEPS, NULL);
+    struct busy_user user = {.rig = rig};
+    queue(rig, VAN, "reboot", "{\"name\":\"reboot\",\"ttl\":1}");
+    restart_broker(rig, RIG_BROKER_KEEPS, false);
+    cr_assert(rig_wait(has_expired_meanwhile, &user, RIG_DEADLINE), "the command does not expire");
+    rig_finish(rig);
+}
+
 Test(command_queue, expires_while_the_gateway_is_down) {
     struct rig *rig = rig_up(NULL);
     queue(rig, VAN, "reboot", "{\"name\":\"reboot\",\"ttl\":60}");
@@ -734,7 +759,7 @@ static void answer_some(struct rig *rig, int port, size_t first) {
 
 Test(command_queue, serves_10000_devices, .timeout = 400) {
     const size_t devices = 10000;
-    struct rig *rig = rig_up("{'messages':['devices']}");
+    struct rig *rig = rig_up("{'messages':['devices'],'limits':{'unknown_devices':1000000}}");
     queue_for_many(rig, devices);
     expect_retained_count(rig, ALL_PENDING, devices);
     int port = rig_tcp_port(rig, "mictrack");

@@ -12,7 +12,7 @@
 
 TestSuite(home_assistant, .fini = rig_clean);
 
-#define ENABLED "'home_assistant':{'enabled':true}"
+#define ENABLED "'home_assistant':{'enabled':true,'unknown_devices':true}"
 #define CONFIGS "/homeassistant/+/+/+/config"
 
 #define BOTH_PROTOCOLS                                                                                       \
@@ -360,7 +360,7 @@ Test(home_assistant, topics_of_other_prefixes) {
     struct rig *rig = rig_with_broker(NULL);
     rig->topic_prefix = "fleet/südtirol";
     rig_gateway_start(rig, "{'mqtt':{'topic_prefix':'fleet/südtirol'},"
-                           "'home_assistant':{'enabled':true,'prefix':'my/house'}}");
+                           "'home_assistant':{'enabled':true,'unknown_devices':true,'prefix':'my/house'}}");
     device_send(rig_tcp(rig), report(VAN, 113));
     rig_expect(rig, "/my/house/device_tracker/fleet_s__dtirol_" VAN "/position/config",
                "{'json_attributes_topic':'fleet/südtirol/state/gw/devices/" VAN "/telemetry/position',"

@@ -448,7 +448,7 @@ static const struct {
     {"[{\"ident\":\"" VAN "\",\"id\":43}", "line 1"},
     {"", "line 1"},
     {"{\"ident\":\"" VAN "\",\"id\":43}", "array"},
-    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" CAR "\"}]", "id"},
+    {"[{\"ident\":\"" VAN "\",\"id\":43},{\"name\":\"" CAR "\"}]", "ident"},
     {"[{\"ident\":\"" VAN "\",\"id\":43,\"nam\":\"x\"}]", "nam"},
     {"[{\"ident\":\"" VAN "/+#\",\"id\":43}]", "ident"},
     {"[{\"ident\":\"" VAN "\",\"id\":-1}]", "id"},
@@ -493,7 +493,7 @@ static void expect_refused(const char *text, const char *reason) {
 REFUSED(0, json_that_is_cut_off)
 REFUSED(1, an_empty_file)
 REFUSED(2, a_single_device)
-REFUSED(3, a_device_without_an_id)
+REFUSED(3, a_device_without_an_ident)
 REFUSED(4, an_unknown_key)
 REFUSED(5, an_ident_that_would_be_a_wildcard)
 REFUSED(6, an_id_below_zero)
@@ -501,6 +501,163 @@ REFUSED(7, an_ident_twice)
 REFUSED(8, an_id_twice)
 REFUSED(9, an_ident_of_the_configuration)
 REFUSED(10, a_file_that_is_missing)
+
+// --- the whole configuration, read again ---
+
+static void reconfigure(struct rig *rig, const char *changes) {
+    char path[128];
+    rig_write_config(rig, changes, path, sizeof path);
+    rig_gateway_signal(rig, SIGHUP);
+}
+
+Test(registry, of_the_configuration_is_read_again) {
+    struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'}]}");
+    int device = reporting_van(rig);
+    reconfigure(rig, "{'devices':[{'ident':'" VAN "','id':42,'name':'Van 2'},{'ident':'" CAR "'}]}");
+    expect_device(rig, STATE_42, "{'name':'Van 2'}", "true");
+    // Without an id it has the one that it would have outside the registry.
+    expect_device(rig, "state/gw/devices/" CAR, "{'id':" CAR ",'name':'" CAR "'}", "false");
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/42", "{'device.name':'Van 2'}");
+    rig_finish(rig);
+}
+
+Test(registry, changes_with_what_else_can_change_while_running) {
+    struct rig *rig = rig_up("{'limits':{'idle_timeout':3600},'messages':['channels']}");
+    int silent = rig_tcp(rig), device = reporting_van(rig);
+    rig_expect(rig, "message/gw/channels/1/" VAN, NULL);
+    reconfigure(rig, "{'limits':{'identify_timeout':1},'messages':['devices'],'log':{'level':'debug'}}");
+    rig_expect_log(rig, "the configuration is read again");
+    device_expect_closed(silent);
+    device_send(device, report(VAN, 2));
+    rig_expect(rig, "message/gw/devices/" VAN, NULL);
+    cr_assert(rig_count(rig, "message/gw/channels/1/" VAN) == 1);
+    cr_assert(!rig_log_has(rig, "needs a restart"));
+    reconfigure(rig, "{'unknown_devices':'reject'}");
+    device_expect_closed(device);
+    rig_finish(rig);
+}
+
+Test(registry, names_what_needs_a_restart) {
+    struct rig *rig = rig_up(NULL);
+    reconfigure(
+        rig,
+        "{'mqtt':{'inflight':7,'password':'not "
+        "shown'},'channels':[{'id':2,'protocol':'mictrack','tcp':'127.0.0.1:0'}],'log':{'level':'debug'}}");
+    rig_expect_log(rig, " warning needs a restart: channels, mqtt.inflight, mqtt.password\n");
+    cr_assert(!rig_log_has(rig, "not shown"));
+    rig_finish(rig);
+}
+
+Test(registry, is_as_it_was_when_anything_is_wrong) {
+    struct rig *rig = rig_up(NULL);
+    int device = reporting_van(rig);
+    reconfigure(rig, "{'unknown_devices':'reject','limits':{'idle_timeout':-1}}");
+    rig_expect_log(rig, "$.limits.idle_timeout: is -1");
+    rig_expect_log(rig, "the configuration is unchanged");
+    say(rig, device, VAN, REPORT_AT("01"));
+    rig_expect(rig, "message/gw/devices/" VAN, "{'ident':'" VAN "'}");
+    rig_finish(rig);
+}
+
+// --- devices outside the registry ---
+
+#define STRANGERS 40 // idents of one attack
+#define FIRST     866425090000000
+
+// They come over one connection, as from somebody who makes up IMEIs.
+static void attack(struct rig *rig, int from, int count) {
+    int device = rig_tcp(rig);
+    for (int i = from; i < from + count; i++) {
+        char ident[16];
+        snprintf(ident, sizeof ident, "%lld", (long long)FIRST + i);
+        device_send(device, report(ident, i));
+    }
+}
+
+// What a stranger can do is bounded, whatever he says, and others do not notice.
+Test(registry, strangers_do_not_fill_the_broker) {
+    struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42}],'limits':{'unknown_devices':10},"
+                             "'home_assistant':{'enabled':true}}");
+    attack(rig, 0, STRANGERS);
+    rig_expect_count(rig, "message/gw/channels/1/+", STRANGERS);
+    rig_expect_log(rig, "limits.unknown_devices");
+    reporting_van(rig);
+    rig_expect_standing(rig, STATE_42 "/telemetry/battery.voltage", "3.744");
+    rig_expect_standing(rig, STATE_42 "/connected", "true");
+    cr_assert(rig_count(rig, "message/gw/devices/+") == 10 + 1);
+    cr_assert(rig_count_retained(rig, "state/gw/devices/+") == 10 + 1);
+    cr_assert(rig_log_count(rig, "limits.unknown_devices") == 1, "once a minute at most");
+    // Home Assistant hears of the device of the registry alone; the log says how to adopt another.
+    rig_expect_count(rig, "/homeassistant/+/trackbus_42/+/config", 1);
+    cr_assert(rig_count(rig, "/homeassistant/+/trackbus_866425090000000/+/config") == 0);
+    rig_expect_log(rig, "to adopt it, add {\"ident\":\"866425090000000\"");
+    rig_finish(rig);
+}
+
+Test(registry, strangers_from_one_address_come_in_slowly) {
+    struct rig *rig =
+        rig_up("{'limits':{'unknown_devices':100}}"); // of which ten from an address in a minute
+    attack(rig, 0, STRANGERS);
+    rig_expect_count(rig, "message/gw/channels/1/+", STRANGERS);
+    rig_expect_log(rig, "came from its address in this minute");
+    cr_assert(rig_count(rig, "message/gw/devices/+") <= 20); // a minute may have ended
+    rig_finish(rig);
+}
+
+#define STRANGE "state/gw/devices/" CAR
+
+Test(registry, a_silent_stranger_is_forgotten_and_makes_room) {
+    struct rig *rig = rig_up("{'limits':{'unknown_devices':1,'forget_unknown_after':1}}");
+    int car = rig_tcp(rig), van = rig_tcp(rig);
+    device_send(car, report(CAR, 1));
+    rig_expect(rig, "log/gw/devices/" CAR "/created", "{'event_code':1,'ident':'" CAR "'}");
+    rig_expect_standing(rig, STRANGE "/connected", "true");
+    device_send(van, report(VAN, 1));
+    rig_expect(rig, "message/gw/channels/1/" VAN, NULL);
+    close(car);
+    rig_expect(rig, "log/gw/devices/" CAR "/deleted", "{'event_code':3,'ident':'" CAR "'}");
+    expect_gone(rig, STRANGE);
+    // The other one, which is still connected, has the place now.
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "true");
+    rig_finish(rig);
+}
+
+// Killed, so that it clears nothing. The second report says the same, behind half of the time.
+Test(registry, of_strangers_the_broker_forgets_telemetry_by_itself) {
+    struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42}],'limits':{'forget_unknown_after':3}}");
+    int car = rig_tcp(rig), van = reporting_van(rig);
+    for (int i = 0; i < 2; i++) {
+        int64_t then = rig_clock() + 1600;
+        device_send(car, report(CAR, 1));
+        rig_expect(rig, "message/gw/devices/" CAR, "{'ident':'" CAR "'}");
+        rig_wait_until(then);
+    }
+    cr_assert(rig_count_retained(rig, STRANGE "/telemetry/ident") == 1);
+    rig_gateway_kill(rig);
+    rig_expect_none_retained(rig, STRANGE "/telemetry/#");
+    cr_assert(rig_count_retained(rig, STATE_42 "/telemetry/ident") == 1, "a listed device's stays");
+    close(van);
+}
+
+Test(registry, changes_are_told) {
+    struct rig *rig = up_with("[]", "");
+    rig_expect_state(rig);
+    reload(rig, VAN_IS_42);
+    rig_expect(rig, "log/gw/devices/42/created", "{'event_code':1,'ident':'" VAN "','name':'Van 1'}");
+    reload(rig, "[{'ident':'" VAN "','id':42,'name':'Van 3','type_id':825}]");
+    rig_expect(rig, "log/gw/devices/42/updated", "{'event_code':2,'name':'Van 3'}");
+    reload(rig, VAN_IS_43);
+    rig_expect(rig, "log/gw/devices/42/deleted", "{'event_code':3,'ident':'" VAN "'}");
+    rig_expect(rig, "log/gw/devices/43/created", "{'name':'Van 2'}");
+    rig_gateway_stop(rig);
+    start(rig, ""); // knows what an earlier run has said
+    reload(rig, "[{'ident':'" CAR "','id':44}]");
+    rig_expect(rig, "log/gw/devices/43/deleted", "{'ident':'" VAN "'}");
+    rig_expect(rig, "log/gw/devices/44/created", "{'ident':'" CAR "'}");
+    cr_assert(rig_count(rig, "log/gw/devices/+/created") == 3);
+    rig_finish(rig);
+}
 
 Test(registry, without_a_file_the_signal_changes_nothing) {
     struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'}]}");

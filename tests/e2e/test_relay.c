@@ -230,7 +230,8 @@ Test(relay, magicyo_device_that_is_allowed_later_has_lost_nothing_that_it_repeat
 
 // There is an end to it: whoever reaches the port could register all the numbers that there are.
 Test(relay, connection_speaks_for_a_thousand_devices_at_most) {
-    struct rig *rig = rig_up("{'telemetry':'off','messages':['channels']}");
+    struct rig *rig =
+        rig_up("{'telemetry':'off','messages':['channels'],'limits':{'unknown_devices':20000}}");
     int device = rig_tcp(rig);
     char ident[16];
     for (int i = 0; i <= 1000; i++) {

@@ -14,7 +14,7 @@ TestSuite(restarts_3_1_1, .fini = rig_clean, .timeout = 180);
 #define SAVES "persistence true\n" // only when it is told to
 #define ROWS  (sizeof rows / sizeof rows[0])
 #define GATEWAY                                                                                              \
-    "{'home_assistant':{'enabled':true},"                                                                    \
+    "{'home_assistant':{'enabled':true,'unknown_devices':true},"                                             \
     "'devices':[{'ident':'866425031400042','id':42,'name':'Van'},"                                           \
     "{'ident':'866425031400043','id':43,'name':'Car'}]}"
 

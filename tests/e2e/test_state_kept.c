@@ -129,7 +129,7 @@ static void expect_the_same(struct rig *rig, json_t *before) {
 
 static struct rig *speaking_fleet(int devices[FLEET]) {
     struct rig *rig = rig_with_broker(PERSISTS);
-    rig_gateway_start(rig, "{'home_assistant':{'enabled':true}}");
+    rig_gateway_start(rig, "{'home_assistant':{'enabled':true,'unknown_devices':true}}");
     rig_expect_state(rig);
     for (int i = 0; i < FLEET / 2; i++)
         devices[i] = wake(rig, ident_of(i));
@@ -292,7 +292,7 @@ Test(state_kept, when_somebody_spoils_the_generation) {
 }
 
 Test(state_kept, when_somebody_removes_what_is_for_home_assistant) {
-    struct rig *rig = rig_up("{'home_assistant':{'enabled':true}}");
+    struct rig *rig = rig_up("{'home_assistant':{'enabled':true,'unknown_devices':true}}");
     const char *topic = "/homeassistant/binary_sensor/trackbus_" VAN "/connected/config";
     wake(rig, VAN);
     json_decref(rig_expect_standing_json(rig, topic, "{'name':'Connected'}"));
@@ -307,7 +307,7 @@ static void spoil_all(struct rig *rig, const char *const *topics, size_t count) 
         spoil(rig, topics[i], payloads[i % (sizeof payloads / sizeof payloads[0])]);
 }
 
-#define HOME_ASSISTANT "'home_assistant':{'enabled':true}"
+#define HOME_ASSISTANT "'home_assistant':{'enabled':true,'unknown_devices':true}"
 #define SENSOR         "/homeassistant/sensor/trackbus_" VAN
 
 static const char *const overwritten[] = {"/homeassistant/device_tracker/trackbus_" VAN "/position/config",

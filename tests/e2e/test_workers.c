@@ -441,7 +441,7 @@ Test(workers, a_faulty_registry_changes_nothing) {
     struct rig *rig = up_with_name("one");
     write_devices(rig, "\",");
     rig_gateway_signal(rig, SIGHUP);
-    rig_expect_log_times(rig, "the registry is unchanged", 2);
+    rig_expect_log_times(rig, "the configuration is unchanged", 2);
     kill_worker(rig, 2);
     rig_expect_log_times(rig, ": connected", 3);
     expect_name(rig, 1, 1, "one");

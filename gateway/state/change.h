@@ -1,0 +1,25 @@
+// Log entries about the devices that there are: one has come into the registry or was first heard, was changed, or was
+// removed or forgotten. A registry may change in many places at once, so they go out as the broker keeps up.
+#pragma once
+
+#include <stdint.h>
+
+#include "gateway/broker/bus.h"
+#include "gateway/state/publisher.h"
+
+enum change {
+    CHANGE_CREATED = 1,
+    CHANGE_UPDATED = 2,
+    CHANGE_DELETED = 3,
+};
+
+struct changes;
+
+// Adds itself to the publisher. Both stay the caller's.
+struct changes *changes_new(const struct bus *bus, struct publisher *publisher);
+void changes_free(struct changes *changes);
+
+// Publishes log/gw/devices/{id}/created, updated or deleted when its turn has come. The texts are copied; name may be
+// NULL.
+void changes_tell(struct changes *changes, enum change change, int64_t id, const char *ident,
+                  const char *name);
