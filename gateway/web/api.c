@@ -25,6 +25,8 @@
 #define LISTS_MAX     8        // that may be in memory, because their readers are slow
 #define ENTRIES_MAX   500      // log entries or messages in an answer
 #define PUBLISH_TIME  10000000 // microseconds for the broker to take a command
+#define CAPTURE_TIME  600      // seconds, when nothing else is asked for
+#define CAPTURE_MAX   3600
 #define PARTS_MAX     2
 
 struct api {
@@ -188,7 +190,7 @@ static struct http_answer get_other_log(struct call *call) {
     return entries(call->api->parts.log, "");
 }
 
-// --- commands ---
+// --- commands and captures ---
 
 static struct http_answer get_waiting(struct call *call) {
     const struct fleet_device *device = find_device(call);
@@ -207,8 +209,17 @@ struct errand {
     unsigned first, count; // numbers of the desk
     int64_t until;         // by clock_ticks()
     char mark[17];
-    unsigned status; // when all of it is taken
+    char by[LOGIN_USER_MAX + 8]; // of a capture
+    int seconds;                 // the same
+    unsigned status;             // when all of it is taken
 };
+
+static json_t *answer_of(const struct errand *errand) {
+    if (*errand->by != '\0')
+        return json_pack("{s:s, s:i}", "by", errand->by, "seconds", errand->seconds);
+    return *errand->mark != '\0' ? json_pack("{s:s}", "mark", errand->mark)
+                                 : json_pack("{s:i}", "canceled", (int)errand->count);
+}
 
 // Not now, until the broker has taken all of it.
 static struct http_answer follow(const struct call *call, const struct errand *errand) {
@@ -222,9 +233,7 @@ static struct http_answer follow(const struct call *call, const struct errand *e
         if (state == DESK_WAITS)
             return HTTP_LATER;
     }
-    return reply_json(errand->status, *errand->mark != '\0'
-                                          ? json_pack("{s:s}", "mark", errand->mark)
-                                          : json_pack("{s:i}", "canceled", (int)errand->count));
+    return reply_json(errand->status, answer_of(errand));
 }
 
 static struct errand *begin_errand(const struct call *call, unsigned status) {
@@ -301,6 +310,75 @@ static struct http_answer delete_commands(struct call *call) {
     struct canceling canceling = {.call = call, .errand = errand, .place = place, .only = only};
     waiting_each(call->api->parts.waiting, place, cancel, &canceling);
     return canceling.away ? broker_is_away() : follow(call, errand);
+}
+
+static struct http_answer get_capture(struct call *call) {
+    const struct api_parts *parts = &call->api->parts;
+    const struct fleet_device *device = find_device(call);
+    struct text_out out = {0};
+    if (device == NULL)
+        return no_device(call);
+    json_t *running = captured_json(parts->captured, parts->gateways, device);
+    char *text = text_of_json(running, TEXT_TIME_DIGITS);
+    text_out_bytes(&out, "{\"running\":", 11);
+    text_out_bytes(&out, text, strlen(text));
+    text_out_bytes(&out, ",\"chunks\":", 10);
+    journal_write(parts->chunks, device->ident, ENTRIES_MAX, &out);
+    text_out_bytes(&out, "}", 1);
+    json_decref(running);
+    free(text);
+    return reply_text(&out);
+}
+
+static struct http_answer get_captures(struct call *call) {
+    const struct api_parts *parts = &call->api->parts;
+    return reply_json(200, captured_json(parts->captured, parts->gateways, NULL));
+}
+
+// 0 when the body has another value, or is something else.
+static int seconds_of(const struct http_view *view) {
+    json_t *body = json_loadb(view->body, view->length, 0, NULL);
+    const json_t *given = json_object_get(body, "seconds");
+    json_int_t seconds = given != NULL ? json_integer_value(given) : CAPTURE_TIME;
+    bool sound = view->length == 0 || (json_is_object(body) && json_object_size(body) == (given != NULL));
+    json_decref(body);
+    return sound && seconds >= 1 && seconds <= CAPTURE_MAX ? (int)seconds : 0;
+}
+
+// Asks all gateways; each user has captures of his own. seconds 0 ends his.
+static struct http_answer ask_for_capture(const struct call *call, const struct fleet_device *device,
+                                          int seconds, unsigned status) {
+    struct errand *errand = begin_errand(call, status);
+    errand->seconds = seconds;
+    snprintf(errand->by, sizeof errand->by, "web:%s", call->user);
+    json_t *request =
+        json_pack("{s:s, s:i, s:s}", "device", device->ident, "seconds", seconds, "by", errand->by);
+    errand->first = desk_publish(call->api->parts.desk, TOPIC_REQUEST TOPIC_CAPTURE, request);
+    errand->count = 1;
+    json_decref(request);
+    return errand->first == 0 ? broker_is_away() : follow(call, errand);
+}
+
+static struct http_answer post_capture(struct call *call) {
+    const struct fleet_device *device = find_device(call);
+    const struct errand *errand = http_note(call->request);
+    int seconds = seconds_of(http_view(call->request));
+    if (errand != NULL)
+        return follow(call, errand);
+    if (device == NULL)
+        return no_device(call);
+    if (seconds == 0)
+        return reply_fault(422, "expected nothing, or {\"seconds\":N} with a number from 1 to %d",
+                           CAPTURE_MAX);
+    return ask_for_capture(call, device, seconds, 202);
+}
+
+static struct http_answer delete_capture(struct call *call) {
+    const struct fleet_device *device = find_device(call);
+    const struct errand *errand = http_note(call->request);
+    if (errand != NULL)
+        return follow(call, errand);
+    return device != NULL ? ask_for_capture(call, device, 0, 200) : no_device(call);
 }
 
 // --- what there is ---
@@ -428,6 +506,10 @@ static const struct route {
     {"POST", "/api/devices/*/commands", COMMAND, post_command},
     {"DELETE", "/api/devices/*/commands", COMMAND, delete_commands},
     {"DELETE", "/api/devices/*/commands/*", COMMAND, delete_commands},
+    {"GET", "/api/devices/*/capture", LOOK, get_capture},
+    {"POST", "/api/devices/*/capture", COMMAND, post_capture},
+    {"DELETE", "/api/devices/*/capture", COMMAND, delete_capture},
+    {"GET", "/api/captures", LOOK, get_captures},
     {"GET", "/api/gateways", LOOK, get_gateways},
     {"GET", "/api/log", LOOK, get_other_log},
     {"GET", "/api/fields", LOOK, get_fields},
@@ -499,8 +581,9 @@ static struct http_answer no_route(const struct call *call, const char *allowed)
 
 static struct http_answer refuse_command(const struct call *call) {
     if (!call->api->parts.config->web.commands)
-        return reply_fault(403, "commands are not allowed here: web.commands is false");
-    return reply_fault(403, "only a user who is logged in may command: web.users_file is not set");
+        return reply_fault(403, "commands and captures are not allowed here: web.commands is false");
+    return reply_fault(403,
+                       "only a user who is logged in may command and capture: web.users_file is not set");
 }
 
 static struct http_answer take_route(const struct route *route, struct call *call) {

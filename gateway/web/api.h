@@ -6,6 +6,7 @@
 
 #include "gateway/config/config.h"
 #include "gateway/fleet/fleet.h"
+#include "gateway/web/captured.h"
 #include "gateway/web/desk.h"
 #include "gateway/web/dossier.h"
 #include "gateway/web/events.h"
@@ -24,7 +25,8 @@ struct api_parts {
     const struct config *config;
     struct fleet *fleet;
     struct histories *histories;
-    const struct journal *log, *messages;
+    const struct journal *log, *messages, *chunks;
+    const struct captured *captured;
     const struct waiting *waiting;
     struct gateways *gateways;
     struct dossiers *dossiers;

@@ -17,6 +17,7 @@
 #include "gateway/broker/topic.h"
 #include "gateway/fleet/listener.h"
 #include "gateway/web/api.h"
+#include "gateway/web/captured.h"
 #include "gateway/web/certificate.h"
 #include "gateway/web/row.h"
 
@@ -30,8 +31,12 @@
 #define LOG_BYTES     (8 << 20)
 #define MESSAGES      2000
 #define MESSAGE_BYTES (4 << 20)
-#define PAYLOAD_MAX   65536 // bytes of a log entry or of a command
-#define OWN_FILTERS   12
+#define CHUNKS        2000 // of captures
+#define CHUNK_BYTES   (4 << 20)
+#define PAYLOAD_MAX   65536 // bytes of a command
+#define ENTRY_MAX                                                                                            \
+    (1 << 18) // bytes of a log entry: one of a capture has what was read at once, in hexadecimal digits
+#define OWN_FILTERS 13
 
 struct web {
     const struct config *config;
@@ -46,7 +51,9 @@ struct web {
     bool states_come;                     // since the last look
     const struct mqtt_received *received; // while it is being taken
     struct histories *histories;
-    struct journal *log, *messages;
+    struct journal *log, *messages, *chunks;
+    struct captured *captured;
+    bool captures_changed;
     struct waiting *waiting;
     struct gateways *gateways;
     bool gateways_changed;
@@ -184,18 +191,45 @@ static const char *ident_of(const struct web *web, const char *topic, const json
     return found != NULL ? found->ident : "";
 }
 
+// Bytes of a capture are for who looks at the device, and push no other entry out. What is known of no device is not
+// kept: `trackbus capture` has it.
+static void take_chunk(struct web *web, const char *ident, char *text) {
+    if (*ident == '\0') {
+        free(text);
+        return;
+    }
+    if (streams_has(web->streams, ident))
+        events_add(web->events, "chunk", ident, text, strlen(text));
+    journal_add(web->chunks, ident, text, strlen(text));
+}
+
+static bool is_chunk(const char *topic) {
+    const char *last = strrchr(topic, '/');
+    return topic_after(topic, TOPIC_CHANNELS) != NULL &&
+           (strcmp(last, "/recv") == 0 || strcmp(last, "/send") == 0);
+}
+
+static void take_entry(struct web *web, const char *topic, const json_t *entry) {
+    json_t *whole = json_pack("{s:s, s:O}", "topic", topic, "entry", entry);
+    const char *ident = ident_of(web, topic, entry), *word = topic_after(topic, TOPIC_CAPTURES);
+    char *text = whole != NULL ? text_of_json(whole, TEXT_TIME_DIGITS) : must_have(strdup("{}"));
+    json_decref(whole);
+    if (word != NULL && captured_take(web->captured, word, entry))
+        web->captures_changed = true;
+    if (is_chunk(topic)) {
+        take_chunk(web, ident, text);
+        return;
+    }
+    events_add(web->events, "log", *ident != '\0' ? ident : NULL, text, strlen(text));
+    journal_add(web->log, ident, text, strlen(text));
+}
+
 // topic is what follows log/gw/.
 static void take_log(struct web *web, const char *topic, const struct mqtt_received *received) {
     json_t *entry =
-        received->length <= PAYLOAD_MAX ? json_loadb(received->payload, received->length, 0, NULL) : NULL;
-    if (json_is_object(entry)) {
-        json_t *whole = json_pack("{s:s, s:O}", "topic", topic, "entry", entry);
-        const char *ident = ident_of(web, topic, entry);
-        char *text = whole != NULL ? text_of_json(whole, TEXT_TIME_DIGITS) : must_have(strdup("{}"));
-        events_add(web->events, "log", *ident != '\0' ? ident : NULL, text, strlen(text));
-        journal_add(web->log, ident, text, strlen(text));
-        json_decref(whole);
-    }
+        received->length <= ENTRY_MAX ? json_loadb(received->payload, received->length, 0, NULL) : NULL;
+    if (json_is_object(entry))
+        take_entry(web, topic, entry);
     json_decref(entry);
 }
 
@@ -379,7 +413,9 @@ static void on_tick(uv_timer_t *timer) {
     tell_rows(web);
     if (web->gateways_changed)
         tell_nothing_more(web, "gateways", NULL);
-    web->gateways_changed = false;
+    if (web->captures_changed)
+        tell_nothing_more(web, "captures", NULL);
+    web->gateways_changed = web->captures_changed = false;
     if (web->ticks % TIDY_TICKS == 0)
         tidy(web);
     if (web->ticks % GUARD_TICKS == 0)
@@ -405,6 +441,7 @@ static void subscribe_all(struct web *web) {
                                        TOPIC_DEVICES "+" TOPIC_QUEUE "+/+",
                                        TOPIC_CHANNELS "+" TOPIC_ERROR,
                                        TOPIC_CHANNELS "+" TOPIC_CONNECTIONS "+/+",
+                                       TOPIC_CAPTURES "+",
                                        "registry/error"};
     static const char *const states[] = {TOPIC_INSTANCES "+", TOPIC_INSTANCES "+/metrics", TOPIC_CHANNELS "+",
                                          TOPIC_DEVICES "+" TOPIC_QUEUE "+",
@@ -456,6 +493,8 @@ static void make_knowledge(struct web *web) {
     web->histories = histories_new((size_t)web->config->web.trail);
     web->log = journal_new(LOG_ENTRIES, LOG_BYTES);
     web->messages = journal_new(MESSAGES, MESSAGE_BYTES);
+    web->chunks = journal_new(CHUNKS, CHUNK_BYTES);
+    web->captured = captured_new();
     web->waiting = waiting_new();
     web->gateways = gateways_new();
     web->dossiers = dossiers_new(&asking);
@@ -472,6 +511,8 @@ static void make_api(struct web *web) {
                                            .histories = web->histories,
                                            .log = web->log,
                                            .messages = web->messages,
+                                           .chunks = web->chunks,
+                                           .captured = web->captured,
                                            .waiting = web->waiting,
                                            .gateways = web->gateways,
                                            .dossiers = web->dossiers,
@@ -541,6 +582,8 @@ void web_free(struct web *web) {
     dossiers_free(web->dossiers);
     gateways_free(web->gateways);
     waiting_free(web->waiting);
+    captured_free(web->captured);
+    journal_free(web->chunks);
     journal_free(web->messages);
     journal_free(web->log);
     histories_free(web->histories);

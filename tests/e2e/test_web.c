@@ -30,6 +30,7 @@ Test(web, shows_devices_gateways_and_metrics) {
     http_expect_soon(port, "GET /api/devices/" VAN "/log", "", "/identified\"");
     http_expect_soon(port, "GET /api/gateways", "", "\"instance\":\"trackbus\"");
     http_expect_soon(port, "GET /metrics", "", "trackbus_instance_up{instance=\"trackbus\"} 1");
+    http_expect_soon(port, "GET /metrics", "", "trackbus_loop_lag_seconds{instance=\"trackbus\"} 0");
     http_expect_soon(port, "GET /readyz", "", "200 OK");
     rig_expect(rig, INSTANCE "/metrics", "{'broker_up': true}");
     http_expect(port, "GET /api/devices/1", "", "", 404, "reason");
@@ -41,6 +42,7 @@ Test(web, shows_devices_gateways_and_metrics) {
     http_expect(port, "GET /%2e%2e/%2e%2e/etc/passwd", "", "", 404, "reason");
     http_expect(port, "GET /login.html", "", "", 404, "reason");
     http_expect(port, "POST /api/devices/" VAN "/commands", "", "\"rconf\"", 403, "reason");
+    http_expect(port, "POST /api/devices/" VAN "/capture", "", "", 403, "captures are not allowed here");
     http_expect(port, "GET /", "", "", 200, "script-src 'self'");
     rig_broker_kill(rig);
     http_expect_soon(port, "GET /readyz", "", "503 ");
@@ -120,6 +122,46 @@ Test(web, nothing_without_a_login) {
     http_expect(port, "POST /api/devices/" VAN "/commands", cookie,
                 "{\"name\":\"mode\",\"properties\":{\"mode\":6,\"interval\":60}}", 202, "mark");
     device_expect(device, "mode,6,60#");
+    close(device);
+    rig_finish(rig);
+}
+
+// --- captures ---
+
+#define CAPTURE "/api/devices/" VAN "/capture"
+
+static void expect_bytes(int port, const char *cookie) {
+    http_expect_soon(port, "GET " CAPTURE, cookie, "\"packet\":\"4d543b363b");
+    http_expect_soon(port, "GET " CAPTURE, cookie, "/send\"}");
+    const char *log = http_ask(port, "GET /api/devices/" VAN "/log", cookie, "");
+    cr_assert(strstr(log, "/recv\"") == NULL, "bytes of a capture push entries out of the log: %s", log);
+    http_expect(port, "GET /api/log", cookie, "", 200, "captures/started");
+}
+
+// A capture is begun and ended on the page, and shows what comes and goes.
+Test(web, a_capture_is_begun_shown_and_ended) {
+    int port;
+    char cookie[256];
+    struct rig *rig = up_with_users(&port, "");
+    log_in(port, cookie, sizeof cookie);
+    int device = rig_tcp(rig);
+    device_send(device, report(VAN, 1));
+    http_expect_soon(port, "GET " CAPTURE, cookie, "{\"running\":[],\"chunks\":[]}");
+    http_expect(port, "POST " CAPTURE, "", "", 401, "reason");
+    http_expect(port, "POST " CAPTURE, cookie, "{\"seconds\":0}", 422, "from 1 to 3600");
+    http_expect(port, "POST " CAPTURE, cookie, "{\"second\":5}", 422, "reason");
+    http_expect(port, "POST /api/devices/1/capture", cookie, "", 404, "reason");
+    http_expect(port, "POST " CAPTURE, cookie, "", 202, "{\"by\":\"web:anna\",\"seconds\":600}");
+    rig_expect(rig, "log/gw/captures/started", "{'by': 'web:anna', 'device': '" VAN "', 'seconds': 600}");
+    http_expect_soon(port, "GET /api/captures", cookie, "\"by\":\"web:anna\"");
+    device_send(device, report(VAN, 2));
+    http_expect(port, "POST /api/devices/" VAN "/commands", cookie, "\"mode,6,60#\"", 202, "mark");
+    device_expect(device, "mode,6,60#");
+    expect_bytes(port, cookie);
+    http_expect(port, "DELETE " CAPTURE, cookie, "", 200, "\"seconds\":0");
+    rig_expect(rig, "log/gw/captures/ended", "{'by': 'web:anna', 'device': '" VAN "'}");
+    http_expect_soon(port, "GET " CAPTURE, cookie, "{\"running\":[],\"chunks\":[{");
+    http_expect(port, "GET /api/captures", cookie, "", 200, "[]");
     close(device);
     rig_finish(rig);
 }

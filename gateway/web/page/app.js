@@ -39,12 +39,13 @@ const always = {
   gone: ({ ident }) => { devices.delete(ident); drawSoon(); },
   broker: ({ up }) => { app.session.broker_up = up; tellStatus(); },
   gateways: () => { if (view instanceof Gateways) view.load(); },
+  captures: () => { if (view instanceof Gateways) view.load(); },
   reset: () => { stream.stop(); setTimeout(again, 1000 + Math.random() * 3000); }, // not all pages at once
 };
 
 function listenFrom(event) {
   const handlers = {};
-  for (const type of [...Object.keys(always), "message", "log", "waiting"])
+  for (const type of [...Object.keys(always), "message", "log", "waiting", "chunk"])
     handlers[type] = (data) => { always[type]?.(data); wanted.handlers[type]?.(data); };
   stream?.stop();
   stream = listen(event, wanted.ident, handlers, (cut) => { cutOff = cut; tellStatus(); });

@@ -1,5 +1,6 @@
 // One device: what it is doing, values, trail, plots, commands, messages and log.
 import { ask } from "./api.js";
+import { Capture } from "./capture.js";
 import { chart } from "./charts.js";
 import { age, ago, clock, make, show, speed, volts } from "./dom.js";
 import { CommandForm } from "./form.js";
@@ -46,8 +47,9 @@ export class Detail {
     this.app = app;
     this.path = "/api/devices/" + encodeURIComponent(ident);
     for (const part of ["head", "values", "charts", "waiting", "sending", "life", "messages", "log"]) this[part] = make("div", { class: part });
+    this.capture = new Capture(this.path, app.session.commands ? "web:" + app.session.user : null);
     this.rest = make("div", { hidden: true }, this.waiting, this.sending, this.life, this.charts, make("h3", {}, "Last values"), this.values,
-      make("h3", {}, "Log"), this.log, make("h3", {}, "Messages"), this.messages);
+      this.capture.element, make("h3", {}, "Log"), this.log, make("h3", {}, "Messages"), this.messages);
     this.element = make("div", { class: "page", tabindex: -1 }, make("a", { class: "back", href: "#/" }, "‹ Devices"), this.head, this.rest);
     this.load();
   }
@@ -69,7 +71,7 @@ export class Detail {
       this.draw();
       this.app.map.follow(this.device, this.track.geometry.coordinates);
       this.app.hear(this.device.ident, this.handlers());
-      await Promise.all([this.loadWaiting(), this.makeForm()]);
+      await Promise.all([this.loadWaiting(), this.makeForm(), this.capture.load()]);
     } catch (error) {
       this.head.replaceChildren(make("p", { class: "fault" }, error.message));
     }
@@ -80,6 +82,9 @@ export class Detail {
       message: (message) => { if (message["server.timestamp"] > this.newest) this.take(message); }, // the others are shown already
       log: (entry) => this.takeLog(entry),
       waiting: () => this.loadWaiting(),
+      chunk: (chunk) => this.capture.take(chunk),
+      captures: () => this.capture.load(),
+      gateways: () => { if (this.capture.running.length) this.capture.load(); }, // one of them may have gone
       device: (row) => { if (row.ident === this.device.ident) { Object.assign(this.device, row); this.drawHead(); } },
     };
   }
@@ -98,7 +103,8 @@ export class Detail {
   }
 
   takeLog(line) {
-    const { entry } = line;
+    const { topic, entry } = line;
+    if (topic === "captures/refused") this.capture.refused(entry);
     if (entry.timestamp <= this.newestEntry) return; // it is shown already
     if (entry.ident ? entry.ident !== this.device.ident : entry.device_id !== this.device.id) return;
     this.log.prepend(logLine(line));
