@@ -18,9 +18,11 @@
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/web/deadline.h"
 
 #define HEADERS_MAX  16384 // bytes of memory for a connection, in which its headers must fit
 #define IDLE_TIME    30    // seconds without a byte until a connection is closed
+#define REQUEST_TIME 60    // seconds for a whole request, which may begin late in the idle time
 #define FROM_HERE    1100  // connections from one address where only this machine reaches the page
 #define FROM_ADDRESS 100   // and where others do: who trickles bytes into many has a small part of them
 #define OTHER_FILES  200   // that the program may have open beside connections
@@ -33,6 +35,7 @@ struct http {
     uv_poll_t poll;
     uv_timer_t timer;
     struct http_setting setting;
+    struct deadlines *deadlines;
     struct http_request *waiting; // for the handler to be asked again
     struct http_stream *streams;
     size_t stream_count;
@@ -325,6 +328,25 @@ static void take_body(struct http_request *request, const char *bytes, size_t le
     request->view.body = request->body;
 }
 
+static struct asker *asker_of(struct MHD_Connection *connection) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info != NULL ? info->socket_context : NULL;
+}
+
+static void on_connection(void *context, struct MHD_Connection *connection, void **place,
+                          enum MHD_ConnectionNotificationCode code) {
+    struct http *http = context;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        *place = asker_new(http->deadlines, info->connect_fd);
+    } else if (*place != NULL) {
+        asker_gone(*place);
+        *place = NULL;
+    }
+}
+
 static enum MHD_Result ask_handler(struct http_request *request) {
     struct http *http = request->http;
     struct http_answer answer = http->setting.handler(http->setting.context, request);
@@ -352,12 +374,14 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         *length = 0;
         return MHD_YES;
     }
+    asker_is_whole(asker_of(connection));
     return request->too_large ? refuse_body(request) : ask_handler(request);
 }
 
 static void on_completed(void *context, struct MHD_Connection *connection, void **place,
                          enum MHD_RequestTerminationCode code) {
     struct http_request *request = *place;
+    asker_may_ask(asker_of(connection));
     if (request == NULL)
         return;
     if (request->waits)
@@ -431,13 +455,16 @@ static struct MHD_Daemon *start_daemon(struct http *http, int descriptor, unsign
                             MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS,
                             MHD_OPTION_PER_IP_CONNECTION_LIMIT, from_address, MHD_OPTION_CONNECTION_TIMEOUT,
                             (unsigned)IDLE_TIME, MHD_OPTION_STRICT_FOR_CLIENT,
-                            1,                                               //
-                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, http, //
+                            1,                                                 //
+                            MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,   //
+                            MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, //
                             MHD_OPTION_ARRAY, secure ? tls : none, MHD_OPTION_END);
 }
 
 static void watch_daemon(struct http *http) {
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    uint64_t time = http->setting.request_time;
+    http->deadlines = deadlines_new(http->loop, time > 0 ? time : REQUEST_TIME * 1000);
     uv_timer_init(http->loop, &http->timer);
     uv_poll_init(http->loop, &http->poll, info->epoll_fd);
     http->timer.data = http->poll.data = http;
@@ -503,8 +530,10 @@ void http_stop(struct http *http) {
     uv_close((uv_handle_t *)&http->poll, NULL);
     uv_close((uv_handle_t *)&http->timer, NULL);
     MHD_stop_daemon(http->daemon);
+    deadlines_stop(http->deadlines);
 }
 
 void http_free(struct http *http) {
+    deadlines_free(http->deadlines);
     free(http);
 }

@@ -85,6 +85,7 @@ struct http_setting {
     const char *address;     // "127.0.0.1:7780", port 0 for a free one
     char *certificate, *key; // PEM, or NULL: without TLS
     bool behind_proxy;
+    unsigned request_time; // milliseconds until a request must be whole; 0: 60,000
     http_handler *handler;
     void *context;
 };
