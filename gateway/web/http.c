@@ -304,16 +304,57 @@ static enum MHD_Result send_answer(struct http_request *request, struct http_ans
     return result;
 }
 
-static enum MHD_Result refuse_body(struct http_request *request) {
-    static const char reason[] = "{\"reason\":\"the body is larger than 64 KiB\"}\n";
-    struct http_answer answer = http_bytes(413, "application/json", reason, sizeof reason - 1);
+// Reads no further: what follows may be part of a body.
+static enum MHD_Result refuse(struct http_request *request, unsigned status, const char *why) {
+    char *reason = text_format("{\"reason\":\"%s\"}\n", why);
+    struct http_answer answer = http_text(status, "application/json", reason, strlen(reason));
     http_add(answer, "Connection", "close");
+    http_add(answer, "X-Content-Type-Options", "nosniff");
     return send_answer(request, answer);
+}
+
+static enum MHD_Result refuse_body(struct http_request *request) {
+    return refuse(request, 413, "the body is larger than 64 KiB");
 }
 
 static bool says_too_much(const struct http_request *request) {
     const char *length = http_header(request, "Content-Length");
     return length != NULL && strtoull(length, NULL, 10) > HTTP_BODY_MAX;
+}
+
+// Headers that say which name was asked for and where the body ends: how many there are of each.
+struct heads {
+    unsigned hosts, lengths, encodings, chunked;
+};
+
+static enum MHD_Result count_head(void *context, enum MHD_ValueKind kind, const char *name,
+                                  const char *value) {
+    struct heads *heads = context;
+    heads->hosts += strcasecmp(name, "Host") == 0;
+    heads->lengths += strcasecmp(name, "Content-Length") == 0;
+    bool encoding = strcasecmp(name, "Transfer-Encoding") == 0;
+    heads->encodings += encoding;
+    heads->chunked += encoding && value != NULL && strcasecmp(value, "chunked") == 0;
+    return MHD_YES;
+}
+
+// The library takes one of several lengths, which a proxy in front may read otherwise, and waits for a body in an encoding
+// that it does not know. NULL: nothing is wrong.
+static const char *contradiction_of(const struct http_request *request, const char *version) {
+    struct heads heads = {0};
+    MHD_get_connection_values(request->connection, MHD_HEADER_KIND, count_head, &heads);
+    if (heads.hosts > 1 || (heads.hosts == 0 && strcmp(version, MHD_HTTP_VERSION_1_1) == 0))
+        return "a request has one Host";
+    if (heads.lengths + heads.encodings > 1)
+        return "a request has one Content-Length, or one Transfer-Encoding";
+    return heads.encodings != heads.chunked ? "the only Transfer-Encoding is chunked" : NULL;
+}
+
+static enum MHD_Result begin_request(struct http_request *request, const char *version) {
+    const char *wrong = contradiction_of(request, version);
+    if (wrong != NULL)
+        return refuse(request, 400, wrong);
+    return says_too_much(request) ? refuse_body(request) : MHD_YES;
 }
 
 static void take_body(struct http_request *request, const char *bytes, size_t length) {
@@ -367,7 +408,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         return MHD_NO;
     if (request == NULL) {
         *place = request = new_request(http, connection, method, path);
-        return says_too_much(request) ? refuse_body(request) : MHD_YES;
+        return begin_request(request, version);
     }
     if (*length > 0) {
         take_body(request, bytes, *length);
@@ -455,7 +496,7 @@ static struct MHD_Daemon *start_daemon(struct http *http, int descriptor, unsign
                             MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS,
                             MHD_OPTION_PER_IP_CONNECTION_LIMIT, from_address, MHD_OPTION_CONNECTION_TIMEOUT,
                             (unsigned)IDLE_TIME, MHD_OPTION_STRICT_FOR_CLIENT,
-                            1,                                                 //
+                            0,                                                 //
                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,   //
                             MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, //
                             MHD_OPTION_ARRAY, secure ? tls : none, MHD_OPTION_END);

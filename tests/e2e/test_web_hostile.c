@@ -54,6 +54,28 @@ Test(web_hostile, what_is_malformed_is_refused) {
     rig_finish(rig);
 }
 
+// Headers that leave open where the request ends: with the reason, and at once.
+Test(web_hostile, what_the_headers_contradict_is_refused_with_the_reason) {
+    static const char *const requests[] = {
+        "GET /healthz HTTP/1.1\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: localhost\r\n\r\n",
+        "POST /api/login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        "POST /api/login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nTransfer-Encoding: "
+        "chunked\r\n\r\n{}",
+        "POST /api/login HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+    };
+    int port;
+    struct rig *rig = up(&port);
+    for (size_t i = 0; i < sizeof requests / sizeof requests[0]; i++) {
+        int descriptor = http_connect(port);
+        device_send(descriptor, requests[i]);
+        device_expect(descriptor, "HTTP/1.1 400 ");
+        http_read_until(descriptor, "{\"reason\":\"");
+        close(descriptor);
+    }
+    rig_finish(rig);
+}
+
 static char *filled(const char *head, size_t count, const char *tail) {
     char *text = malloc(strlen(head) + count + strlen(tail) + 1);
     cr_assert_not_null(text);
