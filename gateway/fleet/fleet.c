@@ -28,7 +28,29 @@ struct fleet_device *fleet_by_id(const struct fleet *fleet, int64_t id) {
 static struct fleet_device *make_device(void) {
     struct fleet_device *device = must_have(calloc(1, sizeof *device));
     device->id = -1;
-    device->latitude = device->longitude = device->speed = device->battery = NAN;
+    device->channel = -1;
+    device->latitude = device->longitude = device->speed = NAN;
+    device->direction = device->battery = NAN;
+    return device;
+}
+
+void fleet_touch(struct fleet *fleet, struct fleet_device *device) {
+    if (device->changed || *device->ident == '\0')
+        return;
+    device->changed = true;
+    DL_APPEND2(fleet->changed, device, changed_prev, changed_next);
+}
+
+static void untouch(struct fleet *fleet, struct fleet_device *device) {
+    if (device->changed)
+        DL_DELETE2(fleet->changed, device, changed_prev, changed_next);
+    device->changed = false;
+}
+
+struct fleet_device *fleet_next_changed(struct fleet *fleet) {
+    struct fleet_device *device = fleet->changed;
+    if (device != NULL)
+        untouch(fleet, device);
     return device;
 }
 
@@ -39,6 +61,7 @@ static void set_connection(struct fleet *fleet, struct fleet_device *device,
         fleet->connected += connection == FLEET_CONNECTED;
     }
     device->connection = connection;
+    fleet_touch(fleet, device);
 }
 
 // Keeps the list in order, as far as that is quick.
@@ -55,6 +78,7 @@ static void set_heard(struct fleet *fleet, struct fleet_device *device, int64_t 
     if (heard <= device->heard)
         return;
     device->heard = heard;
+    fleet_touch(fleet, device);
     if (*device->ident == '\0')
         return;
     DL_DELETE(fleet->newest, device);
@@ -66,6 +90,7 @@ static void set_ident(struct fleet *fleet, struct fleet_device *device, const ch
     HASH_ADD_KEYPTR(by_ident, fleet->by_ident, device->ident, strlen(device->ident), device);
     enlist(fleet, device);
     fleet->count++;
+    fleet_touch(fleet, device);
     fleet->connected += device->connection == FLEET_CONNECTED;
 }
 
@@ -84,7 +109,10 @@ static void set_id(struct fleet *fleet, struct fleet_device *device, int64_t id)
 static void forget(struct fleet *fleet, struct fleet_device *device) {
     drop_id(fleet, device);
     if (*device->ident != '\0') {
+        if (fleet->gone != NULL)
+            fleet->gone(fleet->context, device);
         set_connection(fleet, device, FLEET_UNKNOWN);
+        untouch(fleet, device);
         HASH_DELETE(by_ident, fleet->by_ident, device);
         DL_DELETE(fleet->newest, device);
         fleet->count--;
@@ -100,6 +128,7 @@ static void merge(struct fleet *fleet, struct fleet_device *device, struct fleet
         device->latitude = nameless->latitude;
         device->longitude = nameless->longitude;
         device->speed = nameless->speed;
+        device->direction = nameless->direction;
         device->battery = nameless->battery;
         set_heard(fleet, device, nameless->heard);
     }
@@ -148,13 +177,25 @@ static void take_values(struct fleet_device *device, const struct report *report
     }
     if (!isnan(report->speed))
         device->speed = report->speed;
+    if (!isnan(report->direction))
+        device->direction = report->direction;
     if (!isnan(report->battery))
         device->battery = report->battery;
+}
+
+// The way that it came.
+static void take_way(struct fleet_device *device, const struct report *report) {
+    if (report->protocol > 0)
+        device->protocol = report->protocol;
+    if (report->channel >= 0)
+        device->channel = report->channel;
 }
 
 void fleet_report(struct fleet *fleet, const struct report *report) {
     struct fleet_device *device = find_or_make(fleet, report->ident, report->id);
     set_name(device, report->name);
+    take_way(device, report);
+    fleet_touch(fleet, device);
     if (report->reported >= device->reported) { // an old report does not overwrite newer values
         take_values(device, report);
         device->reported = report->reported;
@@ -180,10 +221,15 @@ void fleet_presence(struct fleet *fleet, const struct presence *presence) {
 
 void fleet_identity(struct fleet *fleet, int64_t id, const struct report *identity) {
     struct fleet_device *device = fleet_by_id(fleet, id);
-    if (identity != NULL)
-        set_name(find_or_make(fleet, identity->ident, id), identity->name);
-    else if (device != NULL)
-        forget(fleet, device);
+    if (identity == NULL) {
+        if (device != NULL)
+            forget(fleet, device);
+        return;
+    }
+    device = find_or_make(fleet, identity->ident, id);
+    set_name(device, identity->name);
+    take_way(device, identity);
+    fleet_touch(fleet, device);
 }
 
 void fleet_connected(struct fleet *fleet, int64_t id, enum fleet_connection connection) {
@@ -191,12 +237,17 @@ void fleet_connected(struct fleet *fleet, int64_t id, enum fleet_connection conn
 }
 
 void fleet_position(struct fleet *fleet, int64_t id, const struct report *position) {
-    take_values(find_or_make_id(fleet, id), position);
+    struct fleet_device *device = find_or_make_id(fleet, id);
+    take_values(device, position);
+    fleet_touch(fleet, device);
 }
 
 void fleet_battery(struct fleet *fleet, int64_t id, double battery) {
-    if (!isnan(battery))
-        find_or_make_id(fleet, id)->battery = battery;
+    if (isnan(battery))
+        return;
+    struct fleet_device *device = find_or_make_id(fleet, id);
+    device->battery = battery;
+    fleet_touch(fleet, device);
 }
 
 void fleet_heard(struct fleet *fleet, int64_t id, int64_t heard) {
