@@ -20,7 +20,7 @@ struct command_voice {
     const struct bus *bus;
     struct outbox *outbox;
     struct store *store;
-    struct command_secret secret; // that entries are signed with
+    struct command_secret secret;  // that entries are signed with
     struct command_counts *counts; // or NULL
 };
 
