@@ -90,7 +90,8 @@ struct mqtt_link {
     struct broker_limits limits; // of this connection
     bool in_library;             // it is reading or writing, and may be in a callback
     bool flushing;
-    int *early; // mids that were written while somebody flushed; or NULL
+    uint64_t numbered; // messages with a packet id that have come
+    int *early;        // mids that were written while somebody flushed; or NULL
     size_t early_count;
     struct pace pace;
     uv_work_t work;
@@ -601,6 +602,7 @@ static void on_publish(struct mosquitto *client, void *context, int mid, int rea
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
+    link->numbered += message->mid != 0;
     if (subscriber_ignores(link->subscriber, message->topic, message->retain))
         return;
     struct packet_extras extras = packet_read_extras(properties);
@@ -610,6 +612,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
                                                      .mid = message->mid,
+                                                     .nth = link->numbered,
                                                      .instance = extras.instance,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
