@@ -27,6 +27,7 @@ TestSuite(line, .init = set_up);
 TestSuite(when, .init = set_up);
 TestSuite(report, .init = set_up);
 TestSuite(fleet, .init = set_up);
+TestSuite(page_bounds, .init = set_up);
 TestSuite(view, .init = set_up);
 
 // --- texts ---
@@ -340,6 +341,49 @@ static void expect_order(struct fleet *fleet, const char *idents) {
         strcat(order, " ");
     }
     cr_assert_str_eq(order, idents);
+}
+
+// Made up by whoever reaches a port; those that are registered stay.
+Test(page_bounds, devices_without_an_id_have_a_bound) {
+    struct fleet fleet = {0};
+    char ident[16];
+    report_at(&fleet, "van", 42, 1);
+    report_at(&fleet, "busy", -1, 1);
+    for (int i = 0; i < FLEET_STRANGERS_MAX + 100; i++) {
+        snprintf(ident, sizeof ident, "s%d", i);
+        report_at(&fleet, ident, -1, 2 + i);
+        report_at(&fleet, "busy", -1, 2 + i);
+    }
+    cr_assert_eq(fleet.count, FLEET_STRANGERS_MAX + 1);
+    cr_assert(fleet_by_ident(&fleet, "van") != NULL && fleet_by_ident(&fleet, "busy") != NULL);
+    cr_assert_null(fleet_by_ident(&fleet, "s50"), "not the one that reported longest ago was forgotten");
+    report_at(&fleet, ident, 43, 3 + FLEET_STRANGERS_MAX); // it gets an id
+    cr_assert_eq(fleet.stranger_count, FLEET_STRANGERS_MAX - 1);
+    fleet_identity(&fleet, 43, NULL);
+    cr_assert_eq(fleet.count, FLEET_STRANGERS_MAX);
+    fleet_free(&fleet);
+    cr_assert_eq(fleet.stranger_count, 0);
+}
+
+#define FEW 1000
+
+Test(page_bounds, all_devices_have_a_bound) {
+    struct fleet fleet = {.most = FEW};
+    char ident[16];
+    report_at(&fleet, "d0", 0, 1);
+    fleet_by_ident(&fleet, "d0")->notes = ident;
+    for (int i = 0; i < FEW + 10; i++) {
+        snprintf(ident, sizeof ident, "d%d", i);
+        report_at(&fleet, ident, i, 2 + i);
+        report_at(&fleet, "d0", 0, 2 + i);
+    }
+    cr_assert_eq(fleet.count, FEW);
+    cr_assert(fleet_by_ident(&fleet, "d9") == NULL && fleet_by_ident(&fleet, "d0")->notes == ident,
+              "not the one heard longest ago was forgotten");
+    for (int i = 0; i < FEW + 10; i++)
+        fleet_connected(&fleet, FEW + 100 + i, FLEET_CONNECTED);
+    cr_assert_eq(HASH_CNT(by_id, fleet.by_id), FEW);
+    fleet_free(&fleet);
 }
 
 Test(fleet, newest_first) {
