@@ -834,7 +834,7 @@ static bool is_suspected(const struct outbox *outbox) {
     return outbox->items != NULL && suspects_include(&outbox->suspects, outbox->items->number);
 }
 
-// The link has the item, or with QoS 0 the network may have it already.
+// The link has the item. What becomes of it is told later, also with QoS 0.
 static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->suspects.left -= is_suspected(outbox) && outbox->suspects.left > 0;
     if (item == outbox->next_out)
@@ -954,7 +954,7 @@ void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish) {
     pump_sideline(outbox);
 }
 
-// The link may report what was published from within, also of the very message that is being handed over.
+// Who is told meanwhile that a message was refused may put others.
 static void pump(struct outbox *outbox) {
     if (outbox->pumping)
         return; // the loop below goes on with what there is
