@@ -232,8 +232,8 @@ static void bound_replies(const struct peer *peer, struct pending_reply *replies
     }
     if (left_out > 0)
         peer_warn(peer, "answer", NULL,
-                  "%zu answers to a datagram of %zu bytes are left out: they are longer than it", left_out,
-                  taken);
+                  "answers to a datagram of %zu bytes left out, because they are longer than it: %zu", taken,
+                  left_out);
 }
 
 // Being called back takes a reply out of the list.
