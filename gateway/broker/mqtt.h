@@ -15,7 +15,7 @@ enum mqtt_retain {
     MQTT_RETAINED_FOR_A_WHILE,
 };
 
-// What the broker keeps of a connection that is gone: nothing; for an hour, with MQTT 5 and until we say goodbye, what
+// What the broker keeps of a connection that is gone: nothing; for ten minutes, with MQTT 5 and until we say goodbye, what
 // comes for the subscriptions; or that for a week, whatever the version.
 enum mqtt_session { MQTT_SESSION_NONE, MQTT_SESSION_BRIEF, MQTT_SESSION_LASTING };
 
