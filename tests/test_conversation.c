@@ -195,3 +195,84 @@ Test(conversation, does_not_acknowledge_what_it_does_not_take) {
     conversation_end(&here);
     conversation_end(&there);
 }
+
+// --- two who say the same ident ---
+
+static bool behind;
+
+static bool is_behind(const struct peer *peer) {
+    return behind;
+}
+
+static const struct peer_transport that_is_behind = {
+    .is_behind = is_behind, .send = send_bytes, .close = close_peer};
+
+static void again(struct peer *peer) {
+    conversation_take(peer, NULL, 0, CODEC_OPEN);
+}
+
+// Nothing of what it says is lost, or comes twice.
+Test(conversation, with_a_device_that_was_just_taken_over_waits) {
+    struct peer peers[3];
+    configure("{}");
+    for (size_t i = 0; i < 3; i++) {
+        begin(&peers[i]);
+        peers[i].may_wait = true;
+    }
+    say(&peers[0], "=A\nfirst\n");
+    say(&peers[1], "=A\nsecond\n");
+    cr_expect_eq(peers[0].close_code, CLOSE_SAME_IDENT, "the first time it need not wait");
+    cr_expect_eq(say(&peers[2], "=A\nthird\nfour"), CLOSE_NONE);
+    cr_expect(peers[2].stream.postponed && peers[1].close_code == CLOSE_NONE);
+    broker.loop.time += 999;
+    again(&peers[2]);
+    cr_expect(peers[2].stream.postponed && count_on(REPORTS("A")) == 2);
+    cr_expect_str_eq(sent, "first\nsecond\n", "nothing is answered yet");
+    broker.loop.time += 1;
+    again(&peers[2]);
+    cr_expect(!peers[2].stream.postponed && peers[1].close_code == CLOSE_SAME_IDENT);
+    say(&peers[2], "th\n");
+    cr_expect_eq(count_on(REPORTS("A")), 4);
+    cr_expect_str_eq(sent, "first\nsecond\nthird\nfourth\n", "'%s'", sent);
+    cr_expect_eq(counters.verdicts[CODEC_OK], 7, "each line counts once");
+    for (size_t i = 0; i < 3; i++)
+        conversation_end(&peers[i]);
+}
+
+Test(conversation, waits_until_the_other_connection_is_read_up_or_gone) {
+    struct peer old, next;
+    configure("{}");
+    begin(&old);
+    begin(&next);
+    old.transport = &that_is_behind;
+    next.may_wait = behind = true;
+    say(&old, "=A\n");
+    say(&next, "=A\nsecond\n");
+    cr_expect(next.stream.postponed && old.close_code == CLOSE_NONE);
+    say(&old, "first\n");
+    again(&next);
+    cr_expect(next.stream.postponed);
+    conversation_end(&old);
+    again(&next);
+    cr_expect(!next.stream.postponed && count_on(REPORTS("A")) == 2);
+    conversation_end(&next);
+}
+
+// The others there would wait as well; and datagrams cannot.
+Test(conversation, of_several_devices_or_of_datagrams_does_not_wait) {
+    struct peer alone, relay, address;
+    configure("{}");
+    begin(&alone);
+    begin(&relay);
+    begin(&address);
+    alone.may_wait = relay.may_wait = true;
+    say(&alone, "=A\n=B\n");
+    say(&relay, "=C\n=A\nfirst\n");
+    say(&alone, "=A\nsecond\n");
+    say(&relay, "=A\nthird\n");
+    say(&address, "=A\nfourth\n");
+    cr_expect_eq(count_on(REPORTS("A")), 4);
+    conversation_end(&alone);
+    conversation_end(&relay);
+    conversation_end(&address);
+}

@@ -10,11 +10,11 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
-#define ALIVE         60000 // milliseconds for which a connection that was heard counts as alive
-#define MINUTE        60000
-#define TAKEOVERS_MAX 10       // of live connections of one device in that time
-#define STALE_TIME    60000000 // microseconds
-#define SETTLE_TIME   2000000 // microseconds to wait for our own log entry, which may be behind many messages
+#define ALIVE       60000 // milliseconds for which a connection that was heard counts as alive
+#define MINUTE      60000
+#define STAY_TIME   1000     // milliseconds
+#define STALE_TIME  60000000 // microseconds
+#define SETTLE_TIME 2000000  // microseconds to wait for our own log entry, which may be behind many messages
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
@@ -158,16 +158,29 @@ static bool is_alive(const struct place *place) {
     return uv_now(place->peer->parts->loop) - place->peer->last_heard < ALIVE;
 }
 
-// A connection that has been silent for a while is most likely dead: its device is the one that connects again.
-static bool may_take_over(struct session *session, const struct place *old) {
-    uint64_t now = uv_now(old->peer->parts->loop);
-    if (!is_alive(old))
-        return true;
-    if (session->takeovers == 0 || now - session->takeovers_since > ALIVE) {
-        session->takeovers_since = now;
-        session->takeovers = 0;
-    }
-    return ++session->takeovers <= TAKEOVERS_MAX;
+static bool is_to_stay(const struct place *place) {
+    return uv_now(place->peer->parts->loop) < place->stays_until;
+}
+
+// What a connection has said is taken before it is closed. And two who take over from each other all the time do so
+// once a second.
+static bool must_wait(const struct peer *peer, const struct place *old) {
+    const struct peer *other = old->peer;
+    if (!peer->may_wait || peer->places != NULL)
+        return false;
+    bool behind =
+        other->place_count == 1 && other->transport->is_behind != NULL && other->transport->is_behind(other);
+    return behind || is_to_stay(old);
+}
+
+static void tell_rivalry(struct session *session, const struct place *old, const struct peer *peer) {
+    if (session->rivalry_told || !is_to_stay(old))
+        return;
+    session->rivalry_told = true;
+    log_warning("channel %s, %s, device %s: waits for up to a second: %s has just taken over, and so on: two "
+                "devices with "
+                "one ident, or somebody else",
+                peer->channel->name, peer->address, session->ident, old->peer->address);
 }
 
 // Over UDP a device changes its address as its operator likes.
@@ -189,8 +202,10 @@ static enum session_arrival judge_takeover(struct session *session, const struct
         return SESSION_NEW_HERE;
     if (peer->parts->config->limits.takeover == TAKEOVER_KEEP)
         return SESSION_KEPT_ELSEWHERE;
-    if (!may_take_over(session, old))
-        return SESSION_TAKEN_TOO_OFTEN;
+    if (must_wait(peer, old)) {
+        tell_rivalry(session, old, peer);
+        return SESSION_MUST_WAIT;
+    }
     tell_takeover(session, old, peer);
     return SESSION_NEW_HERE;
 }
@@ -211,6 +226,8 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
     else if (session_any_peer(session)->channel != peer->channel)
         peer->parts->observer->arrived(peer->parts->observer->context, session, peer->channel);
     enter(session, peer);
+    if (old != NULL && is_alive(old))
+        (*place_of(session, peer))->stays_until = uv_now(peer->parts->loop) + STAY_TIME;
     // It is in the session until then, so that its log line says whose connection it was.
     if (old != NULL)
         give_up(old, CLOSE_SAME_IDENT);
