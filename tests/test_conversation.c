@@ -276,3 +276,30 @@ Test(conversation, of_several_devices_or_of_datagrams_does_not_wait) {
     conversation_end(&relay);
     conversation_end(&address);
 }
+
+// The first, or an empty text.
+static const char *payload_on(const char *topic) {
+    for (size_t i = 0; i < broker.count; i++)
+        if (strcmp(broker.carried[i].topic, topic) == 0)
+            return broker.carried[i].payload;
+    return "";
+}
+
+// What another gateway is told of late must not undo what happened since: this one says so itself, since the clocks of
+// the two need not agree.
+Test(conversation, tells_of_a_device_late_only_without_the_broker) {
+    struct peer peers[2];
+    configure("{\"devices\":[{\"ident\":\"A\",\"id\":1},{\"ident\":\"B\",\"id\":2}]}");
+    begin(&peers[0]);
+    begin(&peers[1]);
+    say(&peers[0], "=A\n");
+    const char *entry = payload_on("t/log/gw/devices/1/connected");
+    cr_expect(*entry != '\0' && strstr(entry, "late") == NULL, "'%s'", entry);
+    carrier_go_down(&broker);
+    say(&peers[1], "=B\n");
+    carrier_go_up(&broker);
+    carrier_answer_all(&broker);
+    cr_expect(strstr(payload_on("t/log/gw/devices/2/connected"), "\"late\":true") != NULL);
+    conversation_end(&peers[0]);
+    conversation_end(&peers[1]);
+}

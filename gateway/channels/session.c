@@ -294,10 +294,12 @@ static bool is_behind(const struct channel_parts *parts, const struct session *s
     return session->settled || (is_over(session) && bus_has_taken(parts->bus, session->said.number));
 }
 
-// Whether the device came here long after that was said. The clocks of two machines are believed to a minute, no more.
+// Whether the device came here long after that was said. Two machines' clocks need not agree, and are asked only where
+// the broker's order says nothing: they are believed to a minute, no more.
 static bool is_stale(const struct session *session, const json_t *entry) {
     int64_t said = event_timestamp(entry);
-    return clock_is_set(said) && clock_is_set(session->came) && said < session->came - STALE_TIME;
+    return json_is_true(json_object_get(entry, "late")) && clock_is_set(said) &&
+           clock_is_set(session->came) && said < session->came - STALE_TIME;
 }
 
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length) {

@@ -71,9 +71,9 @@ void session_tell_heard(struct peer *peer);
 
 // The broker tells of a log entry (JSON) that the device is connected. Our own: what others said about it before
 // that has been heard. Another instance's behind that: the device is no longer here, and its connections are closed
-// as above. The broker's order decides, since two gateways' clocks need not agree. But an entry that is more than
-// a minute older than the device's arrival here was kept by a gateway without the broker: that counts for nothing, nor
-// does one that names no instance.
+// as above. The broker's order decides, since two gateways' clocks need not agree. But an entry that says that it
+// comes late, as of a gateway that was without the broker, counts for nothing when it is more than a minute older than
+// the device's arrival here, nor does one that names no instance.
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length);
 
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it
