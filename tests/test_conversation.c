@@ -1,6 +1,7 @@
 // Conversations: what becomes of what a peer says, with a protocol of the tests' own, which can do what no tracker
 // here does: break the protocol, and call itself what is no ident.
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -302,4 +303,101 @@ Test(conversation, tells_of_a_device_late_only_without_the_broker) {
     cr_expect(strstr(payload_on("t/log/gw/devices/2/connected"), "\"late\":true") != NULL);
     conversation_end(&peers[0]);
     conversation_end(&peers[1]);
+}
+
+// --- devices outside the registry ---
+
+#define STRANGERS 12
+
+static const char *name_of(size_t number) {
+    static char ident[8];
+    snprintf(ident, sizeof ident, "S%zu", number);
+    return ident;
+}
+
+static void say_of(struct peer *peer, const char *ident) {
+    char line[48];
+    snprintf(line, sizeof line, "=%s\n", ident);
+    say(peer, line);
+}
+
+static void all_say(struct peer peers[STRANGERS]) {
+    for (size_t i = 0; i < STRANGERS; i++)
+        say_of(&peers[i], name_of(i));
+}
+
+static size_t count_known(void) {
+    size_t known = 0;
+    for (size_t i = 0; i < STRANGERS; i++)
+        known += session_by_ident(&sessions, name_of(i))->device.known;
+    return known;
+}
+
+static void begin_all(struct peer peers[STRANGERS]) {
+    broker.loop.time = 600000;
+    parts.stranger_limiter.per_second = 10;
+    for (size_t i = 0; i < STRANGERS; i++)
+        begin(&peers[i]);
+}
+
+static void end_all(struct peer peers[STRANGERS]) {
+    for (size_t i = 0; i < STRANGERS; i++)
+        conversation_end(&peers[i]);
+}
+
+static void say_all(struct peer *relay) {
+    for (size_t i = 0; i < STRANGERS; i++)
+        say_of(relay, name_of(i));
+}
+
+// The others of their relay report all the time, but only who is new counts against the limit of its address.
+Test(conversation, of_a_stranger_without_a_place_gets_one_in_the_next_minute) {
+    struct peer relay;
+    configure("{}");
+    broker.loop.time = 600000;
+    parts.stranger_limiter.per_second = 10;
+    begin(&relay);
+    say_all(&relay);
+    cr_expect_eq(count_known(), 10);
+    broker.loop.time += 60000;
+    for (int i = 0; i < 10; i++)
+        say_all(&relay);
+    sessions_admit(&parts);
+    cr_expect_eq(count_known(), STRANGERS, "%zu", count_known());
+    conversation_end(&relay);
+}
+
+// Its id is that of a listed one, so that it never gets an identity.
+Test(conversation, of_who_can_have_no_identity_takes_no_place_of_others) {
+    struct peer peer;
+    configure("{\"devices\":[{\"ident\":\"A\",\"id\":42}]}");
+    parts.stranger_limiter.per_second = 1;
+    for (int i = 0; i < 3; i++) {
+        begin(&peer);
+        say_of(&peer, "42");
+        cr_expect(!peer.session->device.known);
+        conversation_end(&peer);
+    }
+    begin(&peer);
+    say_of(&peer, "43");
+    cr_expect(peer.session->device.known);
+    conversation_end(&peer);
+}
+
+// A changed configuration lets no more of them in at once than come by themselves.
+Test(conversation, of_strangers_that_may_have_an_identity_from_now_on) {
+    struct peer peers[STRANGERS];
+    configure("{\"unknown_devices\":\"channel\"}");
+    begin_all(peers);
+    all_say(peers);
+    cr_expect_eq(count_known(), 0);
+    registry_set_unknown(registry, UNKNOWN_ACCEPT, 1000);
+    sessions_reload_begin(&sessions);
+    while (!sessions_reload_some(&sessions, 5)) {
+    }
+    cr_expect_eq(count_known(), 10, "%zu", count_known());
+    broker.loop.time += 60000;
+    sessions_admit(&parts);
+    cr_expect_eq(count_known(), STRANGERS);
+    end_all(peers);
 }

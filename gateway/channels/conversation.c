@@ -104,7 +104,7 @@ static enum codec_identity on_identify(void *context, const char *ident) {
         return turn_away(peer, ident, "is not in the registry and unknown devices are rejected",
                          CLOSE_REJECTED);
     if (!device.listed && peer->parts->config->unknown_devices == UNKNOWN_ACCEPT)
-        device.known = session_may_be_known(peer, ident) && device.known;
+        device.known = session_may_be_known(peer, ident, &device);
     enum session_arrival arrival = session_attach(peer, ident, &device);
     if (arrival == SESSION_KEPT_ELSEWHERE)
         return turn_away(peer, ident, "has a connection, which stays (limits.takeover)", CLOSE_SAME_IDENT);

@@ -323,6 +323,42 @@ bool session_is_settled(const struct channel_parts *parts, const struct session 
     return session->settled || !session->device.known || !bus_is_up(parts->bus) || is_over(session);
 }
 
+// --- devices outside the registry ---
+
+static void tell_full(const struct peer *peer, const char *ident, const char *why) {
+    struct channel_parts *parts = peer->parts;
+    uint64_t now = uv_now(parts->loop);
+    if (parts->full_told != 0 && now - parts->full_told < MINUTE)
+        return;
+    parts->full_told = now;
+    log_warning(
+        "channel %s, %s, device %s: it has no identity, and is published on the channel topic only: %s",
+        peer->channel->name, peer->address, ident, why);
+}
+
+// One whose id is that of a listed device has none, and takes no place.
+static bool may_be_known(const struct peer *peer, const char *ident, const struct device *device) {
+    struct channel_parts *parts = peer->parts;
+    if (registry_has_stranger(parts->registry, ident))
+        return device->known;
+    if (registry_is_full(parts->registry)) {
+        tell_full(peer, ident, "so many devices outside the registry have one (limits.unknown_devices)");
+        return false;
+    }
+    if (!device->known)
+        return false;
+    // The limiter's seconds are minutes here.
+    if (limiter_allows(&parts->stranger_limiter, uv_now(parts->loop) / 60, peer->ip, sizeof peer->ip, NULL))
+        return true;
+    tell_full(peer, ident, "too many new devices outside the registry came from its address in this minute");
+    return false;
+}
+
+bool session_may_be_known(const struct peer *peer, const char *ident, const struct device *device) {
+    const struct session *session = session_by_ident(peer->parts->sessions, ident);
+    return session != NULL ? session->device.known : may_be_known(peer, ident, device);
+}
+
 // --- a registry that has changed ---
 
 struct peer *session_any_peer(const struct session *session) {
@@ -343,9 +379,13 @@ static void take_identity(struct session_table *table, struct session *session, 
 }
 
 void session_reload(struct session *session) {
-    struct channel_parts *parts = session_any_peer(session)->parts;
-    registry_admit(parts->registry, session->ident);
+    const struct peer *peer = session_any_peer(session);
+    struct channel_parts *parts = peer->parts;
     struct device device = registry_device(parts->registry, session->ident);
+    if (!device.listed && !session->device.known)
+        device.known = device.known && may_be_known(peer, session->ident, &device);
+    if (device.known)
+        registry_admit(parts->registry, session->ident);
     if (!device.allowed)
         close_all(session, CLOSE_REJECTED);
     else if (device.known == session->device.known && device.id == session->device.id)
@@ -375,40 +415,12 @@ bool sessions_reload_some(struct session_table *table, size_t count) {
     return table->reloads == NULL;
 }
 
-// --- devices outside the registry ---
-
-static void tell_full(const struct peer *peer, const char *ident, const char *why) {
-    struct channel_parts *parts = peer->parts;
-    uint64_t now = uv_now(parts->loop);
-    if (parts->full_told != 0 && now - parts->full_told < MINUTE)
-        return;
-    parts->full_told = now;
-    log_warning(
-        "channel %s, %s, device %s: it has no identity, and is published on the channel topic only: %s",
-        peer->channel->name, peer->address, ident, why);
-}
-
-bool session_may_be_known(const struct peer *peer, const char *ident) {
-    struct channel_parts *parts = peer->parts;
-    if (registry_has_stranger(parts->registry, ident))
-        return true;
-    if (registry_is_full(parts->registry)) {
-        tell_full(peer, ident, "so many devices outside the registry have one (limits.unknown_devices)");
-        return false;
-    }
-    // The limiter's seconds are minutes here.
-    if (limiter_allows(&parts->stranger_limiter, uv_now(parts->loop) / 60, peer->ip, sizeof peer->ip, NULL))
-        return true;
-    tell_full(peer, ident, "too many new devices outside the registry came from its address in this minute");
-    return false;
-}
-
 void sessions_admit(struct channel_parts *parts) {
     struct session *session, *next;
     HASH_ITER(by_ident, parts->sessions->by_ident, session, next) {
         struct device device = registry_device(parts->registry, session->ident);
         if (session->device.known || !device.known ||
-            !session_may_be_known(session_any_peer(session), session->ident))
+            !may_be_known(session_any_peer(session), session->ident, &device))
             continue;
         registry_admit(parts->registry, session->ident);
         take_identity(parts->sessions, session, &device);

@@ -89,12 +89,13 @@ void sessions_reload_begin(struct session_table *table);
 bool sessions_reload_some(struct session_table *table, size_t count);
 
 // Gives those devices outside the registry an identity that had none for want of a place (limits.unknown_devices), as
-// far as there are places now.
+// far as there are places now, and as the limit by address lets them.
 void sessions_admit(struct channel_parts *parts);
 
-// Whether a device outside the registry that speaks at peer gets an identity: it has one, or there is a place, and few
-// others came from its address within the minute. When not, the log says so once a minute.
-bool session_may_be_known(const struct peer *peer, const char *ident);
+// Whether a device outside the registry that speaks at peer gets an identity; device is what the registry says of it.
+// One that is here does when it has one: only sessions_admit() gives it another. One that is new does when there is a
+// place, and few others came from its address within the minute. When not, the log says so once a minute.
+bool session_may_be_known(const struct peer *peer, const char *ident, const struct device *device);
 
 // NULL when the device is not here. Only devices with an identity are found by an id.
 struct session *session_by_ident(const struct session_table *table, const char *ident);
