@@ -247,6 +247,37 @@ Test(devices, that_leave_in_between_do_no_harm) {
     cr_assert(devices_know(devices, 1) && !devices_know(devices, 2) && !devices_know(devices, 3));
 }
 
+// Two that are connected, and listed no more: by default both have the same id, and one of them goes.
+Test(devices, that_come_to_share_an_id_push_one_out) {
+    static const char *const idents[] = {"042", "42"};
+    struct session here[2];
+    struct place places[2];
+    struct peer peer = {.channel = &channel,
+                        .parts = &(struct channel_parts){.loop = &carrier.loop, .sessions = &sessions}};
+    open_devices(list_of(0, 1, ""));
+    void *before = texts;
+    struct config_devices *list = list_of(2, 1, "Van %d");
+    for (int i = 0; i < 2; i++)
+        list->list[i].ident = idents[i];
+    registry_index_free(registry_swap(registry, registry_index_new(list)));
+    reload();
+    peer.parts->registry = registry;
+    for (int i = 0; i < 2; i++) {
+        here[i] = (struct session){.tcp = &places[i], .device = {.id = 42}};
+        strcpy(here[i].ident, idents[i]);
+        places[i] = (struct place){.peer = &peer, .session = &here[i]};
+        HASH_ADD_KEYPTR(by_ident, sessions.by_ident, here[i].ident, strlen(here[i].ident), &here[i]);
+    }
+    free(before);
+    before = texts;
+    swap(list_of(0, 1, ""), before);
+    registry_set_unknown(registry, UNKNOWN_ACCEPT, 10);
+    peer.parts->stranger_limiter.per_second = 0;
+    reload();
+    cr_assert(devices_know(devices, 42) && !devices_know(devices, 1) && !devices_know(devices, 2));
+    HASH_CLEAR(by_ident, sessions.by_ident);
+}
+
 // --- what the broker tells of devices that nobody knows ---
 
 #define CLAIMS 400000 // that are remembered

@@ -864,8 +864,9 @@ static void tell_all_created(struct devices *devices) {
     }
 }
 
-// Gives a device the id that the registry has for it now, with its last values.
-static void move(struct devices *devices, struct device_state *state) {
+// Gives a device the id that the registry has for it now, which is returned, with its last values. Whoever has that id
+// by then goes: by default, "042" and "42" have the same.
+static int64_t move(struct devices *devices, struct device_state *state) {
     struct device device = registry_device(devices->parts.registry, state->ident);
     struct device_state *there = find(devices, device.id);
     if (there != NULL)
@@ -881,6 +882,7 @@ static void move(struct devices *devices, struct device_state *state) {
     end_rest(devices, state);
     mark_due(devices, state, STATE_ALL);
     identify(devices, state, &device, state->ident);
+    return state->id;
 }
 
 // Whether the device of a state still has one, now that the registry says what device is.
@@ -922,25 +924,35 @@ static void tell_session(const struct devices *devices, const struct device_stat
         session_reload(session);
 }
 
+// NULL: it has gone meanwhile.
+static void tell_moved(const struct devices *devices, struct device_state *state) {
+    if (state == NULL)
+        return;
+    tell_session(devices, state);
+    if (devices->all_read)
+        tell_created(devices, state);
+}
+
 // All at once: ids may be exchanged, so that first all are taken out, and nobody may come in between.
 static void move_all(struct devices *devices) {
     const struct reload *reload = &devices->reload;
     struct device_state **states = must_have(calloc(reload->moved_count + 1, sizeof(struct device_state *)));
+    int64_t *ids = must_have(calloc(reload->moved_count + 1, sizeof *ids)); // that they have now
+    size_t count = 0;
     for (size_t i = 0; i < reload->moved_count; i++) {
-        states[i] = find(devices, reload->moved[i]);
-        if (states[i] != NULL)
-            HASH_DEL(devices->by_id, states[i]);
+        struct device_state *state = find(devices, reload->moved[i]);
+        if (state == NULL)
+            continue;
+        HASH_DEL(devices->by_id, state);
+        states[count++] = state;
     }
+    for (size_t i = 0; i < count; i++)
+        ids[i] = move(devices, states[i]);
+    for (size_t i = 0; i < count; i++)
+        tell_moved(devices, find(devices, ids[i]));
     for (size_t i = 0; i < reload->moved_count; i++)
-        if (states[i] != NULL)
-            move(devices, states[i]);
-    for (size_t i = 0; i < reload->moved_count; i++) {
-        if (states[i] != NULL)
-            tell_session(devices, states[i]);
-        if (states[i] != NULL && devices->all_read)
-            tell_created(devices, states[i]);
         clearing_begin(devices->parts.clearing, reload->moved[i]);
-    }
+    free(ids);
     free(states);
 }
 
