@@ -202,6 +202,15 @@ static struct pattern *compile(const char *wanted) {
     return place;
 }
 
+void json_schema_end_thread(void) {
+    for (size_t i = 0; i < PATTERNS_MAX && patterns[i].text != NULL; i++) {
+        regfree(&patterns[i].expression);
+        free(patterns[i].text);
+        patterns[i].text = NULL;
+    }
+    next_pattern = 0;
+}
+
 static bool matches(const char *wanted, const char *text) {
     struct pattern *pattern = compiled(wanted);
     if (pattern == NULL)

@@ -57,6 +57,14 @@ struct address_key address_key_of(const struct sockaddr *address) {
     return key;
 }
 
+bool address_is_loopback(const struct sockaddr_storage *address) {
+    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)address;
+    const struct sockaddr_in *four = (const struct sockaddr_in *)address;
+    if (address->ss_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&six->sin6_addr);
+    return ntohl(four->sin_addr.s_addr) >> 24 == 127;
+}
+
 char *address_write(const struct sockaddr *address, char *text) {
     struct address_key key = address_key_of(address);
     char host[INET6_ADDRSTRLEN];

@@ -10,6 +10,9 @@
 // Reads "127.0.0.1:7700" or "[::]:7700". False, with *address untouched, when it is neither.
 bool address_parse(const char *text, struct sockaddr_storage *address);
 
+// Whether only this machine reaches it.
+bool address_is_loopback(const struct sockaddr_storage *address);
+
 // Writes "ip:port" ("[ip]:port" for IPv6; an IPv4 address mapped into IPv6 as IPv4) into text of
 // ADDRESS_TEXT_MAX bytes; returns text.
 char *address_write(const struct sockaddr *address, char *text);

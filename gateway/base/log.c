@@ -14,9 +14,10 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/limiter.h"
 
-static enum log_level log_max = LOG_INFO;
-static enum log_format log_form = LOG_TEXT;
-static unsigned log_worker;
+// A reload sets them while the page's thread writes lines.
+static _Atomic enum log_level log_max = LOG_INFO;
+static _Atomic enum log_format log_form = LOG_TEXT;
+static _Atomic unsigned log_worker;
 
 static log_sink *log_diverted;
 static void *log_diverted_context;

@@ -115,6 +115,7 @@ struct outbox {
     uint64_t passed_since; // when that was, by uv_now()
 
     bool spilling;
+    uint64_t spilling_since; // by uv_now(): when the oldest on disk was put, as far as is known
     bool loading;
     uint64_t load_through; // the last on disk when the loading began
     size_t load_limit;     // messages of this loading, at most
@@ -495,6 +496,7 @@ static void begin_spilling(struct outbox *outbox, const char *why) {
     uint64_t before = outbox->last_spilled;
     log_warning("%zu messages are waiting for the broker: %s; writing them to disk", outbox->count, why);
     outbox->spilling = true;
+    outbox->spilling_since = outbox->items != NULL ? outbox->items->since : uv_now(outbox->loop);
     outbox->allowance = SHARE * BUSY_COUNT;
     DL_FOREACH(outbox->items, item) {
         if (item->number > before)
@@ -1236,6 +1238,7 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, const char *pref
         .handlers = *handlers,
         .log_limiter = {.per_second = LOG_LINES},
         .spilling = stored.count > 0,
+        .spilling_since = uv_now(loop),
         .last_number = stored.last,
         .earlier = stored.last,
         .written_through = stored.last,
@@ -1280,4 +1283,15 @@ void outbox_free(struct outbox *outbox) {
     sideline_free(outbox->sideline);
     free(outbox->refused);
     free(outbox);
+}
+
+uint64_t outbox_taken(const struct outbox *outbox) {
+    return outbox->taken;
+}
+
+uint64_t outbox_oldest_age(const struct outbox *outbox) {
+    uint64_t now = uv_now(outbox->loop);
+    if (outbox->spilling)
+        return now - outbox->spilling_since;
+    return outbox->items != NULL ? now - outbox->items->since : 0;
 }

@@ -105,6 +105,11 @@ void outbox_link_down(struct outbox *outbox, enum mqtt_end end);
 void outbox_link_ready(struct outbox *outbox);
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason);
 
+// Messages that the broker has taken in this run; and the age of the oldest that it does not have, in milliseconds: of
+// what is on disk since it went there, or since the start.
+uint64_t outbox_taken(const struct outbox *outbox);
+uint64_t outbox_oldest_age(const struct outbox *outbox);
+
 // Messages that the broker does not have; and those of them that only memory holds.
 size_t outbox_count(const struct outbox *outbox);
 size_t outbox_unsafe_count(const struct outbox *outbox);

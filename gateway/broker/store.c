@@ -1304,3 +1304,7 @@ size_t store_close(struct store *store) {
     free_store(store);
     return lost;
 }
+
+bool store_is_writable(const struct store *store) {
+    return !store->failed;
+}

@@ -29,6 +29,9 @@ void store_stop(struct store *store);
 bool store_is_writing(const struct store *store);
 size_t store_close(struct store *store);
 
+// Whether the last write succeeded; one that fails is tried again.
+bool store_is_writable(const struct store *store);
+
 // A random text that was made with the file, at most 32 letters and digits.
 const char *store_marker(const struct store *store);
 

@@ -33,6 +33,7 @@
 #define TOPIC_MARK         "/mark"       // the same: behind a question for telemetry
 #define TOPIC_MARKER       "/queue"      // the same: up to which command the broker has the entries
 #define TOPIC_GENERATION   "/generation" // the same: up to which generation it has our state
+#define TOPIC_METRICS      "/metrics"    // of an instance: its numbers
 
 #define TOPIC_POSITION "position" // in place of a field, behind TOPIC_TELEMETRY
 

@@ -2,6 +2,8 @@
 // returns the exit code: 0 done, 1 the input was bad, 2 wrong usage. cli_X() is in X.c.
 #pragma once
 
+#include <stdbool.h>
+
 #include "codecs/codec.h"
 
 #define EXIT_USAGE 2
@@ -17,7 +19,12 @@ int cli_describe(int argc, char **argv);
 int cli_watch(int argc, char **argv);
 int cli_store(int argc, char **argv);
 int cli_send(int argc, char **argv);
+int cli_web(int argc, char **argv);
 int cli_capture(int argc, char **argv);
+
+// Whether the page may be served as config says, with listen in place of its own (or NULL); prints what is in the way.
+struct config;
+bool cli_may_serve(const struct config *config, const char *listen);
 
 // Prints what was wrong with the arguments and where help is; returns EXIT_USAGE.
 __attribute__((format(printf, 2, 3))) int cli_usage_fault(const char *subcommand, const char *format, ...);

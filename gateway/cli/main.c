@@ -13,6 +13,8 @@ static const char help[] =
     "\n"
     "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
     "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
+    "  trackbus web [-c FILE] [--listen ADDRESS:PORT]\n"
+    "                                         serve the page, the API and the metrics\n"
     "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
     "  trackbus capture [-c FILE] DEVICE      see the bytes of a device, both directions\n"
     "  trackbus store list|resend|drop        what the broker did not take\n"
@@ -29,9 +31,9 @@ static const struct subcommand {
     const char *name;
     int (*run)(int argc, char **argv);
 } subcommands[] = {
-    {"run", cli_run},       {"check", cli_check},       {"decode", cli_decode},
-    {"encode", cli_encode}, {"describe", cli_describe}, {"watch", cli_watch},
-    {"store", cli_store},   {"send", cli_send},         {"capture", cli_capture},
+    {"run", cli_run},           {"check", cli_check}, {"decode", cli_decode}, {"encode", cli_encode},
+    {"describe", cli_describe}, {"watch", cli_watch}, {"store", cli_store},   {"send", cli_send},
+    {"capture", cli_capture},   {"web", cli_web},
 };
 
 int cli_usage_fault(const char *subcommand, const char *format, ...) {

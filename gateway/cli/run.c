@@ -8,6 +8,7 @@
 #include "gateway/config/config.h"
 #include "gateway/run/gateway.h"
 #include "gateway/run/supervisor.h"
+#include "gateway/web/beside.h"
 
 static const char help[] =
     "trackbus run [-c FILE] [--workers N]\n"
@@ -57,12 +58,25 @@ static int read_options(int argc, char **argv, const char **file, unsigned *work
     return optind < argc ? cli_usage_fault(argv[0], "unexpected argument '%s'", argv[optind]) : -1;
 }
 
-static int run(struct config *config, unsigned workers) {
+static int run_with(struct config *config, unsigned workers, const struct gateway_guest *guest) {
     if (workers > 0)
-        return supervisor_run(config, workers);
+        return supervisor_run(config, workers, guest);
     log_setup(config->log_level, config->log_format, 0);
     supervisor_warn_of_leftovers(config);
-    return gateway_run(config, NULL);
+    return gateway_run(config, NULL, guest);
+}
+
+static int run(struct config *config, unsigned workers) {
+    if (config->web.listen == NULL)
+        return run_with(config, workers, NULL);
+    if (!cli_may_serve(config, NULL))
+        return 1;
+    struct web_beside *beside = web_beside_new();
+    const struct gateway_guest guest = {
+        .context = beside, .start = web_beside_start, .told = web_beside_told, .stop = web_beside_stop};
+    int code = run_with(config, workers, &guest);
+    web_beside_free(beside);
+    return code;
 }
 
 int cli_run(int argc, char **argv) {

@@ -19,6 +19,7 @@ struct commands {
     struct command_sync sync;
     struct command_intake intake;
     uv_timer_t sweep;
+    struct command_counts counts;
 };
 
 static struct command_secret secret_of(const struct commands_parts *parts) {
@@ -31,8 +32,11 @@ static struct command_secret secret_of(const struct commands_parts *parts) {
 
 static void wire(struct commands *commands) {
     const struct commands_parts *parts = &commands->parts;
-    commands->voice = (struct command_voice){
-        .bus = parts->bus, .outbox = parts->outbox, .store = parts->store, .secret = secret_of(parts)};
+    commands->voice = (struct command_voice){.bus = parts->bus,
+                                             .outbox = parts->outbox,
+                                             .store = parts->store,
+                                             .secret = secret_of(parts),
+                                             .counts = &commands->counts};
     commands->queue = (struct command_queue){.config = parts->config,
                                              .table = &commands->table,
                                              .voice = &commands->voice,
@@ -50,6 +54,10 @@ struct commands *commands_new(const struct commands_parts *parts) {
     uv_timer_init(parts->loop, &commands->sweep);
     commands->sweep.data = commands;
     return commands;
+}
+
+const struct command_counts *commands_counts(const struct commands *commands) {
+    return &commands->counts;
 }
 
 static void on_sweep(uv_timer_t *timer) {

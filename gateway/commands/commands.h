@@ -12,6 +12,7 @@
 #include "gateway/broker/roll_call.h"
 #include "gateway/broker/store.h"
 #include "gateway/commands/queue.h"
+#include "gateway/commands/voice.h"
 #include "gateway/config/config.h"
 #include "gateway/config/registry.h"
 
@@ -40,6 +41,9 @@ void commands_stop(struct commands *commands);
 
 // After the loop has ended, and when the outbox and the store call nobody any more.
 void commands_free(struct commands *commands);
+
+// How many have ended, in this run.
+const struct command_counts *commands_counts(const struct commands *commands);
 
 // --- the broker ---
 

@@ -78,8 +78,18 @@ static void respond(const struct command_voice *voice, const struct command *com
     json_decref(entry);
 }
 
+static void count(struct command_counts *counts, const struct command *command) {
+    bool executed = json_is_true(json_object_get(command->result, "executed"));
+    counts->executed += command->state == COMMAND_PROCESSED && executed;
+    counts->failed += command->state == COMMAND_PROCESSED && !executed;
+    counts->expired += command->state == COMMAND_EXPIRED;
+    counts->canceled += command->state == COMMAND_CANCELED;
+}
+
 void command_voice_result(const struct command_voice *voice, const struct command *command) {
     command_voice_log(voice, command, command->state, command->result);
+    if (voice->counts != NULL)
+        count(voice->counts, command);
     if (command->response_topic != NULL)
         respond(voice, command);
 }

@@ -11,11 +11,17 @@
 #include "gateway/commands/command.h"
 #include "gateway/commands/signature.h"
 
+// How many commands have ended, and how; each only grows.
+struct command_counts {
+    uint64_t executed, failed, expired, canceled;
+};
+
 struct command_voice {
     const struct bus *bus;
     struct outbox *outbox;
     struct store *store;
-    struct command_secret secret; // that entries are signed with
+    struct command_secret secret;  // that entries are signed with
+    struct command_counts *counts; // or NULL
 };
 
 // The command's name as a level of a topic: "invalid" when it cannot be one.

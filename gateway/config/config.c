@@ -369,6 +369,26 @@ void config_devices_free(struct config_devices *devices) {
     free(devices);
 }
 
+static void read_web(struct faults *faults, struct config *config) {
+    const json_t *web = json_object_get(config->json, "web");
+    struct sockaddr_storage address;
+    config->web.listen = text_of(web, "listen");
+    config->web.users_file = text_of(web, "users_file");
+    config->web.commands = json_is_true(json_object_get(web, "commands"));
+    config->web.behind_proxy = json_is_true(json_object_get(web, "behind_proxy"));
+    config->web.tiles = text_of(web, "tiles");
+    config->web.attribution = text_of(web, "attribution");
+    config->web.trail = integer_of(web, "trail");
+    config->web.cert_file = text_of(web, "cert_file");
+    config->web.key_file = text_of(web, "key_file");
+    if (config->web.listen != NULL && !address_parse(config->web.listen, &address))
+        faults_add(faults, "$.web.listen",
+                   "is \"%s\", expected HOST:PORT with a numeric host, such as 127.0.0.1:7780",
+                   config->web.listen);
+    if ((config->web.cert_file == NULL) != (config->web.key_file == NULL))
+        faults_add(faults, "$.web", "has one of cert_file and key_file, expected both or none");
+}
+
 static void read_rest(struct config *config) {
     static const char *const unknown[] = {"accept", "channel", "reject", NULL};
     static const char *const telemetry[] = {"parameters", "position", "off", NULL};
@@ -425,6 +445,7 @@ static void read_all(struct faults *faults, struct config *config) {
     read_commands(faults, config);
     config->devices_file = text_of(config->json, "devices_file");
     config->devices = read_devices(faults, config);
+    read_web(faults, config);
     read_rest(config);
     rules_check_texts(faults, config);
     rules_check_channels(faults, config);

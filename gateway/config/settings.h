@@ -85,6 +85,15 @@ struct config {
         char *key;                                     // that signs entries; NULL: the store's
         size_t key_length;
     } commands;
+    struct {
+        const char *listen;               // "ip:port", or NULL: no page
+        const char *users_file;           // or NULL: nobody logs in
+        bool commands;                    // whether who is logged in may command
+        bool behind_proxy;                // a proxy in front does TLS and says who the client is
+        const char *tiles, *attribution;  // of the map; tiles may be NULL
+        int trail;                        // points of a device
+        const char *cert_file, *key_file; // or NULL
+    } web;
     const char *store_path;
     size_t store_max_bytes;
     unsigned worker, workers; // which one of how many processes that share the ports, from 1; 0: the only one

@@ -28,7 +28,29 @@ struct fleet_device *fleet_by_id(const struct fleet *fleet, int64_t id) {
 static struct fleet_device *make_device(void) {
     struct fleet_device *device = must_have(calloc(1, sizeof *device));
     device->id = -1;
-    device->latitude = device->longitude = device->speed = device->battery = NAN;
+    device->channel = -1;
+    device->latitude = device->longitude = device->speed = NAN;
+    device->direction = device->battery = NAN;
+    return device;
+}
+
+void fleet_touch(struct fleet *fleet, struct fleet_device *device) {
+    if (device->changed || *device->ident == '\0')
+        return;
+    device->changed = true;
+    DL_APPEND2(fleet->changed, device, changed_prev, changed_next);
+}
+
+static void untouch(struct fleet *fleet, struct fleet_device *device) {
+    if (device->changed)
+        DL_DELETE2(fleet->changed, device, changed_prev, changed_next);
+    device->changed = false;
+}
+
+struct fleet_device *fleet_next_changed(struct fleet *fleet) {
+    struct fleet_device *device = fleet->changed;
+    if (device != NULL)
+        untouch(fleet, device);
     return device;
 }
 
@@ -39,6 +61,21 @@ static void set_connection(struct fleet *fleet, struct fleet_device *device,
         fleet->connected += connection == FLEET_CONNECTED;
     }
     device->connection = connection;
+    fleet_touch(fleet, device);
+}
+
+static void leave_strangers(struct fleet *fleet, struct fleet_device *device) {
+    if (!device->stranger)
+        return;
+    DL_DELETE2(fleet->strangers, device, stranger_prev, stranger_next);
+    fleet->stranger_count--;
+    device->stranger = false;
+}
+
+static void join_strangers(struct fleet *fleet, struct fleet_device *device) {
+    DL_APPEND2(fleet->strangers, device, stranger_prev, stranger_next);
+    fleet->stranger_count++;
+    device->stranger = true;
 }
 
 // Keeps the list in order, as far as that is quick.
@@ -55,6 +92,7 @@ static void set_heard(struct fleet *fleet, struct fleet_device *device, int64_t 
     if (heard <= device->heard)
         return;
     device->heard = heard;
+    fleet_touch(fleet, device);
     if (*device->ident == '\0')
         return;
     DL_DELETE(fleet->newest, device);
@@ -65,31 +103,53 @@ static void set_ident(struct fleet *fleet, struct fleet_device *device, const ch
     snprintf(device->ident, sizeof device->ident, "%s", ident);
     HASH_ADD_KEYPTR(by_ident, fleet->by_ident, device->ident, strlen(device->ident), device);
     enlist(fleet, device);
+    if (device->id < 0)
+        join_strangers(fleet, device);
     fleet->count++;
+    fleet_touch(fleet, device);
     fleet->connected += device->connection == FLEET_CONNECTED;
 }
 
 static void drop_id(struct fleet *fleet, struct fleet_device *device) {
-    if (device->id >= 0)
-        HASH_DELETE(by_id, fleet->by_id, device);
+    if (device->id < 0)
+        return;
+    HASH_DELETE(by_id, fleet->by_id, device);
     device->id = -1;
+    if (*device->ident != '\0')
+        join_strangers(fleet, device);
 }
 
 static void set_id(struct fleet *fleet, struct fleet_device *device, int64_t id) {
     drop_id(fleet, device);
+    leave_strangers(fleet, device);
     device->id = id;
     HASH_ADD(by_id, fleet->by_id, id, sizeof device->id, device);
 }
 
 static void forget(struct fleet *fleet, struct fleet_device *device) {
     drop_id(fleet, device);
+    leave_strangers(fleet, device);
     if (*device->ident != '\0') {
+        if (fleet->gone != NULL)
+            fleet->gone(fleet->context, device);
         set_connection(fleet, device, FLEET_UNKNOWN);
+        untouch(fleet, device);
         HASH_DELETE(by_ident, fleet->by_ident, device);
         DL_DELETE(fleet->newest, device);
         fleet->count--;
     }
     free(device);
+}
+
+// For one more device.
+static void make_room(struct fleet *fleet) {
+    size_t most = fleet->most > 0 ? fleet->most : FLEET_MAX;
+    while (fleet->stranger_count >= FLEET_STRANGERS_MAX)
+        forget(fleet, fleet->strangers);
+    while (fleet->count >= most)
+        forget(fleet, fleet_newest(fleet)->prev); // the last one: the list is a ring backwards
+    while (HASH_CNT(by_id, fleet->by_id) >= most)
+        forget(fleet, fleet->by_id); // known by its id alone, or from long ago
 }
 
 // What was known of the id alone goes to the device that turns out to have that id.
@@ -100,6 +160,7 @@ static void merge(struct fleet *fleet, struct fleet_device *device, struct fleet
         device->latitude = nameless->latitude;
         device->longitude = nameless->longitude;
         device->speed = nameless->speed;
+        device->direction = nameless->direction;
         device->battery = nameless->battery;
         set_heard(fleet, device, nameless->heard);
     }
@@ -108,6 +169,8 @@ static void merge(struct fleet *fleet, struct fleet_device *device, struct fleet
 
 // The device of this ident, and of this id where it is not -1.
 static struct fleet_device *find_or_make(struct fleet *fleet, const char *ident, int64_t id) {
+    if (fleet_by_ident(fleet, ident) == NULL)
+        make_room(fleet);
     struct fleet_device *device = fleet_by_ident(fleet, ident);
     struct fleet_device *other = id >= 0 ? fleet_by_id(fleet, id) : NULL;
     if (device == NULL) {
@@ -128,6 +191,7 @@ static struct fleet_device *find_or_make(struct fleet *fleet, const char *ident,
 static struct fleet_device *find_or_make_id(struct fleet *fleet, int64_t id) {
     struct fleet_device *device = fleet_by_id(fleet, id);
     if (device == NULL) {
+        make_room(fleet);
         device = make_device();
         set_id(fleet, device, id);
     }
@@ -148,13 +212,29 @@ static void take_values(struct fleet_device *device, const struct report *report
     }
     if (!isnan(report->speed))
         device->speed = report->speed;
+    if (!isnan(report->direction))
+        device->direction = report->direction;
     if (!isnan(report->battery))
         device->battery = report->battery;
 }
 
+// The way that it came.
+static void take_way(struct fleet_device *device, const struct report *report) {
+    if (report->protocol > 0)
+        device->protocol = report->protocol;
+    if (report->channel >= 0)
+        device->channel = report->channel;
+}
+
 void fleet_report(struct fleet *fleet, const struct report *report) {
     struct fleet_device *device = find_or_make(fleet, report->ident, report->id);
+    if (device->stranger) { // the last one to be forgotten
+        leave_strangers(fleet, device);
+        join_strangers(fleet, device);
+    }
     set_name(device, report->name);
+    take_way(device, report);
+    fleet_touch(fleet, device);
     if (report->reported >= device->reported) { // an old report does not overwrite newer values
         take_values(device, report);
         device->reported = report->reported;
@@ -180,10 +260,15 @@ void fleet_presence(struct fleet *fleet, const struct presence *presence) {
 
 void fleet_identity(struct fleet *fleet, int64_t id, const struct report *identity) {
     struct fleet_device *device = fleet_by_id(fleet, id);
-    if (identity != NULL)
-        set_name(find_or_make(fleet, identity->ident, id), identity->name);
-    else if (device != NULL)
-        forget(fleet, device);
+    if (identity == NULL) {
+        if (device != NULL)
+            forget(fleet, device);
+        return;
+    }
+    device = find_or_make(fleet, identity->ident, id);
+    set_name(device, identity->name);
+    take_way(device, identity);
+    fleet_touch(fleet, device);
 }
 
 void fleet_connected(struct fleet *fleet, int64_t id, enum fleet_connection connection) {
@@ -191,12 +276,17 @@ void fleet_connected(struct fleet *fleet, int64_t id, enum fleet_connection conn
 }
 
 void fleet_position(struct fleet *fleet, int64_t id, const struct report *position) {
-    take_values(find_or_make_id(fleet, id), position);
+    struct fleet_device *device = find_or_make_id(fleet, id);
+    take_values(device, position);
+    fleet_touch(fleet, device);
 }
 
 void fleet_battery(struct fleet *fleet, int64_t id, double battery) {
-    if (!isnan(battery))
-        find_or_make_id(fleet, id)->battery = battery;
+    if (isnan(battery))
+        return;
+    struct fleet_device *device = find_or_make_id(fleet, id);
+    device->battery = battery;
+    fleet_touch(fleet, device);
 }
 
 void fleet_heard(struct fleet *fleet, int64_t id, int64_t heard) {

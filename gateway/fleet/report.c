@@ -49,14 +49,30 @@ static int64_t id_of(const json_t *value) {
     return id >= 0 ? (int64_t)id : -1;
 }
 
+// 0 for what is no id of a protocol.
+static int protocol_of(const json_t *value) {
+    double id = in_range(FIELD_PROTOCOL_ID, value);
+    return id >= 0 ? (int)id : 0;
+}
+
+static int64_t channel_of(const json_t *value) {
+    double id = in_range(FIELD_CHANNEL_ID, value);
+    return id >= 0 ? (int64_t)id : -1;
+}
+
 static void copy_clean(const json_t *value, char *out, size_t capacity) {
     *out = '\0';
     if (json_is_string(value))
         clean_text(json_string_value(value), json_string_length(value), out, capacity);
 }
 
-static const struct report empty = {
-    .id = -1, .latitude = NAN, .longitude = NAN, .speed = NAN, .battery = NAN};
+static const struct report empty = {.id = -1,
+                                    .latitude = NAN,
+                                    .longitude = NAN,
+                                    .speed = NAN,
+                                    .direction = NAN,
+                                    .battery = NAN,
+                                    .channel = -1};
 
 // Makes an empty report of this ident. False when that is not one.
 static bool begin(struct report *report, const json_t *ident) {
@@ -162,7 +178,10 @@ bool report_message(struct report *report, const char *payload, size_t length, i
         report->speed = number_of(json, FIELD_POSITION_SPEED);
         if (isnan(report->speed))
             report->speed = number_of(json, FIELD_VEHICLE_SPEED);
+        report->direction = number_of(json, FIELD_POSITION_DIRECTION);
         report->battery = number_of(json, FIELD_BATTERY_VOLTAGE);
+        report->protocol = protocol_of(json_object_get(json, field_table[FIELD_PROTOCOL_ID].key));
+        report->channel = channel_of(json_object_get(json, field_table[FIELD_CHANNEL_ID].key));
         tell_event(json, report);
     }
     json_decref(json);
@@ -196,6 +215,7 @@ bool report_identity(struct report *report, const char *payload, size_t length) 
     json_t *json = read_object(payload, length);
     bool valid = begin(report, json_object_get(json, "ident"));
     report->id = id_of(json_object_get(json, "id"));
+    report->protocol = protocol_of(json_object_get(json, "protocol_id"));
     copy_clean(json_object_get(json, "name"), report->name, sizeof report->name);
     json_decref(json);
     return valid;
@@ -207,6 +227,7 @@ bool report_position(struct report *report, const char *payload, size_t length) 
     report->latitude = in_range(FIELD_POSITION_LATITUDE, json_object_get(json, "latitude"));
     report->longitude = in_range(FIELD_POSITION_LONGITUDE, json_object_get(json, "longitude"));
     report->speed = in_range(FIELD_POSITION_SPEED, json_object_get(json, "speed"));
+    report->direction = in_range(FIELD_POSITION_DIRECTION, json_object_get(json, "direction"));
     bool valid = json != NULL;
     json_decref(json);
     return valid;

@@ -19,7 +19,10 @@ struct report {
     int64_t received, reported; // microseconds since 1970, not after now
     double latitude, longitude; // degrees; these four are NAN when missing or out of range
     double speed;               // km/h
+    double direction;           // degrees, NAN when missing
     double battery;             // volts
+    int protocol;               // protocol.id; 0 when missing
+    int64_t channel;            // channel.id, or -1
     char event[REPORT_EVENT_MAX];
     bool notable; // more than a plain position or sign of life
     bool alarm;
@@ -39,9 +42,9 @@ struct presence {
 bool report_presence(struct presence *presence, bool connected, const char *payload, size_t length,
                      int64_t now);
 
-// Reads what is retained under state/gw/devices/{id}: ident, name and id. False when it is not that.
+// Reads what is retained under state/gw/devices/{id}: ident, name, id and protocol. False when it is not that.
 bool report_identity(struct report *report, const char *payload, size_t length);
-// Reads telemetry/position: latitude, longitude and speed. False when it is not a JSON object.
+// Reads telemetry/position: latitude, longitude, speed and direction. False when it is not a JSON object.
 bool report_position(struct report *report, const char *payload, size_t length);
 // Reads a field's bare value. NAN when it is not a number in the field's range.
 double report_number(enum field field, const char *payload, size_t length);

@@ -22,6 +22,7 @@
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/notes.h"
+#include "gateway/run/metrics.h"
 #include "gateway/run/reload.h"
 #include "gateway/run/subscriptions.h"
 #include "gateway/state/rivals.h"
@@ -52,6 +53,8 @@ struct gateway {
     struct channel *channels; // config->channel_count of them
     struct state *state;
     struct commands *commands;
+    struct metrics *metrics;
+    const struct gateway_guest *guest; // or NULL
     struct reload *reload;
     uv_signal_t signals[4];
     uv_timer_t minute_timer; // looks after devices outside the registry
@@ -123,6 +126,7 @@ static void on_link_up(void *context) {
     roll_call_ask(gateway->roll_call);
     outbox_link_up(gateway->outbox);
     state_link_up(gateway->state);
+    metrics_link(gateway->metrics, true);
 }
 
 static void on_link_down(void *context, enum mqtt_end end) {
@@ -130,6 +134,7 @@ static void on_link_down(void *context, enum mqtt_end end) {
     outbox_link_down(gateway->outbox, end);
     roll_call_lost(gateway->roll_call);
     state_link_down(gateway->state);
+    metrics_link(gateway->metrics, false);
 }
 
 // The broker has answered a subscription that it had refused for now.
@@ -315,6 +320,7 @@ static void stop_parts(struct gateway *gateway) {
     mqtt_link_stop(gateway->link);
     outbox_stop(gateway->outbox);
     gate_stop(gateway->gate);
+    metrics_stop(gateway->metrics);
     captures_stop(gateway->captures);
     roll_call_stop(gateway->roll_call);
     state_stop(gateway->state);
@@ -562,11 +568,32 @@ static void make_commands(struct gateway *gateway) {
                                               .roads = {gateway, find_road, whois, knows, has_others}});
 }
 
+static void tell_guest(void *context, const char *text) {
+    struct gateway *gateway = context;
+    if (gateway->guest != NULL)
+        gateway->guest->told(gateway->guest->context, gateway->config->mqtt.client_id, text);
+}
+
+static void make_metrics(struct gateway *gateway) {
+    gateway->metrics = metrics_new(&(struct metrics_parts){.loop = &gateway->loop,
+                                                           .lag = &gateway->lag,
+                                                           .config = gateway->config,
+                                                           .bus = gateway->bus,
+                                                           .outbox = gateway->outbox,
+                                                           .store = gateway->store,
+                                                           .channels = gateway->channels,
+                                                           .commands = gateway->commands,
+                                                           .started = gateway->started,
+                                                           .told = tell_guest,
+                                                           .context = gateway});
+}
+
 static void make_parts(struct gateway *gateway) {
     make_broker(gateway);
     make_channels(gateway);
     make_state(gateway);
     make_commands(gateway);
+    make_metrics(gateway);
     gateway->reload = reload_new(&(struct reload_parts){.loop = &gateway->loop,
                                                         .config = gateway->config,
                                                         .registry = gateway->registry,
@@ -597,6 +624,7 @@ static size_t free_parts(struct gateway *gateway) {
     free(gateway->channels);
     free(gateway->parts.places);
     commands_free(gateway->commands);
+    metrics_free(gateway->metrics);
     roll_call_free(gateway->roll_call);
     rivals_free(gateway->rivals);
     bus_free(gateway->bus);
@@ -614,10 +642,25 @@ static void log_note(void *context, const char *path, const char *problem) {
     log_warning("%s: %s", path, problem);
 }
 
+// One of several workers serves the page, and nobody who only hands over what an earlier run has left.
+static bool start_guest(struct gateway *gateway, const struct gateway_guest *guest) {
+    const struct config *config = gateway->config;
+    if (guest == NULL || config->worker > 1 || config->hand_over)
+        return true;
+    if (!guest->start(guest->context, config))
+        return false;
+    gateway->guest = guest;
+    return true;
+}
+
 // Opens the channels and begins to connect to the broker. Returns 1, and stops, when there is nothing to do.
-static int begin(struct gateway *gateway) {
+static int begin(struct gateway *gateway, const struct gateway_guest *guest) {
     const struct config *config = gateway->config;
     size_t listening = 0;
+    if (!start_guest(gateway, guest)) {
+        stop(gateway);
+        return 1;
+    }
     for (size_t i = 0; i < config->channel_count; i++)
         listening += channel_open(&gateway->channels[i], &gateway->parts, &config->channels[i]);
     if (listening == 0 && !config->hand_over) {
@@ -626,6 +669,7 @@ static int begin(struct gateway *gateway) {
         return 1;
     }
     mqtt_link_start(gateway->link);
+    metrics_start(gateway->metrics);
     store_begin_check(gateway->store);
     if (config->hand_over)
         uv_timer_start(&gateway->drain_timer, on_hand_over_timer, HAND_OVER_INTERVAL, HAND_OVER_INTERVAL);
@@ -647,7 +691,12 @@ static void take_config(struct gateway *gateway, struct config *config) {
     config->devices = NULL; // the registry has them
 }
 
-int gateway_run(struct config *config, struct sign *sign) {
+// False when a thread of the guest goes on.
+static bool stop_guest(const struct gateway *gateway) {
+    return gateway->guest == NULL || gateway->guest->stop(gateway->guest->context);
+}
+
+int gateway_run(struct config *config, struct sign *sign, const struct gateway_guest *guest) {
     static struct gateway gateway;
     log_setup(config->log_level, config->log_format, config->worker);
     config_notes(config, log_note, NULL); // the registry then takes the devices
@@ -664,11 +713,12 @@ int gateway_run(struct config *config, struct sign *sign) {
     catch_signals(&gateway);
     gate_allow_connections(gateway.gate, config->limits.connections);
     start_minutes(&gateway);
-    int code = begin(&gateway);
+    int code = begin(&gateway, guest);
     if (code == 0)
         service_ready(&gateway.service, &gateway.loop, sign);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
-    if (mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
+    bool alone = stop_guest(&gateway);
+    if (!alone || mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
     loop_lag_end(&gateway.lag);

@@ -44,6 +44,7 @@ struct worker {
 
 struct supervisor {
     struct config *config;
+    const struct gateway_guest *guest;
     unsigned count;                                // of workers that serve
     struct worker workers[SUPERVISOR_WORKERS_MAX]; // number 1 first
     sigset_t usual;                                // signals that were blocked before
@@ -194,7 +195,7 @@ static _Noreturn void be_worker(struct supervisor *supervisor, unsigned number, 
         _exit(1);
     set_signals(&supervisor->usual);
     set_instance(supervisor, number, client_id, store_path);
-    int code = gateway_run(config, supervisor->workers[number - 1].sign);
+    int code = gateway_run(config, supervisor->workers[number - 1].sign, supervisor->guest);
     config_free(config);
     free(client_id);
     free(store_path);
@@ -394,8 +395,8 @@ static void catch_signals(struct supervisor *supervisor, sigset_t *signals) {
     sigprocmask(SIG_BLOCK, signals, &supervisor->usual);
 }
 
-int supervisor_run(struct config *config, unsigned count) {
-    struct supervisor supervisor = {.config = config, .count = count};
+int supervisor_run(struct config *config, unsigned count, const struct gateway_guest *guest) {
+    struct supervisor supervisor = {.config = config, .guest = guest, .count = count};
     sigset_t signals;
     log_setup(config->log_level, config->log_format, 0);
     if (!choose_ports(config))

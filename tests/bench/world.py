@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import typing
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -70,16 +71,34 @@ def resident(pid, what="VmRSS"):
     raise Failure("a process has ended")
 
 
+# Event streams of the page that read all that comes, in a process of their own.
+WATCH = """
+import selectors, socket, sys
+port, count = int(sys.argv[1]), int(sys.argv[2])
+streams = selectors.DefaultSelector()
+for _ in range(count):
+    stream = socket.create_connection(("127.0.0.1", port))
+    stream.sendall(b"GET /api/events HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    streams.register(stream, selectors.EVENT_READ)
+while True:
+    for key, _ in streams.select():
+        if not key.fileobj.recv(1 << 16, socket.MSG_TRUNC):
+            sys.exit("a stream was closed")
+"""
+
+
 class World:
     """A broker and gateways of its own, gone with the `with` block."""
 
     def __init__(self, qos=1, gateway=False, sink=False, workers=None, default=False, stock=False, registered=0,
-                 guarded=False):
+                 guarded=False, watchers=None):
         """default: the gateway publishes what it does without configuration; else one topic and no telemetry. stock:
         the broker is as Debian installs it, but for its queues, which must not drop what is counted. registered: so
-        many devices stand in the registry. guarded: with the limit of unknown devices that it has by default."""
+        many devices stand in the registry. guarded: with the limit of unknown devices that it has by default. watchers:
+        so many event streams of the page, which the gateway then serves; None: it serves none."""
         self.qos, self.has_gateway, self.sink, self.workers = qos, gateway, sink, workers
         self.default, self.stock, self.registered, self.guarded = default, stock, registered, guarded
+        self.watchers = watchers
         self.processes = []
 
     def __enter__(self):
@@ -96,6 +115,8 @@ class World:
         self.start_broker()
         if self.has_gateway:
             self.start_gateway()
+        if self.watchers:
+            self.start_watchers()
 
     def __exit__(self, *_):
         for process in reversed(self.processes):
@@ -137,6 +158,9 @@ class World:
         if self.registered:
             config["devices"] = [{"ident": str(number), "id": number, "name": str(number), "type_id": 0}
                                  for number in range(FIRST_IDENT, FIRST_IDENT + self.registered)]
+        if self.watchers is not None:
+            self.web_port = free_port()
+            config["web"] = {"listen": f"127.0.0.1:{self.web_port}", "tiles": None}
         path = self.folder / "trackbus.json"
         path.write_text(json.dumps(config))
         return path
@@ -151,6 +175,14 @@ class World:
                  "the start of the gateway")
         if self.gateway.poll() is not None:
             raise Failure(f"the gateway does not start: {log.read_text()[:500]}")
+
+    def streams(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}/metrics") as answer:
+            return int(re.search(r"^trackbus_web_event_streams (\d+)$", answer.read().decode(), re.M).group(1))
+
+    def start_watchers(self):
+        watch = self.spawn([sys.executable, "-c", WATCH, self.web_port, self.watchers], "watchers.log")
+        wait_for(lambda: watch.poll() is None and self.streams() == self.watchers, "that all watch")
 
     def load_command(self, options):
         if not self.has_gateway:

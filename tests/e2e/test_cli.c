@@ -120,8 +120,7 @@ Test(cli, wrong_usage_says_what_is_wrong) {
         {"encode -p mictrack reboot 0", "COMMAND"},
         {"watch --fly", "--fly"},
         {"watch -c", "-c"},
-        {"watch a b", "IDENT"},
-        {"watch 'a b'", "a b"},
+        {"watch a b", "DEVICE"},
         {"describe", "fields"},
         {"describe everything", "fields"},
         {"describe commands", "-p"},
@@ -499,6 +498,32 @@ Test(cli, check_tries_the_store_and_the_ports) {
     expect_code(it, 0);
     expect_in(it->out, "is in use, perhaps by the gateway itself");
     expect_in(it->out, "in is valid for the user ");
+}
+
+static const struct outcome *check_with_broker(const char *url, int port, const char *more) {
+    char config[400];
+    snprintf(config, sizeof config, "{\"mqtt\":{\"url\":\"%s:%d\"%s}}", url, port, more);
+    return call("check -c in", config);
+}
+
+// A broker that is away is no fault: the gateway waits for it.
+Test(cli, check_tries_the_broker) {
+    char says[200];
+    call("version", ""); // makes the directory
+    rig_broker_reserve(files);
+    const struct outcome *it = check_with_broker("mqtt://127.0.0.1", files->broker_port, "");
+    expect_code(it, 0);
+    snprintf(says, sizeof says,
+             "warning: $.mqtt.url: the broker 127.0.0.1:%d cannot be used now: Connection refused",
+             files->broker_port);
+    expect_in(it->out, says);
+    rig_broker_start(files, rig_broker_password_lines(files));
+    it = check_with_broker("mqtt://127.0.0.1", files->broker_port, ",\"username\":\"nobody\"");
+    expect_in(it->out, "cannot be used now: Not authorized: look at mqtt.username, ");
+    it = check_with_broker("mqtt://127.0.0.1", files->broker_port,
+                           ",\"username\":\"" RIG_USER "\",\"password\":\"" RIG_PASSWORD "\"");
+    expect_code(it, 0);
+    cr_assert_null(strstr(it->out, "warning"), "%s", it->out);
 }
 
 Test(cli, check_regards_the_environment) {

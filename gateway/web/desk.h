@@ -1,0 +1,33 @@
+// Where commands are given in: checks them as far as that can be said at once, publishes them, and tells whether the
+// broker has taken them. What becomes of them comes as log entries.
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "gateway/broker/mqtt.h"
+
+struct desk;
+
+enum desk_state { DESK_WAITS, DESK_TAKEN, DESK_REFUSED };
+
+// taken() is called when there is news for those who ask. prefix and carrier stay the caller's.
+struct desk *desk_new(const char *prefix, const struct mqtt_carrier *carrier);
+void desk_free(struct desk *desk);
+
+// Checks a command, or an array of them, or the text of one; with a protocol (or NULL: not known), also its properties. Returns
+// the array of commands, with meta.web set to mark and meta.user to user, for the caller to release; NULL, and *fault
+// ({"reason":…,"faults":[{"path","problem"}]}, for the caller to release), when it is not valid.
+json_t *desk_check(const char *body, size_t length, const char *protocol, const char *mark, const char *user,
+                   json_t **fault);
+
+// Publishes at QoS 1 to {prefix}/{topic…}: JSON, or with NULL nothing, retained, which empties the topic. Returns a number to ask with; 0 when the
+// broker is away.
+unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payload);
+
+// What the broker has said of it; *reason is why it refused. A number is asked for until it does not wait any more.
+enum desk_state desk_state(const struct desk *desk, unsigned number, const char **reason);
+
+// What the link reports.
+void desk_published(struct desk *desk, int mid, enum mqtt_answer answer, const char *reason);
+void desk_lost(struct desk *desk);

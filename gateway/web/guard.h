@@ -1,0 +1,33 @@
+// Who may ask: sessions and logins, and requests that another page makes a browser send.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/config/config.h"
+#include "gateway/web/http.h"
+#include "gateway/web/login.h"
+
+struct guard {
+    const struct config *config;
+    struct login *login;
+};
+
+// The user of the request's session, or NULL.
+const char *guard_user(const struct guard *guard, const struct http_request *request);
+
+// The number of that session, see login_session(); 0 when there is none.
+uint64_t guard_session(const struct guard *guard, const struct http_request *request);
+
+// Whether the request comes from our own page, or from no page at all. A page elsewhere could make a browser send one, and with
+// a name that it lets point to this machine even read the answer.
+bool guard_is_own(const struct guard *guard, const struct http_request *request);
+
+// Logs in and out. From the form of the login page the answer is a page, from JSON it is JSON.
+struct http_answer guard_log_in(const struct guard *guard, struct http_request *request);
+struct http_answer guard_log_out(const struct guard *guard, struct http_request *request);
+// What somebody who is not logged in gets: the login page, or for programs a reason.
+struct http_answer guard_refuse(const struct guard *guard, const struct http_request *request);
+
+// Headers that each answer has.
+void guard_add_headers(const struct guard *guard, struct http_answer answer);

@@ -1,0 +1,412 @@
+// Who may look; see login.h.
+#include "gateway/web/login.h"
+
+#include <arpa/inet.h>
+#include <crypt.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include "gateway/base/hex.h"
+#include "gateway/base/limiter.h"
+#include "gateway/base/log.h"
+#include "gateway/base/memory.h"
+#include "gateway/base/text.h"
+
+#define SESSIONS_MAX    1000
+#define TOKEN_BYTES     32
+#define HEADER_MAX      512 // bytes of an Authorization header
+#define FAILURES_MAX    5   // of one address in a minute
+#define FAILURES_ALL    100 // of all together
+#define FAILURE_PLACES  1024
+#define MINUTE          60000000LL // microseconds
+#define USERS_BYTES_MAX (1 << 20)
+#define NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-"
+
+struct user {
+    char *name, *hash;
+    struct user *next;
+};
+
+struct session {
+    uint64_t number;
+    char *token;
+    char name[LOGIN_USER_MAX + 1];
+    char *hash;   // of the password with which it began
+    int64_t used; // by clock_ticks()
+    struct session *prev, *next;
+};
+
+struct failures {
+    int64_t since;
+    unsigned count;
+};
+
+struct login {
+    const char *path;
+    struct user *users;
+    struct timespec changed;  // of the file as it was read
+    struct session *sessions; // the one used last comes first
+    size_t session_count;
+    uint64_t last_session;
+    uint64_t key[2];
+    struct failures all, places[FAILURE_PLACES]; // by a hash of the address
+};
+
+// --- the file ---
+
+static void free_users(struct user *users) {
+    struct user *user, *next;
+    LL_FOREACH_SAFE(users, user, next) {
+        free(user->name);
+        free(user->hash);
+        free(user);
+    }
+}
+
+static void take_line(struct user **users, char *line) {
+    char *hash = strchr(line, ':');
+    line[strcspn(line, "\r\n")] = '\0';
+    if (hash == NULL || *line == '#')
+        return;
+    *hash++ = '\0';
+    struct user *user = must_have(calloc(1, sizeof *user));
+    *user = (struct user){.name = must_have(strdup(line)), .hash = must_have(strdup(hash))};
+    LL_APPEND(*users, user);
+}
+
+// False, with *users untouched, when it cannot be read (errno says why).
+static bool read_users(const char *path, struct user **users) {
+    FILE *file = fopen(path, "re");
+    char *line = NULL;
+    size_t capacity = 0, bytes = 0;
+    ssize_t length;
+    struct user *read = NULL;
+    if (file == NULL)
+        return false;
+    while ((length = getline(&line, &capacity, file)) > 0 && (bytes += (size_t)length) < USERS_BYTES_MAX)
+        take_line(&read, line);
+    free(line);
+    bool whole = !ferror(file);
+    fclose(file);
+    if (whole)
+        *users = read;
+    else
+        free_users(read);
+    return whole;
+}
+
+char *login_check_file(const char *path) {
+    struct user *users = NULL;
+    if (!read_users(path, &users))
+        return text_format("is \"%s\", which cannot be read: %s", path, strerror(errno));
+    bool empty = users == NULL;
+    free_users(users);
+    return empty ? text_format("is \"%s\", which has no user; make one with: trackbus web --add-user NAME",
+                               path)
+                 : NULL;
+}
+
+static void drop(struct login *login, struct session *session) {
+    DL_DELETE(login->sessions, session);
+    login->session_count--;
+    explicit_bzero(session->token, strlen(session->token));
+    free(session->token);
+    free(session->hash);
+    free(session);
+}
+
+static const struct user *find_user(const struct login *login, const char *name) {
+    const struct user *user = login->users;
+    while (user != NULL && strcmp(user->name, name) != 0)
+        user = user->next;
+    return user;
+}
+
+// Those of users who are gone, or whose password is another now.
+static void end_outdated_sessions(struct login *login) {
+    struct session *session, *next;
+    DL_FOREACH_SAFE(login->sessions, session, next) {
+        const struct user *user = find_user(login, session->name);
+        if (user == NULL || strcmp(user->hash, session->hash) != 0)
+            drop(login, session);
+    }
+}
+
+// A file that cannot be read any more changes nothing.
+void login_refresh(struct login *login) {
+    struct stat status;
+    struct user *users;
+    if (login->path == NULL || stat(login->path, &status) != 0 ||
+        memcmp(&status.st_mtim, &login->changed, sizeof login->changed) == 0)
+        return;
+    if (!read_users(login->path, &users)) {
+        log_warning("the users file %s cannot be read: %s", login->path, strerror(errno));
+        return;
+    }
+    free_users(login->users);
+    login->users = users;
+    login->changed = status.st_mtim;
+    end_outdated_sessions(login);
+}
+
+static bool is_name(const char *name) {
+    size_t length = strlen(name);
+    return length >= 1 && length <= LOGIN_USER_MAX && strspn(name, NAME_CHARACTERS) == length;
+}
+
+static char *hash_of(const char *password) {
+    static struct crypt_data data; // large
+    char setting[CRYPT_GENSALT_OUTPUT_SIZE];
+    if (crypt_gensalt_rn("$y$", 0, NULL, 0, setting, sizeof setting) == NULL)
+        return NULL;
+    const char *hash = crypt_rn(password, setting, &data, sizeof data);
+    return hash != NULL ? must_have(strdup(hash)) : NULL;
+}
+
+static void write_users(FILE *file, const struct user *users, const char *name, const char *hash) {
+    const struct user *user;
+    LL_FOREACH(users, user) {
+        if (strcmp(user->name, name) != 0)
+            fprintf(file, "%s:%s\n", user->name, user->hash);
+    }
+    fprintf(file, "%s:%s\n", name, hash);
+}
+
+// Whole or not at all.
+static char *replace_file(const char *path, const struct user *users, const char *name, const char *hash) {
+    char *beside = text_format("%s.new", path), *reason = NULL;
+    int descriptor = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    FILE *file = descriptor >= 0 ? fdopen(descriptor, "w") : NULL;
+    bool written = false;
+    if (file != NULL) {
+        write_users(file, users, name, hash);
+        written = fflush(file) == 0 && fsync(descriptor) == 0;
+        written = fclose(file) == 0 && written;
+    }
+    if (!written || rename(beside, path) != 0)
+        reason = text_format("%s cannot be written: %s", path, strerror(errno));
+    free(beside);
+    return reason;
+}
+
+char *login_add_user(const char *path, const char *name, const char *password) {
+    struct user *users = NULL;
+    if (!is_name(name))
+        return text_format("the name '%s' is not 1 to %d letters, digits and ._@-", name, LOGIN_USER_MAX);
+    if (strlen(password) < LOGIN_PASSWORD_MIN)
+        return text_format("the password is shorter than %d characters", LOGIN_PASSWORD_MIN);
+    if (!read_users(path, &users) && errno != ENOENT)
+        return text_format("%s cannot be read: %s", path, strerror(errno));
+    char *hash = hash_of(password);
+    char *reason = hash != NULL ? replace_file(path, users, name, hash)
+                                : text_format("the password cannot be hashed: %s", strerror(errno));
+    free(hash);
+    free_users(users);
+    return reason;
+}
+
+// --- failures ---
+
+static bool is_over(const struct failures *failures, int64_t now) {
+    return failures->since == 0 || now - failures->since > MINUTE;
+}
+
+static void count_failure(struct failures *failures, int64_t now) {
+    if (is_over(failures, now))
+        *failures = (struct failures){.since = now};
+    failures->count++;
+}
+
+// Who has an address of IPv6 has its whole network of 64 bits.
+static struct failures *failures_of(struct login *login, const char *address) {
+    struct in6_addr six;
+    const void *key = address;
+    size_t length = strlen(address);
+    if (inet_pton(AF_INET6, address, &six) == 1 && !IN6_IS_ADDR_V4MAPPED(&six)) {
+        key = &six;
+        length = 8;
+    }
+    return &login->places[limiter_hash(login->key, key, length) % FAILURE_PLACES];
+}
+
+static bool is_too_often(struct login *login, const char *address, int64_t now) {
+    const struct failures *place = failures_of(login, address);
+    return (!is_over(place, now) && place->count >= FAILURES_MAX) ||
+           (!is_over(&login->all, now) && login->all.count >= FAILURES_ALL);
+}
+
+static void note_failure(struct login *login, const char *address, int64_t now) {
+    count_failure(&login->all, now);
+    count_failure(failures_of(login, address), now);
+    log_about(address, LOG_WARNING, "a login from %s failed", address);
+}
+
+// --- sessions ---
+
+// Compares all of it, so that the time does not tell how much was right.
+static bool is_equal(const char *a, const char *b) {
+    size_t length = strlen(a);
+    if (strlen(b) != length)
+        return false;
+    volatile unsigned char differs = 0;
+    for (size_t i = 0; i < length; i++)
+        differs |= (unsigned char)(a[i] ^ b[i]);
+    return differs == 0;
+}
+
+static struct session *find(struct login *login, const char *token, int64_t now) {
+    struct session *session, *next;
+    DL_FOREACH_SAFE(login->sessions, session, next) {
+        if (now - session->used > (int64_t)LOGIN_SECONDS * 1000000)
+            drop(login, session);
+        else if (is_equal(session->token, token))
+            return session;
+    }
+    return NULL;
+}
+
+static void begin(struct login *login, const char *token, const char *name, int64_t now) {
+    struct session *session = must_have(calloc(1, sizeof *session));
+    session->number = ++login->last_session;
+    session->hash = must_have(strdup(find_user(login, name)->hash)); // it has just been checked
+    session->token = must_have(strdup(token));
+    session->used = now;
+    snprintf(session->name, sizeof session->name, "%s", name);
+    if (login->session_count >= SESSIONS_MAX)
+        drop(login, login->sessions->prev); // the tail
+    DL_PREPEND(login->sessions, session);
+    login->session_count++;
+}
+
+const char *login_user(struct login *login, const char *token, int64_t now) {
+    struct session *session = token != NULL ? find(login, token, now) : NULL;
+    if (session == NULL)
+        return NULL;
+    session->used = now;
+    DL_DELETE(login->sessions, session);
+    DL_PREPEND(login->sessions, session);
+    return session->name;
+}
+
+uint64_t login_session(struct login *login, const char *token, int64_t now) {
+    const struct session *session = token != NULL ? find(login, token, now) : NULL;
+    return session != NULL ? session->number : 0;
+}
+
+bool login_holds(struct login *login, uint64_t number, int64_t now) {
+    struct session *session;
+    DL_SEARCH_SCALAR(login->sessions, session, number, number);
+    if (session != NULL)
+        session->used = now;
+    return session != NULL;
+}
+
+void login_end(struct login *login, const char *token, int64_t now) {
+    struct session *session = token != NULL ? find(login, token, now) : NULL;
+    if (session != NULL)
+        drop(login, session);
+}
+
+// --- checking ---
+
+// Takes as long for a name that is not there.
+static bool is_right(struct login *login, const char *name, const char *password) {
+    static struct crypt_data data;
+    const struct user *user;
+    login_refresh(login);
+    user = find_user(login, name);
+    const struct user *any = user != NULL ? user : login->users;
+    const char *hash = any != NULL ? crypt_rn(password, any->hash, &data, sizeof data) : NULL;
+    return hash != NULL && user != NULL && *hash != '*' && is_equal(hash, user->hash);
+}
+
+static enum login_result check(struct login *login, const char *address, const char *name,
+                               const char *password, int64_t now) {
+    if (login->path == NULL || is_too_often(login, address, now))
+        return login->path == NULL ? LOGIN_WRONG : LOGIN_TOO_OFTEN;
+    if (is_name(name) && is_right(login, name, password))
+        return LOGIN_DONE;
+    note_failure(login, address, now);
+    return LOGIN_WRONG;
+}
+
+enum login_result login_begin(struct login *login, const char *address, const char *name,
+                              const char *password, int64_t now, char *token) {
+    uint8_t random[TOKEN_BYTES];
+    enum login_result result = check(login, address, name, password, now);
+    if (result != LOGIN_DONE)
+        return result;
+    if (getrandom(random, sizeof random, 0) != sizeof random)
+        must_have(NULL);
+    begin(login, hex_write(random, sizeof random, token), name, now);
+    return LOGIN_DONE;
+}
+
+// --- Authorization: Basic ---
+
+static int digit_of(char c) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *found = c != '\0' ? strchr(digits, c) : NULL;
+    return found != NULL ? (int)(found - digits) : -1;
+}
+
+static void decode_base64(const char *text, char *out) {
+    unsigned bits = 0, count = 0;
+    for (; digit_of(*text) >= 0; text++) {
+        bits = bits << 6 | (unsigned)digit_of(*text);
+        count += 6;
+        if (count >= 8) {
+            count -= 8;
+            *out++ = (char)(bits >> count & 0xFF);
+        }
+    }
+    *out = '\0';
+}
+
+const char *login_basic(struct login *login, const char *address, const char *authorization, int64_t now,
+                        enum login_result *result) {
+    char pair[HEADER_MAX];
+    const char *user = login_user(login, authorization, now);
+    *result = LOGIN_WRONG;
+    if (user != NULL || strncmp(authorization, "Basic ", 6) != 0 || strlen(authorization) >= HEADER_MAX)
+        return user;
+    decode_base64(authorization + 6, pair);
+    char *password = strchr(pair, ':');
+    if (password == NULL)
+        return NULL;
+    *password++ = '\0';
+    *result = check(login, address, pair, password, now);
+    if (*result != LOGIN_DONE)
+        return NULL;
+    begin(login, authorization, pair, now);
+    return login_user(login, authorization, now);
+}
+
+// --- the whole ---
+
+struct login *login_new(const char *path) {
+    struct login *login = must_have(calloc(1, sizeof *login));
+    login->path = path;
+    if (getrandom(login->key, sizeof login->key, 0) != sizeof login->key)
+        must_have(NULL);
+    login_refresh(login);
+    return login;
+}
+
+void login_free(struct login *login) {
+    while (login->sessions != NULL)
+        drop(login, login->sessions);
+    free_users(login->users);
+    free(login);
+}
+
+bool login_is_needed(const struct login *login) {
+    return login->path != NULL;
+}

@@ -1,0 +1,93 @@
+// A form for a command, made from its schema.
+import { make, show } from "./dom.js";
+
+// Whether the condition of a schema (if) holds for what is filled in.
+function holds(condition, values) {
+  return Object.entries(condition.properties || {}).every(([name, rule]) =>
+    "const" in rule ? values[name] === rule.const : rule.enum ? rule.enum.includes(values[name]) : true);
+}
+
+// The properties that are asked for now.
+function properties(schema, values) {
+  const all = { ...schema.properties }, required = new Set(schema.required);
+  for (const part of schema.allOf || []) {
+    const branch = !part.if || holds(part.if, values) ? part.then || part : part.else || {};
+    for (const [name, rule] of Object.entries(branch.properties || {})) all[name] = { ...all[name], ...rule };
+    for (const name of branch.required || []) required.add(name);
+  }
+  return { all, required };
+}
+
+function read(input, rule) {
+  if (input.value === "") return undefined;
+  if (rule.enum) return rule.enum[Number(input.value)];
+  const types = [rule.type].flat();
+  if (types.includes("boolean")) return input.value === "true";
+  return types.includes("integer") || types.includes("number") ? Number(input.value) : input.value;
+}
+
+function field(rule, value) {
+  const options = rule.enum ? rule.enum.map((choice, i) => [String(i), show(choice)]) : [rule.type].flat().includes("boolean") ? [["true", "yes"], ["false", "no"]] : null;
+  if (!options) return make("input", { type: ["integer", "number"].includes(rule.type) ? "number" : "text", min: rule.minimum, max: rule.maximum, step: "any", placeholder: rule.default === undefined ? "" : show(rule.default) });
+  const select = make("select", {}, make("option", { value: "" }, "–"), ...options.map(([key, text]) => make("option", { value: key }, text)));
+  if (value !== undefined) select.value = rule.enum ? String(rule.enum.indexOf(value)) : String(value);
+  return select;
+}
+
+export class CommandForm {
+  constructor(catalogue, send) {
+    this.schemas = catalogue.$defs || {};
+    this.send = send;
+    this.choice = make("select", { name: "command", "aria-label": "Command", onchange: () => this.begin() },
+      make("option", { value: "" }, "Choose a command"), ...Object.entries(this.schemas).map(([name, schema]) => make("option", { value: name }, `${name}: ${schema.title || ""}`)));
+    this.fields = make("div", { class: "fields" });
+    this.fault = make("p", { class: "fault", role: "alert" });
+    this.element = make("form", { novalidate: true, onsubmit: (event) => { event.preventDefault(); this.submit(); } },
+      this.choice, this.fields, this.fault, this.button = make("button", { class: "main" }, "Send"));
+    this.begin();
+  }
+
+  begin() { this.values = {}; this.fault.textContent = ""; this.draw(); }
+
+  draw() {
+    this.button.hidden = this.choice.value === "";
+    const schema = this.schemas[this.choice.value] || {};
+    const { all, required } = properties(schema, this.values);
+    this.inputs = new Map();
+    this.faults = new Map();
+    const labels = Object.entries(all).map(([name, rule]) => {
+      const input = field(rule, this.values[name]), fault = make("p", { class: "fault" });
+      input.name = name;
+      if (input.tagName === "INPUT" && this.values[name] !== undefined) input.value = this.values[name];
+      input.addEventListener("change", () => {
+        this.values[name] = read(input, rule);
+        // Only when other fields are asked for now: what moves under the pointer is not clicked.
+        if (Object.keys(properties(schema, this.values).all).join() !== Object.keys(all).join()) this.draw();
+      });
+      this.inputs.set(name, [input, rule]);
+      this.faults.set(name, fault);
+      return make("label", {}, `${name}${required.has(name) ? "" : " (optional)"}${rule.unit ? ", " + rule.unit : ""}`, input, make("small", { class: "quiet" }, rule.description || ""), fault);
+    });
+    this.fields.replaceChildren(...(schema.description ? [make("p", { class: "quiet" }, schema.description)] : []), ...labels);
+  }
+
+  async submit() {
+    const given = {};
+    for (const [name, [input, rule]] of this.inputs) {
+      const value = read(input, rule);
+      if (value !== undefined) given[name] = value;
+      this.faults.get(name).textContent = "";
+    }
+    this.fault.textContent = "";
+    try {
+      await this.send({ name: this.choice.value, properties: given });
+    } catch (error) {
+      const rest = (error.faults || []).filter(({ path, problem }) => {
+        const place = this.faults.get(path.replace(/^properties\.?/, "").split(/[.[]/)[0]);
+        if (place) place.textContent = problem;
+        return !place;
+      });
+      this.fault.textContent = error.faults ? rest.map(({ path, problem }) => `${path} ${problem}`).join("; ") : error.message;
+    }
+  }
+}
