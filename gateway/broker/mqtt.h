@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 // Whether the broker keeps a message as the topic's last one. A signed one says whose it is: it carries our
-// client_id as the user property "instance". One for a while is forgotten by the broker itself, when nobody publishes it
-// again within limits.forget_unknown_after (MQTT 5). The store has these numbers.
+// client_id as the user property "instance". One for a while is forgotten by the broker itself (MQTT 5), when nobody
+// publishes it again within mqtt_link_expiry(). The store has these numbers.
 enum mqtt_retain {
     MQTT_NOT_RETAINED,
     MQTT_RETAINED,

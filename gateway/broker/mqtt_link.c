@@ -50,7 +50,7 @@
 #define BATCH_TIME              20000000 // nanoseconds in which commands are read that go to disk together
 #define AT_ONCE                 50       // milliseconds until another broker or version is tried
 #define SOMEBODY_WAITS          200      // milliseconds until the next attempt
-#define EXPIRY_MAX              2147483  // seconds
+#define EXPIRY_MAX              2147483 // seconds. Artemis takes what is not in 31 bits of milliseconds for over
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -753,8 +753,7 @@ static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     }
 }
 
-// Not more than a broker can count in 32 bits of milliseconds: Artemis takes more for a message that has expired.
-static unsigned expiry_of(const struct config *config) {
+unsigned mqtt_link_expiry(const struct config *config) {
     unsigned seconds = (unsigned)config->limits.forget_unknown_after;
     return seconds < EXPIRY_MAX ? seconds : EXPIRY_MAX;
 }
@@ -771,7 +770,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
             fitting.retain = MQTT_RETAINED;
     }
     if (fitting.retain == MQTT_RETAINED_FOR_A_WHILE)
-        fitting.expiry = expiry_of(link->config);
+        fitting.expiry = mqtt_link_expiry(link->config);
     if (!link->limits.retain)
         fitting.retain = MQTT_NOT_RETAINED;
     return fitting;
