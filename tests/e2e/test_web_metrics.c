@@ -117,6 +117,9 @@ static void expect_of_commands(const char *text) {
     expect(text, ENDED "\"failed\"} ", 2, true);
     expect(text, ENDED "\"expired\"} ", 1, true);
     expect(text, ENDED "\"canceled\"} ", 1, true);
+    expect(text, "trackbus_commands_waiting" IT, 1, true);
+    expect(text, "trackbus_devices" IT, 3, true); // a command alone makes nobody known
+    expect(text, "trackbus_devices_connected" IT, 3, true);
 }
 
 // While the broker is away, and once it is back. A report waited when it was killed.
