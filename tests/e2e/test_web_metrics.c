@@ -124,6 +124,7 @@ static void expect_of_commands(const char *text) {
 
 // While the broker is away, and once it is back. A report waited when it was killed.
 static void expect_of_broker(const char *text, bool up) {
+    cr_assert(strstr(text, "trackbus_build_info{instance=\"trackbus\",version=\"0") != NULL, "%s", text);
     expect(text, "trackbus_broker_up" IT, up, true);
     expect(text, "trackbus_broker_connections_total" IT, up ? 2 : 1, true);
     expect(text, "trackbus_broker_reconnections_total" IT, up, true);
