@@ -33,6 +33,16 @@ function place(values) {
   return latitude === undefined || longitude === undefined ? "" : `${latitude.toFixed(5)}, ${longitude.toFixed(5)}`;
 }
 
+// A last value for people: a time as such, with the day; yes or no.
+function valueText(name, value, unit) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number" && /(^|\.)timestamp$/.test(name)) return clock(value);
+  return show(value) + (unit ? " " + unit : "");
+}
+
+// The beginning of what the schema says of a field; all of it is its tooltip.
+const brief = ({ title, description = "" }) => title || description.split(/[;:(,]/)[0].trim();
+
 // A message in a line; opened, all of it.
 function messageLine(message) {
   const parts = [message["message.type"], place(message), speed(message["position.speed"]), volts(message["battery.voltage"])].filter(Boolean);
@@ -132,8 +142,8 @@ export class Detail {
 
   drawValues() {
     const rows = Object.entries(this.device.values).sort(([a], [b]) => a < b ? -1 : 1).map(([name, { value, timestamp }]) => {
-      const { unit, title, description } = this.fields.get(name) || {};
-      return make("tr", {}, make("th", { title: title || description }, name), make("td", {}, show(value) + (unit ? " " + unit : "")), make("td", { class: "age" }, age(timestamp)));
+      const field = this.fields.get(name) || {};
+      return make("tr", {}, make("th", { title: field.description }, name, make("small", {}, brief(field))), make("td", {}, valueText(name, value, field.unit)), make("td", { class: "age" }, age(timestamp)));
     });
     this.values.replaceChildren(make("table", {}, make("tbody", {}, ...rows)));
   }

@@ -50,7 +50,7 @@ export class CommandForm {
     this.begin();
   }
 
-  // Before what may put the device out of reach. "No" stands where "Send" was: a second click sends nothing.
+  // Before what may put the device out of reach. A second click where "Send" was sends nothing.
   ask() {
     const no = make("button", { type: "button", onclick: () => this.answer() }, "No");
     this.question.replaceChildren(make("p", {}, `Send ${this.choice.value} to ${this.device}? It may be out of reach afterwards.`),
