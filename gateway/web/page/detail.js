@@ -2,7 +2,7 @@
 import { ask } from "./api.js";
 import { Capture } from "./capture.js";
 import { chart } from "./charts.js";
-import { age, ago, clock, make, show, speed, volts } from "./dom.js";
+import { age, ago, clock, make, show, spaced, speed, volts, words } from "./dom.js";
 import { CommandForm } from "./form.js";
 import { isAlarm } from "./list.js";
 
@@ -24,8 +24,9 @@ function nameOf(topic) {
 }
 
 function logLine({ topic, entry }) {
-  const more = entry.error_text || entry.reason || (entry.response !== undefined ? show(entry.response) : entry.source || "");
-  return make("div", { class: "entry" }, make("time", {}, clock(entry.timestamp)), make("span", { class: topic.endsWith("/error") ? "bad" : "" }, nameOf(topic)), make("span", { class: "quiet" }, more), bytes(entry));
+  const reason = topic.endsWith(`/${entry.reason}`) ? "" : entry.reason; // which says no more than the topic
+  const more = entry.error_text || reason || (entry.response != null ? show(entry.response) : entry.source || "");
+  return make("div", { class: "entry" }, ...spaced(make("time", {}, clock(entry.timestamp)), make("span", { class: topic.endsWith("/error") ? "bad" : "" }, nameOf(topic)), make("span", { class: "quiet" }, more), bytes(entry)));
 }
 
 function place(values) {
@@ -47,7 +48,7 @@ const brief = ({ title, description = "" }) => title || description.split(/[;:(,
 function messageLine(message) {
   const parts = [message["message.type"], place(message), speed(message["position.speed"]), volts(message["battery.voltage"])].filter(Boolean);
   const more = Object.keys(message).filter((name) => !USUAL.includes(name)).map((name) => `${name} ${show(message[name])}`).join(", ");
-  return make("details", { class: "entry" }, make("summary", {}, make("time", {}, clock(message.timestamp)), make("span", {}, parts.join(" · ")), make("span", { class: "more quiet" }, more)),
+  return make("details", { class: "entry" }, make("summary", {}, ...spaced(make("time", {}, clock(message.timestamp)), make("span", {}, parts.join(" · ")), make("span", { class: "more quiet" }, more))),
     make("pre", {}, ...JSON.stringify(message, null, 1).split("\n").map((line) => make("div", {}, line))));
 }
 
@@ -155,7 +156,7 @@ export class Detail {
 
   async loadWaiting() {
     const { body } = await ask(this.path + "/commands");
-    const rows = body.map((command) => make("tr", {}, make("td", {}, command.name || "custom"), make("td", { class: "quiet" }, command.properties ? JSON.stringify(command.properties) : ""),
+    const rows = body.map((command) => make("tr", {}, make("td", {}, command.name || "custom"), make("td", { class: "quiet" }, words(command.properties)),
       make("td", { class: "age" }, this.app.session.commands ? make("button", { onclick: () => this.cancel(command.id) }, "Cancel") : "")));
     this.waiting.replaceChildren(...(rows.length ? [make("h3", {}, "Waiting commands"), make("table", {}, make("tbody", {}, ...rows))] : []));
   }

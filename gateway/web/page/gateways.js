@@ -1,7 +1,7 @@
 // The gateways: what each says of itself.
 import { ask } from "./api.js";
 import { captureText } from "./capture.js";
-import { age, clock, make } from "./dom.js";
+import { age, clock, make, spaced } from "./dom.js";
 
 const size = (bytes) => bytes === undefined ? "" : bytes < 1024 ? `${bytes} B` : bytes < 1 << 20 ? `${Math.round(bytes / 1024)} KiB` : `${(bytes / (1 << 20)).toFixed(1)} MiB`;
 const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
@@ -25,11 +25,11 @@ export class Gateways {
     if (this.closed) return;
     this.cards.replaceChildren(...gateways.body.gateways.map((gateway) => this.card(gateway)));
     if (gateways.body.gateways.length === 0) this.cards.append(make("p", { class: "empty" }, "No gateway is on this broker."));
-    const running = captures.body.map((capture) => make("div", { class: "entry" }, make("span", {}, of(capture)), make("span", { class: "quiet" }, captureText(capture))));
+    const running = captures.body.map((capture) => make("div", { class: "entry" }, ...spaced(make("span", {}, of(capture)), make("span", { class: "quiet" }, captureText(capture)))));
     this.captures.replaceChildren(...(running.length ? running : [make("p", { class: "quiet" }, "No capture runs.")]));
     const lines = log.body.filter(({ entry }) => entry.packet).slice(0, 20).map(({ entry }) =>
-      make("div", { class: "entry" }, make("time", {}, clock(entry.timestamp)), make("span", {}, entry.source || ""), make("span", { class: "quiet" }, entry.error_text || entry.verdict || ""),
-        make("div", { class: "bytes" }, entry.packet.match(/../g)?.join(" ") || "")));
+      make("div", { class: "entry" }, ...spaced(make("time", {}, clock(entry.timestamp)), make("span", {}, entry.source || ""), make("span", { class: "quiet" }, entry.error_text || entry.verdict || ""),
+        make("div", { class: "bytes" }, entry.packet.match(/../g)?.join(" ") || ""))));
     this.strangers.replaceChildren(...(lines.length ? lines : [make("p", { class: "quiet" }, "None.")]));
   }
 
