@@ -82,7 +82,11 @@ function route() {
   const [, kind, ident] = location.hash.split("/");
   view?.close?.();
   view = makeView(kind, ident);
+  const main = document.querySelector("main");
+  main.className = kind === "device" || kind === "gateways" ? kind : "";
+  main.scrollTop = 0;
   document.getElementById("side").replaceChildren(...[view.element].flat());
+  app.map.resize();
   for (const [id, current] of [["nav-devices", kind !== "gateways"], ["nav-gateways", kind === "gateways"]])
     current ? document.getElementById(id).setAttribute("aria-current", "page") : document.getElementById(id).removeAttribute("aria-current");
   document.title = kind === "device" ? visible(`${devices.get(view.ident)?.name || view.ident} – trackbus`) : "trackbus";

@@ -7,6 +7,7 @@ import { CommandForm } from "./form.js";
 import { isAlarm } from "./list.js";
 
 const KEPT = 100; // entries that are shown
+const NONE = "None since the page's server was started."; // which keeps them in memory
 const USUAL = ["ident", "peer", "channel.id", "device.id", "device.name", "device.type.id", "protocol.id", "timestamp", "server.timestamp", "message.type",
   "message.seqnum", "position.latitude", "position.longitude", "position.speed", "battery.voltage"]; // shown elsewhere
 
@@ -52,6 +53,16 @@ function messageLine(message) {
     make("pre", {}, ...JSON.stringify(message, null, 1).split("\n").map((line) => make("div", {}, line))));
 }
 
+function fill(list, entries, line) {
+  list.replaceChildren(...(entries.length ? entries.slice(0, KEPT).map(line) : [make("p", { class: "quiet none" }, NONE)]));
+}
+
+function add(list, line) {
+  list.querySelector(".none")?.remove();
+  list.prepend(line);
+  list.children[KEPT]?.remove();
+}
+
 export class Detail {
   constructor(ident, app) {
     this.ident = ident;
@@ -76,8 +87,8 @@ export class Detail {
       this.track = track.body;
       this.newest = messages.body[0]?.["server.timestamp"] || 0;
       this.newestEntry = log.body[0]?.entry.timestamp || 0;
-      this.log.replaceChildren(...log.body.slice(0, KEPT).map(logLine));
-      this.messages.replaceChildren(...messages.body.slice(0, KEPT).map(messageLine));
+      fill(this.log, log.body, logLine);
+      fill(this.messages, messages.body, messageLine);
       this.rest.hidden = false;
       this.draw();
       this.app.map.follow(this.device, this.track.geometry.coordinates);
@@ -107,8 +118,7 @@ export class Detail {
     const point = [message["position.longitude"], message["position.latitude"]], located = point[0] !== undefined && point[1] !== undefined;
     if (located) this.track.geometry.coordinates.push(point);
     this.track.properties.samples.push(message);
-    this.messages.prepend(messageLine(message));
-    this.messages.children[KEPT]?.remove();
+    add(this.messages, messageLine(message));
     this.draw();
     this.app.map.move(located ? message : null, this.track.geometry.coordinates);
   }
@@ -118,8 +128,7 @@ export class Detail {
     if (topic === "captures/refused") this.capture.refused(entry);
     if (entry.timestamp <= this.newestEntry) return; // it is shown already
     if (entry.ident ? entry.ident !== this.device.ident : entry.device_id !== this.device.id) return;
-    this.log.prepend(logLine(line));
-    this.log.children[KEPT]?.remove();
+    add(this.log, logLine(line));
     if (this.mark && entry.meta?.web === this.mark) this.tellLife(line);
   }
 
