@@ -313,6 +313,7 @@ Test(link, asks_again_for_telemetry_that_is_refused_for_now) {
         (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE, .topic = TELEMETRY, .reason = 0x97, .times = 1},
         NULL);
     report_arrives(&set, 1);
+    rig_expect_log(set.rig, "subscription to " TELEMETRY " rejected for now");
     scripted_expect_subscribes(set.broker, GATEWAY, TELEMETRY, 2);
     cr_assert_eq(scripted_broker_connects(set.broker, GATEWAY), 1);
     scripted_broker_finish(set.broker);
