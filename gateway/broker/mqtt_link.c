@@ -50,7 +50,7 @@
 #define BATCH_TIME              20000000 // nanoseconds in which commands are read that go to disk together
 #define AT_ONCE                 50       // milliseconds until another broker or version is tried
 #define SOMEBODY_WAITS          200      // milliseconds until the next attempt
-#define EXPIRY_MAX              2147483  // seconds
+#define EXPIRY_MAX              2147483 // seconds. Artemis takes what is not in 31 bits of milliseconds for over
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -92,7 +92,8 @@ struct mqtt_link {
     struct broker_limits limits; // of this connection
     bool in_library;             // it is reading or writing, and may be in a callback
     bool flushing;
-    int *early; // mids that were written while somebody flushed; or NULL
+    uint64_t numbered; // messages with a packet id that have come
+    int *early;        // mids that were written while somebody flushed; or NULL
     size_t early_count;
     struct pace pace;
     uv_work_t work;
@@ -619,6 +620,7 @@ static void on_publish(struct mosquitto *client, void *context, int mid, int rea
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
+    link->numbered += message->mid != 0;
     if (subscriber_ignores(link->subscriber, message->topic, message->retain))
         return;
     struct packet_extras extras = packet_read_extras(properties);
@@ -628,6 +630,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
                                                      .mid = message->mid,
+                                                     .nth = link->numbered,
                                                      .instance = extras.instance,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
@@ -755,8 +758,7 @@ static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     }
 }
 
-// Not more than a broker can count in 32 bits of milliseconds: Artemis takes more for a message that has expired.
-static unsigned expiry_of(const struct config *config) {
+unsigned mqtt_link_expiry(const struct config *config) {
     unsigned seconds = (unsigned)config->limits.forget_unknown_after;
     return seconds < EXPIRY_MAX ? seconds : EXPIRY_MAX;
 }
@@ -773,7 +775,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
             fitting.retain = MQTT_RETAINED;
     }
     if (fitting.retain == MQTT_RETAINED_FOR_A_WHILE)
-        fitting.expiry = expiry_of(link->config);
+        fitting.expiry = mqtt_link_expiry(link->config);
     if (!link->limits.retain)
         fitting.retain = MQTT_NOT_RETAINED;
     return fitting;
