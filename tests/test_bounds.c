@@ -421,6 +421,35 @@ Test(bounds, what_is_to_be_set_aside_has_a_bound_while_the_disk_hangs) {
     free(payload);
 }
 
+// From how many addresses datagrams come is the sender's to choose.
+static size_t allocations_for(struct peer *peer, unsigned addresses) {
+    size_t before = allocations_count();
+    for (unsigned i = 0; i < addresses; i++) {
+        memcpy(peer->ip + 12, &i, sizeof i);
+        captures_allow(parts.captures, peer, 1);
+    }
+    return allocations_count() - before;
+}
+
+// Without the broker nothing is published, and so of no one.
+Test(bounds, whose_bytes_a_capture_counts_has_a_bound) {
+    static const struct peer_transport udp = {.is_udp = true, .send = ignore_send, .close = ignore_close};
+    static const char request[] = "{\"channel\":\"magicyo\",\"seconds\":60}";
+    struct peer peer;
+    open_peer(&peer);
+    peer.transport = &udp;
+    parts.captures = captures_new(&carrier.loop, bus);
+    captures_request(parts.captures, request, strlen(request));
+    size_t away = allocations_for(&peer, 2 * CAPTURE_CHUNKS_MAX);
+    cr_expect(away < 1000, "%zu allocations", away);
+    carrier_go_up(&carrier);
+    size_t up = allocations_for(&peer, 5 * CAPTURE_CHUNKS_MAX);
+    cr_expect(up >= CAPTURE_CHUNKS_MAX && up < CAPTURE_CHUNKS_MAX + 1000, "%zu allocations", up);
+    captures_stop(parts.captures);
+    captures_free(parts.captures);
+    parts.captures = NULL;
+}
+
 // --- "not now" is not "done" ---
 
 static struct command *stale_of(int64_t id) {

@@ -145,10 +145,16 @@ static void bound_places(struct peer *peer) {
     bool many = peer->place_count > STREAM_DEVICES_MAX;
     if (!many && (peer->place_count < 2 || peer->parts->place_count <= PLACES_ALL_MAX))
         return;
-    peer_warn(peer, "idents", NULL,
-              "speaks for more than %d devices%s: %s, heard longest ago, is disconnected",
-              many ? STREAM_DEVICES_MAX : PLACES_ALL_MAX, many ? "" : ", with all other connections",
-              peer->places->session->ident);
+    const char *ident = peer->places->session->ident;
+    if (many)
+        peer_warn(peer, "idents", NULL,
+                  "speaks for more than %d devices: %s, heard longest ago, is disconnected",
+                  STREAM_DEVICES_MAX, ident);
+    else
+        peer_warn(peer, "idents", NULL,
+                  "all connections together speak for more than %d devices: %s, which this one spoke for "
+                  "longest ago, is disconnected",
+                  PLACES_ALL_MAX, ident);
     end_place(peer->places);
 }
 

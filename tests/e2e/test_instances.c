@@ -112,13 +112,16 @@ STORY(instances, a_device_moves_to_one_whose_clock_is_behind) {
     rig_finish(rig);
 }
 
-// What the first one said comes late to the second, when the device is there already.
+// What the first one said comes late to the second, when the device is there already. It has been written before the
+// second one says anything: the first one has turned to another device.
 STORY(instances, a_device_moves_from_one_whose_clock_is_ahead) {
     struct rig *rig = two_apart("+5", NULL);
     int before, device;
     rig_broker_freeze(rig);
     device_send(before = rig_tcp(rig), report(VAN, 1));
     rig_expect_log(rig, VAN ": identified");
+    device_send(rig_tcp(rig), report(CAR, 1));
+    rig_expect_log(rig, CAR ": identified");
     device_send(device = rig_tcp(rig->beside), report(VAN, 2));
     rig_expect_log(rig->beside, VAN ": identified");
     rig_broker_thaw(rig);
