@@ -258,8 +258,8 @@ Test(link, names_another_client_with_the_same_id) {
 }
 
 Test(link, connections_that_do_not_last_are_made_more_and_more_slowly) {
-    struct set set = up_with((struct scripted_rule){.times = 1}, NULL);
     int64_t begun = rig_clock();
+    struct set set = up_with((struct scripted_rule){.times = 1}, NULL);
     for (size_t i = 1; i <= 4; i++) {
         scripted_expect_connects(set.broker, GATEWAY, i);
         scripted_expect_connected(set.broker, GATEWAY);
