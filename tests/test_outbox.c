@@ -992,6 +992,115 @@ Test(outbox, finds_what_makes_the_broker_mute, .timeout = 120) {
     is_mute = false;
 }
 
+// --- a broker that answers late ---
+
+static unsigned resets; // of the connection, by us
+
+// Milliseconds after which it answers the nth message that it was handed; UINT_MAX: never.
+typedef unsigned lateness_fn(size_t nth);
+
+// Answers what is due. What was under way when the connection was ended has no answer.
+static void serve_late(lateness_fn *lateness) {
+    static uint64_t handed[SENT_MAX * 10]; // by uv_now(); 0: answered, or lost
+    static size_t known;
+    for (; known < broker.count; known++)
+        handed[known] = uv_now(&loop);
+    for (size_t i = 0; i < known; i++) {
+        if (handed[i] == 0 || uv_now(&loop) - handed[i] < lateness(i + 1))
+            continue;
+        handed[i] = 0;
+        answer((int)i + 1, MQTT_TAKEN);
+    }
+    if (!broker.was_reset)
+        return;
+    memset(handed, 0, sizeof handed);
+    broker.was_reset = false;
+    resets++;
+    go_down();
+    go_up();
+}
+
+// How many wait after so many seconds.
+static size_t suffer_late(lateness_fn *lateness, unsigned seconds) {
+    uint64_t end = uv_now(&loop) + 1000 * (uint64_t)seconds;
+    while (outbox_count(outbox) > 0 && uv_now(&loop) < end) {
+        serve_late(lateness);
+        calm_clock_step(&loop);
+    }
+    return outbox_count(outbox);
+}
+
+static unsigned seven_seconds_after_a_stall(size_t nth) {
+    return nth <= WINDOW ? UINT_MAX : 7000;
+}
+
+static unsigned two_to_nine_seconds_after_a_stall(size_t nth) {
+    static const unsigned lateness[] = {7, 6, 2, 9, 8, 3, 9, 7, 2, 5, 8, 9, 4};
+    return nth <= WINDOW ? UINT_MAX : 1000 * lateness[nth % 13];
+}
+
+static unsigned two_to_fourteen_seconds(size_t nth) {
+    static const unsigned lateness[] = {14, 2, 13, 2, 12, 14, 3, 2, 14, 13, 2};
+    return 1000 * lateness[nth % 11];
+}
+
+static unsigned twelve_seconds(size_t nth) {
+    return 12000;
+}
+
+static void begin_late(void) {
+    calm_clock_hurry(50);
+    broker.endless = true;
+    for (int i = 0; i < 2 * WINDOW; i++)
+        put_report("1");
+    go_up();
+}
+
+// A wait that is shorter than what the broker needs would end one connection after the other.
+Test(outbox, catches_up_with_a_broker_that_answers_late_after_a_stall, .timeout = 60) {
+    begin_late();
+    cr_expect_eq(suffer_late(seven_seconds_after_a_stall, 100), 0);
+    cr_expect_leq(resets, 3, "%u connections were ended", resets);
+    cr_expect_eq(set_aside, 0);
+}
+
+Test(outbox, calls_nothing_never_acknowledged_where_answers_come_late, .timeout = 60) {
+    begin_late();
+    cr_expect_eq(suffer_late(two_to_nine_seconds_after_a_stall, 150), 0);
+    cr_expect_eq(set_aside, 0);
+    broker.endless = true;
+    for (int i = 0; i < 10 * WINDOW; i++)
+        put_report("1");
+    cr_expect_eq(suffer_late(two_to_fourteen_seconds, 300), 0);
+    cr_expect_eq(set_aside, 0);
+}
+
+// The wait that a slow hour needed is no measure for what comes after it.
+Test(outbox, forgets_how_late_a_broker_was_once_it_answers_quickly, .timeout = 60) {
+    begin_late();
+    suffer_late(seven_seconds_after_a_stall, 100);
+    handed_before = broker.count;
+    for (int i = 0; i < 10; i++)
+        put_report("1");
+    run_until(is_mute_maker_found, 0); // all are answered at once
+    for (const char *const *text = (const char *const[]){"P", "1", "2", NULL}; *text != NULL; text++)
+        put_report(*text);
+    uint64_t end = uv_now(&loop) + 40000;
+    while (!is_mute_maker_found(0) && uv_now(&loop) < end)
+        calm_clock_step(&loop);
+    cr_expect_eq(set_aside, 1);
+    is_mute = false;
+}
+
+// The same for a result, which goes out beside the others.
+Test(outbox, calls_no_result_never_acknowledged_where_answers_come_late, .timeout = 60) {
+    struct mqtt_publish result = result_to("a", "r");
+    begin_late();
+    outbox_put_result(outbox, &result);
+    cr_expect_eq(suffer_late(twelve_seconds, 100), 0);
+    cr_expect_eq(set_aside, 0);
+}
+
 // --- retained messages ---
 
 static uint64_t put_retained(const char *topic, const char *text) {

@@ -50,7 +50,6 @@
 #define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
 #define REFUSED_KEPT     64          // refused messages that are remembered for who waits for them later
 #define SILENCE_MAX      15000       // milliseconds without an answer to anything that is under way
-#define SILENCE_AGAIN    5000        // the same for suspects, which are few
 #define HURRY_MAX        10          // accused messages beyond which it is the broker that is in trouble
 #define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
 #define LOOK_MAX         500    // messages among which one to another topic is looked for
@@ -753,9 +752,13 @@ static bool has_taken_others(const struct outbox *outbox, const struct item *ite
            refusals_has(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
 }
 
+static void note_taken_then(const struct outbox *outbox, struct item *item) {
+    item->taken_then = item->report ? outbox->taken_reports : outbox->taken;
+}
+
 static void note_first_fault(const struct outbox *outbox, struct item *item) {
     if (item->strikes.count == 0 && item->overdue == 0)
-        item->taken_then = item->report ? outbox->taken_reports : outbox->taken;
+        note_taken_then(outbox, item);
 }
 
 // It waits while others go out in its place.
@@ -1126,7 +1129,9 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
     outbox->answered_at = outbox->last_answer;
     if (is_suspected(outbox) && outbox->in_flight == 0)
         suspects_clear_portion(&outbox->suspects, window_of(outbox));
+    suspects_note_answer(&outbox->suspects, outbox->last_answer - item->handed_over);
     item->strikes = (struct strikes){.count = 0};
+    item->overdue = 0;
     release_next(outbox, item);
     take_answer(outbox, item, answer, reason);
 }
@@ -1153,26 +1158,45 @@ static void refuse_unanswered(struct outbox *outbox, struct item *item) {
     refuse_item(outbox, item, "it never acknowledges this message");
 }
 
+static unsigned longer_of(unsigned one, unsigned other) {
+    return one > other ? one : other;
+}
+
+// Its answer was left out once more. Whether the broker will never answer it: it has answered others meanwhile, and much
+// sooner. Otherwise others go out in its place again.
+static bool note_left_out(struct outbox *outbox, struct item *item) {
+    uint64_t waited = uv_now(outbox->loop) - item->handed_over;
+    note_first_fault(outbox, item);
+    if (++item->overdue < OVERDUE_MAX || !has_taken_others(outbox, item))
+        return false;
+    note_taken_then(outbox, item);
+    return suspects_would_have_answered(&outbox->suspects, waited);
+}
+
+static bool is_overdue(const struct outbox *outbox) {
+    return outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since >
+                                           longer_of(suspects_patience(&outbox->suspects), OVERDUE);
+}
+
 // The broker answers others and not this one: it goes out again on a new connection, but not for ever.
 static void end_overdue(struct outbox *outbox) {
     struct item *item = outbox->items;
     while (item != NULL && item->number != outbox->passed_over)
         item = item->next;
     outbox->passed_over = 0;
-    if (item != NULL && item->mid != 0) {
-        note_first_fault(outbox, item);
-        if (++item->overdue >= OVERDUE_MAX) {
-            refuse_unanswered(outbox, item);
-            return;
-        }
+    if (item != NULL && item->mid != 0 && note_left_out(outbox, item)) {
+        refuse_unanswered(outbox, item);
+        return;
     }
+    suspects_note_silence(&outbox->suspects);
     outbox->carrier->reset(outbox->carrier->context, "it skipped an acknowledgement");
 }
 
 static bool is_silent(const struct outbox *outbox, const struct item *oldest) {
     uint64_t since = oldest->handed_over > outbox->answered_at ? oldest->handed_over : outbox->answered_at;
-    uint64_t most = is_suspected(outbox) ? SILENCE_AGAIN : SILENCE_MAX;
-    return uv_now(outbox->loop) - since > most;
+    unsigned patience = suspects_patience(&outbox->suspects); // suspects are few
+    return uv_now(outbox->loop) - since >
+           (is_suspected(outbox) ? patience : longer_of(patience, SILENCE_MAX));
 }
 
 // All that were under way go out again one at a time. The oldest is the likely reason: others go out in its place
@@ -1189,14 +1213,14 @@ static void suspect_unanswered(struct outbox *outbox) {
 }
 
 // The broker keeps the connection and answers nothing any more. RabbitMQ does so at a message that is too large.
-// What is to blame is alone, was left out again and again, and others were taken.
 static void end_silence(struct outbox *outbox) {
     struct item *oldest = oldest_under_way(outbox);
     if (oldest == NULL || !carrier_is_up(outbox) || !is_silent(outbox, oldest))
         return;
-    note_first_fault(outbox, oldest);
+    if (is_suspected(outbox))
+        suspects_note_silence(&outbox->suspects);
     suspect_unanswered(outbox);
-    if (++oldest->overdue >= OVERDUE_MAX && outbox->in_flight == 1 && has_taken_others(outbox, oldest))
+    if (note_left_out(outbox, oldest) && outbox->in_flight == 1)
         refuse_unanswered(outbox, oldest);
     outbox->carrier->reset(outbox->carrier->context, "it does not acknowledge messages");
 }
@@ -1211,12 +1235,12 @@ static void try_accused_again(struct outbox *outbox) {
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
     end_silence(outbox);
-    sideline_tick(outbox->sideline, outbox->last_answer);
+    sideline_tick(outbox->sideline, outbox->last_answer, &outbox->suspects);
     try_accused_again(outbox);
     if (!outbox->spilling && waits_too_long(outbox))
         begin_spilling(outbox,
                        carrier_is_up(outbox) ? "it does not acknowledge messages" : "it is disconnected");
-    if (outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since > OVERDUE)
+    if (is_overdue(outbox))
         end_overdue(outbox);
     delete_taken(outbox, 1);
     outbox->may_retry = true;
