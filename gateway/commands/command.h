@@ -63,14 +63,18 @@ struct command {
         *bytes; // of one that waits for either: what it will send then, of which the entry tells; else NULL
     size_t bytes_length;
     int64_t claim_by;     // by clock_ticks(): until then its entry should have come back
+    unsigned unreturned;  // times in a row that the broker took that and did not give it back
+    bool watched;         // waiter waits for what becomes of its entry
+    bool refused;         // the broker has refused its entry as published last
+    bool unshared;        // and every one before: nobody but us knows of the command
     bool ended_elsewhere; // of one that has ended: another instance said so
     bool is_back;         // the device came back after it was sent, and is given a moment for the answer
     bool end_written;     // of one that has ended: it is on disk
     bool end_said;        // and the broker is told how, before its entry is emptied
     bool result_said;     // and who asked for it
     int64_t forget_at; // by clock_ticks(), of a tombstone: an ended command whose end the broker has; else 0
-    struct outbox_waiter waiter; // of one that has ended: until the broker has the result
-    struct command_queue *queue; // the same: that waits for it
+    struct outbox_waiter waiter; // until the broker has its entry; of one that has ended, the result
+    struct command_queue *queue; // that waits for it
 
     // The table's own.
     struct command_target *target; // whose list it stands in, while it has not ended

@@ -260,7 +260,8 @@ static void await_disk(struct command_intake *intake, int64_t id) {
 
 static void announce(struct command_intake *intake, struct command *command) {
     say_queued(intake->queue, command);
-    command_voice_publish(intake->queue->voice, command);
+    command->unshared = true; // until the broker has taken it
+    command_queue_publish(intake->queue, command);
     intake->queue->unannounced = intake->queue->unannounced || command->unsaid;
 }
 
