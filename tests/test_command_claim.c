@@ -26,7 +26,7 @@ static struct config config;
 static struct config_channel channel = {.id = 1, .name = "mictrack"};
 static struct command *command;
 static bool others, settled;
-static uint64_t serial;     // of the device's connection
+static uint64_t serial;     // of the device's connection; 0: it is not here
 static uint64_t memory[64]; // of the codec, about that
 static size_t sent;         // times that bytes went to the device
 static uint8_t device_got[CODEC_COMMAND_MAX];
@@ -50,7 +50,7 @@ static bool find_road(void *context, int64_t device_id, const char *ident, struc
                           .serial = serial,
                           .codec_session = memory,
                           .send = note_bytes};
-    return true;
+    return serial != 0;
 }
 
 static bool has_others(void *context) {
@@ -219,6 +219,28 @@ Test(command_claim, one_whose_entry_does_not_come_back_is_tried_again) {
     cr_assert(sent == 0 && command->attempts == 1 && command->unheard); // taken back, and said once more
     hear("me", "sent", 1);
     cr_assert(sent == 1);
+}
+
+// --- a device that moves ---
+
+Test(command_claim, one_that_another_sent_goes_out_again_when_the_device_comes_here) {
+    serial = 0;
+    hear("another", "sent", 1);
+    serial = 8;
+    command_queue_device_talks(&queue, 42, 1, IDENT);
+    cr_assert(command->unheard && command->attempts == 2);
+    hear("me", "sent", 2);
+    cr_assert(sent == 1 && command->state == COMMAND_SENT);
+}
+
+// The other one hears that the device is here before it may send.
+Test(command_claim, one_that_another_is_about_to_send_is_left_to_it_while_the_device_is_here) {
+    hear("another", "sent", 1);
+    command_queue_device_talks(&queue, 42, 1, IDENT);
+    cr_assert(command->state == COMMAND_SENT && !command->unheard && command->attempts == 1);
+    hear("another", "queued", 0);
+    hear("me", "sent", 1);
+    cr_assert(sent == 1 && command->attempts == 1);
 }
 
 // --- a broker that refuses the entry ---

@@ -55,10 +55,12 @@ struct command {
     struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL
     uint64_t published;    // number in the outbox of its entry as last published
     uint64_t sent_to;      // of one that was sent from here: serial number of the road
-    bool has_begun;        // the device has said that it is working on it
-    bool fresh;            // it waits to be on disk, before it is sent
-    bool unwritten;        // it waits to be on disk as sent, before it is
-    bool unheard;          // it waits for its entry as sent to come back from the broker, before it is
+    uint64_t here_then; // of one that another instance sent: the connection that the device had here when we
+                        // heard that, so that it has not come from there since; or 0
+    bool has_begun;     // the device has said that it is working on it
+    bool fresh;         // it waits to be on disk, before it is sent
+    bool unwritten;     // it waits to be on disk as sent, before it is
+    bool unheard;       // it waits for its entry as sent to come back from the broker, before it is
     uint8_t
         *bytes; // of one that waits for either: what it will send then, of which the entry tells; else NULL
     size_t bytes_length;

@@ -227,6 +227,11 @@ static bool find_road(const struct command_queue *queue, const struct command *c
            (command->channel_id == 0 || command->channel_id == road->channel->id);
 }
 
+uint64_t command_queue_connection(const struct command_queue *queue, const struct command *command) {
+    struct road road;
+    return find_road(queue, command, &road) ? road.serial : 0;
+}
+
 // Seconds to wait for the answer.
 static unsigned timeout_of(const struct command_queue *queue, const struct command *command) {
     if (command->timeout > 0)
@@ -426,12 +431,12 @@ static bool may_have_ended(const struct command_queue *queue, const struct comma
     return !command->confirmed && roll_call_is_open(queue->roll_call);
 }
 
-// Whether it was sent from here to a connection which is gone, in this run or an earlier one, and may be sent again by
-// this road.
+// Whether it was sent to a connection which is gone, from here or by another instance, and may be sent again by this
+// road. The device came here after the other one sent it: else that one is told that it is here, and does not send.
 static bool is_unanswered(const struct command_queue *queue, const struct command *command,
                           const struct road *road) {
-    return !command->has_begun && !is_unsent(command) && command_voice_is_own(queue->voice, command) &&
-           command->sent_to != road->serial && command->attempts < command->max_attempts &&
+    return !command->has_begun && !is_unsent(command) && command->sent_to != road->serial &&
+           command->here_then != road->serial && command->attempts < command->max_attempts &&
            !may_have_ended(queue, command);
 }
 

@@ -55,6 +55,9 @@ struct command_queue {
 // Frees what it still has of its own.
 void command_queue_clear(struct command_queue *queue);
 
+// Serial number of the road to its device; 0: it cannot be reached here.
+uint64_t command_queue_connection(const struct command_queue *queue, const struct command *command);
+
 // Publishes the entry of a command, and watches whether the broker takes it.
 void command_queue_publish(struct command_queue *queue, struct command *command);
 
