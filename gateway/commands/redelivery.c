@@ -8,7 +8,7 @@
 #include "gateway/base/memory.h"
 
 #define MID_MAX   65535
-#define OPEN_TIME 60000000 // microseconds from the connection during which publishes are compared at most
+#define OPEN_TIME 60000000 // microseconds from the connection during which publishes are compared
 
 // A publish that was taken in on an earlier connection.
 struct earlier {
