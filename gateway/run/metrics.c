@@ -14,7 +14,8 @@
 #include "gateway/broker/topic.h"
 
 #define INTERVAL 10000 // milliseconds
-#define FIRST    1000  // the same, from the connection: one that breaks at once has more important things to carry
+#define FIRST                                                                                                \
+    1000 // the same, from the connection: one that breaks at once has more important things to carry
 
 struct metrics {
     struct metrics_parts parts;
