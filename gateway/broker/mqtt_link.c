@@ -88,6 +88,7 @@ struct mqtt_link {
     struct subscriber *subscriber;
     struct hearing *hearing;
     struct asking_again hearing_again;
+    bool hearing_said;           // that one was refused, in this run
     struct broker_limits limits; // of this connection
     bool in_library;             // it is reading or writing, and may be in a callback
     bool flushing;
@@ -514,12 +515,6 @@ static bool hear_no_more(void *context, char *const *filters, size_t count, int 
     return !link->broken;
 }
 
-// Of a filter that is refused there may be thousands, so that none is told of: what they would tell is put right late.
-static bool hear_later(void *context, int reason) {
-    struct mqtt_link *link = context;
-    return asking_again_note(&link->hearing_again, reason) != AGAIN_NEVER;
-}
-
 static void hear_again(void *context) {
     struct mqtt_link *link = context;
     hearing_ask_again(link->hearing);
@@ -545,6 +540,16 @@ static void log_refused(const struct mqtt_link *link, const char *filter, int re
             "%s: subscription to %s rejected: %s: the broker's access list must let the %s '%s' read it%s",
             link->name, filter, why, kind_of_user(link), name_of_user(link),
             again == AGAIN_SLOWLY ? "; asking again every 30 s" : "");
+}
+
+// Of the first one: there may be thousands like it.
+static bool hear_later(void *context, const char *filter, int reason) {
+    struct mqtt_link *link = context;
+    enum again again = asking_again_note(&link->hearing_again, reason);
+    if (!link->hearing_said && link->handlers->purpose == NULL)
+        log_refused(link, filter, reason, again);
+    link->hearing_said = true;
+    return again != AGAIN_NEVER;
 }
 
 static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason,

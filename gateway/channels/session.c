@@ -187,9 +187,9 @@ static void tell_rivalry(struct session *session, const struct place *old, const
     if (session->rivalry_told || !is_to_stay(old))
         return;
     session->rivalry_told = true;
-    log_warning("channel %s, %s, device %s: waits for up to a second: %s has just taken over, and so on: two "
-                "devices with "
-                "one ident, or somebody else",
+    log_warning("channel %s, %s, device %s: waits, since %s took over from another connection less than a "
+                "second ago: two "
+                "devices with one ident, or one that connects again and again",
                 peer->channel->name, peer->address, session->ident, old->peer->address);
 }
 
