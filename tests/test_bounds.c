@@ -18,6 +18,7 @@
 #include "gateway/channels/udp.h"
 #include "gateway/commands/table.h"
 #include "gateway/commands/voice.h"
+#include "gateway/state/change.h"
 #include "gateway/state/devices.h"
 #include "gateway/state/instances.h"
 #include "tests/allocations.h"
@@ -143,6 +144,22 @@ Test(bounds, what_codecs_remember_at_all_connections_has_a_bound) {
     cr_assert(peer.stream.session_count == 1 && counters.sessions == STREAM_DEVICES_ALL_MAX);
     stream_free(&peer.stream);
     cr_assert(counters.sessions == STREAM_DEVICES_ALL_MAX - 1);
+}
+
+// Each reading of a registry whose devices have other names now tells of all of them, also while the broker is away.
+Test(bounds, changes_of_devices_wait_up_to_a_bound) {
+    struct publisher *publisher = publisher_new(&carrier.loop);
+    struct changes *changes = changes_new(bus, publisher);
+    for (int i = 0; i < CHANGES_MAX; i++)
+        changes_tell(changes, CHANGE_UPDATED, i, "866425031361423", "Van 1");
+    size_t before = allocations_count();
+    for (int i = 0; i < 10; i++)
+        changes_tell(changes, CHANGE_UPDATED, i, "866425031361423", "Van 2");
+    cr_assert(allocations_count() < before + 10, "%zu taken", allocations_count() - before);
+    changes_free(changes);
+    publisher_stop(publisher);
+    uv_run(&carrier.loop, UV_RUN_NOWAIT);
+    publisher_free(publisher);
 }
 
 // --- addresses over UDP ---

@@ -50,7 +50,7 @@
 #define BATCH_TIME              20000000 // nanoseconds in which commands are read that go to disk together
 #define AT_ONCE                 50       // milliseconds until another broker or version is tried
 #define SOMEBODY_WAITS          200      // milliseconds until the next attempt
-#define EXPIRY_MAX              2147483  // seconds
+#define EXPIRY_MAX              2147483 // seconds. Artemis takes what is not in 31 bits of milliseconds for over
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -88,10 +88,12 @@ struct mqtt_link {
     struct subscriber *subscriber;
     struct hearing *hearing;
     struct asking_again hearing_again;
+    bool hearing_said;           // that one was refused, in this run
     struct broker_limits limits; // of this connection
     bool in_library;             // it is reading or writing, and may be in a callback
     bool flushing;
-    int *early; // mids that were written while somebody flushed; or NULL
+    uint64_t numbered; // messages with a packet id that have come
+    int *early;        // mids that were written while somebody flushed; or NULL
     size_t early_count;
     struct pace pace;
     uv_work_t work;
@@ -508,12 +510,6 @@ static bool hear_no_more(void *context, char *const *filters, size_t count, int 
     return !link->broken;
 }
 
-// Of a filter that is refused there may be thousands, so that none is told of: what they would tell is put right late.
-static bool hear_later(void *context, int reason) {
-    struct mqtt_link *link = context;
-    return asking_again_note(&link->hearing_again, reason) != AGAIN_NEVER;
-}
-
 static void hear_again(void *context) {
     struct mqtt_link *link = context;
     hearing_ask_again(link->hearing);
@@ -539,6 +535,16 @@ static void log_refused(const struct mqtt_link *link, const char *filter, int re
             "%s: subscription to %s rejected: %s: the broker's access list must let the %s '%s' read it%s",
             link->name, filter, why, kind_of_user(link), name_of_user(link),
             again == AGAIN_SLOWLY ? "; asking again every 30 s" : "");
+}
+
+// Of the first one: there may be thousands like it.
+static bool hear_later(void *context, const char *filter, int reason) {
+    struct mqtt_link *link = context;
+    enum again again = asking_again_note(&link->hearing_again, reason);
+    if (!link->hearing_said && link->handlers->purpose == NULL)
+        log_refused(link, filter, reason, again);
+    link->hearing_said = true;
+    return again != AGAIN_NEVER;
 }
 
 static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason,
@@ -614,6 +620,7 @@ static void on_publish(struct mosquitto *client, void *context, int mid, int rea
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
+    link->numbered += message->mid != 0;
     if (subscriber_ignores(link->subscriber, message->topic, message->retain))
         return;
     struct packet_extras extras = packet_read_extras(properties);
@@ -623,6 +630,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
                                                      .mid = message->mid,
+                                                     .nth = link->numbered,
                                                      .instance = extras.instance,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
@@ -750,8 +758,7 @@ static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     }
 }
 
-// Not more than a broker can count in 32 bits of milliseconds: Artemis takes more for a message that has expired.
-static unsigned expiry_of(const struct config *config) {
+unsigned mqtt_link_expiry(const struct config *config) {
     unsigned seconds = (unsigned)config->limits.forget_unknown_after;
     return seconds < EXPIRY_MAX ? seconds : EXPIRY_MAX;
 }
@@ -768,7 +775,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
             fitting.retain = MQTT_RETAINED;
     }
     if (fitting.retain == MQTT_RETAINED_FOR_A_WHILE)
-        fitting.expiry = expiry_of(link->config);
+        fitting.expiry = mqtt_link_expiry(link->config);
     if (!link->limits.retain)
         fitting.retain = MQTT_NOT_RETAINED;
     return fitting;

@@ -391,8 +391,8 @@ size_t captures_allow(struct captures *captures, const struct peer *peer, size_t
     count(captures, peer, allowed, length);
     if (allowed < length)
         peer_warn(peer, "capture", NULL,
-                  "capture: %zu bytes are left out: more than 64 KiB a minute of a device, 1 MiB of all, or "
-                  "than the broker takes",
+                  "capture: bytes left out: %zu. A device may have 64 KiB a minute and all together 1 MiB, "
+                  "and no more than the broker takes",
                   length - allowed);
     return allowed;
 }

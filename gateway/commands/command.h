@@ -46,6 +46,7 @@ struct command {
     int64_t expires_at, answer_at; // the deadlines
     uint64_t publish; // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
     int mid;          // packet id of that publish
+    uint64_t nth;     // its number, see struct mqtt_received; 0: it came to an earlier run
     int64_t twin; // of one that may be of a publish that the broker delivers again: the command that came of
                   // it the first time; it waits until that is known. Else 0
     bool is_foreign;       // it came out of the broker: its id is not of our counting

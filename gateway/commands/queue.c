@@ -523,6 +523,8 @@ void command_queue_device_talks(struct command_queue *queue, int64_t device_id, 
 static int fit_of(const struct command *command, const struct road *from, const struct codec_answer *answer) {
     const char *key = command->expectation.key;
     bool waits = command->state == COMMAND_SENT || command->attempts > 0;
+    if (answer->implicit && command->sent_to != from->serial)
+        return 0; // a report of a device that has come back is what it says each time
     if (!waits || !(*key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0))
         return 0;
     return command->state != COMMAND_SENT ? 1 : command->sent_to != from->serial ? 2 : 3;

@@ -14,6 +14,7 @@
 #include "gateway/broker/topic.h"
 
 #define INTERVAL 10000 // milliseconds
+#define FIRST    1000  // the same, from the connection: one that breaks at once has more important things to carry
 
 struct metrics {
     struct metrics_parts parts;
@@ -102,7 +103,7 @@ static json_t *broker_json(const struct metrics *metrics) {
                      (double)outbox_oldest_age(parts->outbox) / 1e3);
 }
 
-static char *write_all(struct metrics *metrics) {
+static json_t *write_all(struct metrics *metrics) {
     json_t *all = json_pack("{s:f, s:f, s:I, s:f, s:o, s:o}", "timestamp", (double)clock_now() / 1e6,
                             "started", (double)metrics->parts.started / 1e6, "resident_memory_bytes",
                             resident_bytes(), "loop_lag_seconds", loop_lag_longest(metrics->parts.lag) / 1e3,
@@ -112,24 +113,27 @@ static char *write_all(struct metrics *metrics) {
     json_object_update(all, store);
     json_decref(broker);
     json_decref(store);
-    const struct bus *bus = metrics->parts.bus;
-    bus_say(bus, all, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_METRICS, bus_client_id(bus));
-    char *text = text_of_json(all, TEXT_VALUE_DIGITS);
-    json_decref(all);
-    return text;
+    return all;
 }
 
 // --- when ---
 
-static void tell(struct metrics *metrics) {
-    char *text = write_all(metrics);
-    if (metrics->parts.told != NULL)
-        metrics->parts.told(metrics->parts.context, text);
+static void tell(const struct metrics *metrics, const json_t *all) {
+    if (metrics->parts.told == NULL)
+        return;
+    char *text = text_of_json(all, TEXT_VALUE_DIGITS);
+    metrics->parts.told(metrics->parts.context, text);
     free(text);
 }
 
 static void on_timer(uv_timer_t *timer) {
-    tell(timer->data);
+    struct metrics *metrics = timer->data;
+    const struct bus *bus = metrics->parts.bus;
+    json_t *all = write_all(metrics);
+    if (bus_is_up(bus))
+        bus_say(bus, all, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_METRICS, bus_client_id(bus));
+    tell(metrics, all);
+    json_decref(all);
 }
 
 struct metrics *metrics_new(const struct metrics_parts *parts) {
@@ -146,7 +150,11 @@ void metrics_start(struct metrics *metrics) {
 
 void metrics_link(struct metrics *metrics, bool up) {
     metrics->connections += up;
-    tell(metrics);
+    if (up && !uv_is_closing((uv_handle_t *)&metrics->timer))
+        uv_timer_start(&metrics->timer, on_timer, FIRST, INTERVAL);
+    json_t *all = write_all(metrics);
+    tell(metrics, all);
+    json_decref(all);
 }
 
 void metrics_stop(struct metrics *metrics) {

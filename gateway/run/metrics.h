@@ -33,7 +33,7 @@ struct metrics_parts {
 
 struct metrics *metrics_new(const struct metrics_parts *parts);
 void metrics_start(struct metrics *metrics);
-// The link is up, or lost: said at once.
+// The link is up, or lost: whoever is told the numbers here is told at once, the broker a second later.
 void metrics_link(struct metrics *metrics, bool up);
 // Closes the handles on the loop. The memory goes with metrics_free() after the loop has ended.
 void metrics_stop(struct metrics *metrics);

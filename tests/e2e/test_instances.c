@@ -77,11 +77,11 @@ STORY(instances, a_device_does_not_move_on_a_word_of_nobody) {
 // A gateway that was without the broker tells late of a device that has moved since.
 STORY(instances, a_device_does_not_move_back_on_what_was_said_long_before) {
     struct rig *rig = rig_up(NULL);
-    char entry[80];
+    char entry[96];
     int device = wake(rig, VAN);
     rig_publish(rig, TO_VAN, "where?"); // it has settled when this comes
     device_expect(device, "where?");
-    snprintf(entry, sizeof entry, "{\"instance\":\"second\",\"timestamp\":%lld}",
+    snprintf(entry, sizeof entry, "{\"instance\":\"second\",\"timestamp\":%lld,\"late\":true}",
              (long long)time(NULL) - 120);
     rig_publish(rig, "log/gw/devices/" VAN "/connected", entry);
     device_send(device, "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+7\r\n");
@@ -104,7 +104,7 @@ static struct rig *two_apart(const char *clock, const char *clock_beside) {
 }
 
 STORY(instances, a_device_moves_to_one_whose_clock_is_behind) {
-    struct rig *rig = two_apart(NULL, "-5");
+    struct rig *rig = two_apart(NULL, "-300");
     int before = wake(rig, VAN), device = wake(rig->beside, VAN);
     device_expect_closed(before);
     rig_publish(rig, TO_VAN, REBOOT);
