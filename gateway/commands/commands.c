@@ -60,6 +60,10 @@ const struct command_counts *commands_counts(const struct commands *commands) {
     return &commands->counts;
 }
 
+size_t commands_waiting(const struct commands *commands) {
+    return commands->table.pending;
+}
+
 static void on_sweep(uv_timer_t *timer) {
     struct commands *commands = timer->data;
     command_queue_sweep(&commands->queue, clock_ticks());
