@@ -442,6 +442,11 @@ static void say_what_does_not_work(struct mqtt_link *link) {
     free(text);
 }
 
+// Of a connection for a purpose that is soon reached, whoever made it says what matters.
+static bool is_told(const struct mqtt_link *link) {
+    return link->handlers->purpose == NULL || link->handlers->stays;
+}
+
 static void become_up(struct mqtt_link *link) {
     link->state = UP;
     *link->said = '\0';
@@ -450,7 +455,7 @@ static void become_up(struct mqtt_link *link) {
     // It has no more to say than what the calls return, and would format a line for each packet.
     mosquitto_log_callback_set(link->client, NULL);
     uv_timer_stop(&link->timer);
-    log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
+    log_at(is_told(link) ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
     asking_again_begin(&link->hearing_again);
     if (link->limits.wildcards)
         hearing_begin(link->hearing, link->resumed);
@@ -550,7 +555,7 @@ static bool hear_later(void *context, const char *filter, int reason) {
 static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason,
                         enum again again, bool said) {
     struct mqtt_link *link = context;
-    bool granted = reason < 0x80, said_here = link->handlers->purpose == NULL;
+    bool granted = reason < 0x80, said_here = is_told(link);
     if (!granted && !said && said_here)
         log_refused(link, subscription->filter, reason, again);
     else if (granted && said && said_here)

@@ -16,6 +16,10 @@
 #define STALE_TIME  60000000 // microseconds
 #define SETTLE_TIME 2000000  // microseconds to wait for our own log entry, which may be behind many messages
 
+size_t sessions_count(const struct session_table *table) {
+    return HASH_CNT(by_ident, table->by_ident);
+}
+
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
     HASH_FIND(by_ident, table->by_ident, ident, strlen(ident), session);

@@ -14,7 +14,8 @@
 #include "gateway/broker/topic.h"
 
 #define INTERVAL 10000 // milliseconds
-#define FIRST    1000  // the same, from the connection: one that breaks at once has more important things to carry
+#define FIRST                                                                                                \
+    1000 // the same, from the connection: one that breaks at once has more important things to carry
 
 struct metrics {
     struct metrics_parts parts;
@@ -60,6 +61,13 @@ static json_t *commands_json(const struct metrics *metrics) {
                      (json_int_t)counts->canceled);
 }
 
+static json_t *devices_json(const struct metrics *metrics) {
+    const struct metrics_parts *parts = &metrics->parts;
+    return json_pack("{s:I, s:I, s:I}", "devices", (json_int_t)state_devices(parts->state),
+                     "devices_connected", (json_int_t)sessions_count(parts->sessions), "commands_waiting",
+                     (json_int_t)commands_waiting(parts->commands));
+}
+
 static json_int_t size_of(const char *path, const char *end) {
     char *whole = text_format("%s%s", path, end);
     struct stat status;
@@ -103,16 +111,20 @@ static json_t *broker_json(const struct metrics *metrics) {
                      (double)outbox_oldest_age(parts->outbox) / 1e3);
 }
 
+// Takes part over.
+static void add(json_t *all, json_t *part) {
+    json_object_update(all, part);
+    json_decref(part);
+}
+
 static json_t *write_all(struct metrics *metrics) {
     json_t *all = json_pack("{s:f, s:f, s:I, s:f, s:o, s:o}", "timestamp", (double)clock_now() / 1e6,
                             "started", (double)metrics->parts.started / 1e6, "resident_memory_bytes",
                             resident_bytes(), "loop_lag_seconds", loop_lag_longest(metrics->parts.lag) / 1e3,
                             "commands", commands_json(metrics), "channels", channels_json(metrics));
-    json_t *broker = broker_json(metrics), *store = store_json(metrics);
-    json_object_update(all, broker);
-    json_object_update(all, store);
-    json_decref(broker);
-    json_decref(store);
+    add(all, devices_json(metrics));
+    add(all, broker_json(metrics));
+    add(all, store_json(metrics));
     return all;
 }
 

@@ -1589,6 +1589,10 @@ struct devices *devices_new(const struct devices_parts *parts) {
     return devices;
 }
 
+size_t devices_count(const struct devices *devices) {
+    return HASH_COUNT(devices->by_id);
+}
+
 void devices_free(struct devices *devices) {
     while (devices->foreign != NULL)
         forget_foreign(devices, devices->foreign);
