@@ -134,7 +134,7 @@ int cli_store(int argc, char **argv) {
         code = read_arguments(argc, argv, &request);
     if (code >= 0)
         return code;
-    struct config *config = config_load(request.file, cli_print_fault, stderr);
+    struct config *config = config_load_with(request.file, 0, cli_print_fault, stderr);
     if (config == NULL)
         return 1;
     code = use_store(config->store_path, &request);
