@@ -414,11 +414,32 @@ static struct command *read_entry(struct command_sync *sync, const char *key, in
     return NULL;
 }
 
+static bool is_signed(const struct mqtt_received *received) {
+    json_t *entry = received->length <= ENTRY_MAX
+                        ? json_loadb(received->payload, received->length, JSON_REJECT_DUPLICATES, NULL)
+                        : NULL;
+    bool found = json_object_get(entry, "signature") != NULL;
+    json_decref(entry);
+    return found;
+}
+
+// What no gateway wrote, of a command that the intake, which knows all, does not know, must not look like one that waits.
+// False: it stays. A signed one may be right with another key.
+static bool clear_stray(const struct command_sync *sync, const char *key, int64_t id,
+                        const struct mqtt_received *received) {
+    return is_intake(sync) && !is_signed(received) &&
+           bus_publish(voice_of(sync)->bus, NULL, MQTT_RETAINED, TOPIC_STATE "%s" TOPIC_QUEUE "%lld", key,
+                       (long long)id) != 0;
+}
+
 static void refuse_entry(struct command_sync *sync, const char *key, int64_t id,
                          const struct mqtt_received *received, const char *fault) {
     struct command *command = command_table_find(table_of(sync), id);
-    log_about(received->topic, LOG_WARNING, "%s: ignored: %s", received->topic, fault);
-    if (command == NULL || strcmp(command->key, key) != 0)
+    bool ours = command != NULL && strcmp(command->key, key) == 0;
+    bool cleared = !ours && clear_stray(sync, key, id, received);
+    log_about(received->topic, LOG_WARNING, "%s: ignored: %s%s", received->topic, fault,
+              cleared ? "; clearing it" : "");
+    if (!ours)
         return;
     command->confirmed = command->confirmed || received->retain; // of an earlier version, it is not signed
     note_spoiled(sync, command);
