@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -390,12 +391,19 @@ static void expect_fault(const char *command, const char *config, const char *pa
     cr_assert(strstr(output, path) != NULL, "%s, %s: %s%s", command, config, it->out, it->err);
 }
 
+// watch does not need it.
+static bool is_file_of_the_gateway_alone(const char *config) {
+    return strstr(config, "{\"commands\":{\"key_file\"") != NULL ||
+           strstr(config, "\"devices_file\"") != NULL;
+}
+
 Test(cli, check_names_each_fault_with_its_path) {
     put_files();
     for (size_t i = 0; i < sizeof faulty / sizeof faulty[0]; i++) {
         expect_fault("check -c in", faulty[i].config, faulty[i].path);
         expect_fault("run -c in", faulty[i].config, faulty[i].path);
-        expect_fault("watch -c in", faulty[i].config, faulty[i].path);
+        if (!is_file_of_the_gateway_alone(faulty[i].config))
+            expect_fault("watch -c in", faulty[i].config, faulty[i].path);
     }
 }
 
@@ -584,6 +592,47 @@ Test(cli, credentials_are_there_in_a_service_alone) {
     expect_in(it->out, "$.mqtt.password_file: is \"%d/mqtt\", but there are no credentials");
     setenv("CREDENTIALS_DIRECTORY", "/nowhere", 1);
     expect_in(call("check -c in", "{\"mqtt\":{\"password_file\":\"%d/mqtt\"}}")->out, "\"/nowhere/mqtt\"");
+}
+
+// By hand, root reads what systemd would hand to the service.
+Test(cli, credentials_outside_a_service_are_beside_the_configuration) {
+    static const char text[] = "{\"mqtt\":{\"username\":\"u\",\"password_file\":\"%d/secrets_mqtt\"}}";
+    const struct outcome *it = call("check -c in", text);
+    expect_code(it, 1);
+    expect_in(it->out, "outside the service the file \"./secrets/mqtt\", which cannot be read: No such file");
+    expect_in(it->out, "expected root (sudo), or TRACKBUS_MQTT_USERNAME and TRACKBUS_MQTT_PASSWORD");
+    char folder[128];
+    snprintf(folder, sizeof folder, "%s/secrets", files->directory);
+    cr_assert_eq(mkdir(folder, 0700), 0);
+    put_file("secrets/mqtt", "");
+    expect_in(call("check -c in", text)->out, "is \"./secrets/mqtt\", which cannot be read: it is empty");
+    put_file("secrets/mqtt", "hidden\n");
+    expect_code(call("check -c in", text), 0);
+    char call_with_path[256];
+    snprintf(call_with_path, sizeof call_with_path, "check -c %s/in", files->directory);
+    expect_code(call(call_with_path, text), 0);
+}
+
+// Of a file that a command does not use, nothing needs to be there.
+Test(cli, files_that_a_command_does_not_use_are_not_read) {
+    static const char text[] =
+        "{\"mqtt\":{\"url\":\"mqtt://127.0.0.1:1\",\"username\":\"u\",\"password_file\":\"%d/secrets_mqtt\"},"
+        "\"commands\":{\"key_file\":\"%d/secrets_key\"},\"devices_file\":\"nowhere\","
+        "\"web\":{\"users_file\":\"users\"},\"store\":{\"path\":\"store\"}}";
+    const struct outcome *it = call("store -c in list", text);
+    expect_code(it, 1);
+    expect_in(it->err, "there is no store store");
+    it = call("web -c in --add-user eve", text); // the password is the first line of the same text
+    expect_code(it, 0);
+    expect_in(it->out, "eve may log in");
+    it = call("watch -c in", text);
+    expect_code(it, 1);
+    expect_in(it->err, "$.mqtt.password_file: ");
+    cr_assert(strstr(it->err, "key_file") == NULL && strstr(it->err, "devices_file") == NULL, "%s", it->err);
+    setenv("TRACKBUS_MQTT_PASSWORD", "x", 1);
+    it = call("capture -c in --seconds 1 866425031361423", text);
+    expect_code(it, 1);
+    cr_assert(strstr(it->err, "_file") == NULL, "%s", it->err);
 }
 
 // --- describe ---
