@@ -42,7 +42,7 @@ export class Gateways {
   card(gateway) {
     const { instance, online, state, metrics } = gateway;
     const rows = [["version", state?.version], ["up", state?.started ? age(state.started) : ""], ["connections", metrics && sum(metrics, "connections")], ["rate", this.rate(gateway)],
-      ["messages", metrics && sum(metrics, "messages")], ["broker", metrics && (metrics.broker_up ? `connected, ${metrics.broker_reconnections ?? 0} reconnections` : "not connected")],
+      ["messages", metrics && sum(metrics, "messages")], ["broker", metrics && (metrics.broker_up ? `connected, reconnections: ${metrics.broker_reconnections ?? 0}` : "not connected")],
       ["outbox", metrics && `${metrics.outbox_messages ?? 0} messages, oldest ${Math.round(metrics.outbox_oldest_seconds ?? 0)} s`], ["disk", size(metrics?.store_bytes) + (metrics?.store_full ? ", full" : "")],
       ["set aside", metrics?.set_aside_messages], ["memory", size(metrics?.resident_memory_bytes)],
       ["longest turn", metrics?.loop_lag_seconds === undefined ? "" : `${Math.round(metrics.loop_lag_seconds * 1000)} ms in the last minute`]];
