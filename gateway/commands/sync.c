@@ -237,12 +237,18 @@ static void take_emptied(struct command_sync *sync, struct command *command) {
         bury(sync, command, COMMAND_CANCELED);
 }
 
+// It is not sent from here any more, if it was about to be. Who was, may also take that back while the device is here
+// and is waited for.
 static void adopt(struct command *command, struct command *update) {
+    if (command->unwritten || command->unheard)
+        command_queue_yield(command);
+    command->is_back = false;
     command->state = update->state;
     command->attempts = update->attempts;
     command->answer_by = update->answer_by;
     command->answer_at = update->answer_at;
     command->expectation = update->expectation;
+    command->here_then = update->here_then;
     free(command->instance);
     command->instance = update->instance;
     update->instance = NULL;
@@ -263,7 +269,6 @@ static void take_claim(struct command_sync *sync, struct command *command, struc
         return; // from before
     if (!own) {
         adopt(command, update);
-        command_queue_yield(command);
     } else if (update->attempts == command->attempts) {
         command_queue_heard(sync->queue, command);
     }
@@ -276,11 +281,28 @@ static void note_spoiled(struct command_sync *sync, struct command *command) {
     command->spoiled = command->confirmed = sync->any_spoiled = true;
 }
 
+static bool is_by_the_same(const struct command *command, const struct command *update) {
+    return command->instance != NULL && update->instance != NULL &&
+           strcmp(command->instance, update->instance) == 0;
+}
+
 // Only who has sent it takes that back: anything else with fewer attempts is from before, put back by somebody.
 static bool is_older(const struct command *command, const struct command *update) {
-    bool same = command->instance != NULL && update->instance != NULL &&
-                strcmp(command->instance, update->instance) == 0;
-    return update->attempts < command->attempts && !same;
+    return update->attempts < command->attempts && !is_by_the_same(command, update);
+}
+
+// Whoever has said that he sends it does not after all. That counts also while our own word that we do is on its way: it
+// comes behind this one.
+static bool is_taken_back(const struct command *command, const struct command *update) {
+    return command->state == COMMAND_SENT && update->state == COMMAND_QUEUED &&
+           update->attempts == command->attempts - 1 && is_by_the_same(command, update);
+}
+
+// Who says that he sends it when another one has said so already was too late, and hears that as we do. An attempt
+// that follows has another number.
+static bool is_too_late(const struct command *command, const struct command *update) {
+    return command->state == COMMAND_SENT && update->state == COMMAND_SENT &&
+           update->attempts == command->attempts && !is_by_the_same(command, update);
 }
 
 // What stands in the broker for a command that is known here. echo: we have said it on this connection.
@@ -294,11 +316,13 @@ static void take_update(struct command_sync *sync, struct command *command, stru
         bury(sync, command, update->state); // whatever we have said meanwhile
     else if (command->unheard)
         take_claim(sync, command, update, own);
+    else if (!own && is_taken_back(command, update))
+        adopt(command, update);
     else if (echo || command_voice_is_on_its_way(voice, command))
         return; // what we have is newer
     else if (own)
         take_own_entry(sync, command, update);
-    else if (is_older(command, update))
+    else if (is_older(command, update) || is_too_late(command, update))
         note_spoiled(sync, command);
     else
         adopt(command, update);
@@ -328,8 +352,11 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     struct command *known = command_table_find(table_of(sync), command->id);
     bool current = retained || !is_intake(sync) || !roll_call_is_open(sync->roll_call);
     bool echo = command_voice_is_own(voice_of(sync), command) && !retained;
-    if (known != NULL)
+    command->here_then = retained ? 0 : command_queue_connection(sync->queue, command);
+    if (known != NULL) {
         known->confirmed = known->confirmed || current;
+        known->unshared = false;
+    }
     // A live end is another instance's, who will empty it. What we said before we heard of the end came behind it.
     bool stands = retained || !command_has_ended(command);
     if (known != NULL && command_has_ended(known) && stands && (!echo || known->ended_elsewhere)) {

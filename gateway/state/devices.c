@@ -20,7 +20,8 @@
 #include "gateway/state/values.h"
 
 // Devices that we do not know and of which the broker tells something; of more, nothing is heard.
-#define CLAIMS_MAX 400000
+#define ELSEWHERE_MAX 400000 // devices of other gateways that are remembered
+#define CLAIMS_MAX    400000
 
 // Parts of a device's state that can be due.
 enum device_state_part {
@@ -91,6 +92,14 @@ struct denied {
     UT_hash_handle hh;
 };
 
+// A device that we do not have, and of which another gateway has said whether it is connected.
+struct foreign {
+    int64_t id;
+    uint32_t holder; // which gateway; 0: not known
+    bool connected;
+    UT_hash_handle hh;
+};
+
 // A registry that has changed: first the devices that we have are compared with it, then those that it has are taken.
 struct reload {
     enum { RELOAD_NONE, RELOAD_COMPARES, RELOAD_TAKES } phase;
@@ -118,6 +127,7 @@ struct devices {
     bool all_read;         // what the broker retained when we started
     struct claim *claims;  // while we hear what the broker retains
     struct denied *denied; // those of which it is due to say that they are not
+    struct foreign *foreign;
     bool strangers_announced; // to Home Assistant
 };
 
@@ -606,6 +616,28 @@ static void release(struct devices *devices) {
     }
 }
 
+static struct foreign *find_foreign(const struct devices *devices, int64_t id) {
+    struct foreign *foreign;
+    HASH_FIND(hh, devices->foreign, &id, sizeof id, foreign);
+    return foreign;
+}
+
+static void forget_foreign(struct devices *devices, struct foreign *foreign) {
+    HASH_DEL(devices->foreign, foreign);
+    free(foreign);
+}
+
+// NULL when there are too many.
+static struct foreign *find_or_make_foreign(struct devices *devices, int64_t id) {
+    struct foreign *foreign = find_foreign(devices, id);
+    if (foreign != NULL || HASH_COUNT(devices->foreign) >= ELSEWHERE_MAX)
+        return foreign;
+    foreign = must_have(calloc(1, sizeof *foreign));
+    foreign->id = id;
+    HASH_ADD(hh, devices->foreign, id, sizeof foreign->id, foreign);
+    return foreign;
+}
+
 static void forget_denied(struct devices *devices, int64_t id) {
     struct denied *denied;
     HASH_FIND(hh, devices->denied, &id, sizeof id, denied);
@@ -978,7 +1010,7 @@ static size_t compare_some(struct devices *devices, size_t count) {
 }
 
 bool devices_know(const struct devices *devices, int64_t id) {
-    return find(devices, id) != NULL;
+    return find(devices, id) != NULL || find_foreign(devices, id) != NULL;
 }
 
 // home_assistant.unknown_devices may have changed.
@@ -1234,6 +1266,20 @@ static bool is_overtaken(bool *heard, const struct mqtt_received *received) {
     return received->retain && *heard;
 }
 
+// Another gateway has it; or whoever had it has cleared what it said.
+static void hear_connected_of_foreign(struct devices *devices, int64_t id,
+                                      const struct mqtt_received *received) {
+    struct foreign *foreign =
+        received->length > 0 ? find_or_make_foreign(devices, id) : find_foreign(devices, id);
+    if (foreign != NULL && received->length == 0) {
+        forget_foreign(devices, foreign);
+    } else if (foreign != NULL) {
+        foreign->connected = is_true(received);
+        if (received->instance != NULL)
+            foreign->holder = holder_of(received->instance);
+    }
+}
+
 static void hear_connected(struct devices *devices, int64_t id, const char *topic,
                            const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
@@ -1242,6 +1288,8 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
         deny(devices, id);
     else if (state == NULL) // it has said that, too, or has it
         forget_denied(devices, id);
+    if (state == NULL && !own)
+        hear_connected_of_foreign(devices, id, received);
     if (state == NULL)
         return;
     if (!state->confirmed)
@@ -1279,6 +1327,12 @@ static void hear_holder_of(struct devices *devices, struct device_state *state, 
         compare(devices, state, bus_is_own(devices->parts.bus, instance), topic, received);
 }
 
+static void hear_holder_of_foreign(struct devices *devices, int64_t id, const char *instance) {
+    struct foreign *foreign = find_or_make_foreign(devices, id);
+    if (foreign != NULL)
+        foreign->holder = holder_of(instance);
+}
+
 static void hear_holder(struct devices *devices, int64_t id, const char *topic,
                         const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
@@ -1288,7 +1342,21 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
         hear_holder_of(devices, state, instance, topic, received);
     else if (state == NULL && bus_is_own(devices->parts.bus, instance) && received->retain)
         note_claim(devices, id, CLAIM_OURS);
+    else if (state == NULL && instance != NULL)
+        hear_holder_of_foreign(devices, id, instance);
     json_decref(json);
+}
+
+// Those that we do not have are not connected either.
+static void deny_foreign_of(struct devices *devices, uint32_t holder) {
+    struct foreign *foreign, *next;
+    HASH_ITER(hh, devices->foreign, foreign, next) {
+        if (foreign->holder != holder || !foreign->connected)
+            continue;
+        foreign->connected = false;
+        if (find(devices, foreign->id) == NULL)
+            deny(devices, foreign->id);
+    }
 }
 
 void devices_take_over(struct devices *devices, const char *client_id) {
@@ -1304,6 +1372,7 @@ void devices_take_over(struct devices *devices, const char *client_id) {
         mark_due(devices, state, STATE_CONNECTED);
         announce_anew(devices, state);
     }
+    deny_foreign_of(devices, holder);
 }
 
 void devices_assert_connected(struct devices *devices) {
@@ -1520,7 +1589,13 @@ struct devices *devices_new(const struct devices_parts *parts) {
     return devices;
 }
 
+size_t devices_count(const struct devices *devices) {
+    return HASH_COUNT(devices->by_id);
+}
+
 void devices_free(struct devices *devices) {
+    while (devices->foreign != NULL)
+        forget_foreign(devices, devices->foreign);
     drop_claims(devices);
     while (devices->denied != NULL)
         forget_denied(devices, devices->denied->id);

@@ -35,22 +35,39 @@ function field(rule, value) {
 }
 
 export class CommandForm {
-  constructor(catalogue, send) {
+  // device: its name.
+  constructor(catalogue, device, send) {
     this.schemas = catalogue.$defs || {};
+    this.device = device;
     this.send = send;
     this.choice = make("select", { name: "command", "aria-label": "Command", onchange: () => this.begin() },
       make("option", { value: "" }, "Choose a command"), ...Object.entries(this.schemas).map(([name, schema]) => make("option", { value: name }, `${name}: ${schema.title || ""}`)));
     this.fields = make("div", { class: "fields" });
     this.fault = make("p", { class: "fault", role: "alert" });
     this.element = make("form", { novalidate: true, onsubmit: (event) => { event.preventDefault(); this.submit(); } },
-      this.choice, this.fields, this.fault, this.button = make("button", { class: "main" }, "Send"));
+      this.choice, this.fields, this.fault, this.question = make("div", { class: "question", hidden: true }), this.button = make("button", { class: "main" }, "Send"));
+    this.element.addEventListener("change", () => this.answer());
     this.begin();
   }
 
-  begin() { this.values = {}; this.fault.textContent = ""; this.draw(); }
+  // Before what may put the device out of reach. A second click where "Send" was sends nothing.
+  ask(given) {
+    const no = make("button", { type: "button", onclick: () => this.answer() }, "No");
+    this.question.replaceChildren(make("p", {}, `Send ${this.choice.value} to ${this.device}? It may be out of reach afterwards.`),
+      no, make("button", { type: "button", class: "danger", onclick: () => { this.answer(); this.publish(given); } }, `Yes, send ${this.choice.value}`));
+    this.question.hidden = false;
+    this.button.hidden = true;
+    no.focus();
+  }
+
+  answer() {
+    this.question.hidden = true;
+    this.button.hidden = this.choice.value === "";
+  }
+
+  begin() { this.values = {}; this.fault.textContent = ""; this.draw(); this.answer(); }
 
   draw() {
-    this.button.hidden = this.choice.value === "";
     const schema = this.schemas[this.choice.value] || {};
     const { all, required } = properties(schema, this.values);
     this.inputs = new Map();
@@ -71,14 +88,22 @@ export class CommandForm {
     this.fields.replaceChildren(...(schema.description ? [make("p", { class: "quiet" }, schema.description)] : []), ...labels);
   }
 
-  async submit() {
-    const given = {};
+  submit() {
+    const schema = this.schemas[this.choice.value], given = {};
     for (const [name, [input, rule]] of this.inputs) {
       const value = read(input, rule);
       if (value !== undefined) given[name] = value;
       this.faults.get(name).textContent = "";
     }
     this.fault.textContent = "";
+    const missing = [...properties(schema, given).required].filter((name) => this.faults.has(name) && given[name] === undefined);
+    for (const name of missing) this.faults.get(name).textContent = "is needed";
+    if (missing.length > 0) this.inputs.get(missing[0])[0].focus();
+    else if (schema["x-risky"]) this.ask(given);
+    else this.publish(given);
+  }
+
+  async publish(given) {
     try {
       await this.send({ name: this.choice.value, properties: given });
     } catch (error) {
@@ -87,7 +112,7 @@ export class CommandForm {
         if (place) place.textContent = problem;
         return !place;
       });
-      this.fault.textContent = error.faults ? rest.map(({ path, problem }) => `${path} ${problem}`).join("; ") : error.message;
+      this.fault.textContent = error.faults ? rest.map(({ path, problem }) => `${path.replace(/^properties\b\.?/, "") || this.choice.value} ${problem}`).join("; ") : error.message;
     }
   }
 }
