@@ -459,8 +459,9 @@ static void print_end(const struct capturing *capturing) {
         bytes += capturing->file->chunks[i].length;
         gaps += capturing->file->chunks[i].gap && capturing->file->chunks[i].offset > 0;
     }
-    fprintf(stderr, "%zu chunks of %zu connections, %zu bytes", capturing->file->chunk_count,
-            capturing->file->connection_count, bytes);
+    fprintf(stderr, "%zu chunk%s of %zu connection%s, %zu bytes", capturing->file->chunk_count,
+            TEXT_S(capturing->file->chunk_count), capturing->file->connection_count,
+            TEXT_S(capturing->file->connection_count), bytes);
     if (capturing->left_out > 0)
         fprintf(stderr, "; %zu more bytes were left out (limits of captures)", capturing->left_out);
     if (json_object_size(capturing->gateways) > 0)

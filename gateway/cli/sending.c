@@ -141,7 +141,8 @@ static void give_up_following(struct sending *sending) {
              "known",
              lost, all);
     else
-        fail(sending, code, "still waiting: %zu of %zu commands have ended", ended, all);
+        fail(sending, code, "still waiting: %zu of %zu command%s ended", ended, all,
+             all == 1 ? " has" : "s have");
 }
 
 static void give_up(struct sending *sending) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "gateway/base/clean.h"
+#include "gateway/base/text.h"
 #include "gateway/broker/store.h"
 #include "gateway/broker/topic.h"
 #include "gateway/cli/cli.h"
@@ -68,7 +69,7 @@ static void print_aside(void *context, const struct store_aside *aside) {
 
 static int end_with(const char *action, int64_t number, int count) {
     if (count > 0 && strcmp(action, "list") != 0)
-        printf("%d message%s %s\n", count, count == 1 ? "" : "s",
+        printf("%d message%s %s\n", count, TEXT_S(count),
                strcmp(action, "drop") == 0 ? "dropped" : "will be sent again");
     if (count < 0)
         fprintf(stderr, "trackbus store: the store cannot be %s\n",
@@ -158,7 +159,7 @@ int cli_store(int argc, char **argv) {
         code = read_arguments(argc, argv, &request);
     if (code >= 0)
         return code;
-    struct config *config = config_load_with(request.file, 0, cli_print_fault, stderr);
+    struct config *config = cli_load_config(request.file, 0);
     if (config == NULL)
         return 1;
     code = use_store(config->store_path, &request);

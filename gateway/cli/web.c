@@ -129,7 +129,7 @@ int cli_web(int argc, char **argv) {
     if (code >= 0)
         return code;
     unsigned needed = options.user != NULL ? FILES_OF_WEB : FILES_OF_MQTT | FILES_OF_WEB;
-    struct config *config = config_load_with(options.file, needed, cli_print_fault, stderr);
+    struct config *config = cli_load_config(options.file, needed);
     if (config == NULL)
         return 1;
     code = options.user != NULL ? add_user(config, options.user) : serve(config, options.listen);

@@ -71,7 +71,8 @@ static void take_stored(void *context, int64_t id, const char *text) {
 void command_sync_start(struct command_sync *sync) {
     store_each_command(voice_of(sync)->store, take_stored, sync);
     if (table_of(sync)->pending > 0)
-        log_info("%zu commands pending from the last run", table_of(sync)->pending);
+        log_info("%zu command%s pending from the last run", table_of(sync)->pending,
+                 TEXT_S(table_of(sync)->pending));
 }
 
 // --- the marker ---

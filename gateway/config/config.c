@@ -49,8 +49,8 @@ static void add_json_fault(struct faults *faults, const char *file, const char *
     if (error->line < 0)
         faults_add(faults, path, "%s", error->text);
     else
-        faults_add(faults, path, "%s, line %d, column %d: %s, expected JSON", file, error->line,
-                   error->column, error->text);
+        faults_add(faults, path, "%s, line %d, column %d: %s%s", file, error->line, error->column,
+                   error->text, strstr(error->text, "expected") != NULL ? "" : ", expected JSON");
 }
 
 static json_t *load_json(struct faults *faults, const char *file, const char *path) {

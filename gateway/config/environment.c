@@ -152,7 +152,44 @@ static void find_strangers(struct faults *faults, const json_t *schema) {
             continue;
         each_key(schema, "$", PREFIX, compare, &search);
         if (!search.found)
-            faults_add(faults, "$", "has no key for the environment's %.*s", (int)search.length, *entry);
+            faults_add(faults, "$",
+                       "the environment's %.*s names no key, expected a name such as TRACKBUS_MQTT__URL, for "
+                       "mqtt.url",
+                       (int)search.length, *entry);
+    }
+}
+
+// Kubernetes sets these for a service called trackbus: TRACKBUS_PORT_7700_TCP, TRACKBUS_SERVICE_HOST.
+static bool may_be_anothers(const char *name) {
+    return strstr(name, "_PORT") != NULL || strstr(name, "_SERVICE_") != NULL;
+}
+
+static bool is_short_name(const char *name) {
+    for (size_t i = 0; i < sizeof short_names / sizeof short_names[0]; i++)
+        if (strcmp(short_names[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static void note_stranger(const char *name, config_fault_fn *note, void *context) {
+    struct search search = {.name = name, .length = strlen(name)};
+    if (strncmp(name, PREFIX, strlen(PREFIX)) != 0 || strstr(name, "__") != NULL || value_of(name) == NULL ||
+        may_be_anothers(name) || is_short_name(name))
+        return;
+    each_key(schema_find("config.schema.json"), "$", PREFIX, compare, &search);
+    char *text = text_format("the environment's %s names no key and is ignored; TRACKBUS_MQTT__URL would be "
+                             "mqtt.url",
+                             name);
+    if (!search.found)
+        note(context, "$", text);
+    free(text);
+}
+
+void environment_strangers(config_fault_fn *note, void *context) {
+    for (char **entry = environ; *entry != NULL; entry++) {
+        char *name = text_format("%.*s", (int)strcspn(*entry, "="), *entry);
+        note_stranger(name, note, context);
+        free(name);
     }
 }
 

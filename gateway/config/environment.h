@@ -11,3 +11,7 @@ void environment_apply(struct faults *faults, json_t *json, const json_t *schema
 
 // Calls note for each key that a variable sets: path is the key's, such as "$.mqtt.url".
 void environment_notes(config_fault_fn *note, void *context);
+
+// Calls note for each variable that looks like ours and names no key. Those with two underscores are faults of
+// environment_apply().
+void environment_strangers(config_fault_fn *note, void *context);

@@ -302,7 +302,7 @@ Test(watch, one_ident_on_the_screen) {
     struct rig *rig = rig_up(FLEET);
     int device = rig_tcp(rig), other = rig_tcp(rig);
     watch_terminal(rig, FLEET, OTHER);
-    expect_shown(": connected  1 devices, 0 connected");
+    expect_shown(": connected  1 device, 0 connected");
     send_report(device, VAN, 1);
     rig_expect(rig, "message/gw/devices/42", NULL);
     send_report(other, OTHER, 1);
@@ -325,9 +325,9 @@ Test(watch, the_broker_goes_and_comes) {
     rig_publish(rig, "message/gw/channels/1/a", "{\"ident\":\"a\",\"message.type\":\"R0\"}");
     expect_shown("R0");
     rig_broker_kill(rig);
-    expect_shown(": reconnecting  1 devices");
+    expect_shown(": reconnecting  1 device,");
     rig_broker_start(rig, NULL);
-    expect_shown(": connected  1 devices");
+    expect_shown(": connected  1 device,");
     cr_assert(strstr(last_screen(), "retrying in") == NULL);
     end(rig, SIGINT);
     expect_given_back();
@@ -415,7 +415,7 @@ Test(watch, a_device_by_its_name_on_the_screen) {
     struct rig *rig = rig_up(FLEET);
     int device = rig_tcp(rig), other = rig_tcp(rig);
     watch_terminal(rig, FLEET, "Van 2");
-    expect_shown(": connected  1 devices, 0 connected");
+    expect_shown(": connected  1 device, 0 connected");
     send_report(device, VAN, 1);
     rig_expect(rig, "message/gw/devices/42", NULL);
     send_report(other, OTHER, 1);
