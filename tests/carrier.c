@@ -73,7 +73,7 @@ void carrier_go_up(struct carrier *carrier) {
 
 void carrier_go_down(struct carrier *carrier) {
     carrier->up = false;
-    outbox_link_down(carrier->outbox, false);
+    outbox_link_down(carrier->outbox, MQTT_ENDED_BY_US);
 }
 
 // More than memory holds go to disk, where their bytes count: 64 for each besides its topic and payload.

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "gateway/cli/anonymize.h"
 #include "tests/bytes.h"
@@ -257,12 +258,73 @@ Test(anonymize, frames_with_checksums_say_the_same) {
     check_magicyo("udp", 256);
 }
 
-Test(anonymize, refuses_idents_that_it_cannot_tell_from_other_bytes) {
-    struct capture_file *file =
-        read_text("# trackbus capture\n# from a/1 ident=12345\n1700000000 recv tcp 3132333435\n");
-    char *reason = anonymize(file);
-    cr_assert_str_eq(reason, "the ident '12345' is too short to be told from other bytes");
-    free(reason);
+// --- what cannot be told from other bytes ---
+
+#define FROM_SHORT "# from a/1 protocol=mictrack source=203.0.113.9:1 ident=12345\n"
+
+// The others of a capture that took an hour are not lost with it.
+Test(anonymize, leaves_out_connections_whose_ident_is_too_short) {
+    struct capture_file *file = read_text(
+        HEADER FROM_SHORT "1700000000 recv tcp 3132333435\n" FROM_VAN "1700000001 recv tcp 4d54\n" FROM_SHORT
+                          "1700000002 recv tcp 313233\n" FROM_LORRY "1700000003 send tcp 5555\n");
+    char *left_out = anonymize(file), *after = text_of(file);
+    cr_assert_str_eq(left_out, "1 connection is left out, because the ident '12345' is too short to be told "
+                               "from other bytes");
+    cr_expect_eq(file->connection_count, 2);
+    cr_expect_eq(file->chunk_count, 2);
+    cr_expect_null(strstr(after, "12345"), "%s", after);
+    cr_expect_not_null(strstr(after, "ident=" MADE_UP "\n2023-11-14T22:13:21.000000Z recv tcp 4d54"), "%s",
+                       after);
+    cr_expect_not_null(strstr(after, "ident=" MADE_UP_2 "\n2023-11-14T22:13:23.000000Z send tcp 5555"), "%s",
+                       after);
+    free(left_out);
+    free(after);
+    capture_file_free(file);
+}
+
+// --- many devices ---
+
+#define DEVICES 1000
+#define ROUNDS  8
+
+static void add_report(struct capture_file *file, size_t connection, int number) {
+    char text[128];
+    int length =
+        snprintf(text, sizeof text,
+                 "MT;6;8664250%08d;R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+113\r\n", number);
+    struct capture_chunk chunk = {
+        .connection = connection, .bytes = (uint8_t *)strdup(text), .length = (size_t)length, .time = 1};
+    chunk.offset = file->connections[connection].next[0];
+    capture_file_add(file, chunk);
+}
+
+static struct capture_file *busy_channel(void) {
+    struct capture_file *file = capture_file_new();
+    for (int i = 0; i < DEVICES * ROUNDS; i++) {
+        char label[16];
+        snprintf(label, sizeof label, "g/%d", i % DEVICES);
+        size_t place = capture_file_connection(file, label, i % 2 == 1);
+        struct capture_connection *connection = &file->connections[place];
+        connection->codec = codec_find("mictrack");
+        snprintf(connection->ident, sizeof connection->ident, "8664250%08d", i % DEVICES * 7);
+        add_report(file, place, i % DEVICES * 7);
+    }
+    return file;
+}
+
+// A channel's hour. In time of the processor, which a machine that stands still does not take.
+Test(anonymize, many_devices_take_no_longer_than_their_bytes, .timeout = 120) {
+    struct capture_file *file = busy_channel();
+    clock_t begun = clock();
+    cr_assert_null(anonymize(file));
+    double took = (double)(clock() - begun) / CLOCKS_PER_SEC;
+    for (size_t i = 0; i < file->chunk_count; i++) {
+        const struct capture_chunk *chunk = &file->chunks[i];
+        const char *ident = file->connections[chunk->connection].ident;
+        cr_assert(strncmp(ident, "0010000000", 10) == 0, "%s", ident);
+        cr_assert(memcmp(chunk->bytes + strlen("MT;6;"), ident, 15) == 0, "chunk %zu of %s", i, ident);
+    }
+    cr_assert(took < 15, "%.1f s", took);
     capture_file_free(file);
 }
 

@@ -18,8 +18,10 @@
 #include "gateway/channels/udp.h"
 #include "gateway/commands/table.h"
 #include "gateway/commands/voice.h"
+#include "gateway/state/change.h"
 #include "gateway/state/devices.h"
 #include "gateway/state/instances.h"
+#include "tests/allocations.h"
 #include "tests/carrier.h"
 
 static struct carrier carrier;
@@ -142,6 +144,22 @@ Test(bounds, what_codecs_remember_at_all_connections_has_a_bound) {
     cr_assert(peer.stream.session_count == 1 && counters.sessions == STREAM_DEVICES_ALL_MAX);
     stream_free(&peer.stream);
     cr_assert(counters.sessions == STREAM_DEVICES_ALL_MAX - 1);
+}
+
+// Each reading of a registry whose devices have other names now tells of all of them, also while the broker is away.
+Test(bounds, changes_of_devices_wait_up_to_a_bound) {
+    struct publisher *publisher = publisher_new(&carrier.loop);
+    struct changes *changes = changes_new(bus, publisher);
+    for (int i = 0; i < CHANGES_MAX; i++)
+        changes_tell(changes, CHANGE_UPDATED, i, "866425031361423", "Van 1");
+    size_t before = allocations_count();
+    for (int i = 0; i < 10; i++)
+        changes_tell(changes, CHANGE_UPDATED, i, "866425031361423", "Van 2");
+    cr_assert(allocations_count() < before + 10, "%zu taken", allocations_count() - before);
+    changes_free(changes);
+    publisher_stop(publisher);
+    uv_run(&carrier.loop, UV_RUN_NOWAIT);
+    publisher_free(publisher);
 }
 
 // --- addresses over UDP ---
@@ -401,6 +419,35 @@ Test(bounds, what_is_to_be_set_aside_has_a_bound_while_the_disk_hangs) {
         taken++;
     cr_assert(taken == 15, "%zu MiB wait", taken);
     free(payload);
+}
+
+// From how many addresses datagrams come is the sender's to choose.
+static size_t allocations_for(struct peer *peer, unsigned addresses) {
+    size_t before = allocations_count();
+    for (unsigned i = 0; i < addresses; i++) {
+        memcpy(peer->ip + 12, &i, sizeof i);
+        captures_allow(parts.captures, peer, 1);
+    }
+    return allocations_count() - before;
+}
+
+// Without the broker nothing is published, and so of no one.
+Test(bounds, whose_bytes_a_capture_counts_has_a_bound) {
+    static const struct peer_transport udp = {.is_udp = true, .send = ignore_send, .close = ignore_close};
+    static const char request[] = "{\"channel\":\"magicyo\",\"seconds\":60}";
+    struct peer peer;
+    open_peer(&peer);
+    peer.transport = &udp;
+    parts.captures = captures_new(&carrier.loop, bus);
+    captures_request(parts.captures, request, strlen(request));
+    size_t away = allocations_for(&peer, 2 * CAPTURE_CHUNKS_MAX);
+    cr_expect(away < 1000, "%zu allocations", away);
+    carrier_go_up(&carrier);
+    size_t up = allocations_for(&peer, 5 * CAPTURE_CHUNKS_MAX);
+    cr_expect(up >= CAPTURE_CHUNKS_MAX && up < CAPTURE_CHUNKS_MAX + 1000, "%zu allocations", up);
+    captures_stop(parts.captures);
+    captures_free(parts.captures);
+    parts.captures = NULL;
 }
 
 // --- "not now" is not "done" ---

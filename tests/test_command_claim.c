@@ -6,6 +6,7 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/broker/bus.h"
+#include "gateway/commands/parse.h"
 #include "gateway/commands/sync.h"
 #include "tests/carrier.h"
 
@@ -25,11 +26,20 @@ static struct config config;
 static struct config_channel channel = {.id = 1, .name = "mictrack"};
 static struct command *command;
 static bool others, settled;
-static size_t sent; // times that bytes went to the device
+static uint64_t serial;     // of the device's connection
+static uint64_t memory[64]; // of the codec, about that
+static size_t sent;         // times that bytes went to the device
+static uint8_t device_got[CODEC_COMMAND_MAX];
+static size_t device_got_length;
 
 static void note_bytes(void *context, const uint8_t *bytes, size_t length) {
-    cr_assert(length == 8 && memcmp(bytes, "light,1#", 8) == 0);
+    memcpy(device_got, bytes, length);
+    device_got_length = length;
     sent++;
+}
+
+static void expect_text(void) {
+    cr_assert(device_got_length == 8 && memcmp(device_got, "light,1#", 8) == 0);
 }
 
 static bool find_road(void *context, int64_t device_id, const char *ident, struct road *road) {
@@ -37,7 +47,8 @@ static bool find_road(void *context, int64_t device_id, const char *ident, struc
                           .device_id = device_id,
                           .ident = IDENT,
                           .source = "127.0.0.1:1",
-                          .serial = 7,
+                          .serial = serial,
+                          .codec_session = memory,
                           .send = note_bytes};
     return true;
 }
@@ -104,6 +115,7 @@ static void set_up(void) {
     add_command();
     others = true;
     sent = 0;
+    serial = 7;
 }
 
 static void tear_down(void) {
@@ -155,6 +167,7 @@ Test(command_claim, without_others_it_is_sent_at_once) {
     others = false;
     command_queue_send_next(&queue, "devices/42");
     cr_assert(sent == 1 && command->state == COMMAND_SENT);
+    expect_text();
 }
 
 Test(command_claim, with_others_it_is_sent_when_its_entry_has_come_back) {
@@ -164,8 +177,9 @@ Test(command_claim, with_others_it_is_sent_when_its_entry_has_come_back) {
     cr_assert(sent == 0);
     hear("me", "sent", 1);
     cr_assert(sent == 1 && command->state == COMMAND_SENT);
+    expect_text();
     hear("me", "sent", 1);
-    cr_assert(sent == 1);
+    cr_assert(sent == 1 && entries("") == 1);
 }
 
 Test(command_claim, another_that_was_first_sends_it) {
@@ -205,4 +219,106 @@ Test(command_claim, one_whose_entry_does_not_come_back_is_tried_again) {
     cr_assert(sent == 0 && command->attempts == 1 && command->unheard); // taken back, and said once more
     hear("me", "sent", 1);
     cr_assert(sent == 1);
+}
+
+// --- a device whose answers tell by a number what they answer ---
+
+// The number that the protocol gives to each command of a connection, and the next command there gets the next one.
+static void expect_frame(unsigned number) {
+    uint64_t fresh[sizeof memory / sizeof memory[0]] = {0};
+    uint8_t bytes[CODEC_COMMAND_MAX];
+    struct codec_setting setting = {.transport = CODEC_TCP, .ident = IDENT};
+    struct codec_expectation expectation;
+    struct codec_writer writer;
+    for (unsigned i = 0; i < number; i++) {
+        writer = (struct codec_writer){.bytes = bytes, .capacity = sizeof bytes};
+        char *fault =
+            command_encode(command->definition, channel.codec, fresh, &setting, &writer, &expectation);
+        cr_assert_null(fault);
+    }
+    cr_assert_str_eq(command->expectation.key, expectation.key);
+    cr_assert(device_got_length == writer.length && memcmp(device_got, bytes, writer.length) == 0,
+              "the device did not get %s", expectation.key);
+}
+
+static void ask_by_number(void) {
+    channel.codec = codec_find("magicyo");
+    cr_assert(channel.codec->session_size <= sizeof memory);
+    memset(memory, 0, sizeof memory);
+    json_decref(command->definition);
+    command->definition = json_pack("{s:s, s:{s:[i]}}", "name", "parameters.get", "properties", "ids", 1);
+    command_queue_send_next(&queue, "devices/42");
+}
+
+static void hear_own_word(void) {
+    struct carried word = *carrier_last(&carrier);
+    cr_assert_str_eq(word.topic, "t/state/gw/" TOPIC);
+    command_sync_received(
+        &sync_, TOPIC,
+        &(struct mqtt_received){.topic = TOPIC, .payload = word.payload, .length = strlen(word.payload)});
+}
+
+Test(command_claim, what_the_entry_says_is_what_the_device_gets) {
+    ask_by_number();
+    cr_assert(entries("\"frame 1\"") == 1);
+    hear_own_word();
+    cr_assert_eq(sent, 1);
+    expect_frame(1);
+}
+
+Test(command_claim, on_another_connection_it_is_said_anew_and_then_sent) {
+    ask_by_number();
+    serial = 8;
+    memset(memory, 0, sizeof memory);
+    hear_own_word();
+    cr_assert(sent == 0 && command->unheard && command->attempts == 1);
+    answer_all();
+    answer_all();
+    cr_assert(entries("\"sent\"") == 2);
+    hear_own_word();
+    cr_assert_eq(sent, 1);
+    expect_frame(1);
+}
+
+// --- time ---
+
+static void let_pass(int64_t microseconds) {
+    command->answer_at -= microseconds;
+    command->answer_by -= microseconds;
+}
+
+Test(command_claim, the_time_for_the_answer_begins_when_it_is_sent) {
+    command_queue_send_next(&queue, "devices/42");
+    let_pass(20000000);
+    hear("me", "sent", 1);
+    cr_assert(sent == 1 && command->answer_at - clock_ticks() > 25000000);
+    cr_assert(command->answer_by - clock_now() > 25000000);
+    answer_all();
+    cr_assert(entries("\"sent\"") == 2); // the others have to know as well
+    hear("me", "sent", 1);
+    answer_all();
+    cr_assert(sent == 1 && entries("\"sent\"") == 2);
+}
+
+Test(command_claim, one_that_has_expired_meanwhile_is_not_sent) {
+    config.commands.intake = true;
+    command_queue_send_next(&queue, "devices/42");
+    command->expires_at = clock_ticks() - 1;
+    hear("me", "sent", 1);
+    cr_assert(sent == 0 && command->state == COMMAND_QUEUED && command->attempts == 0);
+    command_queue_sweep(&queue, clock_ticks());
+    cr_assert(sent == 0 && command->state == COMMAND_EXPIRED);
+    config.commands.intake = false;
+}
+
+// However long the device may take for its answer.
+Test(command_claim, a_word_that_does_not_come_back_is_said_again_soon) {
+    command->timeout = 3600;
+    command_queue_send_next(&queue, "devices/42");
+    command_queue_sweep(&queue, clock_ticks() + 11000000);
+    answer_all();
+    answer_all();
+    cr_assert(sent == 0 && command->unheard && entries("\"sent\"") == 2);
+    hear("me", "sent", 1);
+    cr_assert_eq(sent, 1);
 }

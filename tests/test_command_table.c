@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/commands/redelivery.h"
 #include "gateway/commands/table.h"
 
 #define KEYS       4
@@ -242,4 +243,32 @@ Test(command_table, all_have_their_limit) {
     expect_full(9999, "in all");
     command_table_drop(&table, command_table_target(&table, "devices/2")->commands);
     expect_full(2, NULL);
+}
+
+// --- a publish that is delivered again ---
+
+#define MID   12315
+#define PRINT 77
+
+static int64_t twin_of(uint64_t came, uint64_t comes_again, bool once) {
+    struct redelivery *redelivery = redelivery_new();
+    struct command *command = new_command(5, 1, 0);
+    command->publish = PRINT;
+    command->mid = MID;
+    command->nth = came;
+    command_table_add(&table, command);
+    redelivery_begin(redelivery, &table, 0, 0);
+    int64_t twin = redelivery_twin(redelivery, PRINT, MID, comes_again, once);
+    redelivery_free(redelivery);
+    command_table_clear(&table);
+    return twin;
+}
+
+// After 65,535 publishes a packet id is another one's. Of equal commands the second would be lost.
+Test(command_table, a_packet_id_that_has_gone_round_is_a_new_publish) {
+    cr_expect_eq(twin_of(100, 101, false), 5);
+    cr_expect_eq(twin_of(100, 50000, false), 5);
+    cr_expect_eq(twin_of(100, 65635, false), 0);
+    cr_expect_eq(twin_of(100, 65635, true), 5, "one that must not happen twice is not risked");
+    cr_expect_eq(twin_of(0, 65635, false), 5, "an earlier run had its own numbers");
 }

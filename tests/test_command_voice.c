@@ -366,7 +366,7 @@ Test(command_voice, what_the_broker_holds_of_an_ended_one_is_ended_and_emptied) 
 static void put_bytes(size_t length) {
     char *payload = calloc(1, length);
     link_is_up = false;
-    outbox_link_down(outbox, false);
+    outbox_link_down(outbox, MQTT_ENDED_BY_US);
     outbox_put(outbox,
                &(struct mqtt_publish){.topic = "fill", .payload = payload, .length = length, .qos = 1});
     free(payload);

@@ -1,6 +1,7 @@
 // Conversations: what becomes of what a peer says, with a protocol of the tests' own, which can do what no tracker
 // here does: break the protocol, and call itself what is no ident.
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -194,4 +195,209 @@ Test(conversation, does_not_acknowledge_what_it_does_not_take) {
     cr_expect_eq(count_on(REPORTS("A")), 2);
     conversation_end(&here);
     conversation_end(&there);
+}
+
+// --- two who say the same ident ---
+
+static bool behind;
+
+static bool is_behind(const struct peer *peer) {
+    return behind;
+}
+
+static const struct peer_transport that_is_behind = {
+    .is_behind = is_behind, .send = send_bytes, .close = close_peer};
+
+static void again(struct peer *peer) {
+    conversation_take(peer, NULL, 0, CODEC_OPEN);
+}
+
+// Nothing of what it says is lost, or comes twice.
+Test(conversation, with_a_device_that_was_just_taken_over_waits) {
+    struct peer peers[3];
+    configure("{}");
+    for (size_t i = 0; i < 3; i++) {
+        begin(&peers[i]);
+        peers[i].may_wait = true;
+    }
+    say(&peers[0], "=A\nfirst\n");
+    say(&peers[1], "=A\nsecond\n");
+    cr_expect_eq(peers[0].close_code, CLOSE_SAME_IDENT, "the first time it need not wait");
+    cr_expect_eq(say(&peers[2], "=A\nthird\nfour"), CLOSE_NONE);
+    cr_expect(peers[2].stream.postponed && peers[1].close_code == CLOSE_NONE);
+    broker.loop.time += 999;
+    again(&peers[2]);
+    cr_expect(peers[2].stream.postponed && count_on(REPORTS("A")) == 2);
+    cr_expect_str_eq(sent, "first\nsecond\n", "nothing is answered yet");
+    broker.loop.time += 1;
+    again(&peers[2]);
+    cr_expect(!peers[2].stream.postponed && peers[1].close_code == CLOSE_SAME_IDENT);
+    say(&peers[2], "th\n");
+    cr_expect_eq(count_on(REPORTS("A")), 4);
+    cr_expect_str_eq(sent, "first\nsecond\nthird\nfourth\n", "'%s'", sent);
+    cr_expect_eq(counters.verdicts[CODEC_OK], 7, "each line counts once");
+    for (size_t i = 0; i < 3; i++)
+        conversation_end(&peers[i]);
+}
+
+Test(conversation, waits_until_the_other_connection_is_read_up_or_gone) {
+    struct peer old, next;
+    configure("{}");
+    begin(&old);
+    begin(&next);
+    old.transport = &that_is_behind;
+    next.may_wait = behind = true;
+    say(&old, "=A\n");
+    say(&next, "=A\nsecond\n");
+    cr_expect(next.stream.postponed && old.close_code == CLOSE_NONE);
+    say(&old, "first\n");
+    again(&next);
+    cr_expect(next.stream.postponed);
+    conversation_end(&old);
+    again(&next);
+    cr_expect(!next.stream.postponed && count_on(REPORTS("A")) == 2);
+    conversation_end(&next);
+}
+
+// The others there would wait as well; and datagrams cannot.
+Test(conversation, of_several_devices_or_of_datagrams_does_not_wait) {
+    struct peer alone, relay, address;
+    configure("{}");
+    begin(&alone);
+    begin(&relay);
+    begin(&address);
+    alone.may_wait = relay.may_wait = true;
+    say(&alone, "=A\n=B\n");
+    say(&relay, "=C\n=A\nfirst\n");
+    say(&alone, "=A\nsecond\n");
+    say(&relay, "=A\nthird\n");
+    say(&address, "=A\nfourth\n");
+    cr_expect_eq(count_on(REPORTS("A")), 4);
+    conversation_end(&alone);
+    conversation_end(&relay);
+    conversation_end(&address);
+}
+
+// The first, or an empty text.
+static const char *payload_on(const char *topic) {
+    for (size_t i = 0; i < broker.count; i++)
+        if (strcmp(broker.carried[i].topic, topic) == 0)
+            return broker.carried[i].payload;
+    return "";
+}
+
+// What another gateway is told of late must not undo what happened since: this one says so itself, since the clocks of
+// the two need not agree.
+Test(conversation, tells_of_a_device_late_only_without_the_broker) {
+    struct peer peers[2];
+    configure("{\"devices\":[{\"ident\":\"A\",\"id\":1},{\"ident\":\"B\",\"id\":2}]}");
+    begin(&peers[0]);
+    begin(&peers[1]);
+    say(&peers[0], "=A\n");
+    const char *entry = payload_on("t/log/gw/devices/1/connected");
+    cr_expect(*entry != '\0' && strstr(entry, "late") == NULL, "'%s'", entry);
+    carrier_go_down(&broker);
+    say(&peers[1], "=B\n");
+    carrier_go_up(&broker);
+    carrier_answer_all(&broker);
+    cr_expect(strstr(payload_on("t/log/gw/devices/2/connected"), "\"late\":true") != NULL);
+    conversation_end(&peers[0]);
+    conversation_end(&peers[1]);
+}
+
+// --- devices outside the registry ---
+
+#define STRANGERS 12
+
+static const char *name_of(size_t number) {
+    static char ident[8];
+    snprintf(ident, sizeof ident, "S%zu", number);
+    return ident;
+}
+
+static void say_of(struct peer *peer, const char *ident) {
+    char line[48];
+    snprintf(line, sizeof line, "=%s\n", ident);
+    say(peer, line);
+}
+
+static void all_say(struct peer peers[STRANGERS]) {
+    for (size_t i = 0; i < STRANGERS; i++)
+        say_of(&peers[i], name_of(i));
+}
+
+static size_t count_known(void) {
+    size_t known = 0;
+    for (size_t i = 0; i < STRANGERS; i++)
+        known += session_by_ident(&sessions, name_of(i))->device.known;
+    return known;
+}
+
+static void begin_all(struct peer peers[STRANGERS]) {
+    broker.loop.time = 600000;
+    parts.stranger_limiter.per_second = 10;
+    for (size_t i = 0; i < STRANGERS; i++)
+        begin(&peers[i]);
+}
+
+static void end_all(struct peer peers[STRANGERS]) {
+    for (size_t i = 0; i < STRANGERS; i++)
+        conversation_end(&peers[i]);
+}
+
+static void say_all(struct peer *relay) {
+    for (size_t i = 0; i < STRANGERS; i++)
+        say_of(relay, name_of(i));
+}
+
+// The others of their relay report all the time, but only who is new counts against the limit of its address.
+Test(conversation, of_a_stranger_without_a_place_gets_one_in_the_next_minute) {
+    struct peer relay;
+    configure("{}");
+    broker.loop.time = 600000;
+    parts.stranger_limiter.per_second = 10;
+    begin(&relay);
+    say_all(&relay);
+    cr_expect_eq(count_known(), 10);
+    broker.loop.time += 60000;
+    for (int i = 0; i < 10; i++)
+        say_all(&relay);
+    sessions_admit(&parts);
+    cr_expect_eq(count_known(), STRANGERS, "%zu", count_known());
+    conversation_end(&relay);
+}
+
+// Its id is that of a listed one, so that it never gets an identity.
+Test(conversation, of_who_can_have_no_identity_takes_no_place_of_others) {
+    struct peer peer;
+    configure("{\"devices\":[{\"ident\":\"A\",\"id\":42}]}");
+    parts.stranger_limiter.per_second = 1;
+    for (int i = 0; i < 3; i++) {
+        begin(&peer);
+        say_of(&peer, "42");
+        cr_expect(!peer.session->device.known);
+        conversation_end(&peer);
+    }
+    begin(&peer);
+    say_of(&peer, "43");
+    cr_expect(peer.session->device.known);
+    conversation_end(&peer);
+}
+
+// A changed configuration lets no more of them in at once than come by themselves.
+Test(conversation, of_strangers_that_may_have_an_identity_from_now_on) {
+    struct peer peers[STRANGERS];
+    configure("{\"unknown_devices\":\"channel\"}");
+    begin_all(peers);
+    all_say(peers);
+    cr_expect_eq(count_known(), 0);
+    registry_set_unknown(registry, UNKNOWN_ACCEPT, 1000);
+    sessions_reload_begin(&sessions);
+    while (!sessions_reload_some(&sessions, 5)) {
+    }
+    cr_expect_eq(count_known(), 10, "%zu", count_known());
+    broker.loop.time += 60000;
+    sessions_admit(&parts);
+    cr_expect_eq(count_known(), STRANGERS);
+    end_all(peers);
 }

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/clock.h"
+#include "gateway/broker/mqtt_link.h"
+#include "gateway/channels/session.h"
 #include "gateway/state/devices.h"
 #include "tests/allocations.h"
 #include "tests/carrier.h"
@@ -244,22 +247,54 @@ Test(devices, that_leave_in_between_do_no_harm) {
     cr_assert(devices_know(devices, 1) && !devices_know(devices, 2) && !devices_know(devices, 3));
 }
 
+// Two that are connected, and listed no more: by default both have the same id, and one of them goes.
+Test(devices, that_come_to_share_an_id_push_one_out) {
+    static const char *const idents[] = {"042", "42"};
+    struct session here[2];
+    struct place places[2];
+    struct peer peer = {.channel = &channel,
+                        .parts = &(struct channel_parts){.loop = &carrier.loop, .sessions = &sessions}};
+    open_devices(list_of(0, 1, ""));
+    void *before = texts;
+    struct config_devices *list = list_of(2, 1, "Van %d");
+    for (int i = 0; i < 2; i++)
+        list->list[i].ident = idents[i];
+    registry_index_free(registry_swap(registry, registry_index_new(list)));
+    reload();
+    peer.parts->registry = registry;
+    for (int i = 0; i < 2; i++) {
+        here[i] = (struct session){.tcp = &places[i], .device = {.id = 42}};
+        strcpy(here[i].ident, idents[i]);
+        places[i] = (struct place){.peer = &peer, .session = &here[i]};
+        HASH_ADD_KEYPTR(by_ident, sessions.by_ident, here[i].ident, strlen(here[i].ident), &here[i]);
+    }
+    free(before);
+    before = texts;
+    swap(list_of(0, 1, ""), before);
+    registry_set_unknown(registry, UNKNOWN_ACCEPT, 10);
+    peer.parts->stranger_limiter.per_second = 0;
+    reload();
+    cr_assert(devices_know(devices, 42) && !devices_know(devices, 1) && !devices_know(devices, 2));
+    HASH_CLEAR(by_ident, sessions.by_ident);
+}
+
 // --- what the broker tells of devices that nobody knows ---
 
 #define CLAIMS 400000 // that are remembered
 
-static void hear_timestamp(int64_t id) {
+static void hear(int64_t id, const char *rest, const char *payload) {
     char topic[64];
-    snprintf(topic, sizeof topic, "devices/%lld/telemetry/timestamp", (long long)id);
+    snprintf(topic, sizeof topic, "devices/%lld%s", (long long)id, rest);
     devices_received(
         devices, topic,
-        &(struct mqtt_received){.topic = topic, .payload = "1795243067", .length = 10, .retain = true});
+        &(struct mqtt_received){
+            .topic = topic, .payload = payload, .length = strlen(payload), .retain = true, .instance = "me"});
 }
 
 Test(devices, that_nobody_knows_are_remembered_up_to_a_bound) {
     open_devices(list_of(0, 1, ""));
     for (int64_t id = 1; id <= CLAIMS + 1; id++)
-        hear_timestamp(id);
+        hear(id, "/telemetry/timestamp", "1795243067");
     devices_all_read(devices);
     cr_assert(clearing_is_under_way(clearing, CLAIMS) && !clearing_is_under_way(clearing, CLAIMS + 1));
 }
@@ -280,4 +315,97 @@ Test(devices, outside_the_registry_have_an_identity_up_to_a_bound) {
     cr_assert(registry_is_full(registry) && !registry_device(registry, "2000").known);
     registry_dismiss(registry, "1000");
     cr_assert(registry_device(registry, "2000").known, "it has the place of one that is gone");
+}
+
+#define ELEVEN "{\"ident\":\"11\",\"protocol_id\":1}"
+#define GONE   "trackbus/log/gw/devices/11/deleted"
+
+static const char *seconds_ago(int seconds) {
+    static char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)(clock_now() / 1000000 - seconds));
+    return text;
+}
+
+// After a restart, of a stranger that an earlier run has published.
+static void hear_stranger(int arrived_ago, const char *timestamp) {
+    open_devices(list_of(0, 1, ""));
+    config.limits.forget_unknown_after = 1000;
+    config.telemetry = TELEMETRY_PARAMETERS;
+    hear(11, "", ELEVEN);
+    if (timestamp != NULL) {
+        hear(11, "/telemetry/timestamp", timestamp);
+        hear(11, "/telemetry/server.timestamp", seconds_ago(arrived_ago));
+    }
+    devices_all_read(devices);
+    devices_forget_silent(devices);
+}
+
+// What its own clock says is not when it was heard.
+Test(devices, whose_clock_is_wrong_are_remembered_by_when_they_were_heard) {
+    hear_stranger(500, "1546300800");
+    cr_assert(devices_know(devices, 11));
+}
+
+Test(devices, whose_clock_is_ahead_are_forgotten_by_when_they_were_heard) {
+    hear_stranger(1500, strdup(seconds_ago(1)));
+    cr_assert(!devices_know(devices, 11));
+}
+
+// The broker has forgotten what it said: so long is it silent.
+Test(devices, whose_telemetry_has_expired_are_forgotten_after_a_restart) {
+    hear_stranger(0, NULL);
+    cr_assert(!devices_know(devices, 11));
+}
+
+static size_t count_of(const char *topic) {
+    size_t count = 0;
+    for (size_t i = 0; i < carrier.count; i++)
+        count += strcmp(carrier.carried[i].topic, topic) == 0;
+    return count;
+}
+
+// With fewer places than before there is none for it: it is forgotten, and that is told.
+Test(devices, without_a_place_after_a_restart_are_told_of) {
+    open_devices(list_of(0, 1, ""));
+    registry_set_unknown(registry, UNKNOWN_ACCEPT, 0);
+    hear(11, "", ELEVEN);
+    devices_all_read(devices);
+    publish();
+    cr_assert(!devices_know(devices, 11) && clearing_is_under_way(clearing, 11));
+    cr_assert_eq(count_of(GONE), 1);
+}
+
+// What it has said would expire at the broker while it sleeps.
+Test(devices, outside_the_registry_that_sleep_have_their_telemetry_renewed) {
+    static const char topic[] = "trackbus/state/gw/devices/11/telemetry/ident";
+    struct session session = {.ident = "11", .device = {.known = true, .id = 11, .name = "11"}};
+    struct place place = {.session = &session, .peer = &(struct peer){.channel = &channel}};
+    const struct message_member said = {.field = FIELD_IDENT, .index = "", .value = "\"11\"", .length = 4};
+    open_devices(list_of(0, 1, ""));
+    config.limits.forget_unknown_after = 1;
+    config.telemetry = TELEMETRY_PARAMETERS;
+    session.tcp = &place;
+    HASH_ADD(by_id, sessions.by_id, device.id, sizeof session.device.id, &session);
+    devices_arrived(devices, &session, &channel);
+    int64_t start = clock_ticks();
+    devices_reported(devices, &session,
+                     &(struct channel_report){.members = &said, .count = 1, .timestamp = 1, .received = 1});
+    devices_all_read(devices);
+    publish();
+    size_t before = count_of(topic);
+    while (clock_ticks() - start < 600000)
+        uv_sleep(10);
+    uv_run(&carrier.loop, UV_RUN_NOWAIT); // another turn
+    devices_forget_silent(devices);
+    publish();
+    cr_assert(before == 1 && count_of(topic) == 2, "%zu times", count_of(topic));
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+Test(devices, outside_the_registry_expire_in_a_time_that_brokers_can_count) {
+    config.limits.forget_unknown_after = 3600;
+    cr_assert_eq(mqtt_link_expiry(&config), 3600);
+    config.limits.forget_unknown_after = 315360000;
+    cr_assert_eq(mqtt_link_expiry(&config), 2147483);
+    open_devices(list_of(0, 1, ""));
 }

@@ -30,8 +30,14 @@ static bool unsubscribe(void *context, char *const *filters, size_t count, int *
     return note('-', filters, count, mid);
 }
 
+// As asking_again.h decides; the times are the link's.
+static bool refused(void *context, int reason) {
+    return reason == 0x80 || reason == 0x87 || reason == 0x97;
+}
+
 static void set_up(void) {
-    hearing = hearing_new(&(struct hearing_handlers){.subscribe = subscribe, .unsubscribe = unsubscribe});
+    hearing = hearing_new(
+        &(struct hearing_handlers){.subscribe = subscribe, .unsubscribe = unsubscribe, .refused = refused});
     requests = 0;
     asked[0] = '\0';
 }
@@ -146,15 +152,79 @@ Test(hearing, asks_again_for_what_was_under_way) {
     expect_asked("+f1");
 }
 
-Test(hearing, lets_be_what_is_refused_until_the_next_connection) {
+Test(hearing, lets_be_what_is_refused_for_good_until_the_next_connection) {
     hearing_begin(hearing, false);
     want_many(1);
-    answer_with(0x87);
+    answer_with(0x8f); // the filter is not valid
     hearing_want(hearing, "f0");
+    hearing_ask_again(hearing);
     expect_asked("+f0");
     hearing_end(hearing);
     hearing_begin(hearing, true);
     expect_asked("+f0");
+}
+
+Test(hearing, asks_again_for_what_is_refused_for_a_while) {
+    const int reasons[] = {0x80, 0x87, 0x97};
+    hearing_begin(hearing, false);
+    want_many(1);
+    for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++) {
+        answer_with(reasons[i]);
+        hearing_want(hearing, "f0");
+        expect_asked("+f0"); // not before it is time
+        hearing_ask_again(hearing);
+    }
+    answer();
+    hearing_ask_again(hearing);
+    expect_asked("+f0");
+}
+
+Test(hearing, does_not_ask_again_for_what_nobody_wants_any_more) {
+    hearing_begin(hearing, false);
+    want_many(2);
+    answer_with(0x97);
+    answer_with(0x97);
+    expect_asked("+f0 +f1");
+    hearing_drop(hearing, "f0");
+    hearing_ask_again(hearing);
+    expect_asked("+f1");
+    hearing_drop(hearing, "f1"); // under way
+    answer_with(0x97);
+    hearing_ask_again(hearing);
+    expect_asked("");
+}
+
+// What is refused of one filter mostly holds for thousands of them.
+Test(hearing, asks_again_for_one_portion_and_for_more_when_some_is_granted) {
+    want_many(3 * HEARING_PORTION);
+    hearing_begin(hearing, false);
+    for (int i = 0; i < 3; i++)
+        answer_with(0x97);
+    cr_assert_eq(requests, 3);
+    for (int i = 0; i < 2; i++) {
+        hearing_ask_again(hearing);
+        answer_with(0x97);
+    }
+    cr_assert_eq(requests, 5);
+    hearing_ask_again(hearing);
+    answer();
+    answer();
+    answer();
+    cr_assert_eq(requests, 8);
+    hearing_ask_again(hearing);
+    cr_assert_eq(requests, 8);
+}
+
+Test(hearing, asks_for_what_was_refused_on_a_new_connection) {
+    hearing_begin(hearing, false);
+    want_many(1);
+    answer_with(0x97);
+    hearing_end(hearing);
+    hearing_begin(hearing, true);
+    expect_asked("+f0 +f0");
+    answer();
+    hearing_ask_again(hearing);
+    expect_asked("");
 }
 
 Test(hearing, drops_what_an_earlier_run_may_have_left_in_the_session) {

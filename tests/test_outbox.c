@@ -406,6 +406,42 @@ Test(outbox, tells_what_is_refused_for_good) {
     expect_handed("1 2 3");
 }
 
+static uint64_t put_at(const char *topic) {
+    return outbox_put(outbox, &(struct mqtt_publish){.topic = topic, .payload = "x", .length = 1, .qos = 1});
+}
+
+static void wait_for_reports(struct wait *wait, uint64_t first, uint64_t last) {
+    wait->told = 0;
+    wait->waiter = (struct outbox_waiter){.first = first, .last = last, .reports = true, .done = note};
+    outbox_when_safe(outbox, &wait->waiter);
+}
+
+// Log entries of a report, and captured bytes, stand between its messages.
+Test(outbox, who_waits_for_reports_is_not_told_of_a_log_entry_that_is_refused) {
+    struct wait before, after, other;
+    go_up();
+    uint64_t first = put_at("t/message/gw/devices/1"), entry = put_at("t/log/gw/devices/1/x");
+    uint64_t last = put_at("t/message/gw/channels/1/1");
+    wait_for_reports(&before, first, last);
+    answer(2, MQTT_NEVER_TAKEN);
+    wait_for_reports(&after, first, last);
+    wait_for(&other, entry);
+    cr_assert(before.told == 0 && after.told == 0 && other.told == 1 && !other.safe);
+    answer(1, MQTT_TAKEN);
+    answer(3, MQTT_TAKEN);
+    cr_assert(before.told == 1 && before.safe && after.told == 1 && after.safe);
+}
+
+Test(outbox, who_waits_for_reports_is_told_of_one_that_is_refused) {
+    struct wait before, after;
+    go_up();
+    uint64_t first = put_at("t/message/gw/devices/1"), last = put_at("t/log/gw/devices/1/x");
+    wait_for_reports(&before, first, last);
+    answer(1, MQTT_NEVER_TAKEN);
+    wait_for_reports(&after, first, last);
+    cr_assert(before.told == 1 && !before.safe && after.told == 1 && !after.safe);
+}
+
 // --- a broker that says nothing ---
 
 // What was read back from the disk is safe, and stands in front of what is not.

@@ -11,6 +11,7 @@
 #include "gateway/fleet/listener.h"
 #include "gateway/fleet/report.h"
 #include "gateway/fleet/when.h"
+#include "gateway/watch/keys.h"
 #include "gateway/watch/line.h"
 #include "gateway/watch/view.h"
 
@@ -27,6 +28,7 @@ TestSuite(line, .init = set_up);
 TestSuite(when, .init = set_up);
 TestSuite(report, .init = set_up);
 TestSuite(fleet, .init = set_up);
+TestSuite(page_bounds, .init = set_up);
 TestSuite(view, .init = set_up);
 
 // --- texts ---
@@ -342,6 +344,49 @@ static void expect_order(struct fleet *fleet, const char *idents) {
     cr_assert_str_eq(order, idents);
 }
 
+// Made up by whoever reaches a port; those that are registered stay.
+Test(page_bounds, devices_without_an_id_have_a_bound) {
+    struct fleet fleet = {0};
+    char ident[16];
+    report_at(&fleet, "van", 42, 1);
+    report_at(&fleet, "busy", -1, 1);
+    for (int i = 0; i < FLEET_STRANGERS_MAX + 100; i++) {
+        snprintf(ident, sizeof ident, "s%d", i);
+        report_at(&fleet, ident, -1, 2 + i);
+        report_at(&fleet, "busy", -1, 2 + i);
+    }
+    cr_assert_eq(fleet.count, FLEET_STRANGERS_MAX + 1);
+    cr_assert(fleet_by_ident(&fleet, "van") != NULL && fleet_by_ident(&fleet, "busy") != NULL);
+    cr_assert_null(fleet_by_ident(&fleet, "s50"), "not the one that reported longest ago was forgotten");
+    report_at(&fleet, ident, 43, 3 + FLEET_STRANGERS_MAX); // it gets an id
+    cr_assert_eq(fleet.stranger_count, FLEET_STRANGERS_MAX - 1);
+    fleet_identity(&fleet, 43, NULL);
+    cr_assert_eq(fleet.count, FLEET_STRANGERS_MAX);
+    fleet_free(&fleet);
+    cr_assert_eq(fleet.stranger_count, 0);
+}
+
+#define FEW 1000
+
+Test(page_bounds, all_devices_have_a_bound) {
+    struct fleet fleet = {.most = FEW};
+    char ident[16];
+    report_at(&fleet, "d0", 0, 1);
+    fleet_by_ident(&fleet, "d0")->notes = ident;
+    for (int i = 0; i < FEW + 10; i++) {
+        snprintf(ident, sizeof ident, "d%d", i);
+        report_at(&fleet, ident, i, 2 + i);
+        report_at(&fleet, "d0", 0, 2 + i);
+    }
+    cr_assert_eq(fleet.count, FEW);
+    cr_assert(fleet_by_ident(&fleet, "d9") == NULL && fleet_by_ident(&fleet, "d0")->notes == ident,
+              "not the one heard longest ago was forgotten");
+    for (int i = 0; i < FEW + 10; i++)
+        fleet_connected(&fleet, FEW + 100 + i, FLEET_CONNECTED);
+    cr_assert_eq(HASH_CNT(by_id, fleet.by_id), FEW);
+    fleet_free(&fleet);
+}
+
 Test(fleet, newest_first) {
     struct fleet fleet = {0};
     report_at(&fleet, "a", 1, 100);
@@ -510,7 +555,8 @@ static void expect_filters(const char *ident, const char *wanted) {
 
 Test(listener, subscribes_to_what_is_published) {
     expect_filters(NULL, LOGS "p/q/message/gw/channels/+/+ p/q/message/gw/devices/+ ");
-    expect_filters("a-1", LOGS "p/q/message/gw/channels/+/a-1 p/q/message/gw/devices/+ ");
+    expect_filters("a-1",
+                   LOGS "p/q/message/gw/channels/+/+ p/q/message/gw/devices/+ "); // perhaps it is a name
     config.on_channels = false;
     expect_filters(NULL, LOGS "p/q/message/gw/devices/+ ");
     config.unknown_devices = UNKNOWN_CHANNEL; // those are on the channel's topic in any case
@@ -597,6 +643,28 @@ Test(listener, with_an_ident_other_devices_are_ignored) {
     listener_free(listener);
 }
 
+// Its log entries say no name, and come after its identity or a message.
+Test(listener, a_device_is_wanted_by_its_id_or_its_name) {
+    static const char *const wanted[] = {"a-1", "7", "Van 1"};
+    for (size_t i = 0; i < 3; i++) {
+        heard.messages = heard.presences = 0;
+        struct listener *listener = listener_new(&config, wanted[i], &on_heard);
+        take(listener, "p/q/state/gw/devices/8", "{\"ident\":\"b\",\"id\":8,\"name\":\"Van 2\"}");
+        take(listener, "p/q/message/gw/devices/8",
+             "{\"ident\":\"b\",\"device.id\":8,\"device.name\":\"Van 2\"}");
+        take(listener, "p/q/log/gw/devices/8/connected", "{\"ident\":\"b\",\"device_id\":8}");
+        expect_heard(0, 0, 0);
+        take(listener, "p/q/state/gw/devices/7", "{" IDENT ",\"id\":7,\"name\":\"Van 1\"}");
+        take(listener, "p/q/state/gw/devices/7/connected", "true");
+        take(listener, "p/q/log/gw/devices/7/connected", "{" IDENT ",\"device_id\":7}");
+        take(listener, "p/q/message/gw/channels/1/a-1",
+             "{" IDENT ",\"device.id\":7,\"device.name\":\"Van 1\"}");
+        expect_heard(1, 1, 0);
+        cr_expect_eq(listener_fleet(listener)->count, 1, "wanted '%s'", wanted[i]);
+        listener_free(listener);
+    }
+}
+
 Test(listener, what_is_not_understood) {
     static const struct {
         const char *topic, *payload;
@@ -636,12 +704,14 @@ Test(view, lines) {
 }
 
 // The screen without its sequences, lines ended by '\n'.
+static struct view_choice choice;
+
 static const char *screen(struct fleet *fleet, const struct view_status *status, int rows, int columns) {
     static char plain[8192];
     char *text, *out = plain;
     size_t length;
     FILE *memory = open_memstream(&text, &length);
-    view_screen(memory, fleet, status, rows, columns, NOW);
+    view_screen(memory, fleet, status, &choice, rows, columns, NOW);
     fclose(memory);
     for (const char *in = text; *in != '\0'; in++) {
         if (*in == '\033') {
@@ -684,10 +754,10 @@ Test(view, a_screen) {
 Test(view, a_screen_of_nothing) {
     struct fleet fleet = {0};
     struct view_status status = {
-        .broker = "b:1", .state = "connecting", .note = "refused", .ident = "a", .odd = 3};
+        .broker = "b:1", .state = "connecting", .note = "refused", .device = "a", .odd = 3};
     cr_assert_str_eq(screen(&fleet, &status, 10, 20),
                      "b:1: connecting  0 d\nrefused\nNothing has come fro\n");
-    status.ident = status.note = NULL;
+    status.device = status.note = NULL;
     cr_assert(strstr(screen(&fleet, &status, 3, 99), "  3 not understood ") != NULL);
     cr_assert(strstr(screen(&fleet, &status, 3, 99), "\nNothing has come yet.\n") != NULL);
 }
@@ -714,7 +784,87 @@ Test(view, a_screen_fits) {
             cr_assert_eq(lines, rows < 32 ? rows : 32);
         }
     }
-    cr_assert(strstr(screen(&fleet, &connected, 12, 80), "\n… and 21 more, heard before these") != NULL);
-    cr_assert(strstr(screen(&fleet, &connected, 32, 80), "more") == NULL);
+    cr_assert(strstr(screen(&fleet, &connected, 12, 80), "\n1 to 9 of 30; ? shows the keys") != NULL);
+    cr_assert(strstr(screen(&fleet, &connected, 32, 80), "keys") == NULL);
     fleet_free(&fleet);
+}
+
+// The first column of the rows on the screen, which begin below the titles.
+static const char *idents(struct fleet *fleet, int rows) {
+    static char list[256];
+    char *text = strdup(screen(fleet, &connected, rows, 100)), *rest = text, *line;
+    int at = 0;
+    *list = '\0';
+    while ((line = strsep(&rest, "\n")) != NULL)
+        if (at++ >= 2 && strlen(line) > 8 && strstr(line, " of ") == NULL)
+            sprintf(list + strlen(list), "%.*s ", (int)strcspn(line + 8, " "), line + 8);
+    free(text);
+    return list;
+}
+
+Test(view, is_ordered_by_each_column) {
+    static const struct {
+        enum order order;
+        const char *forward, *backward;
+    } rows[] = {
+        {ORDER_HEARD, "c b a d ", "a b c d "}, {ORDER_IDENT, "a b c d ", "d c b a "},
+        {ORDER_NAME, "c a b d ", "a c b d "},  {ORDER_CONNECTION, "b a c d ", "a b c d "},
+        {ORDER_SPEED, "a c b d ", "c a b d "}, {ORDER_BATTERY, "b a c d ", "a b c d "},
+    };
+    struct fleet fleet = {0};
+    static const struct {
+        const char *ident, *name;
+        double speed, battery;
+    } devices[] = {{"a", "Z", 90, 4}, {"b", "b", NAN, 3.5}, {"c", "A", 10, NAN}};
+    for (int i = 0; i < 3; i++) {
+        struct report report = make_report(devices[i].ident, i, NOW / SECOND - 60 + i);
+        strcpy(report.name, devices[i].name);
+        report.speed = devices[i].speed;
+        report.battery = devices[i].battery;
+        fleet_report(&fleet, &report);
+    }
+    struct report silent = make_report("d", 3, 0);
+    silent.speed = silent.battery = NAN;
+    fleet_identity(&fleet, 3, &silent);
+    fleet_connected(&fleet, 0, FLEET_DISCONNECTED);
+    fleet_connected(&fleet, 1, FLEET_CONNECTED);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        choice = (struct view_choice){.order = rows[i].order};
+        cr_expect_str_eq(idents(&fleet, 10), rows[i].forward, "order %zu: %s", i, idents(&fleet, 10));
+        choice.reversed = true;
+        cr_expect_str_eq(idents(&fleet, 10), rows[i].backward, "order %zu reversed: %s", i,
+                         idents(&fleet, 10));
+    }
+    cr_expect(strstr(screen(&fleet, &connected, 10, 100), "  by BATTERY, reversed") != NULL);
+    fleet_free(&fleet);
+}
+
+Test(view, scrolls_no_further_than_to_the_last) {
+    struct fleet fleet = {0};
+    for (int i = 0; i < 9; i++) {
+        char ident[2] = {(char)('1' + i), '\0'};
+        struct report report = make_report(ident, i, NOW / SECOND);
+        fleet_report(&fleet, &report);
+    }
+    choice = (struct view_choice){.order = ORDER_IDENT, .first = 3};
+    cr_expect_str_eq(idents(&fleet, 7), "4 5 6 7 ");
+    cr_expect_eq(choice.page, 4);
+    cr_expect(strstr(screen(&fleet, &connected, 7, 100), "\n4 to 7 of 9; ?") != NULL);
+    choice.first = SIZE_MAX;
+    cr_expect_str_eq(idents(&fleet, 7), "6 7 8 9 ");
+    cr_expect_eq(choice.first, 5);
+    cr_expect_str_eq(idents(&fleet, 30), "1 2 3 4 5 6 7 8 9 ");
+    cr_expect_eq(choice.first, 0);
+    choice.help = true;
+    cr_expect(strstr(screen(&fleet, &connected, 20, 100), "reverse the order") != NULL);
+    fleet_free(&fleet);
+}
+
+Test(keys, are_told_from_sequences_that_nobody_knows) {
+    const char *bytes = "j\033[A\033[6~\033OF\033[1;5Aq\033[200~s\033";
+    static const enum key keys[] = {KEY_DOWN, KEY_UP,    KEY_PAGE_DOWN, KEY_LAST,  KEY_OTHER,
+                                    KEY_QUIT, KEY_OTHER, KEY_ORDER,     KEY_OTHER, KEY_NONE};
+    size_t count = strlen(bytes);
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        cr_expect_eq(key_next(&bytes, &count), keys[i], "key %zu", i);
 }

@@ -1,6 +1,7 @@
 // What is heard of others; see hearing.h.
 #include "gateway/broker/hearing.h"
 
+#include <mqtt_protocol.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
@@ -13,9 +14,11 @@ struct heard {
     bool wanted;
     bool there;   // in the session at the broker
     bool unsure;  // whether it is: the connection ended before the answer came
-    bool refused; // on this connection
+    bool refused; // on this connection, and not to be asked for now
+    bool tried;   // it was refused before
     bool waits;   // in todo
     bool asked;   // in the portion that is under way
+    bool rests;   // in resting
     struct heard *prev, *next;
     UT_hash_handle hh; // by filter
 };
@@ -23,7 +26,8 @@ struct heard {
 struct hearing {
     struct hearing_handlers handlers;
     struct heard *by_filter;
-    struct heard *todo; // those that may have to be asked for, or no longer
+    struct heard *todo;    // those that may have to be asked for, or no longer
+    struct heard *resting; // those that were refused and are asked for again later, the first one first
     struct heard *portion[HEARING_PORTION];
     size_t count; // of portion, which is under way; 0: none is
     bool subscribing;
@@ -41,6 +45,8 @@ struct hearing *hearing_new(const struct hearing_handlers *handlers) {
 static void forget(struct hearing *hearing, struct heard *heard) {
     if (heard->waits)
         DL_DELETE(hearing->todo, heard);
+    if (heard->rests)
+        DL_DELETE(hearing->resting, heard);
     HASH_DEL(hearing->by_filter, heard);
     free(heard->filter);
     free(heard);
@@ -123,16 +129,59 @@ static void end_portion(struct hearing *hearing) {
     }
 }
 
+// --- what is refused ---
+
+static void rest(struct hearing *hearing, struct heard *heard) {
+    heard->rests = true;
+    DL_APPEND(hearing->resting, heard);
+}
+
+static void wake(struct hearing *hearing, struct heard *heard) {
+    DL_DELETE(hearing->resting, heard);
+    heard->rests = heard->refused = false;
+}
+
+// There may be many, which a broker that refuses the first ones refuses as well.
+static void try_portion(struct hearing *hearing) {
+    for (size_t i = 0; i < HEARING_PORTION && hearing->resting != NULL; i++) {
+        struct heard *heard = hearing->resting;
+        wake(hearing, heard);
+        heard->tried = true;
+        look_at(hearing, heard);
+    }
+}
+
+void hearing_ask_again(struct hearing *hearing) {
+    try_portion(hearing);
+    ask(hearing);
+}
+
+// Returns whether it is granted after all.
+static bool take_grant(struct hearing *hearing, struct heard *heard, int reason) {
+    bool tried = heard->tried;
+    heard->there = reason < 0x80;
+    heard->refused = !heard->there;
+    heard->tried = false;
+    if (heard->refused && hearing->handlers.refused(hearing->handlers.context, reason))
+        rest(hearing, heard);
+    return tried && heard->there;
+}
+
 void hearing_answer(struct hearing *hearing, int mid, size_t count, const int *granted) {
+    bool any = false;
     if (hearing->count == 0 || mid != hearing->mid || (granted != NULL) != hearing->subscribing)
         return;
     for (size_t i = 0; i < hearing->count; i++) {
         struct heard *heard = hearing->portion[i];
-        heard->there = granted != NULL && i < count && granted[i] < 0x80;
-        heard->refused = granted != NULL && !heard->there;
         heard->unsure = false;
+        if (granted == NULL)
+            heard->there = heard->refused = false;
+        else if (take_grant(hearing, heard, i < count ? granted[i] : MQTT_RC_UNSPECIFIED))
+            any = true;
     }
     end_portion(hearing);
+    if (any)
+        try_portion(hearing);
     ask(hearing);
 }
 
@@ -187,7 +236,9 @@ void hearing_begin(struct hearing *hearing, bool resumed) {
     HASH_ITER(hh, hearing->by_filter, heard, next) {
         heard->there = heard->there && resumed;
         heard->unsure = heard->unsure && resumed;
-        heard->refused = false;
+        if (heard->rests)
+            wake(hearing, heard);
+        heard->refused = heard->tried = false;
         look_at(hearing, heard);
     }
     ask(hearing);

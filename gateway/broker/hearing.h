@@ -18,6 +18,8 @@ struct hearing_handlers {
     // asked, because the connection is broken.
     bool (*subscribe)(void *context, char *const *filters, size_t count, int *mid);
     bool (*unsubscribe)(void *context, char *const *filters, size_t count, int *mid);
+    // The broker has refused one for that reason. Whether hearing_ask_again() will be called.
+    bool (*refused)(void *context, int reason);
 };
 
 struct hearing *hearing_new(const struct hearing_handlers *handlers);
@@ -34,3 +36,5 @@ void hearing_begin(struct hearing *hearing, bool resumed);
 void hearing_end(struct hearing *hearing);
 // The broker has answered the request mid; granted has count answers, NULL when it was to unsubscribe.
 void hearing_answer(struct hearing *hearing, int mid, size_t count, const int *granted);
+// It is time to ask again for what was refused: for a portion of it, and for more as long as some is granted.
+void hearing_ask_again(struct hearing *hearing);

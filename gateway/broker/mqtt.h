@@ -3,10 +3,11 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 // Whether the broker keeps a message as the topic's last one. A signed one says whose it is: it carries our
-// client_id as the user property "instance". One for a while is forgotten by the broker itself, when nobody publishes it
-// again within limits.forget_unknown_after (MQTT 5). The store has these numbers.
+// client_id as the user property "instance". One for a while is forgotten by the broker itself (MQTT 5), when nobody
+// publishes it again within mqtt_link_expiry(). The store has these numbers.
 enum mqtt_retain {
     MQTT_NOT_RETAINED,
     MQTT_RETAINED,
@@ -14,7 +15,7 @@ enum mqtt_retain {
     MQTT_RETAINED_FOR_A_WHILE,
 };
 
-// What the broker keeps of a connection that is gone: nothing; for an hour, with MQTT 5 and until we say goodbye, what
+// What the broker keeps of a connection that is gone: nothing; for ten minutes, with MQTT 5 and until we say goodbye, what
 // comes for the subscriptions; or that for a week, whatever the version.
 enum mqtt_session { MQTT_SESSION_NONE, MQTT_SESSION_BRIEF, MQTT_SESSION_LASTING };
 
@@ -43,6 +44,7 @@ struct mqtt_received {
     size_t length;
     bool retain;
     int mid;                    // its packet id, 1 to 65535; 0 at QoS 0
+    uint64_t nth;               // of those with a packet id that have come since the start, from 1
     const char *instance;       // that signed it, or NULL
     const char *response_topic; // or NULL
     const void *correlation;    // or NULL

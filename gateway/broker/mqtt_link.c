@@ -50,7 +50,7 @@
 #define BATCH_TIME              20000000 // nanoseconds in which commands are read that go to disk together
 #define AT_ONCE                 50       // milliseconds until another broker or version is tried
 #define SOMEBODY_WAITS          200      // milliseconds until the next attempt
-#define EXPIRY_MAX              2147483  // seconds
+#define EXPIRY_MAX              2147483 // seconds. Artemis takes what is not in 31 bits of milliseconds for over
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
 
@@ -87,10 +87,12 @@ struct mqtt_link {
     struct backoff backoff;
     struct subscriber *subscriber;
     struct hearing *hearing;
+    struct asking_again hearing_again;
     struct broker_limits limits; // of this connection
     bool in_library;             // it is reading or writing, and may be in a callback
     bool flushing;
-    int *early; // mids that were written while somebody flushed; or NULL
+    uint64_t numbered; // messages with a packet id that have come
+    int *early;        // mids that were written while somebody flushed; or NULL
     size_t early_count;
     struct pace pace;
     uv_work_t work;
@@ -266,6 +268,7 @@ static void drop_client(struct mqtt_link *link) {
     uv_timer_stop(&link->paced);
     subscriber_end(link->subscriber);
     hearing_end(link->hearing);
+    asking_again_end(&link->hearing_again);
     if (link->client != NULL)
         mosquitto_destroy(link->client);
     link->client = NULL;
@@ -447,6 +450,7 @@ static void become_up(struct mqtt_link *link) {
     mosquitto_log_callback_set(link->client, NULL);
     uv_timer_stop(&link->timer);
     log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
+    asking_again_begin(&link->hearing_again);
     if (link->limits.wildcards)
         hearing_begin(link->hearing, link->resumed);
     link->handlers->up(link->context);
@@ -505,6 +509,17 @@ static bool hear_no_more(void *context, char *const *filters, size_t count, int 
     return !link->broken;
 }
 
+// Of a filter that is refused there may be thousands, so that none is told of: what they would tell is put right late.
+static bool hear_later(void *context, int reason) {
+    struct mqtt_link *link = context;
+    return asking_again_note(&link->hearing_again, reason) != AGAIN_NEVER;
+}
+
+static void hear_again(void *context) {
+    struct mqtt_link *link = context;
+    hearing_ask_again(link->hearing);
+}
+
 static const char *kind_of_user(const struct mqtt_link *link) {
     return link->config->mqtt.username != NULL ? "user" : "client";
 }
@@ -514,22 +529,21 @@ static const char *name_of_user(const struct mqtt_link *link) {
     return config->mqtt.username != NULL ? config->mqtt.username : config->mqtt.client_id;
 }
 
-static void log_refused(const struct mqtt_link *link, const char *filter, int reason,
-                        enum subscriber_again again) {
+static void log_refused(const struct mqtt_link *link, const char *filter, int reason, enum again again) {
     const char *why = mosquitto_reason_string(reason);
-    if (again == SUBSCRIBER_NEVER)
+    if (again == AGAIN_NEVER)
         log_error("%s: subscription to %s rejected: %s", link->name, filter, why);
-    else if (again == SUBSCRIBER_SOON && link->attempt.version == MQTT_5)
+    else if (again == AGAIN_SOON && link->attempt.version == MQTT_5)
         log_warning("%s: subscription to %s rejected for now: %s; retrying", link->name, filter, why);
     else
         log_error(
             "%s: subscription to %s rejected: %s: the broker's access list must let the %s '%s' read it%s",
             link->name, filter, why, kind_of_user(link), name_of_user(link),
-            again == SUBSCRIBER_SLOWLY ? "; asking again every 30 s" : "");
+            again == AGAIN_SLOWLY ? "; asking again every 30 s" : "");
 }
 
 static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason,
-                        enum subscriber_again again, bool said) {
+                        enum again again, bool said) {
     struct mqtt_link *link = context;
     bool granted = reason < 0x80, said_here = link->handlers->purpose == NULL;
     if (!granted && !said && said_here)
@@ -601,6 +615,7 @@ static void on_publish(struct mosquitto *client, void *context, int mid, int rea
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message,
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
+    link->numbered += message->mid != 0;
     if (subscriber_ignores(link->subscriber, message->topic, message->retain))
         return;
     struct packet_extras extras = packet_read_extras(properties);
@@ -610,6 +625,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .length = (size_t)message->payloadlen,
                                                      .retain = message->retain,
                                                      .mid = message->mid,
+                                                     .nth = link->numbered,
                                                      .instance = extras.instance,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
@@ -737,8 +753,7 @@ static enum mqtt_publish_result result_of(struct mqtt_link *link, int result) {
     }
 }
 
-// Not more than a broker can count in 32 bits of milliseconds: Artemis takes more for a message that has expired.
-static unsigned expiry_of(const struct config *config) {
+unsigned mqtt_link_expiry(const struct config *config) {
     unsigned seconds = (unsigned)config->limits.forget_unknown_after;
     return seconds < EXPIRY_MAX ? seconds : EXPIRY_MAX;
 }
@@ -755,7 +770,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
             fitting.retain = MQTT_RETAINED;
     }
     if (fitting.retain == MQTT_RETAINED_FOR_A_WHILE)
-        fitting.expiry = expiry_of(link->config);
+        fitting.expiry = mqtt_link_expiry(link->config);
     if (!link->limits.retain)
         fitting.retain = MQTT_NOT_RETAINED;
     return fitting;
@@ -868,7 +883,8 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
     };
     link->subscriber = subscriber_new(loop, subscriptions, subscription_count,
                                       &(struct subscriber_handlers){on_answered, on_result, link});
-    link->hearing = hearing_new(&(struct hearing_handlers){link, hear, hear_no_more});
+    link->hearing = hearing_new(&(struct hearing_handlers){link, hear, hear_no_more, hear_later});
+    asking_again_init(&link->hearing_again, loop, hear_again, link);
     broker_route_open(&link->route, config);
     init_handles(link);
     return link;
@@ -1002,6 +1018,7 @@ void mqtt_link_stop(struct mqtt_link *link) {
     if (!connecting)
         drop_client(link); // otherwise on_connected() does
     subscriber_stop(link->subscriber);
+    asking_again_close(&link->hearing_again);
     uv_close((uv_handle_t *)&link->timer, NULL);
     uv_close((uv_handle_t *)&link->misc, NULL);
     uv_close((uv_handle_t *)&link->paced, NULL);

@@ -53,6 +53,10 @@ bool mqtt_link_is_up(const struct mqtt_link *link);
 // back also where a subscription does not want it.
 int mqtt_link_version(const struct mqtt_link *link);
 
+// Seconds after which a broker forgets what is retained for a while and not published again: those of
+// limits.forget_unknown_after, but no more than 24 days.
+unsigned mqtt_link_expiry(const struct config *config);
+
 // Publishes of QoS 1 that the broker allows to be unacknowledged: 1 to 65535.
 unsigned mqtt_link_receive_maximum(const struct mqtt_link *link);
 

@@ -83,6 +83,11 @@ struct written {
     struct written *prev, *next;
 };
 
+struct refused {
+    uint64_t number;
+    bool report;
+};
+
 struct outbox {
     uv_loop_t *loop;
     uv_timer_t tick;
@@ -108,7 +113,7 @@ struct outbox {
     uint64_t answered_at;      // by uv_now(): the last answer to an item on this connection; 0: none
     struct suspects suspects;
     struct refusals refusals;
-    uint64_t *refused; // numbers of messages that were refused: all since the last tick, and some before it
+    struct refused *refused; // messages that were refused: all since the last tick, and some before it
     size_t refused_count, refused_capacity;
     struct sideline *sideline;
     uint64_t passed_over;  // the oldest at the broker, when a later one was answered before it
@@ -396,16 +401,21 @@ static void call_waiters(struct outbox *outbox) {
     }
 }
 
-static struct outbox_waiter *find_waiter(const struct outbox *outbox, uint64_t number) {
+static bool concerns(const struct outbox_waiter *waiter, const struct refused *refused) {
+    return waiter->first <= refused->number && refused->number <= waiter->last &&
+           (refused->report || !waiter->reports);
+}
+
+static struct outbox_waiter *find_waiter(const struct outbox *outbox, const struct refused *refused) {
     struct outbox_waiter *waiter;
     DL_FOREACH(outbox->waiters, waiter) {
-        if (waiter->first <= number && number <= waiter->last)
+        if (concerns(waiter, refused))
             return waiter;
     }
     return NULL;
 }
 
-static void fail_waiters(struct outbox *outbox, uint64_t refused) {
+static void fail_waiters(struct outbox *outbox, const struct refused *refused) {
     struct outbox_waiter *waiter;
     while ((waiter = find_waiter(outbox, refused)) != NULL) {
         DL_DELETE(outbox->waiters, waiter);
@@ -416,28 +426,28 @@ static void fail_waiters(struct outbox *outbox, uint64_t refused) {
 // A message may be refused while it is put, before anybody could wait for it.
 static bool was_refused(const struct outbox *outbox, const struct outbox_waiter *waiter) {
     for (size_t i = 0; i < outbox->refused_count; i++)
-        if (waiter->first <= outbox->refused[i] && outbox->refused[i] <= waiter->last)
+        if (concerns(waiter, &outbox->refused[i]))
             return true;
     return false;
 }
 
 // Who puts messages waits for them before the loop goes on, so none of this tick may be forgotten: of what is
 // not remembered nobody knows that it was refused.
-static void remember_refused(struct outbox *outbox, uint64_t number) {
+static void remember_refused(struct outbox *outbox, struct refused refused) {
     if (outbox->refused_count == outbox->refused_capacity) {
         outbox->refused_capacity = outbox->refused_capacity * 2 + REFUSED_KEPT;
-        outbox->refused = must_have(realloc(outbox->refused, outbox->refused_capacity * sizeof(uint64_t)));
+        outbox->refused = must_have(realloc(outbox->refused, outbox->refused_capacity * sizeof refused));
     }
-    outbox->refused[outbox->refused_count++] = number;
+    outbox->refused[outbox->refused_count++] = refused;
 }
 
 static void forget_refused(struct outbox *outbox) {
     size_t count = outbox->refused_count;
     if (count <= REFUSED_KEPT)
         return;
-    memmove(outbox->refused, outbox->refused + count - REFUSED_KEPT, REFUSED_KEPT * sizeof(uint64_t));
+    memmove(outbox->refused, outbox->refused + count - REFUSED_KEPT, REFUSED_KEPT * sizeof *outbox->refused);
     outbox->refused_count = outbox->refused_capacity = REFUSED_KEPT;
-    outbox->refused = must_have(realloc(outbox->refused, REFUSED_KEPT * sizeof(uint64_t)));
+    outbox->refused = must_have(realloc(outbox->refused, REFUSED_KEPT * sizeof *outbox->refused));
 }
 
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
@@ -714,13 +724,13 @@ static bool keep_aside(struct outbox *outbox, const struct mqtt_publish *publish
 
 // The broker does not take it, now or ever: everything else goes on. Its device is not told that it arrived.
 static void refuse_item(struct outbox *outbox, struct item *item, const char *why) {
-    uint64_t number = item->number;
+    const struct refused refused = {.number = item->number, .report = item->report};
     release_next(outbox, item);
-    remember_refused(outbox, number);
+    remember_refused(outbox, refused);
     bool kept = item->report && keep_aside(outbox, &item->publish, why);
     log_refused(outbox, &item->publish, kept, why);
     drop_item(outbox, item);
-    fail_waiters(outbox, number); // last: whoever is told may put more
+    fail_waiters(outbox, &refused); // last: whoever is told may put more
 }
 
 static void on_given_up(void *context, const struct mqtt_publish *publish, const char *why) {
@@ -824,7 +834,7 @@ static bool is_suspected(const struct outbox *outbox) {
     return outbox->items != NULL && suspects_include(&outbox->suspects, outbox->items->number);
 }
 
-// The link has the item, or with QoS 0 the network may have it already.
+// The link has the item. What becomes of it is told later, also with QoS 0.
 static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->suspects.left -= is_suspected(outbox) && outbox->suspects.left > 0;
     if (item == outbox->next_out)
@@ -944,7 +954,7 @@ void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish) {
     pump_sideline(outbox);
 }
 
-// The link may report what was published from within, also of the very message that is being handed over.
+// Who is told meanwhile that a message was refused may put others.
 static void pump(struct outbox *outbox) {
     if (outbox->pumping)
         return; // the loop below goes on with what there is

@@ -30,6 +30,8 @@ struct store;
 // Waits until a range of messages is safe. The memory is the caller's, until the callback or outbox_forget().
 struct outbox_waiter {
     uint64_t first, last; // of the messages to wait for; last 0: none
+    bool
+        reports; // of what was put there only reports count, and nothing that tells of them, such as log entries
     // safe is false when the broker refused one of them for good.
     void (*done)(struct outbox_waiter *waiter, bool safe);
     struct outbox_waiter *prev, *next; // the outbox's own

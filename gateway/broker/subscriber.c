@@ -9,9 +9,6 @@
 #include "gateway/base/memory.h"
 #include "gateway/broker/protocol_version.h"
 
-#define AGAIN_MIN 1000  // milliseconds until the first one is asked for again
-#define AGAIN_MAX 60000 // and at most
-
 struct request {
     int mid; // while it is under way; 0: it is not
     bool answered, granted, again;
@@ -31,22 +28,9 @@ struct subscriber {
     struct passing *left;     // of the connection before: the session may still have them
     struct mosquitto *client; // NULL: no connection
     int version;
-    unsigned again; // milliseconds
-    uv_timer_t timer;
+    struct asking_again again;
     struct subscriber_handlers handlers;
 };
-
-struct subscriber *subscriber_new(uv_loop_t *loop, const struct mqtt_subscription *subscriptions,
-                                  size_t count, const struct subscriber_handlers *handlers) {
-    struct subscriber *subscriber = must_have(calloc(1, sizeof *subscriber));
-    *subscriber = (struct subscriber){.subscriptions = subscriptions,
-                                      .requests = must_have(calloc(count + 1, sizeof *subscriber->requests)),
-                                      .count = count,
-                                      .handlers = *handlers};
-    uv_timer_init(loop, &subscriber->timer);
-    subscriber->timer.data = subscriber;
-    return subscriber;
-}
 
 static void request(struct subscriber *subscriber, size_t i) {
     const struct mqtt_subscription *wanted = &subscriber->subscriptions[i];
@@ -55,6 +39,24 @@ static void request(struct subscriber *subscriber, size_t i) {
     int result = mosquitto_subscribe_v5(subscriber->client, &subscriber->requests[i].mid, wanted->filter,
                                         wanted->qos, options, NULL);
     subscriber->handlers.result(subscriber->handlers.context, result);
+}
+
+static void ask_again(void *context) {
+    struct subscriber *subscriber = context;
+    for (size_t i = 0; i < subscriber->count && subscriber->client != NULL; i++)
+        if (subscriber->requests[i].again)
+            request(subscriber, i);
+}
+
+struct subscriber *subscriber_new(uv_loop_t *loop, const struct mqtt_subscription *subscriptions,
+                                  size_t count, const struct subscriber_handlers *handlers) {
+    struct subscriber *subscriber = must_have(calloc(1, sizeof *subscriber));
+    *subscriber = (struct subscriber){.subscriptions = subscriptions,
+                                      .requests = must_have(calloc(count + 1, sizeof *subscriber->requests)),
+                                      .count = count,
+                                      .handlers = *handlers};
+    asking_again_init(&subscriber->again, loop, ask_again, subscriber);
+    return subscriber;
 }
 
 static void clear(struct subscriber *subscriber) {
@@ -93,7 +95,7 @@ void subscriber_begin(struct subscriber *subscriber, struct mosquitto *client, i
     clear(subscriber);
     subscriber->client = client;
     subscriber->version = version;
-    subscriber->again = AGAIN_MIN;
+    asking_again_begin(&subscriber->again);
     clear_session(subscriber, session->resumed);
     for (size_t i = 0; i < subscriber->count; i++)
         if (session->wildcards || strpbrk(subscriber->subscriptions[i].filter, "+#") == NULL)
@@ -107,47 +109,7 @@ void subscriber_end(struct subscriber *subscriber) {
     subscriber->passing = NULL;
     clear(subscriber);
     subscriber->client = NULL;
-    uv_timer_stop(&subscriber->timer);
-}
-
-static void on_again(uv_timer_t *timer) {
-    struct subscriber *subscriber = timer->data;
-    for (size_t i = 0; i < subscriber->count && subscriber->client != NULL; i++)
-        if (subscriber->requests[i].again)
-            request(subscriber, i);
-}
-
-// The one that comes first counts: all are asked for then.
-static void ask_within(struct subscriber *subscriber, unsigned milliseconds) {
-    uv_timer_t *timer = &subscriber->timer;
-    if (!uv_is_active((uv_handle_t *)timer) || uv_timer_get_due_in(timer) > milliseconds)
-        uv_timer_start(timer, on_again, milliseconds, 0);
-}
-
-static bool is_to_be_asked(const struct subscriber *subscriber) {
-    for (size_t i = 0; i < subscriber->count; i++)
-        if (subscriber->requests[i].again)
-            return true;
-    return false;
-}
-
-static void ask_soon(struct subscriber *subscriber) {
-    ask_within(subscriber, subscriber->again);
-    if (!is_to_be_asked(subscriber)) // several that are refused at once count as one
-        subscriber->again = subscriber->again * 2 < AGAIN_MAX ? subscriber->again * 2 : AGAIN_MAX;
-}
-
-static enum subscriber_again again_after(int reason) {
-    switch (reason) {
-    case MQTT_RC_UNSPECIFIED:
-    case MQTT_RC_PACKET_ID_IN_USE:
-    case MQTT_RC_QUOTA_EXCEEDED:
-        return SUBSCRIBER_SOON;
-    case MQTT_RC_NOT_AUTHORIZED:
-        return SUBSCRIBER_SLOWLY;
-    default:
-        return SUBSCRIBER_NEVER;
-    }
+    asking_again_end(&subscriber->again);
 }
 
 static void take_answer(struct subscriber *subscriber, size_t i, int reason) {
@@ -157,12 +119,8 @@ static void take_answer(struct subscriber *subscriber, size_t i, int reason) {
     answered->granted = reason < 0x80;
     bool said = answered->said;
     answered->said = !answered->granted;
-    enum subscriber_again again = again_after(reason);
-    if (again == SUBSCRIBER_SOON)
-        ask_soon(subscriber);
-    else if (again == SUBSCRIBER_SLOWLY)
-        ask_within(subscriber, SUBSCRIBER_SLOW);
-    answered->again = again != SUBSCRIBER_NEVER;
+    enum again again = answered->granted ? AGAIN_NEVER : asking_again_note(&subscriber->again, reason);
+    answered->again = again != AGAIN_NEVER;
     subscriber->handlers.answered(subscriber->handlers.context, &subscriber->subscriptions[i], reason, again,
                                   said);
 }
@@ -252,7 +210,7 @@ bool subscriber_ignores(const struct subscriber *subscriber, const char *topic, 
 
 void subscriber_stop(struct subscriber *subscriber) {
     subscriber_end(subscriber);
-    uv_close((uv_handle_t *)&subscriber->timer, NULL);
+    asking_again_close(&subscriber->again);
 }
 
 void subscriber_free(struct subscriber *subscriber) {

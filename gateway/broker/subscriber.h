@@ -1,5 +1,5 @@
 // The subscriptions of a connection: asks for them, keeps what the broker has granted, and asks again for those
-// that it refused: soon where the reason passes, and from time to time where somebody may change its access list.
+// that it refused; see asking_again.h.
 // Beside the lasting ones there are some for a while, to learn what is retained.
 #pragma once
 
@@ -8,13 +8,10 @@
 #include <stddef.h>
 #include <uv.h>
 
+#include "gateway/broker/asking_again.h"
 #include "gateway/broker/mqtt.h"
 
 struct subscriber;
-
-// When a subscription that was refused is asked for again, besides at the next connection.
-enum subscriber_again { SUBSCRIBER_NEVER, SUBSCRIBER_SOON, SUBSCRIBER_SLOWLY };
-#define SUBSCRIBER_SLOW 30000 // milliseconds
 
 // What the broker has said of a new connection.
 struct subscriber_session {
@@ -25,7 +22,7 @@ struct subscriber_session {
 struct subscriber_handlers {
     // Each time the broker has granted a subscription, or refused it (reason: 0x80 and above). said: it was refused before without having been granted since.
     void (*answered)(void *context, const struct mqtt_subscription *subscription, int reason,
-                     enum subscriber_again again, bool said);
+                     enum again again, bool said);
     // Told what a call of libmosquitto returned.
     void (*result)(void *context, int result);
     void *context;

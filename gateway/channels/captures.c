@@ -322,18 +322,25 @@ json_t *captures_names(const struct captures *captures, const struct peer *peer)
 
 // --- how much ---
 
-static struct usage *usage_of(struct captures *captures, const struct peer *peer) {
-    char key[CODEC_IDENT_MAX + 1] = "";
-    struct usage *usage;
+static void key_of(const struct peer *peer, char key[CODEC_IDENT_MAX + 1]) {
+    memset(key, 0, CODEC_IDENT_MAX + 1);
     if (peer->ident != NULL)
         strcpy(key, peer->ident);
     else
         memcpy(key, peer->ip, sizeof peer->ip);
+}
+
+static struct usage *find_usage(const struct captures *captures, const struct peer *peer) {
+    char key[CODEC_IDENT_MAX + 1];
+    struct usage *usage;
+    key_of(peer, key);
     HASH_FIND(hh, captures->usages, key, sizeof key, usage);
-    if (usage != NULL)
-        return usage;
-    usage = must_have(calloc(1, sizeof *usage));
-    memcpy(usage->key, key, sizeof key);
+    return usage;
+}
+
+static struct usage *add_usage(struct captures *captures, const struct peer *peer) {
+    struct usage *usage = must_have(calloc(1, sizeof *usage));
+    key_of(peer, usage->key);
     HASH_ADD(hh, captures->usages, key, sizeof usage->key, usage);
     return usage;
 }
@@ -348,8 +355,9 @@ static void keep_minute(struct captures *captures) {
 }
 
 // The broker is to have it soon, or never: the disk is for messages.
-static size_t room_for(struct captures *captures, const struct usage *usage) {
-    size_t device = CAPTURE_DEVICE_MAX - usage->bytes, all = CAPTURE_INSTANCE_MAX - captures->bytes;
+static size_t room_for(const struct captures *captures, const struct usage *usage) {
+    size_t used = usage != NULL ? usage->bytes : 0;
+    size_t device = CAPTURE_DEVICE_MAX - used, all = CAPTURE_INSTANCE_MAX - captures->bytes;
     if (captures->chunks >= CAPTURE_CHUNKS_MAX || !bus_is_up(captures->bus) || !bus_keeps_up(captures->bus))
         return 0;
     return device < all ? device : all;
@@ -365,20 +373,26 @@ static void count(struct captures *captures, const struct peer *peer, size_t all
     }
 }
 
+static void note_usage(struct captures *captures, struct usage *usage, size_t allowed) {
+    usage->bytes += allowed;
+    captures->bytes += allowed;
+    captures->chunks++;
+}
+
+// Whoever gets nothing is not remembered: there are as many addresses as a sender of datagrams makes up.
 size_t captures_allow(struct captures *captures, const struct peer *peer, size_t length) {
     keep_minute(captures);
-    struct usage *usage = usage_of(captures, peer);
+    struct usage *usage = find_usage(captures, peer);
     size_t room = room_for(captures, usage), allowed = length <= room ? length : room;
     if (allowed < length && peer->transport->is_udp)
         allowed = 0;
-    usage->bytes += allowed;
-    captures->bytes += allowed;
-    captures->chunks += allowed > 0;
+    if (allowed > 0)
+        note_usage(captures, usage != NULL ? usage : add_usage(captures, peer), allowed);
     count(captures, peer, allowed, length);
     if (allowed < length)
         peer_warn(peer, "capture", NULL,
-                  "capture: %zu bytes are left out: more than 64 KiB a minute of a device, 1 MiB of all, or "
-                  "than the broker takes",
+                  "capture: bytes left out: %zu. A device may have 64 KiB a minute and all together 1 MiB, "
+                  "and no more than the broker takes",
                   length - allowed);
     return allowed;
 }

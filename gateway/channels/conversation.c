@@ -104,14 +104,13 @@ static enum codec_identity on_identify(void *context, const char *ident) {
         return turn_away(peer, ident, "is not in the registry and unknown devices are rejected",
                          CLOSE_REJECTED);
     if (!device.listed && peer->parts->config->unknown_devices == UNKNOWN_ACCEPT)
-        device.known = session_may_be_known(peer, ident) && device.known;
+        device.known = session_may_be_known(peer, ident, &device);
     enum session_arrival arrival = session_attach(peer, ident, &device);
     if (arrival == SESSION_KEPT_ELSEWHERE)
         return turn_away(peer, ident, "has a connection, which stays (limits.takeover)", CLOSE_SAME_IDENT);
-    if (arrival == SESSION_TAKEN_TOO_OFTEN)
-        return turn_away(peer, ident, "has a connection, which stays: others took over all the time",
-                         CLOSE_SAME_IDENT);
     forget_turned_away(peer);
+    if (arrival == SESSION_MUST_WAIT)
+        return stream_postpone(&peer->stream);
     if (arrival == SESSION_NEW_HERE)
         tell_identified(peer);
     session_note_heard(peer);
@@ -335,6 +334,7 @@ void conversation_end(struct peer *peer) {
 static enum close_code code_of(enum stream_state state) {
     switch (state) {
     case STREAM_OPEN:
+    case STREAM_POSTPONED:
         return CLOSE_NONE;
     case STREAM_NOT_THIS_PROTOCOL:
         return CLOSE_NOT_THIS_PROTOCOL;

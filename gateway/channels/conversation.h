@@ -19,6 +19,8 @@ void conversation_report(const struct peer *peer, const char *kind, const char *
 // Leaves the session and frees what the peer holds, but not the peer.
 void conversation_end(struct peer *peer);
 
-// Takes what came from the device. Returns the code to close it with, or CLOSE_NONE.
+// Takes what came from the device. Returns the code to close it with, or CLOSE_NONE. When peer->stream.postponed is set
+// then, the peer has to wait (which only peer->may_wait allows): nothing more is read from it, and before that this is
+// called again with the same follow and without bytes.
 enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_t length,
                                   enum codec_follow follow);

@@ -69,6 +69,8 @@ struct said event_presence(const struct peer *peer, const char *ident, const str
     json_t *entry = make_entry(peer, connected ? EVENT_CONNECTED : EVENT_DISCONNECTED);
     json_object_set_new(entry, "ident", json_string(ident));
     json_object_set_new(entry, "device_id", json_integer((json_int_t)device->id));
+    if (connected && !bus_keeps_up(peer->parts->bus))
+        json_object_set_new(entry, "late", json_true());
     struct said said = {.timestamp = event_timestamp(entry)};
     said.number = bus_publish(peer->parts->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%lld%s",
                               (long long)device->id, connected ? TOPIC_CONNECTED : TOPIC_DISCONNECTED);

@@ -159,7 +159,7 @@ static bool is_pending(const struct peer *peer, const uint8_t *bytes, size_t len
 static struct pending_reply *add_reply(struct peer *peer, const uint8_t *bytes, size_t length) {
     struct pending_reply *reply = must_have(malloc(sizeof *reply + length));
     *reply = (struct pending_reply){.peer = peer, .length = length, .datagram = peer->datagrams};
-    reply->waiter = (struct outbox_waiter){.done = on_safe};
+    reply->waiter = (struct outbox_waiter){.reports = true, .done = on_safe};
     strcpy(reply->ident, peer->stream.ident);
     memcpy(reply->bytes, bytes, length);
     DL_APPEND(peer->replies, reply);
@@ -232,8 +232,8 @@ static void bound_replies(const struct peer *peer, struct pending_reply *replies
     }
     if (left_out > 0)
         peer_warn(peer, "answer", NULL,
-                  "%zu answers to a datagram of %zu bytes are left out: they are longer than it", left_out,
-                  taken);
+                  "answers to a datagram of %zu bytes left out, because they are longer than it: %zu", taken,
+                  left_out);
 }
 
 // Being called back takes a reply out of the list.

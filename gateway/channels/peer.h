@@ -20,6 +20,7 @@ struct tap_held;
 
 struct peer_transport {
     bool is_udp;
+    bool (*is_behind)(const struct peer *peer); // something it has said is not taken yet; NULL: never
     void (*send)(struct peer *peer, const uint8_t *bytes, size_t length);
     // Ends the conversation; the peer is freed some time after the call.
     void (*close)(struct peer *peer, enum close_code code);
@@ -43,6 +44,7 @@ struct peer {
     bool foreign;                // it looked like another protocol
     char *turned_away;           // the ident that is not allowed here and spoke last, or NULL
     enum close_code refusal;     // why that is; the code to close it with when nobody else has spoken
+    bool may_wait;               // what it says can stay unread for a while
     bool told;                   // that it began, so that its end is told too
     struct tap_held *held;       // what it said and heard, for a capture that may want it; or NULL
     uint64_t serial;             // no other peer has it

@@ -10,11 +10,11 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 
-#define ALIVE         60000 // milliseconds for which a connection that was heard counts as alive
-#define MINUTE        60000
-#define TAKEOVERS_MAX 10       // of live connections of one device in that time
-#define STALE_TIME    60000000 // microseconds
-#define SETTLE_TIME   2000000 // microseconds to wait for our own log entry, which may be behind many messages
+#define ALIVE       60000 // milliseconds for which a connection that was heard counts as alive
+#define MINUTE      60000
+#define STAY_TIME   1000     // milliseconds
+#define STALE_TIME  60000000 // microseconds
+#define SETTLE_TIME 2000000  // microseconds to wait for our own log entry, which may be behind many messages
 
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
@@ -145,10 +145,16 @@ static void bound_places(struct peer *peer) {
     bool many = peer->place_count > STREAM_DEVICES_MAX;
     if (!many && (peer->place_count < 2 || peer->parts->place_count <= PLACES_ALL_MAX))
         return;
-    peer_warn(peer, "idents", NULL,
-              "speaks for more than %d devices%s: %s, heard longest ago, is disconnected",
-              many ? STREAM_DEVICES_MAX : PLACES_ALL_MAX, many ? "" : ", with all other connections",
-              peer->places->session->ident);
+    const char *ident = peer->places->session->ident;
+    if (many)
+        peer_warn(peer, "idents", NULL,
+                  "speaks for more than %d devices: %s, heard longest ago, is disconnected",
+                  STREAM_DEVICES_MAX, ident);
+    else
+        peer_warn(peer, "idents", NULL,
+                  "all connections together speak for more than %d devices: %s, which this one spoke for "
+                  "longest ago, is disconnected",
+                  PLACES_ALL_MAX, ident);
     end_place(peer->places);
 }
 
@@ -158,16 +164,29 @@ static bool is_alive(const struct place *place) {
     return uv_now(place->peer->parts->loop) - place->peer->last_heard < ALIVE;
 }
 
-// A connection that has been silent for a while is most likely dead: its device is the one that connects again.
-static bool may_take_over(struct session *session, const struct place *old) {
-    uint64_t now = uv_now(old->peer->parts->loop);
-    if (!is_alive(old))
-        return true;
-    if (session->takeovers == 0 || now - session->takeovers_since > ALIVE) {
-        session->takeovers_since = now;
-        session->takeovers = 0;
-    }
-    return ++session->takeovers <= TAKEOVERS_MAX;
+static bool is_to_stay(const struct place *place) {
+    return uv_now(place->peer->parts->loop) < place->stays_until;
+}
+
+// What a connection has said is taken before it is closed. And two who take over from each other all the time do so
+// once a second.
+static bool must_wait(const struct peer *peer, const struct place *old) {
+    const struct peer *other = old->peer;
+    if (!peer->may_wait || peer->places != NULL)
+        return false;
+    bool behind =
+        other->place_count == 1 && other->transport->is_behind != NULL && other->transport->is_behind(other);
+    return behind || is_to_stay(old);
+}
+
+static void tell_rivalry(struct session *session, const struct place *old, const struct peer *peer) {
+    if (session->rivalry_told || !is_to_stay(old))
+        return;
+    session->rivalry_told = true;
+    log_warning("channel %s, %s, device %s: waits for up to a second: %s has just taken over, and so on: two "
+                "devices with "
+                "one ident, or somebody else",
+                peer->channel->name, peer->address, session->ident, old->peer->address);
 }
 
 // Over UDP a device changes its address as its operator likes.
@@ -189,8 +208,10 @@ static enum session_arrival judge_takeover(struct session *session, const struct
         return SESSION_NEW_HERE;
     if (peer->parts->config->limits.takeover == TAKEOVER_KEEP)
         return SESSION_KEPT_ELSEWHERE;
-    if (!may_take_over(session, old))
-        return SESSION_TAKEN_TOO_OFTEN;
+    if (must_wait(peer, old)) {
+        tell_rivalry(session, old, peer);
+        return SESSION_MUST_WAIT;
+    }
     tell_takeover(session, old, peer);
     return SESSION_NEW_HERE;
 }
@@ -211,6 +232,8 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
     else if (session_any_peer(session)->channel != peer->channel)
         peer->parts->observer->arrived(peer->parts->observer->context, session, peer->channel);
     enter(session, peer);
+    if (old != NULL && is_alive(old))
+        (*place_of(session, peer))->stays_until = uv_now(peer->parts->loop) + STAY_TIME;
     // It is in the session until then, so that its log line says whose connection it was.
     if (old != NULL)
         give_up(old, CLOSE_SAME_IDENT);
@@ -277,10 +300,12 @@ static bool is_behind(const struct channel_parts *parts, const struct session *s
     return session->settled || (is_over(session) && bus_has_taken(parts->bus, session->said.number));
 }
 
-// Whether the device came here long after that was said. The clocks of two machines are believed to a minute, no more.
+// Whether the device came here long after that was said. Two machines' clocks need not agree, and are asked only where
+// the broker's order says nothing: they are believed to a minute, no more.
 static bool is_stale(const struct session *session, const json_t *entry) {
     int64_t said = event_timestamp(entry);
-    return clock_is_set(said) && clock_is_set(session->came) && said < session->came - STALE_TIME;
+    return json_is_true(json_object_get(entry, "late")) && clock_is_set(said) &&
+           clock_is_set(session->came) && said < session->came - STALE_TIME;
 }
 
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length) {
@@ -304,6 +329,42 @@ bool session_is_settled(const struct channel_parts *parts, const struct session 
     return session->settled || !session->device.known || !bus_is_up(parts->bus) || is_over(session);
 }
 
+// --- devices outside the registry ---
+
+static void tell_full(const struct peer *peer, const char *ident, const char *why) {
+    struct channel_parts *parts = peer->parts;
+    uint64_t now = uv_now(parts->loop);
+    if (parts->full_told != 0 && now - parts->full_told < MINUTE)
+        return;
+    parts->full_told = now;
+    log_warning(
+        "channel %s, %s, device %s: it has no identity, and is published on the channel topic only: %s",
+        peer->channel->name, peer->address, ident, why);
+}
+
+// One whose id is that of a listed device has none, and takes no place.
+static bool may_be_known(const struct peer *peer, const char *ident, const struct device *device) {
+    struct channel_parts *parts = peer->parts;
+    if (registry_has_stranger(parts->registry, ident))
+        return device->known;
+    if (registry_is_full(parts->registry)) {
+        tell_full(peer, ident, "so many devices outside the registry have one (limits.unknown_devices)");
+        return false;
+    }
+    if (!device->known)
+        return false;
+    // The limiter's seconds are minutes here.
+    if (limiter_allows(&parts->stranger_limiter, uv_now(parts->loop) / 60, peer->ip, sizeof peer->ip, NULL))
+        return true;
+    tell_full(peer, ident, "too many new devices outside the registry came from its address in this minute");
+    return false;
+}
+
+bool session_may_be_known(const struct peer *peer, const char *ident, const struct device *device) {
+    const struct session *session = session_by_ident(peer->parts->sessions, ident);
+    return session != NULL ? session->device.known : may_be_known(peer, ident, device);
+}
+
 // --- a registry that has changed ---
 
 struct peer *session_any_peer(const struct session *session) {
@@ -324,9 +385,13 @@ static void take_identity(struct session_table *table, struct session *session, 
 }
 
 void session_reload(struct session *session) {
-    struct channel_parts *parts = session_any_peer(session)->parts;
-    registry_admit(parts->registry, session->ident);
+    const struct peer *peer = session_any_peer(session);
+    struct channel_parts *parts = peer->parts;
     struct device device = registry_device(parts->registry, session->ident);
+    if (!device.listed && !session->device.known)
+        device.known = device.known && may_be_known(peer, session->ident, &device);
+    if (device.known)
+        registry_admit(parts->registry, session->ident);
     if (!device.allowed)
         close_all(session, CLOSE_REJECTED);
     else if (device.known == session->device.known && device.id == session->device.id)
@@ -367,40 +432,12 @@ bool sessions_reload_some(struct session_table *table, size_t count) {
     return table->reloads == NULL;
 }
 
-// --- devices outside the registry ---
-
-static void tell_full(const struct peer *peer, const char *ident, const char *why) {
-    struct channel_parts *parts = peer->parts;
-    uint64_t now = uv_now(parts->loop);
-    if (parts->full_told != 0 && now - parts->full_told < MINUTE)
-        return;
-    parts->full_told = now;
-    log_warning(
-        "channel %s, %s, device %s: it has no identity, and is published on the channel topic only: %s",
-        peer->channel->name, peer->address, ident, why);
-}
-
-bool session_may_be_known(const struct peer *peer, const char *ident) {
-    struct channel_parts *parts = peer->parts;
-    if (registry_has_stranger(parts->registry, ident))
-        return true;
-    if (registry_is_full(parts->registry)) {
-        tell_full(peer, ident, "so many devices outside the registry have one (limits.unknown_devices)");
-        return false;
-    }
-    // The limiter's seconds are minutes here.
-    if (limiter_allows(&parts->stranger_limiter, uv_now(parts->loop) / 60, peer->ip, sizeof peer->ip, NULL))
-        return true;
-    tell_full(peer, ident, "too many new devices outside the registry came from its address in this minute");
-    return false;
-}
-
 void sessions_admit(struct channel_parts *parts) {
     struct session *session, *next;
     HASH_ITER(by_ident, parts->sessions->by_ident, session, next) {
         struct device device = registry_device(parts->registry, session->ident);
         if (session->device.known || !device.known ||
-            !session_may_be_known(session_any_peer(session), session->ident))
+            !may_be_known(session_any_peer(session), session->ident, &device))
             continue;
         registry_admit(parts->registry, session->ident);
         take_identity(parts->sessions, session, &device);

@@ -13,24 +13,23 @@
 struct place {
     struct peer *peer;
     struct session *session;
-    uint64_t serial;           // no other place has it
-    bool heard;                // in the bytes at hand
+    uint64_t serial;      // no other place has it
+    uint64_t stays_until; // by uv_now(): it was taken over from a live connection, and stays so long; or 0
+    bool heard;           // in the bytes at hand
     struct place *prev, *next; // of the peer, the one that spoke last at the end
 };
 
 struct session {
     char ident[CODEC_IDENT_MAX + 1];
     struct device device;
-    struct place *tcp;        // its connection, or NULL
-    struct place *udp;        // where it was last heard from over UDP, or NULL
-    int64_t since;            // it has been here, by clock_ticks()
-    int64_t came;             // the same by the wall clock: microseconds since 1970
-    struct said said;         // the log entry that says so
-    bool elsewhere;           // it has gone to another gateway
-    bool settled;             // said has come back: what other gateways said before it has been heard
-    uint64_t takeovers_since; // by uv_now(): of its live connections by others, since then
-    unsigned takeovers;       // so many
-    bool takeover_told;
+    struct place *tcp; // its connection, or NULL
+    struct place *udp; // where it was last heard from over UDP, or NULL
+    int64_t since;     // it has been here, by clock_ticks()
+    int64_t came;      // the same by the wall clock: microseconds since 1970
+    struct said said;  // the log entry that says so
+    bool elsewhere;    // it has gone to another gateway
+    bool settled;      // said has come back: what other gateways said before it has been heard
+    bool takeover_told, rivalry_told;
     UT_hash_handle by_ident, by_id;
 };
 
@@ -44,13 +43,15 @@ enum session_arrival {
     SESSION_WAS_HERE,
     SESSION_NEW_HERE,
     SESSION_KEPT_ELSEWHERE,
-    SESSION_TAKEN_TOO_OFTEN, // within a minute, from connections that are alive
+    SESSION_MUST_WAIT, // only where the peer may; nothing is changed, and it is to be tried again soon
 };
 
 // The device of that ident speaks at peer: peer->session, ident and device are set. One that was at another
 // peer is there no longer; a connection that spoke for it alone is closed (code 12). When that was alive, at another
-// address, it is told, once a session. But with limits.takeover "keep", and when two take over from each other all the
-// time, it stays at the connection that it has, and nothing is changed.
+// address, it is told, once a session. But with limits.takeover "keep" it stays at the connection that it has, and
+// nothing is changed. A peer that may wait must do so, so that nothing is lost and two do not take over from each other
+// all the time: while the other connection has said what is not taken yet, and for a second after that one has taken
+// over itself. A peer that speaks for others too need not: they would wait as well.
 enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device);
 
 // Nobody is known to speak at peer until the next session_attach(): a device is turned away there.
@@ -70,9 +71,9 @@ void session_tell_heard(struct peer *peer);
 
 // The broker tells of a log entry (JSON) that the device is connected. Our own: what others said about it before
 // that has been heard. Another instance's behind that: the device is no longer here, and its connections are closed
-// as above. The broker's order decides, since two gateways' clocks need not agree. But an entry that is more than
-// a minute older than the device's arrival here was kept by a gateway without the broker: that counts for nothing, nor
-// does one that names no instance.
+// as above. The broker's order decides, since two gateways' clocks need not agree. But an entry that says that it
+// comes late, as of a gateway that was without the broker, counts for nothing when it is more than a minute older than
+// the device's arrival here, nor does one that names no instance.
 void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length);
 
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it
@@ -90,12 +91,13 @@ void sessions_reload_begin(struct session_table *table);
 bool sessions_reload_some(struct session_table *table, size_t count);
 
 // Gives those devices outside the registry an identity that had none for want of a place (limits.unknown_devices), as
-// far as there are places now.
+// far as there are places now, and as the limit by address lets them.
 void sessions_admit(struct channel_parts *parts);
 
-// Whether a device outside the registry that speaks at peer gets an identity: it has one, or there is a place, and few
-// others came from its address within the minute. When not, the log says so once a minute.
-bool session_may_be_known(const struct peer *peer, const char *ident);
+// Whether a device outside the registry that speaks at peer gets an identity; device is what the registry says of it.
+// One that is here does when it has one: only sessions_admit() gives it another. One that is new does when there is a
+// place, and few others came from its address within the minute. When not, the log says so once a minute.
+bool session_may_be_known(const struct peer *peer, const char *ident, const struct device *device);
 
 // NULL when the device is not here. Only devices with an identity are found by an id.
 struct session *session_by_ident(const struct session_table *table, const char *ident);

@@ -55,7 +55,7 @@ static enum codec_identity pass_ident(void *context, const char *ident) {
 
 static void pass_reply(void *context, const uint8_t *bytes, size_t length, enum codec_reply_when when) {
     struct stream *stream = context;
-    if (!stream->refused || when == CODEC_NOW)
+    if (!stream->postponed && (!stream->refused || when == CODEC_NOW))
         stream->sink->reply(stream->context, bytes, length, when);
 }
 
@@ -186,10 +186,17 @@ static void tell_frame(struct stream *stream, const uint8_t *frame, size_t lengt
                             .offset = stream->offset, .bytes = frame, .length = length, .verdict = verdict});
 }
 
+enum codec_identity stream_postpone(struct stream *stream) {
+    stream->postponed = true;
+    return CODEC_REFUSED;
+}
+
 // What was not taken of a device is new when it is allowed later. Where the codec remembers all devices together, the
 // others keep what it remembers.
 static enum stream_state take_refusal(const struct stream *stream, struct stream_session *session) {
     session->forgotten = session->forgotten || stream->codec->sender != NULL;
+    if (stream->postponed)
+        return STREAM_POSTPONED;
     return stream->sink->goes_on ? STREAM_OPEN : STREAM_REFUSED;
 }
 
@@ -208,6 +215,8 @@ static enum stream_state take_frame(struct stream *stream, const uint8_t *frame,
         explain_reset(stream->explanation);
     struct stream_session *session = session_of_frame(stream, frame, length);
     enum codec_verdict verdict = stream->codec->decode(session->memory, frame, length, &out);
+    if (stream->postponed)
+        return take_refusal(stream, session);
     stream->counters->verdicts[verdict]++;
     stream->junk_in_a_row = 0;
     stream->rejected += verdict != CODEC_OK && stream->ident[0] == '\0' ? length : 0;
@@ -304,16 +313,21 @@ enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_
         bytes = stream->kept;
         length = stream->kept_length;
     }
-    size_t at = 0, used = 1, kept = stream->kept_length > 0 ? stream->kept_length - added : 0;
+    // What was postponed had come whole.
+    size_t at = 0, used = 1,
+           kept = stream->postponed || stream->kept_length == 0 ? 0 : stream->kept_length - added;
+    stream->postponed = false;
     while (state == STREAM_OPEN && used > 0 && at < length) {
         state = take_next(stream, bytes + at, length - at, follow, &used);
+        if (state == STREAM_POSTPONED)
+            break;
         if (kept > 0 && used > 0)
             note_pieces(stream, kept, used);
         kept = 0;
         at += used;
         stream->offset += used;
     }
-    if (state != STREAM_OPEN || at == length)
+    if ((state != STREAM_OPEN && state != STREAM_POSTPONED) || at == length)
         keep(stream, NULL, 0);
     else if (at > 0 || stream->kept_length == 0)
         keep(stream, bytes + at, length - at);

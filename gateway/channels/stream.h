@@ -60,6 +60,7 @@ enum stream_state {
     STREAM_VIOLATION,         // the protocol was violated
     STREAM_CLOSED_BY_DEVICE,  // the device said goodbye in its protocol
     STREAM_REFUSED,           // the sink refused the device
+    STREAM_POSTPONED, // the sink has postponed the frame: it is fed again later, perhaps without bytes
 };
 
 #define STREAM_DEVICES_MAX     1000   // that the codec remembers at one stream
@@ -78,6 +79,7 @@ struct stream {
     struct codec_setting setting;
     char ident[CODEC_IDENT_MAX + 1]; // of the device that speaks; empty until it has said it
     bool refused;                    // the device that speaks
+    bool postponed;                  // the frame at hand
     struct stream_counters *counters;
     uint64_t offset; // in the stream of the first byte that is kept
     uint8_t *kept;   // the beginning of a frame, or NULL
@@ -106,8 +108,12 @@ void *stream_session(struct stream *stream, const char *ident);
 // frame of it.
 void stream_forget(struct stream *stream, const char *ident);
 
+// For the sink's identify(), which returns this: the frame is not taken now, and nothing of what it gives is put out.
+// It is the first one the next time that the stream is fed.
+enum codec_identity stream_postpone(struct stream *stream);
+
 // Takes bytes (length may be 0) and what is known of those to come. Once it has returned a state other than
-// STREAM_OPEN, the stream takes no more.
+// STREAM_OPEN and STREAM_POSTPONED, the stream takes no more.
 enum stream_state stream_feed(struct stream *stream, const uint8_t *bytes, size_t length,
                               enum codec_follow follow);
 

@@ -19,6 +19,8 @@
 #define RECEIVE_BUFFER  32768 // bytes that the system keeps of what a connection has sent and was not read
 #define WRITE_QUEUE_MAX 65536 // bytes that a connection may have waiting to be written
 #define DRAIN_TIME      5000  // milliseconds that a connection lives on after its end, for replies that wait
+#define WAIT_STEP       100 // milliseconds after which a connection whose device is at another one tries again
+#define WAIT_MAX        10000 // milliseconds after which it waits no longer
 
 struct tcp_connection {
     struct peer peer; // first, so that the one is the other
@@ -32,9 +34,13 @@ struct tcp_connection {
     bool header_due; // a balancer's, which says where the tracker is
     uint8_t *header; // the beginning of it, or NULL
     size_t header_length;
-    bool quiet_asked; // the silence after the last bytes was told to the codec
-    bool held;        // it has something to say, and is not read
-    bool ended;       // the device sends no more
+    bool quiet_asked;               // the silence after the last bytes was told to the codec
+    bool held;                      // it has something to say, and is not read
+    bool waits;                     // the same, until its device may leave the other connection
+    uint64_t waits_since, tries_at; // then, by uv_now()
+    enum codec_follow waits_follow; // then: what is known of the bytes to come
+    bool ended;                     // the device sends no more
+    const char *lost;               // then: what the system said of a connection that was lost, or NULL
     bool closing;
     int handles; // that are not closed yet
 };
@@ -47,6 +53,9 @@ struct write {
 static void set_timer(struct tcp_connection *connection);
 static bool admit(struct tcp_connection *connection);
 static void on_timer(uv_timer_t *timer);
+static void finish(struct tcp_connection *connection);
+static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer);
+static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer);
 
 // --- closing ---
 
@@ -158,15 +167,49 @@ static void send_bytes(struct peer *peer, const uint8_t *bytes, size_t length) {
     }
 }
 
-static const struct peer_transport tcp_transport = {.send = send_bytes, .close = close_connection};
-
 // --- time ---
+
+static bool has_unread(const struct tcp_connection *connection) {
+    int descriptor;
+    char byte;
+    return uv_fileno((const uv_handle_t *)&connection->tcp, &descriptor) == 0 &&
+           recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+// A report that ends with a silence is still to be taken.
+static bool waits_for_quiet(const struct tcp_connection *connection) {
+    const struct stream *stream = &connection->peer.stream;
+    return stream->codec->quiet_ms > 0 && stream_waits(stream) && !connection->quiet_asked;
+}
+
+static bool is_behind(const struct peer *peer) {
+    const struct tcp_connection *connection = (const struct tcp_connection *)peer;
+    return !connection->ended && (waits_for_quiet(connection) || has_unread(connection));
+}
+
+static const struct peer_transport tcp_transport = {
+    .is_behind = is_behind, .send = send_bytes, .close = close_connection};
+
+static void wait_for_device(struct tcp_connection *connection, enum codec_follow follow) {
+    uint64_t now = uv_now(connection->peer.parts->loop);
+    if (!connection->waits)
+        connection->waits_since = now;
+    connection->waits = true;
+    connection->waits_follow = follow;
+    connection->tries_at = now + WAIT_STEP;
+    uv_read_stop((uv_stream_t *)&connection->tcp);
+    set_timer(connection);
+}
 
 static void take(struct tcp_connection *connection, const uint8_t *bytes, size_t length,
                  enum codec_follow follow) {
     enum close_code code = conversation_take(&connection->peer, bytes, length, follow);
     if (code != CLOSE_NONE)
         close_connection(&connection->peer, code);
+    else if (connection->peer.stream.postponed)
+        wait_for_device(connection, follow);
+    else
+        connection->waits = false;
 }
 
 // When the connection is to be looked at next, by uv_now().
@@ -176,19 +219,13 @@ static uint64_t next_deadline(const struct tcp_connection *connection) {
     uint64_t deadline = peer->last_heard + (uint64_t)config->limits.idle_timeout * 1000;
     uint64_t identify = connection->heard_from + (uint64_t)config->limits.identify_timeout * 1000;
     uint64_t quiet = peer->last_heard + stream_quiet_ms(&peer->stream);
+    if (connection->waits)
+        return connection->tries_at;
     if (connection->ended)
         return peer->replies != NULL ? peer->last_heard + DRAIN_TIME : 0;
     if (peer->places == NULL && identify < deadline)
         deadline = identify;
-    bool ask = peer->stream.codec->quiet_ms > 0 && stream_waits(&peer->stream) && !connection->quiet_asked;
-    return ask && quiet < deadline ? quiet : deadline;
-}
-
-static bool has_unread(const struct tcp_connection *connection) {
-    int descriptor;
-    char byte;
-    return uv_fileno((const uv_handle_t *)&connection->tcp, &descriptor) == 0 &&
-           recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    return waits_for_quiet(connection) && quiet < deadline ? quiet : deadline;
 }
 
 static bool is_idle(const struct tcp_connection *connection, uint64_t now) {
@@ -229,6 +266,31 @@ static void take_silence(struct tcp_connection *connection, uint64_t now) {
         tell_quiet(connection);
 }
 
+// The device was not silent meanwhile.
+static void go_on(struct tcp_connection *connection) {
+    connection->peer.may_wait = true;
+    connection->peer.last_heard = connection->heard_from = uv_now(connection->peer.parts->loop);
+    if (connection->ended) {
+        finish(connection);
+    } else {
+        uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+        set_timer(connection);
+    }
+}
+
+static void try_again(struct tcp_connection *connection, uint64_t now) {
+    struct peer *peer = &connection->peer;
+    connection->tries_at = now + WAIT_STEP;
+    if (!gate_reads(peer->parts->gate)) {
+        set_timer(connection);
+        return;
+    }
+    peer->may_wait = now - connection->waits_since < WAIT_MAX;
+    take(connection, NULL, 0, connection->waits_follow);
+    if (!connection->closing && !connection->waits)
+        go_on(connection);
+}
+
 static void on_timer(uv_timer_t *timer) {
     struct tcp_connection *connection = timer->data;
     struct peer *peer = &connection->peer;
@@ -237,6 +299,8 @@ static void on_timer(uv_timer_t *timer) {
         close_connection(peer, peer->close_code);
     } else if (now < next_deadline(connection)) {
         set_timer(connection);
+    } else if (connection->waits) {
+        try_again(connection, now);
     } else if (connection->held) { // we are the ones not reading
         peer->last_heard = connection->heard_from = now;
         set_timer(connection);
@@ -267,26 +331,27 @@ static void hold(struct tcp_connection *connection) {
     gate_resume_soon(connection->peer.parts->gate);
 }
 
-// A device that closes its side may still read: it gets the replies that wait for its messages to be safe.
-static void take_end(struct tcp_connection *connection) {
-    connection->ended = true;
-    uv_read_stop((uv_stream_t *)&connection->tcp);
-    take(connection, NULL, 0, CODEC_END);
-    if (connection->closing)
-        return;
-    if (connection->peer.replies == NULL)
-        close_connection(&connection->peer, CLOSE_BY_DEVICE);
+// All that it has said was taken. A device that closes its side may still read: it gets the replies that wait for its
+// messages to be safe. Not so when the system gave the connection up, or something on the way cut it.
+static void finish(struct tcp_connection *connection) {
+    struct peer *peer = &connection->peer;
+    peer->loss = connection->lost;
+    if (peer->loss != NULL)
+        close_connection(peer, CLOSE_INACTIVE);
+    else if (peer->replies == NULL)
+        close_connection(peer, CLOSE_BY_DEVICE);
     else
         set_timer(connection);
 }
 
-// The system gave the connection up, or something on the way cut it: the device did not close it.
-static void take_loss(struct tcp_connection *connection, int error) {
+// lost: what the system said, or NULL.
+static void take_end(struct tcp_connection *connection, const char *lost) {
+    connection->ended = true;
+    connection->lost = lost;
+    uv_read_stop((uv_stream_t *)&connection->tcp);
     take(connection, NULL, 0, CODEC_END);
-    if (connection->closing)
-        return;
-    connection->peer.loss = uv_strerror(error);
-    close_connection(&connection->peer, CLOSE_INACTIVE);
+    if (!connection->closing && !connection->waits)
+        finish(connection);
 }
 
 // --- a balancer's header ---
@@ -341,11 +406,11 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
         return;
     }
     if (count == UV_EOF) {
-        take_end(connection);
+        take_end(connection, NULL);
         return;
     }
     if (count < 0) {
-        take_loss(connection, (int)count);
+        take_end(connection, uv_strerror((int)count));
         return;
     }
     gate_has_read(connection->peer.parts->gate, (size_t)count);
@@ -420,6 +485,7 @@ static void begin(struct tcp_connection *connection, const struct sockaddr *addr
     conversation_begin(&connection->peer, listener->parts, listener->channel, listener->counters,
                        &tcp_transport, address);
     connection->heard_from = connection->peer.opened;
+    connection->peer.may_wait = true;
     enter_listener(connection);
     uv_tcp_nodelay(&connection->tcp, 1);
     be_patient(connection);
@@ -490,6 +556,7 @@ int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
 static void take_last(struct tcp_connection *connection) {
     size_t most = connection->peer.stream.codec->frame_max;
     ssize_t count = 0;
+    connection->peer.may_wait = false;
     int descriptor;
     if (most > sizeof memory)
         most = sizeof memory;

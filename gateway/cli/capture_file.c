@@ -65,6 +65,28 @@ void capture_file_add(struct capture_file *file, struct capture_chunk chunk) {
     file->chunks[file->chunk_count++] = chunk;
 }
 
+void capture_file_leave_out(struct capture_file *file, const bool *connections) {
+    size_t *places = must_have(calloc(file->connection_count + 1, sizeof *places));
+    size_t kept = 0, chunks = 0;
+    for (size_t i = 0; i < file->connection_count; i++) {
+        places[i] = kept;
+        if (!connections[i])
+            file->connections[kept++] = file->connections[i];
+    }
+    for (size_t i = 0; i < file->chunk_count; i++) {
+        struct capture_chunk chunk = file->chunks[i];
+        if (connections[chunk.connection]) {
+            free(chunk.bytes);
+            continue;
+        }
+        chunk.connection = places[chunk.connection];
+        file->chunks[chunks++] = chunk;
+    }
+    file->connection_count = kept;
+    file->chunk_count = chunks;
+    free(places);
+}
+
 // --- times ---
 
 char *capture_time(int64_t time, char *text) {

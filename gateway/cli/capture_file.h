@@ -64,6 +64,9 @@ size_t capture_file_connection(struct capture_file *file, const char *label, boo
 // Adds a chunk and takes over its bytes. A chunk whose offset is not that behind the last one has a gap before it.
 void capture_file_add(struct capture_file *file, struct capture_chunk chunk);
 
+// Takes connections out of the file, with their chunks: those for which it says true, one for each.
+void capture_file_leave_out(struct capture_file *file, const bool *connections);
+
 void capture_file_write(const struct capture_file *file, FILE *out);
 
 // "2026-11-26T09:00:00.123456Z", for microseconds since 1970; text has CAPTURE_TIME_TEXT bytes and is returned.

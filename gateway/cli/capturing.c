@@ -43,6 +43,7 @@ struct capturing {
     json_t *times;    // of the last chunk of each connection and direction, microseconds
     size_t left_out;
     bool failed;
+    bool warned;    // of an ident that is too short
     uint64_t until; // by uv_now()
     uv_loop_t loop;
     uv_timer_t deadline, repeat, answer;
@@ -240,6 +241,17 @@ static void print_chunk(const struct capturing *capturing, const struct capture_
             log_quote(chunk->bytes, chunk->length, quote, sizeof quote));
 }
 
+// As soon as it is known, and not after an hour.
+static void warn_of_short_ident(struct capturing *capturing, const char *ident) {
+    if (!capturing->order->anonymize || capturing->warned || *ident == '\0' || anonymize_can(ident))
+        return;
+    capturing->warned = true;
+    fprintf(stderr,
+            "trackbus capture: the connections of '%s' will be left out of the file: without at least %d "
+            "characters an ident cannot be told from other bytes\n",
+            ident, ANONYMIZE_IDENT_MIN);
+}
+
 static void take_chunk(struct capturing *capturing, unsigned long long number, bool sent,
                        const json_t *entry) {
     const char *packet = text_at(entry, "packet");
@@ -255,6 +267,7 @@ static void take_chunk(struct capturing *capturing, unsigned long long number, b
         return;
     }
     print_chunk(capturing, &chunk);
+    warn_of_short_ident(capturing, capturing->file->connections[chunk.connection].ident);
     capture_file_add(capturing->file, chunk);
 }
 
@@ -359,16 +372,14 @@ static void print_end(const struct capturing *capturing) {
 }
 
 static int finish(struct capturing *capturing) {
-    char *reason = capturing->order->anonymize ? anonymize(capturing->file) : NULL;
-    if (reason != NULL) {
-        fprintf(stderr, "trackbus capture: not written: %s\n", reason);
-        free(reason);
-        return 1;
-    }
+    char *left_out = capturing->order->anonymize ? anonymize(capturing->file) : NULL;
+    if (left_out != NULL)
+        fprintf(stderr, "trackbus capture: %s\n", left_out);
     print_end(capturing);
     bool written = write_file(capturing);
     if (capturing->file->chunk_count == 0)
-        fputs("trackbus capture: nothing came\n", stderr);
+        fprintf(stderr, "trackbus capture: %s\n", left_out != NULL ? "nothing is left" : "nothing came");
+    free(left_out);
     return written && !capturing->failed && capturing->file->chunk_count > 0 ? 0 : 1;
 }
 

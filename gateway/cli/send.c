@@ -30,8 +30,8 @@ static const char help[] =
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD and\n"
     "TRACKBUS_TOPIC_PREFIX override the file.\n"
     "\n"
-    "Exit codes: 0 executed, 1 failed or not published, 2 wrong usage, 3 how it\n"
-    "ends is not known, or it still waits.\n";
+    "Exit codes: 0 executed, 1 failed or not published, 2 wrong usage,\n"
+    "3 it still waits, or how it ended is not known.\n";
 
 struct request {
     const char *file; // of the configuration, or NULL

@@ -51,6 +51,7 @@ void command_free(struct command *command) {
     free(command->response_topic);
     free(command->correlation);
     free(command->instance);
+    free(command->bytes);
     json_decref(command->result);
     free(command);
 }

@@ -46,6 +46,7 @@ struct command {
     int64_t expires_at, answer_at; // the deadlines
     uint64_t publish; // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
     int mid;          // packet id of that publish
+    uint64_t nth;     // its number, see struct mqtt_received; 0: it came to an earlier run
     int64_t twin; // of one that may be of a publish that the broker delivers again: the command that came of
                   // it the first time; it waits until that is known. Else 0
     bool is_foreign;       // it came out of the broker: its id is not of our counting
@@ -59,11 +60,15 @@ struct command {
     bool fresh;            // it waits to be on disk, before it is sent
     bool unwritten;        // it waits to be on disk as sent, before it is
     bool unheard;          // it waits for its entry as sent to come back from the broker, before it is
-    bool ended_elsewhere;  // of one that has ended: another instance said so
-    bool is_back;          // the device came back after it was sent, and is given a moment for the answer
-    bool end_written;      // of one that has ended: it is on disk
-    bool end_said;         // and the broker is told how, before its entry is emptied
-    bool result_said;      // and who asked for it
+    uint8_t
+        *bytes; // of one that waits for either: what it will send then, of which the entry tells; else NULL
+    size_t bytes_length;
+    int64_t claim_by;     // by clock_ticks(): until then its entry should have come back
+    bool ended_elsewhere; // of one that has ended: another instance said so
+    bool is_back;         // the device came back after it was sent, and is given a moment for the answer
+    bool end_written;     // of one that has ended: it is on disk
+    bool end_said;        // and the broker is told how, before its entry is emptied
+    bool result_said;     // and who asked for it
     int64_t forget_at; // by clock_ticks(), of a tombstone: an ended command whose end the broker has; else 0
     struct outbox_waiter waiter; // of one that has ended: until the broker has the result
     struct command_queue *queue; // the same: that waits for it

@@ -34,6 +34,7 @@ struct address {
     const struct codec *codec; // that the device speaks, or NULL where that is not known
     uint64_t publish;          // its fingerprint, for the first command that comes of it; then 0
     int mid;                   // its packet id
+    uint64_t nth;              // its number
     int64_t twin;              // see struct command
 };
 
@@ -268,6 +269,7 @@ static void announce(struct command_intake *intake, struct command *command) {
 static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
     command->publish = address->publish;
     command->mid = address->mid;
+    command->nth = address->nth;
     command->twin = address->twin;
     address->publish = 0;
     command->fresh = true;
@@ -335,8 +337,9 @@ static void compare(const struct command_intake *intake, struct address *address
                     const struct mqtt_received *received, const json_t *definitions) {
     address->publish = redelivery_fingerprint(received);
     address->mid = received->mid;
-    address->twin =
-        redelivery_twin(intake->redelivery, address->publish, received->mid, has_once(intake, definitions));
+    address->nth = received->nth;
+    address->twin = redelivery_twin(intake->redelivery, address->publish, received->mid, received->nth,
+                                    has_once(intake, definitions));
 }
 
 static void take_payload(struct command_intake *intake, struct address *address,

@@ -17,6 +17,10 @@
 #define ADOPTION_TIME 15
 // Seconds from the return of a device until a command that must not happen twice ends without an answer.
 #define RETURN_TIME 5
+// Seconds for an entry to come back from the broker, after which it is said again.
+#define CLAIM_TIME 10
+// Seconds that a command may be sent later than its entry says.
+#define LATE_TIME 1
 // Seconds that a tombstone stands at least: longer than Mosquitto waits between two saves.
 #define FORGET_TIME 3600
 // Commands that wait beyond which a sweep looks at one device in so many, so that no turn of the loop takes long.
@@ -38,6 +42,8 @@ static void keep_id_only(struct command *command) {
     json_decref(command->result);
     free(command->response_topic);
     free(command->correlation);
+    free(command->bytes);
+    command->bytes = NULL;
     command->result = NULL;
     command->response_topic = NULL;
     command->correlation = NULL;
@@ -258,10 +264,31 @@ static bool encode_or_fail(struct command_queue *queue, struct command *command,
 }
 
 static void send_now(const struct command_queue *queue, struct command *command, const struct road *road,
-                     const struct codec_writer *writer) {
+                     const uint8_t *bytes, size_t length) {
     say_sent(queue, command, road);
     bus_flush(queue->voice->bus); // said before it is done
-    road->send(road->context, writer->bytes, writer->length);
+    road->send(road->context, bytes, length);
+}
+
+static void drop_bytes(struct command *command) {
+    free(command->bytes);
+    command->bytes = NULL;
+}
+
+// What the entry says of the answer is about these very bytes: a protocol may number what it sends.
+static void keep_bytes(struct command *command, const struct codec_writer *writer) {
+    drop_bytes(command);
+    command->bytes = must_have(malloc(writer->length + 1));
+    memcpy(command->bytes, writer->bytes, writer->length);
+    command->bytes_length = writer->length;
+}
+
+static void send_later(struct command_queue *queue, struct command *command,
+                       const struct codec_writer *writer) {
+    keep_bytes(command, writer);
+    command->claim_by = clock_ticks() + CLAIM_TIME * 1000000LL;
+    if (command->unwritten)
+        await_disk(queue, command);
 }
 
 // False when it cannot be encoded: then it has ended. After a crash a command that must not happen twice must not be
@@ -275,35 +302,49 @@ static bool send_command(struct command_queue *queue, struct command *command, c
     command->unwritten = command_queue_is_once(queue, command);
     command->unheard = has_others(queue);
     command_voice_publish(queue->voice, command);
-    if (command->unwritten)
-        await_disk(queue, command);
-    if (!is_unsent(command))
-        send_now(queue, command, road, &writer);
+    if (is_unsent(command))
+        send_later(queue, command, &writer);
+    else
+        send_now(queue, command, road, bytes, writer.length);
     return true;
+}
+
+void command_queue_yield(struct command *command) {
+    command->unwritten = command->unheard = false;
+    command->sent_to = 0;
+    drop_bytes(command);
 }
 
 // It was not sent after all.
 static void take_back(struct command_queue *queue, struct command *command) {
-    command->unwritten = command->unheard = false;
+    command_queue_yield(command);
     command->state = COMMAND_QUEUED;
     command->attempts--;
-    command->sent_to = 0;
     command_voice_publish(queue->voice, command);
 }
 
-// What it waited for has come: it is sent, unless the device has gone meanwhile.
+// The time for the answer begins now. Where that is much later than the entry says, others would take the command
+// over too early.
+static void send_kept(struct command_queue *queue, struct command *command, const struct road *road) {
+    int64_t said = command->answer_by;
+    await_answer(queue, command);
+    if (command->answer_by - said > LATE_TIME * 1000000LL)
+        command_voice_publish(queue->voice, command);
+    send_now(queue, command, road, command->bytes, command->bytes_length);
+    drop_bytes(command);
+}
+
+// What it waited for has come: it is sent, unless the device or its time has gone meanwhile.
 static void send_unsent(struct command_queue *queue, struct command *command) {
-    uint8_t bytes[CODEC_COMMAND_MAX];
-    struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
     struct road road;
     char key[COMMAND_KEY_MAX];
     snprintf(key, sizeof key, "%s", command->key);
-    if (!find_road(queue, command, &road) || road.serial != command->sent_to) {
-        take_back(queue, command);
-    } else if (encode_or_fail(queue, command, &road, &writer)) {
-        send_now(queue, command, &road, &writer);
+    bool in_time = command->expires_at > clock_ticks();
+    if (in_time && find_road(queue, command, &road) && road.serial == command->sent_to) {
+        send_kept(queue, command, &road);
         return;
     }
+    take_back(queue, command);
     command_queue_send_next(queue, key);
 }
 
@@ -592,7 +633,7 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
     if (command->unsaid && !bus_is_full(queue->voice->bus)) // else it would be written to disk each time
         command_voice_publish(queue->voice, command);
     if (is_unsent(command)) {
-        if (now >= command->answer_at && !command->unwritten && roll_call_is_done(queue->roll_call))
+        if (now >= command->claim_by && !command->unwritten && roll_call_is_done(queue->roll_call))
             take_back(queue, command); // its entry did not come back: it is tried again
     } else if (command->state == COMMAND_SENT) {
         if (is_timed_out(queue, command, now))

@@ -88,6 +88,8 @@ void command_queue_forget(struct command_queue *queue, struct command *command);
 
 // The entry of one that is unheard, as we published it, has come back from the broker: nobody else was first.
 void command_queue_heard(struct command_queue *queue, struct command *command);
+// Somebody else was first: it is not sent from here.
+void command_queue_yield(struct command *command);
 
 // Publishes the end of a command whose end is on disk, and buries it once the broker has that.
 void command_queue_publish_end(struct command_queue *queue, struct command *command);

@@ -8,6 +8,7 @@
 #include "gateway/base/memory.h"
 
 #define MID_MAX   65535
+#define ROUND     60000    // publishes after which a packet id may be another one's, or nearly
 #define OPEN_TIME 60000000 // microseconds from the connection during which publishes are compared at most
 
 // A publish that was taken in on an earlier connection.
@@ -15,6 +16,7 @@ struct earlier {
     uint64_t fingerprint;
     int64_t id; // of its first command
     int mid;
+    uint64_t nth; // 0: it came to an earlier run
     bool claimed;
 };
 
@@ -77,8 +79,8 @@ void redelivery_begin(struct redelivery *redelivery, const struct command_table 
     redelivery->earlier = must_have(calloc(HASH_COUNT(table->by_id) + 1, sizeof *redelivery->earlier));
     HASH_ITER(hh, table->by_id, command, next) {
         if (command->publish != 0 && command->id > before_session)
-            redelivery->earlier[redelivery->count++] =
-                (struct earlier){.fingerprint = command->publish, .id = command->id, .mid = command->mid};
+            redelivery->earlier[redelivery->count++] = (struct earlier){
+                .fingerprint = command->publish, .id = command->id, .mid = command->mid, .nth = command->nth};
     }
     qsort(redelivery->earlier, redelivery->count, sizeof *redelivery->earlier, by_publish);
     redelivery->since = now;
@@ -98,26 +100,29 @@ static size_t count_through(const struct redelivery *redelivery, uint64_t finger
     return low;
 }
 
-// The newest that is not claimed, between two packet ids: what the broker does not remember is what came last.
+// The newest that is not claimed, between two packet ids, of those with a number from since on: what the broker does not
+// remember is what came last.
 static struct earlier *find_unclaimed(struct redelivery *redelivery, uint64_t fingerprint, int mid_min,
-                                      int mid_max) {
+                                      int mid_max, uint64_t since) {
     struct earlier *newest = NULL;
     for (size_t i = count_through(redelivery, fingerprint, mid_max); i > 0; i--) {
         struct earlier *earlier = &redelivery->earlier[i - 1];
         if (earlier->fingerprint != fingerprint || earlier->mid < mid_min)
             break;
-        if (!earlier->claimed && (newest == NULL || earlier->id > newest->id))
+        bool recent = earlier->nth == 0 || earlier->nth >= since;
+        if (!earlier->claimed && recent && (newest == NULL || earlier->id > newest->id))
             newest = earlier;
     }
     return newest;
 }
 
-int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, bool once) {
+int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, uint64_t nth,
+                        bool once) {
     struct earlier *earlier = NULL;
     if (mid != 0) // nothing is delivered again at QoS 0
-        earlier = find_unclaimed(redelivery, fingerprint, mid, mid);
+        earlier = find_unclaimed(redelivery, fingerprint, mid, mid, nth > ROUND ? nth - ROUND : 0);
     if (earlier == NULL && mid != 0 && once)
-        earlier = find_unclaimed(redelivery, fingerprint, 0, MID_MAX);
+        earlier = find_unclaimed(redelivery, fingerprint, 0, MID_MAX, 0);
     if (earlier == NULL)
         return 0;
     earlier->claimed = true;

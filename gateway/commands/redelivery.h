@@ -35,8 +35,10 @@ void redelivery_begin(struct redelivery *redelivery, const struct command_table 
                       int64_t before_session, int64_t now);
 
 // The id of a command that came of this publish if it is delivered again, which then stands for no other one; 0 when it
-// is surely a new one. once: its commands must not happen twice.
-int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, bool once);
+// is surely a new one: packet ids go round, so that one is used again after so many publishes. nth: its number, see
+// struct mqtt_received. once: its commands must not happen twice.
+int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, uint64_t nth,
+                        bool once);
 
 // The broker has delivered all that it had kept: what comes now is new.
 void redelivery_end(struct redelivery *redelivery);

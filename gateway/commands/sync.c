@@ -262,8 +262,7 @@ static void take_claim(struct command_sync *sync, struct command *command, struc
         return; // from before
     if (!own) {
         adopt(command, update);
-        command->unheard = command->unwritten = false;
-        command->sent_to = 0;
+        command_queue_yield(command);
     } else if (update->attempts == command->attempts) {
         command_queue_heard(sync->queue, command);
     }

@@ -64,6 +64,20 @@ static void set_connection(struct fleet *fleet, struct fleet_device *device,
     fleet_touch(fleet, device);
 }
 
+static void leave_strangers(struct fleet *fleet, struct fleet_device *device) {
+    if (!device->stranger)
+        return;
+    DL_DELETE2(fleet->strangers, device, stranger_prev, stranger_next);
+    fleet->stranger_count--;
+    device->stranger = false;
+}
+
+static void join_strangers(struct fleet *fleet, struct fleet_device *device) {
+    DL_APPEND2(fleet->strangers, device, stranger_prev, stranger_next);
+    fleet->stranger_count++;
+    device->stranger = true;
+}
+
 // Keeps the list in order, as far as that is quick.
 static void enlist(struct fleet *fleet, struct fleet_device *device) {
     struct fleet_device *behind = fleet->newest;
@@ -89,25 +103,32 @@ static void set_ident(struct fleet *fleet, struct fleet_device *device, const ch
     snprintf(device->ident, sizeof device->ident, "%s", ident);
     HASH_ADD_KEYPTR(by_ident, fleet->by_ident, device->ident, strlen(device->ident), device);
     enlist(fleet, device);
+    if (device->id < 0)
+        join_strangers(fleet, device);
     fleet->count++;
     fleet_touch(fleet, device);
     fleet->connected += device->connection == FLEET_CONNECTED;
 }
 
 static void drop_id(struct fleet *fleet, struct fleet_device *device) {
-    if (device->id >= 0)
-        HASH_DELETE(by_id, fleet->by_id, device);
+    if (device->id < 0)
+        return;
+    HASH_DELETE(by_id, fleet->by_id, device);
     device->id = -1;
+    if (*device->ident != '\0')
+        join_strangers(fleet, device);
 }
 
 static void set_id(struct fleet *fleet, struct fleet_device *device, int64_t id) {
     drop_id(fleet, device);
+    leave_strangers(fleet, device);
     device->id = id;
     HASH_ADD(by_id, fleet->by_id, id, sizeof device->id, device);
 }
 
 static void forget(struct fleet *fleet, struct fleet_device *device) {
     drop_id(fleet, device);
+    leave_strangers(fleet, device);
     if (*device->ident != '\0') {
         if (fleet->gone != NULL)
             fleet->gone(fleet->context, device);
@@ -118,6 +139,17 @@ static void forget(struct fleet *fleet, struct fleet_device *device) {
         fleet->count--;
     }
     free(device);
+}
+
+// For one more device.
+static void make_room(struct fleet *fleet) {
+    size_t most = fleet->most > 0 ? fleet->most : FLEET_MAX;
+    while (fleet->stranger_count >= FLEET_STRANGERS_MAX)
+        forget(fleet, fleet->strangers);
+    while (fleet->count >= most)
+        forget(fleet, fleet_newest(fleet)->prev); // the last one: the list is a ring backwards
+    while (HASH_CNT(by_id, fleet->by_id) >= most)
+        forget(fleet, fleet->by_id); // known by its id alone, or from long ago
 }
 
 // What was known of the id alone goes to the device that turns out to have that id.
@@ -137,6 +169,8 @@ static void merge(struct fleet *fleet, struct fleet_device *device, struct fleet
 
 // The device of this ident, and of this id where it is not -1.
 static struct fleet_device *find_or_make(struct fleet *fleet, const char *ident, int64_t id) {
+    if (fleet_by_ident(fleet, ident) == NULL)
+        make_room(fleet);
     struct fleet_device *device = fleet_by_ident(fleet, ident);
     struct fleet_device *other = id >= 0 ? fleet_by_id(fleet, id) : NULL;
     if (device == NULL) {
@@ -157,6 +191,7 @@ static struct fleet_device *find_or_make(struct fleet *fleet, const char *ident,
 static struct fleet_device *find_or_make_id(struct fleet *fleet, int64_t id) {
     struct fleet_device *device = fleet_by_id(fleet, id);
     if (device == NULL) {
+        make_room(fleet);
         device = make_device();
         set_id(fleet, device, id);
     }
@@ -193,6 +228,10 @@ static void take_way(struct fleet_device *device, const struct report *report) {
 
 void fleet_report(struct fleet *fleet, const struct report *report) {
     struct fleet_device *device = find_or_make(fleet, report->ident, report->id);
+    if (device->stranger) { // the last one to be forgotten
+        leave_strangers(fleet, device);
+        join_strangers(fleet, device);
+    }
     set_name(device, report->name);
     take_way(device, report);
     fleet_touch(fleet, device);

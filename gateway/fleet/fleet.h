@@ -31,16 +31,26 @@ struct fleet_device {
     bool alarm;                       // the notable one is an alarm
     struct fleet_device *prev, *next; // next: the one heard before it; listed only with an ident
     UT_hash_handle by_ident, by_id;
-    void *notes;  // of whoever owns the fleet, who is told when the device goes
+    void *notes;   // of whoever owns the fleet, who is told when the device goes
+    bool stranger; // is in the list of those without an id
+    struct fleet_device *stranger_prev, *stranger_next;
     bool changed; // is in the list of fleet_next_changed()
     struct fleet_device *changed_prev, *changed_next;
 };
+
+// Anybody who reaches a gateway's port makes up devices without an id, one for each report. Beyond so many the one that
+// reported longest ago is forgotten; and of all devices the one heard longest ago.
+#define FLEET_STRANGERS_MAX 10000
+#define FLEET_MAX           400000
 
 struct fleet {
     struct fleet_device *by_ident, *by_id;
     struct fleet_device *newest; // list of those with an ident
     size_t count, connected;     // of those in the list
     bool unsorted;
+    struct fleet_device *strangers; // who reported longest ago first
+    size_t stranger_count;
+    size_t most;                  // devices, in all; 0: FLEET_MAX
     struct fleet_device *changed; // since they were last taken
     // Told before a device that was listed goes. Or NULL.
     void (*gone)(void *context, struct fleet_device *device);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <mqtt_protocol.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +24,7 @@ enum topic_kind { ON_CHANNELS = 1, ON_DEVICES = 2 };
 
 struct listener {
     const struct config *config;
-    const char *ident; // the only one that is wanted, or NULL
+    const char *device; // the only one that is wanted: its ident, id or name; or NULL
     struct listener_handlers handlers;
     struct fleet fleet;
     struct mqtt_subscription subscriptions[LISTENER_SUBSCRIPTIONS_MAX];
@@ -53,8 +54,14 @@ static bool is_twin(struct listener *listener, enum topic_kind kind, const struc
     return twin;
 }
 
-static bool is_wanted(const struct listener *listener, const char *ident) {
-    return listener->ident == NULL || strcmp(listener->ident, ident) == 0;
+// Log entries do not say the name: by then the fleet knows the device.
+static bool is_wanted(const struct listener *listener, const struct report *report) {
+    const char *device = listener->device;
+    char id[24];
+    snprintf(id, sizeof id, "%lld", (long long)report->id);
+    return device == NULL || strcmp(device, report->ident) == 0 || strcmp(device, report->name) == 0 ||
+           (report->id >= 0 && strcmp(device, id) == 0) ||
+           fleet_by_ident(&listener->fleet, report->ident) != NULL;
 }
 
 static void take_message(struct listener *listener, enum topic_kind kind,
@@ -66,7 +73,7 @@ static void take_message(struct listener *listener, enum topic_kind kind,
         note_odd(listener, received);
         return;
     }
-    if (!is_wanted(listener, report.ident))
+    if (!is_wanted(listener, &report))
         return;
     fleet_report(&listener->fleet, &report);
     listener->handlers.message(listener->handlers.context, &report);
@@ -78,7 +85,7 @@ static void take_presence(struct listener *listener, bool connected, const struc
         note_odd(listener, received);
         return;
     }
-    if (!is_wanted(listener, presence.report.ident))
+    if (!is_wanted(listener, &presence.report))
         return;
     fleet_presence(&listener->fleet, &presence);
     const struct fleet_device *device = fleet_by_ident(&listener->fleet, presence.report.ident);
@@ -94,7 +101,7 @@ static void take_identity(struct listener *listener, int64_t id, const struct mq
         fleet_identity(&listener->fleet, id, NULL);
     else if (!report_identity(&identity, received->payload, received->length) || identity.id != id)
         note_odd(listener, received);
-    else if (is_wanted(listener, identity.ident))
+    else if (is_wanted(listener, &identity))
         fleet_identity(&listener->fleet, id, &identity);
 }
 
@@ -153,7 +160,7 @@ static void take_state(struct listener *listener, const char *topic, const struc
     }
     if (*end == '\0')
         take_identity(listener, id, received);
-    else if (listener->ident != NULL && fleet_by_id(&listener->fleet, id) == NULL)
+    else if (listener->device != NULL && fleet_by_id(&listener->fleet, id) == NULL)
         return; // identities come first: it is another device's
     else if (strcmp(end, TOPIC_CONNECTED) == 0)
         take_connected(listener, id, received);
@@ -192,8 +199,7 @@ static void subscribe_all(struct listener *listener) {
     subscribe(listener, TOPIC_LOG TOPIC_DEVICES "+", TOPIC_DISCONNECTED);
     // A device without an identity is on the channel's topic in any case.
     if (config->on_channels || config->unknown_devices == UNKNOWN_CHANNEL)
-        subscribe(listener, TOPIC_MESSAGE TOPIC_CHANNELS "+/",
-                  listener->ident != NULL ? listener->ident : "+");
+        subscribe(listener, TOPIC_MESSAGE TOPIC_CHANNELS "+/+", "");
     if (config->on_devices)
         subscribe(listener, TOPIC_MESSAGE TOPIC_DEVICES "+", "");
     for (size_t i = 0; i < STATES; i++)
@@ -221,11 +227,11 @@ void listener_lost(struct listener *listener) {
 
 // --- the whole ---
 
-struct listener *listener_new(const struct config *config, const char *ident,
+struct listener *listener_new(const struct config *config, const char *device,
                               const struct listener_handlers *handlers) {
     struct listener *listener = must_have(calloc(1, sizeof *listener));
     listener->config = config;
-    listener->ident = ident;
+    listener->device = device;
     listener->handlers = *handlers;
     subscribe_all(listener);
     return listener;

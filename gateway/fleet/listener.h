@@ -24,9 +24,9 @@ struct listener_handlers {
     void (*not_understood)(void *context, const struct mqtt_received *received);
 };
 
-// With an ident, other devices are ignored. config and ident (or NULL) stay the caller's; handlers are
-// copied.
-struct listener *listener_new(const struct config *config, const char *ident,
+// With a device, which is an ident, an id or a name, others are ignored; several may have the same name. config and
+// device (or NULL) stay the caller's; handlers are copied.
+struct listener *listener_new(const struct config *config, const char *device,
                               const struct listener_handlers *handlers);
 void listener_free(struct listener *listener);
 

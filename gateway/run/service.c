@@ -60,6 +60,11 @@ uint64_t service_patience(void) {
     return strtoull(microseconds, NULL, 10) / 1000;
 }
 
+uint32_t service_silence(const struct sign *sign, uint32_t now) {
+    int32_t silence = (int32_t)(now - sign->last);
+    return silence > 0 ? (uint32_t)silence : 0;
+}
+
 static void give_sign(struct sign *sign) {
     sign->last = service_clock();
     sign->ready = true;

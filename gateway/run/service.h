@@ -21,6 +21,9 @@ struct service {
 // Milliseconds, the same in all processes; begins again at 0 after 49 days, so look at differences alone.
 uint32_t service_clock(void);
 
+// Milliseconds from the last sign of a worker until now, which is by service_clock(); 0 when it came after that.
+uint32_t service_silence(const struct sign *sign, uint32_t now);
+
 // Tells the manager one line such as "READY=1", where there is one (NOTIFY_SOCKET).
 void service_tell(const char *line);
 

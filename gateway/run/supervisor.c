@@ -335,7 +335,7 @@ static void end_silent(const struct supervisor *supervisor) {
         const struct worker *worker = &supervisor->workers[i];
         if (worker->process == 0 || !worker->sign->ready)
             continue;
-        uint32_t silence = service_clock() - worker->sign->last;
+        uint32_t silence = service_silence(worker->sign, service_clock());
         if (silence <= supervisor->patience)
             continue;
         log_error("worker %u gives no sign of life for %u ms; killing it", i + 1, (unsigned)silence);

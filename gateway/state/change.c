@@ -2,36 +2,51 @@
 #include "gateway/state/change.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <utlist.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 
 // An entry that waits for its turn.
 struct told {
     enum change change;
-    int64_t id;
-    json_t *entry;
+    int64_t id, at; // by clock_now()
     struct told *prev, *next;
+    const char *name; // behind the ident, or NULL
+    char ident[];
 };
 
 struct changes {
     const struct bus *bus;
     struct publisher *publisher;
     struct told *waiting; // the longest first
+    size_t count;         // of these
+    uint64_t left_out;    // since none of them waited
 };
 
 static void drop(struct changes *changes, struct told *told) {
     DL_DELETE(changes->waiting, told);
-    json_decref(told->entry);
+    changes->count--;
     free(told);
 }
 
 static void publish(const struct changes *changes, const struct told *told) {
     static const char *const words[] = {
         [CHANGE_CREATED] = "created", [CHANGE_UPDATED] = "updated", [CHANGE_DELETED] = "deleted"};
-    bus_publish(changes->bus, told->entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%lld/%s",
+    json_t *entry = json_pack("{s:i, s:f, s:I, s:s, s:s?, s:s}", "event_code", (int)told->change, "timestamp",
+                              (double)told->at / 1e6, "device_id", (json_int_t)told->id, "ident", told->ident,
+                              "name", told->name, "instance", bus_client_id(changes->bus));
+    bus_publish(changes->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%lld/%s",
                 (long long)told->id, words[told->change]);
+    json_decref(entry);
+}
+
+static void tell_left_out(struct changes *changes) {
+    if (changes->left_out > 0)
+        log_warning("%llu log entries about devices were left out", (unsigned long long)changes->left_out);
+    changes->left_out = 0;
 }
 
 static bool publish_waiting(void *context) {
@@ -40,18 +55,31 @@ static bool publish_waiting(void *context) {
         publish(changes, changes->waiting);
         drop(changes, changes->waiting);
     }
+    if (changes->waiting == NULL)
+        tell_left_out(changes);
     return changes->waiting == NULL;
+}
+
+static bool has_room(struct changes *changes) {
+    if (changes->count < CHANGES_MAX)
+        return true;
+    if (changes->left_out++ == 0)
+        log_warning("log entries about devices are left out: %d wait for the broker", CHANGES_MAX);
+    return false;
 }
 
 void changes_tell(struct changes *changes, enum change change, int64_t id, const char *ident,
                   const char *name) {
-    struct told *told = must_have(calloc(1, sizeof *told));
-    told->change = change;
-    told->id = id;
-    told->entry = json_pack("{s:i, s:f, s:I, s:s, s:s?, s:s}", "event_code", (int)change, "timestamp",
-                            (double)clock_now() / 1e6, "device_id", (json_int_t)id, "ident", ident, "name",
-                            name, "instance", bus_client_id(changes->bus));
+    if (!has_room(changes))
+        return;
+    size_t ident_size = strlen(ident) + 1, name_size = name != NULL ? strlen(name) + 1 : 0;
+    struct told *told = must_have(malloc(sizeof *told + ident_size + name_size));
+    *told = (struct told){.change = change, .id = id, .at = clock_now()};
+    memcpy(told->ident, ident, ident_size);
+    if (name != NULL)
+        told->name = memcpy(told->ident + ident_size, name, name_size);
     DL_APPEND(changes->waiting, told);
+    changes->count++;
     publisher_wake(changes->publisher);
 }
 

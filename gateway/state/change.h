@@ -13,6 +13,8 @@ enum change {
     CHANGE_DELETED = 3,
 };
 
+#define CHANGES_MAX 200000 // that wait, beyond which others are left out
+
 struct changes;
 
 // Adds itself to the publisher. Both stay the caller's.
@@ -20,6 +22,6 @@ struct changes *changes_new(const struct bus *bus, struct publisher *publisher);
 void changes_free(struct changes *changes);
 
 // Publishes log/gw/devices/{id}/created, updated or deleted when its turn has come. The texts are copied; name may be
-// NULL.
+// NULL. With CHANGES_MAX that wait it is left out, and the log says so.
 void changes_tell(struct changes *changes, enum change change, int64_t id, const char *ident,
                   const char *name);

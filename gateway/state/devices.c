@@ -12,6 +12,7 @@
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/broker/mqtt_link.h"
 #include "gateway/channels/event.h"
 #include "gateway/state/change.h"
 #include "gateway/state/position.h"
@@ -48,6 +49,7 @@ struct device_state {
     bool listed; // in the registry
     bool fresh;  // nobody has said yet that it was created
     int64_t heard;         // by clock_ticks()
+    bool undated;          // an earlier run heard it, and the broker has not said when
     int64_t renewed;       // of a stranger: all values, which expire at the broker; by clock_ticks()
     bool connected;        // here, or when another gateway has it, there
     int64_t since;         // no report from before it counts (high-water mark): microseconds since 1970
@@ -775,12 +777,12 @@ static void take_report(struct devices *devices, struct device_state *state, con
         take_position(devices, state, report, timestamp);
 }
 
-// Those that do not change would expire while the device goes on reporting.
+// Those that do not change would expire while the device goes on reporting, or sleeps.
 static void renew_values(struct devices *devices, struct device_state *state) {
-    int64_t half = (int64_t)devices->parts.config->limits.forget_unknown_after * 1000000 / 2;
-    if (state->listed || state->heard - state->renewed < half)
+    int64_t half = (int64_t)mqtt_link_expiry(devices->parts.config) * 1000000 / 2, now = clock_ticks();
+    if (state->listed || now - state->renewed < half)
         return;
-    state->renewed = state->heard;
+    state->renewed = now;
     values_mark(&state->values);
     if (state->values.length > 0)
         mark_due(devices, state, STATE_VALUES);
@@ -801,6 +803,7 @@ void devices_reported(struct devices *devices, const struct session *session,
     DL_DELETE(devices->by_age, state);
     DL_APPEND(devices->by_age, state);
     state->heard = clock_ticks();
+    state->undated = false;
     renew_values(devices, state);
     take_report(devices, state, session, report);
     publish_due(devices);
@@ -934,8 +937,9 @@ static void tell_all_created(struct devices *devices) {
     }
 }
 
-// Gives a device the id that the registry has for it now, with its last values.
-static void move(struct devices *devices, struct device_state *state) {
+// Gives a device the id that the registry has for it now, which is returned, with its last values. Whoever has that id
+// by then goes: by default, "042" and "42" have the same.
+static int64_t move(struct devices *devices, struct device_state *state) {
     struct device device = registry_device(devices->parts.registry, state->ident);
     struct device_state *there = find(devices, device.id);
     if (there != NULL)
@@ -952,6 +956,7 @@ static void move(struct devices *devices, struct device_state *state) {
     if (!is_held_elsewhere(state))
         mark_due(devices, state, STATE_ALL);
     identify(devices, state, &device, state->ident);
+    return state->id;
 }
 
 // Whether the device of a state still has one, now that the registry says what device is.
@@ -1031,26 +1036,35 @@ static void tell_session(const struct devices *devices, const struct device_stat
         session_reload(session);
 }
 
+// NULL: it has gone meanwhile.
+static void tell_moved(const struct devices *devices, struct device_state *state) {
+    if (state == NULL)
+        return;
+    tell_session(devices, state);
+    if (devices->all_read)
+        tell_created(devices, state);
+}
+
 // All at once: ids may be exchanged, so that first all are taken out, and nobody may come in between.
 static void move_all(struct devices *devices) {
     const struct reload *reload = &devices->reload;
     struct device_state **states = must_have(calloc(reload->moved_count + 1, sizeof(struct device_state *)));
+    int64_t *ids = must_have(calloc(reload->moved_count + 1, sizeof *ids)); // that they have now
+    size_t count = 0;
     for (size_t i = 0; i < reload->moved_count; i++) {
-        states[i] = find(devices, reload->moved[i]);
-        if (states[i] != NULL)
-            HASH_DEL(devices->by_id, states[i]);
-    }
-    for (size_t i = 0; i < reload->moved_count; i++)
-        if (states[i] != NULL)
-            move(devices, states[i]);
-    for (size_t i = 0; i < reload->moved_count; i++) {
-        if (states[i] != NULL)
-            tell_session(devices, states[i]);
-        if (states[i] != NULL && devices->all_read)
-            tell_created(devices, states[i]);
-        if (states[i] == NULL || !is_held_elsewhere(states[i]))
+        struct device_state *state = find(devices, reload->moved[i]);
+        if (state == NULL || !is_held_elsewhere(state))
             clearing_begin(devices->parts.clearing, reload->moved[i]);
+        if (state == NULL)
+            continue;
+        HASH_DEL(devices->by_id, state);
+        states[count++] = state;
     }
+    for (size_t i = 0; i < count; i++)
+        ids[i] = move(devices, states[i]);
+    for (size_t i = 0; i < count; i++)
+        tell_moved(devices, find(devices, ids[i]));
+    free(ids);
     free(states);
 }
 
@@ -1255,12 +1269,15 @@ static void compare(struct devices *devices, const struct device_state *state, b
 static void hear_unknown(struct devices *devices, int64_t id, const char *ident, const struct codec *codec) {
     struct device device = registry_device(devices->parts.registry, ident);
     if (!device.known || device.id != id) {
+        if (device.id == id)
+            changes_tell(devices->changes, CHANGE_DELETED, id, ident, NULL);
         clearing_begin(devices->parts.clearing, id);
         return;
     }
     registry_admit(devices->parts.registry, ident);
     struct device_state *state = find_or_make(devices, id, ident);
     state->fresh = false;
+    state->undated = true;
     state->codec = codec;
     state->holder = is_claimed(devices, id) ? devices->us : 0;
     identify(devices, state, &device, ident);
@@ -1497,18 +1514,30 @@ void devices_heard_discovery(struct devices *devices, int64_t id, const struct m
         guard_wrong(devices->parts.guard, topic);
 }
 
-// The time of the last report of an earlier run. What has come since and is older does not count.
-static void hear_timestamp(struct device_state *state, const struct mqtt_received *received) {
+// Microseconds since 1970; 0 when it is none, or a clock that was ahead.
+static int64_t time_of(const struct mqtt_received *received) {
     char text[DECIMAL_TEXT_MAX];
-    if (received->length >= sizeof text || state->since != 0)
-        return;
+    if (received->length >= sizeof text)
+        return 0;
     memcpy(text, received->payload, received->length);
     text[received->length] = '\0';
-    double since = strtod(text, NULL) * 1e6;
-    bool possible = since > 0 && since <= (double)clock_now(); // otherwise that clock was ahead
-    state->since = possible ? (int64_t)since : 0;
-    if (possible && !state->connected)
-        state->heard = clock_ticks() - (clock_now() - state->since);
+    double time = strtod(text, NULL) * 1e6;
+    return time > 0 && time <= (double)clock_now() ? (int64_t)time : 0;
+}
+
+// When the last report of an earlier run came, by a gateway's clock.
+static void hear_arrival(struct device_state *state, const struct mqtt_received *received) {
+    int64_t arrived = time_of(received);
+    if (state->undated && arrived != 0)
+        state->heard = clock_ticks() - (clock_now() - arrived);
+    state->undated = false;
+}
+
+// The time of the last report of an earlier run, by the device's clock. What has come since and is older does not count.
+static void hear_timestamp(struct device_state *state, const struct mqtt_received *received) {
+    if (state->since != 0)
+        return;
+    state->since = time_of(received);
     if (state->clock.newest < state->since)
         state->clock.newest = state->since;
     values_remove_before(&state->values, state->since);
@@ -1546,6 +1575,8 @@ static void hear_telemetry(struct devices *devices, int64_t id, const char *fiel
         clearing_goes_on(devices->parts.clearing);
     if (retained && !goes && strcmp(field, "timestamp") == 0)
         hear_retained_timestamp(devices, id, state, received);
+    if (retained && !goes && state != NULL && strcmp(field, "server.timestamp") == 0)
+        hear_arrival(state, received);
     if (retained && goes && (state == NULL || values_named(&state->values, field) == NULL))
         clearing_heard_telemetry(devices->parts.clearing, id, field);
     if (!received->retain && !goes && state != NULL)
@@ -1617,12 +1648,20 @@ static void clear_orphans(struct devices *devices) {
             clearing_begin_orphan(devices->parts.clearing, claim->id);
 }
 
+// What the broker retained of it has expired: at least so long is it silent.
+static void date(const struct devices *devices, struct device_state *state) {
+    if (state->undated && devices->parts.config->telemetry == TELEMETRY_PARAMETERS)
+        state->heard -= (int64_t)mqtt_link_expiry(devices->parts.config) * 1000000;
+    state->undated = false;
+}
+
 void devices_all_read(struct devices *devices) {
     struct device_state *state;
     clear_orphans(devices);
     drop_claims(devices);
     devices->all_read = true;
     DL_FOREACH(devices->by_age, state) {
+        date(devices, state);
         confirm(devices, state);
     }
     tell_all_created(devices);
@@ -1647,7 +1686,10 @@ void devices_forget_silent(struct devices *devices) {
     DL_FOREACH_SAFE(devices->by_age, state, next) {
         if (!state->listed && !is_here(devices, state->id) && clock_ticks() - state->heard >= limit)
             forget_silent(devices, state);
+        else if (!state->elsewhere)
+            renew_values(devices, state);
     }
+    publish_due(devices);
 }
 
 struct devices *devices_new(const struct devices_parts *parts) {

@@ -18,7 +18,7 @@
 
 #define DOWNS_MAX 2 // that the second connection may be lost
 
-enum { FILTERS = 5 };
+enum { FILTERS = 6 };
 
 struct state_reader {
     struct state_reader_handlers handlers;
@@ -265,7 +265,8 @@ static void fill_subscriptions(struct state_reader *reader, const char *client_i
     subscriptions[1].filter = text_format("%s" TOPIC_DEVICES "+", base);
     subscriptions[2].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_CONNECTED, base);
     subscriptions[3].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "timestamp", base);
-    subscriptions[4].filter = text_format("%s" TOPIC_INSTANCES "%s", base, client_id);
+    subscriptions[4].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "server.timestamp", base);
+    subscriptions[5].filter = text_format("%s" TOPIC_INSTANCES "%s", base, client_id);
 }
 
 static void start(struct state_reader *reader, uv_loop_t *loop) {

@@ -2,6 +2,7 @@
 #include "gateway/watch/view.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "gateway/fleet/when.h"
@@ -73,12 +74,18 @@ static void put_line(struct screen *screen, struct line *line, const char *look)
             line_columns(line->text) < screen->columns ? "\033[K" : "", --screen->rows > 0 ? "\r\n" : "");
 }
 
-static void put_header(struct screen *screen, const struct fleet *fleet, const struct view_status *status) {
+static const char *const titles[] = {"AGO",   "IDENT",   "NAME",     "CONN",
+                                     "SPEED", "BATTERY", "POSITION", "LAST EVENT"};
+
+static void put_header(struct screen *screen, const struct fleet *fleet, const struct view_status *status,
+                       const struct view_choice *choice) {
     struct line line = {.length = 0};
     line_add(&line, "%s: %s  %zu devices, %zu connected  %.1f messages/s", status->broker, status->state,
              fleet->count, fleet->connected, status->rate);
     if (status->odd > 0)
         line_add(&line, "  %llu not understood", status->odd);
+    if (choice->order != ORDER_HEARD || choice->reversed)
+        line_add(&line, "  by %s%s", titles[choice->order], choice->reversed ? ", reversed" : "");
     line_cell(&line, "",
               screen->columns - line_columns(line.text) > 0 ? screen->columns - line_columns(line.text) : 0);
     put_line(screen, &line, REVERSE);
@@ -133,12 +140,12 @@ static void put_device(struct screen *screen, const struct fleet_device *device)
 }
 
 // Columns are as wide as what is visible; without names there is no column for them.
-static void measure(struct screen *screen, const struct fleet_device *device) {
+static void measure(struct screen *screen, const struct fleet_device *const *devices, size_t count) {
     screen->ident = IDENT_MIN;
     screen->name = 0;
-    for (int i = 0; device != NULL && i < screen->rows; device = device->next, i++) {
-        int ident = line_columns(device->ident);
-        int name = line_columns(name_text(device->name, device->ident));
+    for (size_t i = 0; i < count; i++) {
+        int ident = line_columns(devices[i]->ident);
+        int name = line_columns(name_text(devices[i]->name, devices[i]->ident));
         screen->ident = ident > screen->ident ? ident : screen->ident;
         screen->name = name > screen->name ? name : screen->name;
     }
@@ -148,38 +155,63 @@ static void measure(struct screen *screen, const struct fleet_device *device) {
         screen->name = screen->name < 4 ? 4 : screen->name < NAME_WIDTH ? screen->name : NAME_WIDTH;
 }
 
-static void put_devices(struct screen *screen, struct fleet *fleet) {
-    static const char *const titles[] = {"AGO",   "IDENT",   "NAME",     "CONN",
-                                         "SPEED", "BATTERY", "POSITION", "LAST EVENT"};
-    const struct fleet_device *device = fleet_newest(fleet);
-    size_t left = fleet->count;
-    measure(screen, device);
+// As many devices as fit: when not all do, the last row says which these are.
+static void put_devices(struct screen *screen, struct fleet *fleet, struct view_choice *choice) {
+    size_t count, room = screen->rows > 1 ? (size_t)screen->rows - 1 : 0;
+    const struct fleet_device **devices = order_devices(fleet, choice->order, choice->reversed, &count);
+    choice->page = count > room && room > 0 ? room - 1 : room;
+    size_t shown = count < choice->page ? count : choice->page;
+    choice->first = choice->first < count - shown ? choice->first : count - shown;
+    measure(screen, devices + choice->first, shown);
     put_cells(screen, titles, BOLD);
-    for (; device != NULL && screen->rows > (left > (size_t)screen->rows); device = device->next, left--)
-        put_device(screen, device);
-    if (left > 0) {
+    for (size_t i = 0; i < shown; i++)
+        put_device(screen, devices[choice->first + i]);
+    free(devices);
+    if (shown < count) {
         struct line line = {.length = 0};
-        line_add(&line, "… and %zu more, heard before these", left);
+        line_add(&line, "%zu to %zu of %zu; ? shows the keys", choice->first + (shown > 0),
+                 choice->first + shown, count);
         put_line(screen, &line, PLAIN);
     }
 }
 
 static void put_nothing(struct screen *screen, const struct view_status *status) {
     struct line line = {.length = 0};
-    if (status->ident != NULL)
-        line_add(&line, "Nothing has come from %s yet.", status->ident);
+    if (status->device != NULL)
+        line_add(&line, "Nothing has come from %s yet.", status->device);
     else
         line_add(&line, "Nothing has come yet.");
     put_line(screen, &line, PLAIN);
 }
 
-void view_screen(FILE *out, struct fleet *fleet, const struct view_status *status, int rows, int columns,
-                 int64_t now) {
+static void put_help(struct screen *screen) {
+    static const char *const texts[] = {
+        "",
+        "  Up, Down, k, j          one device up or down",
+        "  Page Up, Page Down,",
+        "  b, Space                one page",
+        "  Home, End, g, G         the first, the last",
+        "  s                       order by the next column: AGO, IDENT, NAME, CONN, SPEED, BATTERY",
+        "  r                       reverse the order",
+        "  q, Ctrl-C               quit",
+        "  ?                       this; any other key goes back",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        struct line line = {.length = 0};
+        line_add(&line, "%s", texts[i]);
+        put_line(screen, &line, PLAIN);
+    }
+}
+
+void view_screen(FILE *out, struct fleet *fleet, const struct view_status *status, struct view_choice *choice,
+                 int rows, int columns, int64_t now) {
     struct screen screen = {.out = out, .rows = rows, .columns = columns, .now = now};
     fputs("\033[H", out);
-    put_header(&screen, fleet, status);
-    if (fleet->count > 0)
-        put_devices(&screen, fleet);
+    put_header(&screen, fleet, status, choice);
+    if (choice->help)
+        put_help(&screen);
+    else if (fleet->count > 0)
+        put_devices(&screen, fleet, choice);
     else
         put_nothing(&screen, status);
     if (screen.rows > 0)

@@ -19,6 +19,7 @@
 #include "gateway/base/text.h"
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/fleet/listener.h"
+#include "gateway/watch/keys.h"
 #include "gateway/watch/line.h"
 #include "gateway/watch/terminal.h"
 #include "gateway/watch/view.h"
@@ -30,8 +31,9 @@
 
 struct watch {
     const struct config *config;
-    const char *ident; // the only one that is shown, or NULL
-    bool live;         // a screen, not lines
+    const char *device; // the only one that is shown: its ident, id or name; or NULL
+    bool live;          // a screen, not lines
+    struct view_choice choice;
     uv_loop_t loop;
     struct mqtt_link *link;
     struct listener *listener;
@@ -139,11 +141,11 @@ static void write_screen(struct watch *watch, FILE *out) {
     const struct view_status status = {.broker = watch->broker,
                                        .state = state_of(watch),
                                        .note = *why != '\0' ? why : NULL,
-                                       .ident = watch->ident,
+                                       .device = watch->device,
                                        .rate = rate(watch),
                                        .odd = watch->odd};
     terminal_size(&rows, &columns);
-    view_screen(out, listener_fleet(watch->listener), &status, rows, columns, clock_now());
+    view_screen(out, listener_fleet(watch->listener), &status, &watch->choice, rows, columns, clock_now());
 }
 
 static void draw(struct watch *watch) {
@@ -285,14 +287,50 @@ static void catch_signals(struct watch *watch) {
     }
 }
 
+static void scroll(struct view_choice *choice, enum key key) {
+    size_t step = key == KEY_UP || key == KEY_DOWN ? 1 : choice->page;
+    if (key == KEY_FIRST)
+        choice->first = 0;
+    else if (key == KEY_LAST)
+        choice->first = SIZE_MAX; // the view puts it right
+    else if (key == KEY_UP || key == KEY_PAGE_UP)
+        choice->first -= choice->first < step ? choice->first : step;
+    else
+        choice->first += step;
+}
+
+// Whoever changes the order wants to see its beginning.
+static void choose(struct view_choice *choice, enum key key) {
+    if (key == KEY_HELP || choice->help) {
+        choice->help = key == KEY_HELP && !choice->help;
+    } else if (key == KEY_ORDER) {
+        *choice = (struct view_choice){.order = (choice->order + 1) % ORDER_COUNT, .page = choice->page};
+    } else if (key == KEY_REVERSE) {
+        choice->reversed = !choice->reversed;
+        choice->first = 0;
+    } else if (key >= KEY_UP) {
+        scroll(choice, key);
+    }
+}
+
 static void on_keys(uv_poll_t *poll, int status, int events) {
     struct watch *watch = poll->data;
-    char keys[64];
-    ssize_t count = status == 0 ? read(STDIN_FILENO, keys, sizeof keys) : 0;
-    if (count <= 0)
+    char read_in[64];
+    const char *bytes = read_in;
+    ssize_t length = status == 0 ? read(STDIN_FILENO, read_in, sizeof read_in) : 0;
+    if (length <= 0) {
         uv_poll_stop(poll);
-    else if (memchr(keys, 'q', (size_t)count) != NULL)
-        stop(watch);
+        return;
+    }
+    enum key key;
+    for (size_t count = (size_t)length; (key = key_next(&bytes, &count)) != KEY_NONE;) {
+        if (key == KEY_QUIT) {
+            stop(watch);
+            return;
+        }
+        choose(&watch->choice, key);
+        draw(watch); // a key that comes next counts from what is on the screen now
+    }
 }
 
 static void begin_live(struct watch *watch) {
@@ -322,7 +360,7 @@ static void begin(struct watch *watch) {
     uv_loop_init(&watch->loop);
     uv_timer_init(&watch->loop, &watch->redraw);
     watch->redraw.data = watch;
-    watch->listener = listener_new(config, watch->ident, &heard);
+    watch->listener = listener_new(config, watch->device, &heard);
     const struct mqtt_subscription *subscriptions = listener_subscriptions(watch->listener, &count);
     watch->link = mqtt_link_new(&watch->loop, config, subscriptions, count, MQTT_SESSION_NONE, NULL, NULL,
                                 &handlers, watch);
@@ -352,12 +390,12 @@ static char *make_client_id(const struct config *config) {
     return text_format("%s-watch-%d-%04x", config->mqtt.client_id, (int)getpid(), chance);
 }
 
-int watch_run(struct config *config, const char *ident) {
+int watch_run(struct config *config, const char *device) {
     static struct watch watch;
     char *client_id = make_client_id(config);
     config->mqtt.client_id = client_id;
     watch.config = config;
-    watch.ident = ident;
+    watch.device = device;
     int code = run(&watch);
     free(client_id);
     return code;

@@ -76,11 +76,11 @@ STORY(instances, a_device_does_not_move_on_a_word_of_nobody) {
 // A gateway that was without the broker tells late of a device that has moved since.
 STORY(instances, a_device_does_not_move_back_on_what_was_said_long_before) {
     struct rig *rig = rig_up(NULL);
-    char entry[80];
+    char entry[96];
     int device = wake(rig, VAN);
     rig_publish(rig, TO_VAN, "where?"); // it has settled when this comes
     device_expect(device, "where?");
-    snprintf(entry, sizeof entry, "{\"instance\":\"second\",\"timestamp\":%lld}",
+    snprintf(entry, sizeof entry, "{\"instance\":\"second\",\"timestamp\":%lld,\"late\":true}",
              (long long)time(NULL) - 120);
     rig_publish(rig, "log/gw/devices/" VAN "/connected", entry);
     device_send(device, "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+7\r\n");
@@ -103,7 +103,7 @@ static struct rig *two_apart(const char *clock, const char *clock_beside) {
 }
 
 STORY(instances, a_device_moves_to_one_whose_clock_is_behind) {
-    struct rig *rig = two_apart(NULL, "-5");
+    struct rig *rig = two_apart(NULL, "-300");
     int before = wake(rig, VAN), device = wake(rig->beside, VAN);
     device_expect_closed(before);
     rig_publish(rig, TO_VAN, REBOOT);
@@ -112,13 +112,16 @@ STORY(instances, a_device_moves_to_one_whose_clock_is_behind) {
     rig_finish(rig);
 }
 
-// What the first one said comes late to the second, when the device is there already.
+// What the first one said comes late to the second, when the device is there already. It has been written before the
+// second one says anything: the first one has turned to another device.
 STORY(instances, a_device_moves_from_one_whose_clock_is_ahead) {
     struct rig *rig = two_apart("+5", NULL);
     int before, device;
     rig_broker_freeze(rig);
     device_send(before = rig_tcp(rig), report(VAN, 1));
     rig_expect_log(rig, VAN ": identified");
+    device_send(rig_tcp(rig), report(CAR, 1));
+    rig_expect_log(rig, CAR ": identified");
     device_send(device = rig_tcp(rig->beside), report(VAN, 2));
     rig_expect_log(rig->beside, VAN ": identified");
     rig_broker_thaw(rig);

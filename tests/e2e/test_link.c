@@ -291,7 +291,8 @@ Test(link, sends_more_slowly_after_a_complaint) {
 
 // --- subscriptions ---
 
-#define COMMANDS "trackbus/command/gw/#"
+#define COMMANDS  "trackbus/command/gw/#"
+#define TELEMETRY "trackbus/state/gw/devices/+/telemetry/#"
 
 Test(link, asks_again_for_a_subscription_that_is_refused_for_now) {
     struct set set = up_with(
@@ -303,6 +304,17 @@ Test(link, asks_again_for_a_subscription_that_is_refused_for_now) {
     rig_expect_log(set.rig, "subscription to " COMMANDS " accepted");
     cr_assert_eq(scripted_broker_connects(set.broker, GATEWAY), 1);
     cr_assert_eq(rig_log_count(set.rig, "rejected for now"), 1);
+    scripted_broker_finish(set.broker);
+}
+
+// What somebody else writes to telemetry has to be put right.
+Test(link, asks_again_for_telemetry_that_is_refused_for_now) {
+    struct set set = up_with(
+        (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE, .topic = TELEMETRY, .reason = 0x97, .times = 1},
+        NULL);
+    report_arrives(&set, 1);
+    scripted_expect_subscribes(set.broker, GATEWAY, TELEMETRY, 2);
+    cr_assert_eq(scripted_broker_connects(set.broker, GATEWAY), 1);
     scripted_broker_finish(set.broker);
 }
 

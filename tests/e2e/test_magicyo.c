@@ -4,12 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "tests/bytes.h"
 #include "tests/e2e/rig.h"
 
-#define CHANNELS                                                                                             \
-    "{'channels':[{'id':2,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0','udp':'127.0.0.1:0'}]}"
+#define CHANNELS_ONLY                                                                                        \
+    "'channels':[{'id':2,'name':'magicyo','protocol':'magicyo','tcp':'127.0.0.1:0','udp':'127.0.0.1:0'}]"
+#define CHANNELS "{" CHANNELS_ONLY "}"
 
 #define LOGIN     0x01
 #define DATA      0x03
@@ -292,5 +294,42 @@ Test(magicyo, a_device_that_does_not_read_is_cut_off) {
             break;
     rig_expect_log(rig, "limit reached (code 20)");
     rig_expect(rig, "message/gw/devices/" LORRY, "{'message.seqnum':11}");
+    rig_finish(rig);
+}
+
+// --- two gateways ---
+
+#define VANETTE "864867022511999"
+
+// When this has come through to its device, the gateway there has heard of all that was published before.
+static void expect_heard(struct rig *rig, int vanette) {
+    struct bytes expected = frame(VANETTE, DATA, 1, "f107"), answer = frame(VANETTE, ANSWER, 1, "f107 01");
+    rig_publish(rig, "command/gw/devices/" VANETTE, "{\"name\":\"accelerometer.calibrate\"}");
+    device_expect_bytes(vanette, expected.data, expected.length);
+    device_send_bytes(vanette, answer.data, answer.length);
+    rig_expect(rig, "log/gw/devices/" VANETTE "/commands-queue/accelerometer.calibrate/processed",
+               "{'executed':true}");
+}
+
+// The number of the frame is all that tells what the device answers there.
+Test(magicyo, a_command_is_answered_at_the_gateway_that_the_device_moves_to) {
+    rig_share_key();
+    struct rig *rig = rig_up(CHANNELS), *second = rig_beside(rig);
+    rig_gateway_start(second,
+                      "{'mqtt':{'client_id':'second'},'commands':{'intake':false}," CHANNELS_ONLY "}");
+    rig_expect_log(second, ": connected");
+    int device = known_lorry(rig), vanette = rig_tcp_to(second, "magicyo");
+    struct bytes hello = frame(VANETTE, HEARTBEAT, 1, ""), welcome = frame(VANETTE, 0x0D, 1, "");
+    device_send_bytes(vanette, hello.data, hello.length);
+    device_expect_bytes(vanette, welcome.data, welcome.length);
+    rig_publish(rig, "command/gw/devices/" LORRY,
+                "{\"name\":\"parameters.get\",\"properties\":{\"ids\":[17]}}");
+    expect_frame(device, DATA, 1, "f103 00000011");
+    expect_heard(rig, vanette);
+    close(device);
+    device = rig_tcp_to(second, "magicyo");
+    send_frame(device, ANSWER, 1, "f103 00000011 02 003c");
+    rig_expect(rig, "log/gw/devices/" LORRY "/commands-queue/parameters.get/processed",
+               "{'executed':true,'response':{'parameters.17':60},'attempts':1}");
     rig_finish(rig);
 }

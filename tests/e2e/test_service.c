@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "gateway/run/service.h"
 #include "tests/e2e/rig.h"
 
 TestSuite(service, .fini = rig_clean);
@@ -85,6 +86,17 @@ Test(service, nothing_is_ready_that_cannot_start) {
                         "no channel could be opened");
     cr_assert_null(hear(manager, 0));
     rig->finished = true;
+}
+
+// It signs while its supervisor, which has looked at the clock, does not run.
+Test(service, a_worker_that_signs_after_the_supervisor_looked_at_the_clock_is_not_silent) {
+    struct sign sign = {.last = 1000};
+    cr_expect_eq(service_silence(&sign, 999), 0);
+    cr_expect_eq(service_silence(&sign, 1000), 0);
+    cr_expect_eq(service_silence(&sign, 1500), 500);
+    sign.last = UINT32_MAX; // the clock begins again
+    cr_expect_eq(service_silence(&sign, 4), 5);
+    cr_expect_eq(service_silence(&sign, UINT32_MAX - 1), 0);
 }
 
 struct restart {

@@ -366,10 +366,61 @@ Test(watch, the_screen_follows_the_size_of_the_terminal) {
         rig_publish_soon(rig, ident, message);
     }
     expect_shown(" 20 devices");
-    expect_shown("… and 13 more");
+    expect_shown("1 to 7 of 20; ? shows the keys");
     cr_assert(ioctl(viewer.output, TIOCSWINSZ, &small) == 0);
-    expect_shown("\r\n\033[0;m… and 19 more, heard"); // 20 columns
-    cr_assert(strstr(last_screen(), "more, heard ") == NULL);
+    expect_shown("\r\n\033[0;m1 to 1 of 20; ? show"); // 20 columns
+    cr_assert(strstr(last_screen(), "shows") == NULL);
     end(rig, SIGTERM);
     rig->finished = true;
+}
+
+static void press(const char *keys) {
+    cr_assert(write(viewer.output, keys, strlen(keys)) == (ssize_t)strlen(keys));
+}
+
+Test(watch, scrolls_and_sorts) {
+    struct rig *rig = rig_with_broker(NULL);
+    char topic[32], message[80];
+    watch_terminal(rig, NULL, NULL);
+    expect_shown(": connected ");
+    for (int i = 10; i < 30; i++) {
+        snprintf(topic, sizeof topic, "message/gw/channels/1/d%d", i);
+        snprintf(message, sizeof message, "{\"ident\":\"d%d\",\"battery.voltage\":%d}", i, 40 - i);
+        rig_publish_soon(rig, topic, message);
+    }
+    expect_shown("1 to 7 of 20; ? shows the keys");
+    press("s"); // by ident
+    expect_shown("  by IDENT");
+    expect_shown("d10 ");
+    press("\033[B\033[6~");
+    expect_shown("9 to 15 of 20");
+    expect_shown("d18 ");
+    press("G");
+    expect_shown("14 to 20 of 20");
+    press("ssssr"); // the fullest battery
+    expect_shown("  by BATTERY, reversed");
+    expect_shown("1 to 7 of 20");
+    expect_shown("30.00 V");
+    press("?");
+    expect_shown("reverse the order");
+    press("x");
+    expect_shown("  by BATTERY, reversed");
+    press("q");
+    expect_end();
+    expect_given_back();
+    rig->finished = true;
+}
+
+Test(watch, a_device_by_its_name_on_the_screen) {
+    struct rig *rig = rig_up(FLEET);
+    int device = rig_tcp(rig), other = rig_tcp(rig);
+    watch_terminal(rig, FLEET, "Van 2");
+    expect_shown(": connected  1 devices, 0 connected");
+    send_report(device, VAN, 1);
+    rig_expect(rig, "message/gw/devices/42", NULL);
+    send_report(other, OTHER, 1);
+    expect_shown(OTHER "  Van 2  on ");
+    cr_assert(strstr(viewer.text, VAN) == NULL);
+    end(rig, SIGTERM);
+    rig_finish(rig);
 }

@@ -44,6 +44,7 @@ export class Capture {
 
   take(chunk) {
     if (this.seen.has(keyOf(chunk))) return;
+    if (this.seen.size > 10 * KEPT) this.seen.clear(); // they are older than what is loaded again
     this.seen.add(keyOf(chunk));
     this.chunks.prepend(chunkLine(chunk));
     this.chunks.children[KEPT]?.remove();
@@ -53,12 +54,13 @@ export class Capture {
   // A gateway does not take part, and says why.
   refused({ by, instance, reason }) { if (by === this.by) this.tell(`${instance} refuses: ${reason}`); }
 
-  tell(fault) { this.asked = false; this.draw(); this.state.append(make("p", { class: "bad" }, fault)); }
+  // Stays until something else is asked for.
+  tell(fault) { this.asked = false; this.fault = fault; this.draw(); }
 
   draw() {
     const lines = this.running.map(captureText);
     if (lines.length === 0) lines.push(this.asked ? "The gateways were asked; none has begun yet." : "No capture runs.");
-    this.state.replaceChildren(...lines.map((line) => make("p", { class: "quiet" }, line)));
+    this.state.replaceChildren(...lines.map((line) => make("p", { class: "quiet" }, line)), ...(this.fault ? [make("p", { class: "bad" }, this.fault)] : []));
     this.button.textContent = this.isMine() ? "End the capture" : `Capture for ${SECONDS / 60} minutes`;
     this.element.hidden = !this.by && this.running.length === 0 && this.chunks.children.length === 0;
   }
@@ -66,6 +68,7 @@ export class Capture {
   async turn() {
     const ends = this.isMine();
     this.button.disabled = true;
+    this.fault = null;
     try {
       await ask(this.path, ends ? { method: "DELETE" } : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ seconds: SECONDS }) });
       this.asked = !ends && !this.isMine();
