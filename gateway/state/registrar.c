@@ -59,7 +59,7 @@ struct registrar {
     struct record *queue, *parked, *due;
     struct record *written; // the longest first
     struct record *removed; // the longest first
-    size_t removed_count, waiting;
+    size_t removed_count;
     int64_t last_number; // on disk
     unsigned connection;
     size_t told; // retained entries that came in this connection
@@ -93,7 +93,6 @@ static struct record **list_of(struct registrar *registrar, enum wait waits) {
 static void wait_nowhere(struct registrar *registrar, struct record *record) {
     if (record->waits != WAITS_NOWHERE)
         DL_DELETE(*list_of(registrar, record->waits), record);
-    registrar->waiting -= record->waits == WAITS_FOR_ITS_PORTION;
     record->waits = WAITS_NOWHERE;
     record->missing = false;
     record->not_before = 0;
@@ -103,7 +102,6 @@ static void wait_in(struct registrar *registrar, struct record *record, enum wai
     wait_nowhere(registrar, record);
     DL_APPEND(*list_of(registrar, waits), record);
     record->waits = waits;
-    registrar->waiting += waits == WAITS_FOR_ITS_PORTION;
 }
 
 static void drop_heard(struct record *record) {
@@ -424,8 +422,8 @@ static void start_work(struct registrar *registrar) {
         uv_idle_start(&registrar->idle, on_idle);
 }
 
-size_t registrar_waiting(const struct registrar *registrar) {
-    return registrar->waiting;
+size_t registrar_count(const struct registrar *registrar) {
+    return HASH_COUNT(registrar->records);
 }
 
 // --- telling the broker ---

@@ -55,5 +55,6 @@ void registrar_settled(struct registrar *registrar, bool remembered, struct gene
 // Something came under {prefix}/registry/gw/devices/; ident is what follows that.
 void registrar_received(struct registrar *registrar, const char *ident, const struct mqtt_received *received);
 
-// How many devices wait for their portion.
-size_t registrar_waiting(const struct registrar *registrar);
+// Of how many devices anything is known: those that the broker has, those that were removed, those that wait for their
+// portion.
+size_t registrar_count(const struct registrar *registrar);
