@@ -16,7 +16,7 @@ static struct registrar *registrar;
 static size_t changes;
 static bool busy, written;
 
-static void on_changed(void *context, const char *ident, const struct device *before) {
+static void on_changed(void *context, const char *ident, const struct device *before, bool stood) {
     changes++;
 }
 

@@ -1119,8 +1119,8 @@ void devices_reload_begin(struct devices *devices) {
 }
 
 // It is in the registry now, perhaps as a new one.
-static void take_now(struct devices *devices, const struct config_device *listed) {
-    struct device_state *state = take_listed(devices, listed, true);
+static void take_now(struct devices *devices, const struct config_device *listed, bool new_now) {
+    struct device_state *state = take_listed(devices, listed, new_now);
     if (publisher_is_open(devices->parts.publisher))
         confirm(devices, state);
     if (devices->all_read)
@@ -1135,7 +1135,7 @@ static void take_next_adopted(struct devices *devices) {
     if (adopted == NULL)
         devices->reload.phase = RELOAD_NONE;
     else if (is_in_force(devices, adopted))
-        take_now(devices, adopted);
+        take_now(devices, adopted, true);
     else
         log_about(
             adopted->ident, LOG_WARNING,
@@ -1151,7 +1151,7 @@ static void take_next(struct devices *devices) {
         return;
     }
     reload->taken++;
-    take_now(devices, listed);
+    take_now(devices, listed, true);
 }
 
 bool devices_reload_some(struct devices *devices, size_t count) {
@@ -1178,7 +1178,7 @@ static void push_out(struct devices *devices, int64_t id, const char *ident) {
     sessions_reload_ident(devices->parts.sessions, other);
 }
 
-void devices_relist(struct devices *devices, const char *ident, const struct device *before) {
+void devices_relist(struct devices *devices, const char *ident, const struct device *before, bool stood) {
     struct device device = registry_device(devices->parts.registry, ident);
     struct device_state *state = find(devices, before->id);
     const struct config_device listed = {
@@ -1189,7 +1189,7 @@ void devices_relist(struct devices *devices, const char *ident, const struct dev
         compare_one(devices, state);
     end_moves(devices);
     if (device.listed)
-        take_now(devices, &listed);
+        take_now(devices, &listed, !stood);
     sessions_reload_ident(devices->parts.sessions, ident);
 }
 

@@ -96,8 +96,9 @@ bool devices_reload_some(struct devices *devices, size_t count);
 
 bool devices_are_reloading(const struct devices *devices);
 
-// What the registry says of one ident has changed, at once; before is what it said. Not while they are reloading.
-void devices_relist(struct devices *devices, const char *ident, const struct device *before);
+// What the registry says of one ident has changed, at once; before is what it said. stood: it said so when we started,
+// so that it is not told as new. Not while they are reloading.
+void devices_relist(struct devices *devices, const char *ident, const struct device *before, bool stood);
 
 // As state_forget_silent().
 void devices_forget_silent(struct devices *devices);

@@ -184,7 +184,8 @@ static void note_written(struct registrar *registrar, struct record *record) {
 static void take_vouched(struct registrar *registrar) {
     struct record *record;
     uint32_t vouched = generation_vouched(registrar->parts.generation);
-    while ((record = registrar->written) != NULL && record->written <= vouched) {
+    while ((record = registrar->written) != NULL && record->written <= vouched &&
+           publisher_goes_on(registrar->parts.publisher)) {
         record->generation = record->written;
         leave_written(registrar, record);
         save(registrar, record);
@@ -254,12 +255,13 @@ static void tell_who_wins(const struct registrar *registrar, const char *ident) 
 }
 
 // The registry changes now, and nobody points to what it said before.
-static void change(struct registrar *registrar, const char *ident, const struct config_device *device) {
+static void change(struct registrar *registrar, const char *ident, const struct config_device *device,
+                   bool stood) {
     struct registry *registry = registrar->parts.registry;
     struct device before = registry_device(registry, ident);
     struct adopted *old =
         device != NULL ? registry_adopt(registry, device) : registry_disown(registry, ident);
-    registrar->parts.changed(registrar->parts.context, ident, &before);
+    registrar->parts.changed(registrar->parts.context, ident, &before, stood);
     adopted_free(old);
 }
 
@@ -278,7 +280,7 @@ static void take(struct registrar *registrar, struct record *record, const struc
     log_about("registry", LOG_INFO, "device %s (id %lld, name %s) %s by the broker's registry", record->ident,
               (long long)device->id, device->name, known ? "is changed" : "is added");
     tell_who_wins(registrar, record->ident);
-    change(registrar, record->ident, device);
+    change(registrar, record->ident, device, record->early && registrar->connection == 1);
 }
 
 // Of those that were removed only so many are remembered.
@@ -298,7 +300,7 @@ static void remove_device(struct registrar *registrar, struct record *record) {
     log_about("registry", LOG_INFO, "device %s is removed from the broker's registry", record->ident);
     unsave(registrar, record);
     note_written(registrar, record);
-    change(registrar, record->ident, NULL);
+    change(registrar, record->ident, NULL, false);
     remember_removed(registrar, record);
 }
 

@@ -33,8 +33,9 @@ struct registrar_parts {
     struct publisher *publisher;
     struct generation *generation;
     void *context;
-    // What the registry says of that ident has changed; before is what it said.
-    void (*changed)(void *context, const char *ident, const struct device *before);
+    // What the registry says of that ident has changed; before is what it said. stood: so the broker said already when
+    // this run began.
+    void (*changed)(void *context, const char *ident, const struct device *before, bool stood);
     // Whether nothing may change now: a configuration is being taken over.
     bool (*is_busy)(void *context);
     // Whether it is for us to tell the broker.

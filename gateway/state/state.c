@@ -356,9 +356,9 @@ static struct devices *make_devices(const struct state *state) {
                                                .context = state->parts.context});
 }
 
-static void relist(void *context, const char *ident, const struct device *before) {
+static void relist(void *context, const char *ident, const struct device *before, bool stood) {
     struct state *state = context;
-    devices_relist(state->devices, ident, before);
+    devices_relist(state->devices, ident, before, stood);
 }
 
 static bool is_reloading(void *context) {

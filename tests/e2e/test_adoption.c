@@ -276,9 +276,12 @@ STORY(adoption, a_broker_that_falls_back_is_given_what_it_lost) {
 // --- several gateways ---
 
 static struct rig *three_up(void) {
-    struct rig *rig = rig_up(NULL), *second = rig_beside(rig), *third = rig_beside(second);
-    rig_gateway_start(second, "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
-    rig_gateway_start(third, "{'mqtt':{'client_id':'third'},'commands':{'intake':false}}");
+    struct rig *rig = rig_up("{'home_assistant':{'enabled':true}}");
+    struct rig *second = rig_beside(rig), *third = rig_beside(second);
+    rig_gateway_start(second, "{'mqtt':{'client_id':'second'},'commands':{'intake':false},"
+                              "'home_assistant':{'enabled':true}}");
+    rig_gateway_start(third, "{'mqtt':{'client_id':'third'},'commands':{'intake':false},"
+                             "'home_assistant':{'enabled':true}}");
     rig_expect(rig, "state/gw/instances/second", "{'state':'online'}");
     rig_expect(rig, "state/gw/instances/third", "{'state':'online'}");
     return rig;
@@ -305,6 +308,7 @@ STORY(adoption, all_gateways_follow) {
     rig_expect(rig, "log/gw/devices/" VAN "/created", "{'name':'Van 1','instance':'trackbus'}");
     expect_device(rig, VAN_STATE, "{'name':'Van 1','protocol_id':1}", "true");
     rig_expect_standing(rig, VAN_STATE "/instance", "\"second\"");
+    json_decref(rig_expect_standing_json(rig, HOME_ASSISTANT, "{'device':{'name':'Van 1'}}"));
     rig_publish_retained(rig, ENTRY(VAN), "{\"name\":\"Van 2\"}");
     expect_device(rig, VAN_STATE, "{'name':'Van 2','protocol_id':1}", "true");
     rig_publish_retained(rig, ENTRY(VAN), "{\"name\":\"Van 2\",\"id\":42}");
@@ -317,9 +321,11 @@ STORY(adoption, all_gateways_follow) {
     close(device);
     rig_expect_standing(rig, VAN_STATE "/connected", "false");
     expect_that_all_have(rig, "Van 3");
+    json_decref(rig_expect_standing_json(rig, HOME_ASSISTANT, "{'device':{'name':'Van 3'}}"));
     rig_publish_retained(rig, ENTRY(VAN), "");
     rig_expect(rig, "log/gw/devices/" VAN "/deleted", NULL);
     expect_gone(rig, VAN_STATE);
+    rig_expect_none_retained(rig, "/homeassistant/#");
     expect_that_all_have(rig, VAN);
     cr_assert(rig_count(rig, "log/gw/devices/" VAN "/deleted") == 2, "%zu",
               rig_count(rig, "log/gw/devices/" VAN "/deleted")); // once its id was no longer its own
