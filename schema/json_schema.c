@@ -409,6 +409,7 @@ static const struct keyword {
     {"unit", NULL, NOTHING},
     {"x-button", NULL, NOTHING},
     {"x-once", NULL, NOTHING},
+    {"x-risky", NULL, NOTHING},
 };
 #define KEYWORD_COUNT (sizeof keywords / sizeof keywords[0])
 

@@ -26,7 +26,7 @@ static struct config config;
 static struct config_channel channel = {.id = 1, .name = "mictrack"};
 static struct command *command;
 static bool others, settled;
-static uint64_t serial;     // of the device's connection
+static uint64_t serial;     // of the device's connection; 0: it is not here
 static uint64_t memory[64]; // of the codec, about that
 static size_t sent;         // times that bytes went to the device
 static uint8_t device_got[CODEC_COMMAND_MAX];
@@ -50,7 +50,7 @@ static bool find_road(void *context, int64_t device_id, const char *ident, struc
                           .serial = serial,
                           .codec_session = memory,
                           .send = note_bytes};
-    return true;
+    return serial != 0;
 }
 
 static bool has_others(void *context) {
@@ -219,6 +219,111 @@ Test(command_claim, one_whose_entry_does_not_come_back_is_tried_again) {
     cr_assert(sent == 0 && command->attempts == 1 && command->unheard); // taken back, and said once more
     hear("me", "sent", 1);
     cr_assert(sent == 1);
+}
+
+// --- a device that moves ---
+
+Test(command_claim, one_that_another_sent_goes_out_again_when_the_device_comes_here) {
+    serial = 0;
+    hear("another", "sent", 1);
+    serial = 8;
+    command_queue_device_talks(&queue, 42, 1, IDENT);
+    cr_assert(command->unheard && command->attempts == 2);
+    hear("me", "sent", 2);
+    cr_assert(sent == 1 && command->state == COMMAND_SENT);
+}
+
+// The other one hears that the device is here before it may send.
+Test(command_claim, one_that_another_is_about_to_send_is_left_to_it_while_the_device_is_here) {
+    hear("another", "sent", 1);
+    command_queue_device_talks(&queue, 42, 1, IDENT);
+    cr_assert(command->state == COMMAND_SENT && !command->unheard && command->attempts == 1);
+    hear("another", "queued", 0);
+    hear("me", "sent", 1);
+    cr_assert(sent == 1 && command->attempts == 1);
+}
+
+// --- a broker that refuses the entry ---
+
+static void answer_last(enum mqtt_answer answer) {
+    outbox_published(carrier.outbox, (int)carrier.count, answer, "Not authorized");
+    outbox_link_ready(carrier.outbox);
+}
+
+static void begin_with(const char *state) {
+    command->unshared = true;
+    command_queue_publish(&queue, command);
+    cr_assert(strstr(carrier_last(&carrier)->payload, state) != NULL);
+}
+
+static const char *reason_of_end(void) {
+    return json_string_value(json_object_get(command->result, "reason"));
+}
+
+// Nobody else can know of it.
+Test(command_claim, one_of_which_the_broker_refuses_every_entry_is_sent) {
+    begin_with("\"queued\"");
+    answer_last(MQTT_NEVER_TAKEN);
+    command_queue_send_next(&queue, "devices/42");
+    cr_assert(sent == 0 && entries("\"sent\"") == 1);
+    answer_last(MQTT_NEVER_TAKEN);
+    command_queue_sweep(&queue, clock_ticks());
+    cr_assert(sent == 1 && command->state == COMMAND_SENT && command->attempts == 1);
+    expect_text();
+}
+
+// Both are under way at once, and the answers come when both have been published.
+Test(command_claim, one_of_which_the_broker_refuses_every_entry_is_sent_at_once) {
+    begin_with("\"queued\"");
+    command_queue_send_next(&queue, "devices/42");
+    answer_last(MQTT_NEVER_TAKEN);
+    cr_assert_eq(entries("\"sent\""), 1);
+    answer_last(MQTT_NEVER_TAKEN);
+    command_queue_sweep(&queue, clock_ticks());
+    cr_assert(sent == 1 && command->state == COMMAND_SENT);
+}
+
+// The others know of it, and may send it.
+Test(command_claim, one_whose_sending_cannot_be_said_ends_and_the_next_one_goes_out) {
+    config.commands.intake = true;
+    begin_with("\"queued\"");
+    answer_all();
+    command_queue_send_next(&queue, "devices/42");
+    answer_last(MQTT_NEVER_TAKEN);
+    command_queue_sweep(&queue, clock_ticks());
+    cr_assert(sent == 0 && command->state == COMMAND_PROCESSED && command->attempts == 0);
+    cr_assert_str_eq(reason_of_end(), "not sent: the broker refuses its queue entry, without which another "
+                                      "gateway might send it too");
+    cr_assert_null(command_table_target(&table, "devices/42"));
+    config.commands.intake = false;
+}
+
+// Of the rest the intake says how it ends.
+Test(command_claim, one_whose_sending_another_than_the_intake_cannot_say_is_emptied) {
+    begin_with("\"queued\"");
+    answer_all();
+    command_queue_send_next(&queue, "devices/42");
+    answer_last(MQTT_NEVER_TAKEN);
+    command_queue_sweep(&queue, clock_ticks());
+    answer_all();
+    cr_assert(sent == 0 && command->state == COMMAND_CANCELED);
+    cr_assert_str_eq(carrier_last(&carrier)->payload, "");
+    cr_assert_eq(entries("\"processed\""), 0);
+}
+
+// Over MQTT 3.1.1 a broker cannot say that it refuses something.
+Test(command_claim, one_whose_entry_the_broker_takes_and_never_gives_back_ends) {
+    config.commands.intake = true;
+    for (int i = 1; i <= 3; i++) {
+        command_queue_send_next(&queue, "devices/42");
+        answer_all();
+        answer_all();
+        cr_assert(command->state == COMMAND_SENT && command->unheard);
+        command_queue_sweep(&queue, clock_ticks() + i * 11000000);
+    }
+    cr_assert(sent == 0 && command->state == COMMAND_PROCESSED);
+    cr_assert(strstr(reason_of_end(), "does not give back") != NULL);
+    config.commands.intake = false;
 }
 
 // --- a device whose answers tell by a number what they answer ---

@@ -87,6 +87,7 @@ static struct store *store;
 static struct outbox *outbox;
 static struct bus *bus;
 static struct command_voice voice;
+static struct command_counts counts;
 static struct command *command;
 
 static void ignore_aside(void *context) {
@@ -107,7 +108,7 @@ static void set_up(void) {
     outbox_set_carrier(outbox, &carrier);
     outbox_link_up(outbox);
     bus = bus_new("tb", "me", outbox, &carrier);
-    voice = (struct command_voice){.bus = bus, .outbox = outbox, .store = store};
+    voice = (struct command_voice){.bus = bus, .outbox = outbox, .store = store, .counts = &counts};
     command = calloc(1, sizeof *command);
     command->id = ID;
     command->key = strdup("devices/42");
@@ -294,6 +295,7 @@ Test(command_voice, the_end_empties_the_entry_last) {
     command->response_topic = strdup("their/own");
     end_as(COMMAND_EXPIRED);
     command_voice_publish_end(&voice, command);
+    cr_assert(counts.expired == 1 && counts.executed + counts.failed + counts.canceled == 0);
     cr_assert(said_count == 3); // two retained messages to one topic are never under way at once
     expect_said(
         0, ENTRY_TOPIC, MQTT_RETAINED,
@@ -308,6 +310,8 @@ Test(command_voice, the_end_empties_the_entry_last) {
     cr_assert(command_voice_is_on_its_way(&voice, command)); // the number is the last one's
     outbox_published(outbox, 4, MQTT_TAKEN, "");
     cr_assert(!command_voice_is_on_its_way(&voice, command));
+    command_voice_publish_end(&voice, command);
+    cr_assert(counts.expired == 1, "said again, it has not ended again");
 }
 
 // --- tombstones ---

@@ -31,7 +31,7 @@ static bool unsubscribe(void *context, char *const *filters, size_t count, int *
 }
 
 // As asking_again.h decides; the times are the link's.
-static bool refused(void *context, int reason) {
+static bool refused(void *context, const char *filter, int reason) {
     return reason == 0x80 || reason == 0x87 || reason == 0x97;
 }
 

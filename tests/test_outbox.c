@@ -530,7 +530,8 @@ static size_t handed_before; // this connection
 static char delivered[SENT_MAX * 9];
 
 static void note_delivered(size_t nth) {
-    sprintf(delivered + strlen(delivered), "%s%s", delivered[0] != '\0' ? " " : "", broker.texts[nth - 1]);
+    sprintf(delivered + strlen(delivered), "%s%s", delivered[0] != '\0' ? " " : "",
+            broker.texts[(nth - 1) % SENT_MAX]);
 }
 
 // Answers what is handed over on this connection, until it closes at a message "P", or nothing is left.
@@ -1026,6 +1027,273 @@ Test(outbox, finds_what_makes_the_broker_mute, .timeout = 120) {
     cr_expect_eq(outbox_count(outbox), 0);
     cr_expect_eq(set_aside, 1);
     is_mute = false;
+}
+
+// --- a broker that answers late ---
+
+static unsigned resets; // of the connection, by us
+
+// Milliseconds after which it answers the nth message that it was handed; UINT_MAX: never.
+typedef unsigned lateness_fn(size_t nth);
+
+// Answers what is due. What was under way when the connection was ended has no answer.
+static void serve_late(lateness_fn *lateness) {
+    static uint64_t handed[SENT_MAX * 10]; // by uv_now(); 0: answered, or lost
+    static size_t known;
+    for (; known < broker.count; known++)
+        handed[known] = uv_now(&loop);
+    for (size_t i = 0; i < known; i++) {
+        if (handed[i] == 0 || uv_now(&loop) - handed[i] < lateness(i + 1))
+            continue;
+        handed[i] = 0;
+        answer((int)i + 1, MQTT_TAKEN);
+    }
+    if (!broker.was_reset)
+        return;
+    memset(handed, 0, sizeof handed);
+    broker.was_reset = false;
+    resets++;
+    go_down();
+    go_up();
+}
+
+// How many wait after so many seconds.
+static size_t suffer_late(lateness_fn *lateness, unsigned seconds) {
+    uint64_t end = uv_now(&loop) + 1000 * (uint64_t)seconds;
+    while (outbox_count(outbox) > 0 && uv_now(&loop) < end) {
+        serve_late(lateness);
+        calm_clock_step(&loop);
+    }
+    return outbox_count(outbox);
+}
+
+static unsigned seven_seconds_after_a_stall(size_t nth) {
+    return nth <= WINDOW ? UINT_MAX : 7000;
+}
+
+static unsigned two_to_nine_seconds_after_a_stall(size_t nth) {
+    static const unsigned lateness[] = {7, 6, 2, 9, 8, 3, 9, 7, 2, 5, 8, 9, 4};
+    return nth <= WINDOW ? UINT_MAX : 1000 * lateness[nth % 13];
+}
+
+static unsigned two_to_fourteen_seconds(size_t nth) {
+    static const unsigned lateness[] = {14, 2, 13, 2, 12, 14, 3, 2, 14, 13, 2};
+    return 1000 * lateness[nth % 11];
+}
+
+static unsigned twelve_seconds(size_t nth) {
+    return 12000;
+}
+
+static void begin_late(void) {
+    calm_clock_hurry(50);
+    broker.endless = true;
+    for (int i = 0; i < 2 * WINDOW; i++)
+        put_report("1");
+    go_up();
+}
+
+// A wait that is shorter than what the broker needs would end one connection after the other.
+Test(outbox, catches_up_with_a_broker_that_answers_late_after_a_stall, .timeout = 60) {
+    begin_late();
+    cr_expect_eq(suffer_late(seven_seconds_after_a_stall, 100), 0);
+    cr_expect_leq(resets, 3, "%u connections were ended", resets);
+    cr_expect_eq(set_aside, 0);
+}
+
+Test(outbox, calls_nothing_never_acknowledged_where_answers_come_late, .timeout = 60) {
+    begin_late();
+    cr_expect_eq(suffer_late(two_to_nine_seconds_after_a_stall, 150), 0);
+    cr_expect_eq(set_aside, 0);
+    broker.endless = true;
+    for (int i = 0; i < 10 * WINDOW; i++)
+        put_report("1");
+    cr_expect_eq(suffer_late(two_to_fourteen_seconds, 300), 0);
+    cr_expect_eq(set_aside, 0);
+}
+
+// The wait that a slow hour needed is no measure for what comes after it.
+Test(outbox, forgets_how_late_a_broker_was_once_it_answers_quickly, .timeout = 60) {
+    begin_late();
+    suffer_late(seven_seconds_after_a_stall, 100);
+    handed_before = broker.count;
+    for (int i = 0; i < 10; i++)
+        put_report("1");
+    run_until(is_mute_maker_found, 0); // all are answered at once
+    for (const char *const *text = (const char *const[]){"P", "1", "2", NULL}; *text != NULL; text++)
+        put_report(*text);
+    uint64_t end = uv_now(&loop) + 40000;
+    while (!is_mute_maker_found(0) && uv_now(&loop) < end)
+        calm_clock_step(&loop);
+    cr_expect_eq(set_aside, 1);
+    is_mute = false;
+}
+
+// The same for a result, which goes out beside the others.
+Test(outbox, calls_no_result_never_acknowledged_where_answers_come_late, .timeout = 60) {
+    struct mqtt_publish result = result_to("a", "r");
+    begin_late();
+    outbox_put_result(outbox, &result);
+    cr_expect_eq(suffer_late(twelve_seconds, 100), 0);
+    cr_expect_eq(set_aside, 0);
+}
+
+// --- a broker that refuses one message for now, again and again ---
+
+#define TELEMETRY "t/state/gw/devices/1/telemetry/"
+
+// Answers what was handed over; "P…" is refused for now.
+static void serve_quota(void) {
+    for (size_t nth = handed_before + 1; nth <= broker.count; nth++) {
+        bool refused = broker.texts[(nth - 1) % SENT_MAX][0] == 'P';
+        if (!refused)
+            note_delivered(nth);
+        answer((int)nth, refused ? MQTT_TAKEN_LATER : MQTT_TAKEN);
+    }
+    handed_before = broker.count;
+}
+
+static void serve_quota_for(unsigned milliseconds) {
+    uint64_t end = uv_now(&loop) + milliseconds;
+    while (uv_now(&loop) < end) {
+        serve_quota();
+        calm_clock_step(&loop);
+    }
+}
+
+static void begin_quota(void) {
+    calm_clock_hurry(50);
+    broker.endless = true;
+    handed_before = 0;
+    delivered[0] = '\0';
+    go_up();
+}
+
+static void expect_delivered_last(const char *expected) {
+    char last[16];
+    size_t n = broker.count;
+    snprintf(last, sizeof last, "%s %s", broker.texts[(n - 2) % SENT_MAX], broker.texts[(n - 1) % SENT_MAX]);
+    cr_expect_str_eq(last, expected, "'%s' were the last", last);
+}
+
+// What follows to its topic waits with it.
+Test(outbox, passes_over_a_report_that_is_refused_for_now_again_and_again) {
+    begin_quota();
+    put_report("P");
+    put_report("a");
+    for (int i = 0; i < 3 * WINDOW; i++)
+        put_to("t/message/gw/devices/2", "2");
+    put_report("b");
+    serve_quota_for(5000);
+    cr_expect_str_eq(delivered, "a 2 2 2 2 2 2 2 2 2 2 2 2", "'%s'",
+                     delivered); // a was under way together with it
+    cr_expect_eq(outbox_count(outbox), 2);
+    cr_expect_eq(set_aside, 0);
+    run_until(were_handed, broker.count + 1);
+    serve_but('-'); // and now it is taken
+    expect_delivered_last("P b");
+}
+
+static size_t put_and_serve(unsigned seconds, size_t left) {
+    uint64_t end = uv_now(&loop) + seconds * UINT64_C(1000);
+    for (unsigned i = 0; uv_now(&loop) < end && outbox_count(outbox) > left; i++) {
+        if (i % 10 == 0)
+            put_to("t/message/gw/devices/2", "2");
+        serve_quota();
+        delivered[0] = '\0';
+        calm_clock_step(&loop);
+    }
+    return outbox_count(outbox);
+}
+
+// It is tried for some minutes, more and more rarely; then those behind it have their turn.
+Test(outbox, sets_aside_what_is_refused_for_now_while_others_are_taken, .timeout = 60) {
+    begin_quota();
+    put_report("P");
+    put_report("P");
+    put_and_serve(20, 0);
+    cr_expect_eq(set_aside, 0, "too soon");
+    cr_expect_leq(put_and_serve(280, 0), 1);
+    cr_expect_eq(set_aside, 2);
+}
+
+// A quota of ours passes: nothing is lost, and not much is sent meanwhile.
+Test(outbox, keeps_all_while_everything_is_refused_for_now, .timeout = 60) {
+    begin_quota();
+    for (int i = 0; i < 40; i++) {
+        char topic[32];
+        sprintf(topic, "t/message/gw/devices/%d", i);
+        put_to(topic, "P");
+    }
+    serve_quota_for(60000);
+    cr_expect_eq(set_aside, 0);
+    cr_expect_eq(outbox_count(outbox), 40);
+    cr_expect_leq(broker.count, 2 * 60 + 2 * WINDOW, "%zu were handed over in a minute", broker.count);
+    handed_before = broker.count; // of what is under way nothing is left
+    for (uint64_t end = uv_now(&loop) + 60000; outbox_count(outbox) > 0 && uv_now(&loop) < end;) {
+        serve_but('-');
+        calm_clock_step(&loop);
+    }
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+// Telemetry that is refused, of however many fields, holds up no report and piles up nowhere.
+Test(outbox, passes_over_state_that_is_refused_for_now) {
+    begin_quota();
+    for (int i = 0; i < 10 * WINDOW; i++) {
+        char topic[64];
+        sprintf(topic, TELEMETRY "%d", i % (5 * WINDOW));
+        outbox_put(outbox,
+                   &(struct mqtt_publish){
+                       .topic = topic, .payload = "P", .length = 1, .qos = 1, .retain = MQTT_RETAINED});
+        if (i % 8 == 7)
+            put_report("r");
+    }
+    serve_quota_for(1500);
+    cr_expect_str_eq(delivered, "r r r r r");
+    cr_expect_eq(outbox_count(outbox), 5 * WINDOW, "%zu, of each topic the last value waits",
+                 outbox_count(outbox));
+    put_report("s");
+    serve_quota_for(1500);
+    cr_expect_str_eq(delivered, "r r r r r s");
+}
+
+// So many wait for one topic; those behind them are set aside, and cost no other report.
+Test(outbox, lets_so_many_wait_beside_the_others, .timeout = 60) {
+    begin_quota();
+    put_report("P");
+    serve_quota();
+    for (int i = 0; i < OUTBOX_BESIDE_MAX + 5; i++)
+        put_report("P");
+    put_to("t/message/gw/devices/2", "2");
+    put_to("t/message/gw/devices/2", "2");
+    for (uint64_t end = uv_now(&loop) + 60000; set_aside < 6 && uv_now(&loop) < end;)
+        serve_quota_for(100);
+    cr_expect_str_eq(delivered, "2 2");
+    cr_expect_geq(set_aside, 6);
+    cr_expect_eq(outbox_count(outbox) + (size_t)set_aside, OUTBOX_BESIDE_MAX + 6, "none is lost");
+}
+
+// --- state that is never answered ---
+
+Test(outbox, finds_state_that_is_never_answered_before_it_holds_up_reports_for_long, .timeout = 60) {
+    calm_clock_hurry(50);
+    broker.endless = true;
+    go_up();
+    for (int i = 0; i < 5 * WINDOW; i++) {
+        char topic[64];
+        sprintf(topic, TELEMETRY "%d", i);
+        outbox_put(outbox,
+                   &(struct mqtt_publish){
+                       .topic = topic, .payload = "P", .length = 1, .qos = 1, .retain = MQTT_RETAINED});
+    }
+    for (int i = 0; i < WINDOW; i++)
+        put_report("r");
+    for (uint64_t end = uv_now(&loop) + 60000; outbox_taken(outbox) < WINDOW && uv_now(&loop) < end;) {
+        is_swallow_found(0);
+        calm_clock_step(&loop);
+    }
+    cr_expect_eq(outbox_taken(outbox), WINDOW);
 }
 
 // --- retained messages ---

@@ -152,3 +152,22 @@ Test(set_back, it_is_recognised_after_a_restart) {
     device.newest = NOW; // as it was retained
     cr_expect(play_live(10, MINUTE, -8 * HOUR) == 5);
 }
+
+// Those of a device that says no time have that of the arrival.
+Test(set_back, a_jump_of_the_gateways_clock_freezes_no_reports_without_a_time) {
+    play_live(10, MINUTE, 0);
+    now -= 8 * HOUR;
+    cr_expect(play_live(40, 2 * SECOND, 0) == 0);
+    cr_expect(play_live(10, MINUTE, RIGHT) == 5, "those with one are found after five minutes");
+    cr_expect(!moves(now - HOUR), "a kept one");
+}
+
+// A report that says the time may arrive behind one that does not, and be older.
+Test(set_back, a_report_without_a_time_is_newer_than_what_was_received_before_it) {
+    play_live(3, MINUTE, 0);
+    now += MINUTE;
+    cr_assert(moves(now));
+    cr_expect(!moves(now - HOUR));
+    device.newest = now + DAY; // of a device whose clock was ahead, as it was retained
+    cr_expect(moves(now), "it is what came last");
+}

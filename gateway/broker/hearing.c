@@ -162,7 +162,7 @@ static bool take_grant(struct hearing *hearing, struct heard *heard, int reason)
     heard->there = reason < 0x80;
     heard->refused = !heard->there;
     heard->tried = false;
-    if (heard->refused && hearing->handlers.refused(hearing->handlers.context, reason))
+    if (heard->refused && hearing->handlers.refused(hearing->handlers.context, heard->filter, reason))
         rest(hearing, heard);
     return tried && heard->there;
 }

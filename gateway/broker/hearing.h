@@ -18,8 +18,8 @@ struct hearing_handlers {
     // asked, because the connection is broken.
     bool (*subscribe)(void *context, char *const *filters, size_t count, int *mid);
     bool (*unsubscribe)(void *context, char *const *filters, size_t count, int *mid);
-    // The broker has refused one for that reason. Whether hearing_ask_again() will be called.
-    bool (*refused)(void *context, int reason);
+    // The broker has refused a filter for that reason. Whether hearing_ask_again() will be called.
+    bool (*refused)(void *context, const char *filter, int reason);
 };
 
 struct hearing *hearing_new(const struct hearing_handlers *handlers);

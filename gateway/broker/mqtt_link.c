@@ -88,6 +88,7 @@ struct mqtt_link {
     struct subscriber *subscriber;
     struct hearing *hearing;
     struct asking_again hearing_again;
+    bool hearing_said;           // that one was refused, in this run
     struct broker_limits limits; // of this connection
     bool in_library;             // it is reading or writing, and may be in a callback
     bool flushing;
@@ -441,6 +442,11 @@ static void say_what_does_not_work(struct mqtt_link *link) {
     free(text);
 }
 
+// Of a connection for a purpose that is soon reached, whoever made it says what matters.
+static bool is_told(const struct mqtt_link *link) {
+    return link->handlers->purpose == NULL || link->handlers->stays;
+}
+
 static void become_up(struct mqtt_link *link) {
     link->state = UP;
     *link->said = '\0';
@@ -449,7 +455,7 @@ static void become_up(struct mqtt_link *link) {
     // It has no more to say than what the calls return, and would format a line for each packet.
     mosquitto_log_callback_set(link->client, NULL);
     uv_timer_stop(&link->timer);
-    log_at(link->handlers->purpose == NULL ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
+    log_at(is_told(link) ? LOG_INFO : LOG_DEBUG, "%s: connected", link->name);
     asking_again_begin(&link->hearing_again);
     if (link->limits.wildcards)
         hearing_begin(link->hearing, link->resumed);
@@ -509,12 +515,6 @@ static bool hear_no_more(void *context, char *const *filters, size_t count, int 
     return !link->broken;
 }
 
-// Of a filter that is refused there may be thousands, so that none is told of: what they would tell is put right late.
-static bool hear_later(void *context, int reason) {
-    struct mqtt_link *link = context;
-    return asking_again_note(&link->hearing_again, reason) != AGAIN_NEVER;
-}
-
 static void hear_again(void *context) {
     struct mqtt_link *link = context;
     hearing_ask_again(link->hearing);
@@ -542,10 +542,20 @@ static void log_refused(const struct mqtt_link *link, const char *filter, int re
             again == AGAIN_SLOWLY ? "; asking again every 30 s" : "");
 }
 
+// Of the first one: there may be thousands like it.
+static bool hear_later(void *context, const char *filter, int reason) {
+    struct mqtt_link *link = context;
+    enum again again = asking_again_note(&link->hearing_again, reason);
+    if (!link->hearing_said && link->handlers->purpose == NULL)
+        log_refused(link, filter, reason, again);
+    link->hearing_said = true;
+    return again != AGAIN_NEVER;
+}
+
 static void on_answered(void *context, const struct mqtt_subscription *subscription, int reason,
                         enum again again, bool said) {
     struct mqtt_link *link = context;
-    bool granted = reason < 0x80, said_here = link->handlers->purpose == NULL;
+    bool granted = reason < 0x80, said_here = is_told(link);
     if (!granted && !said && said_here)
         log_refused(link, subscription->filter, reason, again);
     else if (granted && said && said_here)

@@ -16,6 +16,7 @@
 // Called on the loop. They may publish.
 struct mqtt_link_handlers {
     const char *purpose;              // for the log: of a connection that is not the main one; or NULL
+    bool stays;                       // such a one: that it is connected is worth a line, as of the main one
     bool somebody_waits;              // for an answer: connecting is tried again after a moment, each time
     void (*connected)(void *context); // what is retained for the subscriptions comes after this
     void (*up)(void *context);        // and subscribed

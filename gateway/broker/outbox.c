@@ -47,11 +47,12 @@
 #define SHARE            2           // messages that go out for each that is taken in while a backlog goes
 #define SHARE_AGAIN      200         // allowance at which devices are read again
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
-#define REFUSALS_MAX     10          // without a reason, until a message is dropped; one for each tick
-#define REFUSED_KEPT     64          // refused messages that are remembered for who waits for them later
-#define SILENCE_MAX      15000       // milliseconds without an answer to anything that is under way
-#define SILENCE_AGAIN    5000        // the same for suspects, which are few
-#define HURRY_MAX        10          // accused messages beyond which it is the broker that is in trouble
+#define REFUSALS_MAX     10 // of a message, while others are taken or without a reason, until it is dropped
+#define LATER            500 // milliseconds; doubled each time that it is refused for now while others are taken
+#define LATER_MAX        32000  // and at most
+#define REFUSED_KEPT     64     // refused messages that are remembered for who waits for them later
+#define SILENCE_MAX      15000  // milliseconds without an answer to anything that is under way
+#define HURRY_MAX        10     // accused messages beyond which it is the broker that is in trouble
 #define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
 #define LOOK_MAX         500    // messages among which one to another topic is looked for
 #define OVERDUE_MAX      3      // times that the answer to a message may be left out
@@ -65,9 +66,11 @@ struct item {
     int mid; // while it is at the broker; 0: it is not
     int refusals;
     bool report;
-    uint64_t hash; // of the topic, when it is retained
-    bool held;     // it waits until an earlier one to its topic is answered
-    bool released; // and that is the case
+    uint64_t hash; // of the topic
+    bool held; // it waits beside the others: until an earlier one to its topic is answered, or for not_before
+    bool released;       // and that is the case
+    uint64_t not_before; // by uv_now(): the broker did not take it for now; 0: it did not say so
+    uint64_t taken_when_refused;
     struct strikes strikes;
     uint64_t taken_then;  // messages taken before the first strike, or the first answer that was left out
     int overdue;          // times that its answer was left out
@@ -106,11 +109,12 @@ struct outbox {
 
     struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
-    size_t count, bytes;       // of items
-    bool pumping;              // messages are being handed over
-    uint64_t deferred_through; // the last that the broker did not take for now
-    bool may_retry;            // a tick has passed since
-    uint64_t answered_at;      // by uv_now(): the last answer to an item on this connection; 0: none
+    size_t count, bytes;  // of items
+    bool pumping;         // messages are being handed over
+    unsigned deferred[2]; // items that the broker did not take for now: others, reports
+    uint64_t taken_at[2]; // messages taken, by taken_of(), when it said so last
+    bool may_retry;       // a tick has passed since
+    uint64_t answered_at; // by uv_now(): the last answer to an item on this connection; 0: none
     struct suspects suspects;
     struct refusals refusals;
     struct refused *refused; // messages that were refused: all since the last tick, and some before it
@@ -260,8 +264,7 @@ static struct item *make_item(const struct mqtt_publish *publish) {
     size_t size = sizeof(struct item) + topic + publish->length + publish->correlation_length;
     struct item *item = must_have(malloc(size));
     *item = (struct item){.publish = *publish, .size = size};
-    if (publish->retain != MQTT_NOT_RETAINED)
-        item->hash = hash_fnv1a(publish->topic, topic - 1);
+    item->hash = hash_fnv1a(publish->topic, topic - 1);
     char *next = item->bytes;
     item->publish.topic = memcpy(next, publish->topic, topic);
     next += topic;
@@ -325,9 +328,10 @@ static bool is_faulty(const struct item *item) {
     return strikes_accuse(&item->strikes) || item->overdue >= OVERDUE_MAX - 1;
 }
 
-// A report that the broker perhaps never takes, and that waits on disk: nothing waits for it, however long that is.
+// A report that the broker perhaps never takes, or what waits beside the others, when it is on disk: nothing waits for
+// it, however long that is.
 static bool stands_apart(const struct outbox *outbox, const struct item *item) {
-    return is_faulty(item) && item->report && item->number <= outbox->written_through;
+    return ((is_faulty(item) && item->report) || item->held) && item->number <= outbox->written_through;
 }
 
 static const struct item *oldest_in_flow(const struct outbox *outbox) {
@@ -362,6 +366,7 @@ static void drop_item(struct outbox *outbox, struct item *item) {
     DL_DELETE(outbox->items, item);
     outbox->held -= item->held;
     outbox->released -= item->released;
+    outbox->deferred[item->report] -= item->not_before != 0;
     if (item->number <= outbox->last_spilled && item->number > outbox->deleted_through) {
         size_t size = disk_size(&item->publish);
         outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
@@ -630,19 +635,31 @@ static void load_more(struct outbox *outbox) {
     store_load_messages(outbox->store, outbox->next_load, outbox->load_limit, take_loaded, on_loaded, outbox);
 }
 
-// --- retained messages: never two to one topic under way, because not every broker keeps their order ---
+// --- what waits beside the others ---
+//
+// Two retained messages to one topic are never under way together, because not every broker keeps their order. And
+// what the broker does not take for now waits, and with it what follows to its topic.
 
 static bool is_same_topic(const struct item *one, const struct item *other) {
-    return one->publish.retain != MQTT_NOT_RETAINED && one->hash == other->hash &&
-           strcmp(one->publish.topic, other->publish.topic) == 0;
+    return one->hash == other->hash && strcmp(one->publish.topic, other->publish.topic) == 0;
 }
 
-// Whether an earlier one to the topic of a retained message is under way, or waits: also one that others are
-// tried in place of.
+static bool is_retained(const struct item *item) {
+    return item->publish.retain != MQTT_NOT_RETAINED;
+}
+
+static bool is_resting(const struct outbox *outbox, const struct item *item) {
+    return item->not_before > uv_now(outbox->loop);
+}
+
+// Whether an item waits for an earlier one to its topic: a retained one for any that is under way, or waits, also for
+// one that others are tried in place of.
 static bool is_topic_taken(const struct outbox *outbox, const struct item *item) {
     const struct item *earlier;
+    if (!is_retained(item) && outbox->held == 0 && outbox->deferred[item->report] == 0)
+        return false;
     for (earlier = outbox->items; earlier != item; earlier = earlier->next)
-        if (is_same_topic(earlier, item))
+        if (is_same_topic(earlier, item) && (is_retained(item) || earlier->held || earlier->not_before != 0))
             return true;
     return false;
 }
@@ -654,40 +671,59 @@ static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publis
     return rest != NULL && topic_after(rest, TOPIC_STATE) != NULL && strstr(rest, TOPIC_QUEUE) == NULL;
 }
 
-// What replaces another has its turn.
+// What replaces another has its turn, or its pause.
+static void inherit(struct outbox *outbox, struct item *by, const struct item *from) {
+    outbox->released += from->released && !by->released;
+    by->released = by->released || from->released;
+    if (from->not_before == 0)
+        return;
+    outbox->deferred[by->report] += by->not_before == 0;
+    by->not_before = from->not_before;
+    by->refusals = from->refusals;
+    by->taken_when_refused = from->taken_when_refused;
+}
+
 static void drop_replaced(struct outbox *outbox, struct item *by) {
     struct item *item = outbox->items, *next;
     for (; outbox->held > 0 && item != by; item = next) {
         next = item->next;
         if (!item->held || !is_same_topic(item, by))
             continue;
-        outbox->released += item->released && !by->released;
-        by->released = by->released || item->released;
+        inherit(outbox, by, item);
         drop_item(outbox, item);
     }
 }
 
-// It waits beside the others, which go on. Of values that wait for one topic only the last counts.
-static void hold_back(struct outbox *outbox, struct item *item) {
-    bool replaces = is_replaceable(outbox, &item->publish);
-    if (replaces)
-        drop_replaced(outbox, item);
-    outbox->next_out = item->next;
+static void hold(struct outbox *outbox, struct item *item) {
     item->held = true;
     outbox->held++;
 }
 
-// The answer to a retained message is in: the next one to its topic may go.
-static void release_next(struct outbox *outbox, const struct item *answered) {
+// It waits beside the others, which go on. Of values that wait for one topic only the last counts.
+static void hold_back(struct outbox *outbox, struct item *item) {
+    if (is_replaceable(outbox, &item->publish))
+        drop_replaced(outbox, item);
+    outbox->next_out = item->next;
+    hold(outbox, item);
+}
+
+static void release(struct outbox *outbox, struct item *item) {
+    outbox->released += !item->released;
+    item->released = true;
+}
+
+// The broker has a message, or never will: those that wait for its topic may go, one after the other where they are
+// retained or refused, or the answer was a refusal.
+static void release_next(struct outbox *outbox, const struct item *answered, bool taken) {
     struct item *item = outbox->items;
     for (; outbox->held > outbox->released && item != outbox->next_out; item = item->next) {
         if (item == answered || !is_same_topic(item, answered))
             continue;
-        if (!item->held)
+        if (!item->held || is_resting(outbox, item))
             return; // others are tried in its place
-        outbox->released += !item->released;
-        item->released = true;
-        return;
+        release(outbox, item);
+        if (is_retained(item) || item->not_before != 0 || !taken)
+            return;
     }
 }
 
@@ -725,7 +761,7 @@ static bool keep_aside(struct outbox *outbox, const struct mqtt_publish *publish
 // The broker does not take it, now or ever: everything else goes on. Its device is not told that it arrived.
 static void refuse_item(struct outbox *outbox, struct item *item, const char *why) {
     const struct refused refused = {.number = item->number, .report = item->report};
-    release_next(outbox, item);
+    release_next(outbox, item, false);
     remember_refused(outbox, refused);
     bool kept = item->report && keep_aside(outbox, &item->publish, why);
     log_refused(outbox, &item->publish, kept, why);
@@ -739,18 +775,95 @@ static void on_given_up(void *context, const struct mqtt_publish *publish, const
     log_refused(outbox, publish, kept, why);
 }
 
-// Whether the next answer is waited for before anything else is handed over.
-static bool is_deferred(const struct outbox *outbox) {
-    return outbox->items != NULL && outbox->items->number <= outbox->deferred_through;
+// --- what the broker does not take for now ---
+//
+// It waits beside the others and goes out again after a pause. When others are taken meanwhile the refusal is one of this
+// message: the pauses grow, and after some it is refused for good. When no other is taken (a quota of ours) nothing is
+// given up, and every tick one is tried; reports behind it wait.
+
+// Messages that the broker has taken: of reports, or of any.
+static uint64_t taken_of(const struct outbox *outbox, bool reports) {
+    return reports ? outbox->taken_reports : outbox->taken;
 }
 
-static void defer_item(struct outbox *outbox, struct item *item, const char *reason) {
-    if (!is_deferred(outbox))
-        log_warning("the broker rejected a message to %s for now: %s; retrying", item->publish.topic, reason);
-    if (outbox->deferred_through < item->number)
-        outbox->deferred_through = item->number;
+// Whether it has taken one since it last refused one for now.
+static bool is_taking(const struct outbox *outbox, bool reports) {
+    return outbox->deferred[reports] == 0 || taken_of(outbox, reports) > outbox->taken_at[reports];
+}
+
+static bool was_passed(const struct outbox *outbox, const struct item *item) {
+    return item->not_before != 0 && taken_of(outbox, item->report) > item->taken_when_refused;
+}
+
+static void log_deferred(struct outbox *outbox, const struct item *item, const char *reason) {
+    unsigned suppressed;
+    char note[LIMITER_NOTE_MAX];
+    if (item->not_before == 0 &&
+        limiter_allows(&outbox->log_limiter, uv_now(outbox->loop), "later", 5, &suppressed))
+        log_warning("the broker rejected a message to %s for now: %s; retrying%s", item->publish.topic,
+                    reason, limiter_note(suppressed, note));
+}
+
+// A value that waits behind one that was refused takes its place.
+static void drop_for_newer(struct outbox *outbox, const struct item *item) {
+    struct item *newer = NULL;
+    for (struct item *next = item->next; next != outbox->next_out; next = next->next)
+        if (next->held && is_same_topic(next, item))
+            newer = next;
+    if (newer != NULL)
+        drop_replaced(outbox, newer);
+}
+
+static void defer_item(struct outbox *outbox, struct item *item, enum mqtt_answer answer,
+                       const char *reason) {
+    bool passed = was_passed(outbox, item);
+    uint64_t pause = 0; // until the next tick
+    log_deferred(outbox, item, reason);
+    item->refusals += answer == MQTT_NOT_TAKEN || passed;
+    if (answer == MQTT_TAKEN_LATER && item->refusals > 0)
+        pause = (uint64_t)LATER << item->refusals;
+    outbox->deferred[item->report] += item->not_before == 0;
+    item->not_before = uv_now(outbox->loop) + (pause < LATER_MAX ? pause : LATER_MAX);
+    item->taken_when_refused = taken_of(outbox, item->report);
+    outbox->taken_at[item->report] = item->taken_when_refused;
     outbox->may_retry = false;
-    item->refusals++;
+    hold(outbox, item);
+    if (is_replaceable(outbox, &item->publish))
+        drop_for_newer(outbox, item);
+}
+
+// Whether the broker will not take it: it has said so often enough, or of others like it, or too much waits for it.
+static bool is_refused_enough(const struct outbox *outbox, const struct item *item) {
+    return item->refusals >= REFUSALS_MAX ||
+           (item->report && was_passed(outbox, item) &&
+            refusals_has(&outbox->refusals, item->publish.topic, &refusals_of_reports,
+                         uv_now(outbox->loop))) ||
+           (outbox->held >= OUTBOX_BESIDE_MAX && is_taking(outbox, item->report));
+}
+
+// No other to its topic is before it, or at the broker.
+static bool is_topic_free(const struct outbox *outbox, const struct item *item) {
+    bool before = true;
+    for (const struct item *other = outbox->items; other != outbox->next_out; other = other->next) {
+        before = before && other != item;
+        if (other != item && (before || other->mid != 0) && is_same_topic(other, item))
+            return false;
+    }
+    return true;
+}
+
+// On a tick: those whose pause is over go out again. When the broker takes nothing, one of them.
+static void release_deferred(struct outbox *outbox) {
+    struct item *item = outbox->items;
+    for (; outbox->held > outbox->released && item != outbox->next_out; item = item->next) {
+        if (!item->held || item->released || item->not_before == 0 || is_resting(outbox, item) ||
+            !is_topic_free(outbox, item))
+            continue;
+        bool taking = is_taking(outbox, item->report);
+        if (taking || outbox->may_retry)
+            release(outbox, item);
+        outbox->may_retry = outbox->may_retry && taking;
+    }
 }
 
 // --- messages that the connection breaks on, or that are never answered; see suspects.h ---
@@ -758,14 +871,17 @@ static void defer_item(struct outbox *outbox, struct item *item, const char *rea
 // Whether the broker has taken others since the message had its first fault, so that it takes messages. One to
 // the topic of a message that was just found to be to blame needs no other.
 static bool has_taken_others(const struct outbox *outbox, const struct item *item) {
-    uint64_t now = item->report ? outbox->taken_reports : outbox->taken;
-    return now > item->taken_then ||
+    return taken_of(outbox, item->report) > item->taken_then ||
            refusals_has(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
+}
+
+static void note_taken_then(const struct outbox *outbox, struct item *item) {
+    item->taken_then = taken_of(outbox, item->report);
 }
 
 static void note_first_fault(const struct outbox *outbox, struct item *item) {
     if (item->strikes.count == 0 && item->overdue == 0)
-        item->taken_then = item->report ? outbox->taken_reports : outbox->taken;
+        note_taken_then(outbox, item);
 }
 
 // It waits while others go out in its place.
@@ -773,28 +889,52 @@ static bool is_accused(const struct outbox *outbox, const struct item *item) {
     return is_faulty(item) && !has_taken_others(outbox, item);
 }
 
+// To a topic of the accused; or where one of these is no report, none either.
 static bool is_beside_accused(const struct outbox *outbox, const struct item *item) {
     const struct item *earlier;
     for (earlier = outbox->items; earlier != item; earlier = earlier->next)
-        if (is_accused(outbox, earlier) && strcmp(earlier->publish.topic, item->publish.topic) == 0)
+        if (is_accused(outbox, earlier) &&
+            (is_same_topic(earlier, item) || (!earlier->report && !item->report)))
             return true;
     return false;
 }
 
-// Those to the topics of the accused tell the least: another is tried first, if there is one.
+// The oldest that does not wait beside the others.
+static struct item *first_in_turn(const struct outbox *outbox) {
+    struct item *item = outbox->items;
+    while (item != NULL && (item->held || (item->mid == 0 && is_resting(outbox, item))))
+        item = item->next;
+    return item;
+}
+
+static bool is_first_accused(const struct outbox *outbox) {
+    const struct item *first = first_in_turn(outbox);
+    return first != NULL && is_accused(outbox, first);
+}
+
+static void go_on_from(struct outbox *outbox, struct item *next) {
+    struct item *item;
+    outbox->next_out = next;
+    for (item = outbox->items; item != next; item = item->next)
+        if (is_resting(outbox, item))
+            hold(outbox, item);
+}
+
+// Those to the topics of the accused tell the least: another is tried first, if there is one. So are reports, where
+// state is accused.
 static void pass_over_accused(struct outbox *outbox) {
     struct item *first = NULL, *item = outbox->items;
-    if (item == NULL || !is_accused(outbox, item))
+    if (!is_first_accused(outbox))
         return;
     for (unsigned looked = 0; item != NULL; item = item->next) {
-        if (is_accused(outbox, item))
+        if (is_accused(outbox, item) || is_resting(outbox, item))
             continue;
         if (first == NULL)
             first = item;
         if (looked++ == LOOK_MAX || !is_beside_accused(outbox, item))
             break;
     }
-    outbox->next_out = item != NULL ? item : first;
+    go_on_from(outbox, item != NULL ? item : first);
 }
 
 static unsigned count_accused(const struct outbox *outbox) {
@@ -831,7 +971,8 @@ static void forgive(struct outbox *outbox) {
 // --- handing over ---
 
 static bool is_suspected(const struct outbox *outbox) {
-    return outbox->items != NULL && suspects_include(&outbox->suspects, outbox->items->number);
+    const struct item *first = first_in_turn(outbox);
+    return first != NULL && suspects_include(&outbox->suspects, first->number);
 }
 
 // The link has the item. What becomes of it is told later, also with QoS 0.
@@ -843,6 +984,7 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->released -= item->released;
     item->held = item->released = false;
     item->handed_over = uv_now(outbox->loop);
+    outbox->may_retry = outbox->may_retry && is_taking(outbox, item->report);
     outbox->in_flight++;
 }
 
@@ -851,11 +993,11 @@ static bool has_place(const struct outbox *outbox) {
     const struct item *next = outbox->next_out;
     if (next == NULL)
         return false;
-    if (is_deferred(outbox))
-        return outbox->in_flight == 0;
     if (is_suspected(outbox))
         return outbox->suspects.left > 0 && may_be_tried(outbox, next) &&
-               (suspects_include(&outbox->suspects, next->number) || is_accused(outbox, outbox->items));
+               (suspects_include(&outbox->suspects, next->number) || is_first_accused(outbox));
+    if (next->report && !is_taking(outbox, true))
+        return outbox->may_retry && outbox->in_flight == 0;
     return outbox->in_flight < window_of(outbox);
 }
 
@@ -879,11 +1021,19 @@ static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item 
     return result;
 }
 
+// Beside the others, where there is room: while the broker takes nothing, memory is the bound.
+static void let_wait(struct outbox *outbox, struct item *item) {
+    if (outbox->held < OUTBOX_BESIDE_MAX || is_retained(item) || !is_taking(outbox, item->report))
+        hold_back(outbox, item);
+    else
+        refuse_item(outbox, item, "it does not take those before it");
+}
+
 // False when the link takes nothing more now.
 static bool hand_over_next(struct outbox *outbox) {
     struct item *item = outbox->next_out;
-    if (item->publish.retain != MQTT_NOT_RETAINED && is_topic_taken(outbox, item)) {
-        hold_back(outbox, item);
+    if (is_resting(outbox, item) || is_topic_taken(outbox, item)) {
+        let_wait(outbox, item);
         return true;
     }
     return give_to_link(outbox, item) != MQTT_NOT_NOW;
@@ -904,17 +1054,13 @@ static bool hand_over_released(struct outbox *outbox) {
 // Only when all that was at the broker is answered is it known what goes out again: all that is left of it.
 // Returns whether anything may be handed over now.
 static bool prepare(struct outbox *outbox) {
-    bool alone = is_deferred(outbox) || is_suspected(outbox);
-    if (!alone)
+    if (!is_suspected(outbox))
         return hand_over_released(outbox);
-    if (is_deferred(outbox) && (outbox->in_flight > 0 || !outbox->may_retry))
-        return false;
     if (outbox->in_flight > 0)
         return true;
     restart(outbox);
     suspects_begin_portion(&outbox->suspects);
-    if (!is_deferred(outbox))
-        pass_over_accused(outbox);
+    pass_over_accused(outbox);
     return true;
 }
 
@@ -1053,7 +1199,7 @@ static void blame_unanswered(struct outbox *outbox, enum mqtt_end end) {
         return;
     }
     const struct item *last = last_handed_over(outbox);
-    bool accused = is_accused(outbox, outbox->items);
+    bool accused = is_first_accused(outbox);
     bool alone = suspects_note_break(&outbox->suspects, count_under_way(outbox), first->number, last->number,
                                      outbox->answered_at != 0);
     if (outbox->suspects.through > 0 && count_accused(outbox) < HURRY_MAX)
@@ -1112,9 +1258,13 @@ static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answ
         outbox->taken++;
         note_outflow(outbox);
         sideline_note_taken(outbox->sideline);
+        release_next(outbox, item, true);
         drop_item(outbox, item);
-    } else if (answer == MQTT_TAKEN_LATER || (answer == MQTT_NOT_TAKEN && item->refusals < REFUSALS_MAX)) {
-        defer_item(outbox, item, reason);
+    } else if (answer != MQTT_NEVER_TAKEN && !is_refused_enough(outbox, item)) {
+        defer_item(outbox, item, answer, reason);
+    } else if (answer == MQTT_TAKEN_LATER) {
+        refusals_note(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
+        refuse_item(outbox, item, reason);
     } else {
         refusals_note_said(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
         refuse_item(outbox, item, reason);
@@ -1136,8 +1286,9 @@ void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, c
     outbox->answered_at = outbox->last_answer;
     if (is_suspected(outbox) && outbox->in_flight == 0)
         suspects_clear_portion(&outbox->suspects, window_of(outbox));
+    suspects_note_answer(&outbox->suspects, outbox->last_answer - item->handed_over);
     item->strikes = (struct strikes){.count = 0};
-    release_next(outbox, item);
+    item->overdue = 0;
     take_answer(outbox, item, answer, reason);
 }
 
@@ -1160,7 +1311,30 @@ static bool waits_too_long(const struct outbox *outbox) {
 static void refuse_unanswered(struct outbox *outbox, struct item *item) {
     item->mid = 0;
     outbox->in_flight--;
+    refusals_note(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
     refuse_item(outbox, item, "it never acknowledges this message");
+}
+
+static unsigned longer_of(unsigned one, unsigned other) {
+    return one > other ? one : other;
+}
+
+// Its answer was left out once more. Whether the broker will never answer it: it has answered others meanwhile, and much
+// sooner. Otherwise others go out in its place again. Of state, or a log entry, once is enough where it has not answered
+// others of the kind.
+static bool note_left_out(struct outbox *outbox, struct item *item) {
+    uint64_t now = uv_now(outbox->loop), waited = now - item->handed_over;
+    bool known = !item->report && refusals_has(&outbox->refusals, item->publish.topic, rule_of(item), now);
+    note_first_fault(outbox, item);
+    if ((++item->overdue < OVERDUE_MAX && !known) || !has_taken_others(outbox, item))
+        return false;
+    note_taken_then(outbox, item);
+    return suspects_would_have_answered(&outbox->suspects, waited);
+}
+
+static bool is_overdue(const struct outbox *outbox) {
+    return outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since >
+                                           longer_of(suspects_patience(&outbox->suspects), OVERDUE);
 }
 
 // The broker answers others and not this one: it goes out again on a new connection, but not for ever.
@@ -1169,20 +1343,19 @@ static void end_overdue(struct outbox *outbox) {
     while (item != NULL && item->number != outbox->passed_over)
         item = item->next;
     outbox->passed_over = 0;
-    if (item != NULL && item->mid != 0) {
-        note_first_fault(outbox, item);
-        if (++item->overdue >= OVERDUE_MAX) {
-            refuse_unanswered(outbox, item);
-            return;
-        }
+    if (item != NULL && item->mid != 0 && note_left_out(outbox, item)) {
+        refuse_unanswered(outbox, item);
+        return;
     }
+    suspects_note_silence(&outbox->suspects);
     outbox->carrier->reset(outbox->carrier->context, "it skipped an acknowledgement");
 }
 
 static bool is_silent(const struct outbox *outbox, const struct item *oldest) {
     uint64_t since = oldest->handed_over > outbox->answered_at ? oldest->handed_over : outbox->answered_at;
-    uint64_t most = is_suspected(outbox) ? SILENCE_AGAIN : SILENCE_MAX;
-    return uv_now(outbox->loop) - since > most;
+    unsigned patience = suspects_patience(&outbox->suspects); // suspects are few
+    return uv_now(outbox->loop) - since >
+           (is_suspected(outbox) ? patience : longer_of(patience, SILENCE_MAX));
 }
 
 // All that were under way go out again one at a time. The oldest is the likely reason: others go out in its place
@@ -1193,20 +1366,19 @@ static void suspect_unanswered(struct outbox *outbox) {
         outbox->suspects.through = last;
     outbox->suspects.portion = 1;
     outbox->suspects.cleared = 0;
-    outbox->deferred_through = 0;
     if (count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
 }
 
 // The broker keeps the connection and answers nothing any more. RabbitMQ does so at a message that is too large.
-// What is to blame is alone, was left out again and again, and others were taken.
 static void end_silence(struct outbox *outbox) {
     struct item *oldest = oldest_under_way(outbox);
     if (oldest == NULL || !carrier_is_up(outbox) || !is_silent(outbox, oldest))
         return;
-    note_first_fault(outbox, oldest);
+    if (is_suspected(outbox))
+        suspects_note_silence(&outbox->suspects);
     suspect_unanswered(outbox);
-    if (++oldest->overdue >= OVERDUE_MAX && outbox->in_flight == 1 && has_taken_others(outbox, oldest))
+    if (note_left_out(outbox, oldest) && outbox->in_flight == 1)
         refuse_unanswered(outbox, oldest);
     outbox->carrier->reset(outbox->carrier->context, "it does not acknowledge messages");
 }
@@ -1221,16 +1393,19 @@ static void try_accused_again(struct outbox *outbox) {
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
     end_silence(outbox);
-    sideline_tick(outbox->sideline, outbox->last_answer);
+    sideline_tick(outbox->sideline, outbox->last_answer, &outbox->suspects);
     try_accused_again(outbox);
     if (!outbox->spilling && waits_too_long(outbox))
         begin_spilling(outbox,
                        carrier_is_up(outbox) ? "it does not acknowledge messages" : "it is disconnected");
-    if (outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since > OVERDUE)
+    if (is_overdue(outbox))
         end_overdue(outbox);
     delete_taken(outbox, 1);
     outbox->may_retry = true;
     forget_refused(outbox);
+    if (outbox->deferred[0] + outbox->deferred[1] < window_of(outbox))
+        pump(outbox); // others are tried before those that were refused
+    release_deferred(outbox);
     pump(outbox);
     update_intake(outbox);
 }

@@ -7,7 +7,6 @@
 #include <utlist.h>
 
 #include "gateway/base/memory.h"
-#include "gateway/broker/suspects.h"
 
 #define LATER        1000  // milliseconds until what the broker does not take for now goes out again
 #define RESULT_WAIT  1000  // milliseconds after which a result goes out although the queue is not empty
@@ -305,8 +304,9 @@ bool sideline_published(struct sideline *sideline, int mid, enum mqtt_answer ans
 
 // --- a message that is never answered ---
 
-static bool is_overdue(const struct note *note, uint64_t last_answer) {
-    return note->mid != 0 && last_answer > note->handed_over && last_answer - note->handed_over > OVERDUE;
+static bool is_overdue(const struct note *note, uint64_t last_answer, const struct suspects *suspects) {
+    return note->mid != 0 && last_answer > note->handed_over && last_answer - note->handed_over > OVERDUE &&
+           suspects_would_have_answered(suspects, last_answer - note->handed_over);
 }
 
 static void forget_unanswered(struct sideline *sideline, struct note *say) {
@@ -315,14 +315,14 @@ static void forget_unanswered(struct sideline *sideline, struct note *say) {
         drop_say(sideline, say);
 }
 
-void sideline_tick(struct sideline *sideline, uint64_t last_answer) {
+void sideline_tick(struct sideline *sideline, uint64_t last_answer, const struct suspects *suspects) {
     struct note *note, *next;
     store_results(sideline, MEMORY_TIME);
     DL_FOREACH_SAFE(sideline->says, note, next) {
-        if (is_overdue(note, last_answer))
+        if (is_overdue(note, last_answer, suspects))
             forget_unanswered(sideline, note);
     }
-    if (sideline->results != NULL && is_overdue(sideline->results, last_answer))
+    if (sideline->results != NULL && is_overdue(sideline->results, last_answer, suspects))
         give_up_result(sideline, sideline->results, "it never acknowledges this message");
 }
 

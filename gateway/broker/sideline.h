@@ -20,6 +20,7 @@
 #include "gateway/broker/mqtt.h"
 #include "gateway/broker/refusals.h"
 #include "gateway/broker/store.h"
+#include "gateway/broker/suspects.h"
 
 #define SIDELINE_RESULTS_MAX 1000      // that wait; beyond that the oldest is given up
 #define SIDELINE_BYTES_MAX   (4 << 20) // and their bytes
@@ -57,8 +58,8 @@ void sideline_note_taken(struct sideline *sideline);
 bool sideline_link_down(struct sideline *sideline, enum mqtt_end end);
 
 // To be called now and then. last_answer: when the broker answered any message on this connection, by
-// uv_now(); 0: never.
-void sideline_tick(struct sideline *sideline, uint64_t last_answer);
+// uv_now(); 0: never. suspects know how late it answers.
+void sideline_tick(struct sideline *sideline, uint64_t last_answer, const struct suspects *suspects);
 
 bool sideline_is_under_way(const struct sideline *sideline); // one of these is at the broker
 // Results that the broker does not have.

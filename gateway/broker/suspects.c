@@ -5,7 +5,7 @@
 #define WAIT_MAX 60000 // the same
 #define QUICK_MAX                                                                                            \
     1000 // milliseconds: a broker that closes at a message does so within the way there and back
-#define RATIO         8   // how much longer a connection must have lived before than after
+#define RATIO         8 // how much longer a connection must have lived before than after; and a wait than others
 #define CLEAR         250 // milliseconds: a broker that closes later may have done so for another reason
 #define CLEAR_STRIKES 3
 #define MURKY_STRIKES 5
@@ -42,6 +42,29 @@ void strikes_note(struct strikes *strikes, enum mqtt_end end, uint64_t before, u
     else
         *strikes =
             (struct strikes){.count = next.count + 1, .quick = next.quick, .murky = next.murky || !clear};
+}
+
+unsigned suspects_patience(const struct suspects *suspects) {
+    unsigned patience = SUSPECTS_PATIENCE << suspects->doubled;
+    return patience < SUSPECTS_PATIENCE_MAX ? patience : SUSPECTS_PATIENCE_MAX;
+}
+
+void suspects_note_silence(struct suspects *suspects) {
+    suspects->doubled += suspects_patience(suspects) < SUSPECTS_PATIENCE_MAX;
+}
+
+// One quick answer tells little: some are quick where others are late.
+void suspects_note_answer(struct suspects *suspects, uint64_t after) {
+    if (after > suspects->slowest)
+        suspects->slowest = after < SUSPECTS_PATIENCE_MAX ? (unsigned)after : SUSPECTS_PATIENCE_MAX;
+    suspects->quick = after <= QUICK_MAX ? suspects->quick + 1 : 0;
+    if (suspects->quick < SUSPECTS_CLEARED)
+        return;
+    suspects->quick = suspects->doubled = suspects->slowest = 0;
+}
+
+bool suspects_would_have_answered(const struct suspects *suspects, uint64_t waited) {
+    return waited >= SUSPECTS_PATIENCE_MAX || waited >= (uint64_t)suspects->slowest * RATIO;
 }
 
 bool suspects_include(const struct suspects *suspects, uint64_t number) {

@@ -15,6 +15,11 @@
 //    the connection then breaks on the message once more, is the message to blame. Where everything breaks
 //    everything waits.
 //
+// A broker that has stalled may answer late for a while, and a wait for an answer that is shorter than what it needs
+// would end one connection after the other. So each wait in vain doubles the next one, up to SUSPECTS_PATIENCE_MAX, until
+// it answers quickly again. For the same reason an answer counts as left out for good only after a wait that is many
+// times as long as those for the others.
+//
 // How many strikes it takes depends on how clear they are. When each time the broker closed the connection in
 // good order and soon, the third is the last. When one was a reset, a timeout or late, it may have been the
 // network, and the fifth is.
@@ -25,7 +30,9 @@
 
 #include "gateway/broker/mqtt.h"
 
-#define SUSPECTS_CLEARED 8 // messages in a row that must be answered before a portion grows
+#define SUSPECTS_CLEARED      8     // messages in a row that must be answered before a portion grows
+#define SUSPECTS_PATIENCE     5000  // milliseconds that the answer to a suspect is waited for
+#define SUSPECTS_PATIENCE_MAX 80000 // and at most, when there was none
 
 // Connections that broke soon after a message was written to them. All zero: none.
 struct strikes {
@@ -50,7 +57,19 @@ struct suspects {
     unsigned cleared; // messages answered in portions of this size
     unsigned left;    // of the portion under way: not handed over yet
     bool broke;       // the last connection broke with messages under way
+    unsigned doubled; // times that the wait for an answer was
+    unsigned slowest; // milliseconds: the longest that one was waited for, while the broker is late
+    unsigned quick;   // answers in a row that came quickly
 };
+
+// Milliseconds that the answer to a suspect is waited for before the connection is ended.
+unsigned suspects_patience(const struct suspects *suspects);
+// There was none in that time: the next wait is longer.
+void suspects_note_silence(struct suspects *suspects);
+// There was one, so many milliseconds after the message was handed over.
+void suspects_note_answer(struct suspects *suspects, uint64_t after);
+// Whether it tells that a message will never be answered when it was not for so many milliseconds.
+bool suspects_would_have_answered(const struct suspects *suspects, uint64_t waited);
 
 // Whether the message of that number is one.
 bool suspects_include(const struct suspects *suspects, uint64_t number);

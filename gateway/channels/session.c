@@ -16,6 +16,10 @@
 #define STALE_TIME  60000000 // microseconds
 #define SETTLE_TIME 2000000  // microseconds to wait for our own log entry, which may be behind many messages
 
+size_t sessions_count(const struct session_table *table) {
+    return HASH_CNT(by_ident, table->by_ident);
+}
+
 struct session *session_by_ident(const struct session_table *table, const char *ident) {
     struct session *session;
     HASH_FIND(by_ident, table->by_ident, ident, strlen(ident), session);
@@ -183,9 +187,9 @@ static void tell_rivalry(struct session *session, const struct place *old, const
     if (session->rivalry_told || !is_to_stay(old))
         return;
     session->rivalry_told = true;
-    log_warning("channel %s, %s, device %s: waits for up to a second: %s has just taken over, and so on: two "
-                "devices with "
-                "one ident, or somebody else",
+    log_warning("channel %s, %s, device %s: waits, since %s took over from another connection less than a "
+                "second ago: two "
+                "devices with one ident, or one that connects again and again",
                 peer->channel->name, peer->address, session->ident, old->peer->address);
 }
 

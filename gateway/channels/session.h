@@ -99,6 +99,9 @@ void sessions_admit(struct channel_parts *parts);
 // place, and few others came from its address within the minute. When not, the log says so once a minute.
 bool session_may_be_known(const struct peer *peer, const char *ident, const struct device *device);
 
+// How many devices are here, over TCP or UDP.
+size_t sessions_count(const struct session_table *table);
+
 // NULL when the device is not here. Only devices with an identity are found by an id.
 struct session *session_by_ident(const struct session_table *table, const char *ident);
 struct session *session_by_device_id(const struct session_table *table, int64_t id);

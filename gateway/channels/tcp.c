@@ -19,7 +19,7 @@
 #define RECEIVE_BUFFER  32768 // bytes that the system keeps of what a connection has sent and was not read
 #define WRITE_QUEUE_MAX 65536 // bytes that a connection may have waiting to be written
 #define DRAIN_TIME      5000  // milliseconds that a connection lives on after its end, for replies that wait
-#define WAIT_STEP       100 // milliseconds after which a connection whose device is at another one tries again
+#define WAIT_STEP       100   // milliseconds after which one that waits for its device first tries again
 #define WAIT_MAX        10000 // milliseconds after which it waits no longer
 
 struct tcp_connection {
@@ -190,15 +190,20 @@ static bool is_behind(const struct peer *peer) {
 static const struct peer_transport tcp_transport = {
     .is_behind = is_behind, .send = send_bytes, .close = close_connection};
 
-static void wait_for_device(struct tcp_connection *connection, enum codec_follow follow) {
+// Less and less often: there may be thousands that say the same ident.
+static void try_later(struct tcp_connection *connection) {
     uint64_t now = uv_now(connection->peer.parts->loop);
+    connection->tries_at = now + WAIT_STEP + (now - connection->waits_since) / 4;
+    set_timer(connection);
+}
+
+static void wait_for_device(struct tcp_connection *connection, enum codec_follow follow) {
     if (!connection->waits)
-        connection->waits_since = now;
+        connection->waits_since = uv_now(connection->peer.parts->loop);
     connection->waits = true;
     connection->waits_follow = follow;
-    connection->tries_at = now + WAIT_STEP;
     uv_read_stop((uv_stream_t *)&connection->tcp);
-    set_timer(connection);
+    try_later(connection);
 }
 
 static void take(struct tcp_connection *connection, const uint8_t *bytes, size_t length,
@@ -280,9 +285,8 @@ static void go_on(struct tcp_connection *connection) {
 
 static void try_again(struct tcp_connection *connection, uint64_t now) {
     struct peer *peer = &connection->peer;
-    connection->tries_at = now + WAIT_STEP;
     if (!gate_reads(peer->parts->gate)) {
-        set_timer(connection);
+        try_later(connection);
         return;
     }
     peer->may_wait = now - connection->waits_since < WAIT_MAX;

@@ -56,22 +56,28 @@ struct command {
     struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL
     uint64_t published;    // number in the outbox of its entry as last published
     uint64_t sent_to;      // of one that was sent from here: serial number of the road
-    bool has_begun;        // the device has said that it is working on it
-    bool fresh;            // it waits to be on disk, before it is sent
-    bool unwritten;        // it waits to be on disk as sent, before it is
-    bool unheard;          // it waits for its entry as sent to come back from the broker, before it is
+    uint64_t here_then; // of one that another instance sent: the connection that the device had here when we
+                        // heard that, so that it has not come from there since; or 0
+    bool has_begun;     // the device has said that it is working on it
+    bool fresh;         // it waits to be on disk, before it is sent
+    bool unwritten;     // it waits to be on disk as sent, before it is
+    bool unheard;       // it waits for its entry as sent to come back from the broker, before it is
     uint8_t
         *bytes; // of one that waits for either: what it will send then, of which the entry tells; else NULL
     size_t bytes_length;
     int64_t claim_by;     // by clock_ticks(): until then its entry should have come back
+    unsigned unreturned;  // times in a row that the broker took that and did not give it back
+    bool watched;         // waiter waits for what becomes of its entry
+    bool refused;         // the broker has refused its entry as published last
+    bool unshared;        // and every one before: nobody but us knows of the command
     bool ended_elsewhere; // of one that has ended: another instance said so
     bool is_back;         // the device came back after it was sent, and is given a moment for the answer
     bool end_written;     // of one that has ended: it is on disk
     bool end_said;        // and the broker is told how, before its entry is emptied
     bool result_said;     // and who asked for it
     int64_t forget_at; // by clock_ticks(), of a tombstone: an ended command whose end the broker has; else 0
-    struct outbox_waiter waiter; // of one that has ended: until the broker has the result
-    struct command_queue *queue; // the same: that waits for it
+    struct outbox_waiter waiter; // until the broker has its entry; of one that has ended, the result
+    struct command_queue *queue; // that waits for it
 
     // The table's own.
     struct command_target *target; // whose list it stands in, while it has not ended

@@ -60,12 +60,15 @@ const struct command_counts *commands_counts(const struct commands *commands) {
     return &commands->counts;
 }
 
+size_t commands_waiting(const struct commands *commands) {
+    return commands->table.pending;
+}
+
 static void on_sweep(uv_timer_t *timer) {
     struct commands *commands = timer->data;
     command_queue_sweep(&commands->queue, clock_ticks());
     command_sync_mark(&commands->sync);
-    if (redelivery_is_overdue(commands->intake.redelivery, clock_ticks()))
-        command_intake_settled(&commands->intake, commands->sync.vouched);
+    command_intake_sweep(&commands->intake, clock_ticks(), commands->sync.vouched);
 }
 
 void commands_start(struct commands *commands) {

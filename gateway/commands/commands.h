@@ -44,6 +44,8 @@ void commands_free(struct commands *commands);
 
 // How many have ended, in this run.
 const struct command_counts *commands_counts(const struct commands *commands);
+// How many have not ended: of all gateways on the broker, as far as it was heard of them.
+size_t commands_waiting(const struct commands *commands);
 
 // --- the broker ---
 

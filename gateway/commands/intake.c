@@ -17,7 +17,9 @@
 
 #define PAYLOAD_MAX    262144 // bytes of a publish
 #define DEFINITION_MAX 16384  // bytes of one command, as JSON
-#define DEPTH_MAX      64     // of nested objects and arrays, so that what holds it can be read too
+// Microseconds before a connection in which a command came shortly before it: longer than a broker restarts.
+#define RECENT_TIME 600000000
+#define DEPTH_MAX   64 // of nested objects and arrays, so that what holds it can be read too
 
 // One that waits until it is on disk.
 struct command_fresh {
@@ -261,7 +263,8 @@ static void await_disk(struct command_intake *intake, int64_t id) {
 
 static void announce(struct command_intake *intake, struct command *command) {
     say_queued(intake->queue, command);
-    command_voice_publish(intake->queue->voice, command);
+    command->unshared = true; // until the broker has taken it
+    command_queue_publish(intake->queue, command);
     intake->queue->unannounced = intake->queue->unannounced || command->unsaid;
 }
 
@@ -321,6 +324,11 @@ static json_t *read_definitions(const struct command_intake *intake, const struc
     return *reason == NULL ? command_parse(received->payload, received->length, reason) : NULL;
 }
 
+static void say_left_out(const char *key, int64_t twin) {
+    log_info("%s: delivered again by the broker, left out: command %lld came of it already", key,
+             (long long)twin);
+}
+
 // Whether one of them must not happen twice.
 static bool has_once(const struct command_intake *intake, const json_t *definitions) {
     const json_t *definition;
@@ -333,13 +341,29 @@ static bool has_once(const struct command_intake *intake, const json_t *definiti
     return false;
 }
 
-static void compare(const struct command_intake *intake, struct address *address,
+// Whether a publish with that packet id is the very one that command came of, whatever the broker remembers. once: its
+// commands must not happen twice.
+static bool is_repeated(const struct command_intake *intake, int64_t twin, int mid, bool once) {
+    const struct command *first = command_table_find(intake->queue->table, twin);
+    return first != NULL && twin > intake->recent && first->mid == mid && (once || command_has_ended(first));
+}
+
+// False when it is surely delivered again.
+static bool compare(const struct command_intake *intake, struct address *address,
                     const struct mqtt_received *received, const json_t *definitions) {
+    bool once = has_once(intake, definitions);
     address->publish = redelivery_fingerprint(received);
     address->mid = received->mid;
     address->nth = received->nth;
     address->twin = redelivery_twin(intake->redelivery, address->publish, received->mid, received->nth,
-                                    has_once(intake, definitions));
+                                    once && !intake->settled);
+    if (!intake->settled)
+        return true;
+    bool repeated = is_repeated(intake, address->twin, received->mid, once);
+    if (repeated)
+        say_left_out(address->key, address->twin);
+    address->twin = 0;
+    return !repeated;
 }
 
 static void take_payload(struct command_intake *intake, struct address *address,
@@ -347,12 +371,12 @@ static void take_payload(struct command_intake *intake, struct address *address,
     char *fault = NULL;
     json_t *definitions = read_definitions(intake, received, &fault), *definition;
     size_t i;
-    if (definitions == NULL)
+    if (definitions == NULL) {
         reject_all(intake, address, *received, fault);
-    else
-        compare(intake, address, received, definitions);
-    json_array_foreach(definitions, i, definition) {
-        take_definition(intake, address, received, definition);
+    } else if (compare(intake, address, received, definitions)) {
+        json_array_foreach(definitions, i, definition) {
+            take_definition(intake, address, received, definition);
+        }
     }
     json_decref(definitions);
     free(fault);
@@ -371,8 +395,7 @@ void command_intake_take(struct command_intake *intake, const struct mqtt_receiv
 // --- what the broker may have delivered again ---
 
 static void leave_out(struct command_intake *intake, struct command *command) {
-    log_info("%s: delivered again by the broker, left out: command %lld came of it already", command->key,
-             (long long)command->twin);
+    say_left_out(command->key, command->twin);
     command_queue_forget(intake->queue, command);
 }
 
@@ -388,11 +411,21 @@ static void decide(struct command_intake *intake, struct command *command, bool 
 
 void command_intake_settled(struct command_intake *intake, int64_t vouched) {
     struct command *command, *next;
-    redelivery_end(intake->redelivery);
+    intake->settled = true;
     HASH_ITER(hh, intake->queue->table->by_id, command, next) {
+        bool once = command_queue_is_once(intake->queue, command);
         if (command->twin != 0)
-            decide(intake, command, command->twin > vouched);
+            decide(intake, command,
+                   command->twin > vouched || is_repeated(intake, command->twin, command->mid, once));
     }
+}
+
+void command_intake_sweep(struct command_intake *intake, int64_t now, int64_t vouched) {
+    if (!redelivery_is_overdue(intake->redelivery, now))
+        return;
+    if (!intake->settled)
+        command_intake_settled(intake, vouched);
+    redelivery_end(intake->redelivery);
 }
 
 // Nobody will ever say what these were: one that must not happen twice is not risked.
@@ -420,6 +453,8 @@ static void begin_session(struct command_intake *intake) {
 void command_intake_connected(struct command_intake *intake, bool resumed) {
     if (!resumed && intake->queue->config->commands.intake)
         begin_session(intake);
+    intake->settled = false;
+    intake->recent = clock_now() - RECENT_TIME;
     redelivery_begin(intake->redelivery, resumed ? intake->queue->table : NULL, intake->before_session,
                      clock_ticks());
 }

@@ -12,6 +12,8 @@ struct command_intake {
     const struct registry *registry;
     struct redelivery *redelivery;
     struct command_fresh *fresh; // of commands that wait for the disk, the first one first; NULL at first
+    bool settled;   // the broker has delivered what it had kept; what comes then is new, or comes late
+    int64_t recent; // ids of commands that came shortly before the connection begin here
     int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known
 };
 
@@ -29,3 +31,6 @@ void command_intake_take(struct command_intake *intake, const struct mqtt_receiv
 // The broker has delivered what it had kept for us; vouched is the id of the last command up to which its memory
 // reaches, 0 when none. What it has delivered again is left out, the rest is queued.
 void command_intake_settled(struct command_intake *intake, int64_t vouched);
+
+// From time to time: what came before the connection is remembered for a minute. now is by clock_ticks().
+void command_intake_sweep(struct command_intake *intake, int64_t now, int64_t vouched);

@@ -19,6 +19,9 @@
 #define RETURN_TIME 5
 // Seconds for an entry to come back from the broker, after which it is said again.
 #define CLAIM_TIME 10
+// Times that the broker may take an entry without giving it back, before it is taken for refused: of MQTT 3.1.1 it
+// cannot say so.
+#define UNRETURNED_MAX 3
 // Seconds that a command may be sent later than its entry says.
 #define LATE_TIME 1
 // Seconds that a tombstone stands at least: longer than Mosquitto waits between two saves.
@@ -35,6 +38,54 @@ struct command_unwritten {
     struct command_unwritten *next;
 };
 
+// --- what the broker says to an entry ---
+
+static bool has_others(const struct command_queue *queue) {
+    return queue->roads->has_others(queue->roads->context);
+}
+
+// Whether the others should know of it, and do not.
+static bool is_hidden(const struct command_queue *queue, const struct command *command) {
+    return command->refused && command->unshared && has_others(queue);
+}
+
+static void watch_entry(struct command_queue *queue, struct command *command);
+
+// Only noted: the outbox may be in the middle of something. The sweep acts on it.
+static void on_entry_safe(struct outbox_waiter *waiter, bool safe) {
+    struct command *command = (struct command *)((char *)waiter - offsetof(struct command, waiter));
+    command->watched = false;
+    command->refused = !safe && waiter->last == command->published;
+    command->unshared = command->unshared && !safe;
+    if (is_hidden(command->queue, command))
+        log_about(command->key, LOG_WARNING,
+                  "%s: command %s can be sent by this gateway alone: the broker refuses its queue entry",
+                  command->key, command_voice_name(command));
+    watch_entry(command->queue, command); // what was published behind it
+}
+
+static void watch_entry(struct command_queue *queue, struct command *command) {
+    if (command->watched || command->published == 0 || command->published == command->waiter.last)
+        return;
+    command->queue = queue;
+    command->watched = true;
+    command->waiter = (struct outbox_waiter){
+        .first = command->published, .last = command->published, .done = on_entry_safe};
+    outbox_when_safe(queue->voice->outbox, &command->waiter);
+}
+
+static void watch_no_more(const struct command_queue *queue, struct command *command) {
+    if (command->watched)
+        outbox_forget(queue->voice->outbox, &command->waiter);
+    command->watched = command->refused = false;
+}
+
+void command_queue_publish(struct command_queue *queue, struct command *command) {
+    command_voice_publish(queue->voice, command);
+    command->refused = false;
+    watch_entry(queue, command);
+}
+
 // --- the end ---
 
 static void keep_id_only(struct command *command) {
@@ -50,6 +101,7 @@ static void keep_id_only(struct command *command) {
 }
 
 void command_queue_bury(struct command_queue *queue, struct command *command, enum command_state end) {
+    watch_no_more(queue, command);
     command_table_leave_target(queue->table, command);
     keep_id_only(command);
     command->state = end;
@@ -61,6 +113,7 @@ void command_queue_bury(struct command_queue *queue, struct command *command, en
 }
 
 void command_queue_forget(struct command_queue *queue, struct command *command) {
+    watch_no_more(queue, command);
     command_voice_forget(queue->voice, command);
     command_table_drop(queue->table, command);
 }
@@ -127,6 +180,7 @@ static json_t *result_of(bool executed, json_t *response, const char *reason) {
 // Takes result over.
 static void finish(struct command_queue *queue, struct command *command, enum command_state end,
                    json_t *result) {
+    watch_no_more(queue, command);
     command->state = end;
     command->published = 0;
     command->end_said = command->result_said = false;
@@ -177,6 +231,11 @@ static bool find_device(const struct command_queue *queue, const struct command 
 static bool find_road(const struct command_queue *queue, const struct command *command, struct road *road) {
     return find_device(queue, command, road) &&
            (command->channel_id == 0 || command->channel_id == road->channel->id);
+}
+
+uint64_t command_queue_connection(const struct command_queue *queue, const struct command *command) {
+    struct road road;
+    return find_road(queue, command, &road) ? road.serial : 0;
 }
 
 // Seconds to wait for the answer.
@@ -232,10 +291,6 @@ static char *encode(struct command *command, const struct road *road, struct cod
     return fault != NULL ? fault
                          : command_encode(command->definition, codec, road->codec_session, &setting, writer,
                                           &command->expectation);
-}
-
-static bool has_others(const struct command_queue *queue) {
-    return queue->roads->has_others(queue->roads->context);
 }
 
 // It is said to be sent, but is not yet.
@@ -301,7 +356,7 @@ static bool send_command(struct command_queue *queue, struct command *command, c
     note_sent(queue, command, road);
     command->unwritten = command_queue_is_once(queue, command);
     command->unheard = has_others(queue);
-    command_voice_publish(queue->voice, command);
+    command_queue_publish(queue, command);
     if (is_unsent(command))
         send_later(queue, command, &writer);
     else
@@ -364,6 +419,7 @@ static void on_sent_written(void *context, bool ok) {
 
 void command_queue_heard(struct command_queue *queue, struct command *command) {
     command->unheard = false;
+    command->unreturned = 0;
     if (!command->unwritten)
         send_unsent(queue, command);
 }
@@ -381,12 +437,12 @@ static bool may_have_ended(const struct command_queue *queue, const struct comma
     return !command->confirmed && roll_call_is_open(queue->roll_call);
 }
 
-// Whether it was sent from here to a connection which is gone, in this run or an earlier one, and may be sent again by
-// this road.
+// Whether it was sent to a connection which is gone, from here or by another instance, and may be sent again by this
+// road. The device came here after the other one sent it: else that one is told that it is here, and does not send.
 static bool is_unanswered(const struct command_queue *queue, const struct command *command,
                           const struct road *road) {
-    return !command->has_begun && !is_unsent(command) && command_voice_is_own(queue->voice, command) &&
-           command->sent_to != road->serial && command->attempts < command->max_attempts &&
+    return !command->has_begun && !is_unsent(command) && command->sent_to != road->serial &&
+           command->here_then != road->serial && command->attempts < command->max_attempts &&
            !may_have_ended(queue, command);
 }
 
@@ -473,6 +529,8 @@ void command_queue_device_talks(struct command_queue *queue, int64_t device_id, 
 static int fit_of(const struct command *command, const struct road *from, const struct codec_answer *answer) {
     const char *key = command->expectation.key;
     bool waits = command->state == COMMAND_SENT || command->attempts > 0;
+    if (answer->implicit && command->sent_to != from->serial)
+        return 0; // a report of a device that has come back is what it says each time
     if (!waits || !(*key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0))
         return 0;
     return command->state != COMMAND_SENT ? 1 : command->sent_to != from->serial ? 2 : 3;
@@ -627,19 +685,58 @@ static bool is_timed_out(const struct command_queue *queue, const struct command
     return late || orphaned;
 }
 
+// It cannot be said that it is sent, and others may send it. The intake says how it ends: to it an emptied entry is
+// a cancelation, whatever else it could not be told.
+static void end_unclaimed(struct command_queue *queue, struct command *command, const char *what) {
+    char *reason = text_format("not sent: the broker %s its queue entry, without which another gateway might "
+                               "send it too",
+                               what);
+    command_queue_yield(command);
+    command->attempts--;
+    if (queue->config->commands.intake) {
+        fail(queue, command, COMMAND_PROCESSED, reason);
+    } else {
+        log_about(command->key, LOG_WARNING, "%s: command %s canceled, %s", command->key,
+                  command_voice_name(command), reason);
+        command_voice_empty(queue->voice, command);
+        command->ended_elsewhere = true;
+        command_queue_bury(queue, command, COMMAND_CANCELED);
+    }
+    free(reason);
+}
+
+// Its entry has not come back.
+static void sweep_unsent(struct command_queue *queue, struct command *command, int64_t now) {
+    if (command->unwritten)
+        return;
+    if (command->refused && command->unshared)
+        command_queue_heard(queue, command);
+    else if (command->refused)
+        end_unclaimed(queue, command, "refuses");
+    else if (now < command->claim_by || !roll_call_is_done(queue->roll_call))
+        return;
+    else if (bus_has_taken(queue->voice->bus, command->published) && ++command->unreturned >= UNRETURNED_MAX)
+        end_unclaimed(queue, command, "does not give back");
+    else
+        take_back(queue, command); // it is tried again
+}
+
 static void sweep_pending(struct command_queue *queue, struct command *command, int64_t now) {
     if (command->twin != 0 || may_have_ended(queue, command))
         return;
     if (command->unsaid && !bus_is_full(queue->voice->bus)) // else it would be written to disk each time
         command_voice_publish(queue->voice, command);
     if (is_unsent(command)) {
-        if (now >= command->claim_by && !command->unwritten && roll_call_is_done(queue->roll_call))
-            take_back(queue, command); // its entry did not come back: it is tried again
+        sweep_unsent(queue, command, now);
     } else if (command->state == COMMAND_SENT) {
         if (is_timed_out(queue, command, now))
             time_out(queue, command);
     } else if (now >= command->expires_at && decides(queue)) {
-        fail(queue, command, COMMAND_EXPIRED, "the device did not talk in time");
+        fail(queue, command, COMMAND_EXPIRED,
+             is_hidden(queue, command)
+                 ? "the device did not talk in time to this gateway; the broker refuses "
+                   "the queue entry, so that no other one knew of it"
+                 : "the device did not talk in time");
     }
 }
 

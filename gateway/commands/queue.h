@@ -11,7 +11,9 @@
 // uncertain.
 //
 // A device may move while its command goes out. So where there are other instances, one that sends a command first
-// publishes that it does, and sends when that has come back: the broker's order tells who was first.
+// publishes that it does, and sends when that has come back: the broker's order tells who was first. Where the broker
+// refuses that, it is not sent: nobody would know who was first. But where it has refused every entry of a command, nobody
+// else knows of it, and it is sent all the same.
 #pragma once
 
 #include <stdbool.h>
@@ -52,6 +54,12 @@ struct command_queue {
 
 // Frees what it still has of its own.
 void command_queue_clear(struct command_queue *queue);
+
+// Serial number of the road to its device; 0: it cannot be reached here.
+uint64_t command_queue_connection(const struct command_queue *queue, const struct command *command);
+
+// Publishes the entry of a command, and watches whether the broker takes it.
+void command_queue_publish(struct command_queue *queue, struct command *command);
 
 // Sends what may go out to this target now, if its device can be reached.
 void command_queue_send_next(struct command_queue *queue, const char *key);

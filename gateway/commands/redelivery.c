@@ -9,7 +9,7 @@
 
 #define MID_MAX   65535
 #define ROUND     60000    // publishes after which a packet id may be another one's, or nearly
-#define OPEN_TIME 60000000 // microseconds from the connection during which publishes are compared at most
+#define OPEN_TIME 60000000 // microseconds from the connection during which publishes are compared
 
 // A publish that was taken in on an earlier connection.
 struct earlier {

@@ -8,6 +8,11 @@
 // that may be one of both has made a command, on disk as any other, that waits (its twin is the command of the first
 // time).
 //
+// A broker may remember the marker and not the acknowledgement all the same. So for a minute from the connection a
+// publish with a packet id and content that came shortly before it is left out when its command has ended since, or
+// must not happen twice. Where a broker numbers anew, one that is meant again within that minute may hit upon both, and
+// is left out too; the log says so.
+//
 // A broker may number anew on each connection (RabbitMQ does). So a command that must not happen twice is left out
 // whatever its packet id; another one rather runs twice. The DUP flag tells nothing of this: a broker that fell back
 // delivers without it, and one that never sent us a publish may set it.
@@ -40,8 +45,9 @@ void redelivery_begin(struct redelivery *redelivery, const struct command_table 
 int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, uint64_t nth,
                         bool once);
 
-// The broker has delivered all that it had kept: what comes now is new.
+// What comes now is new.
 void redelivery_end(struct redelivery *redelivery);
 
-// The end is overdue: the broker lets us not hear what it retains, or is very slow.
+// The connection has lasted for a minute: time to end. When the broker has not delivered by now what it had kept, it
+// lets us not hear what it retains, or is very slow.
 bool redelivery_is_overdue(const struct redelivery *redelivery, int64_t now);

@@ -242,6 +242,7 @@ static void adopt(struct command *command, struct command *update) {
     command->answer_by = update->answer_by;
     command->answer_at = update->answer_at;
     command->expectation = update->expectation;
+    command->here_then = update->here_then;
     free(command->instance);
     command->instance = update->instance;
     update->instance = NULL;
@@ -327,8 +328,11 @@ static void take_command(struct command_sync *sync, struct command *command, boo
     struct command *known = command_table_find(table_of(sync), command->id);
     bool current = retained || !is_intake(sync) || !roll_call_is_open(sync->roll_call);
     bool echo = command_voice_is_own(voice_of(sync), command) && !retained;
-    if (known != NULL)
+    command->here_then = retained ? 0 : command_queue_connection(sync->queue, command);
+    if (known != NULL) {
         known->confirmed = known->confirmed || current;
+        known->unshared = false;
+    }
     // A live end is another instance's, who will empty it. What we said before we heard of the end came behind it.
     bool stands = retained || !command_has_ended(command);
     if (known != NULL && command_has_ended(known) && stands && (!echo || known->ended_elsewhere)) {

@@ -86,12 +86,17 @@ static void count(struct command_counts *counts, const struct command *command) 
     counts->canceled += command->state == COMMAND_CANCELED;
 }
 
-void command_voice_result(const struct command_voice *voice, const struct command *command) {
-    command_voice_log(voice, command, command->state, command->result);
+// Once its log entry has gone out: to the numbers, and to whoever asked.
+static void tell_end(const struct command_voice *voice, const struct command *command) {
     if (voice->counts != NULL)
         count(voice->counts, command);
     if (command->response_topic != NULL)
         respond(voice, command);
+}
+
+void command_voice_result(const struct command_voice *voice, const struct command *command) {
+    command_voice_log(voice, command, command->state, command->result);
+    tell_end(voice, command);
 }
 
 // --- on disk ---
@@ -177,8 +182,7 @@ static void say_result(const struct command_voice *voice, struct command *comman
         !command_voice_log(voice, command, command->state, command->result))
         return;
     command->result_said = true;
-    if (command->response_topic != NULL)
-        respond(voice, command);
+    tell_end(voice, command);
 }
 
 // The entry says how it ended before it is emptied: to the other instances an empty one alone is a

@@ -11,7 +11,7 @@
 #include "gateway/commands/command.h"
 #include "gateway/commands/signature.h"
 
-// How many commands have ended, and how; each only grows.
+// How many commands have ended here, and how: each once, with its log entry. They only grow.
 struct command_counts {
     uint64_t executed, failed, expired, canceled;
 };

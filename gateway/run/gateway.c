@@ -598,6 +598,8 @@ static void make_metrics(struct gateway *gateway) {
                                                            .outbox = gateway->outbox,
                                                            .store = gateway->store,
                                                            .channels = gateway->channels,
+                                                           .sessions = &gateway->sessions,
+                                                           .state = gateway->state,
                                                            .commands = gateway->commands,
                                                            .started = gateway->started,
                                                            .told = tell_guest,

@@ -14,6 +14,8 @@
 #include "gateway/broker/topic.h"
 
 #define INTERVAL 10000 // milliseconds
+#define FIRST                                                                                                \
+    1000 // the same, from the connection: one that breaks at once has more important things to carry
 
 struct metrics {
     struct metrics_parts parts;
@@ -59,6 +61,13 @@ static json_t *commands_json(const struct metrics *metrics) {
                      (json_int_t)counts->canceled);
 }
 
+static json_t *devices_json(const struct metrics *metrics) {
+    const struct metrics_parts *parts = &metrics->parts;
+    return json_pack("{s:I, s:I, s:I}", "devices", (json_int_t)state_devices(parts->state),
+                     "devices_connected", (json_int_t)sessions_count(parts->sessions), "commands_waiting",
+                     (json_int_t)commands_waiting(parts->commands));
+}
+
 static json_int_t size_of(const char *path, const char *end) {
     char *whole = text_format("%s%s", path, end);
     struct stat status;
@@ -102,34 +111,41 @@ static json_t *broker_json(const struct metrics *metrics) {
                      (double)outbox_oldest_age(parts->outbox) / 1e3);
 }
 
-static char *write_all(struct metrics *metrics) {
+// Takes part over.
+static void add(json_t *all, json_t *part) {
+    json_object_update(all, part);
+    json_decref(part);
+}
+
+static json_t *write_all(struct metrics *metrics) {
     json_t *all = json_pack("{s:f, s:f, s:I, s:f, s:o, s:o}", "timestamp", (double)clock_now() / 1e6,
                             "started", (double)metrics->parts.started / 1e6, "resident_memory_bytes",
                             resident_bytes(), "loop_lag_seconds", loop_lag_longest(metrics->parts.lag) / 1e3,
                             "commands", commands_json(metrics), "channels", channels_json(metrics));
-    json_t *broker = broker_json(metrics), *store = store_json(metrics);
-    json_object_update(all, broker);
-    json_object_update(all, store);
-    json_decref(broker);
-    json_decref(store);
-    const struct bus *bus = metrics->parts.bus;
-    bus_say(bus, all, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_METRICS, bus_client_id(bus));
-    char *text = text_of_json(all, TEXT_VALUE_DIGITS);
-    json_decref(all);
-    return text;
+    add(all, devices_json(metrics));
+    add(all, broker_json(metrics));
+    add(all, store_json(metrics));
+    return all;
 }
 
 // --- when ---
 
-static void tell(struct metrics *metrics) {
-    char *text = write_all(metrics);
-    if (metrics->parts.told != NULL)
-        metrics->parts.told(metrics->parts.context, text);
+static void tell(const struct metrics *metrics, const json_t *all) {
+    if (metrics->parts.told == NULL)
+        return;
+    char *text = text_of_json(all, TEXT_VALUE_DIGITS);
+    metrics->parts.told(metrics->parts.context, text);
     free(text);
 }
 
 static void on_timer(uv_timer_t *timer) {
-    tell(timer->data);
+    struct metrics *metrics = timer->data;
+    const struct bus *bus = metrics->parts.bus;
+    json_t *all = write_all(metrics);
+    if (bus_is_up(bus))
+        bus_say(bus, all, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_METRICS, bus_client_id(bus));
+    tell(metrics, all);
+    json_decref(all);
 }
 
 struct metrics *metrics_new(const struct metrics_parts *parts) {
@@ -146,7 +162,11 @@ void metrics_start(struct metrics *metrics) {
 
 void metrics_link(struct metrics *metrics, bool up) {
     metrics->connections += up;
-    tell(metrics);
+    if (up && !uv_is_closing((uv_handle_t *)&metrics->timer))
+        uv_timer_start(&metrics->timer, on_timer, FIRST, INTERVAL);
+    json_t *all = write_all(metrics);
+    tell(metrics, all);
+    json_decref(all);
 }
 
 void metrics_stop(struct metrics *metrics) {

@@ -11,8 +11,10 @@
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
 #include "gateway/channels/channel.h"
+#include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/config.h"
+#include "gateway/state/state.h"
 
 struct metrics;
 
@@ -25,6 +27,8 @@ struct metrics_parts {
     const struct outbox *outbox;
     const struct store *store;
     const struct channel *channels; // config's, in the same order
+    const struct session_table *sessions;
+    const struct state *state;
     const struct commands *commands;
     int64_t started;                               // microseconds since 1970
     void (*told)(void *context, const char *text); // JSON; or NULL
@@ -33,7 +37,7 @@ struct metrics_parts {
 
 struct metrics *metrics_new(const struct metrics_parts *parts);
 void metrics_start(struct metrics *metrics);
-// The link is up, or lost: said at once.
+// The link is up, or lost: whoever is told the numbers here is told at once, the broker a second later.
 void metrics_link(struct metrics *metrics, bool up);
 // Closes the handles on the loop. The memory goes with metrics_free() after the loop has ended.
 void metrics_stop(struct metrics *metrics);

@@ -1704,6 +1704,10 @@ struct devices *devices_new(const struct devices_parts *parts) {
     return devices;
 }
 
+size_t devices_count(const struct devices *devices) {
+    return HASH_COUNT(devices->by_id);
+}
+
 void devices_free(struct devices *devices) {
     drop_claims(devices);
     while (devices->denied != NULL)

@@ -41,6 +41,7 @@ struct devices_parts {
 // Makes the states of the registry's devices, and adds itself to the publisher.
 struct devices *devices_new(const struct devices_parts *parts);
 void devices_free(struct devices *devices);
+size_t devices_count(const struct devices *devices);
 
 // What the channels tell; see struct channel_observer.
 void devices_arrived(struct devices *devices, const struct session *session,

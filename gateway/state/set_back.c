@@ -38,11 +38,17 @@ static bool is_live(struct set_back *clock, int64_t reported, int64_t received) 
     return clock->recognised;
 }
 
+// Of a live report. What was ordered by the arrival can be ahead of it only when our own clock was set back: then it is
+// put behind that.
+static int64_t order_live(const struct set_back *clock, int64_t received) {
+    return received >= clock->newest ? received : clock->newest + 1;
+}
+
 static int64_t order(struct set_back *clock, int64_t reported, int64_t received) {
     if (reported == received) // it said no time
-        return received;
+        return order_live(clock, received);
     if (reported < clock->newest)
-        return is_live(clock, reported, received) ? received : reported;
+        return is_live(clock, reported, received) ? order_live(clock, received) : reported;
     clock->count = 0;
     clock->recognised = false;
     return reported < received ? reported : received; // a clock that is ahead must not keep later reports out

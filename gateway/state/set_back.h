@@ -23,5 +23,6 @@ struct set_back {
 };
 
 // Takes a report's time and the time of its arrival. Returns the time by which it is ordered among the
-// device's reports: its own, but that of its arrival when the clock is taken as set back.
+// device's reports: its own, but that of its arrival when the clock is taken as set back. A report whose time is that of
+// its arrival said none. When the gateway's own clock was set back, what is live is ordered behind all before it.
 int64_t set_back_order(struct set_back *clock, int64_t reported, int64_t received);

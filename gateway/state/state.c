@@ -100,6 +100,10 @@ bool state_is_answered(const struct state *state) {
     return publisher_is_open(state->publisher);
 }
 
+size_t state_devices(const struct state *state) {
+    return devices_count(state->devices);
+}
+
 bool state_has_others(const struct state *state) {
     return instances_any_online(state->instances);
 }

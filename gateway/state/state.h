@@ -98,6 +98,9 @@ bool state_is_answered(const struct state *state);
 // retained of earlier runs has been heard, every device may have been.
 bool state_knows(const struct state *state, int64_t device_id);
 
+// How many devices have an identity here: those of the registry, and others that were heard.
+size_t state_devices(const struct state *state);
+
 // Whether other instances are online.
 bool state_has_others(const struct state *state);
 

@@ -69,6 +69,19 @@ static void replace(json_t **place, json_t *json) {
     *place = json;
 }
 
+static bool says_online(const json_t *state) {
+    const char *text = json_string_value(json_object_get(state, "state"));
+    return text != NULL && strcmp(text, "online") == 0;
+}
+
+// The broker takes the gateway of this process for offline when it loses it, and knows no more of it then.
+static void take_state(struct part *part, json_t *state) {
+    if (part->own && !says_online(state))
+        json_decref(state);
+    else
+        replace(&part->state, state);
+}
+
 // name ends where length says; rest is what follows it in the topic.
 static bool take(struct part **table, const char *name, size_t length, const char *rest,
                  const struct mqtt_received *received) {
@@ -77,7 +90,10 @@ static bool take(struct part **table, const char *name, size_t length, const cha
     if (part == NULL)
         return false;
     part->holds = true;
-    replace(state ? &part->state : &part->metrics, read_object(received));
+    if (state)
+        take_state(part, read_object(received));
+    else
+        replace(&part->metrics, read_object(received));
     if (part->state == NULL && part->metrics == NULL && !part->own)
         drop(table, part);
     return true;
@@ -101,6 +117,9 @@ void gateways_take_own(struct gateways *gateways, const char *instance, json_t *
     }
     part->own = true;
     replace(&part->metrics, metrics);
+    if (!says_online(part->state))
+        replace(&part->state, json_pack("{s:s, s:s, s:O?}", "state", "online", "version", TRACKBUS_VERSION,
+                                        "started", json_object_get(metrics, "started")));
 }
 
 const json_t *gateways_own(const struct gateways *gateways) {
@@ -116,8 +135,7 @@ void gateways_lost(struct gateways *gateways) {
 }
 
 static bool is_online(const struct part *part) {
-    const char *state = json_string_value(json_object_get(part->state, "state"));
-    return part->own || (part->holds && state != NULL && strcmp(state, "online") == 0);
+    return part->own || (part->holds && says_online(part->state));
 }
 
 static json_t *part_json(const struct part *part) {

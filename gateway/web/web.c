@@ -354,7 +354,9 @@ static void on_published(void *context, int mid, enum mqtt_answer answer, const 
     http_wake(web->http);
 }
 
-static const struct mqtt_link_handlers link_handlers = {.connected = on_connected,
+static const struct mqtt_link_handlers link_handlers = {.purpose = "the page",
+                                                        .stays = true,
+                                                        .connected = on_connected,
                                                         .up = on_up,
                                                         .down = on_down,
                                                         .published = on_published,

@@ -124,6 +124,47 @@ Test(command_again, after_the_gateway_was_killed_too_is_taken_in_once) {
     scripted_broker_finish(broker);
 }
 
+// The broker has the marker behind our acknowledgement, and not that.
+static int deliver_again(struct scripted_broker *broker, const char *text) {
+    return scripted_broker_set(
+        broker, (struct scripted_rule){
+                    .on = SCRIPTED_PUBLISH, .topic = COMMANDS_OF, .containing = text, .again = true});
+}
+
+static void reconnect(struct rig *rig, struct scripted_broker *broker, int rule) {
+    scripted_expect_hits(broker, rule, 1);
+    scripted_broker_unset(broker, rule);
+    expect_handed_over(rig);
+    scripted_broker_disconnect(broker, "trackbus", 0);
+}
+
+Test(command_again, after_it_has_ended_is_taken_in_once) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = up(rig);
+    int rule = deliver_again(broker, WHERE), device = wake(rig, VAN);
+    rig_publish(rig, TO_VAN, WHERE);
+    expect_marked(rig, expect_queued(rig));
+    device_expect(device, WHERE);
+    talk(rig, device, VAN);
+    expect_step(rig, VAN, "custom", "processed", "{'executed':true}");
+    reconnect(rig, broker, rule);
+    rig_expect_log(rig, LEFT_OUT);
+    expect_nothing_but(rig, 1);
+    scripted_broker_finish(broker);
+}
+
+Test(command_again, that_must_not_happen_twice_is_taken_in_once) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = up(rig);
+    int rule = deliver_again(broker, "reboot,0#");
+    rig_publish(rig, TO_VAN, "reboot,0#");
+    expect_marked(rig, expect_queued(rig));
+    reconnect(rig, broker, rule);
+    rig_expect_log(rig, LEFT_OUT);
+    expect_nothing_but(rig, 1);
+    scripted_broker_finish(broker);
+}
+
 // --- meant twice ---
 
 Test(command_again, that_is_meant_twice_runs_twice) {

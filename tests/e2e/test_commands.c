@@ -245,6 +245,23 @@ Test(commands, where_is_answered_by_the_next_position) {
     rig_finish(rig);
 }
 
+// What a tracker says whenever it comes back is no answer: it may be the position of hours ago.
+Test(commands, a_position_of_a_device_that_comes_back_answers_nothing) {
+    struct rig *rig = rig_up(NULL);
+    int device = identified(rig, rig_tcp(rig), VAN);
+    rig_publish(rig, TO_VAN, "where?");
+    device_expect(device, "where?");
+    close(device);
+    rig_expect(rig, "log/gw/devices/" VAN "/disconnected", NULL);
+    device = rig_tcp(rig);
+    device_send(device, report(VAN, 2));
+    device_expect(device, "where?"); // again, and it is not done
+    cr_assert_eq(rig_count(rig, "log/gw/devices/" VAN "/commands-queue/custom/processed"), 0);
+    device_send(device, report(VAN, 3));
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/custom/processed", "{'executed':true}");
+    rig_finish(rig);
+}
+
 #define OTASTART                                                                                             \
     "{\"name\":\"otastart\",\"properties\":{\"host\":\"173.230.147.117\",\"port\":21,\"username\":\"ota\","  \
     "\"password\":\"ota\",\"firmware\":\"MT825.bin\"}}"

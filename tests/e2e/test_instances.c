@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "tests/e2e/command_life.h"
+#include "tests/e2e/scripted_broker.h"
 
 TestSuite(instances, .init = rig_share_key, .fini = rig_clean, .timeout = 120);
 TestSuite(instances_3_1_1, .init = rig_share_key, .fini = rig_clean, .timeout = 120);
@@ -271,6 +272,40 @@ STORY(instances, what_ended_elsewhere_does_not_expire) {
     finish(rig);
 }
 
+STORY(instances, a_device_that_comes_from_a_dead_one_gets_it_again_at_once) {
+    struct rig *rig = two_up();
+    struct post post = post_at(rig, CAR);
+    int64_t id = queue(rig, "rconf,1#");
+    int device = wake(rig->beside, VAN);
+    device_expect(device, "rconf,1#");
+    expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
+    rig_gateway_kill(rig->beside);
+    expect_heard(rig, post);
+    device = wake(rig, VAN);
+    device_expect(device, "rconf,1#");
+    device_send(device, "rconf=a,b,c,1,6,30,V1,GSM\r\n");
+    expect_step(rig, VAN, "custom", "processed", "{'executed':true,'attempts':2}");
+    rig_finish(rig);
+}
+
+// The device waits for it nowhere else: it is not away, it is gone from there.
+STORY(instances, a_device_that_comes_from_a_living_one_gets_it_again_at_once) {
+    struct rig *rig = two_up();
+    int64_t id = queue(rig, "rconf,1#");
+    int device = wake(rig->beside, VAN);
+    device_expect(device, "rconf,1#");
+    expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
+    device = wake(rig, VAN);
+    device_expect(device, "rconf,1#");
+    device = wake(rig->beside, VAN);
+    device_expect(device, "rconf,1#");
+    device_send(device, "rconf=a,b,c,1,6,30,V1,GSM\r\n");
+    expect_step(rig, VAN, "custom", "processed", "{'executed':true,'attempts':3}");
+    expect_steps(rig, VAN, "sent", 3);
+    finish(rig);
+}
+
+// No device comes.
 STORY(instances, the_intake_goes_on_with_what_a_dead_one_has_sent) {
     struct rig *rig = two_up();
     struct post post = post_at(rig, CAR);
@@ -280,10 +315,8 @@ STORY(instances, the_intake_goes_on_with_what_a_dead_one_has_sent) {
     expect_entry(rig, VAN, id, "{'state':'sent','instance':'second'}");
     rig_gateway_kill(rig->beside);
     expect_heard(rig, post);
-    device = wake(rig, VAN);
-    cr_assert(!device_has_bytes(device)); // it may yet come back
     rig_expect_message(rig, ALL_PENDING, "{'state':'queued','instance':'trackbus','attempts':1}", 30000);
-    expect_once(rig, device);
+    expect_once(rig, wake(rig, VAN));
     rig_finish(rig);
 }
 
@@ -319,6 +352,52 @@ STORY(instances, a_command_is_canceled_wherever_it_is) {
     rig_expect_log(rig->beside, "unexpected answer to 'reboot'");
     finish(rig);
 }
+
+// --- a broker that refuses an entry of the queue ---
+
+#define ENTRIES "trackbus/state/gw/devices/" VAN "/commands-queue/+"
+
+static void expect_sent(struct rig *rig, int device, const char *text) {
+    rig_publish(rig, TO_VAN, text);
+    device_expect(device, text);
+    talk(rig, device, VAN); // it answers where?
+    expect_step(rig, VAN, "custom", "processed", "{'executed':true}");
+}
+
+// That costs the entry, or the command where another gateway may have heard of it, and not those behind it.
+Test(instances, an_entry_that_the_broker_refuses_holds_up_nothing) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = scripted_broker_start(rig);
+    rig_client_start(rig);
+    struct rig *second = rig_beside(rig);
+    rig_gateway_start(rig, NULL);
+    rig_expect_state(rig);
+    rig_gateway_start(second, SECOND);
+    rig_expect_log(second, ": connected");
+    int device = wake(rig, VAN);
+    struct post post = post_at(second, CAR);
+    expect_heard(rig, post); // and so that there are two
+    int rule = scripted_broker_set(
+        broker, (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = ENTRIES, .reason = 0x87});
+    expect_sent(rig, device, "where?");
+    scripted_expect_hits(broker, rule, 2);
+    rig_expect_log(rig, "command custom can be sent by this gateway alone");
+    scripted_broker_unset(broker, rule);
+    rule = scripted_broker_set(broker, (struct scripted_rule){.on = SCRIPTED_PUBLISH,
+                                                              .topic = ENTRIES,
+                                                              .containing = "rconf,1#",
+                                                              .from = 2, // as sent
+                                                              .times = 1,
+                                                              .reason = 0x95});
+    rig_publish(rig, TO_VAN, "rconf,1#");
+    expect_step(rig, VAN, "custom", "processed", "{'executed':false}");
+    scripted_expect_hits(broker, rule, 1);
+    expect_sent(rig, device, "where?");
+    scripted_broker_finish(broker);
+    device_expect_no_more(device);
+}
+
+// --- what is lost ---
 
 // The broker loses everything while the other one has the command under way.
 STORY(instances, both_outlive_a_broker_that_loses_all) {

@@ -44,7 +44,9 @@ Test(web, shows_devices_gateways_and_metrics) {
     http_expect(port, "POST /api/devices/" VAN "/commands", "", "\"rconf\"", 403, "reason");
     http_expect(port, "POST /api/devices/" VAN "/capture", "", "", 403, "captures are not allowed here");
     http_expect(port, "GET /", "", "", 200, "script-src 'self'");
+    rig_expect_log(rig, ", the page: connected");
     rig_broker_kill(rig);
+    rig_expect_log(rig, ", the page: The connection was lost; retrying");
     http_expect_soon(port, "GET /readyz", "", "503 ");
     http_expect(port, "GET /healthz", "", "", 200, "ok");
     close(device);

@@ -158,7 +158,7 @@ export class Detail {
   async makeForm() {
     if (!this.app.session.commands || !this.device.protocol || this.form) return;
     const { body } = await ask("/api/commands/" + encodeURIComponent(this.device.protocol));
-    this.form = new CommandForm(body, async (command) => {
+    this.form = new CommandForm(body, this.device.name, async (command) => {
       const answer = await ask(this.path + "/commands", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(command) });
       this.mark = answer.body.mark;
       this.life.replaceChildren(make("p", {}, `${command.name} published`));

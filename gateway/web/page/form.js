@@ -35,22 +35,39 @@ function field(rule, value) {
 }
 
 export class CommandForm {
-  constructor(catalogue, send) {
+  // device: its name.
+  constructor(catalogue, device, send) {
     this.schemas = catalogue.$defs || {};
+    this.device = device;
     this.send = send;
     this.choice = make("select", { name: "command", "aria-label": "Command", onchange: () => this.begin() },
       make("option", { value: "" }, "Choose a command"), ...Object.entries(this.schemas).map(([name, schema]) => make("option", { value: name }, `${name}: ${schema.title || ""}`)));
     this.fields = make("div", { class: "fields" });
     this.fault = make("p", { class: "fault", role: "alert" });
     this.element = make("form", { novalidate: true, onsubmit: (event) => { event.preventDefault(); this.submit(); } },
-      this.choice, this.fields, this.fault, this.button = make("button", { class: "main" }, "Send"));
+      this.choice, this.fields, this.fault, this.question = make("div", { class: "question", hidden: true }), this.button = make("button", { class: "main" }, "Send"));
+    this.element.addEventListener("change", () => this.answer());
     this.begin();
   }
 
-  begin() { this.values = {}; this.fault.textContent = ""; this.draw(); }
+  // Before what may put the device out of reach. "No" stands where "Send" was: a second click sends nothing.
+  ask() {
+    const no = make("button", { type: "button", onclick: () => this.answer() }, "No");
+    this.question.replaceChildren(make("p", {}, `Send ${this.choice.value} to ${this.device}? It may be out of reach afterwards.`),
+      no, make("button", { type: "button", class: "danger", onclick: () => { this.answer(); this.publish(); } }, `Yes, send ${this.choice.value}`));
+    this.question.hidden = false;
+    this.button.hidden = true;
+    no.focus();
+  }
+
+  answer() {
+    this.question.hidden = true;
+    this.button.hidden = this.choice.value === "";
+  }
+
+  begin() { this.values = {}; this.fault.textContent = ""; this.draw(); this.answer(); }
 
   draw() {
-    this.button.hidden = this.choice.value === "";
     const schema = this.schemas[this.choice.value] || {};
     const { all, required } = properties(schema, this.values);
     this.inputs = new Map();
@@ -71,7 +88,9 @@ export class CommandForm {
     this.fields.replaceChildren(...(schema.description ? [make("p", { class: "quiet" }, schema.description)] : []), ...labels);
   }
 
-  async submit() {
+  submit() { this.schemas[this.choice.value]["x-risky"] ? this.ask() : this.publish(); }
+
+  async publish() {
     const given = {};
     for (const [name, [input, rule]] of this.inputs) {
       const value = read(input, rule);
