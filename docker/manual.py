@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-OPTION = re.compile(r"^  (?:(-\w), |    )(--[\w-]+)(?: ([A-Z_]+))?(?:  +(.*))?$")
+OPTION = re.compile(r"^  (?:(-\w), |    )(--[\w-]+)(?: ([A-Z_:]+))?(?:  +(.*))?$")
 
 
 class Option:
@@ -149,7 +149,7 @@ def manual(text, commands, page, version):
     lines = head("TRACKBUS", 1, version, "User commands") + [".ad l"]
     lines += [".SH NAME", f"trackbus \\- {plain(title)}", ".SH SYNOPSIS", ".nf"]
     lines += [plain(usage) for command in commands for usage in command.usage]
-    lines += [".fi", ".SH COMMANDS"]
+    lines += ["trackbus help [COMMAND]", "trackbus version", ".fi", ".SH COMMANDS"]
     for command in commands:
         lines += [f".SS {command.name}"]
         for paragraph in command.paragraphs:
@@ -159,6 +159,7 @@ def manual(text, commands, page, version):
         for option in command.options:
             names = ", ".join(filter(None, [option.short, option.long])) + (f" {option.argument}" if option.argument else "")
             lines += [".TP", f".B {plain(names)}", plain(option.text) or "for machines"]
+    lines += [".SS help", "Prints the subcommands, or what one of them does.", ".SS version", "Prints the version and the commit."]
     lines += [".SH EXIT STATUS", plain(text[text.index("Exit codes: ") + 12:].replace("\n", " ").strip())]
     lines += [".SH TOPICS"]
     for cells in table(page, "| topic | payload |"):

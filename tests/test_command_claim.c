@@ -28,7 +28,9 @@ static struct command *command;
 static bool others, settled;
 static uint64_t serial;     // of the device's connection; 0: it is not here
 static uint64_t memory[64]; // of the codec, about that
-static size_t sent;         // times that bytes went to the device
+static bool any_sent;
+static const char *text; // of the command
+static size_t sent;      // times that bytes went to the device
 static uint8_t device_got[CODEC_COMMAND_MAX];
 static size_t device_got_length;
 
@@ -36,6 +38,7 @@ static void note_bytes(void *context, const uint8_t *bytes, size_t length) {
     memcpy(device_got, bytes, length);
     device_got_length = length;
     sent++;
+    any_sent = true;
 }
 
 static void expect_text(void) {
@@ -78,7 +81,7 @@ static void settle(void) {
 }
 
 static json_t *definition(void) {
-    return json_pack("{s:s, s:{s:s}}", "name", "custom", "properties", "payload", "light,1#");
+    return json_pack("{s:s, s:{s:s}}", "name", "custom", "properties", "payload", text);
 }
 
 static void add_command(void) {
@@ -112,6 +115,8 @@ static void set_up(void) {
         .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
     sync_ = (struct command_sync){.queue = &queue, .roll_call = roll_call};
     settle();
+    text = "light,1#";
+    any_sent = false;
     add_command();
     others = true;
     sent = 0;
@@ -142,11 +147,11 @@ static void hear(const char *instance, const char *state, int attempts) {
     if (strcmp(state, "processed") == 0)
         json_object_set_new(entry, "result", json_pack("{s:b, s:n}", "executed", 1, "response"));
     command_signature_set(entry, "devices/42", &voice.secret);
-    char *text = json_dumps(entry, 0);
+    char *json = json_dumps(entry, 0);
     command_sync_received(
         &sync_, TOPIC,
-        &(struct mqtt_received){.topic = TOPIC, .payload = (void *)text, .length = strlen(text)});
-    free(text);
+        &(struct mqtt_received){.topic = TOPIC, .payload = (void *)json, .length = strlen(json)});
+    free(json);
     json_decref(entry);
 }
 
@@ -194,7 +199,7 @@ Test(command_claim, another_that_comes_behind_changes_nothing) {
     hear("me", "sent", 1);
     answer_all();
     hear("another", "sent", 1);
-    cr_assert(sent == 1 && command->state == COMMAND_SENT);
+    cr_assert(sent == 1 && command->state == COMMAND_SENT && strcmp(command->instance, "me") == 0);
 }
 
 // The device answered there, and is here before that was heard. Our word stands in the broker behind the end.
@@ -241,6 +246,84 @@ Test(command_claim, one_that_another_is_about_to_send_is_left_to_it_while_the_de
     hear("another", "queued", 0);
     hear("me", "sent", 1);
     cr_assert(sent == 1 && command->attempts == 1);
+}
+
+// One that must not happen twice. It is on disk as sent before it is.
+static void make_once(void) {
+    text = "reboot,0#";
+    json_decref(command->definition);
+    command->definition = definition();
+    command->max_attempts = 1;
+    config.channels = &channel;
+    config.channel_count = 1;
+    cr_assert_null(command_check(command->definition, channel.codec)); // what is left out is filled in
+    cr_assert(command_queue_is_once(&queue, command));
+}
+
+static void expect_sent_once(void) {
+    cr_assert(command->unheard && command->attempts == 1);
+    hear("me", "sent", 1);
+    carrier_run_until(&carrier, &any_sent);
+    cr_assert(sent == 1 && command->state == COMMAND_SENT);
+}
+
+// It was only about to be sent there: the device was here too soon.
+Test(command_claim, one_that_another_takes_back_while_the_device_is_here_goes_out) {
+    make_once();
+    hear("another", "sent", 1);
+    command_queue_device_talks(&queue, 42, 1, IDENT);
+    cr_assert(command->state == COMMAND_SENT && !command->is_back && !command->unheard);
+    hear("another", "queued", 0);
+    expect_sent_once();
+}
+
+Test(command_claim, one_that_another_takes_back_when_the_device_has_come_here_goes_out) {
+    make_once();
+    serial = 0;
+    hear("another", "sent", 1);
+    serial = 8;
+    command_queue_device_talks(&queue, 42, 1, IDENT);
+    cr_assert(command->is_back);
+    cr_assert_eq(entries(""), 0); // what is said now the other one might take for a sending
+    hear("another", "queued", 0);
+    expect_sent_once();
+}
+
+Test(command_claim, one_that_another_does_not_take_back_may_have_been_executed) {
+    make_once();
+    serial = 0;
+    hear("another", "sent", 1);
+    serial = 8;
+    command_queue_device_talks(&queue, 42, 1, IDENT);
+    command_queue_sweep(&queue, clock_ticks() + 4000000);
+    cr_assert_eq(command->state, COMMAND_SENT);
+    command_queue_sweep(&queue, clock_ticks() + 6000000);
+    cr_assert(sent == 0 && command->state == COMMAND_PROCESSED);
+    cr_assert(json_is_true(json_object_get(command->result, "uncertain")));
+}
+
+// Our own word stands in the broker behind both of the other's: it is the first that counts.
+Test(command_claim, one_that_another_was_first_to_claim_and_takes_back_is_sent) {
+    make_once();
+    command_queue_send_next(&queue, "devices/42");
+    hear("another", "sent", 1);
+    cr_assert(!command->unheard && !command->unwritten);
+    hear("another", "queued", 0);
+    expect_sent_once();
+    hear("me", "sent", 1); // of the second time
+    cr_assert(sent == 1 && command->state == COMMAND_SENT);
+}
+
+// It hears that as well, and does not send.
+Test(command_claim, one_that_waits_for_the_disk_is_sent_although_another_says_behind_that_it_does) {
+    make_once();
+    command_queue_send_next(&queue, "devices/42");
+    hear("me", "sent", 1);
+    answer_all();
+    cr_assert(command->unwritten && !command->unheard);
+    hear("another", "sent", 1);
+    carrier_run_until(&carrier, &any_sent);
+    cr_assert(sent == 1 && strcmp(command->instance, "me") == 0);
 }
 
 // --- a broker that refuses the entry ---

@@ -27,12 +27,19 @@ static struct config_channel channel = {.id = 1, .name = "mictrack"};
 static size_t finds; // how often a device was looked for
 static bool reachable;
 
+static void send_to_nobody(void *context, const uint8_t *bytes, size_t length) {
+}
+
 static bool find_road(void *context, int64_t device_id, const char *ident, struct road *road) {
     finds++;
     if (!reachable)
         return false;
-    *road =
-        (struct road){.channel = &channel, .device_id = device_id, .ident = "866425031361423", .serial = 7};
+    *road = (struct road){.channel = &channel,
+                          .device_id = device_id,
+                          .ident = "866425031361423",
+                          .source = "127.0.0.1:1",
+                          .serial = 7,
+                          .send = send_to_nobody};
     return true;
 }
 

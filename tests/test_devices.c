@@ -409,3 +409,51 @@ Test(devices, outside_the_registry_expire_in_a_time_that_brokers_can_count) {
     cr_assert_eq(mqtt_link_expiry(&config), 2147483);
     open_devices(list_of(0, 1, ""));
 }
+
+// --- what another gateway says of devices that only it has ---
+
+static void hear_from(const char *instance, int64_t id, const char *rest, const char *payload) {
+    char topic[64];
+    snprintf(topic, sizeof topic, "devices/%lld%s", (long long)id, rest);
+    devices_received(
+        devices, topic,
+        &(struct mqtt_received){
+            .topic = topic, .payload = payload, .length = strlen(payload), .instance = instance});
+}
+
+// How often it was said that one is not connected.
+static size_t count_denied(void) {
+    size_t count = 0;
+    publisher_publish(publisher);
+    carrier_answer_all(&carrier);
+    for (size_t i = 0; i < carrier.count; i++)
+        count += strstr(carrier.carried[i].topic, "/connected") != NULL &&
+                 strcmp(carrier.carried[i].payload, "false") == 0;
+    return count;
+}
+
+Test(devices, of_another_gateway_are_known_and_not_connected_once_it_is_gone) {
+    open_devices(list_of(0, 1, ""));
+    carrier_go_up(&carrier);
+    publisher_open(publisher);
+    devices_all_read(devices);
+    hear_from("B", 42, "/connected", "true");
+    hear_from(NULL, 43, "/connected", "true"); // MQTT 3.1.1
+    hear_from(NULL, 43, "/instance", "\"B\"");
+    hear_from("C", 44, "/connected", "true");
+    hear_from("B", 45, "/connected", "true");
+    hear_from("B", 45, "/connected", ""); // it has forgotten that one
+    cr_expect(devices_know(devices, 42) && devices_know(devices, 43) && !devices_know(devices, 45));
+    cr_expect_eq(count_denied(), 0);
+    devices_take_over(devices, "B");
+    cr_expect_eq(count_denied(), 2, "42 and 43");
+    devices_take_over(devices, "B");
+    cr_expect_eq(count_denied(), 2, "once is enough");
+}
+
+Test(devices, of_another_gateway_are_remembered_up_to_a_bound) {
+    open_devices(list_of(0, 1, ""));
+    for (int64_t id = 1; id <= CLAIMS + 1; id++)
+        hear_from("B", id, "/connected", "true");
+    cr_expect(devices_know(devices, CLAIMS) && !devices_know(devices, CLAIMS + 1));
+}

@@ -40,7 +40,9 @@ Test(web_gateways, of_one_that_is_offline_nothing_is_told) {
     take(gateways, "instances/b", "{\"state\":\"online\",\"version\":\"9\"}");
     take(gateways, "instances/b/metrics", "{\"publishes\":7}");
     expect_metrics(gateways, "trackbus_publishes_total{instance=\"b\"} 7", true);
+    cr_assert(gateways_online(gateways) == 1);
     take(gateways, "instances/b", "{\"state\":\"offline\"}");
+    cr_assert(gateways_online(gateways) == 0);
     expect_metrics(gateways, "trackbus_instance_up{instance=\"b\"} 0", true);
     expect_metrics(gateways, "trackbus_publishes_total{instance=\"b\"}", false);
     expect_metrics(gateways, "version=", false);

@@ -13,6 +13,7 @@
 #include "gateway/broker/pace.h"
 #include "gateway/broker/packet.h"
 #include "gateway/broker/protocol_version.h"
+#include "gateway/broker/refusals.h"
 
 #define DAY ((uint64_t)24 * 3600 * 1000)
 
@@ -381,4 +382,20 @@ Test(link_parts, what_a_broker_refuses_without_a_reason_is_not_taken) {
     cr_assert_eq(packet_answer(MQTT_RC_UNSPECIFIED), MQTT_NOT_TAKEN);
     cr_assert_eq(packet_answer(MQTT_RC_QUOTA_EXCEEDED), MQTT_TAKEN_LATER);
     cr_assert_eq(packet_answer(MQTT_RC_NOT_AUTHORIZED), MQTT_NEVER_TAKEN);
+}
+
+// A value of ours that the broker never takes costs fewer and fewer connections.
+Test(refusals_of, values_are_tried_less_and_less_often) {
+    static const uint64_t pauses[] = {20000, 40000, 80000, 160000, 320000, 320000};
+    struct refusals refusals = {0};
+    uint64_t now = 1000;
+    for (size_t i = 0; i < sizeof pauses / sizeof pauses[0]; i++) {
+        refusals_note(&refusals, "metrics", &refusals_of_says, now);
+        cr_expect(refusals_forbid(&refusals, "metrics", &refusals_of_says, now + pauses[i] - 1), "%zu", i);
+        now += pauses[i];
+        cr_expect(!refusals_forbid(&refusals, "metrics", &refusals_of_says, now), "%zu", i);
+    }
+    refusals_note_taken(&refusals, "metrics", &refusals_of_says);
+    refusals_note(&refusals, "metrics", &refusals_of_says, now);
+    cr_expect(!refusals_forbid(&refusals, "metrics", &refusals_of_says, now + 20000));
 }

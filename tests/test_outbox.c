@@ -23,7 +23,8 @@
 
 static struct broker {
     bool up;
-    bool endless; // takes more than SENT_MAX
+    bool endless;   // takes more than SENT_MAX
+    bool has_ended; // the connection, which nobody has heard of yet
     bool was_reset;
     unsigned window;     // 0: any
     int answered_within; // message that is answered while the second one is handed over; 0: none
@@ -38,6 +39,10 @@ static struct outbox *outbox;
 
 static bool is_up(void *context) {
     return broker.up;
+}
+
+static bool is_alive(void *context) {
+    return !broker.has_ended;
 }
 
 static enum mqtt_publish_result publish(void *context, const struct mqtt_publish *publish, int *mid) {
@@ -63,7 +68,7 @@ static unsigned window_of_broker(void *context) {
 }
 
 static const struct mqtt_carrier carrier = {
-    .is_up = is_up, .publish = publish, .window = window_of_broker, .reset = reset};
+    .is_up = is_up, .is_alive = is_alive, .publish = publish, .window = window_of_broker, .reset = reset};
 
 // Of the nth message that it was handed, from 1.
 static void answer(int nth, enum mqtt_answer answer) {
@@ -645,6 +650,26 @@ Test(outbox, needs_three_times_alone_when_the_broker_closes_and_five_when_the_ne
     serve_all();
     expect_closes(MQTT_ENDED_BY_NETWORK, 2 + 5);
     cr_expect_eq(set_aside, 2);
+}
+
+static bool is_later(size_t time) {
+    return uv_now(&loop) >= time;
+}
+
+// A gateway that stood still would blame what it writes then.
+Test(outbox, tries_no_suspect_on_a_connection_that_has_ended) {
+    put_report("P");
+    for (size_t i = 1; i <= 3; i++) {
+        go_up();
+        run_until(were_handed, i);
+        close_on_us();
+    }
+    broker.has_ended = true;
+    go_up();
+    run_until(is_later, (size_t)uv_now(&loop) + 2000);
+    cr_expect_eq(broker.count, 3);
+    broker.has_ended = false;
+    run_until(were_handed, 4);
 }
 
 // Nothing tells whether the broker takes any report until it has taken another one.

@@ -244,7 +244,8 @@ Test(store, of_another_gateway_is_refused) {
         _exit(0);
     }
     cr_assert(read(ready[0], &byte, 1) == 1 && byte == 'y');
-    expect_refused(path, "another gateway has it open; each needs a store.path of its own");
+    expect_refused(path,
+                   "a running gateway has it open: stop that one first; two gateways need a store.path each");
     close(end[1]);
     waitpid(pid, &status, 0);
     close_well(open_well());

@@ -8,6 +8,9 @@
 __attribute__((format(printf, 1, 2))) char *text_format(const char *format, ...);
 __attribute__((format(printf, 1, 0))) char *text_vformat(const char *format, va_list arguments);
 
+// The end of a noun behind a count: 1 device, 2 devices.
+#define TEXT_S(count) ((count) == 1 ? "" : "s")
+
 // Digits of a real number. Times need 16 for their microseconds; with 15, values from devices print as the
 // device meant them.
 enum { TEXT_TIME_DIGITS = 16, TEXT_VALUE_DIGITS = 15 };

@@ -91,6 +91,8 @@ enum mqtt_end {
 struct mqtt_carrier {
     void *context;
     bool (*is_up)(void *context);
+    // False when the connection has ended, although is_up() has not heard of that yet. Or NULL.
+    bool (*is_alive)(void *context);
     // The answer never comes before publish() has returned.
     enum mqtt_publish_result (*publish)(void *context, const struct mqtt_publish *publish, int *mid);
     // How many publishes of QoS 1 may be unacknowledged on this connection, at least 1. Or NULL: any number.

@@ -739,6 +739,12 @@ static bool carrier_is_up(void *context) {
     return mqtt_link_is_up(context);
 }
 
+static bool carrier_is_alive(void *context) {
+    const struct mqtt_link *link = context;
+    struct pollfd look = {.fd = link->polled, .events = POLLRDHUP};
+    return mqtt_link_is_up(link) && poll(&look, 1, 0) == 0;
+}
+
 static unsigned carrier_window(void *context) {
     const struct mqtt_link *link = context;
     unsigned ours = (unsigned)link->config->mqtt.inflight, theirs = mqtt_link_receive_maximum(link);
@@ -883,6 +889,7 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
         .limits = broker_limits_none(),
         .carrier = {.context = link,
                     .is_up = carrier_is_up,
+                    .is_alive = carrier_is_alive,
                     .publish = publish,
                     .window = carrier_window,
                     .got_on = got_on,

@@ -949,6 +949,11 @@ static uint64_t age_of_connection(const struct outbox *outbox) {
     return uv_now(outbox->loop) - outbox->up_since;
 }
 
+// A gateway that stood still has not read yet that the connection ended: what it writes then did not end it.
+static bool is_alive(const struct outbox *outbox) {
+    return outbox->carrier->is_alive == NULL || outbox->carrier->is_alive(outbox->carrier->context);
+}
+
 // A message with strikes goes out alone, and when the connection has lived so long that a break tells
 // something.
 static bool may_be_tried(const struct outbox *outbox, const struct item *item) {
@@ -956,7 +961,7 @@ static bool may_be_tried(const struct outbox *outbox, const struct item *item) {
     if (item->strikes.count == 0)
         return true;
     return outbox->in_flight == 0 && age >= strikes_wait(&item->strikes) &&
-           (!sideline_is_under_way(outbox->sideline) || age > SILENCE_MAX);
+           (!sideline_is_under_way(outbox->sideline) || age > SILENCE_MAX) && is_alive(outbox);
 }
 
 // The connection broke without them.

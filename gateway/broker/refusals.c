@@ -102,10 +102,12 @@ void refusals_note_taken(struct refusals *refusals, const char *topic, const str
         *kind = refusals->kinds[--refusals->count];
 }
 
-const struct refusals_rule refusals_of_reports = {.whole_topic = true, .in_a_row = 5, .lasts = 10000};
-const struct refusals_rule refusals_of_results = {.in_a_row = 1, .lasts = 20000};
-const struct refusals_rule refusals_of_says = {.whole_topic = true, .in_a_row = 1, .lasts = 20000};
-const struct refusals_rule refusals_of_others = {.in_a_row = 2, .lasts = 20000};
+const struct refusals_rule refusals_of_reports = {
+    .whole_topic = true, .in_a_row = 5, .lasts = 10000, .grows = 10000};
+const struct refusals_rule refusals_of_results = {.in_a_row = 1, .lasts = 20000, .grows = 20000};
+const struct refusals_rule refusals_of_says = {
+    .whole_topic = true, .in_a_row = 1, .lasts = 20000, .grows = 320000};
+const struct refusals_rule refusals_of_others = {.in_a_row = 2, .lasts = 20000, .grows = 20000};
 
 bool refusals_has(const struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
                   uint64_t now) {
@@ -117,10 +119,17 @@ static bool is_refused(const struct refused_kind *kind, const struct refusals_ru
     return kind != NULL && kind->in_a_row >= rule->in_a_row;
 }
 
+static uint64_t pause_of(const struct refused_kind *kind, const struct refusals_rule *rule) {
+    uint64_t pause = rule->lasts;
+    for (unsigned i = rule->in_a_row; i < kind->in_a_row && pause < rule->grows; i++)
+        pause *= 2;
+    return pause;
+}
+
 bool refusals_forbid(const struct refusals *refusals, const char *topic, const struct refusals_rule *rule,
                      uint64_t now) {
     const struct refused_kind *kind = find(refusals, topic, rule);
-    return is_refused(kind, rule) && now - kind->since < rule->lasts;
+    return is_refused(kind, rule) && now - kind->since < pause_of(kind, rule);
 }
 
 void refusals_note_tried(struct refusals *refusals, const char *topic, const struct refusals_rule *rule,

@@ -19,6 +19,7 @@ struct refusals_rule {
     bool whole_topic;  // a kind is one topic: what is refused of one device says nothing of another
     unsigned in_a_row; // messages
     unsigned lasts;    // milliseconds
+    unsigned grows;    // to so many: twice as long with each that follows
 };
 extern const struct refusals_rule refusals_of_reports, refusals_of_results, refusals_of_says,
     refusals_of_others;

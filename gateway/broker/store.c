@@ -268,7 +268,8 @@ static char *prepare(struct store *store, const char *path, int *result) {
         return describe(path, "it was written by a newer version");
     *result = prepare_statements(store, atoi(version));
     if (*result == SQLITE_BUSY)
-        return describe(path, "another gateway has it open; each needs a store.path of its own");
+        return describe(
+            path, "a running gateway has it open: stop that one first; two gateways need a store.path each");
     if (*result != SQLITE_OK)
         return describe(path, sqlite3_errmsg(store->database));
     if (!looks_well(store, check, sizeof check)) {

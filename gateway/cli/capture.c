@@ -116,7 +116,7 @@ int cli_capture(int argc, char **argv) {
     int code = read_arguments(argc, argv, &request);
     if (code >= 0)
         return code;
-    struct config *config = config_load(request.config, cli_print_fault, stderr);
+    struct config *config = cli_load_config(request.config, FILES_OF_MQTT);
     if (config == NULL)
         return 1;
     code = may_write(request.order.file) ? capturing_run(config, &request.order) : 1;

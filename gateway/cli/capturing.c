@@ -24,11 +24,15 @@
 #include "gateway/broker/topic.h"
 #include "gateway/cli/anonymize.h"
 #include "gateway/cli/capture_file.h"
+#include "gateway/config/ident.h"
+#include "gateway/fleet/report.h"
 
 #define REPEAT_TIME 20000 // milliseconds between requests
 #define ANSWER_TIME 5000  // the same that the gateways may take to take part
 #define END_TIME    3000  // the same to say that it has ended
+#define LOOK_TIME   1000  // of silence after which all devices and channels that the broker knows have come
 #define QUOTE_MAX   44
+#define TOPICS      5 // that are subscribed to
 
 enum phase { CONNECTING, RUNNING, ENDING, ENDED };
 
@@ -41,12 +45,14 @@ struct capturing {
     struct capture_file *file;
     json_t *gateways; // that take part, by name: how often each has begun
     json_t *times;    // of the last chunk of each connection and direction, microseconds
+    json_t *channels; // that there are, by name
+    bool known;       // what is to be captured
     size_t left_out;
     bool failed;
     bool warned;    // of an ident that is too short
     uint64_t until; // by uv_now()
     uv_loop_t loop;
-    uv_timer_t deadline, repeat, answer;
+    uv_timer_t deadline, repeat, answer, looking;
     uv_signal_t signals[2];
     struct mqtt_link *link;
 };
@@ -57,6 +63,7 @@ static void close_all(struct capturing *capturing) {
     uv_close((uv_handle_t *)&capturing->deadline, NULL);
     uv_close((uv_handle_t *)&capturing->repeat, NULL);
     uv_close((uv_handle_t *)&capturing->answer, NULL);
+    uv_close((uv_handle_t *)&capturing->looking, NULL);
     for (size_t i = 0; i < 2; i++)
         uv_close((uv_handle_t *)&capturing->signals[i], NULL);
     mqtt_link_stop(capturing->link);
@@ -137,6 +144,88 @@ static void on_signal(uv_signal_t *handle, int number) {
     stop(handle->data);
 }
 
+// --- whether there is what is to be captured ---
+
+static void give_up_channel(struct capturing *capturing) {
+    const char *name, *joint = "";
+    json_t *value;
+    char text[CAPTURE_LABEL_MAX];
+    fprintf(stderr, "trackbus capture: there is no channel '%s'; there are: ",
+            clean_text(capturing->order->text, strlen(capturing->order->text), text, sizeof text));
+    json_object_foreach(capturing->channels, name, value) {
+        fprintf(stderr, "%s%s", joint, clean_text(name, strlen(name), text, sizeof text));
+        joint = ", ";
+    }
+    fputc('\n', stderr);
+    capturing->failed = true;
+    stop(capturing);
+}
+
+// An ident may be that of a device which has never been heard.
+static void miss_device(struct capturing *capturing) {
+    char text[CAPTURE_LABEL_MAX];
+    const char *device = capturing->order->text;
+    clean_text(device, strlen(device), text, sizeof text);
+    if (device_ident_valid(device)) {
+        fprintf(stderr, "trackbus capture: no device '%s' is known so far; waiting for one with this ident\n",
+                text);
+        return;
+    }
+    fprintf(stderr, "trackbus capture: there is no device '%s'\n", text);
+    capturing->failed = true;
+    stop(capturing);
+}
+
+static void on_looked(uv_timer_t *timer) {
+    struct capturing *capturing = timer->data;
+    const char *kind = capturing->order->kind;
+    if (capturing->known || capturing->phase != RUNNING)
+        return;
+    if (strcmp(kind, "device") == 0)
+        miss_device(capturing);
+    else if (strcmp(kind, "channel") == 0 && json_object_size(capturing->channels) > 0)
+        give_up_channel(capturing);
+}
+
+// What the broker retains was asked for before the gateways were: once one has answered, it is coming.
+static void look(struct capturing *capturing) {
+    if (json_object_size(capturing->gateways) > 0 && !capturing->known)
+        uv_timer_start(&capturing->looking, on_looked, LOOK_TIME, 0);
+}
+
+static void take_channel(struct capturing *capturing, const json_t *channel) {
+    const char *name = json_string_value(json_object_get(channel, "name"));
+    if (name == NULL)
+        return;
+    json_object_set_new(capturing->channels, name, json_true());
+    capturing->known = capturing->known || (strcmp(capturing->order->kind, "channel") == 0 &&
+                                            strcmp(capturing->order->text, name) == 0);
+}
+
+static void take_device(struct capturing *capturing, const struct mqtt_received *received) {
+    struct report identity;
+    char id[24];
+    const char *text = capturing->order->text;
+    if (!report_identity(&identity, received->payload, received->length))
+        return;
+    snprintf(id, sizeof id, "%lld", (long long)identity.id);
+    capturing->known = capturing->known || strcmp(text, identity.ident) == 0 || strcmp(text, id) == 0 ||
+                       strcmp(text, identity.name) == 0;
+}
+
+// topic is what follows state/gw/.
+static void take_state(struct capturing *capturing, const char *topic, const struct mqtt_received *received) {
+    json_t *channel = topic_after(topic, TOPIC_CHANNELS) != NULL
+                          ? json_loadb(received->payload, received->length, 0, NULL)
+                          : NULL;
+    if (channel != NULL)
+        take_channel(capturing, channel);
+    else
+        take_device(capturing, received);
+    look(capturing);
+    json_decref(channel);
+}
+
 static void on_unanswered(uv_timer_t *timer) {
     const struct capturing *capturing = timer->data;
     if (capturing->phase == RUNNING && json_object_size(capturing->gateways) == 0)
@@ -167,6 +256,7 @@ static void take_started(struct capturing *capturing, const json_t *entry, const
     json_object_set_new(capturing->gateways, gateway, json_integer(times + 1));
     fprintf(stderr, "gateway %s captures for %lld s\n", gateway,
             (long long)json_integer_value(json_object_get(entry, "seconds")));
+    look(capturing);
 }
 
 static void take_ended(struct capturing *capturing, const json_t *entry, const char *gateway) {
@@ -283,7 +373,12 @@ static void on_received(void *context, const struct mqtt_received *received) {
     struct capturing *capturing = context;
     const char *topic = received->topic + strlen(capturing->prefix) + 1; // as subscribed
     const char *word = topic_after(topic, TOPIC_LOG TOPIC_CAPTURES);
-    const char *bytes = topic_after(topic, TOPIC_LOG TOPIC_CHANNELS);
+    const char *bytes = topic_after(topic, TOPIC_LOG TOPIC_CHANNELS),
+               *state = topic_after(topic, TOPIC_STATE);
+    if (state != NULL) {
+        take_state(capturing, state, received);
+        return;
+    }
     json_t *entry = json_loadb(received->payload, received->length, 0, NULL);
     if (capturing->phase != ENDED && word != NULL)
         take_word(capturing, word, entry);
@@ -322,7 +417,9 @@ static void on_published(void *context, int mid, enum mqtt_answer answer, const 
 }
 
 static void on_granted(void *context, const struct mqtt_subscription *subscription, bool granted) {
-    if (!granted)
+    const struct capturing *capturing = context;
+    const char *topic = topic_after(subscription->filter, capturing->prefix);
+    if (!granted && topic_after(topic, "/" TOPIC_STATE) == NULL) // that only tells of what there is not
         fail(context, "the broker does not let us read %s", subscription->filter);
 }
 
@@ -362,8 +459,9 @@ static void print_end(const struct capturing *capturing) {
         bytes += capturing->file->chunks[i].length;
         gaps += capturing->file->chunks[i].gap && capturing->file->chunks[i].offset > 0;
     }
-    fprintf(stderr, "%zu chunks of %zu connections, %zu bytes", capturing->file->chunk_count,
-            capturing->file->connection_count, bytes);
+    fprintf(stderr, "%zu chunk%s of %zu connection%s, %zu bytes", capturing->file->chunk_count,
+            TEXT_S(capturing->file->chunk_count), capturing->file->connection_count,
+            TEXT_S(capturing->file->connection_count), bytes);
     if (capturing->left_out > 0)
         fprintf(stderr, "; %zu more bytes were left out (limits of captures)", capturing->left_out);
     if (json_object_size(capturing->gateways) > 0)
@@ -387,9 +485,10 @@ static int finish(struct capturing *capturing) {
 
 static void set_up_loop(struct capturing *capturing) {
     static const int numbers[] = {SIGINT, SIGTERM};
-    uv_timer_t *timers[] = {&capturing->deadline, &capturing->repeat, &capturing->answer};
+    uv_timer_t *timers[] = {&capturing->deadline, &capturing->repeat, &capturing->answer,
+                            &capturing->looking};
     uv_loop_init(&capturing->loop);
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         uv_timer_init(&capturing->loop, timers[i]);
         timers[i]->data = capturing;
     }
@@ -403,13 +502,15 @@ static void set_up_loop(struct capturing *capturing) {
 
 // False when a thread still connects, which cannot be called back: then nothing may be freed.
 static bool run(struct capturing *capturing, const struct config *config) {
-    static const char *const topics[] = {TOPIC_CAPTURES "+", TOPIC_CHANNELS "+" TOPIC_CONNECTIONS "+/recv",
-                                         TOPIC_CHANNELS "+" TOPIC_CONNECTIONS "+/send"};
-    struct mqtt_subscription subscriptions[3];
-    for (size_t i = 0; i < 3; i++)
+    static const char *const topics[TOPICS] = {TOPIC_LOG TOPIC_CAPTURES "+",
+                                               TOPIC_LOG TOPIC_CHANNELS "+" TOPIC_CONNECTIONS "+/recv",
+                                               TOPIC_LOG TOPIC_CHANNELS "+" TOPIC_CONNECTIONS "+/send",
+                                               TOPIC_STATE TOPIC_DEVICES "+", TOPIC_STATE TOPIC_CHANNELS "+"};
+    struct mqtt_subscription subscriptions[TOPICS];
+    for (size_t i = 0; i < TOPICS; i++)
         subscriptions[i] = (struct mqtt_subscription){
-            .filter = text_format("%s/" TOPIC_LOG "%s", capturing->prefix, topics[i]), .qos = 1};
-    capturing->link = mqtt_link_new(&capturing->loop, config, subscriptions, 3, MQTT_SESSION_BRIEF, NULL,
+            .filter = text_format("%s/%s", capturing->prefix, topics[i]), .qos = 1};
+    capturing->link = mqtt_link_new(&capturing->loop, config, subscriptions, TOPICS, MQTT_SESSION_BRIEF, NULL,
                                     NULL, &handlers, capturing);
     mqtt_link_start(capturing->link);
     uv_run(&capturing->loop, UV_RUN_DEFAULT);
@@ -417,7 +518,7 @@ static bool run(struct capturing *capturing, const struct config *config) {
         return false;
     mqtt_link_free(capturing->link);
     uv_loop_close(&capturing->loop);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < TOPICS; i++)
         free(subscriptions[i].filter);
     return true;
 }
@@ -426,6 +527,7 @@ static void free_parts(struct capturing *capturing) {
     capture_file_free(capturing->file);
     json_decref(capturing->gateways);
     json_decref(capturing->times);
+    json_decref(capturing->channels);
     free(capturing->topic);
 }
 
@@ -446,7 +548,8 @@ int capturing_run(struct config *config, const struct capture_order *order) {
                                    .prefix = config->mqtt.topic_prefix,
                                    .file = capture_file_new(),
                                    .gateways = json_object(),
-                                   .times = json_object()};
+                                   .times = json_object(),
+                                   .channels = json_object()};
     snprintf(capturing.by, sizeof capturing.by, "%016llx", (unsigned long long)chance);
     capturing.topic = text_format("%s/" TOPIC_REQUEST TOPIC_CAPTURE, capturing.prefix);
     char *client_id =

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "gateway/base/text.h"
 #include "gateway/cli/broker_trial.h"
 #include "gateway/cli/cli.h"
 #include "gateway/cli/trial.h"
@@ -21,6 +22,8 @@ static const char help[] =
     "the store, to read the files, to bind the ports, all as the user that runs the check, and to connect\n"
     "to the broker. A note names what is valid and yet does not work, or hardly as it is meant; a warning,\n"
     "what does not work now, and may when the gateway is started.\n"
+    "\n"
+    "  -c, --config FILE   the configuration\n"
     "\n"
     "Exit codes: 0 no faults, 1 faults, 2 wrong usage.\n";
 
@@ -70,12 +73,14 @@ int cli_check(int argc, char **argv) {
     if (code >= 0)
         return code;
     environment_notes(print_note, stdout);
+    environment_strangers(print_note, stdout);
     struct config *config = config_load(file, cli_print_fault, stdout);
     bool valid = config != NULL && trial_run(config, cli_print_fault, print_note, stdout) == 0;
     valid = config != NULL && check_web(config) && valid;
     if (valid)
-        printf("%s is valid for the user %s: %zu channels, %zu devices\n", file, trial_user(),
-               config->channel_count, config->devices->count);
+        printf("%s is valid for the user %s: %zu channel%s, %zu device%s\n", file, trial_user(),
+               config->channel_count, TEXT_S(config->channel_count), config->devices->count,
+               TEXT_S(config->devices->count));
     else
         fprintf(stderr, "trackbus check: not valid, checked as the user %s\n", trial_user());
     if (config != NULL)

@@ -37,5 +37,9 @@ int cli_find_protocol(const char *subcommand, const char *name, const struct cod
 // -1 and sets *file where it is given, or the exit code.
 int cli_read_config(int argc, char **argv, const char *help_text, const char **file);
 
+// Reads the configuration of a subcommand that needs those of its files (FILES_…), and prints on standard error what is
+// wrong. NULL when there was any fault.
+struct config *cli_load_config(const char *file, unsigned needed);
+
 // Prints a fault of the configuration to file, a FILE *: a config_fault_fn.
 void cli_print_fault(void *file, const char *path, const char *problem);

@@ -115,7 +115,7 @@ static void print_line(const struct line *line, bool text_frame) {
     if (line->bits > 0)
         snprintf(bits, sizeof bits, ".%u+%u", line->bit, line->bits);
     snprintf(place, sizeof place, "%zu%s", line->offset, bits);
-    printf("  %-10s %-20s %-34s %-22s %-24s %-8s %s\n", place, bytes, line->what, raw, line->value,
+    printf("  %-10s %-30s %-34s %-22s %-24s %-8s %s\n", place, bytes, line->what, raw, line->value,
            line->status, line->row);
 }
 
@@ -193,7 +193,7 @@ static void print_entries(struct explaining *explaining, const struct stream_fra
 void explaining_frame(struct explaining *explaining, const struct stream_frame *frame) {
     printf("frame at offset %llu, %zu bytes: %s\n", (unsigned long long)frame->offset, frame->length,
            codec_verdict_name(frame->verdict));
-    printf("  %-10s %-20s %-34s %-22s %-24s %-8s %s\n", "OFFSET", "BYTES", "FIELD", "RAW", "VALUE", "",
+    printf("  %-10s %-30s %-34s %-22s %-24s %-8s %s\n", "OFFSET", "BYTES", "FIELD", "RAW", "VALUE", "",
            "ROW");
     print_entries(explaining, frame);
     memset(explaining->values, 0, explaining->explanation.count * sizeof explaining->values[0]);

@@ -6,6 +6,8 @@
 
 #include "gateway/base/clean.h"
 #include "gateway/cli/cli.h"
+#include "gateway/config/config.h"
+#include "gateway/config/environment.h"
 #include "schema/schemas.h"
 
 static const char help[] =
@@ -78,6 +80,16 @@ void cli_print_fault(void *file, const char *path, const char *problem) {
     char where[512], what[1024];
     fprintf(file, "%s: %s\n", clean_text(path, strlen(path), where, sizeof where),
             clean_text(problem, strlen(problem), what, sizeof what));
+}
+
+static void print_note(void *file, const char *path, const char *problem) {
+    fputs("note: ", file);
+    cli_print_fault(file, path, problem);
+}
+
+struct config *cli_load_config(const char *file, unsigned needed) {
+    environment_strangers(print_note, stderr);
+    return config_load_with(file, needed, cli_print_fault, stderr);
 }
 
 static int run(const char *name, int argc, char **argv) {

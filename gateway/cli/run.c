@@ -85,7 +85,7 @@ int cli_run(int argc, char **argv) {
     int code = read_options(argc, argv, &file, &workers);
     if (code >= 0)
         return code;
-    struct config *config = config_load(file, cli_print_fault, stderr);
+    struct config *config = cli_load_config(file, FILES_ALL);
     if (config == NULL)
         return 1;
     code = run(config, workers);

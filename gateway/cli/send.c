@@ -121,7 +121,7 @@ int cli_send(int argc, char **argv) {
     json_t *commands = read_commands(&request);
     if (commands == NULL)
         return EXIT_USAGE;
-    struct config *config = config_load(request.file, cli_print_fault, stderr);
+    struct config *config = cli_load_config(request.file, FILES_OF_MQTT | FILES_WITH_DEVICES);
     if (config != NULL)
         code = sending_run(config, request.device, commands, request.wait);
     json_decref(commands);

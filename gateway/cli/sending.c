@@ -28,8 +28,9 @@
 #include "gateway/fleet/report.h"
 #include "schema/schemas.h"
 
-#define RESOLVE_TIME 3000  // milliseconds that the broker may take to say which devices there are
-#define UNASKED_TIME 500   // the same, when it does not let us ask whether that was all
+#define RESOLVE_TIME 3000 // milliseconds that the broker may take to say which devices there are
+#define UNASKED_TIME                                                                                         \
+    500 // the same without a word, when it does not let us ask whether that was all, or hear that
 #define PUBLISH_TIME 10000 // milliseconds to publish when there is no time to wait
 #define LOOK_TIME    10000 // milliseconds, after the connection broke, until a gateway has told what waits
 #define ANSWERS      "answers/"
@@ -56,6 +57,8 @@ struct sending {
     bool taken;   // the broker has the command, or a gateway
     bool missed;  // the connection broke since it was published: some of its life may not have been heard
     bool refused; // a subscription was
+    bool asked;   // the broker has taken our question
+    bool heard;   // and given it back
     int question, mid;
     size_t executed, failed;
     json_t *known, *ended; // ids of commands that were queued, and of those that have ended, as keys
@@ -138,12 +141,15 @@ static void give_up_following(struct sending *sending) {
              "known",
              lost, all);
     else
-        fail(sending, code, "still waiting: %zu of %zu commands have ended", ended, all);
+        fail(sending, code, "still waiting: %zu of %zu command%s ended", ended, all,
+             all == 1 ? " has" : "s have");
 }
 
 static void give_up(struct sending *sending) {
     if (sending->phase >= PUBLISHING)
         give_up_following(sending);
+    else if (sending->phase == RESOLVING && sending->asked)
+        fail(sending, 1, "not published: the broker has not yet told all devices that it knows");
     else
         fail(sending, 1, "not published: the broker %s",
              sending->phase == CONNECTING ? "cannot be reached" : "does not answer");
@@ -185,6 +191,15 @@ static void look_into_registry(struct sending *sending, const struct config_devi
         take_candidate(sending, devices->list[i].ident, devices->list[i].name, devices->list[i].id, NULL);
 }
 
+static void on_resolved(uv_timer_t *timer);
+
+// The broker has our question: who may read it hears it soon. For who may not, a device that was found is enough;
+// otherwise the broker gets its time.
+static void expect_question(struct sending *sending) {
+    if (sending->phase == RESOLVING && sending->asked && sending->fit != NO_FIT)
+        uv_timer_start(&sending->resolving, on_resolved, UNASKED_TIME, 0);
+}
+
 static void take_identity(struct sending *sending, const struct mqtt_received *received) {
     struct report identity;
     json_t *json = json_loadb(received->payload, received->length, 0, NULL);
@@ -192,6 +207,7 @@ static void take_identity(struct sending *sending, const struct mqtt_received *r
     if (sending->phase <= RESOLVING && json != NULL &&
         report_identity(&identity, received->payload, received->length) && identity.id >= 0)
         take_candidate(sending, identity.ident, identity.name, identity.id, codec_by_id((unsigned)protocol));
+    expect_question(sending);
     json_decref(json);
 }
 
@@ -261,9 +277,19 @@ static void choose_topics(struct sending *sending) {
         text_format("%s/" TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_QUEUE "+", sending->prefix, (long long)id);
 }
 
+static void say_unheard(const struct sending *sending) {
+    if (sending->asked && !sending->heard)
+        fprintf(stderr,
+                "trackbus send: nothing comes back from %s: may this user read " ANSWERS
+                "#? The answer is taken "
+                "from the log\n",
+                sending->response_topic);
+}
+
 // What the broker retains has come, or does not come.
 static void on_resolved(uv_timer_t *timer) {
     struct sending *sending = timer->data;
+    say_unheard(sending);
     if (sending->ambiguous) {
         fail(sending, 1, "several devices are called '%s': use the ident", sending->device);
     } else if (sending->fit == NO_FIT && !device_ident_valid(sending->device)) {
@@ -280,8 +306,10 @@ static void ask(struct sending *sending) {
     const struct mqtt_carrier *carrier = mqtt_link_carrier(sending->link);
     const struct mqtt_publish question = {
         .topic = sending->response_topic, .payload = "?", .length = 1, .qos = 1};
+    uint64_t half = sending->wait / 2; // the other one is the command's
     sending->phase = RESOLVING;
-    uv_timer_start(&sending->resolving, on_resolved, RESOLVE_TIME, 0);
+    uv_timer_start(&sending->resolving, on_resolved, half > 0 && half < RESOLVE_TIME ? half : RESOLVE_TIME,
+                   0);
     sending->question = 0;
     if (!sending->broke)
         carrier->publish(carrier->context, &question, &sending->question);
@@ -388,6 +416,7 @@ static bool is_identity(const struct sending *sending, const struct mqtt_receive
 static void on_received(void *context, const struct mqtt_received *received) {
     struct sending *sending = context;
     bool echo = sending->phase == RESOLVING && strcmp(received->topic, sending->response_topic) == 0;
+    sending->heard = sending->heard || echo;
     if (echo)
         uv_timer_start(&sending->resolving, on_resolved, 0, 0);
     else if (is_identity(sending, received))
@@ -436,12 +465,21 @@ static void take_confirmation(struct sending *sending, enum mqtt_answer answer, 
         give_up(sending);
 }
 
+// A broker that does not take it gets a little time without it.
+static void take_question(struct sending *sending, enum mqtt_answer answer) {
+    sending->asked = answer == MQTT_TAKEN;
+    if (sending->asked)
+        expect_question(sending);
+    else
+        uv_timer_start(&sending->resolving, on_resolved, UNASKED_TIME, 0);
+}
+
 static void on_published(void *context, int mid, enum mqtt_answer answer, const char *reason) {
     struct sending *sending = context;
     if (sending->phase == PUBLISHING && mid == sending->mid)
         take_confirmation(sending, answer, reason);
-    else if (sending->phase == RESOLVING && mid == sending->question && answer != MQTT_TAKEN)
-        uv_timer_start(&sending->resolving, on_resolved, UNASKED_TIME, 0);
+    else if (sending->phase == RESOLVING && mid == sending->question && !sending->heard)
+        take_question(sending, answer);
 }
 
 static void on_granted(void *context, const struct mqtt_subscription *subscription, bool granted) {

@@ -1,28 +1,32 @@
 // trackbus store: the messages that were set aside because the broker does not take them.
 #include <errno.h>
 #include <getopt.h> // optind
+#include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "gateway/base/clean.h"
+#include "gateway/base/text.h"
 #include "gateway/broker/store.h"
 #include "gateway/broker/topic.h"
 #include "gateway/cli/cli.h"
 #include "gateway/config/config.h"
 
 static const char help[] =
-    "trackbus store [-c FILE] list|resend|drop [NUMBER]\n"
+    "trackbus store [-c FILE] list|resend|drop [NUMBER|all]\n"
     "\n"
     "Shows and handles the messages that were set aside because the broker does not take them. A\n"
-    "running gateway has the store open: stop it first.\n"
+    "running gateway has the store open: stop it first. No password is needed; root acts as the owner of\n"
+    "the store.\n"
     "\n"
-    "  list             one line per message: number, time, bytes, topic, reason\n"
-    "  list NUMBER      the payload of that message\n"
-    "  resend [NUMBER]  sends that message, or all, when the gateway runs again\n"
-    "  drop [NUMBER]    deletes that message, or all\n"
+    "  list               one line per message: number, time, bytes, topic, reason\n"
+    "  list NUMBER        the payload of that message\n"
+    "  resend NUMBER|all  sends that message, or all, when the gateway runs again\n"
+    "  drop NUMBER|all    deletes that message, or all\n"
     "\n"
     "  -c, --config FILE   the configuration, for store.path; without it defaults are used\n"
     "\n"
@@ -65,7 +69,8 @@ static void print_aside(void *context, const struct store_aside *aside) {
 
 static int end_with(const char *action, int64_t number, int count) {
     if (count > 0 && strcmp(action, "list") != 0)
-        printf("%d messages %s\n", count, strcmp(action, "drop") == 0 ? "dropped" : "will be sent again");
+        printf("%d message%s %s\n", count, TEXT_S(count),
+               strcmp(action, "drop") == 0 ? "dropped" : "will be sent again");
     if (count < 0)
         fprintf(stderr, "trackbus store: the store cannot be %s\n",
                 strcmp(action, "list") == 0 ? "read" : "written");
@@ -85,13 +90,27 @@ static int act(struct store *store, const struct request *request) {
     return store_each_aside(store, print_aside, &listing) ? (int)listing.count : -1;
 }
 
+// What root would write beside the store, the gateway's user could not. False: there is no store, which opening would
+// make, or its owner cannot be acted as.
+static bool act_as_owner(const char *path) {
+    struct stat status;
+    if (stat(path, &status) != 0) {
+        fprintf(stderr, "trackbus store: there is no store %s: %s\n", path, strerror(errno));
+        return false;
+    }
+    if (geteuid() != 0 || status.st_uid == 0)
+        return true;
+    if (setgroups(0, NULL) == 0 && setgid(status.st_gid) == 0 && setuid(status.st_uid) == 0)
+        return true;
+    fprintf(stderr, "trackbus store: cannot act as the owner of %s: %s\n", path, strerror(errno));
+    return false;
+}
+
 static int use_store(const char *path, const struct request *request) {
     uv_loop_t loop;
     char *reason = NULL;
-    if (access(path, F_OK) != 0) { // opening would make it
-        fprintf(stderr, "trackbus store: there is no store %s: %s\n", path, strerror(errno));
+    if (!act_as_owner(path))
         return 1;
-    }
     uv_loop_init(&loop);
     struct store *store = store_open(&loop, path, &reason);
     int code = 1;
@@ -113,17 +132,23 @@ static bool is_action(const char *text) {
     return strcmp(text, "list") == 0 || strcmp(text, "resend") == 0 || strcmp(text, "drop") == 0;
 }
 
-// -1 to go on, else the exit code.
-static int read_arguments(int argc, char **argv, struct request *request) {
+static bool read_number(const char *text, int64_t *number) {
     const char *end = "";
+    return topic_read_id(text, number, &end) && *end == '\0' && *number != 0;
+}
+
+// -1 to go on, else the exit code. All are meant only where that is said: who forgets the number must not lose them.
+static int read_arguments(int argc, char **argv, struct request *request) {
     if (optind == argc || !is_action(argv[optind]))
         return cli_usage_fault(argv[0], "which action? list, resend or drop");
     request->action = argv[optind];
     if (optind + 2 < argc)
         return cli_usage_fault(argv[0], "unexpected argument '%s'", argv[optind + 2]);
-    if (optind + 2 == argc &&
-        (!topic_read_id(argv[optind + 1], &request->number, &end) || *end != '\0' || request->number == 0))
-        return cli_usage_fault(argv[0], "'%s' is not the number of a message", argv[optind + 1]);
+    const char *which = argv[optind + 1]; // or NULL
+    if (which == NULL && strcmp(request->action, "list") != 0)
+        return cli_usage_fault(argv[0], "which message? Its NUMBER, or all");
+    if (which != NULL && strcmp(which, "all") != 0 && !read_number(which, &request->number))
+        return cli_usage_fault(argv[0], "'%s' is not the number of a message, nor all", which);
     return -1;
 }
 
@@ -134,7 +159,7 @@ int cli_store(int argc, char **argv) {
         code = read_arguments(argc, argv, &request);
     if (code >= 0)
         return code;
-    struct config *config = config_load(request.file, cli_print_fault, stderr);
+    struct config *config = cli_load_config(request.file, 0);
     if (config == NULL)
         return 1;
     code = use_store(config->store_path, &request);

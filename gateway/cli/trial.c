@@ -29,7 +29,9 @@ static void try_store(struct faults *faults, const char *path) {
     struct stat status;
     char *copy = must_have(strdup(path));
     const char *folder = dirname(copy);
-    if (access(folder, W_OK | X_OK) != 0)
+    if (access(folder, F_OK) != 0 && errno == ENOENT)
+        faults_add(faults, "$.store.path", "is \"%s\", but there is no folder \"%s\"", path, folder);
+    else if (access(folder, W_OK | X_OK) != 0)
         faults_add(faults, "$.store.path",
                    "is \"%s\", and the user %s may not write in the folder \"%s\": %s", path, trial_user(),
                    folder, strerror(errno));

@@ -22,7 +22,7 @@ static const char help[] =
     "TRACKBUS_TOPIC_PREFIX override the file.\n";
 
 static int watch(const char *file, const char *device) {
-    struct config *config = config_load(file, cli_print_fault, stderr);
+    struct config *config = cli_load_config(file, FILES_OF_MQTT);
     if (config == NULL)
         return 1;
     int code = watch_run(config, device);

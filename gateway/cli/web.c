@@ -128,7 +128,8 @@ int cli_web(int argc, char **argv) {
     int code = read_options(argc, argv, &options);
     if (code >= 0)
         return code;
-    struct config *config = config_load(options.file, cli_print_fault, stderr);
+    unsigned needed = options.user != NULL ? FILES_OF_WEB : FILES_OF_MQTT | FILES_OF_WEB;
+    struct config *config = cli_load_config(options.file, needed);
     if (config == NULL)
         return 1;
     code = options.user != NULL ? add_user(config, options.user) : serve(config, options.listen);

@@ -451,15 +451,15 @@ static bool is_back_silent(const struct command_queue *queue, const struct comma
                            const struct road *road) {
     if (roll_call_is_open(queue->roll_call))
         return false; // it may have ended elsewhere, which is still to be heard
-    return command->sent_to != road->serial && !command->is_back && !command->has_begun &&
-           !is_unsent(command) && command_queue_is_once(queue, command);
+    return command->sent_to != road->serial && command->here_then != road->serial && !command->is_back &&
+           !command->has_begun && !is_unsent(command) && command_queue_is_once(queue, command);
 }
 
-// The answer may stand behind the report that the device came back with.
-static void await_last_answer(struct command_queue *queue, struct command *command) {
+// The answer may stand behind the report that the device came back with. Its entry stays as it is: when another
+// instance has said that it sends it, and the device was gone before it did, that one takes it back.
+static void await_last_answer(struct command *command) {
     command->is_back = true;
     set_answer_time(command, RETURN_TIME);
-    command_voice_publish(queue->voice, command);
 }
 
 // A command that was sent to a connection which is gone, to a device that is back: it did not wait for the
@@ -471,7 +471,7 @@ static void requeue_unanswered(struct command_queue *queue, struct command_targe
         if (command->state != COMMAND_SENT || !find_road(queue, command, &road))
             continue;
         if (is_back_silent(queue, command, &road)) {
-            await_last_answer(queue, command);
+            await_last_answer(command);
         } else if (is_unanswered(queue, command, &road)) {
             command->state = COMMAND_QUEUED;
             command_voice_publish(queue->voice, command);
@@ -680,7 +680,8 @@ static bool decides(const struct command_queue *queue) {
 
 // What another instance has sent is left to it, until it has surely gone.
 static bool is_timed_out(const struct command_queue *queue, const struct command *command, int64_t now) {
-    bool late = now >= command->answer_at && command_voice_is_own(queue->voice, command);
+    bool ours = command->is_back || command_voice_is_own(queue->voice, command);
+    bool late = now >= command->answer_at && ours;
     bool orphaned = now >= command->answer_at + ADOPTION_TIME * 1000000LL && decides(queue);
     return late || orphaned;
 }

@@ -71,7 +71,8 @@ static void take_stored(void *context, int64_t id, const char *text) {
 void command_sync_start(struct command_sync *sync) {
     store_each_command(voice_of(sync)->store, take_stored, sync);
     if (table_of(sync)->pending > 0)
-        log_info("%zu commands pending from the last run", table_of(sync)->pending);
+        log_info("%zu command%s pending from the last run", table_of(sync)->pending,
+                 TEXT_S(table_of(sync)->pending));
 }
 
 // --- the marker ---
@@ -236,7 +237,12 @@ static void take_emptied(struct command_sync *sync, struct command *command) {
         bury(sync, command, COMMAND_CANCELED);
 }
 
+// It is not sent from here any more, if it was about to be. Who was, may also take that back while the device is here
+// and is waited for.
 static void adopt(struct command *command, struct command *update) {
+    if (command->unwritten || command->unheard)
+        command_queue_yield(command);
+    command->is_back = false;
     command->state = update->state;
     command->attempts = update->attempts;
     command->answer_by = update->answer_by;
@@ -263,7 +269,6 @@ static void take_claim(struct command_sync *sync, struct command *command, struc
         return; // from before
     if (!own) {
         adopt(command, update);
-        command_queue_yield(command);
     } else if (update->attempts == command->attempts) {
         command_queue_heard(sync->queue, command);
     }
@@ -276,11 +281,28 @@ static void note_spoiled(struct command_sync *sync, struct command *command) {
     command->spoiled = command->confirmed = sync->any_spoiled = true;
 }
 
+static bool is_by_the_same(const struct command *command, const struct command *update) {
+    return command->instance != NULL && update->instance != NULL &&
+           strcmp(command->instance, update->instance) == 0;
+}
+
 // Only who has sent it takes that back: anything else with fewer attempts is from before, put back by somebody.
 static bool is_older(const struct command *command, const struct command *update) {
-    bool same = command->instance != NULL && update->instance != NULL &&
-                strcmp(command->instance, update->instance) == 0;
-    return update->attempts < command->attempts && !same;
+    return update->attempts < command->attempts && !is_by_the_same(command, update);
+}
+
+// Whoever has said that he sends it does not after all. That counts also while our own word that we do is on its way: it
+// comes behind this one.
+static bool is_taken_back(const struct command *command, const struct command *update) {
+    return command->state == COMMAND_SENT && update->state == COMMAND_QUEUED &&
+           update->attempts == command->attempts - 1 && is_by_the_same(command, update);
+}
+
+// Who says that he sends it when another one has said so already was too late, and hears that as we do. An attempt
+// that follows has another number.
+static bool is_too_late(const struct command *command, const struct command *update) {
+    return command->state == COMMAND_SENT && update->state == COMMAND_SENT &&
+           update->attempts == command->attempts && !is_by_the_same(command, update);
 }
 
 // What stands in the broker for a command that is known here. echo: we have said it on this connection.
@@ -294,11 +316,13 @@ static void take_update(struct command_sync *sync, struct command *command, stru
         bury(sync, command, update->state); // whatever we have said meanwhile
     else if (command->unheard)
         take_claim(sync, command, update, own);
+    else if (!own && is_taken_back(command, update))
+        adopt(command, update);
     else if (echo || command_voice_is_on_its_way(voice, command))
         return; // what we have is newer
     else if (own)
         take_own_entry(sync, command, update);
-    else if (is_older(command, update))
+    else if (is_older(command, update) || is_too_late(command, update))
         note_spoiled(sync, command);
     else
         adopt(command, update);
@@ -391,11 +415,32 @@ static struct command *read_entry(struct command_sync *sync, const char *key, in
     return NULL;
 }
 
+static bool is_signed(const struct mqtt_received *received) {
+    json_t *entry = received->length <= ENTRY_MAX
+                        ? json_loadb(received->payload, received->length, JSON_REJECT_DUPLICATES, NULL)
+                        : NULL;
+    bool found = json_object_get(entry, "signature") != NULL;
+    json_decref(entry);
+    return found;
+}
+
+// What no gateway wrote, of a command that the intake, which knows all, does not know, must not look like one that waits.
+// False: it stays. A signed one may be right with another key.
+static bool clear_stray(const struct command_sync *sync, const char *key, int64_t id,
+                        const struct mqtt_received *received) {
+    return is_intake(sync) && !is_signed(received) &&
+           bus_publish(voice_of(sync)->bus, NULL, MQTT_RETAINED, TOPIC_STATE "%s" TOPIC_QUEUE "%lld", key,
+                       (long long)id) != 0;
+}
+
 static void refuse_entry(struct command_sync *sync, const char *key, int64_t id,
                          const struct mqtt_received *received, const char *fault) {
     struct command *command = command_table_find(table_of(sync), id);
-    log_about(received->topic, LOG_WARNING, "%s: ignored: %s", received->topic, fault);
-    if (command == NULL || strcmp(command->key, key) != 0)
+    bool ours = command != NULL && strcmp(command->key, key) == 0;
+    bool cleared = !ours && clear_stray(sync, key, id, received);
+    log_about(received->topic, LOG_WARNING, "%s: ignored: %s%s", received->topic, fault,
+              cleared ? "; clearing it" : "");
+    if (!ours)
         return;
     command->confirmed = command->confirmed || received->retain; // of an earlier version, it is not signed
     note_spoiled(sync, command);

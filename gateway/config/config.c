@@ -49,8 +49,8 @@ static void add_json_fault(struct faults *faults, const char *file, const char *
     if (error->line < 0)
         faults_add(faults, path, "%s", error->text);
     else
-        faults_add(faults, path, "%s, line %d, column %d: %s, expected JSON", file, error->line,
-                   error->column, error->text);
+        faults_add(faults, path, "%s, line %d, column %d: %s%s", file, error->line, error->column,
+                   error->text, strstr(error->text, "expected") != NULL ? "" : ", expected JSON");
 }
 
 static json_t *load_json(struct faults *faults, const char *file, const char *path) {
@@ -438,15 +438,15 @@ static void read_all(struct faults *faults, struct config *config) {
     rules_check_channels(faults, config);
 }
 
-// Takes ownership of json.
-static struct config *read_config(struct faults *faults, json_t *json) {
+// Takes ownership of json. file is where it is from, or NULL.
+static struct config *read_config(struct faults *faults, json_t *json, const char *file, unsigned needed) {
     json_t *schema = schema_with_options();
     struct config *config = must_have(calloc(1, sizeof *config));
     config->json = json;
     environment_apply(faults, json, schema);
     struct pruning pruning = {.faults = faults, .json = json, .name = "$"};
     check_schema(&pruning, schema, schema);
-    environment_find_credentials(faults, json);
+    files_find(faults, json, needed, file);
     if (json_is_object(json))
         read_all(faults, config);
     json_decref(schema);
@@ -457,9 +457,13 @@ static struct config *read_config(struct faults *faults, json_t *json) {
 }
 
 struct config *config_load(const char *file, config_fault_fn *fault, void *context) {
+    return config_load_with(file, FILES_ALL, fault, context);
+}
+
+struct config *config_load_with(const char *file, unsigned needed, config_fault_fn *fault, void *context) {
     struct faults faults = {.fault = fault, .context = context};
     json_t *json = file != NULL ? load_json(&faults, file, "$") : json_object();
-    struct config *config = json != NULL ? read_config(&faults, json) : NULL;
+    struct config *config = json != NULL ? read_config(&faults, json, file, needed) : NULL;
     if (config != NULL)
         config->file = file;
     return config;
@@ -471,7 +475,7 @@ struct config *config_parse(const char *text, size_t length, config_fault_fn *fa
     json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
     if (json == NULL)
         add_json_fault(&faults, "the text", "$", &error);
-    return json != NULL ? read_config(&faults, json) : NULL;
+    return json != NULL ? read_config(&faults, json, NULL, FILES_ALL) : NULL;
 }
 
 void config_free(struct config *config) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "gateway/config/faults.h"
+#include "gateway/config/files.h"
 #include "gateway/config/settings.h"
 
 // Reads file (NULL: defaults only), which stays the caller's, and the environment. NULL when there was any fault; each
@@ -12,6 +13,10 @@ struct config *config_load(const char *file, config_fault_fn *fault, void *conte
 
 // The same for text in memory.
 struct config *config_parse(const char *text, size_t length, config_fault_fn *fault, void *context);
+
+// config_load() for who is not the gateway: of the files that the configuration names only those that are needed, some of
+// FILES_… of files.h, are read, so that the others need not be there nor be this user's.
+struct config *config_load_with(const char *file, unsigned needed, config_fault_fn *fault, void *context);
 
 void config_free(struct config *config);
 

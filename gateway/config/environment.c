@@ -152,7 +152,44 @@ static void find_strangers(struct faults *faults, const json_t *schema) {
             continue;
         each_key(schema, "$", PREFIX, compare, &search);
         if (!search.found)
-            faults_add(faults, "$", "has no key for the environment's %.*s", (int)search.length, *entry);
+            faults_add(faults, "$",
+                       "the environment's %.*s names no key, expected a name such as TRACKBUS_MQTT__URL, for "
+                       "mqtt.url",
+                       (int)search.length, *entry);
+    }
+}
+
+// Kubernetes sets these for a service called trackbus: TRACKBUS_PORT_7700_TCP, TRACKBUS_SERVICE_HOST.
+static bool may_be_anothers(const char *name) {
+    return strstr(name, "_PORT") != NULL || strstr(name, "_SERVICE_") != NULL;
+}
+
+static bool is_short_name(const char *name) {
+    for (size_t i = 0; i < sizeof short_names / sizeof short_names[0]; i++)
+        if (strcmp(short_names[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static void note_stranger(const char *name, config_fault_fn *note, void *context) {
+    struct search search = {.name = name, .length = strlen(name)};
+    if (strncmp(name, PREFIX, strlen(PREFIX)) != 0 || strstr(name, "__") != NULL || value_of(name) == NULL ||
+        may_be_anothers(name) || is_short_name(name))
+        return;
+    each_key(schema_find("config.schema.json"), "$", PREFIX, compare, &search);
+    char *text = text_format("the environment's %s names no key and is ignored; TRACKBUS_MQTT__URL would be "
+                             "mqtt.url",
+                             name);
+    if (!search.found)
+        note(context, "$", text);
+    free(text);
+}
+
+void environment_strangers(config_fault_fn *note, void *context) {
+    for (char **entry = environ; *entry != NULL; entry++) {
+        char *name = text_format("%.*s", (int)strcspn(*entry, "="), *entry);
+        note_stranger(name, note, context);
+        free(name);
     }
 }
 
@@ -184,41 +221,4 @@ static void note_key(void *context, const char *path, const char *name, const js
 void environment_notes(config_fault_fn *note, void *context) {
     struct noting noting = {note, context};
     each_key(schema_find("config.schema.json"), "$", PREFIX, note_key, &noting);
-}
-
-// --- credentials ---
-
-static void find_credential(struct faults *faults, json_t *object, const char *key, const char *path) {
-    const char *file = json_string_value(json_object_get(object, key)),
-               *folder = value_of("CREDENTIALS_DIRECTORY");
-    size_t length = strlen(key);
-    if (file == NULL || strncmp(file, "%d/", 3) != 0 || length < 5 || strcmp(key + length - 5, "_file") != 0)
-        return;
-    if (folder == NULL) {
-        faults_add(
-            faults, path,
-            "is \"%s\", but there are no credentials, expected to be run by systemd with LoadCredential=",
-            file);
-        json_object_set_new(object, key, json_null());
-        return;
-    }
-    char *whole = text_format("%s%s", folder, file + 2);
-    json_object_set_new(object, key, json_string(whole));
-    free(whole);
-}
-
-static void find_credentials(struct faults *faults, json_t *json, const char *path) {
-    const char *key;
-    json_t *value;
-    void *next;
-    json_object_foreach_safe(json, next, key, value) {
-        char *inner = text_format("%s.%s", path, key);
-        find_credential(faults, json, key, inner);
-        find_credentials(faults, value, inner);
-        free(inner);
-    }
-}
-
-void environment_find_credentials(struct faults *faults, json_t *json) {
-    find_credentials(faults, json, "$");
 }

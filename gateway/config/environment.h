@@ -1,5 +1,4 @@
-// What the environment says beside the file: TRACKBUS_MQTT__CLIENT_ID is mqtt.client_id, and so for every key; and where
-// the service manager has put secrets.
+// What the environment says beside the file: TRACKBUS_MQTT__CLIENT_ID is mqtt.client_id, and so for every key.
 #pragma once
 
 #include <jansson.h>
@@ -13,6 +12,6 @@ void environment_apply(struct faults *faults, json_t *json, const json_t *schema
 // Calls note for each key that a variable sets: path is the key's, such as "$.mqtt.url".
 void environment_notes(config_fault_fn *note, void *context);
 
-// In all values of keys that end with _file, "%d/" at the beginning becomes the folder of the service's
-// credentials ($CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=). A fault: there is no such folder.
-void environment_find_credentials(struct faults *faults, json_t *json);
+// Calls note for each variable that looks like ours and names no key. Those with two underscores are faults of
+// environment_apply().
+void environment_strangers(config_fault_fn *note, void *context);

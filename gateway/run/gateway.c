@@ -13,6 +13,7 @@
 #include "gateway/base/log.h"
 #include "gateway/base/loop_lag.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 #include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/roll_call.h"
 #include "gateway/broker/store.h"
@@ -392,7 +393,8 @@ static void stop(struct gateway *gateway) {
     }
     gateway->stopping = true;
     service_stopping(&gateway->service);
-    log_info("stopping: no more connections, %zu messages to hand over", outbox_count(gateway->outbox));
+    log_info("stopping: no more connections, %zu message%s to hand over", outbox_count(gateway->outbox),
+             TEXT_S(outbox_count(gateway->outbox)));
     for (size_t i = 0; i < gateway->config->channel_count; i++) {
         channel_close(&gateway->channels[i]);
         channel_log_counters(&gateway->channels[i]);
@@ -457,13 +459,13 @@ static void on_taken(void *context, const char *restart, size_t devices) {
     pass_on_settings(context);
     if (*restart != '\0')
         log_warning("needs a restart: %s", restart);
-    log_info("the configuration is read again: the registry has %zu devices", devices);
+    log_info("the configuration is read again: the registry has %zu device%s", devices, TEXT_S(devices));
 }
 
 static void log_counters(struct gateway *gateway) {
     for (size_t i = 0; i < gateway->config->channel_count; i++)
         channel_log_counters(&gateway->channels[i]);
-    log_info("outbox: %zu messages", outbox_count(gateway->outbox));
+    log_info("outbox: %zu message%s", outbox_count(gateway->outbox), TEXT_S(outbox_count(gateway->outbox)));
     log_info("the longest turn of the last minute took %u ms", loop_lag_longest(&gateway->lag));
 }
 

@@ -20,7 +20,8 @@
 #include "gateway/state/values.h"
 
 // Devices that we do not know and of which the broker tells something; of more, nothing is heard.
-#define CLAIMS_MAX 400000
+#define ELSEWHERE_MAX 400000 // devices of other gateways that are remembered
+#define CLAIMS_MAX    400000
 
 // Parts of a device's state that can be due.
 enum device_state_part {
@@ -91,11 +92,10 @@ struct denied {
     UT_hash_handle hh;
 };
 
-// A device that we do not know, and that another gateway has or had: should it come into the registry, that one speaks of
-// it.
-struct away {
+// A device that we do not have, and of which another gateway has said whether it is connected.
+struct foreign {
     int64_t id;
-    uint32_t holder; // 0: not known
+    uint32_t holder; // which gateway; 0: not known
     bool connected;
     UT_hash_handle hh;
 };
@@ -128,7 +128,7 @@ struct devices {
     bool all_read;         // what the broker retained when we started
     struct claim *claims;  // while we hear what the broker retains
     struct denied *denied; // those of which it is due to say that they are not
-    struct away *away;
+    struct foreign *foreign;
     bool strangers_announced; // to Home Assistant
 };
 
@@ -629,6 +629,47 @@ static void release(struct devices *devices) {
     }
 }
 
+static struct foreign *find_foreign(const struct devices *devices, int64_t id) {
+    struct foreign *foreign;
+    HASH_FIND(hh, devices->foreign, &id, sizeof id, foreign);
+    return foreign;
+}
+
+static void forget_foreign(struct devices *devices, struct foreign *foreign) {
+    HASH_DEL(devices->foreign, foreign);
+    free(foreign);
+}
+
+// NULL when there are too many.
+static struct foreign *find_or_make_foreign(struct devices *devices, int64_t id) {
+    struct foreign *foreign = find_foreign(devices, id);
+    if (foreign != NULL || HASH_COUNT(devices->foreign) >= ELSEWHERE_MAX)
+        return foreign;
+    foreign = must_have(calloc(1, sizeof *foreign));
+    foreign->id = id;
+    HASH_ADD(hh, devices->foreign, id, sizeof foreign->id, foreign);
+    return foreign;
+}
+
+static void note_foreign(struct devices *devices, const struct device_state *state) {
+    struct foreign *foreign = find_or_make_foreign(devices, state->id);
+    if (foreign == NULL)
+        return;
+    foreign->holder = state->holder;
+    foreign->connected = true;
+}
+
+// It is one that we have now.
+static void take_foreign(struct devices *devices, struct device_state *state) {
+    struct foreign *foreign = find_foreign(devices, state->id);
+    if (foreign == NULL)
+        return;
+    state->holder = foreign->holder;
+    state->elsewhere = state->confirmed = foreign->connected;
+    state->connected = foreign->connected;
+    forget_foreign(devices, foreign);
+}
+
 static void forget_denied(struct devices *devices, int64_t id) {
     struct denied *denied;
     HASH_FIND(hh, devices->denied, &id, sizeof id, denied);
@@ -853,43 +894,6 @@ void devices_remove(struct devices *devices, int64_t id) {
     devices->removed = bus_last_number(devices->parts.bus);
 }
 
-// --- devices of others that we do not know ---
-
-static struct away *find_away(const struct devices *devices, int64_t id) {
-    struct away *away;
-    HASH_FIND(hh, devices->away, &id, sizeof id, away);
-    return away;
-}
-
-static void drop_away(struct devices *devices, struct away *away) {
-    HASH_DEL(devices->away, away);
-    free(away);
-}
-
-static void note_away(struct devices *devices, int64_t id, uint32_t holder, bool connected) {
-    struct away *away = find_away(devices, id);
-    if (away == NULL && HASH_COUNT(devices->away) >= CLAIMS_MAX)
-        return;
-    if (away == NULL) {
-        away = must_have(calloc(1, sizeof *away));
-        away->id = id;
-        HASH_ADD(hh, devices->away, id, sizeof away->id, away);
-    }
-    away->holder = holder != 0 ? holder : away->holder;
-    away->connected = connected;
-}
-
-// It is one that we know now.
-static void take_away(struct devices *devices, struct device_state *state) {
-    struct away *away = find_away(devices, state->id);
-    if (away == NULL)
-        return;
-    state->holder = away->holder;
-    state->elsewhere = state->confirmed = away->connected;
-    state->connected = away->connected;
-    drop_away(devices, away);
-}
-
 // --- the registry ---
 
 // Makes or updates the state of a listed device; new_now: it has just come into the registry, and did not stand there
@@ -900,7 +904,7 @@ static struct device_state *take_listed(struct devices *devices, const struct co
     struct device device = registry_device(devices->parts.registry, listed->ident);
     struct device_state *state = find_or_make(devices, device.id, listed->ident);
     if (state->name == NULL)
-        take_away(devices, state);
+        take_foreign(devices, state);
     identify(devices, state, &device, listed->ident);
     state->fresh = state->fresh && new_now;
     return state;
@@ -985,7 +989,7 @@ static void tell_gone(const struct devices *devices, const struct device_state *
 static void remove_state(struct devices *devices, struct device_state *state) {
     tell_gone(devices, state);
     if (is_held_elsewhere(state))
-        note_away(devices, state->id, state->holder, true);
+        note_foreign(devices, state);
     else
         clearing_begin(devices->parts.clearing, state->id);
     forget(devices, state);
@@ -1094,7 +1098,7 @@ static size_t compare_some(struct devices *devices, size_t count) {
 }
 
 bool devices_know(const struct devices *devices, int64_t id) {
-    return find(devices, id) != NULL;
+    return find(devices, id) != NULL || find_foreign(devices, id) != NULL;
 }
 
 // home_assistant.unknown_devices may have changed.
@@ -1404,6 +1408,20 @@ static bool is_overtaken(bool *heard, const struct mqtt_received *received) {
     return received->retain && *heard;
 }
 
+// Another gateway has it; or whoever had it has cleared what it said.
+static void hear_connected_of_foreign(struct devices *devices, int64_t id,
+                                      const struct mqtt_received *received) {
+    struct foreign *foreign =
+        received->length > 0 ? find_or_make_foreign(devices, id) : find_foreign(devices, id);
+    if (foreign != NULL && received->length == 0) {
+        forget_foreign(devices, foreign);
+    } else if (foreign != NULL) {
+        foreign->connected = is_true(received);
+        if (received->instance != NULL)
+            foreign->holder = holder_of(received->instance);
+    }
+}
+
 static void hear_connected(struct devices *devices, int64_t id, const char *topic,
                            const struct mqtt_received *received) {
     struct device_state *state = find(devices, id);
@@ -1412,9 +1430,8 @@ static void hear_connected(struct devices *devices, int64_t id, const char *topi
         deny(devices, id);
     else if (state == NULL) // it has said that, too, or has it
         forget_denied(devices, id);
-    if (state == NULL && !own && received->length > 0)
-        note_away(devices, id, received->instance != NULL ? holder_of(received->instance) : 0,
-                  is_true(received));
+    if (state == NULL && !own)
+        hear_connected_of_foreign(devices, id, received);
     if (state == NULL)
         return;
     if (!state->confirmed)
@@ -1452,15 +1469,10 @@ static void hear_holder_of(struct devices *devices, struct device_state *state, 
         compare(devices, state, bus_is_own(devices->parts.bus, instance), topic, received);
 }
 
-static void hear_holder_of_unknown(struct devices *devices, int64_t id, const char *instance, bool retained) {
-    struct away *away = find_away(devices, id);
-    bool own = bus_is_own(devices->parts.bus, instance);
-    if (own && retained)
-        note_claim(devices, id, CLAIM_OURS);
-    if (instance != NULL && !own)
-        note_away(devices, id, holder_of(instance), away != NULL && away->connected);
-    else if (away != NULL)
-        drop_away(devices, away);
+static void hear_holder_of_foreign(struct devices *devices, int64_t id, const char *instance) {
+    struct foreign *foreign = find_or_make_foreign(devices, id);
+    if (foreign != NULL)
+        foreign->holder = holder_of(instance);
 }
 
 static void hear_holder(struct devices *devices, int64_t id, const char *topic,
@@ -1470,9 +1482,23 @@ static void hear_holder(struct devices *devices, int64_t id, const char *topic,
     const char *instance = json_string_value(json);
     if (state != NULL && !is_overtaken(&state->heard_holder, received))
         hear_holder_of(devices, state, instance, topic, received);
-    else if (state == NULL)
-        hear_holder_of_unknown(devices, id, instance, received->retain);
+    else if (state == NULL && bus_is_own(devices->parts.bus, instance) && received->retain)
+        note_claim(devices, id, CLAIM_OURS);
+    else if (state == NULL && instance != NULL)
+        hear_holder_of_foreign(devices, id, instance);
     json_decref(json);
+}
+
+// Those that we do not have are not connected either.
+static void deny_foreign_of(struct devices *devices, uint32_t holder) {
+    struct foreign *foreign, *next;
+    HASH_ITER(hh, devices->foreign, foreign, next) {
+        if (foreign->holder != holder || !foreign->connected)
+            continue;
+        foreign->connected = false;
+        if (find(devices, foreign->id) == NULL)
+            deny(devices, foreign->id);
+    }
 }
 
 void devices_take_over(struct devices *devices, const char *client_id) {
@@ -1488,6 +1514,7 @@ void devices_take_over(struct devices *devices, const char *client_id) {
         mark_due(devices, state, STATE_CONNECTED);
         announce_anew(devices, state);
     }
+    deny_foreign_of(devices, holder);
 }
 
 void devices_assert_connected(struct devices *devices) {
@@ -1709,11 +1736,11 @@ size_t devices_count(const struct devices *devices) {
 }
 
 void devices_free(struct devices *devices) {
+    while (devices->foreign != NULL)
+        forget_foreign(devices, devices->foreign);
     drop_claims(devices);
     while (devices->denied != NULL)
         forget_denied(devices, devices->denied->id);
-    while (devices->away != NULL)
-        drop_away(devices, devices->away);
     free(devices->reload.moved);
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);

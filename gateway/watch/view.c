@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/text.h"
 #include "gateway/fleet/when.h"
 
 #define CELL_MAX   64        // bytes of a value
@@ -80,8 +81,8 @@ static const char *const titles[] = {"AGO",   "IDENT",   "NAME",     "CONN",
 static void put_header(struct screen *screen, const struct fleet *fleet, const struct view_status *status,
                        const struct view_choice *choice) {
     struct line line = {.length = 0};
-    line_add(&line, "%s: %s  %zu devices, %zu connected  %.1f messages/s", status->broker, status->state,
-             fleet->count, fleet->connected, status->rate);
+    line_add(&line, "%s: %s  %zu device%s, %zu connected  %.1f messages/s", status->broker, status->state,
+             fleet->count, TEXT_S(fleet->count), fleet->connected, status->rate);
     if (status->odd > 0)
         line_add(&line, "  %llu not understood", status->odd);
     if (choice->order != ORDER_HEARD || choice->reversed)

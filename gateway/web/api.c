@@ -429,10 +429,11 @@ static struct http_answer get_session(struct call *call) {
     bool needed = login_is_needed(call->api->parts.login);
     char *broker = text_format("%s:%d", config->mqtt.host, config->mqtt.port);
     json_t *session =
-        json_pack("{s:s?, s:b, s:b, s:s, s:s?, s:s, s:s, s:s, s:b}", "user", call->user, "login", needed,
+        json_pack("{s:s?, s:b, s:b, s:s, s:s?, s:s, s:s, s:s, s:b, s:I}", "user", call->user, "login", needed,
                   "commands", config->web.commands && call->user != NULL, "version", TRACKBUS_VERSION,
                   "tiles", config->web.tiles, "attribution", config->web.attribution, "prefix",
-                  config->mqtt.topic_prefix, "broker", broker, "broker_up", up);
+                  config->mqtt.topic_prefix, "broker", broker, "broker_up", up, "gateways_online",
+                  (json_int_t)gateways_online(call->api->parts.gateways));
     free(broker);
     return reply_json(200, session);
 }

@@ -138,6 +138,13 @@ static bool is_online(const struct part *part) {
     return part->own || (part->holds && says_online(part->state));
 }
 
+size_t gateways_online(const struct gateways *gateways) {
+    size_t count = 0;
+    for (const struct part *part = gateways->instances; part != NULL; part = part->hh.next)
+        count += is_online(part);
+    return count;
+}
+
 static json_t *part_json(const struct part *part) {
     return json_pack("{s:s, s:b, s:O?, s:O?}", "instance", part->name, "online", is_online(part), "state",
                      part->state, "metrics", part->metrics);

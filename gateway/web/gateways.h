@@ -23,6 +23,9 @@ const json_t *gateways_own(const struct gateways *gateways);
 // The connection was lost: what others say is not known to hold until it comes again.
 void gateways_lost(struct gateways *gateways);
 
+// How many are online, as far as is known.
+size_t gateways_online(const struct gateways *gateways);
+
 // All of them: [{"instance":…,"state":{…},"metrics":{…}}, …], and the channels as they stand; for the caller to release.
 json_t *gateways_json(struct gateways *gateways);
 json_t *gateways_channels_json(const struct gateways *gateways);

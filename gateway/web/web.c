@@ -103,6 +103,12 @@ static void tell_broker(struct web *web, bool up) {
     streams_wake(web->streams);
 }
 
+static void tell_gateways(struct web *web) {
+    struct text_out out = {0};
+    text_out_print(&out, "{\"online\":%zu}", gateways_online(web->gateways));
+    tell(web, "gateways", NULL, &out);
+}
+
 // Whether anybody would read it.
 static bool is_looked_at(const struct web *web) {
     return streams_count(web->streams) > 0 || clock_ticks() - web->asked < INTEREST;
@@ -336,6 +342,7 @@ static void on_up(void *context) {
     web->states = NULL;
     ask_for_states(web);
     dossiers_connected(web->dossiers);
+    web->gateways_changed = true; // those that are gone say nothing
     tell_broker(web, true);
 }
 
@@ -414,7 +421,7 @@ static void on_tick(uv_timer_t *timer) {
     web->states_come = false;
     tell_rows(web);
     if (web->gateways_changed)
-        tell_nothing_more(web, "gateways", NULL);
+        tell_gateways(web);
     if (web->captures_changed)
         tell_nothing_more(web, "captures", NULL);
     web->gateways_changed = web->captures_changed = false;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -252,6 +253,19 @@ static bool is_free(int type, int port) {
     return bound;
 }
 
+// A port is given out once: tests run side by side, and what listens there comes later. The claim is a name of the
+// system's, which goes with this process.
+static bool claim(int port) {
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int length = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "trackbus-tests-port-%d", port);
+    int held = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+    bool ours = bind(held, (struct sockaddr *)&name, size) == 0;
+    if (!ours)
+        close(held);
+    return ours;
+}
+
 int rig_free_port(void) {
     static unsigned seed;
     int port;
@@ -259,7 +273,7 @@ int rig_free_port(void) {
         seed = (unsigned)getpid() * 7919U + (unsigned)rig_clock();
     do
         port = PORT_FIRST + (int)((unsigned)rand_r(&seed) % PORT_COUNT);
-    while (!is_free(SOCK_STREAM, port) || !is_free(SOCK_DGRAM, port));
+    while (!claim(port) || !is_free(SOCK_STREAM, port) || !is_free(SOCK_DGRAM, port));
     return port;
 }
 

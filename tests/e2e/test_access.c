@@ -180,6 +180,18 @@ Test(access, the_gateway_may_do_all_that_it_does) {
     finish(rig);
 }
 
+// The gateway's user may not read answers: the log tells what becomes of a command.
+Test(access, the_gateways_own_user_sends_in_a_short_time_as_well) {
+    struct rig *rig = up_with_gateway();
+    char *out;
+    wake(rig, VAN);
+    json_decref(rig_expect_standing_json(rig, "/trackbus/state/gw/devices/" VAN, "{'protocol_id':1}"));
+    int code = as_user(rig, "trackbus", "send --wait 2 " VAN " rconf,1#", &out);
+    cr_assert(code == 3 && strstr(out, "sent       custom") != NULL, "%d: %s", code, out);
+    cr_assert(strstr(out, "may this user read answers/#?") != NULL, "%s", out);
+    rig->finished = true;
+}
+
 Test(access, the_dispatcher_sends_sees_and_cancels) {
     struct rig *rig = up_with_gateway();
     char *out, call[256];

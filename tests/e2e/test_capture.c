@@ -308,7 +308,13 @@ Test(capture, program_writes_a_file_that_decode_reads) {
 
 Test(capture, program_says_that_nothing_came_and_what_is_wrong) {
     struct rig *rig = rig_up(NULL);
-    expect_end(start(rig, "--seconds 1 nobody"), 1, "nothing came");
+    struct program *program = start(rig, "nobody");
+    await_line(program, "no device 'nobody' is known so far; waiting for one with this ident");
+    kill(program->process, SIGINT);
+    expect_end(program, 1, "nothing came");
+    expect_end(start(rig, "'Van 9'"), 1, "there is no device 'Van 9'");
+    expect_end(start(rig, "--channel nix"), 1, "there is no channel 'nix'; there are: mictrack");
+    rig_expect(rig, ENDED, "{'channel':'nix'}");
     expect_end(start(rig, "--address example.org"), 1,
                "gateway trackbus refuses: address is not an IP address");
     expect_end(start(rig, "-o /nowhere/c " VAN), 1, "cannot write /nowhere/c: No such file or directory");

@@ -47,6 +47,34 @@ static char *standing(struct rig *rig, const char *ident, int64_t id) {
     return text;
 }
 
+static void expect_cleared(struct rig *rig, int64_t id) {
+    char topic[128];
+    topic_of(topic, VAN, id);
+    rig_expect_standing(rig, topic, NULL);
+}
+
+// Two with one key: only the one that takes commands in clears it, and what waits goes on.
+STORY(command_signed, forged_ones_are_cleared_by_one_of_two_gateways) {
+    rig_share_key();
+    struct rig *rig = rig_up(NULL), *second = rig_beside(rig);
+    rig_gateway_start(second, "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
+    rig_expect_state(second);
+    int64_t id = queue_command(rig, VAN, "reboot", REBOOT);
+    free(standing(rig, VAN, id));
+    forge(rig, VAN, 17, "factoryreset", "");
+    rig_expect_log(second, "commands-queue/17: ignored: no gateway has signed it");
+    rig_expect_log(rig, "commands-queue/17: ignored: no gateway has signed it; clearing it");
+    expect_cleared(rig, 17);
+    cr_assert(!rig_log_has(second, "clearing it"));
+    int device = wake(second, VAN);
+    device_expect(device, "reboot,0#");
+    device_send(device, "reboot=Success!\r\n");
+    expect_step(rig, VAN, "reboot", "processed", "{'executed':true}");
+    cr_assert(rig_log_count(rig, "clearing it") == 1);
+    finish(rig);
+    device_expect_no_more(device);
+}
+
 STORY(command_signed, forged_ones_are_not_executed) {
     struct rig *rig = rig_with_broker(NULL);
     forge(rig, VAN, 17, "factoryreset", ""); // before its start
@@ -57,9 +85,12 @@ STORY(command_signed, forged_ones_are_not_executed) {
     forge(rig, VAN, 19, "factoryreset", ",\"signature\":\"" WRONG "\"");
     expect_next(rig, device);
     expect_none(rig, "/answers/forged");
-    rig_expect_log(rig, "commands-queue/17: ignored: no gateway has signed it");
-    rig_expect_log(rig, "commands-queue/18: ignored: no gateway has signed it");
+    rig_expect_log(rig, "commands-queue/17: ignored: no gateway has signed it; clearing it");
+    rig_expect_log(rig, "commands-queue/18: ignored: no gateway has signed it; clearing it");
     rig_expect_log(rig, "commands-queue/19: ignored: it was not signed with the key of this gateway");
+    expect_cleared(rig, 17);
+    expect_cleared(rig, 18);
+    free(standing(rig, VAN, 19));                      // it may be another gateway's
     cr_assert(!rig_log_has(rig, "commands.key_file")); // it is alone
     rig_finish(rig);
     device_expect_no_more(device);

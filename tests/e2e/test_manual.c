@@ -39,6 +39,18 @@ Test(manual, page_and_completions_have_every_subcommand) {
     cr_assert_gt(count, 8);
 }
 
+// An option has a line of its own, whatever it takes; and says what its own subcommand does with it.
+Test(manual, page_tells_options_apart) {
+    cr_assert_str_eq(said("grep -c -F '.B \\-l, \\-\\-listen ADDRESS:PORT' '" MADE "trackbus.1' || true"),
+                     "1\n");
+    cr_assert_str_eq(
+        said("sed -n '/^.SS check/,/^.SS decode/p' '" MADE "trackbus.1' | grep -c -F 'store.path' || true"),
+        "0\n");
+    cr_assert_str_eq(said("grep -c -e '^.SS help$' -e '^.SS version$' -e '^trackbus version$' '" MADE
+                          "trackbus.1' || true"),
+                     "3\n");
+}
+
 Test(manual, a_shell_completes) {
     cr_assert_str_eq(said("bash -c 'source \"" MADE
                           "trackbus\"; COMP_WORDS=(trackbus de); COMP_CWORD=1; _trackbus; "

@@ -143,7 +143,7 @@ Test(send, fails_with_the_reason) {
 Test(send, says_what_it_is_still_waiting_for) {
     struct rig *rig = rig_up(NULL);
     expect_end(start(rig, "--wait 3 " VAN " rconf,1#"), 3);
-    expect_said("queued     custom", "still waiting: 0 of 1 commands have ended", NULL);
+    expect_said("queued     custom", "still waiting: 0 of 1 command has ended", NULL);
     rig_gateway_stop(rig);
     expect_end(start(rig, "--wait 3 " VAN " rconf,1#"), 3);
     expect_said("no gateway has taken it in yet", NULL);

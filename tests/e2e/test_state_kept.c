@@ -93,6 +93,7 @@ static void expect_to_rest(struct rig *rig) {
 static json_t *retained(struct rig *rig) {
     json_t *all = rig_retained(rig, "state/#");
     json_object_del(all, "trackbus/" GENERATION);
+    json_object_del(all, "trackbus/" INSTANCE "/metrics"); // which count on
     return all;
 }
 

@@ -306,7 +306,7 @@ Test(watch, a_device_that_is_adopted_renamed_and_removed) {
     send_report(device, VAN, 1);
     rig_expect(rig, "message/gw/devices/" VAN, NULL);
     watch_terminal(rig, NULL, NULL);
-    expect_shown(": connected  1 devices, 1 connected");
+    expect_shown(": connected  1 device, 1 connected");
     expect_shown(VAN "  on ");
     rig_publish_retained(rig, entry, "{\"name\":\"Lorry 7\",\"id\":42}");
     expect_shown(VAN "  Lorry 7  on ");
@@ -324,7 +324,7 @@ Test(watch, one_ident_on_the_screen) {
     struct rig *rig = rig_up(FLEET);
     int device = rig_tcp(rig), other = rig_tcp(rig);
     watch_terminal(rig, FLEET, OTHER);
-    expect_shown(": connected  1 devices, 0 connected");
+    expect_shown(": connected  1 device, 0 connected");
     send_report(device, VAN, 1);
     rig_expect(rig, "message/gw/devices/42", NULL);
     send_report(other, OTHER, 1);
@@ -347,9 +347,9 @@ Test(watch, the_broker_goes_and_comes) {
     rig_publish(rig, "message/gw/channels/1/a", "{\"ident\":\"a\",\"message.type\":\"R0\"}");
     expect_shown("R0");
     rig_broker_kill(rig);
-    expect_shown(": reconnecting  1 devices");
+    expect_shown(": reconnecting  1 device,");
     rig_broker_start(rig, NULL);
-    expect_shown(": connected  1 devices");
+    expect_shown(": connected  1 device,");
     cr_assert(strstr(last_screen(), "retrying in") == NULL);
     end(rig, SIGINT);
     expect_given_back();
@@ -437,7 +437,7 @@ Test(watch, a_device_by_its_name_on_the_screen) {
     struct rig *rig = rig_up(FLEET);
     int device = rig_tcp(rig), other = rig_tcp(rig);
     watch_terminal(rig, FLEET, "Van 2");
-    expect_shown(": connected  1 devices, 0 connected");
+    expect_shown(": connected  1 device, 0 connected");
     send_report(device, VAN, 1);
     rig_expect(rig, "message/gw/devices/42", NULL);
     send_report(other, OTHER, 1);

@@ -160,3 +160,42 @@ Test(web_metrics, move_for_the_reason_that_their_help_gives) {
     expect_of_broker(http_ask(port, "GET /metrics", "", ""), true);
     rig_finish(rig);
 }
+
+// A broker that takes no message of VAN.
+static struct rig *up_with_little(int *port) {
+    char extra[256];
+    struct rig *rig = rig_new();
+    snprintf(extra, sizeof extra, "acl_file %s/acl\n" RIG_BROKER_LIMITS, rig->directory);
+    rig_write_file(rig, "acl",
+                   "topic read #\n" // of the gateway, which has no name
+                   "topic write trackbus/state/#\n"
+                   "topic write trackbus/log/#\n"
+                   "topic write trackbus/message/gw/devices/" CAR "\n"
+                   "user " RIG_USER "\n"
+                   "topic read #\n");
+    rig_broker_start(rig, extra);
+    rig_client_start(rig);
+    rig_gateway_start(rig, "{'web':{'listen':'127.0.0.1:0'},'messages':['devices'],'telemetry':'off',"
+                           "'store':{'max_bytes':1048576}}");
+    *port = http_page_port(rig);
+    return rig;
+}
+
+Test(web_metrics, of_what_the_broker_refuses_and_of_a_full_store) {
+    int port;
+    struct rig *rig = up_with_little(&port);
+    int van = rig_tcp(rig), car = rig_tcp(rig);
+    device_send(van, report(VAN, 1));
+    rig_expect(rig, INSTANCE, "{'set_aside':1}");
+    rig_broker_freeze(rig);
+    for (int i = 0; i < 4000; i++)
+        device_send(car, report(CAR, i));
+    rig_expect_log(rig, "the outbox is full");
+    rig_broker_kill(rig);
+    http_expect_soon(port, "GET /metrics", "", "trackbus_broker_up" IT "0");
+    const char *text = http_ask(port, "GET /metrics", "", "");
+    expect(text, "trackbus_set_aside_messages" IT, 1, true);
+    expect(text, "trackbus_store_full" IT, 1, true);
+    expect(text, "trackbus_outbox_messages" IT, 1000, false);
+    rig_finish(rig);
+}

@@ -428,7 +428,7 @@ Test(workers, all_read_the_registry_again) {
     rig_expect_log_times(rig, ": connected", 3);
     expect_name(rig, 2, 3, "one");
     rig_gateway_signal(rig, SIGHUP);
-    rig_expect_log_times(rig, ": the registry has 1 devices", 2);
+    rig_expect_log_times(rig, ": the registry has 1 device", 2);
     expect_name(rig, 1, 4, "two");
     expect_name(rig, 2, 5, "two");
     kill_worker(rig, 2);

@@ -85,13 +85,21 @@ static bool find_packet(const uint8_t *bytes, size_t length, size_t *head, size_
     return *whole <= length;
 }
 
+// What is to come next at the latest: what the broker must not take may be set aside without having been sent.
+static int next_due(const struct device *device) {
+    int next = device->highest + 1;
+    while (next < SEQUENCE_MAX && (device->flags[next] & UNWELCOME) != 0)
+        next++;
+    return next;
+}
+
 static void note_order(struct world *world, struct device *device, int sequence) {
     bool may_miss = device->kind == MICTRACK && world->killed;
     if ((device->flags[sequence] & REFUSED) != 0) {
         device->flags[sequence] &= (uint8_t)~REFUSED; // later ones were at the broker together with it
         return;
     }
-    if (sequence > device->highest + 1 && !may_miss)
+    if (sequence > next_due(device) && !may_miss)
         world->counts.out_of_order++;
     if (device->kind == MICTRACK && sequence <= device->last_passed)
         world->counts.out_of_order++;

@@ -1,7 +1,7 @@
 // The page: what is shown where, and what comes from the server.
 import { ask, listen } from "./api.js";
 import { Detail } from "./detail.js";
-import { visible } from "./dom.js";
+import { put, visible } from "./dom.js";
 import { Gateways } from "./gateways.js";
 import { List } from "./list.js";
 import { FleetMap } from "./map.js";
@@ -16,8 +16,9 @@ function tellStatus() {
   for (const device of devices.values()) connected += device.connected === true;
   document.getElementById("status").textContent = `${connected} of ${devices.size} connected`;
   const cut = document.getElementById("cut");
-  cut.hidden = !cutOff && app.session.broker_up;
-  cut.textContent = cutOff ? "Cut off from the server: what is shown may be old. Trying again." : "The broker is not connected: what is shown may be old.";
+  const why = cutOff ? "Cut off from the server" : !app.session.broker_up ? "The broker is not connected" : app.session.gateways_online === 0 ? "No gateway is online" : null;
+  cut.hidden = !why;
+  if (why) put(cut, `${why}: what is shown may be old.${cutOff ? " Trying again." : ""}`);
 }
 
 // With many devices drawing takes a while: then it comes less often.
@@ -38,7 +39,7 @@ const always = {
   device: (device) => { devices.set(device.ident, device); drawSoon(); },
   gone: ({ ident }) => { devices.delete(ident); drawSoon(); },
   broker: ({ up }) => { app.session.broker_up = up; tellStatus(); },
-  gateways: () => { if (view instanceof Gateways) view.load(); },
+  gateways: ({ online }) => { app.session.gateways_online = online; tellStatus(); if (view instanceof Gateways) view.load(); },
   captures: () => { if (view instanceof Gateways) view.load(); },
   reset: () => { stream.stop(); setTimeout(again, 1000 + Math.random() * 3000); }, // not all pages at once
 };
@@ -81,7 +82,11 @@ function route() {
   const [, kind, ident] = location.hash.split("/");
   view?.close?.();
   view = makeView(kind, ident);
+  const main = document.querySelector("main");
+  main.className = kind === "device" || kind === "gateways" ? kind : "";
+  main.scrollTop = 0;
   document.getElementById("side").replaceChildren(...[view.element].flat());
+  app.map.resize();
   for (const [id, current] of [["nav-devices", kind !== "gateways"], ["nav-gateways", kind === "gateways"]])
     current ? document.getElementById(id).setAttribute("aria-current", "page") : document.getElementById(id).removeAttribute("aria-current");
   document.title = kind === "device" ? visible(`${devices.get(view.ident)?.name || view.ident} – trackbus`) : "trackbus";

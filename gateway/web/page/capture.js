@@ -1,6 +1,6 @@
 // The bytes of a device: a capture of it is started and ended here, and what came and went stands below.
 import { ask } from "./api.js";
-import { clock, make } from "./dom.js";
+import { clock, make, spaced } from "./dom.js";
 
 const KEPT = 100; // chunks that are shown
 const SECONDS = 600;
@@ -11,9 +11,9 @@ const keyOf = ({ topic, entry }) => `${entry.instance} ${topic} ${entry.offset} 
 function chunkLine({ topic, entry }) {
   const sent = topic.endsWith("/send"), pairs = String(entry.packet).match(/../g) || [];
   const text = pairs.map((pair) => parseInt(pair, 16)).map((byte) => byte >= 32 && byte < 127 ? String.fromCharCode(byte) : "·").join("");
-  return make("div", { class: "entry" }, make("time", {}, clock(entry.timestamp)), make("span", {}, sent ? "to the device" : "from the device"),
+  return make("div", { class: "entry" }, ...spaced(make("time", {}, clock(entry.timestamp)), make("span", {}, sent ? "to the device" : "from the device"),
     make("span", { class: "quiet" }, [entry.transport, entry.source, `byte ${entry.offset}`].filter(Boolean).join(" · ")),
-    make("div", { class: "bytes" }, pairs.join(" ")), make("div", { class: "bytes text" }, text));
+    make("div", { class: "bytes" }, pairs.join(" ")), make("div", { class: "bytes text" }, text)));
 }
 
 export const captureText = ({ instance, by, timestamp, seconds }) =>

@@ -2,11 +2,12 @@
 import { ask } from "./api.js";
 import { Capture } from "./capture.js";
 import { chart } from "./charts.js";
-import { age, ago, clock, make, show, speed, volts } from "./dom.js";
+import { age, ago, clock, make, show, spaced, speed, volts, words } from "./dom.js";
 import { CommandForm } from "./form.js";
 import { isAlarm } from "./list.js";
 
 const KEPT = 100; // entries that are shown
+const NONE = "None since the page's server was started."; // which keeps them in memory
 const USUAL = ["ident", "peer", "channel.id", "device.id", "device.name", "device.type.id", "protocol.id", "timestamp", "server.timestamp", "message.type",
   "message.seqnum", "position.latitude", "position.longitude", "position.speed", "battery.voltage"]; // shown elsewhere
 
@@ -24,8 +25,9 @@ function nameOf(topic) {
 }
 
 function logLine({ topic, entry }) {
-  const more = entry.error_text || entry.reason || (entry.response !== undefined ? show(entry.response) : entry.source || "");
-  return make("div", { class: "entry" }, make("time", {}, clock(entry.timestamp)), make("span", { class: topic.endsWith("/error") ? "bad" : "" }, nameOf(topic)), make("span", { class: "quiet" }, more), bytes(entry));
+  const reason = topic.endsWith(`/${entry.reason}`) ? "" : entry.reason; // which says no more than the topic
+  const more = entry.error_text || reason || (entry.response != null ? show(entry.response) : entry.source || "");
+  return make("div", { class: "entry" }, ...spaced(make("time", {}, clock(entry.timestamp)), make("span", { class: topic.endsWith("/error") ? "bad" : "" }, nameOf(topic)), make("span", { class: "quiet" }, more), bytes(entry)));
 }
 
 function place(values) {
@@ -33,12 +35,32 @@ function place(values) {
   return latitude === undefined || longitude === undefined ? "" : `${latitude.toFixed(5)}, ${longitude.toFixed(5)}`;
 }
 
+// A last value for people: a time as such, with the day; yes or no.
+function valueText(name, value, unit) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number" && /(^|\.)timestamp$/.test(name)) return clock(value);
+  return show(value) + (unit ? " " + unit : "");
+}
+
+// The beginning of what the schema says of a field; all of it is its tooltip.
+const brief = ({ title, description = "" }) => title || description.split(/[;:(,]/)[0].trim();
+
 // A message in a line; opened, all of it.
 function messageLine(message) {
   const parts = [message["message.type"], place(message), speed(message["position.speed"]), volts(message["battery.voltage"])].filter(Boolean);
   const more = Object.keys(message).filter((name) => !USUAL.includes(name)).map((name) => `${name} ${show(message[name])}`).join(", ");
-  return make("details", { class: "entry" }, make("summary", {}, make("time", {}, clock(message.timestamp)), make("span", {}, parts.join(" · ")), make("span", { class: "more quiet" }, more)),
+  return make("details", { class: "entry" }, make("summary", {}, ...spaced(make("time", {}, clock(message.timestamp)), make("span", {}, parts.join(" · ")), make("span", { class: "more quiet" }, more))),
     make("pre", {}, ...JSON.stringify(message, null, 1).split("\n").map((line) => make("div", {}, line))));
+}
+
+function fill(list, entries, line) {
+  list.replaceChildren(...(entries.length ? entries.slice(0, KEPT).map(line) : [make("p", { class: "quiet none" }, NONE)]));
+}
+
+function add(list, line) {
+  list.querySelector(".none")?.remove();
+  list.prepend(line);
+  list.children[KEPT]?.remove();
 }
 
 export class Detail {
@@ -65,8 +87,8 @@ export class Detail {
       this.track = track.body;
       this.newest = messages.body[0]?.["server.timestamp"] || 0;
       this.newestEntry = log.body[0]?.entry.timestamp || 0;
-      this.log.replaceChildren(...log.body.slice(0, KEPT).map(logLine));
-      this.messages.replaceChildren(...messages.body.slice(0, KEPT).map(messageLine));
+      fill(this.log, log.body, logLine);
+      fill(this.messages, messages.body, messageLine);
       this.rest.hidden = false;
       this.draw();
       this.app.map.follow(this.device, this.track.geometry.coordinates);
@@ -96,8 +118,7 @@ export class Detail {
     const point = [message["position.longitude"], message["position.latitude"]], located = point[0] !== undefined && point[1] !== undefined;
     if (located) this.track.geometry.coordinates.push(point);
     this.track.properties.samples.push(message);
-    this.messages.prepend(messageLine(message));
-    this.messages.children[KEPT]?.remove();
+    add(this.messages, messageLine(message));
     this.draw();
     this.app.map.move(located ? message : null, this.track.geometry.coordinates);
   }
@@ -107,8 +128,7 @@ export class Detail {
     if (topic === "captures/refused") this.capture.refused(entry);
     if (entry.timestamp <= this.newestEntry) return; // it is shown already
     if (entry.ident ? entry.ident !== this.device.ident : entry.device_id !== this.device.id) return;
-    this.log.prepend(logLine(line));
-    this.log.children[KEPT]?.remove();
+    add(this.log, logLine(line));
     if (this.mark && entry.meta?.web === this.mark) this.tellLife(line);
   }
 
@@ -132,8 +152,8 @@ export class Detail {
 
   drawValues() {
     const rows = Object.entries(this.device.values).sort(([a], [b]) => a < b ? -1 : 1).map(([name, { value, timestamp }]) => {
-      const { unit, title, description } = this.fields.get(name) || {};
-      return make("tr", {}, make("th", { title: title || description }, name), make("td", {}, show(value) + (unit ? " " + unit : "")), make("td", { class: "age" }, age(timestamp)));
+      const field = this.fields.get(name) || {};
+      return make("tr", {}, make("th", { title: field.description }, name, make("small", {}, brief(field))), make("td", {}, valueText(name, value, field.unit)), make("td", { class: "age" }, age(timestamp)));
     });
     this.values.replaceChildren(make("table", {}, make("tbody", {}, ...rows)));
   }
@@ -145,7 +165,7 @@ export class Detail {
 
   async loadWaiting() {
     const { body } = await ask(this.path + "/commands");
-    const rows = body.map((command) => make("tr", {}, make("td", {}, command.name || "custom"), make("td", { class: "quiet" }, command.properties ? JSON.stringify(command.properties) : ""),
+    const rows = body.map((command) => make("tr", {}, make("td", {}, command.name || "custom"), make("td", { class: "quiet" }, words(command.properties)),
       make("td", { class: "age" }, this.app.session.commands ? make("button", { onclick: () => this.cancel(command.id) }, "Cancel") : "")));
     this.waiting.replaceChildren(...(rows.length ? [make("h3", {}, "Waiting commands"), make("table", {}, make("tbody", {}, ...rows))] : []));
   }

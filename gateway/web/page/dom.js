@@ -10,6 +10,9 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+// With a blank between them: what is copied, or read out, is not one word.
+export const spaced = (...parts) => parts.filter((part) => part != null).flatMap((part, i) => i ? [" ", part] : [part]);
+
 // Marks that change the direction of writing would let a name rearrange the line that it stands in.
 export function visible(text) {
   return text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202f\u2060-\u2069\ufeff]/g, "\ufffd");
@@ -42,3 +45,4 @@ export function clock(seconds) {
 export const show = (value) => typeof value === "string" ? value : JSON.stringify(value);
 export const speed = (value) => value === undefined ? "" : `${Math.round(value)} km/h`;
 export const volts = (value) => value === undefined ? "" : `${value.toFixed(2)} V`;
+export const words = (properties) => Object.entries(properties || {}).map(([name, value]) => `${name} ${show(value)}`).join(", ");

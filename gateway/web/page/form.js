@@ -50,11 +50,11 @@ export class CommandForm {
     this.begin();
   }
 
-  // Before what may put the device out of reach. "No" stands where "Send" was: a second click sends nothing.
-  ask() {
+  // Before what may put the device out of reach. A second click where "Send" was sends nothing.
+  ask(given) {
     const no = make("button", { type: "button", onclick: () => this.answer() }, "No");
     this.question.replaceChildren(make("p", {}, `Send ${this.choice.value} to ${this.device}? It may be out of reach afterwards.`),
-      no, make("button", { type: "button", class: "danger", onclick: () => { this.answer(); this.publish(); } }, `Yes, send ${this.choice.value}`));
+      no, make("button", { type: "button", class: "danger", onclick: () => { this.answer(); this.publish(given); } }, `Yes, send ${this.choice.value}`));
     this.question.hidden = false;
     this.button.hidden = true;
     no.focus();
@@ -88,16 +88,22 @@ export class CommandForm {
     this.fields.replaceChildren(...(schema.description ? [make("p", { class: "quiet" }, schema.description)] : []), ...labels);
   }
 
-  submit() { this.schemas[this.choice.value]["x-risky"] ? this.ask() : this.publish(); }
-
-  async publish() {
-    const given = {};
+  submit() {
+    const schema = this.schemas[this.choice.value], given = {};
     for (const [name, [input, rule]] of this.inputs) {
       const value = read(input, rule);
       if (value !== undefined) given[name] = value;
       this.faults.get(name).textContent = "";
     }
     this.fault.textContent = "";
+    const missing = [...properties(schema, given).required].filter((name) => this.faults.has(name) && given[name] === undefined);
+    for (const name of missing) this.faults.get(name).textContent = "is needed";
+    if (missing.length > 0) this.inputs.get(missing[0])[0].focus();
+    else if (schema["x-risky"]) this.ask(given);
+    else this.publish(given);
+  }
+
+  async publish(given) {
     try {
       await this.send({ name: this.choice.value, properties: given });
     } catch (error) {
@@ -106,7 +112,7 @@ export class CommandForm {
         if (place) place.textContent = problem;
         return !place;
       });
-      this.fault.textContent = error.faults ? rest.map(({ path, problem }) => `${path} ${problem}`).join("; ") : error.message;
+      this.fault.textContent = error.faults ? rest.map(({ path, problem }) => `${path.replace(/^properties\b\.?/, "") || this.choice.value} ${problem}`).join("; ") : error.message;
     }
   }
 }

@@ -1,9 +1,10 @@
 // The gateways: what each says of itself.
 import { ask } from "./api.js";
 import { captureText } from "./capture.js";
-import { age, clock, make } from "./dom.js";
+import { age, clock, make, spaced } from "./dom.js";
 
 const size = (bytes) => bytes === undefined ? "" : bytes < 1024 ? `${bytes} B` : bytes < 1 << 20 ? `${Math.round(bytes / 1024)} KiB` : `${(bytes / (1 << 20)).toFixed(1)} MiB`;
+const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 const of = (capture) => ["device", "channel", "address"].filter((kind) => capture[kind]).map((kind) => `${kind} ${capture[kind]}`).join();
 const sum = (metrics, key) => (metrics?.channels || []).reduce((total, channel) => total + (channel[key] || 0), 0);
 
@@ -24,11 +25,11 @@ export class Gateways {
     if (this.closed) return;
     this.cards.replaceChildren(...gateways.body.gateways.map((gateway) => this.card(gateway)));
     if (gateways.body.gateways.length === 0) this.cards.append(make("p", { class: "empty" }, "No gateway is on this broker."));
-    const running = captures.body.map((capture) => make("div", { class: "entry" }, make("span", {}, of(capture)), make("span", { class: "quiet" }, captureText(capture))));
-    this.captures.replaceChildren(...(running.length ? running : [make("p", { class: "quiet" }, "None runs.")]));
+    const running = captures.body.map((capture) => make("div", { class: "entry" }, ...spaced(make("span", {}, of(capture)), make("span", { class: "quiet" }, captureText(capture)))));
+    this.captures.replaceChildren(...(running.length ? running : [make("p", { class: "quiet" }, "No capture runs.")]));
     const lines = log.body.filter(({ entry }) => entry.packet).slice(0, 20).map(({ entry }) =>
-      make("div", { class: "entry" }, make("time", {}, clock(entry.timestamp)), make("span", {}, entry.source || ""), make("span", { class: "quiet" }, entry.error_text || entry.verdict || ""),
-        make("div", { class: "bytes" }, entry.packet.match(/../g)?.join(" ") || "")));
+      make("div", { class: "entry" }, ...spaced(make("time", {}, clock(entry.timestamp)), make("span", {}, entry.source || ""), make("span", { class: "quiet" }, entry.error_text || entry.verdict || ""),
+        make("div", { class: "bytes" }, entry.packet.match(/../g)?.join(" ") || ""))));
     this.strangers.replaceChildren(...(lines.length ? lines : [make("p", { class: "quiet" }, "None.")]));
   }
 
@@ -39,21 +40,29 @@ export class Gateways {
     return rate === undefined ? "" : `${rate.toFixed(1)} messages/s`;
   }
 
+  // Numbers of one that is offline are not those of now: only when it said the last ones.
+  rows(gateway) {
+    const { online, state, metrics } = gateway;
+    if (!online || !metrics) return [["last heard", online ? "" : clock(metrics?.timestamp)], ["version", state?.version]];
+    const { devices, devices_connected: connected } = metrics;
+    return [["version", state?.version], ["up", state?.started ? age(state.started) : ""], ["devices", devices === undefined ? "" : `${connected} of ${devices} connected, over TCP or UDP`],
+      ["TCP connections", sum(metrics, "connections")], ["rate", this.rate(gateway)], ["messages", sum(metrics, "messages")],
+      ["broker", metrics.broker_up ? `connected, ${counted(metrics.broker_reconnections ?? 0, "reconnection")}` : "not connected"],
+      ["outbox", `${counted(metrics.outbox_messages ?? 0, "message")}, oldest ${Math.round(metrics.outbox_oldest_seconds ?? 0)} s`], ["disk", size(metrics.store_bytes) + (metrics.store_full ? ", full" : "")],
+      ["set aside", metrics.set_aside_messages], ["commands waiting", metrics.commands_waiting], ["memory", size(metrics.resident_memory_bytes)],
+      ["longest pause", metrics.loop_lag_seconds === undefined ? "" : `${Math.round(metrics.loop_lag_seconds * 1000)} ms in the last minute`]];
+  }
+
   card(gateway) {
-    const { instance, online, state, metrics } = gateway;
-    const rows = [["version", state?.version], ["up", state?.started ? age(state.started) : ""], ["connections", metrics && sum(metrics, "connections")], ["rate", this.rate(gateway)],
-      ["messages", metrics && sum(metrics, "messages")], ["broker", metrics && (metrics.broker_up ? `connected, ${metrics.broker_reconnections ?? 0} reconnections` : "not connected")],
-      ["outbox", metrics && `${metrics.outbox_messages ?? 0} messages, oldest ${Math.round(metrics.outbox_oldest_seconds ?? 0)} s`], ["disk", size(metrics?.store_bytes) + (metrics?.store_full ? ", full" : "")],
-      ["set aside", metrics?.set_aside_messages], ["memory", size(metrics?.resident_memory_bytes)],
-      ["longest turn", metrics?.loop_lag_seconds === undefined ? "" : `${Math.round(metrics.loop_lag_seconds * 1000)} ms in the last minute`]];
-    const shown = rows.filter(([, value]) => value !== undefined && value !== "" && value !== null);
+    const { instance, online, metrics } = gateway;
+    const shown = this.rows(gateway).filter(([, value]) => value !== undefined && value !== "" && value !== null);
     return make("section", { class: "card" }, make("h2", {}, instance, make("small", { class: online ? "good" : "bad" }, online ? "online" : "offline")),
-      make("table", {}, make("tbody", {}, ...shown.map(([name, value]) => make("tr", {}, make("th", {}, name), make("td", {}, String(value)))))), this.channels(metrics));
+      make("table", {}, make("tbody", {}, ...shown.map(([name, value]) => make("tr", {}, make("th", {}, name), make("td", {}, String(value)))))), online ? this.channels(metrics) : null);
   }
 
   channels(metrics) {
     if (!metrics?.channels?.length) return null;
-    const titles = ["channel", "connections", "messages", "junk"], number = { class: "number" };
+    const titles = ["channel", "TCP", "messages", "junk"], number = { class: "number" };
     return make("table", { class: "channels" }, make("thead", {}, make("tr", {}, ...titles.map((title, i) => make("th", i ? number : {}, title)))),
       make("tbody", {}, ...metrics.channels.map((channel) => make("tr", {}, make("td", {}, channel.name), make("td", number, channel.connections), make("td", number, channel.messages), make("td", number, size(channel.junk_bytes))))));
   }

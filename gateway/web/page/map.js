@@ -171,18 +171,18 @@ export class FleetMap {
     tiles.on("tileerror", () => {
       if (came || this.grid) return;
       tiles.remove();
-      attribution.textContent = "";
       this.showGrid("The map tiles cannot be reached: a plain grid.");
     });
   }
 
+  // Said in the corner, where it covers little.
   showGrid(text) {
-    const note = document.getElementById("map-note");
     this.grid = new Grid().addTo(this.map);
-    note.textContent = text;
-    note.hidden = false;
-    setTimeout(() => { note.hidden = true; }, 10000);
+    document.getElementById("attribution").textContent = text;
   }
+
+  // Its place on the page may be another one now.
+  resize() { this.map.invalidateSize({ animate: false }); }
 
   // Once, when the first positions are there.
   fit() {
