@@ -207,7 +207,7 @@ Test(report, what_is_no_message) {
         "{}",
         "{\"ident\":5}",
         "{\"ident\":\"\"}",
-        "{" IDENT,
+        ("{" IDENT),
         "\"a\"",
         "null",
         "{\"ident\":\"a b\"}",
