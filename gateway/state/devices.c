@@ -278,21 +278,20 @@ static struct device_state *find_or_make(struct devices *devices, int64_t id, co
 
 // What strangers have said the broker forgets by itself, also when no gateway is there to clear it.
 static uint64_t publish_value(const struct devices *devices, const struct device_state *state,
-                              enum field field, const char *index, size_t index_length, const char *text,
-                              size_t length) {
+                              const struct message_member *member, int64_t timestamp) {
     char topic[TOPIC_MAX];
     bus_topic(devices->parts.bus, topic, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s%s%.*s",
-              (long long)state->id, value_name(field), index_length > 0 ? "." : "", (int)index_length, index);
-    return bus_publish_text(devices->parts.bus, topic, text, length,
-                            state->listed ? MQTT_RETAINED : MQTT_RETAINED_FOR_A_WHILE);
+              (long long)state->id, value_name(member->field), member->index_length > 0 ? "." : "",
+              (int)member->index_length, member->index);
+    return bus_publish_measured(devices->parts.bus, topic, member->value, member->length,
+                                state->listed ? MQTT_RETAINED : MQTT_RETAINED_FOR_A_WHILE, timestamp);
 }
 
 // What memory has no room for goes out each time, if the broker takes it now.
 static void publish_at_once(const struct devices *devices, const struct device_state *state,
-                            const struct message_member *member) {
+                            const struct message_member *member, int64_t timestamp) {
     if (bus_keeps_up(devices->parts.bus))
-        publish_value(devices, state, member->field, member->index, member->index_length, member->value,
-                      member->length);
+        publish_value(devices, state, member, timestamp);
 }
 
 // A field that is not in memory may be one that was never there before.
@@ -318,7 +317,7 @@ static void take_value(struct devices *devices, struct device_state *state,
         mark_due(devices, state, STATE_VALUES);
         break;
     case VALUE_NO_ROOM:
-        publish_at_once(devices, state, member);
+        publish_at_once(devices, state, member, timestamp);
         break;
     }
 }
@@ -477,8 +476,8 @@ static bool publish_values(struct devices *devices, struct device_state *state) 
             continue;
         if (!bus_keeps_up(devices->parts.bus))
             return false;
-        publish_value(devices, state, (enum field)value->field, value_index(value), value->index_length,
-                      value_text(value), value->length);
+        const struct message_member member = value_member(value);
+        publish_value(devices, state, &member, value->timestamp);
         value->generation = generation_write(devices->parts.generation);
     }
     return true;

@@ -22,7 +22,6 @@
 #include "schema/schemas.h"
 
 #define LIST_GOOD_FOR 1000000  // microseconds that one list is given to all who ask
-#define LISTS_MAX     8        // that may be in memory, because their readers are slow
 #define ENTRIES_MAX   500      // log entries or messages in an answer
 #define PUBLISH_TIME  10000000 // microseconds for the broker to take a command
 #define CAPTURE_TIME  600      // seconds, when nothing else is asked for
@@ -82,7 +81,7 @@ static void make_list(struct api *api) {
 static struct http_answer get_devices(struct call *call) {
     struct api *api = call->api;
     if (api->list == NULL || clock_ticks() - api->list_at > LIST_GOOD_FOR) {
-        if (http_snapshots() >= LISTS_MAX)
+        if (http_snapshots_full())
             return reply_fault(503, "too many are reading the list slowly; try again");
         make_list(api);
     }

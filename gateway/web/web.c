@@ -285,8 +285,8 @@ static void take_device(struct web *web, const char *topic, const struct mqtt_re
     int64_t id;
     if (!topic_read_id(topic, &id, &rest))
         return;
-    double now = received->retain ? 0 : (double)clock_now() / 1e6;
-    dossier_take(web->dossiers, id, rest, received->payload, received->length, now);
+    int64_t measured = received->measured != 0 || received->retain ? received->measured : clock_now();
+    dossier_take(web->dossiers, id, rest, received->payload, received->length, (double)measured / 1e6);
     if (is_for_listener(rest) && listener_take(web->listener, received, clock_now()))
         web->states_come = true;
 }

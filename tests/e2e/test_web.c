@@ -26,6 +26,9 @@ Test(web, shows_devices_gateways_and_metrics) {
     device_send(device, report(VAN, 1));
     http_expect_soon(port, "GET /api/devices", "", "\"ident\":\"" VAN "\"");
     http_expect_soon(port, "GET /api/devices/" VAN, "", "\"position.latitude\":{");
+    // Retained before anybody looked: its age is known all the same.
+    http_expect_soon(port, "GET /api/devices/" VAN, "",
+                     "\"battery.voltage\":{\"value\":3.744,\"timestamp\":1547025483.000}");
     http_expect_soon(port, "GET /api/devices/" VAN "/track", "", "\"coordinates\":[[");
     http_expect_soon(port, "GET /api/devices/" VAN "/log", "", "/identified\"");
     http_expect_soon(port, "GET /api/gateways", "", "\"instance\":\"trackbus\"");
