@@ -11,6 +11,7 @@
 #include "gateway/base/hash.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/table.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/channels/event.h"
