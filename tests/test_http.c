@@ -146,6 +146,33 @@ Test(http, who_waits_for_an_answer_is_left_alone) {
     close(second);
 }
 
+static unsigned ticks;
+
+static void count_tick(uv_timer_t *timer) {
+    ticks++;
+}
+
+// A chunk whose head does not end: the library cannot go on, and says until its time is over that there is something to
+// do. The loop has other things to do too.
+Test(http, a_request_that_cannot_go_on_stops_nothing_else) {
+    static char head[40000] = "POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n1;";
+    static uv_timer_t timer;
+    size_t length = strlen(head), turns = 0;
+    int client = connect_to_it();
+    memset(head + length, 'x', sizeof head - length);
+    cr_assert_eq(send(client, head, sizeof head, 0), sizeof head);
+    uv_timer_init(&loop, &timer);
+    uv_timer_start(&timer, count_tick, 10, 10);
+    uint64_t begin = uv_hrtime() / 1000000;
+    for (ticks = 0; ticks < 50; turns++)
+        uv_run(&loop, UV_RUN_ONCE);
+    uint64_t time = uv_hrtime() / 1000000 - begin;
+    cr_expect(time < PATIENCE, "50 ticks of 10 ms took %lu ms", (unsigned long)time);
+    cr_expect(turns < time + 200, "%zu turns in %lu ms", turns, (unsigned long)time);
+    uv_close((uv_handle_t *)&timer, NULL);
+    close(client);
+}
+
 // --- who does not read ---
 
 // Asks for it, and leaves the answer to the system.

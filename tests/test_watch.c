@@ -565,11 +565,13 @@ Test(listener, subscribes_to_what_is_published) {
 
 Test(listener, asks_for_one_state_after_the_other_and_again_after_a_loss) {
     struct listener *listener = listener_new(&config, NULL, &on_heard);
-    static const char *const filters[] = {
-        "p/q/state/gw/devices/+", "p/q/state/gw/devices/+/telemetry/server.timestamp",
-        "p/q/state/gw/devices/+/connected", "p/q/state/gw/devices/+/telemetry/position",
-        "p/q/state/gw/devices/+/telemetry/battery.voltage"};
-    for (size_t i = 0; i < 5; i++) {
+    static const char *const filters[] = {"p/q/state/gw/devices/+",
+                                          "p/q/state/gw/devices/+/last_active",
+                                          "p/q/state/gw/devices/+/telemetry/server.timestamp",
+                                          "p/q/state/gw/devices/+/connected",
+                                          "p/q/state/gw/devices/+/telemetry/position",
+                                          "p/q/state/gw/devices/+/telemetry/battery.voltage"};
+    for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++) {
         cr_assert_str_eq(listener_states(listener), filters[i]);
         cr_assert_str_eq(listener_states(listener), filters[i]); // until it is subscribed to
         listener_states_asked(listener);
@@ -619,6 +621,8 @@ Test(listener, states_are_taken_until_messages_come) {
     const struct fleet_device *device = fleet_by_ident(listener_fleet(listener), "a-1");
     cr_assert(device->latitude == 1 && device->battery == 3.5 && device->heard == 1600000050 * SECOND);
     cr_assert_eq(device->connection, FLEET_CONNECTED);
+    take(listener, "p/q/state/gw/devices/7/last_active", "1600000060");
+    cr_assert_eq(device->heard, 1600000060 * SECOND);
     take(listener, "p/q/message/gw/devices/7", "{" IDENT ",\"device.id\":7,\"battery.voltage\":3.6}");
     take(listener, "p/q/state/gw/devices/7/telemetry/battery.voltage", "3.5");
     cr_assert(device->battery == 3.6);

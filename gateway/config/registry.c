@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 
 #include "gateway/base/memory.h"
+#include "gateway/base/table.h"
 
 struct entry {
     const struct config_device *device;

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 #include <utlist.h>
 
 #include "gateway/base/clean.h"
@@ -13,6 +12,7 @@
 #include "gateway/base/limiter.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/table.h"
 #include "gateway/base/text.h"
 #include "gateway/config/listing.h"
 

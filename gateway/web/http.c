@@ -232,13 +232,15 @@ static void run_soon(struct http *http, uint64_t milliseconds) {
     uv_timer_start(&http->timer, on_timer, milliseconds, 0);
 }
 
+// The library asks to go on at once while it has something to do, and also for a request that it cannot take any
+// further: a chunk whose head is larger than its memory. With a timer of 0 the loop would do nothing else until then.
 static void turn(struct http *http) {
     MHD_UNSIGNED_LONG_LONG wait;
     if (http->stopped)
         return;
     MHD_run(http->daemon);
     if (MHD_get_timeout(http->daemon, &wait) == MHD_YES)
-        run_soon(http, wait);
+        run_soon(http, wait > 0 ? wait : 1);
     else
         uv_timer_stop(&http->timer);
 }

@@ -292,7 +292,7 @@ static void take_command(struct web *web, const char *topic, const char *queue,
 static bool is_for_listener(const char *rest) {
     const char *name = topic_after(rest, TOPIC_TELEMETRY);
     if (name == NULL)
-        return *rest == '\0' || strcmp(rest, TOPIC_CONNECTED) == 0;
+        return *rest == '\0' || strcmp(rest, TOPIC_CONNECTED) == 0 || strcmp(rest, TOPIC_ACTIVE) == 0;
     return strcmp(name, TOPIC_POSITION) == 0 || strcmp(name, "battery.voltage") == 0 ||
            strcmp(name, "server.timestamp") == 0;
 }

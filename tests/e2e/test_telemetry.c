@@ -594,6 +594,35 @@ Test(telemetry, moves_again_when_the_clock_of_a_device_was_set_back, .timeout = 
     rig_finish(rig);
 }
 
+// --- when the device was last heard ---
+
+static bool is_now(void *context) {
+    json_t *retained = rig_retained(context, VAN_STATE "/last_active"), *value;
+    const char *topic;
+    bool now = false;
+    json_object_foreach(retained, topic, value) {
+        char *end;
+        long seconds = strtol(json_string_value(value), &end, 10);
+        now = *end == '\0' && labs(seconds - (long)time(NULL)) < 60;
+    }
+    json_decref(retained);
+    return now;
+}
+
+// Whatever time the report is of; and without telemetry.
+STORY(telemetry, off_leaves_when_a_device_was_last_active) {
+    struct rig *rig = rig_up("{'telemetry':'off'}");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, NOON);
+    cr_assert(rig_wait(is_now, rig, RIG_DEADLINE));
+    cr_assert(rig_count_retained(rig, TELEMETRY "#") == 0);
+    rig_broker_kill(rig);
+    rig_broker_start(rig, NULL); // which has lost all
+    cr_assert(rig_wait(is_now, rig, RIG_DEADLINE));
+    close(device);
+    rig_finish(rig);
+}
+
 // --- when it was measured ---
 
 #define MINUTE(n, battery) "MT;6;" VAN ";R1;19010912" #n "00+6a:db:54:5a:79:6d,-91+5+" #battery "+0\r\n"
