@@ -27,6 +27,7 @@ static struct home_assistant *home_assistant;
 static struct registry *registry;
 static struct session_table sessions;
 static struct devices *devices;
+static size_t forgotten; // filters that are heard no longer
 
 // --- a registry ---
 
@@ -66,6 +67,7 @@ static bool ask(void *context, const char *filter) {
 }
 
 static void forget(void *context, const char *filter) {
+    forgotten++;
 }
 
 static bool no(void *context) {
@@ -177,6 +179,18 @@ Test(devices, that_are_new_are_taken_in_portions) {
     size_t portions = reload();
     cr_assert(portions > MANY / PORTION && portions <= PORTIONS_EXPECTED, "%zu portions", portions);
     cr_assert(devices_know(devices, MANY));
+}
+
+// What an earlier run may have heard of each.
+Test(devices, that_are_many_are_watched_no_longer_in_portions) {
+    size_t portions = 1, most = 0, before;
+    open_devices(list_of(MANY, 1, "Van %d"));
+    devices_watch_each(devices, false);
+    cr_assert(forgotten == 0);
+    for (before = 0; !devices_watch_some(devices, PORTION); before = forgotten, portions++)
+        most = forgotten - before > most ? forgotten - before : most;
+    cr_assert(forgotten == MANY && most == PORTION && portions == MANY / PORTION, "%zu in %zu portions", most,
+              portions);
 }
 
 // --- ids ---

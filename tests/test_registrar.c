@@ -3,9 +3,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "gateway/state/registrar.h"
 #include "tests/carrier.h"
+
+#define NAME_MAX_LENGTH 64
+#define QUIET_TIME      20 // milliseconds
 
 static struct carrier broker;
 static struct bus *bus;
@@ -15,6 +19,18 @@ static struct registry *registry;
 static struct registrar *registrar;
 static size_t changes;
 static bool busy, written;
+static char asked[64][NAME_MAX_LENGTH]; // filters, as they were asked for
+static size_t asked_count, left_count;
+
+static bool ask(void *context, const char *filter) {
+    cr_assert(asked_count < sizeof asked / sizeof asked[0]);
+    strcpy(asked[asked_count++], filter);
+    return true;
+}
+
+static void ask_no_more(void *context, const char *filter) {
+    left_count++;
+}
 
 static void on_changed(void *context, const char *ident, const struct device *before, bool stood) {
     changes++;
@@ -40,7 +56,7 @@ static void set_up(void) {
     publisher = publisher_new(&broker.loop);
     generation = generation_new(&broker.loop, bus, publisher);
     registry = registry_new(no_devices(), UNKNOWN_ACCEPT, 10);
-    changes = 0;
+    changes = asked_count = left_count = 0;
 }
 
 static void tear_down(void) {
@@ -61,6 +77,8 @@ static void open_registrar(void) {
                                                         .bus = bus,
                                                         .registry = registry,
                                                         .store = broker.store,
+                                                        .asker = {NULL, ask, ask_no_more},
+                                                        .quiet_time = QUIET_TIME,
                                                         .publisher = publisher,
                                                         .generation = generation,
                                                         .changed = on_changed,
@@ -173,15 +191,92 @@ Test(registrar, a_device_that_is_missing_was_removed) {
     cr_assert(registry_adopted(registry, "van-3") == NULL && registry_count_adopted(registry) == 2);
 }
 
-// A queue that is too short, as Mosquitto's is by default, leaves some out.
-Test(registrar, of_a_crowd_none_counts_as_removed) {
-    store_many(1001);
+// --- what a broker leaves out ---
+
+static void turn_until_asked(size_t wanted) {
+    for (int i = 0; i < 10000 && asked_count < wanted; i++) {
+        turn();
+        usleep(1000);
+    }
+    cr_assert(asked_count == wanted, "%zu questions", asked_count);
+}
+
+static void turn_until_left(size_t wanted) {
+    for (int i = 0; i < 10000 && left_count < wanted; i++) {
+        turn();
+        usleep(1000);
+    }
+    cr_assert(left_count == wanted, "%zu", left_count);
+}
+
+// Ten times the quiet time.
+static void wait_a_while(void) {
+    for (int i = 0; i < 10 * QUIET_TIME; i++) {
+        turn();
+        usleep(1000);
+    }
+}
+
+static void expect_asked(size_t i, const char *filter) {
+    cr_assert_str_eq(asked[i], filter);
+}
+
+// A queue that is too short, as Mosquitto's may be, leaves some out: van-1001, and van-1002 is removed.
+static void hear_a_crowd(void) {
+    store_many(1002);
     hear_many(1, 1000, "{}", true);
     registrar_settled(registrar, true, nothing_lost);
-    for (int i = 0; i < 100; i++)
-        turn();
-    cr_assert(changes == 0 && registry_count_adopted(registry) == 1001);
+    turn_until_asked(3);
+    expect_asked(0, "t/registry/gw/devices/van-1001");
+    expect_asked(1, "t/registry/gw/devices/van-1002");
+    cr_assert(changes == 0 && registry_count_adopted(registry) == 1002);
 }
+
+static int asked_last(void) {
+    return atoi(strrchr(asked[asked_count - 1], '-') + 1);
+}
+
+Test(registrar, who_is_left_out_of_a_crowd_is_asked_for_by_name) {
+    hear_a_crowd();
+    hear(1001, "{}", true);
+    hear(asked_last(), "{}", true);
+    turn_until(1);
+    cr_assert(registry_adopted(registry, "van-1001") != NULL &&
+              registry_adopted(registry, "van-1002") == NULL);
+    cr_assert(asked_count == left_count);
+}
+
+// It does not even tell of one that it has.
+Test(registrar, without_an_answer_none_counts_as_removed) {
+    hear_a_crowd();
+    turn_until_left(3 * 5);
+    wait_a_while();
+    cr_assert(asked_count == 3 * 5 && changes == 0 && registry_count_adopted(registry) == 1002);
+}
+
+Test(registrar, asks_for_all_again_until_nothing_new_comes) {
+    open_registrar();
+    registrar_settled(registrar, true, nothing_lost);
+    hear_many(1, 1000, "{}", false);
+    turn_until_asked(1);
+    hear_many(1, 1001, "{}", true);
+    turn_until_asked(2);
+    hear_many(1, 1001, "{}", true);
+    wait_a_while();
+    expect_asked(0, "t/registry/gw/devices/+");
+    expect_asked(1, "t/registry/gw/devices/+");
+    cr_assert(asked_count == 2 && changes == 1001);
+}
+
+Test(registrar, asks_for_nothing_when_little_comes) {
+    open_registrar();
+    registrar_settled(registrar, true, nothing_lost);
+    hear_many(1, 999, "{}", false);
+    wait_a_while();
+    cr_assert(asked_count == 0 && changes == 999);
+}
+
+// --- what was lost ---
 
 static size_t count_given_back(void) {
     size_t count = 0;

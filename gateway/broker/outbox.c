@@ -25,6 +25,7 @@
 #include "gateway/base/limiter.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/broker/lanes.h"
 #include "gateway/broker/refusals.h"
 #include "gateway/broker/sideline.h"
 #include "gateway/broker/store.h"
@@ -48,9 +49,7 @@
 #define SHARE_AGAIN      200         // allowance at which devices are read again
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
 #define REFUSALS_MAX     10 // of a message, while others are taken or without a reason, until it is dropped
-#define LATER            500 // milliseconds; doubled each time that it is refused for now while others are taken
-#define LATER_MAX        32000  // and at most
-#define REFUSED_KEPT     64     // refused messages that are remembered for who waits for them later
+#define REFUSED_KEPT     64 // refused messages that are remembered for who waits for them later
 #define SILENCE_MAX      15000  // milliseconds without an answer to anything that is under way
 #define HURRY_MAX        10     // accused messages beyond which it is the broker that is in trouble
 #define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
@@ -58,19 +57,26 @@
 #define OVERDUE_MAX      3      // times that the answer to a message may be left out
 #define ROW_OVERHEAD     64     // bytes of a message on disk besides its text
 
+enum place {
+    IN_QUEUE,
+    AT_BROKER,
+    BESIDE,     // it waits in its lane: for an earlier one to its topic, or because that is refused for now
+    PASSED_OVER // others are tried in its place; see suspects.h
+};
+
 struct item {
     uint64_t number;
     uint64_t since;              // by uv_now(): when it was put or read back
     struct mqtt_publish publish; // its pointers point into bytes
     size_t size;
     int mid; // while it is at the broker; 0: it is not
-    int refusals;
     bool report;
     uint64_t hash; // of the topic
-    bool held; // it waits beside the others: until an earlier one to its topic is answered, or for not_before
-    bool released;       // and that is the case
-    uint64_t not_before; // by uv_now(): the broker did not take it for now; 0: it did not say so
-    uint64_t taken_when_refused;
+    enum place place;
+    struct lane *lane;                  // unless it is in the queue
+    struct item *lane_prev, *lane_next; // at the broker, or in the lane
+    bool refused;                       // for now, once at least
+    bool again;                         // it went out after its lane was refused for now
     struct strikes strikes;
     uint64_t taken_then;  // messages taken before the first strike, or the first answer that was left out
     int overdue;          // times that its answer was left out
@@ -99,7 +105,8 @@ struct outbox {
     struct outbox_handlers handlers;
     const char *prefix; // of our topics
     unsigned window, in_flight;
-    unsigned held, released;       // items that are
+    struct lanes lanes;
+    bool lane_had_turn;            // before the one that was handed over last
     uint64_t up_since;             // by uv_now(); 0: not connected
     uint64_t last_answer;          // on this connection, by uv_now(); 0: none
     uint64_t taken, taken_reports; // messages that the broker took: of any kind, reports alone
@@ -109,11 +116,11 @@ struct outbox {
 
     struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
-    size_t count, bytes;  // of items
-    bool pumping;         // messages are being handed over
-    unsigned deferred[2]; // items that the broker did not take for now: others, reports
-    uint64_t taken_at[2]; // messages taken, by taken_of(), when it said so last
-    bool may_retry;       // a tick has passed since
+    struct item *under_way; // items at the broker, the one handed over first before all others
+    struct item *flow;      // all before it stand apart
+    size_t count, bytes;    // of items
+    bool pumping;           // messages are being handed over
+    bool may_try;         // a report, though too many wait beside the queue: a tick has passed since the last
     uint64_t answered_at; // by uv_now(): the last answer to an item on this connection; 0: none
     struct suspects suspects;
     struct refusals refusals;
@@ -304,6 +311,8 @@ static void append_item(struct outbox *outbox, const struct mqtt_publish *publis
     DL_APPEND(outbox->items, item);
     if (outbox->next_out == NULL)
         outbox->next_out = item;
+    if (outbox->flow == NULL)
+        outbox->flow = item;
 }
 
 static void free_item(struct outbox *outbox, struct item *item) {
@@ -331,11 +340,12 @@ static bool is_faulty(const struct item *item) {
 // A report that the broker perhaps never takes, or what waits beside the others, when it is on disk: nothing waits for
 // it, however long that is.
 static bool stands_apart(const struct outbox *outbox, const struct item *item) {
-    return ((is_faulty(item) && item->report) || item->held) && item->number <= outbox->written_through;
+    return ((is_faulty(item) && item->report) || item->place == BESIDE) &&
+           item->number <= outbox->written_through;
 }
 
-static const struct item *oldest_in_flow(const struct outbox *outbox) {
-    const struct item *item = outbox->items;
+static struct item *oldest_in_flow(const struct outbox *outbox) {
+    struct item *item = outbox->flow;
     while (item != NULL && stands_apart(outbox, item))
         item = item->next;
     return item;
@@ -360,13 +370,63 @@ static void delete_taken(struct outbox *outbox, size_t at_least) {
     store_tidy(outbox->store);
 }
 
+// --- where an item is ---
+
+// Those that wait in a lane are in order. What is refused is older than nearly all of them.
+static void insert_beside(struct lane *lane, struct item *item) {
+    struct item *next = lane->waiting;
+    if (next == NULL || next->lane_prev->number < item->number) { // the first knows the last
+        DL_APPEND2(lane->waiting, item, lane_prev, lane_next);
+        return;
+    }
+    while (next->number < item->number)
+        next = next->lane_next;
+    DL_PREPEND_ELEM2(lane->waiting, next, item, lane_prev, lane_next);
+}
+
+// From the queue.
+static void enter(struct outbox *outbox, struct item *item, enum place place) {
+    struct lane *lane = lanes_get(&outbox->lanes, item->publish.topic, item->report);
+    item->lane = lane;
+    item->place = place;
+    if (place == AT_BROKER) {
+        DL_APPEND2(outbox->under_way, item, lane_prev, lane_next);
+        lane->under_way++;
+    } else if (place == BESIDE) {
+        insert_beside(lane, item);
+        lanes_count(&outbox->lanes, lane, 1);
+    } else {
+        lane->skipped++;
+    }
+}
+
+// Returns the lane that it was in, or NULL.
+static struct lane *leave(struct outbox *outbox, struct item *item) {
+    struct lane *lane = item->lane;
+    if (item->place == AT_BROKER) {
+        DL_DELETE2(outbox->under_way, item, lane_prev, lane_next);
+        lane->under_way--;
+        lane->solo = lane->solo && lane->under_way > 0;
+    } else if (item->place == BESIDE) {
+        DL_DELETE2(lane->waiting, item, lane_prev, lane_next);
+        lanes_count(&outbox->lanes, lane, -1);
+    } else if (item->place == PASSED_OVER) {
+        lane->skipped--;
+    }
+    item->place = IN_QUEUE;
+    item->lane = NULL;
+    return lane;
+}
+
 static void drop_item(struct outbox *outbox, struct item *item) {
+    struct lane *lane = leave(outbox, item);
+    if (lane != NULL)
+        lanes_tidy(&outbox->lanes, lane);
     if (item == outbox->next_out)
         outbox->next_out = item->next;
+    if (item == outbox->flow)
+        outbox->flow = item->next;
     DL_DELETE(outbox->items, item);
-    outbox->held -= item->held;
-    outbox->released -= item->released;
-    outbox->deferred[item->report] -= item->not_before != 0;
     if (item->number <= outbox->last_spilled && item->number > outbox->deleted_through) {
         size_t size = disk_size(&item->publish);
         outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
@@ -568,6 +628,8 @@ static void end_spilling(struct outbox *outbox) {
     DL_CONCAT(outbox->items, outbox->late);
     if (outbox->next_out == NULL)
         outbox->next_out = outbox->late;
+    if (outbox->flow == NULL)
+        outbox->flow = outbox->late;
     outbox->late = NULL;
     log_info("the broker is keeping up again; messages are no longer written to disk");
     call_waiters(outbox);
@@ -638,7 +700,7 @@ static void load_more(struct outbox *outbox) {
 // --- what waits beside the others ---
 //
 // Two retained messages to one topic are never under way together, because not every broker keeps their order. And
-// what the broker does not take for now waits, and with it what follows to its topic.
+// what the broker does not take for now waits, and with it what follows to its topic; see lanes.h.
 
 static bool is_same_topic(const struct item *one, const struct item *other) {
     return one->hash == other->hash && strcmp(one->publish.topic, other->publish.topic) == 0;
@@ -648,20 +710,12 @@ static bool is_retained(const struct item *item) {
     return item->publish.retain != MQTT_NOT_RETAINED;
 }
 
+// Its topic was refused for now, and its pause is not over.
 static bool is_resting(const struct outbox *outbox, const struct item *item) {
-    return item->not_before > uv_now(outbox->loop);
-}
-
-// Whether an item waits for an earlier one to its topic: a retained one for any that is under way, or waits, also for
-// one that others are tried in place of.
-static bool is_topic_taken(const struct outbox *outbox, const struct item *item) {
-    const struct item *earlier;
-    if (!is_retained(item) && outbox->held == 0 && outbox->deferred[item->report] == 0)
+    if (outbox->lanes.resting == NULL)
         return false;
-    for (earlier = outbox->items; earlier != item; earlier = earlier->next)
-        if (is_same_topic(earlier, item) && (is_retained(item) || earlier->held || earlier->not_before != 0))
-            return true;
-    return false;
+    const struct lane *lane = lanes_find(&outbox->lanes, item->publish.topic);
+    return lane != NULL && lane->state == LANE_RESTS && lane->not_before > uv_now(outbox->loop);
 }
 
 // Whether only the last value counts: of state. Not of commands, where an entry that is emptied means another
@@ -671,68 +725,40 @@ static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publis
     return rest != NULL && topic_after(rest, TOPIC_STATE) != NULL && strstr(rest, TOPIC_QUEUE) == NULL;
 }
 
-// What replaces another has its turn, or its pause.
-static void inherit(struct outbox *outbox, struct item *by, const struct item *from) {
-    outbox->released += from->released && !by->released;
-    by->released = by->released || from->released;
-    if (from->not_before == 0)
-        return;
-    outbox->deferred[by->report] += by->not_before == 0;
-    by->not_before = from->not_before;
-    by->refusals = from->refusals;
-    by->taken_when_refused = from->taken_when_refused;
-}
-
-static void drop_replaced(struct outbox *outbox, struct item *by) {
-    struct item *item = outbox->items, *next;
-    for (; outbox->held > 0 && item != by; item = next) {
-        next = item->next;
-        if (!item->held || !is_same_topic(item, by))
-            continue;
-        inherit(outbox, by, item);
-        drop_item(outbox, item);
-    }
-}
-
-static void hold(struct outbox *outbox, struct item *item) {
-    item->held = true;
-    outbox->held++;
-}
-
 // It waits beside the others, which go on. Of values that wait for one topic only the last counts.
 static void hold_back(struct outbox *outbox, struct item *item) {
-    if (is_replaceable(outbox, &item->publish))
-        drop_replaced(outbox, item);
-    outbox->next_out = item->next;
-    hold(outbox, item);
+    struct item *next = item->next;
+    enter(outbox, item, BESIDE);
+    while (is_replaceable(outbox, &item->publish) && item->lane->waiting != item)
+        drop_item(outbox, item->lane->waiting);
+    outbox->next_out = next;
 }
 
-static void release(struct outbox *outbox, struct item *item) {
-    outbox->released += !item->released;
-    item->released = true;
+// Whether a message must be alone at the broker with those to its topic.
+static bool goes_alone(const struct lane *lane, const struct item *item) {
+    return is_retained(item) || item->refused || lane->refused || lane->one_by_one;
 }
 
-// The broker has a message, or never will: those that wait for its topic may go, one after the other where they are
-// retained or refused, or the answer was a refusal.
-static void release_next(struct outbox *outbox, const struct item *answered, bool taken) {
-    struct item *item = outbox->items;
-    for (; outbox->held > outbox->released && item != outbox->next_out; item = item->next) {
-        if (item == answered || !is_same_topic(item, answered))
-            continue;
-        if (!item->held || is_resting(outbox, item))
-            return; // others are tried in its place
-        release(outbox, item);
-        if (is_retained(item) || item->not_before != 0 || !taken)
-            return;
-    }
+static bool may_follow(const struct lane *lane, const struct item *item) {
+    return lane->under_way == 0 || (!lane->solo && !goes_alone(lane, item));
+}
+
+// An answer has come: those that wait for the topic may go, unless it is refused for now.
+static void go_on(struct outbox *outbox, struct lane *lane) {
+    if (lane->count > 0 && lane->skipped == 0 && !lane->refused && may_follow(lane, lane->waiting))
+        lanes_set(&outbox->lanes, lane, LANE_READY);
+    lanes_tidy(&outbox->lanes, lane);
 }
 
 // What is not under way waits again in its place.
 static void restart(struct outbox *outbox) {
-    for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
-        item->held = item->released = false;
-    outbox->held = outbox->released = 0;
-    outbox->next_out = outbox->items;
+    for (struct item *item = outbox->items; item != outbox->next_out; item = item->next) {
+        item->place = IN_QUEUE;
+        item->lane = NULL;
+    }
+    lanes_empty(&outbox->lanes);
+    outbox->under_way = NULL;
+    outbox->next_out = outbox->flow = outbox->items;
 }
 
 // --- to the broker ---
@@ -761,11 +787,13 @@ static bool keep_aside(struct outbox *outbox, const struct mqtt_publish *publish
 // The broker does not take it, now or ever: everything else goes on. Its device is not told that it arrived.
 static void refuse_item(struct outbox *outbox, struct item *item, const char *why) {
     const struct refused refused = {.number = item->number, .report = item->report};
-    release_next(outbox, item, false);
+    struct lane *lane = leave(outbox, item);
     remember_refused(outbox, refused);
     bool kept = item->report && keep_aside(outbox, &item->publish, why);
     log_refused(outbox, &item->publish, kept, why);
     drop_item(outbox, item);
+    if (lane != NULL)
+        go_on(outbox, lane);
     fail_waiters(outbox, &refused); // last: whoever is told may put more
 }
 
@@ -775,95 +803,59 @@ static void on_given_up(void *context, const struct mqtt_publish *publish, const
     log_refused(outbox, publish, kept, why);
 }
 
-// --- what the broker does not take for now ---
-//
-// It waits beside the others and goes out again after a pause. When others are taken meanwhile the refusal is one of this
-// message: the pauses grow, and after some it is refused for good. When no other is taken (a quota of ours) nothing is
-// given up, and every tick one is tried; reports behind it wait.
+// --- what the broker does not take for now; see lanes.h ---
 
 // Messages that the broker has taken: of reports, or of any.
 static uint64_t taken_of(const struct outbox *outbox, bool reports) {
     return reports ? outbox->taken_reports : outbox->taken;
 }
 
-// Whether it has taken one since it last refused one for now.
-static bool is_taking(const struct outbox *outbox, bool reports) {
-    return outbox->deferred[reports] == 0 || taken_of(outbox, reports) > outbox->taken_at[reports];
-}
-
-static bool was_passed(const struct outbox *outbox, const struct item *item) {
-    return item->not_before != 0 && taken_of(outbox, item->report) > item->taken_when_refused;
-}
-
 static void log_deferred(struct outbox *outbox, const struct item *item, const char *reason) {
     unsigned suppressed;
     char note[LIMITER_NOTE_MAX];
-    if (item->not_before == 0 &&
-        limiter_allows(&outbox->log_limiter, uv_now(outbox->loop), "later", 5, &suppressed))
+    if (!item->refused && limiter_allows(&outbox->log_limiter, uv_now(outbox->loop), "later", 5, &suppressed))
         log_warning("the broker rejected a message to %s for now: %s; retrying%s", item->publish.topic,
                     reason, limiter_note(suppressed, note));
 }
 
-// A value that waits behind one that was refused takes its place.
-static void drop_for_newer(struct outbox *outbox, const struct item *item) {
-    struct item *newer = NULL;
-    for (struct item *next = item->next; next != outbox->next_out; next = next->next)
-        if (next->held && is_same_topic(next, item))
-            newer = next;
-    if (newer != NULL)
-        drop_replaced(outbox, newer);
+// A value that waits behind it takes its place.
+static void wait_again(struct outbox *outbox, struct item *item) {
+    item->refused = true;
+    if (is_replaceable(outbox, &item->publish) && lanes_find(&outbox->lanes, item->publish.topic)->count > 0)
+        drop_item(outbox, item);
+    else
+        enter(outbox, item, BESIDE);
 }
 
-static void defer_item(struct outbox *outbox, struct item *item, enum mqtt_answer answer,
-                       const char *reason) {
-    bool passed = was_passed(outbox, item);
-    uint64_t pause = 0; // until the next tick
+// Whether one more, to a topic that is to blame, is too many. Entries of commands stay.
+static bool is_over_bound(const struct outbox *outbox, const struct lane *lane, const struct item *item,
+                          size_t more) {
+    return lanes_blame(&outbox->lanes, lane) && outbox->lanes.sure[item->report] + more > LANES_BESIDE_MAX &&
+           (!is_retained(item) || is_replaceable(outbox, &item->publish));
+}
+
+// Once a topic is to blame, what is too much of those that wait for it.
+static void trim(struct outbox *outbox, const struct lane *lane) {
+    while (lane->count > 0 && is_over_bound(outbox, lane, lane->waiting, 0))
+        refuse_item(outbox, lane->waiting, "it does not take those before it");
+}
+
+// The broker does not take it for now: it goes out again after a pause, or was refused often enough.
+static void defer_item(struct outbox *outbox, struct item *item, bool unreasoned, const char *reason) {
+    struct lane *lane = leave(outbox, item);
+    uint64_t others = taken_of(outbox, item->report);
+    bool enough = lane->refusals >= REFUSALS_MAX, passed = lane_was_passed(lane, others);
     log_deferred(outbox, item, reason);
-    item->refusals += answer == MQTT_NOT_TAKEN || passed;
-    if (answer == MQTT_TAKEN_LATER && item->refusals > 0)
-        pause = (uint64_t)LATER << item->refusals;
-    outbox->deferred[item->report] += item->not_before == 0;
-    item->not_before = uv_now(outbox->loop) + (pause < LATER_MAX ? pause : LATER_MAX);
-    item->taken_when_refused = taken_of(outbox, item->report);
-    outbox->taken_at[item->report] = item->taken_when_refused;
-    outbox->may_retry = false;
-    hold(outbox, item);
-    if (is_replaceable(outbox, &item->publish))
-        drop_for_newer(outbox, item);
-}
-
-// Whether the broker will not take it: it has said so often enough, or of others like it, or too much waits for it.
-static bool is_refused_enough(const struct outbox *outbox, const struct item *item) {
-    return item->refusals >= REFUSALS_MAX ||
-           (item->report && was_passed(outbox, item) &&
-            refusals_has(&outbox->refusals, item->publish.topic, &refusals_of_reports,
-                         uv_now(outbox->loop))) ||
-           (outbox->held >= OUTBOX_BESIDE_MAX && is_taking(outbox, item->report));
-}
-
-// No other to its topic is before it, or at the broker.
-static bool is_topic_free(const struct outbox *outbox, const struct item *item) {
-    bool before = true;
-    for (const struct item *other = outbox->items; other != outbox->next_out; other = other->next) {
-        before = before && other != item;
-        if (other != item && (before || other->mid != 0) && is_same_topic(other, item))
-            return false;
+    if (item->again)
+        lanes_note_retry(&outbox->lanes, false);
+    lanes_defer(&outbox->lanes, lane, uv_now(outbox->loop), others, unreasoned);
+    if (!enough) {
+        wait_again(outbox, item);
+    } else {
+        lane->refusals = passed ? lane->refusals : 0; // the broker may be in trouble: the next has its tries
+        refuse_item(outbox, item, reason);
     }
-    return true;
-}
-
-// On a tick: those whose pause is over go out again. When the broker takes nothing, one of them.
-static void release_deferred(struct outbox *outbox) {
-    struct item *item = outbox->items;
-    for (; outbox->held > outbox->released && item != outbox->next_out; item = item->next) {
-        if (!item->held || item->released || item->not_before == 0 || is_resting(outbox, item) ||
-            !is_topic_free(outbox, item))
-            continue;
-        bool taking = is_taking(outbox, item->report);
-        if (taking || outbox->may_retry)
-            release(outbox, item);
-        outbox->may_retry = outbox->may_retry && taking;
-    }
+    trim(outbox, lane);
 }
 
 // --- messages that the connection breaks on, or that are never answered; see suspects.h ---
@@ -902,7 +894,7 @@ static bool is_beside_accused(const struct outbox *outbox, const struct item *it
 // The oldest that does not wait beside the others.
 static struct item *first_in_turn(const struct outbox *outbox) {
     struct item *item = outbox->items;
-    while (item != NULL && (item->held || (item->mid == 0 && is_resting(outbox, item))))
+    while (item != NULL && (item->place == BESIDE || (item->place == IN_QUEUE && is_resting(outbox, item))))
         item = item->next;
     return item;
 }
@@ -916,8 +908,7 @@ static void go_on_from(struct outbox *outbox, struct item *next) {
     struct item *item;
     outbox->next_out = next;
     for (item = outbox->items; item != next; item = item->next)
-        if (is_resting(outbox, item))
-            hold(outbox, item);
+        enter(outbox, item, is_resting(outbox, item) ? BESIDE : PASSED_OVER);
 }
 
 // Those to the topics of the accused tell the least: another is tried first, if there is one. So are reports, where
@@ -971,11 +962,14 @@ static void forgive(struct outbox *outbox) {
         item->strikes = (struct strikes){.count = 0};
         item->overdue = 0;
     }
+    outbox->flow = outbox->items;
 }
 
 // --- handing over ---
 
 static bool is_suspected(const struct outbox *outbox) {
+    if (outbox->items == NULL || !suspects_include(&outbox->suspects, outbox->items->number))
+        return false;
     const struct item *first = first_in_turn(outbox);
     return first != NULL && suspects_include(&outbox->suspects, first->number);
 }
@@ -985,12 +979,20 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->suspects.left -= is_suspected(outbox) && outbox->suspects.left > 0;
     if (item == outbox->next_out)
         outbox->next_out = item->next;
-    outbox->held -= item->held;
-    outbox->released -= item->released;
-    item->held = item->released = false;
+    if (outbox->flow == NULL || item->number < outbox->flow->number)
+        outbox->flow = item;
+    leave(outbox, item);
+    enter(outbox, item, AT_BROKER);
+    item->lane->solo = goes_alone(item->lane, item);
+    item->again = item->lane->refused;
     item->handed_over = uv_now(outbox->loop);
-    outbox->may_retry = outbox->may_retry && is_taking(outbox, item->report);
+    outbox->may_try = outbox->may_try && !item->report;
     outbox->in_flight++;
+}
+
+// Too many wait, and nothing tells yet whether the broker takes others: it may be a quota of ours.
+static bool waits_for_others(const struct outbox *outbox, const struct item *item) {
+    return item->report && lanes_unsure(&outbox->lanes, true) >= LANES_UNSURE_MAX && !outbox->may_try;
 }
 
 // Whether the next message may be handed over now.
@@ -1001,9 +1003,7 @@ static bool has_place(const struct outbox *outbox) {
     if (is_suspected(outbox))
         return outbox->suspects.left > 0 && may_be_tried(outbox, next) &&
                (suspects_include(&outbox->suspects, next->number) || is_first_accused(outbox));
-    if (next->report && !is_taking(outbox, true))
-        return outbox->may_retry && outbox->in_flight == 0;
-    return outbox->in_flight < window_of(outbox);
+    return outbox->in_flight < window_of(outbox) && !waits_for_others(outbox, next);
 }
 
 static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item *item) {
@@ -1026,53 +1026,77 @@ static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item 
     return result;
 }
 
-// Beside the others, where there is room: while the broker takes nothing, memory is the bound.
-static void let_wait(struct outbox *outbox, struct item *item) {
-    if (outbox->held < OUTBOX_BESIDE_MAX || is_retained(item) || !is_taking(outbox, item->report))
-        hold_back(outbox, item);
-    else
+// Beside the others, where there is room.
+static void let_wait(struct outbox *outbox, struct lane *lane, struct item *item) {
+    if (is_over_bound(outbox, lane, item, 1))
         refuse_item(outbox, item, "it does not take those before it");
+    else
+        hold_back(outbox, item);
+}
+
+// Whether the next of the queue must wait for others to its topic. Among suspects all go out in order, once their pause is
+// over.
+static bool must_wait(const struct outbox *outbox, const struct lane *lane, const struct item *item) {
+    if (lane->count > 0 || lane->solo || (is_retained(item) && lane->under_way + lane->skipped > 0))
+        return true;
+    return lane->refused && !(lane->under_way == 0 && is_suspected(outbox) && !is_resting(outbox, item));
 }
 
 // False when the link takes nothing more now.
 static bool hand_over_next(struct outbox *outbox) {
     struct item *item = outbox->next_out;
-    if (is_resting(outbox, item) || is_topic_taken(outbox, item)) {
-        let_wait(outbox, item);
-        return true;
-    }
-    return give_to_link(outbox, item) != MQTT_NOT_NOW;
+    struct lane *lane = lanes_find(&outbox->lanes, item->publish.topic);
+    if (lane == NULL || !must_wait(outbox, lane, item))
+        return give_to_link(outbox, item) != MQTT_NOT_NOW;
+    let_wait(outbox, lane, item);
+    return true;
 }
 
-// The same for those whose topic is free again.
-static bool hand_over_released(struct outbox *outbox) {
-    struct item *item = outbox->items, *next;
-    for (; outbox->released > 0 && item != outbox->next_out; item = next) {
-        next = item->next;
-        if (item->released && outbox->in_flight < window_of(outbox) &&
-            give_to_link(outbox, item) == MQTT_NOT_NOW)
-            return false;
-    }
-    return true;
+// The same for the first of a lane that is ready. It is the last lane in turn then.
+static bool hand_over_ready(struct outbox *outbox) {
+    struct lane *lane = outbox->lanes.ready;
+    struct item *item = lane->waiting;
+    lanes_set(&outbox->lanes, lane, LANE_FLOWS);
+    if (!may_follow(lane, item))
+        return true;
+    enum mqtt_publish_result result = give_to_link(outbox, item);
+    if (result == MQTT_SENT)
+        go_on(outbox, lane);
+    else if (result == MQTT_NOT_NOW)
+        lanes_set(&outbox->lanes, lane, LANE_READY);
+    return result != MQTT_NOT_NOW;
+}
+
+// The queue and the lanes that are ready, in turn: neither many that were refused nor what comes anew takes all places.
+// False when nothing more goes out now.
+static bool hand_over_one(struct outbox *outbox, bool lanes_too) {
+    bool has_ready = lanes_too && outbox->lanes.ready != NULL && !is_suspected(outbox) &&
+                     outbox->in_flight < window_of(outbox);
+    bool has_next = has_place(outbox);
+    if (!has_ready && !has_next)
+        return false;
+    outbox->lane_had_turn = has_ready && (!has_next || !outbox->lane_had_turn);
+    return outbox->lane_had_turn ? hand_over_ready(outbox) : hand_over_next(outbox);
 }
 
 // Only when all that was at the broker is answered is it known what goes out again: all that is left of it.
-// Returns whether anything may be handed over now.
-static bool prepare(struct outbox *outbox) {
-    if (!is_suspected(outbox))
-        return hand_over_released(outbox);
-    if (outbox->in_flight > 0)
-        return true;
+static void prepare(struct outbox *outbox) {
+    if (!is_suspected(outbox) || outbox->in_flight > 0)
+        return;
     restart(outbox);
     suspects_begin_portion(&outbox->suspects);
     pass_over_accused(outbox);
-    return true;
 }
 
 static void hand_over(struct outbox *outbox) {
-    if (!carrier_is_up(outbox) || !prepare(outbox))
+    if (!carrier_is_up(outbox))
         return;
-    while (has_place(outbox) && hand_over_next(outbox)) {
+    prepare(outbox);
+    bool has_ready = outbox->lanes.ready != NULL;
+    while (hand_over_one(outbox, has_ready)) {
+    }
+    while (hand_over_one(
+        outbox, true)) { // those that became ready meanwhile: others may have replaced what waited there
     }
 }
 
@@ -1087,10 +1111,7 @@ static void note_up(struct outbox *outbox) {
 static bool is_trying(const struct outbox *outbox) {
     if (!is_suspected(outbox) || outbox->in_flight != 1)
         return false;
-    const struct item *item = outbox->items;
-    while (item->mid == 0)
-        item = item->next;
-    return item->strikes.count > 0;
+    return outbox->under_way->strikes.count > 0;
 }
 
 static void pump_sideline(struct outbox *outbox) {
@@ -1110,6 +1131,7 @@ static void pump(struct outbox *outbox) {
     if (outbox->pumping)
         return; // the loop below goes on with what there is
     outbox->pumping = true;
+    outbox->flow = oldest_in_flow(outbox);
     note_up(outbox);
     hand_over(outbox);
     pump_sideline(outbox);
@@ -1156,17 +1178,12 @@ void outbox_link_up(struct outbox *outbox) {
 }
 
 static struct item *oldest_under_way(const struct outbox *outbox) {
-    struct item *item = outbox->items;
-    while (item != outbox->next_out && item->mid == 0)
-        item = item->next;
-    return item != outbox->next_out ? item : NULL;
-}
-
-static unsigned count_under_way(const struct outbox *outbox) {
-    unsigned count = 0;
-    for (const struct item *item = outbox->items; item != outbox->next_out; item = item->next)
-        count += item->mid != 0;
-    return count;
+    struct item *oldest = outbox->under_way, *item;
+    DL_FOREACH2(outbox->under_way, item, lane_next) {
+        if (item->number < oldest->number)
+            oldest = item;
+    }
+    return oldest;
 }
 
 // It will soon be known which message is to blame: no long waits meanwhile.
@@ -1205,17 +1222,19 @@ static void blame_unanswered(struct outbox *outbox, enum mqtt_end end) {
     }
     const struct item *last = last_handed_over(outbox);
     bool accused = is_first_accused(outbox);
-    bool alone = suspects_note_break(&outbox->suspects, count_under_way(outbox), first->number, last->number,
+    bool alone = suspects_note_break(&outbox->suspects, outbox->in_flight, first->number, last->number,
                                      outbox->answered_at != 0);
     if (outbox->suspects.through > 0 && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
-    if (alone || (accused && count_under_way(outbox) == 1))
+    if (alone || (accused && outbox->in_flight == 1))
         note_strike(outbox, first, end);
 }
 
 static void note_down(struct outbox *outbox) {
-    for (struct item *item = outbox->items; item != outbox->next_out; item = item->next)
+    struct item *item;
+    DL_FOREACH2(outbox->under_way, item, lane_next) {
         item->mid = 0;
+    }
     restart(outbox);
     outbox->in_flight = 0;
     outbox->passed_over = 0;
@@ -1237,16 +1256,18 @@ void outbox_link_down(struct outbox *outbox, enum mqtt_end end) {
 
 // Answers come in order, so the one that is looked for is at the front.
 static struct item *find_at_broker(const struct outbox *outbox, int mid) {
-    struct item *item = outbox->items;
-    while (item != outbox->next_out && item->mid != mid)
-        item = item->next;
-    return item != outbox->next_out ? item : NULL;
+    struct item *item;
+    DL_FOREACH2(outbox->under_way, item, lane_next) {
+        if (item->mid == mid)
+            return item;
+    }
+    return NULL;
 }
 
 // A broker that drops its answer when too much waits for us (Mosquitto does) would leave a message there for
 // ever.
 static void note_order(struct outbox *outbox, const struct item *answered) {
-    const struct item *oldest = oldest_under_way(outbox);
+    const struct item *oldest = outbox->under_way;
     if (oldest == answered) {
         outbox->passed_over = 0;
     } else if (outbox->passed_over != oldest->number) {
@@ -1255,25 +1276,37 @@ static void note_order(struct outbox *outbox, const struct item *answered) {
     }
 }
 
+static void take_item(struct outbox *outbox, struct item *item) {
+    struct lane *lane = leave(outbox, item);
+    refusals_note_taken(&outbox->refusals, item->publish.topic, rule_of(item));
+    outbox->taken_reports += item->report;
+    outbox->taken++;
+    note_outflow(outbox);
+    sideline_note_taken(outbox->sideline);
+    if (item->again)
+        lanes_note_retry(&outbox->lanes, true);
+    if (!lane->refused || item->again) // otherwise it was under way together with the one that was refused
+        lanes_note_taken(&outbox->lanes, lane);
+    drop_item(outbox, item);
+    go_on(outbox, lane);
+}
+
+// For good. Those that wait for its topic are tried one after the other.
+static void take_refusal(struct outbox *outbox, struct item *item, const char *reason) {
+    refusals_note_said(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
+    lanes_note_taken(&outbox->lanes, item->lane);
+    item->lane->one_by_one = true;
+    refuse_item(outbox, item, reason);
+}
+
 static void take_answer(struct outbox *outbox, struct item *item, enum mqtt_answer answer,
                         const char *reason) {
-    if (answer == MQTT_TAKEN) {
-        refusals_note_taken(&outbox->refusals, item->publish.topic, rule_of(item));
-        outbox->taken_reports += item->report;
-        outbox->taken++;
-        note_outflow(outbox);
-        sideline_note_taken(outbox->sideline);
-        release_next(outbox, item, true);
-        drop_item(outbox, item);
-    } else if (answer != MQTT_NEVER_TAKEN && !is_refused_enough(outbox, item)) {
-        defer_item(outbox, item, answer, reason);
-    } else if (answer == MQTT_TAKEN_LATER) {
-        refusals_note(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
-        refuse_item(outbox, item, reason);
-    } else {
-        refusals_note_said(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
-        refuse_item(outbox, item, reason);
-    }
+    if (answer == MQTT_TAKEN)
+        take_item(outbox, item);
+    else if (answer == MQTT_NEVER_TAKEN)
+        take_refusal(outbox, item, reason);
+    else
+        defer_item(outbox, item, answer == MQTT_NOT_TAKEN, reason);
 }
 
 void outbox_published(struct outbox *outbox, int mid, enum mqtt_answer answer, const char *reason) {
@@ -1344,11 +1377,11 @@ static bool is_overdue(const struct outbox *outbox) {
 
 // The broker answers others and not this one: it goes out again on a new connection, but not for ever.
 static void end_overdue(struct outbox *outbox) {
-    struct item *item = outbox->items;
+    struct item *item = outbox->under_way;
     while (item != NULL && item->number != outbox->passed_over)
-        item = item->next;
+        item = item->lane_next;
     outbox->passed_over = 0;
-    if (item != NULL && item->mid != 0 && note_left_out(outbox, item)) {
+    if (item != NULL && note_left_out(outbox, item)) {
         refuse_unanswered(outbox, item);
         return;
     }
@@ -1406,11 +1439,11 @@ static void on_tick(uv_timer_t *timer) {
     if (is_overdue(outbox))
         end_overdue(outbox);
     delete_taken(outbox, 1);
-    outbox->may_retry = true;
+    outbox->may_try = true;
     forget_refused(outbox);
-    if (outbox->deferred[0] + outbox->deferred[1] < window_of(outbox))
-        pump(outbox); // others are tried before those that were refused
-    release_deferred(outbox);
+    pump(outbox); // others are tried before those that were refused
+    lanes_wake(&outbox->lanes, uv_now(outbox->loop),
+               (const uint64_t[]){taken_of(outbox, false), taken_of(outbox, true)});
     pump(outbox);
     update_intake(outbox);
 }
@@ -1470,6 +1503,7 @@ void outbox_free(struct outbox *outbox) {
     DL_FOREACH_SAFE(outbox->writes, written, next) {
         free(written);
     }
+    lanes_free(&outbox->lanes);
     sideline_free(outbox->sideline);
     free(outbox->refused);
     free(outbox);

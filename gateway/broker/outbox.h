@@ -8,15 +8,11 @@
 // taken in as goes out, at most: the devices keep the rest (OUTBOX_BUSY).
 //
 // A message that the broker refuses for now waits beside the queue, with what follows to its topic, and goes out again
-// after a pause. While others are taken the pauses grow, and after some refusals it is refused for good: a quota on one
-// topic must not block all others. While nothing is taken it is a quota of ours: one is tried now and then, reports wait,
-// and nothing is given up. One that it refuses without a reason is retried a few times only. A message that it refuses for
-// good, or closes the connection at (see suspects.h), is set aside in the store, and everything else goes on. The order
-// changes only here: of messages that were at the broker together, later ones may have been taken before it; and
-// topics no longer wait for each other.
-//
-// (The other design was one lane for each topic, with a window of its own. It is simpler to reason about, but every
-// message would pay for it, and the disk keeps one order.)
+// after a pause; see lanes.h. Whether others are taken meanwhile tells whether the topic is to blame, so any share of
+// refused topics costs the others nothing, and a quota of ours costs no message. One that it refuses without a reason is
+// retried a few times only. A message that it refuses for good, or closes the connection at (see suspects.h), is set aside
+// in the store, and everything else goes on. The order changes only here: of messages that were at the broker together,
+// later ones may have been taken before it; and topics no longer wait for each other.
 //
 // Two retained messages to one topic are never at the broker together, because not every broker keeps their
 // order. A later one waits beside the queue, which goes on. Of state only the last value that waits goes out.
@@ -28,9 +24,6 @@
 #include <uv.h>
 
 #include "gateway/broker/mqtt.h"
-
-#define OUTBOX_BESIDE_MAX                                                                                    \
-    1000 // messages that wait beside the others, because the broker does not take them for now
 
 struct outbox;
 struct store;

@@ -4,11 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 #include <utlist.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/table.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
 #define QUIET_TIME 1000  // milliseconds without an answer, behind the mark, after which a round is over

@@ -125,14 +125,15 @@ struct devices {
     struct device_state *due;    // those with something to publish, the longest first
     struct device_state *held;   // the same, but the broker has not taken yet what was published before
     struct device_state
-        *resting;          // those whose telemetry was published within telemetry_interval, the longest first
-    int64_t interval;      // telemetry_interval in microseconds
-    uint64_t removed;      // number in the outbox of what was cleared last
-    bool watches_each;     // what others write to telemetry is heard device by device
-    bool watched_any;      // or was decided to be heard otherwise
-    bool all_read;         // what the broker retained when we started
-    struct claim *claims;  // while we hear what the broker retains
-    struct denied *denied; // those of which it is due to say that they are not
+        *resting;      // those whose telemetry was published within telemetry_interval, the longest first
+    int64_t interval;  // telemetry_interval in microseconds
+    uint64_t removed;  // number in the outbox of what was cleared last
+    bool watches_each; // what others write to telemetry is heard device by device
+    struct device_state *to_watch; // those of which that is still to be done begin here
+    bool watched_any;              // or was decided to be heard otherwise
+    bool all_read;                 // what the broker retained when we started
+    struct claim *claims;          // while we hear what the broker retains
+    struct denied *denied;         // those of which it is due to say that they are not
     struct foreign *foreign;
     bool strangers_announced; // to Home Assistant
 };
@@ -209,17 +210,23 @@ static void drop_inherited(const struct devices *devices, const struct device_st
 }
 
 void devices_watch_each(struct devices *devices, bool each) {
-    struct device_state *state;
     devices->watches_each = each;
-    DL_FOREACH(devices->by_age, state) {
-        if (each)
+    devices->to_watch = devices->by_id;
+}
+
+bool devices_watch_some(struct devices *devices, size_t count) {
+    struct device_state *state;
+    for (; count > 0 && (state = devices->to_watch) != NULL; count--) {
+        devices->to_watch = state->hh.next;
+        if (devices->watches_each)
             watch(devices, state);
         else
             unwatch(devices, state);
         if (!devices->watched_any)
             drop_inherited(devices, state);
     }
-    devices->watched_any = true;
+    devices->watched_any = devices->watched_any || devices->to_watch == NULL;
+    return devices->to_watch == NULL;
 }
 
 void devices_link_down(struct devices *devices) {
@@ -251,15 +258,21 @@ static void mark_due_now(struct devices *devices, struct device_state *state, un
     mark_due(devices, state, parts);
 }
 
+static void leave_table(struct devices *devices, struct device_state *state) {
+    if (devices->reload.next == state)
+        devices->reload.next = state->hh.next;
+    if (devices->to_watch == state)
+        devices->to_watch = state->hh.next;
+    HASH_DEL(devices->by_id, state);
+}
+
 static void forget(struct devices *devices, struct device_state *state) {
     leave_list(devices, state);
     end_rest(devices, state);
     unwatch(devices, state);
     registry_dismiss(devices->parts.registry, state->ident);
     DL_DELETE(devices->by_age, state);
-    if (devices->reload.next == state)
-        devices->reload.next = state->hh.next;
-    HASH_DEL(devices->by_id, state);
+    leave_table(devices, state);
     free(state->name);
     values_free(&state->values);
     free(state);
@@ -1106,7 +1119,7 @@ static void move_all(struct devices *devices) {
             clearing_begin(devices->parts.clearing, reload->moved[i]);
         if (state == NULL)
             continue;
-        HASH_DEL(devices->by_id, state);
+        leave_table(devices, state);
         states[count++] = state;
     }
     for (size_t i = 0; i < count; i++)
@@ -1317,6 +1330,8 @@ static void compare(struct devices *devices, const struct device_state *state, b
 // An identity that we published in an earlier run. What the registry says now may be another one.
 static void hear_unknown(struct devices *devices, int64_t id, const char *ident, const struct codec *codec) {
     struct device device = registry_device(devices->parts.registry, ident);
+    if (clearing_is_under_way(devices->parts.clearing, id))
+        return; // it has been removed before this came
     if (!device.known || device.id != id) {
         if (device.id == id)
             changes_tell(devices->changes, CHANGE_DELETED, id, ident, NULL);

@@ -82,6 +82,8 @@ void devices_heard_discovery(struct devices *devices, int64_t id, const struct m
 
 // Whether to hear device by device what others write to the telemetry of ours.
 void devices_watch_each(struct devices *devices, bool each);
+// Does so for up to count devices; true when none is left.
+bool devices_watch_some(struct devices *devices, size_t count);
 void devices_link_down(struct devices *devices);
 
 // The broker has taken messages: what waited for that goes out.

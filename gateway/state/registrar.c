@@ -18,6 +18,10 @@
 
 #define PORTION       5000000 // nanoseconds of one turn of the loop
 #define CROWD         1000 // entries at which a broker may have left out some: Mosquitto's limit of queued messages
+#define SLOW          15      // times the quiet time: and when not even one entry has come
+#define ASKED_MAX     50      // that are asked for by name at once
+#define TRIES_MAX     5       // that the broker does not even tell of one that it has
+#define ROUNDS_MAX    10      // in a row that it is asked for all
 #define RIGHT_AFTER   1000000 // microseconds until what was refused is put right: its writer may still mend it
 #define EVENT_REFUSED 4
 #define REFUSALS      20 // log entries in a second
@@ -29,6 +33,8 @@ enum wait {
     WAITS_FOR_ITS_PORTION, // to take what was heard
     WAITS_FOR_SETTLING,    // the same, once it is known how old the broker's state is
     WAITS_TO_BE_TOLD,      // the broker, what holds
+    WAITS_TO_BE_ASKED_FOR, // the broker has told of a crowd, and not of this one
+    WAITS_FOR_THE_ANSWER,  // it was asked for by name
 };
 
 // What is known of an ident.
@@ -39,7 +45,7 @@ struct record {
     int64_t number;      // on disk; 0: not there
     uint32_t generation; // the broker has it by then; 0: not known
     uint32_t written;    // generation in which it was heard, until the broker has said that; 0: none
-    unsigned told;       // connection in which the broker has told something of it
+    unsigned told;       // round in which the broker has told something of it
     char *heard;         // payload that came and is still to be taken, or NULL
     size_t heard_length;
     bool early;         // heard: retained, before it was known how old the broker's state is
@@ -56,18 +62,27 @@ struct registrar {
     struct registrar_parts parts;
     json_t *rules;
     struct record *records; // by ident
-    struct record *queue, *parked, *due;
+    struct record *queue, *parked, *due, *missing, *asked;
     struct record *written; // the longest first
     struct record *removed; // the longest first
     size_t removed_count;
     int64_t last_number; // on disk
-    unsigned connection;
-    size_t told; // retained entries that came in this connection
+    unsigned connections;
+    // In each the broker tells of all: one begins when we connect, and one whenever it is asked again.
+    unsigned round;
+    unsigned asked_again; // rounds in a row
+    bool is_round;        // one that it was asked for is under way
+    size_t told;          // retained entries that came in this round
+    size_t news;          // entries that said something new, since the round began
+    uint64_t heard;       // the last entry, by uv_now()
+    struct record *mark;  // asked for behind others: once the broker has told of it, it has told of those
+    unsigned tries;       // that it did not
+    uv_timer_t timer;     // runs while the broker may have more to tell
     bool settled, remembered;
     struct generation_span lost;
     struct record *sweep; // looks for those that the broker has not told of
     bool sweeping;
-    size_t again, unsure;
+    size_t again;
     struct limiter *limiter;
     uv_idle_t idle; // runs while something waits for its portion
 };
@@ -85,14 +100,41 @@ static bool holds(const struct record *record) {
 }
 
 static struct record **list_of(struct registrar *registrar, enum wait waits) {
-    return waits == WAITS_FOR_ITS_PORTION ? &registrar->queue
-           : waits == WAITS_FOR_SETTLING  ? &registrar->parked
-                                          : &registrar->due;
+    switch (waits) {
+    case WAITS_FOR_ITS_PORTION:
+        return &registrar->queue;
+    case WAITS_FOR_SETTLING:
+        return &registrar->parked;
+    case WAITS_TO_BE_TOLD:
+        return &registrar->due;
+    case WAITS_TO_BE_ASKED_FOR:
+        return &registrar->missing;
+    default:
+        return &registrar->asked;
+    }
+}
+
+static const char *filter_of(const struct registrar *registrar, const char *ident, char filter[TOPIC_MAX]) {
+    return bus_topic(registrar->parts.bus, filter, TOPIC_REGISTRY TOPIC_DEVICES "%s", ident);
+}
+
+static bool ask_for(const struct registrar *registrar, const char *ident) {
+    const struct mqtt_asker *asker = &registrar->parts.asker;
+    char filter[TOPIC_MAX];
+    return asker->subscribe(asker->context, filter_of(registrar, ident, filter));
+}
+
+static void ask_no_more_for(const struct registrar *registrar, const char *ident) {
+    const struct mqtt_asker *asker = &registrar->parts.asker;
+    char filter[TOPIC_MAX];
+    asker->unsubscribe(asker->context, filter_of(registrar, ident, filter));
 }
 
 static void wait_nowhere(struct registrar *registrar, struct record *record) {
     if (record->waits != WAITS_NOWHERE)
         DL_DELETE(*list_of(registrar, record->waits), record);
+    if (record->waits == WAITS_FOR_THE_ANSWER)
+        ask_no_more_for(registrar, record->ident);
     record->waits = WAITS_NOWHERE;
     record->missing = false;
     record->not_before = 0;
@@ -129,6 +171,10 @@ static void drop(struct registrar *registrar, struct record *record) {
     leave_written(registrar, record);
     if (registrar->sweep == record)
         registrar->sweep = record->hh.next;
+    if (registrar->mark == record) {
+        ask_no_more_for(registrar, record->ident);
+        registrar->mark = NULL;
+    }
     HASH_DEL(registrar->records, record);
     drop_heard(record);
     free(record->text);
@@ -280,7 +326,7 @@ static void take(struct registrar *registrar, struct record *record, const struc
     log_about("registry", LOG_INFO, "device %s (id %lld, name %s) %s by the broker's registry", record->ident,
               (long long)device->id, device->name, known ? "is changed" : "is added");
     tell_who_wins(registrar, record->ident);
-    change(registrar, record->ident, device, record->early && registrar->connection == 1);
+    change(registrar, record->ident, device, record->early && registrar->connections == 1);
 }
 
 // Of those that were removed only so many are remembered.
@@ -365,15 +411,26 @@ static void take_next(struct registrar *registrar) {
 
 // --- what the broker has not told of ---
 
+static void on_timer(uv_timer_t *timer);
+
+static void watch_what_comes(struct registrar *registrar) {
+    uint64_t interval = registrar->parts.quiet_time / 4 + 1;
+    uv_handle_t *handle = (uv_handle_t *)&registrar->timer;
+    if (!uv_is_active(handle) && !uv_is_closing(handle))
+        uv_timer_start(&registrar->timer, on_timer, interval, interval);
+}
+
+// In a later round of a connection nothing is given back: what is missing there has just been removed, or left out.
 static void sweep_one(struct registrar *registrar, struct record *record) {
-    if (!holds(record) || record->told == registrar->connection || record->waits != WAITS_NOWHERE)
+    if (!holds(record) || record->told == registrar->round || record->waits != WAITS_NOWHERE)
         return;
-    if (!registrar->remembered || is_newer(registrar, record) || record->written != 0)
+    if (registrar->asked_again == 0 &&
+        (!registrar->remembered || is_newer(registrar, record) || record->written != 0))
         tell_again(registrar, record);
-    else if (registrar->told >= CROWD)
-        registrar->unsure++;
-    else
+    else if (registrar->asked_again == 0 && registrar->told < CROWD)
         remove_device(registrar, record);
+    else
+        wait_in(registrar, record, WAITS_TO_BE_ASKED_FOR);
 }
 
 static void end_sweep(struct registrar *registrar) {
@@ -382,10 +439,8 @@ static void end_sweep(struct registrar *registrar) {
         log_warning(
             "%zu devices of the registry were missing at the broker, or older there; publishing them again",
             registrar->again);
-    if (registrar->unsure > 0)
-        log_warning("the broker told of %zu devices of its registry, and not of %zu others, which stay: its "
-                    "queue for one client may be too short (in Mosquitto: max_queued_messages)",
-                    registrar->told, registrar->unsure);
+    if (registrar->missing != NULL)
+        watch_what_comes(registrar);
 }
 
 static void sweep_next(struct registrar *registrar) {
@@ -426,6 +481,130 @@ static void start_work(struct registrar *registrar) {
 
 size_t registrar_count(const struct registrar *registrar) {
     return HASH_COUNT(registrar->records);
+}
+
+// --- what a broker leaves out ---
+//
+// A broker whose queue for a client is full drops what comes next, and nobody learns of it. So it is asked again for all
+// when very much has come, until nothing new comes; and whoever it has not told of in a crowd is asked for by name before
+// that counts as removed. Behind these it is asked for one that it has told of: with that, their answers are in.
+
+static bool is_at_the_broker(const struct registrar *registrar, const struct record *record) {
+    return holds(record) && record->told == registrar->round && record->waits == WAITS_NOWHERE;
+}
+
+static struct record *find_mark(const struct registrar *registrar) {
+    struct record *record = registrar->records;
+    while (record != NULL && !is_at_the_broker(registrar, record))
+        record = record->hh.next;
+    return record;
+}
+
+static void ask_for_missing(struct registrar *registrar) {
+    struct record *record;
+    size_t count = 0;
+    while ((record = registrar->missing) != NULL && count++ < ASKED_MAX && ask_for(registrar, record->ident))
+        wait_in(registrar, record, WAITS_FOR_THE_ANSWER);
+    registrar->heard = uv_now(registrar->parts.loop);
+    record = find_mark(registrar);
+    if (record == NULL || !ask_for(registrar, record->ident))
+        return;
+    record->told = 0;
+    registrar->mark = record;
+}
+
+static bool take_mark(struct registrar *registrar) {
+    struct record *mark = registrar->mark;
+    if (mark == NULL)
+        return false;
+    bool told = mark->told == registrar->round;
+    ask_no_more_for(registrar, mark->ident);
+    mark->told = registrar->round;
+    registrar->mark = NULL;
+    return told;
+}
+
+static void tell_that_they_stay(struct registrar *registrar) {
+    log_warning("the broker does not answer which devices of its registry it has: those that it did not tell "
+                "of stay");
+    while (registrar->missing != NULL)
+        wait_nowhere(registrar, registrar->missing);
+    registrar->tries = 0;
+}
+
+static void take_answer(struct registrar *registrar, struct record *record, bool answered) {
+    bool told = record->told == registrar->round;
+    wait_nowhere(registrar, record);
+    if (!told && answered)
+        remove_device(registrar, record);
+    else if (!told)
+        wait_in(registrar, record, WAITS_TO_BE_ASKED_FOR);
+}
+
+static void take_answers(struct registrar *registrar) {
+    bool answered = take_mark(registrar);
+    registrar->tries = answered ? 0 : registrar->tries + 1;
+    while (registrar->asked != NULL)
+        take_answer(registrar, registrar->asked, answered);
+    if (registrar->tries == TRIES_MAX)
+        tell_that_they_stay(registrar);
+}
+
+static bool asks_for_all(const struct registrar *registrar) {
+    return registrar->news >= CROWD || (registrar->asked_again > 0 && registrar->news > 0);
+}
+
+static void begin_round(struct registrar *registrar) {
+    registrar->asked_again++;
+    registrar->round++;
+    registrar->news = registrar->told = 0;
+    registrar->heard = uv_now(registrar->parts.loop);
+    registrar->is_round = true;
+}
+
+static void ask_for_all(struct registrar *registrar) {
+    if (registrar->asked_again < ROUNDS_MAX) {
+        if (ask_for(registrar, "+"))
+            begin_round(registrar);
+        return;
+    }
+    log_warning(
+        "the broker tells of other devices of its registry each time that it is asked: its queue for one "
+        "client may be too short (in Mosquitto: max_queued_messages)");
+    registrar->news = registrar->asked_again = 0;
+}
+
+static void sweep(struct registrar *registrar) {
+    registrar->is_round = false;
+    registrar->sweeping = true;
+    registrar->sweep = registrar->records;
+    start_work(registrar);
+}
+
+// A broker that is slow has told nothing yet.
+static bool is_quiet(const struct registrar *registrar) {
+    uint64_t silence = uv_now(registrar->parts.loop) - registrar->heard;
+    bool waits = registrar->is_round && registrar->told == 0;
+    return registrar->settled && !has_work(registrar) &&
+           silence >= registrar->parts.quiet_time * (waits ? SLOW : 1);
+}
+
+static void on_timer(uv_timer_t *timer) {
+    struct registrar *registrar = timer->data;
+    if (!is_quiet(registrar))
+        return;
+    if (registrar->is_round) {
+        sweep(registrar);
+    } else if (registrar->asked != NULL) {
+        take_answers(registrar);
+    } else if (registrar->missing != NULL) {
+        ask_for_missing(registrar);
+    } else if (asks_for_all(registrar)) {
+        ask_for_all(registrar);
+    } else {
+        registrar->news = registrar->asked_again = 0;
+        uv_timer_stop(timer);
+    }
 }
 
 // --- telling the broker ---
@@ -471,10 +650,16 @@ static bool publish(void *context) {
 
 void registrar_connected(struct registrar *registrar) {
     struct record *record, *next;
-    registrar->connection++;
-    registrar->told = 0;
-    registrar->settled = registrar->sweeping = false;
+    registrar->connections++;
+    registrar->round++;
+    registrar->told = registrar->news = registrar->asked_again = registrar->tries = 0;
+    registrar->settled = registrar->sweeping = registrar->is_round = false;
     registrar->sweep = NULL;
+    take_mark(registrar);
+    while (registrar->missing != NULL)
+        wait_nowhere(registrar, registrar->missing);
+    while (registrar->asked != NULL)
+        wait_nowhere(registrar, registrar->asked);
     DL_FOREACH_SAFE(registrar->parked, record, next) { // comes again
         drop_heard(record);
         wait_nowhere(registrar, record);
@@ -485,12 +670,10 @@ void registrar_settled(struct registrar *registrar, bool remembered, struct gene
     registrar->settled = true;
     registrar->remembered = remembered;
     registrar->lost = lost;
-    registrar->again = registrar->unsure = 0;
+    registrar->again = 0;
     while (registrar->parked != NULL)
         wait_in(registrar, registrar->parked, WAITS_FOR_ITS_PORTION);
-    registrar->sweeping = true;
-    registrar->sweep = registrar->records;
-    start_work(registrar);
+    sweep(registrar);
 }
 
 // Says nothing new: it is what holds, or empties what does not.
@@ -509,6 +692,8 @@ static void keep_heard(struct registrar *registrar, struct record *record,
         memcpy(record->heard, received->payload, received->length);
     record->heard_length = received->length;
     record->early = received->retain && !registrar->settled;
+    registrar->news++;
+    watch_what_comes(registrar);
     wait_in(registrar, record,
             record->early && record->text != NULL ? WAITS_FOR_SETTLING : WAITS_FOR_ITS_PORTION);
     start_work(registrar);
@@ -526,8 +711,9 @@ void registrar_received(struct registrar *registrar, const char *ident,
                         const struct mqtt_received *received) {
     struct record *record = find(registrar, ident);
     registrar->told += received->retain;
+    registrar->heard = uv_now(registrar->parts.loop);
     if (record != NULL)
-        record->told = registrar->connection;
+        record->told = registrar->round;
     if (is_known(record, received)) {
         hear_known(registrar, record);
         return;
@@ -539,7 +725,7 @@ void registrar_received(struct registrar *registrar, const char *ident,
     }
     if (record == NULL)
         record = make(registrar, ident);
-    record->told = registrar->connection;
+    record->told = registrar->round;
     keep_heard(registrar, record, received);
 }
 
@@ -592,7 +778,8 @@ struct registrar *registrar_new(const struct registrar_parts *parts) {
     registrar->limiter = must_have(calloc(1, sizeof *registrar->limiter));
     registrar->limiter->per_second = REFUSALS;
     uv_idle_init(parts->loop, &registrar->idle);
-    registrar->idle.data = registrar;
+    uv_timer_init(parts->loop, &registrar->timer);
+    registrar->idle.data = registrar->timer.data = registrar;
     publisher_add(parts->publisher, publish, registrar);
     if (parts->store != NULL)
         store_each_device(parts->store, take_stored, registrar);
@@ -604,6 +791,7 @@ struct registrar *registrar_new(const struct registrar_parts *parts) {
 
 void registrar_stop(struct registrar *registrar) {
     uv_close((uv_handle_t *)&registrar->idle, NULL);
+    uv_close((uv_handle_t *)&registrar->timer, NULL);
 }
 
 void registrar_free(struct registrar *registrar) {

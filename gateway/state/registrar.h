@@ -6,7 +6,8 @@
 // fallen back behind the generation in which we know that it had the device. For the moment until the broker has said that
 // generation, a run that goes on gives back, and one that starts takes it for removed.
 //
-// Devices come by the hundred thousand when a run starts, so each is taken in a portion of a turn of the loop.
+// Devices come by the hundred thousand when a run starts, so each is taken in a portion of a turn of the loop; and a broker
+// may leave out some of so many: it is asked again.
 #pragma once
 
 #include <stdbool.h>
@@ -30,6 +31,8 @@ struct registrar_parts {
     const struct bus *bus;
     struct registry *registry;
     struct store *store; // or NULL: without a copy
+    struct mqtt_asker asker;
+    uint64_t quiet_time; // milliseconds without an entry after which the broker has told all
     struct publisher *publisher;
     struct generation *generation;
     void *context;

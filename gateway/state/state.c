@@ -17,7 +17,9 @@
 #include "gateway/state/reader.h"
 #include "gateway/state/registrar.h"
 
-#define INTERVAL 100 // milliseconds between attempts to begin reading
+#define INTERVAL   100  // milliseconds between attempts to begin reading
+#define QUIET_TIME 2000 // milliseconds without an entry of the registry after which the broker has told all
+#define WATCHED    1000 // devices of which it is decided in one turn how what others write of them is heard
 
 // How it is heard what others write to the telemetry of our devices. All of it at once, while no other instance is
 // online: with others, each would hear everything that the others publish. Then device by device; and so with MQTT
@@ -255,12 +257,12 @@ static bool watch(void *context) {
     const struct mqtt_asker *asker = &state->parts.asker;
     bool each = instances_any_online(state->instances) || asker->echoes(asker->context);
     enum watching wanted = each ? WATCHING_EACH : WATCHING_ALL;
-    if (wanted == state->watching || !instances_are_known(state->instances))
-        return true;
-    watch_all(state, !each);
-    devices_watch_each(state->devices, each);
-    state->watching = wanted;
-    return true;
+    if (wanted != state->watching && instances_are_known(state->instances)) {
+        watch_all(state, !each);
+        devices_watch_each(state->devices, each);
+        state->watching = wanted;
+    }
+    return devices_watch_some(state->devices, WATCHED);
 }
 
 void state_roll_call_answered(struct state *state) {
@@ -381,6 +383,8 @@ static struct registrar *make_registrar(struct state *state) {
                                                    .bus = state->parts.bus,
                                                    .registry = state->parts.registry,
                                                    .store = state->parts.store,
+                                                   .asker = state->parts.asker,
+                                                   .quiet_time = QUIET_TIME,
                                                    .publisher = state->publisher,
                                                    .generation = state->generation,
                                                    .context = state,

@@ -169,6 +169,53 @@ Test(adoption, the_configuration_wins) {
 // --- what is kept ---
 
 // Without the broker, which has then lost all.
+// --- very many ---
+
+#define SHORT_QUEUE "max_inflight_messages 20\nmax_queued_messages 1000\n" // as Mosquitto's are by default
+
+struct crowd {
+    struct rig *rig;
+    size_t count;
+};
+
+static void list_many(struct rig *rig, int first, int last) {
+    char topic[64];
+    for (int i = first; i <= last; i++) {
+        snprintf(topic, sizeof topic, ENTRY("van-%d"), i);
+        rig_publish_retained(rig, topic, "{}");
+    }
+}
+
+// Asking costs the broker more than the gateway's work does.
+static bool are_there(void *context) {
+    const struct crowd *crowd = context;
+    usleep(200000);
+    return rig_count_retained(crowd->rig, "state/gw/devices/+") == crowd->count;
+}
+
+static void expect_many(struct rig *rig, size_t count) {
+    struct crowd crowd = {rig, count};
+    bool there = rig_wait(are_there, &crowd, 30000);
+    cr_assert(there, "%zu devices", rig_count_retained(rig, "state/gw/devices/+"));
+}
+
+// Also those that are told, changed and removed while the gateway does not read, or is not there.
+Test(adoption, a_broker_with_a_short_queue_tells_of_all) {
+    struct rig *rig = rig_with_broker(SHORT_QUEUE);
+    list_many(rig, 1, 1200);
+    rig_gateway_start(rig, "{'telemetry':'off'}");
+    expect_many(rig, 1200);
+    rig_gateway_signal(rig, SIGSTOP);
+    list_many(rig, 1201, 2300);
+    rig_gateway_signal(rig, SIGCONT);
+    expect_many(rig, 2300);
+    rig_gateway_stop(rig);
+    rig_publish_retained(rig, ENTRY("van-7"), "");
+    rig_gateway_start(rig, "{'telemetry':'off'}");
+    expect_many(rig, 2299);
+    rig_finish(rig);
+}
+
 STORY(adoption, a_gateway_without_its_broker_knows_its_devices) {
     struct rig *rig = rig_up("{'unknown_devices':'reject'}");
     rig_publish_retained(rig, ENTRY(VAN), "{\"id\":42,\"name\":\"Van 1\"}");

@@ -1,0 +1,303 @@
+// The outbox and a broker that refuses a share of all topics for now ("quota exceeded"), or everything for a while: what
+// it takes must flow as if the rest were not there.
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "gateway/broker/outbox.h"
+#include "gateway/broker/store.h"
+#include "tests/calm_clock.h"
+#include "tests/temporary.h"
+
+#define TOPICS    200
+#define UNDER_WAY 1000 // publishes that have no answer yet, at most
+#define PERIOD    2000 // milliseconds in which each topic gets a message
+#define SOON      3000 // milliseconds within which what can go has gone, also on a machine that stands still
+#define BYTES     (64 << 20)
+
+// Whether the nth publish since the start, to a topic, is taken.
+typedef enum mqtt_answer rule_fn(int topic, size_t nth);
+
+static struct {
+    bool up;
+    unsigned window;
+    rule_fn *rule;
+    size_t count; // publishes since the start
+    size_t answered;
+    int topics[UNDER_WAY]; // of those
+    int values[UNDER_WAY];
+} broker;
+
+static struct {
+    unsigned put, tried, taken;
+    int last; // value that was taken
+} topics[TOPICS];
+
+static char directory[TEMPORARY_MAX];
+static uv_loop_t loop;
+static struct store *store;
+static struct outbox *outbox;
+static int set_aside;
+
+// --- the broker ---
+
+static bool is_up(void *context) {
+    return broker.up;
+}
+
+static enum mqtt_publish_result publish(void *context, const struct mqtt_publish *publish, int *mid) {
+    const char *level = strrchr(publish->topic, '/');
+    char text[16] = "";
+    cr_assert(broker.count - broker.answered < UNDER_WAY);
+    memcpy(text, publish->payload, publish->length);
+    broker.topics[broker.count % UNDER_WAY] = atoi(level + 1);
+    broker.values[broker.count % UNDER_WAY] = atoi(text);
+    *mid = (int)++broker.count;
+    return MQTT_SENT;
+}
+
+static unsigned window(void *context) {
+    return broker.window;
+}
+
+static void reset(void *context, const char *why) {
+    cr_assert(false, "the connection was reset: %s", why);
+}
+
+static const struct mqtt_carrier carrier = {
+    .is_up = is_up, .publish = publish, .window = window, .reset = reset};
+
+static void note_aside(void *context) {
+    set_aside++;
+}
+
+static void note_intake(void *context, enum outbox_intake intake) {
+}
+
+static void note_taken(int topic, int value) {
+    topics[topic].taken++;
+    if (value > topics[topic].last)
+        topics[topic].last = value;
+}
+
+// Answers some of what it was handed, also of what goes out meanwhile.
+static void serve(void) {
+    for (int i = 0; i < 20 && broker.answered < broker.count; i++) {
+        int topic = broker.topics[broker.answered % UNDER_WAY];
+        int value = broker.values[broker.answered % UNDER_WAY];
+        enum mqtt_answer answer = broker.rule(topic, broker.answered);
+        topics[topic].tried++;
+        if (answer == MQTT_TAKEN)
+            note_taken(topic, value);
+        outbox_published(outbox, (int)++broker.answered, answer, "a reason");
+        outbox_link_ready(outbox);
+    }
+}
+
+// --- around it ---
+
+static void set_up(void) {
+    char path[96], *reason;
+    calm_clock_start();
+    calm_clock_hurry(50);
+    make_temporary(directory, "shares");
+    uv_loop_init(&loop);
+    snprintf(path, sizeof path, "%s/store.db", directory);
+    store = store_open(&loop, path, &reason);
+    cr_assert(store != NULL, "%s", reason);
+    broker.window = 20;
+    outbox =
+        outbox_new(&loop, store, "t", 20, BYTES, &(struct outbox_handlers){NULL, note_intake, note_aside});
+    outbox_set_carrier(outbox, &carrier);
+    broker.up = true;
+    outbox_link_up(outbox);
+}
+
+static void tear_down(void) {
+    char command[96];
+    outbox_stop(outbox);
+    store_stop(store);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    outbox_free(outbox);
+    store_close(store);
+    cr_assert(uv_loop_close(&loop) == 0);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    cr_assert(system(command) == 0);
+}
+
+TestSuite(outbox_shares, .init = set_up, .fini = tear_down, .timeout = 60);
+
+static const char *tree = "t/message/gw/devices/"; // in which messages are put
+static enum mqtt_retain retain;
+
+static void put(int topic) {
+    char name[64], text[16];
+    snprintf(name, sizeof name, "%s%d", tree, topic);
+    snprintf(text, sizeof text, "%u", ++topics[topic].put);
+    outbox_put(outbox,
+               &(struct mqtt_publish){
+                   .topic = name, .payload = text, .length = strlen(text), .qos = 1, .retain = retain});
+}
+
+static void serve_for(unsigned milliseconds) {
+    for (uint64_t end = uv_now(&loop) + milliseconds; uv_now(&loop) < end;) {
+        serve();
+        calm_clock_step(&loop);
+    }
+}
+
+// Each topic gets a message in each period, all of them in one go.
+static void report_for(unsigned milliseconds) {
+    for (unsigned passed = 0; passed < milliseconds; passed += PERIOD) {
+        for (int topic = 0; topic < TOPICS; topic++)
+            put(topic);
+        serve_for(PERIOD);
+    }
+}
+
+// Messages to topics from the first one on that the broker does not have.
+static unsigned count_missing(int first) {
+    unsigned missing = 0;
+    for (int topic = first; topic < TOPICS; topic++)
+        missing += topics[topic].put - topics[topic].taken;
+    return missing;
+}
+
+static void expect_all_within(unsigned milliseconds, int first, const char *what) {
+    for (uint64_t end = uv_now(&loop) + milliseconds; uv_now(&loop) < end && count_missing(first) > 0;)
+        serve_for(20);
+    cr_expect_eq(count_missing(first), 0, "%s: %u are missing", what, count_missing(first));
+}
+
+static unsigned most_tries(int end) {
+    unsigned most = 0;
+    for (int topic = 0; topic < end; topic++)
+        most = topics[topic].tried > most ? topics[topic].tried : most;
+    return most;
+}
+
+// --- a share of the topics ---
+
+static int refused;              // topics, from the first on
+static enum mqtt_answer refusal; // what the broker says of them
+
+static enum mqtt_answer refuse_share(int topic, size_t nth) {
+    return topic < refused ? refusal : MQTT_TAKEN;
+}
+
+static const struct share {
+    int percent;
+    enum mqtt_answer refusal;
+    unsigned window;
+    unsigned tries; // of one topic in ten seconds, at most
+} shares[] = {
+    {10, MQTT_TAKEN_LATER, 20, 7}, {50, MQTT_TAKEN_LATER, 20, 7}, {99, MQTT_TAKEN_LATER, 20, 7},
+    {50, MQTT_TAKEN_LATER, 1, 7},  {90, MQTT_NOT_TAKEN, 20, 22},  {90, MQTT_NEVER_TAKEN, 20, 5},
+};
+
+ParameterizedTestParameters(outbox_shares, refused_topics_hold_up_no_other) {
+    static size_t rows[] = {0, 1, 2, 3, 4, 5};
+    return cr_make_param_array(size_t, rows, sizeof shares / sizeof shares[0]);
+}
+
+ParameterizedTest(size_t *row, outbox_shares, refused_topics_hold_up_no_other) {
+    const struct share *share = &shares[*row];
+    char name[32];
+    snprintf(name, sizeof name, "row %zu", *row);
+    broker.rule = refuse_share;
+    broker.window = share->window;
+    refusal = share->refusal;
+    refused = TOPICS * share->percent / 100;
+    report_for(10000);
+    expect_all_within(SOON, refused, name);
+    cr_expect_leq(most_tries(refused), share->tries, "%s: %u tries", name, most_tries(refused));
+    cr_expect_eq(topics[0].taken, 0);
+    if (share->refusal == MQTT_TAKEN_LATER)
+        cr_expect_eq(set_aside, 0, "%s: %d were set aside", name, set_aside);
+    cr_expect_eq(outbox_count(outbox) + (unsigned)set_aside, (unsigned)refused * 5, "%s: none is lost", name);
+}
+
+// What was refused goes out once the quota of its topic is over, in order.
+Test(outbox_shares, what_was_refused_is_taken_later) {
+    broker.rule = refuse_share;
+    refusal = MQTT_TAKEN_LATER;
+    refused = TOPICS / 2;
+    report_for(6000);
+    refused = 0;
+    expect_all_within(20000, 0, "later");
+    cr_expect_eq(set_aside, 0);
+}
+
+// Of state the last value goes out once it may.
+Test(outbox_shares, refused_state_holds_up_no_other) {
+    tree = "t/state/gw/devices/";
+    retain = MQTT_RETAINED;
+    broker.rule = refuse_share;
+    refusal = MQTT_TAKEN_LATER;
+    refused = TOPICS / 2;
+    report_for(10000);
+    expect_all_within(SOON, refused, "state");
+    cr_expect_leq(most_tries(refused), 7, "%u tries", most_tries(refused));
+    refused = 0;
+    serve_for(20000);
+    for (int topic = 0; topic < TOPICS; topic++)
+        cr_assert_eq(topics[topic].last, (int)topics[topic].put, "topic %d has value %d", topic,
+                     topics[topic].last);
+}
+
+// --- everything, or now and then ---
+
+static bool refuses_all;
+
+static enum mqtt_answer refuse_while_told(int topic, size_t nth) {
+    return refuses_all ? MQTT_TAKEN_LATER : MQTT_TAKEN;
+}
+
+// It is asked little meanwhile, and has everything soon after.
+Test(outbox_shares, comes_back_soon_after_everything_was_refused) {
+    broker.rule = refuse_while_told;
+    report_for(2000);
+    expect_all_within(SOON, 0, "before");
+    refuses_all = true;
+    size_t before = broker.count;
+    report_for(30000);
+    cr_expect_leq(broker.count - before, TOPICS + 3 * 31 + 20, "%zu were tried", broker.count - before);
+    refuses_all = false;
+    expect_all_within(3 * SOON, 0, "after");
+    cr_expect_eq(set_aside, 0);
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+static enum mqtt_answer refuse_every_second(int topic, size_t nth) {
+    return nth % 2 ? MQTT_TAKEN_LATER : MQTT_TAKEN;
+}
+
+Test(outbox_shares, takes_every_second_publish) {
+    broker.rule = refuse_every_second;
+    report_for(10000);
+    expect_all_within(90000, 0, "later");
+    cr_expect_eq(set_aside, 0);
+}
+
+// So many in a second, of whatever topic; half of what comes.
+static enum mqtt_answer refuse_beyond_rate(int topic, size_t nth) {
+    static uint64_t second;
+    static int taken;
+    if (uv_now(&loop) / 1000 != second)
+        taken = 0;
+    second = uv_now(&loop) / 1000;
+    return ++taken <= TOPICS / 4 ? MQTT_TAKEN : MQTT_TAKEN_LATER;
+}
+
+// What the broker takes in time is used, and nothing is set aside because more comes.
+Test(outbox_shares, keeps_to_a_rate_and_sets_nothing_aside) {
+    broker.rule = refuse_beyond_rate;
+    report_for(40000);
+    unsigned taken = 20 * TOPICS - count_missing(0);
+    cr_expect_geq(taken, 40 * TOPICS / 4 * 7 / 10, "only %u were taken", taken);
+    cr_expect_eq(set_aside, 0, "%d were set aside", set_aside);
+    cr_expect_eq(outbox_count(outbox), count_missing(0), "none is lost");
+}
