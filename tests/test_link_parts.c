@@ -66,14 +66,14 @@ Test(link_parts, a_rival_makes_it_slow_until_a_connection_lasts) {
     expect_delays(&backoff, (unsigned[]){1000, 2000, 4000, 5000, 0});
 }
 
-Test(link_parts, a_refused_message_begins_anew_unless_there_is_a_rival) {
+Test(link_parts, a_refused_message_makes_it_quick_unless_there_is_a_rival) {
     struct backoff backoff = {0};
     expect_delays(&backoff, (unsigned[]){1000, 2000, 0});
     backoff_got_on(&backoff);
-    expect_delays(&backoff, (unsigned[]){1000, 2000, 0});
+    expect_delays(&backoff, (unsigned[]){200, 400, 0});
     backoff_contested(&backoff);
     backoff_got_on(&backoff);
-    expect_delays(&backoff, (unsigned[]){4000, 0});
+    expect_delays(&backoff, (unsigned[]){800, 0});
 }
 
 // --- pace ---

@@ -2,6 +2,7 @@
 #include "gateway/broker/backoff.h"
 
 #define DELAY_MIN    1000
+#define DELAY_HURRY  200
 #define DELAY_OUTAGE 5000
 #define DELAY_MAX    30000
 
@@ -22,7 +23,7 @@ bool backoff_down(struct backoff *backoff, uint64_t now) {
 
 void backoff_got_on(struct backoff *backoff) {
     if (!backoff->contested)
-        backoff->next = 0;
+        backoff->next = DELAY_HURRY;
 }
 
 void backoff_contested(struct backoff *backoff) {
@@ -35,7 +36,7 @@ static unsigned bound(const struct backoff *backoff) {
 
 unsigned backoff_delay(struct backoff *backoff, unsigned random) {
     unsigned most = bound(backoff);
-    unsigned delay = backoff->next > DELAY_MIN ? backoff->next : DELAY_MIN;
+    unsigned delay = backoff->next > 0 ? backoff->next : DELAY_MIN;
     if (delay > most)
         delay = most;
     backoff->next = delay * 2;

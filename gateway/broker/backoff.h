@@ -18,7 +18,7 @@ void backoff_up(struct backoff *backoff, uint64_t now);
 // Returns whether it has lasted.
 bool backoff_down(struct backoff *backoff, uint64_t now);
 // The broker has refused a message for good on this connection: when it ends the connection as well, it is no
-// outage, and the next one brings the rest.
+// outage, and the next one, which comes at once (within 0.2 s), brings the rest.
 void backoff_got_on(struct backoff *backoff);
 void backoff_contested(struct backoff *backoff);
 

@@ -1194,6 +1194,7 @@ static void hurry(struct outbox *outbox) {
 
 static void set_aside_closed_at(struct outbox *outbox, struct item *item) {
     refusals_note(&outbox->refusals, item->publish.topic, rule_of(item), uv_now(outbox->loop));
+    suspects_note_closer(&outbox->suspects, uv_now(outbox->loop));
     refuse_item(outbox, item, "it closes the connection when it gets this message");
 }
 
@@ -1216,15 +1217,18 @@ static const struct item *last_handed_over(const struct outbox *outbox) {
 static void blame_unanswered(struct outbox *outbox, enum mqtt_end end) {
     struct item *first = oldest_under_way(outbox);
     if (first == NULL) {
-        suspects_note_break(&outbox->suspects, 0, 0, 0, outbox->answered_at != 0);
+        suspects_note_break(&outbox->suspects, &(struct suspects_break){.under_way = 0});
         forgive(outbox);
         return;
     }
-    const struct item *last = last_handed_over(outbox);
     bool accused = is_first_accused(outbox);
-    bool alone = suspects_note_break(&outbox->suspects, outbox->in_flight, first->number, last->number,
-                                     outbox->answered_at != 0);
-    if (outbox->suspects.through > 0 && count_accused(outbox) < HURRY_MAX)
+    bool alone = suspects_note_break(&outbox->suspects,
+                                     &(struct suspects_break){.now = uv_now(outbox->loop),
+                                                              .under_way = outbox->in_flight,
+                                                              .first = first->number,
+                                                              .last = last_handed_over(outbox)->number,
+                                                              .answered = outbox->answered_at != 0});
+    if (is_suspected(outbox) && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
     if (alone || (accused && outbox->in_flight == 1))
         note_strike(outbox, first, end);
@@ -1245,6 +1249,8 @@ static void note_down(struct outbox *outbox) {
 void outbox_link_down(struct outbox *outbox, enum mqtt_end end) {
     bool known = end != MQTT_ENDED_BY_US && refusals_note_close(&outbox->refusals, uv_now(outbox->loop));
     enum mqtt_end unknown = known ? MQTT_ENDED_BY_US : end; // at what it closed
+    if (known)
+        suspects_note_closer(&outbox->suspects, uv_now(outbox->loop));
     bool beside = sideline_link_down(outbox->sideline, unknown);
     if (known || (beside && unknown != MQTT_ENDED_BY_US && count_accused(outbox) < HURRY_MAX))
         hurry(outbox);

@@ -9,6 +9,9 @@
 #define CLEAR         250 // milliseconds: a broker that closes later may have done so for another reason
 #define CLEAR_STRIKES 3
 #define MURKY_STRIKES 5
+#define CLOSER        600000 // milliseconds for which a broker is known to close at what it refuses
+#define PORTION_MAX   8      // messages in a portion, or
+#define PORTION_SHARE 32     // that part of a window, where it is more
 
 unsigned strikes_wait(const struct strikes *strikes) {
     unsigned wait = strikes->quick * RATIO > WAIT_MIN ? strikes->quick * RATIO : WAIT_MIN;
@@ -75,35 +78,41 @@ void suspects_begin_portion(struct suspects *suspects) {
     suspects->left = suspects->portion;
 }
 
+static unsigned portion_max(unsigned window) {
+    unsigned most = window / PORTION_SHARE > PORTION_MAX ? window / PORTION_SHARE : PORTION_MAX;
+    return most < window ? most : window;
+}
+
 void suspects_clear_portion(struct suspects *suspects, unsigned window) {
     suspects->cleared += suspects->portion;
     if (suspects->cleared < SUSPECTS_CLEARED)
         return;
     suspects->cleared = 0;
-    suspects->portion = suspects->portion < window / 2 ? suspects->portion * 2 : window;
+    suspects->portion *= 2;
+    if (suspects->portion > portion_max(window))
+        suspects->portion = portion_max(window);
 }
 
-static void narrow(struct suspects *suspects, unsigned under_way, uint64_t last) {
-    suspects->portion = under_way > 1 ? under_way / 2 : 1;
+void suspects_note_closer(struct suspects *suspects, uint64_t now) {
+    suspects->closer_until = now + CLOSER;
+}
+
+static void begin(struct suspects *suspects, uint64_t through) {
+    suspects->through = through;
+    suspects->portion = 1;
     suspects->cleared = 0;
-    if (under_way > 1)
-        suspects->through = last; // those behind it were not under way
 }
 
-bool suspects_note_break(struct suspects *suspects, unsigned under_way, uint64_t first, uint64_t last,
-                         bool answered) {
-    bool again = suspects->broke && !answered;
-    suspects->broke = under_way > 0;
-    if (under_way == 0)
+bool suspects_note_break(struct suspects *suspects, const struct suspects_break *broken) {
+    bool stuck = suspects->broke && (!broken->answered || broken->first <= suspects->broke_through);
+    bool suspected = suspects_include(suspects, broken->first);
+    suspects->broke = broken->under_way > 0;
+    suspects->broke_through = broken->last;
+    if (broken->under_way == 0)
         return false;
-    if (suspects_include(suspects, first)) {
-        narrow(suspects, under_way, last);
-        return under_way == 1;
-    }
-    if (again) {
-        suspects->through = last;
-        suspects->portion = 1;
-        suspects->cleared = 0;
-    }
-    return false;
+    if (suspected)
+        begin(suspects, suspects->through);
+    else if (stuck || broken->now < suspects->closer_until)
+        begin(suspects, broken->last);
+    return suspected && broken->under_way == 1;
 }

@@ -1,10 +1,12 @@
 // Suspects: which message is to blame when the broker closes the connection again and again.
 //
 // Some brokers answer a publish that they do not take by closing the connection, without saying which of
-// those under way it was. When connections break twice in a row with messages under way, and none is
-// acknowledged in between, these are suspects; so are those under way when the broker keeps the connection and
-// answers nothing any more. They go out again one at a time; after some that were answered
-// two at a time, then four. When the connection breaks on a portion, the next is half as large.
+// those under way it was. When connections break twice in a row with messages under way, and not all of those of the
+// first time were acknowledged in between, these are suspects; so are those under way when the broker keeps the connection
+// and answers nothing any more. They go out again one at a time; after some that were answered two at a time, then four,
+// and not many more: a broker that closes with unread bytes resets the connection, and its last answers are lost with it, so
+// that each break brings on very little. When the connection breaks on a portion, the next is one message again. A broker
+// that was found to close at what it refuses is believed to do so the next time: then the first break makes suspects.
 //
 // A network that cuts connections looks the same. Two things tell them apart:
 //  - Time. A break on a message alone is a strike against it only when the connection had lived much longer
@@ -52,14 +54,16 @@ unsigned strikes_wait(const struct strikes *strikes);
 void strikes_note(struct strikes *strikes, enum mqtt_end end, uint64_t before, uint64_t after);
 
 struct suspects {
-    uint64_t through; // number of the last suspect; 0: nobody is suspected
-    unsigned portion; // suspects that may be under way at once
-    unsigned cleared; // messages answered in portions of this size
-    unsigned left;    // of the portion under way: not handed over yet
-    bool broke;       // the last connection broke with messages under way
-    unsigned doubled; // times that the wait for an answer was
-    unsigned slowest; // milliseconds: the longest that one was waited for, while the broker is late
-    unsigned quick;   // answers in a row that came quickly
+    uint64_t through;       // number of the last suspect; 0: nobody is suspected
+    unsigned portion;       // suspects that may be under way at once
+    unsigned cleared;       // messages answered in portions of this size
+    unsigned left;          // of the portion under way: not handed over yet
+    bool broke;             // the last connection broke with messages under way
+    uint64_t broke_through; // number of the last of these
+    uint64_t closer_until;  // by uv_now(): until then the broker is known to close at what it refuses
+    unsigned doubled;       // times that the wait for an answer was
+    unsigned slowest;       // milliseconds: the longest that one was waited for, while the broker is late
+    unsigned quick;         // answers in a row that came quickly
 };
 
 // Milliseconds that the answer to a suspect is waited for before the connection is ended.
@@ -80,8 +84,17 @@ void suspects_begin_portion(struct suspects *suspects);
 // All of a portion was answered: after some of them the next is twice as large, but not more than window.
 void suspects_clear_portion(struct suspects *suspects, unsigned window);
 
-// The broker broke the connection. under_way messages, up to number last, were unanswered; answered says
-// whether it answered any on this connection. True when the one message under way was alone, so that it is to
-// blame for the break.
-bool suspects_note_break(struct suspects *suspects, unsigned under_way, uint64_t first, uint64_t last,
-                         bool answered);
+// The broker closed the connection at a message that it refuses, at now (by uv_now()): for a while the first break makes
+// suspects, not the second one.
+void suspects_note_closer(struct suspects *suspects, uint64_t now);
+
+// A connection that broke.
+struct suspects_break {
+    uint64_t now;         // by uv_now()
+    unsigned under_way;   // messages that were unanswered
+    uint64_t first, last; // of these; 0: none
+    bool answered;        // the broker answered any on this connection
+};
+
+// The connection broke. True when the one message under way was alone, so that it is to blame for the break.
+bool suspects_note_break(struct suspects *suspects, const struct suspects_break *broken);
