@@ -1,5 +1,5 @@
-// What the queue of commands does from time to time, with as many commands as may wait: how much work it is, in
-// counts.
+// What the queue of commands does with as many commands as may wait: how much work it is, in all and in one turn of the
+// loop, in counts.
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +14,8 @@
 
 #define DEVICES    100 // that wait for as many commands as there may be
 #define ENDED      200
+#define AT_ONCE    50 // commands of which something is published in a turn
+#define MANY       1000
 #define TOMBSTONES 100000 // that are kept
 #define HOUR       3600000000LL
 
@@ -22,10 +24,11 @@ static struct bus *bus;
 static struct roll_call *roll_call;
 static struct command_voice voice;
 static struct command_table table;
+static struct command_queue the_queue;
 static struct config config;
 static struct config_channel channel = {.id = 1, .name = "mictrack"};
 static size_t finds; // how often a device was looked for
-static bool reachable;
+static bool reachable, settled;
 
 static void send_to_nobody(void *context, const uint8_t *bytes, size_t length) {
 }
@@ -52,14 +55,34 @@ static const struct command_roads roads = {.find = find_road, .has_others = has_
 static void ignore(void *context) {
 }
 
+static void note_settled(void *context) {
+    settled = true;
+}
+
+// What the broker retains has been heard. From then on all that is published waits, and can be counted.
+static void roll_call_settle(void) {
+    struct mqtt_received question = {.topic = ""};
+    carrier_go_up(&carrier);
+    roll_call_begin(roll_call);
+    roll_call_ask(roll_call);
+    question.payload = carrier_last(&carrier)->payload;
+    question.length = strlen(question.payload);
+    roll_call_received(roll_call, "instances/me/sync", &question);
+    carrier_run_until(&carrier, &settled);
+    carrier_answer_all(&carrier);
+    carrier_go_down(&carrier);
+}
+
 static void set_up(void) {
     carrier_open(&carrier);
     bus = bus_new("trackbus", "me", carrier.outbox, &carrier.carrier);
     roll_call = roll_call_new(&carrier.loop, bus,
-                              &(struct roll_call_handlers){.answered = ignore, .settled = ignore});
+                              &(struct roll_call_handlers){.answered = ignore, .settled = note_settled});
     voice = (struct command_voice){.bus = bus, .outbox = carrier.outbox, .store = carrier.store};
     channel.codec = codec_find("mictrack");
     config.commands.intake = true;
+    the_queue = (struct command_queue){
+        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
     finds = 0;
     reachable = true;
 }
@@ -67,6 +90,7 @@ static void set_up(void) {
 static void tear_down(void) {
     roll_call_stop(roll_call);
     carrier_close(&carrier);
+    command_queue_clear(&the_queue);
     command_table_clear(&table); // until then the outbox knows who waits
     roll_call_free(roll_call);
     bus_free(bus);
@@ -74,12 +98,8 @@ static void tear_down(void) {
 
 TestSuite(command_sweep, .init = set_up, .fini = tear_down);
 
-// As long as ends wait.
 static struct command_queue *own_queue(void) {
-    static struct command_queue queue;
-    queue = (struct command_queue){
-        .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
-    return &queue;
+    return &the_queue;
 }
 
 // A command for a connected device that answers nothing: the first one is out, the others wait behind it.
@@ -101,11 +121,19 @@ static void add(int64_t id, int64_t device_id, bool out) {
     command_table_add(&table, command);
 }
 
+// All portions of a sweep, and what comes of it.
+static void sweep_all(struct command_queue *queue) {
+    while (command_queue_sweep(queue, clock_ticks()))
+        ;
+    while (command_queue_go_on(queue))
+        ;
+}
+
 Test(command_sweep, costs_as_much_as_there_are_devices) {
     for (int64_t device = 1; device <= DEVICES; device++)
         for (int64_t i = 0; i < COMMANDS_PER_DEVICE_MAX; i++)
             add(device * 10000 + i, device, i == 0);
-    command_queue_sweep(own_queue(), clock_ticks());
+    sweep_all(own_queue());
     cr_assert(finds <= 5 * DEVICES, "%zu times a device was looked for", finds);
     cr_assert(finds > 0);
     cr_assert(table.pending == DEVICES * COMMANDS_PER_DEVICE_MAX);
@@ -204,6 +232,118 @@ Test(command_sweep, an_answer_is_that_of_the_command_sent_on_its_connection) {
     cr_assert(command_has_ended(command_table_find(&table, 2)));
     cr_assert(!command_has_ended(command_table_find(&table, 1)));
     cr_assert(!command_has_ended(command_table_find(&table, 3)));
+}
+
+// --- in portions ---
+
+// All but the first one wait behind it.
+static void add_many(void) {
+    for (int64_t i = 1; i <= MANY; i++)
+        add(i, 1, i == 1);
+}
+
+Test(command_sweep, ends_a_few_of_many_that_have_expired_in_a_turn) {
+    struct command_queue *queue = own_queue();
+    size_t before = MANY, turns = 0;
+    reachable = false;
+    voice.counts = NULL;
+    add_many();
+    roll_call_settle();
+    for (int64_t i = 1; i <= MANY; i++)
+        command_table_find(&table, i)->expires_at = clock_ticks() - 1;
+    for (bool more = true; more; turns++, before = table.pending) {
+        more = command_queue_sweep(queue, clock_ticks());
+        cr_assert(before - table.pending <= AT_ONCE, "%zu in one turn", before - table.pending);
+    }
+    cr_assert_eq(table.pending, 1, "only the one that was sent waits for its answer");
+    cr_assert(turns >= MANY / AT_ONCE);
+}
+
+static void expect_a_few_more(size_t *before) {
+    size_t count = outbox_count(carrier.outbox);
+    cr_assert(count - *before <= AT_ONCE, "%zu in one turn", count - *before);
+    *before = count;
+}
+
+static void go_on_to_the_end(struct command_sync *sync, size_t *before) {
+    for (bool more = true; more;) {
+        more = command_sync_go_on(sync);
+        expect_a_few_more(before);
+    }
+}
+
+Test(command_sweep, puts_right_a_few_of_many_that_were_overwritten_in_a_turn) {
+    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .any_spoiled = true};
+    add_many();
+    roll_call_settle();
+    size_t first = outbox_count(carrier.outbox), before = first;
+    for (int64_t i = 1; i <= MANY; i++)
+        command_table_find(&table, i)->spoiled = true;
+    config.commands.intake = false; // it would publish its marker too
+    command_sync_mark(&sync);
+    expect_a_few_more(&before);
+    cr_assert(before > first);
+    go_on_to_the_end(&sync, &before);
+    cr_assert_eq(before - first, MANY);
+    cr_assert(!sync.any_spoiled && !command_table_find(&table, MANY)->spoiled);
+}
+
+Test(command_sweep, gives_back_a_few_of_many_that_the_broker_lost_in_a_turn) {
+    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call};
+    struct command *unheard;
+    reachable = false;
+    add_many();
+    roll_call_settle();
+    size_t first = outbox_count(carrier.outbox), before = first;
+    for (int64_t i = 1; i <= MANY; i++)
+        command_table_find(&table, i)->confirmed = false;
+    command_sync_settled(&sync);
+    expect_a_few_more(&before);
+    // What is dropped or comes meanwhile is no trap.
+    unheard = table.by_id;
+    while (unheard->confirmed)
+        unheard = unheard->hh.next;
+    command_table_drop(&table, unheard);
+    cr_assert(sync.queue->unsettled, "what is not looked at yet may have been canceled");
+    go_on_to_the_end(&sync, &before);
+    cr_assert_eq(before - first, MANY - 1 + 1, "%zu: not each entry but one, and the marker behind them",
+                 before - first);
+    cr_assert(!sync.queue->unsettled);
+}
+
+// Each entry that comes of a device's many asks for it.
+Test(command_sweep, looks_at_the_many_commands_of_a_device_once_for_all_who_ask) {
+    struct command_queue *queue = own_queue();
+    reachable = false;
+    add_many();
+    for (int i = 0; i < MANY; i++)
+        command_queue_send_next(queue, "devices/1");
+    cr_assert_eq(finds, 0, "%zu times a device was looked for", finds);
+    while (command_queue_go_on(queue))
+        ;
+    cr_assert_eq(finds, 1, "%zu times a device was looked for", finds);
+}
+
+// Of a protocol with numbers all go out, one behind the other.
+Test(command_sweep, sends_a_few_of_many_in_a_turn) {
+    static struct codec many_at_a_time;
+    struct command_queue *queue = own_queue();
+    size_t out = 1, turns = 0;
+    many_at_a_time = *channel.codec;
+    many_at_a_time.one_at_a_time = false;
+    channel.codec = &many_at_a_time;
+    config.commands.timeout = 30;
+    add_many();
+    command_queue_send_next(queue, "devices/1");
+    for (bool more = true; more; turns++) {
+        more = command_queue_go_on(queue);
+        size_t now = 0;
+        for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+            now += command->state == COMMAND_SENT;
+        cr_assert(now - out <= AT_ONCE, "%zu in one turn", now - out);
+        out = now;
+    }
+    cr_assert_eq(out, MANY);
 }
 
 // What the broker had and has no longer was canceled; what it never had is lost.

@@ -272,3 +272,33 @@ Test(command_table, a_packet_id_that_has_gone_round_is_a_new_publish) {
     cr_expect_eq(twin_of(100, 65635, true), 5, "one that must not happen twice is not risked");
     cr_expect_eq(twin_of(0, 65635, false), 5, "an earlier run had its own numbers");
 }
+
+#define EQUAL 5000
+
+static void add_equal(void) {
+    for (int64_t id = 1; id <= EQUAL; id++) {
+        struct command *command = new_command(id, (int)(id / 1000), 0);
+        command->publish = PRINT;
+        command->mid = (int)(id % 1000) + 1;
+        command_table_add(&table, command);
+    }
+}
+
+// Of a broker that numbers anew, with thousands of equal ones: each is found at once.
+Test(command_table, equal_publishes_that_come_again_are_not_looked_through_for_each) {
+    struct redelivery *redelivery = redelivery_new();
+    add_equal();
+    redelivery_begin(redelivery, &table, 0, 0);
+    for (int64_t id = EQUAL; id > EQUAL / 2; id--)
+        cr_assert_eq(redelivery_twin(redelivery, PRINT, 60000, 0, true), id, "not the newest that is left");
+    cr_assert_eq(redelivery_twin(redelivery, PRINT, 1, 0, false), EQUAL / 2 - 500);
+    for (int64_t id = EQUAL / 2; id > 0; id--)
+        if (id != EQUAL / 2 - 500)
+            cr_assert_eq(redelivery_twin(redelivery, PRINT, 60000, 0, true), id,
+                         "not the newest that is left");
+    cr_assert_eq(redelivery_twin(redelivery, PRINT, 1, 0, true), 0, "each stands for one");
+    cr_assert(redelivery_looked_at(redelivery) <= 5 * EQUAL, "%zu were looked at",
+              redelivery_looked_at(redelivery));
+    redelivery_free(redelivery);
+    command_table_clear(&table);
+}

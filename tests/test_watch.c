@@ -15,6 +15,7 @@
 #include "gateway/watch/line.h"
 #include "gateway/watch/view.h"
 #include "gateway/web/listed.h"
+#include "gateway/web/waiting.h"
 
 #define SECOND INT64_C(1000000)
 #define NOW    (1600000100 * SECOND) // 2020-09-13T12:28:20 UTC
@@ -406,6 +407,53 @@ Test(page_bounds, all_devices_have_a_bound) {
         fleet_connected(&fleet, FEW + 100 + i, FLEET_CONNECTED);
     cr_assert_eq(HASH_CNT(by_id, fleet.by_id), FEW);
     fleet_free(&fleet);
+}
+
+// --- commands that wait ---
+
+static void wait_for(struct waiting *waiting, int place, int id, char *payload) {
+    char name[32], text[16];
+    snprintf(name, sizeof name, "devices/%d", place);
+    snprintf(text, sizeof text, "%d", id);
+    waiting_set(waiting, name, text, payload);
+}
+
+// Whoever may write entries must not fill the page's memory with them, or make it look through them all.
+Test(page_bounds, commands_that_wait_for_a_device_have_a_bound) {
+    struct waiting *waiting = waiting_new();
+    for (int id = 0; id < WAITING_EACH_MAX + 10; id++)
+        wait_for(waiting, 1, id, strdup("{}"));
+    cr_assert_eq(waiting_count(waiting, "devices/1"), WAITING_EACH_MAX);
+    wait_for(waiting, 2, 0, strdup("{}"));
+    cr_assert_eq(waiting_count(waiting, "devices/2"), 1, "another device has its own");
+    wait_for(waiting, 1, 0, NULL);
+    wait_for(waiting, 1, 7000, strdup("{}"));
+    cr_assert(waiting_has(waiting, "devices/1", "7000") && !waiting_has(waiting, "devices/1", "0"));
+    waiting_free(waiting);
+}
+
+static char *text_of_size(size_t size) {
+    char *text = malloc(size + 1);
+    memset(text, 'x', size);
+    text[size] = '\0';
+    return text;
+}
+
+Test(page_bounds, commands_that_wait_have_a_bound_in_bytes) {
+    struct waiting *waiting = waiting_new();
+    size_t size = 1 << 20, most = WAITING_BYTES_MAX / size;
+    for (int id = 0; id < (int)most + 5; id++)
+        wait_for(waiting, id, 1, text_of_size(size));
+    cr_assert_eq(waiting_count(waiting, "devices/0"), 1);
+    cr_assert_eq(waiting_count(waiting, "devices/64"), 0);
+    wait_for(waiting, 0, 1, text_of_size(size + 1)); // it says more than it did
+    cr_assert_eq(waiting_count(waiting, "devices/0"), 0);
+    wait_for(waiting, 64, 1, text_of_size(size));
+    cr_assert_eq(waiting_count(waiting, "devices/64"), 1, "there is room again");
+    waiting_forget_all(waiting);
+    wait_for(waiting, 0, 1, text_of_size(size));
+    cr_assert_eq(waiting_count(waiting, "devices/0"), 1);
+    waiting_free(waiting);
 }
 
 Test(fleet, newest_first) {

@@ -118,6 +118,15 @@ void bus_release(const struct bus *bus) {
         bus->carrier->release(bus->carrier->context);
 }
 
+bool bus_is_held(const struct bus *bus) {
+    return bus->carrier->is_held != NULL && bus->carrier->is_held(bus->carrier->context);
+}
+
+void bus_enough(const struct bus *bus) {
+    if (bus->carrier->enough != NULL)
+        bus->carrier->enough(bus->carrier->context);
+}
+
 void bus_flush(const struct bus *bus) {
     if (bus->carrier->flush != NULL)
         bus->carrier->flush(bus->carrier->context);

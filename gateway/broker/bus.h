@@ -42,6 +42,8 @@ __attribute__((format(printf, 3, 4))) void bus_publish_last(const struct bus *bu
 // hold(), release() and flush() of struct mqtt_carrier.
 void bus_hold(const struct bus *bus);
 void bus_release(const struct bus *bus);
+bool bus_is_held(const struct bus *bus);
+void bus_enough(const struct bus *bus);
 void bus_flush(const struct bus *bus);
 
 bool bus_is_up(const struct bus *bus); // the broker is connected

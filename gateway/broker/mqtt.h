@@ -109,6 +109,10 @@ struct mqtt_carrier {
     // called as often as hold(); however many connections that takes. Or NULL.
     void (*hold)(void *context);
     void (*release)(void *context);
+    // Whether something is held: then nothing is read. Or NULL.
+    bool (*is_held)(void *context);
+    // What came just now takes long: no more is read in this turn of the loop. Or NULL.
+    void (*enough)(void *context);
     // Writes out what was published in this turn of the loop, so that it has left before what is done next; not while
     // something is held, nor within what the carrier calls. Or NULL.
     void (*flush)(void *context);

@@ -6,6 +6,9 @@
 //  - The library closes its socket before on_disconnect, and the next socket often has the same number. So
 //  the
 //    descriptor is compared after every turn of the loop, and each connection has a fresh uv_poll_t.
+//  - mosquitto_loop_read() reads as many packets as messages are under way, however long that takes, unless errno says
+//    behind one of them that the socket has no more. So a callback that was the last one of its turn says that. (Where
+//    another version did not look at errno, turns would be longer, and nothing else.)
 //  - It acknowledges a publish before it says that the publish came. So it is told to queue what it has to write (see
 //    link_client_new()), and the loop here has it written at the end of each turn; or later, when what came must be on
 //    disk first: a process that is killed takes the acknowledgement with it, and the broker delivers again. (QoS 2 would
@@ -17,6 +20,7 @@
 //    needs.
 #include "gateway/broker/mqtt_link.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <mosquitto.h>
 #include <mqtt_protocol.h>
@@ -46,10 +50,10 @@
 #define CONNACK_TIMEOUT         10000 // milliseconds from the connection to the broker's answer
 #define MISC_INTERVAL           1000  // milliseconds
 #define CLOSE_TIME              500 // milliseconds that the broker is given to close the connection at the end
-#define READ_PACKETS            256      // packets to read or write in one turn
-#define BATCH_TIME              20000000 // nanoseconds in which commands are read that go to disk together
-#define AT_ONCE                 50       // milliseconds until another broker or version is tried
-#define SOMEBODY_WAITS          200      // milliseconds until the next attempt
+#define READ_PACKETS            256     // packets to read or write in one turn
+#define READ_TIME               5000000 // nanoseconds of a turn in which packets are read
+#define AT_ONCE                 50      // milliseconds until another broker or version is tried
+#define SOMEBODY_WAITS          200     // milliseconds until the next attempt
 #define EXPIRY_MAX              2147483 // seconds. Artemis takes what is not in 31 bits of milliseconds for over
 
 enum state { IDLE, CONNECTING, WAITING_CONNACK, SUBSCRIBING, UP, STOPPED };
@@ -91,6 +95,9 @@ struct mqtt_link {
     bool hearing_said;           // that one was refused, in this run
     struct broker_limits limits; // of this connection
     bool in_library;             // it is reading or writing, and may be in a callback
+    uint64_t read_until;         // while it is reading, by uv_hrtime(); else 0
+    bool enough;                 // no more is read in this turn
+    bool cut_short;              // in the last one: of TLS, what follows may stand in the library
     bool flushing;
     uint64_t numbered; // messages with a packet id that have come
     int *early;        // mids that were written while somebody flushed; or NULL
@@ -103,6 +110,7 @@ struct mqtt_link {
     uv_timer_t misc;      // keep-alive
     uv_timer_t paced;     // until the broker lets us publish the next one
     uv_prepare_t prepare; // renews what is polled, once a turn
+    uv_idle_t rest;       // reads what stands in the library
     struct mqtt_carrier carrier;
 };
 
@@ -169,14 +177,25 @@ static bool has_more_to_read(const struct mqtt_link *link) {
     return !link->broken && ioctl(link->polled, FIONREAD, &length) == 0 && length > 0;
 }
 
+// At the end of each callback: whether the library goes on with the next packet.
+static void end_packet(struct mqtt_link *link) {
+    if (link->read_until == 0 || (!link->enough && uv_hrtime() < link->read_until))
+        return;
+    link->enough = true;
+    errno = EAGAIN;
+}
+
 // While something is held, nothing is read after this: what has come by now is on disk, and acknowledged, together.
 static void read_in(struct mqtt_link *link) {
-    uint64_t end = uv_hrtime() + BATCH_TIME;
     int on = 1;
     link->in_library = true;
+    link->enough = false;
+    link->read_until = uv_hrtime() + READ_TIME;
     do
         note_result(link, mosquitto_loop_read(link->client, READ_PACKETS));
-    while (link->held > 0 && uv_hrtime() < end && has_more_to_read(link));
+    while (link->held > 0 && !link->enough && uv_hrtime() < link->read_until && has_more_to_read(link));
+    link->read_until = 0;
+    link->cut_short = link->enough;
     link->in_library = false;
     // A broker that waits for TCP's acknowledgement before its next small packet would wait for 40 ms.
     if (!link->broken)
@@ -197,6 +216,21 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     if (!link->broken && (events & UV_READABLE) != 0)
         read_in(link);
     tell_ready(link);
+}
+
+static void on_rest(uv_idle_t *idle) {
+    struct mqtt_link *link = idle->data;
+    uv_idle_stop(idle);
+    if (link->client == NULL || link->broken || link->held > 0)
+        return;
+    read_in(link);
+    tell_ready(link);
+}
+
+// The socket may have nothing more, and will not wake us.
+static void go_on_reading(struct mqtt_link *link) {
+    if (link->cut_short && link->attempt.address.tls && link->held == 0)
+        uv_idle_start(&link->rest, on_rest);
 }
 
 static void write_out(struct mqtt_link *link) {
@@ -268,6 +302,8 @@ static void drop_client(struct mqtt_link *link) {
     stop_polling(link);
     uv_timer_stop(&link->misc);
     uv_timer_stop(&link->paced);
+    uv_idle_stop(&link->rest);
+    link->cut_short = false;
     subscriber_end(link->subscriber);
     hearing_end(link->hearing);
     asking_again_end(&link->hearing_again);
@@ -365,8 +401,10 @@ static void on_prepare(uv_prepare_t *prepare) {
         return;
     if (!link->broken)
         end_turn(link);
-    if (!link->broken)
+    if (!link->broken) {
         renew_polling(link);
+        go_on_reading(link);
+    }
     if (link->broken)
         tear_down(link);
 }
@@ -621,6 +659,7 @@ static void on_publish(struct mosquitto *client, void *context, int mid, int rea
     if (answer == MQTT_NEVER_TAKEN)
         backoff_got_on(&link->backoff);
     link->handlers->published(link->context, mid, answer, mosquitto_reason_string(reason));
+    end_packet(link);
 }
 
 static void on_message(struct mosquitto *client, void *context, const struct mosquitto_message *message,
@@ -643,6 +682,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .correlation = extras.correlation,
                                                      .correlation_length = extras.correlation_length});
     packet_free_extras(&extras);
+    end_packet(link);
 }
 
 // What the library has to say of faults, such as why TLS failed. Also called on a thread of the pool.
@@ -848,6 +888,16 @@ static void release(void *context) {
     link->held--;
 }
 
+static bool is_held(void *context) {
+    const struct mqtt_link *link = context;
+    return link->held > 0;
+}
+
+static void enough(void *context) {
+    struct mqtt_link *link = context;
+    link->enough = true;
+}
+
 static void flush(void *context) {
     struct mqtt_link *link = context;
     if (!mqtt_link_is_up(link) || link->in_library)
@@ -877,6 +927,8 @@ static void init_handles(struct mqtt_link *link) {
     uv_timer_init(link->loop, &link->misc);
     uv_timer_init(link->loop, &link->paced);
     uv_prepare_init(link->loop, &link->prepare);
+    uv_idle_init(link->loop, &link->rest);
+    link->rest.data = link;
     link->timer.data = link->misc.data = link->paced.data = link->prepare.data = link;
 }
 
@@ -905,6 +957,8 @@ struct mqtt_link *mqtt_link_new(uv_loop_t *loop, const struct config *config,
                     .reset = reset,
                     .hold = hold,
                     .release = release,
+                    .is_held = is_held,
+                    .enough = enough,
                     .flush = flush},
     };
     link->subscriber = subscriber_new(loop, subscriptions, subscription_count,
@@ -1049,6 +1103,7 @@ void mqtt_link_stop(struct mqtt_link *link) {
     uv_close((uv_handle_t *)&link->misc, NULL);
     uv_close((uv_handle_t *)&link->paced, NULL);
     uv_close((uv_handle_t *)&link->prepare, NULL);
+    uv_close((uv_handle_t *)&link->rest, NULL);
 }
 
 void mqtt_link_free(struct mqtt_link *link) {

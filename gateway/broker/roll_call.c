@@ -10,6 +10,7 @@
 
 #define ASK_TIME    2000 // milliseconds until we ask again
 #define SETTLE_TIME 1000 // milliseconds of the quiet period
+#define HELD_TIME   20   // milliseconds until we look again whether the broker is read
 #define UNHEARD     5    // questions without an answer, after which something is wrong
 
 enum state {
@@ -39,6 +40,10 @@ bool roll_call_is_done(const struct roll_call *roll_call) {
 
 static void on_settled(uv_timer_t *timer) {
     struct roll_call *roll_call = timer->data;
+    if (bus_is_held(roll_call->bus)) { // it is we who do not listen: that is no quiet
+        uv_timer_start(timer, on_settled, HELD_TIME, 0);
+        return;
+    }
     roll_call->state = DONE;
     roll_call->handlers.settled(roll_call->handlers.context);
 }

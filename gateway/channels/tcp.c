@@ -35,7 +35,7 @@ struct tcp_connection {
     uint8_t *header; // the beginning of it, or NULL
     size_t header_length;
     bool quiet_asked;               // the silence after the last bytes was told to the codec
-    bool held;                      // it has something to say, and is not read
+    bool held;                      // it has something to say, and is not read, until tcp_resume()
     bool waits;                     // the same, until its device may leave the other connection
     uint64_t waits_since, tries_at; // then, by uv_now()
     enum codec_follow waits_follow; // then: what is known of the bytes to come
@@ -54,6 +54,7 @@ static void set_timer(struct tcp_connection *connection);
 static bool admit(struct tcp_connection *connection);
 static void on_timer(uv_timer_t *timer);
 static void finish(struct tcp_connection *connection);
+static void hold(struct tcp_connection *connection);
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer);
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer);
 
@@ -283,12 +284,9 @@ static void go_on(struct tcp_connection *connection) {
     }
 }
 
-static void try_again(struct tcp_connection *connection, uint64_t now) {
+static void try_again(struct tcp_connection *connection) {
     struct peer *peer = &connection->peer;
-    if (!gate_reads(peer->parts->gate)) {
-        try_later(connection);
-        return;
-    }
+    uint64_t now = uv_now(peer->parts->loop);
     peer->may_wait = now - connection->waits_since < WAIT_MAX;
     take(connection, NULL, 0, connection->waits_follow);
     if (!connection->closing && !connection->waits)
@@ -303,8 +301,8 @@ static void on_timer(uv_timer_t *timer) {
         close_connection(peer, peer->close_code);
     } else if (now < next_deadline(connection)) {
         set_timer(connection);
-    } else if (connection->waits) {
-        try_again(connection, now);
+    } else if (connection->waits) { // its turn comes: thousands may have waited for as long
+        hold(connection);
     } else if (connection->held) { // we are the ones not reading
         peer->last_heard = connection->heard_from = now;
         set_timer(connection);
@@ -327,8 +325,10 @@ static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
     *buffer = uv_buf_init(memory, gate_reads(connection->peer.parts->gate) ? sizeof memory : 0);
 }
 
-// Only connections that have something to say are held, and only those have to be let go.
+// Only connections that have something to say are held, and only those have to be let go: read, or tried again.
 static void hold(struct tcp_connection *connection) {
+    if (connection->held)
+        return;
     uv_read_stop((uv_stream_t *)&connection->tcp);
     connection->held = true;
     DL_APPEND2(connection->listener->held, connection, prev_held, next_held);
@@ -582,14 +582,18 @@ void tcp_close(struct tcp_listener *listener) {
     }
 }
 
+static void let_go(struct tcp_connection *connection) {
+    DL_DELETE2(connection->listener->held, connection, prev_held, next_held);
+    connection->held = false;
+    if (connection->waits)
+        try_again(connection);
+    else
+        uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+}
+
 size_t tcp_resume(struct tcp_listener *listener, size_t count) {
     size_t resumed = 0;
-    while (listener->held != NULL && resumed < count) {
-        struct tcp_connection *connection = listener->held;
-        DL_DELETE2(listener->held, connection, prev_held, next_held);
-        connection->held = false;
-        uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
-        resumed++;
-    }
+    for (; listener->held != NULL && resumed < count; resumed++)
+        let_go(listener->held);
     return resumed;
 }

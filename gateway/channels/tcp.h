@@ -11,9 +11,10 @@ struct tcp_listener {
     struct stream_counters *counters;
     uv_tcp_t socket;
     struct tcp_connection *connections;
-    struct tcp_connection *held; // with something to read, while nothing is read (back-pressure)
-    size_t count;                // of connections
-    uint64_t refused;            // connections beyond limits.connections or connections_per_address
+    struct tcp_connection
+        *held;        // with something to read, while nothing is read (back-pressure), or to try again
+    size_t count;     // of connections
+    uint64_t refused; // connections beyond limits.connections or connections_per_address
 };
 
 // Listens on channel->tcp. 0 or an error of libuv; tcp_close() is due in either case.
@@ -26,5 +27,5 @@ void tcp_close(struct tcp_listener *listener);
 // As channel_set_timeouts().
 void tcp_set_timeouts(struct tcp_listener *listener);
 
-// Goes on reading from up to count connections that were held, longest-held first; returns how many.
+// Goes on with up to count connections that were held, longest-held first; returns how many.
 size_t tcp_resume(struct tcp_listener *listener, size_t count);

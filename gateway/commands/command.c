@@ -271,14 +271,25 @@ static void read_origin(struct command *command, const json_t *row) {
     command->is_foreign = json_is_true(json_object_get(row, "foreign"));
     command->publish = (uint64_t)json_integer_value(json_object_get(row, "publish"));
     command->mid = (int)json_integer_value(json_object_get(row, "mid"));
+    command->part = (int)json_integer_value(json_object_get(row, "part"));
+    command->leader = json_integer_value(json_object_get(row, "leader"));
+}
+
+static void write_origin(const struct command *command, json_t *row) {
+    json_object_set_new(row, "foreign", json_boolean(command->is_foreign));
+    json_object_set_new(row, "publish", json_integer((json_int_t)command->publish));
+    json_object_set_new(row, "mid", json_integer(command->mid));
+    json_object_set_new(row, "part", json_integer(command->part));
+    json_object_set_new(row, "leader", json_integer(command->leader));
 }
 
 json_t *command_to_row(const struct command *command, json_t *entry) {
-    return json_pack("{s:s, s:O, s:b, s:I, s:i, s:I, s:b, s:o, s:I, s:I}", "key", command->key, "entry",
-                     entry, "foreign", command->is_foreign, "publish", (json_int_t)command->publish, "mid",
-                     command->mid, "twin", (json_int_t)command->twin, "begun", command->has_begun, "clock",
-                     row_mark(), "expires_at", (json_int_t)command->expires_at, "answer_at",
-                     (json_int_t)command->answer_at);
+    json_t *row =
+        json_pack("{s:s, s:O, s:I, s:b, s:o, s:I, s:I}", "key", command->key, "entry", entry, "twin",
+                  (json_int_t)command->twin, "begun", command->has_begun, "clock", row_mark(), "expires_at",
+                  (json_int_t)command->expires_at, "answer_at", (json_int_t)command->answer_at);
+    write_origin(command, row);
+    return row;
 }
 
 struct command *command_from_row(int64_t id, const json_t *row, char **reason) {
@@ -305,10 +316,10 @@ struct command *command_from_row(int64_t id, const json_t *row, char **reason) {
 // --- tombstones ---
 
 json_t *command_to_tombstone(const struct command *command) {
-    return json_pack("{s:s, s:i, s:b, s:o, s:I, s:I, s:i}", "key", command->key, "ended", (int)command->state,
-                     "foreign", command->is_foreign, "clock", row_mark(), "forget_at",
-                     (json_int_t)command->forget_at, "publish", (json_int_t)command->publish, "mid",
-                     command->mid);
+    json_t *row = json_pack("{s:s, s:i, s:o, s:I}", "key", command->key, "ended", (int)command->state,
+                            "clock", row_mark(), "forget_at", (json_int_t)command->forget_at);
+    write_origin(command, row);
+    return row;
 }
 
 struct command *command_from_tombstone(int64_t id, const json_t *row) {

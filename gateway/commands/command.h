@@ -47,10 +47,15 @@ struct command {
     uint64_t publish; // fingerprint of the publish that it is the first one of; see redelivery.h; or 0
     int mid;          // packet id of that publish
     uint64_t nth;     // its number, see struct mqtt_received; 0: it came to an earlier run
+    int part; // its place in that publish, or in that of leader, from 1; 0: not known, of an earlier version
+    int64_t
+        leader; // of one that came behind others of a publish: the first one that was taken in of it; else 0
+    int parts;  // of the first one: the last place of those that were taken in
     int64_t twin; // of one that may be of a publish that the broker delivers again: the command that came of
                   // it the first time; it waits until that is known. Else 0
     bool is_foreign;       // it came out of the broker: its id is not of our counting
     bool confirmed;        // the broker is known to have its entry, or has been sent it
+    bool unannounced;      // it was taken in, and is still to be published and logged as queued
     bool unsaid;           // the outbox was full: its entry is still to be published
     bool spoiled;          // somebody has overwritten its entry: see sync.c
     struct command *stale; // of a tombstone: what the broker still holds of it, until it was told; or NULL
@@ -83,6 +88,10 @@ struct command {
     struct command_target *target; // whose list it stands in, while it has not ended
     size_t size;                   // of its definition, while it does
     struct command *prev, *next;
+    bool begun; // it stands in that target's list of those, too
+    struct command *prev_begun, *next_begun;
+    bool
+        ending; // it has ended, and stands in the list of those whose end is to be published, by prev and next
     UT_hash_handle hh; // by id
 };
 

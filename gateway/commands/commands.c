@@ -10,6 +10,7 @@
 #include "gateway/commands/sync.h"
 
 #define SWEEP_INTERVAL 500 // milliseconds
+#define SWEEP_STEP     20  // milliseconds between two portions of a sweep
 
 struct commands {
     struct commands_parts parts;
@@ -19,6 +20,8 @@ struct commands {
     struct command_sync sync;
     struct command_intake intake;
     uv_timer_t sweep;
+    uv_prepare_t turn; // looks whether something is left for the next turn of the loop
+    uv_idle_t portion; // runs while there is
     struct command_counts counts;
 };
 
@@ -52,7 +55,9 @@ struct commands *commands_new(const struct commands_parts *parts) {
     commands->parts = *parts;
     wire(commands);
     uv_timer_init(parts->loop, &commands->sweep);
-    commands->sweep.data = commands;
+    uv_prepare_init(parts->loop, &commands->turn);
+    uv_idle_init(parts->loop, &commands->portion);
+    commands->sweep.data = commands->turn.data = commands->portion.data = commands;
     return commands;
 }
 
@@ -66,19 +71,44 @@ size_t commands_waiting(const struct commands *commands) {
 
 static void on_sweep(uv_timer_t *timer) {
     struct commands *commands = timer->data;
-    command_queue_sweep(&commands->queue, clock_ticks());
+    bool more = command_queue_sweep(&commands->queue, clock_ticks());
+    uv_timer_start(timer, on_sweep, more ? SWEEP_STEP : SWEEP_INTERVAL, 0);
     command_sync_mark(&commands->sync);
     command_intake_sweep(&commands->intake, clock_ticks(), commands->sync.vouched);
 }
 
+// No turn of the loop takes long: what is much work is done in portions.
+static void on_portion(uv_idle_t *idle) {
+    struct commands *commands = idle->data;
+    bool was_taking = commands->intake.batch != NULL;
+    if (was_taking && !command_intake_go_on(&commands->intake))
+        command_sync_mark(&commands->sync); // it leaves together with the acknowledgement
+    if (command_sync_has_more(&commands->sync))
+        command_sync_go_on(&commands->sync);
+    if (command_queue_has_more(&commands->queue))
+        command_queue_go_on(&commands->queue);
+    uv_idle_stop(idle);
+}
+
+static void on_turn(uv_prepare_t *prepare) {
+    struct commands *commands = prepare->data;
+    commands->queue.effort = 0;
+    if (commands->intake.batch != NULL || command_sync_has_more(&commands->sync) ||
+        command_queue_has_more(&commands->queue))
+        uv_idle_start(&commands->portion, on_portion);
+}
+
 void commands_start(struct commands *commands) {
-    uv_timer_start(&commands->sweep, on_sweep, SWEEP_INTERVAL, SWEEP_INTERVAL);
+    uv_prepare_start(&commands->turn, on_turn);
+    uv_timer_start(&commands->sweep, on_sweep, SWEEP_INTERVAL, 0);
     command_sync_start(&commands->sync);
     commands->intake.before_session = commands->sync.before_session;
 }
 
 void commands_stop(struct commands *commands) {
     uv_close((uv_handle_t *)&commands->sweep, NULL);
+    uv_close((uv_handle_t *)&commands->turn, NULL);
+    uv_close((uv_handle_t *)&commands->portion, NULL);
 }
 
 void commands_free(struct commands *commands) {

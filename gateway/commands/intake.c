@@ -19,6 +19,7 @@
 #define DEFINITION_MAX 16384  // bytes of one command, as JSON
 // Microseconds before a connection in which a command came shortly before it: longer than a broker restarts.
 #define RECENT_TIME 600000000
+#define PORTION     50 // commands of a publish that are taken in at once
 #define DEPTH_MAX   64 // of nested objects and arrays, so that what holds it can be read too
 
 // One that waits until it is on disk.
@@ -38,6 +39,17 @@ struct address {
     int mid;                   // its packet id
     uint64_t nth;              // its number
     int64_t twin;              // see struct command
+    int64_t leader;            // the same: the first command of it; 0: there is none yet
+    int64_t root;              // of twin: the command of the first time
+    size_t known;              // so many of its commands were taken in before: those of twin, or of leader
+};
+
+// A publish whose commands are being taken in, a portion in each turn of the loop.
+struct command_batch {
+    struct address address;
+    struct mqtt_received received; // without the payload
+    json_t *definitions;
+    size_t next;
 };
 
 static const struct config_channel *find_channel(const struct command_intake *intake, int64_t id) {
@@ -208,25 +220,23 @@ static char *wrong_with(const struct command_intake *intake, const struct addres
     return fault == NULL && full != NULL ? must_have(strdup(full)) : fault;
 }
 
-// It waits whether or not somebody will come for it; but whoever made a mistake should see it.
-static void say_queued(const struct command_queue *queue, const struct command *command) {
-    const struct command_roads *roads = queue->roads;
-    bool known = command->device_id < 0 || roads->knows(roads->context, command->device_id);
-    json_t *more = known ? NULL : json_pack("{s:b}", "known", 0);
-    if (!known)
-        log_about(command->key, LOG_WARNING,
-                  "%s: command %s queued for a device that is neither in the registry nor was ever heard",
-                  command->key, command_voice_name(command));
-    command_voice_log(queue->voice, command, COMMAND_QUEUED, more);
-    json_decref(more);
-}
-
 static void let_go(struct command_intake *intake, struct command_fresh *fresh) {
     DL_DELETE(intake->fresh, fresh);
     free(fresh);
 }
 
+static void free_batch(struct command_batch *batch) {
+    json_decref(batch->definitions);
+    free((void *)batch->received.topic);
+    free((void *)batch->received.response_topic);
+    free((void *)batch->received.correlation);
+    free(batch);
+}
+
 void command_intake_clear(struct command_intake *intake) {
+    if (intake->batch != NULL)
+        free_batch(intake->batch);
+    intake->batch = NULL;
     while (intake->fresh != NULL)
         let_go(intake, intake->fresh);
 }
@@ -261,35 +271,42 @@ static void await_disk(struct command_intake *intake, int64_t id) {
     store_when_written(intake->queue->voice->store, on_kept, intake);
 }
 
-static void announce(struct command_intake *intake, struct command *command) {
-    say_queued(intake->queue, command);
-    command->unshared = true; // until the broker has taken it
-    command_queue_publish(intake->queue, command);
-    intake->queue->unannounced = intake->queue->unannounced || command->unsaid;
-}
-
-// Takes the command over. The broker hears of it, and that its publish was taken, once it is on disk.
-static void take_command(struct command_intake *intake, struct address *address, struct command *command) {
+// The first command of a publish carries its fingerprint, and the others the id of the first, and each its place: when
+// the gateway is killed before all are on disk, the broker delivers the publish again, and those that are missing are
+// taken in.
+static void set_origin(struct address *address, struct command *command, size_t place) {
+    bool again = place < address->known;
     command->publish = address->publish;
     command->mid = address->mid;
     command->nth = address->nth;
-    command->twin = address->twin;
+    command->part = (int)place + 1;
+    command->twin = again ? address->twin : 0;
+    command->leader = again || address->twin == 0 ? address->leader : address->root;
     address->publish = 0;
+    if (address->leader == 0)
+        address->leader = command->id;
+}
+
+// Takes the command over. The broker hears of it, and that its publish was taken, once it is on disk.
+static void take_command(struct command_intake *intake, struct command *command) {
     command->fresh = true;
     command_table_add(intake->queue->table, command);
     if (command->twin == 0)
-        announce(intake, command);
+        command_queue_announce(intake->queue, command);
     else
         command_voice_keep(intake->queue->voice, command);
     await_disk(intake, command->id);
 }
 
-static void take_definition(struct command_intake *intake, struct address *address,
-                            const struct mqtt_received *received, json_t *definition) {
+static void take_definition(struct command_intake *intake, struct command_batch *batch, size_t place) {
+    struct address *address = &batch->address;
+    const struct mqtt_received *received = &batch->received;
+    json_t *definition = json_array_get(batch->definitions, place);
     char *fault = wrong_with(intake, address, definition);
     struct command *command = make_command(intake, address, received, json_incref(definition));
     if (fault == NULL) {
-        take_command(intake, address, command);
+        set_origin(address, command, place);
+        take_command(intake, command);
         return;
     }
     if (is_too_large(definition) || is_too_deep(definition, DEPTH_MAX)) {
@@ -329,6 +346,12 @@ static void say_left_out(const char *key, int64_t twin) {
              (long long)twin);
 }
 
+static void say_taken_up(const char *key, size_t known) {
+    log_info(
+        "%s: delivered again by the broker: its first %zu commands came already, the others are taken in now",
+        key, known);
+}
+
 // Whether one of them must not happen twice.
 static bool has_once(const struct command_intake *intake, const json_t *definitions) {
     const json_t *definition;
@@ -348,8 +371,26 @@ static bool is_repeated(const struct command_intake *intake, int64_t twin, int m
     return first != NULL && twin > intake->recent && first->mid == mid && (once || command_has_ended(first));
 }
 
-// False when it is surely delivered again.
-static bool compare(const struct command_intake *intake, struct address *address,
+// The command of the first time, also of a publish that comes a third time before it was known that the second one was no
+// new one: the gateway was killed between. known: how many commands of that publish there are; all, when an earlier version
+// has taken them in.
+static int64_t find_root(const struct command_intake *intake, int64_t twin, size_t *known) {
+    const struct command *command = command_table_find(intake->queue->table, twin);
+    *known = twin == 0 ? 0 : SIZE_MAX;
+    for (size_t parts = 0; command != NULL; command = command_table_find(intake->queue->table, twin)) {
+        if (command->parts == 0)
+            *known = parts = SIZE_MAX;
+        if ((size_t)command->parts > parts)
+            *known = parts = (size_t)command->parts;
+        if (command->twin == 0)
+            break;
+        twin = command->twin;
+    }
+    return twin;
+}
+
+// Of one that is surely delivered again only what is missing is taken in.
+static void compare(const struct command_intake *intake, struct address *address,
                     const struct mqtt_received *received, const json_t *definitions) {
     bool once = has_once(intake, definitions);
     address->publish = redelivery_fingerprint(received);
@@ -357,35 +398,101 @@ static bool compare(const struct command_intake *intake, struct address *address
     address->nth = received->nth;
     address->twin = redelivery_twin(intake->redelivery, address->publish, received->mid, received->nth,
                                     once && !intake->settled);
+    address->root = find_root(intake, address->twin, &address->known);
     if (!intake->settled)
-        return true;
-    bool repeated = is_repeated(intake, address->twin, received->mid, once);
-    if (repeated)
-        say_left_out(address->key, address->twin);
+        return;
+    if (is_repeated(intake, address->twin, received->mid, once)) {
+        address->publish = 0;
+        address->leader = address->root;
+    } else {
+        address->known = 0;
+    }
     address->twin = 0;
-    return !repeated;
 }
 
-static void take_payload(struct command_intake *intake, struct address *address,
+// Returns where the publish begins that was compared: behind what is left out.
+static size_t begin_behind(const struct address *address, size_t count) {
+    if (address->leader == 0)
+        return 0;
+    if (address->known >= count)
+        say_left_out(address->key, address->leader);
+    else
+        say_taken_up(address->key, address->known);
+    return address->known;
+}
+
+// False: some are left.
+static bool take_portion(struct command_intake *intake, struct command_batch *batch) {
+    size_t count = json_array_size(batch->definitions);
+    size_t end = count - batch->next > PORTION ? batch->next + PORTION : count;
+    for (; batch->next < end; batch->next++)
+        take_definition(intake, batch, batch->next);
+    return end == count;
+}
+
+static char *copy_text(const char *text) {
+    return text != NULL ? must_have(strdup(text)) : NULL;
+}
+
+// For the following turns of the loop. Until all of it is taken in the broker is neither read nor written to.
+static void keep_rest(struct command_intake *intake, const struct command_batch *batch) {
+    const struct mqtt_received *received = &batch->received;
+    struct command_batch *rest = must_have(malloc(sizeof *rest));
+    *rest = *batch;
+    rest->received.payload = NULL;
+    rest->received.instance = NULL;
+    rest->received.topic = copy_text(received->topic);
+    rest->received.response_topic = copy_text(received->response_topic);
+    if (received->correlation != NULL) {
+        rest->received.correlation = must_have(malloc(received->correlation_length + 1));
+        memcpy((void *)rest->received.correlation, received->correlation, received->correlation_length);
+    }
+    json_incref(rest->definitions);
+    intake->batch = rest;
+    bus_hold(intake->queue->voice->bus);
+    bus_enough(intake->queue->voice->bus);
+}
+
+static void take_payload(struct command_intake *intake, const struct address *address,
                          const struct mqtt_received *received) {
     char *fault = NULL;
-    json_t *definitions = read_definitions(intake, received, &fault), *definition;
-    size_t i;
-    if (definitions == NULL) {
+    struct command_batch batch = {.address = *address, .received = *received};
+    batch.definitions = read_definitions(intake, received, &fault);
+    if (batch.definitions == NULL) {
         reject_all(intake, address, *received, fault);
-    } else if (compare(intake, address, received, definitions)) {
-        json_array_foreach(definitions, i, definition) {
-            take_definition(intake, address, received, definition);
-        }
+    } else {
+        compare(intake, &batch.address, received, batch.definitions);
+        size_t count = json_array_size(batch.definitions);
+        batch.next = begin_behind(&batch.address, count);
+        if (batch.next < count && !take_portion(intake, &batch))
+            keep_rest(intake, &batch);
     }
-    json_decref(definitions);
+    json_decref(batch.definitions);
     free(fault);
+}
+
+bool command_intake_go_on(struct command_intake *intake) {
+    if (intake->batch == NULL)
+        return false;
+    if (!take_portion(intake, intake->batch))
+        return true;
+    free_batch(intake->batch);
+    intake->batch = NULL;
+    bus_release(intake->queue->voice->bus);
+    return false;
+}
+
+// What came before is taken in before what comes now.
+static void finish_batch(struct command_intake *intake) {
+    while (command_intake_go_on(intake))
+        ;
 }
 
 void command_intake_take(struct command_intake *intake, const struct mqtt_received *received) {
     struct address address;
     const char *topic = bus_topic_after(intake->queue->voice->bus, received->topic, TOPIC_COMMAND);
     const char *wrong = read_address(intake, topic, &address);
+    finish_batch(intake);
     if (wrong != NULL)
         reject_all(intake, &address, *received, wrong);
     else
@@ -404,8 +511,8 @@ static void decide(struct command_intake *intake, struct command *command, bool 
         leave_out(intake, command);
         return;
     }
-    command->twin = 0;
-    announce(intake, command);
+    command_table_is_no_twin(command);
+    command_queue_announce(intake->queue, command);
     command_queue_send_next(intake->queue, command->key);
 }
 
@@ -421,7 +528,7 @@ void command_intake_settled(struct command_intake *intake, int64_t vouched) {
 }
 
 void command_intake_sweep(struct command_intake *intake, int64_t now, int64_t vouched) {
-    if (!redelivery_is_overdue(intake->redelivery, now))
+    if (intake->batch != NULL || !redelivery_is_overdue(intake->redelivery, now))
         return;
     if (!intake->settled)
         command_intake_settled(intake, vouched);
@@ -451,6 +558,7 @@ static void begin_session(struct command_intake *intake) {
 }
 
 void command_intake_connected(struct command_intake *intake, bool resumed) {
+    finish_batch(intake);
     if (!resumed && intake->queue->config->commands.intake)
         begin_session(intake);
     intake->settled = false;

@@ -12,6 +12,7 @@ struct command_intake {
     const struct registry *registry;
     struct redelivery *redelivery;
     struct command_fresh *fresh; // of commands that wait for the disk, the first one first; NULL at first
+    struct command_batch *batch; // a publish of many commands that are being taken in; or NULL
     bool settled;   // the broker has delivered what it had kept; what comes then is new, or comes late
     int64_t recent; // ids of commands that came shortly before the connection begin here
     int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known
@@ -27,6 +28,10 @@ void command_intake_connected(struct command_intake *intake, bool resumed);
 // reason; what the broker may be delivering again waits until command_intake_settled(). Until a command is on disk the link holds what leaves for the
 // broker, its acknowledgement first of all, and the command is not sent.
 void command_intake_take(struct command_intake *intake, const struct mqtt_received *received);
+
+// Of a publish with many commands a portion is taken in at once, and the rest here, a portion in each turn of the loop;
+// nothing more is read from the broker meanwhile. Returns whether some are left.
+bool command_intake_go_on(struct command_intake *intake);
 
 // The broker has delivered what it had kept for us; vouched is the id of the last command up to which its memory
 // reaches, 0 when none. What it has delivered again is left out, the rest is queued.

@@ -26,17 +26,38 @@
 #define LATE_TIME 1
 // Seconds that a tombstone stands at least: longer than Mosquitto waits between two saves.
 #define FORGET_TIME 3600
-// Commands that wait beyond which a sweep looks at one device in so many, so that no turn of the loop takes long.
-#define MANY  10000
-#define PARTS 4
+// Commands of a device beyond which they are not looked at for each who asks.
+#define FEW 32
+// Messages that wait for the broker beyond which no new command is announced, but so many in each sweep.
+#define BEHIND   500
+#define AT_LEAST 50
 // Of tombstones, so that what is kept of many commands is bounded.
 #define TOMBSTONES_MAX 100000
 
-// One that waits until the disk has it as sent.
-struct command_unwritten {
+// One of a list of those that wait: until the disk has it as sent, or until it is announced.
+struct command_mention {
     int64_t id;
-    struct command_unwritten *next;
+    struct command_mention *prev, *next;
 };
+
+static void mention(struct command_mention **list, const struct command *command) {
+    struct command_mention *mention = must_have(calloc(1, sizeof *mention));
+    mention->id = command->id;
+    DL_APPEND(*list, mention);
+}
+
+// The first one; NULL: it is not there any more.
+static struct command *take_mentioned(const struct command_queue *queue, struct command_mention **list) {
+    struct command_mention *first = *list;
+    struct command *command = command_table_find(queue->table, first->id);
+    DL_DELETE(*list, first);
+    free(first);
+    return command;
+}
+
+static bool is_spent(const struct command_queue *queue) {
+    return queue->effort >= COMMAND_EFFORT_MAX;
+}
 
 // --- what the broker says to an entry ---
 
@@ -81,9 +102,64 @@ static void watch_no_more(const struct command_queue *queue, struct command *com
 }
 
 void command_queue_publish(struct command_queue *queue, struct command *command) {
+    queue->effort += COMMAND_EFFORT_SAID;
     command_voice_publish(queue->voice, command);
     command->refused = false;
     watch_entry(queue, command);
+}
+
+// --- new commands ---
+
+// It waits whether or not somebody will come for it; but whoever made a mistake should see it.
+static void say_queued(const struct command_queue *queue, const struct command *command) {
+    const struct command_roads *roads = queue->roads;
+    bool known = command->device_id < 0 || roads->knows(roads->context, command->device_id);
+    json_t *more = known ? NULL : json_pack("{s:b}", "known", 0);
+    if (!known)
+        log_about(command->key, LOG_WARNING,
+                  "%s: command %s queued for a device that is neither in the registry nor was ever heard",
+                  command->key, command_voice_name(command));
+    command_voice_log(queue->voice, command, COMMAND_QUEUED, more);
+    json_decref(more);
+}
+
+static void announce_now(struct command_queue *queue, struct command *command) {
+    command->unannounced = false;
+    say_queued(queue, command);
+    command->unshared = true; // until the broker has taken it
+    command_queue_publish(queue, command);
+    queue->any_unsaid = queue->any_unsaid || command->unsaid;
+}
+
+// What else is published of it comes behind that.
+static void announce_first(struct command_queue *queue, struct command *command) {
+    if (command->unannounced)
+        announce_now(queue, command);
+}
+
+// While the broker is away nobody waits behind them.
+static bool may_announce(const struct command_queue *queue) {
+    const struct command_voice *voice = queue->voice;
+    return !bus_is_up(voice->bus) || (bus_keeps_up(voice->bus) && outbox_count(voice->outbox) < BEHIND);
+}
+
+void command_queue_announce(struct command_queue *queue, struct command *command) {
+    if (queue->unannounced == NULL && may_announce(queue)) {
+        announce_now(queue, command);
+        return;
+    }
+    command->unannounced = true;
+    mention(&queue->unannounced, command);
+}
+
+bool command_queue_is_announced(const struct command_queue *queue) {
+    return queue->unannounced == NULL;
+}
+
+static void announce_next(struct command_queue *queue) {
+    struct command *command = take_mentioned(queue, &queue->unannounced);
+    if (command != NULL)
+        announce_first(queue, command);
 }
 
 // --- the end ---
@@ -103,6 +179,7 @@ static void keep_id_only(struct command *command) {
 void command_queue_bury(struct command_queue *queue, struct command *command, enum command_state end) {
     watch_no_more(queue, command);
     command_table_leave_target(queue->table, command);
+    command->unannounced = false;
     keep_id_only(command);
     command->state = end;
     command->forget_at = clock_ticks() + FORGET_TIME * 1000000LL;
@@ -141,6 +218,7 @@ static void on_end_published(struct outbox_waiter *waiter, bool safe) {
 }
 
 void command_queue_publish_end(struct command_queue *queue, struct command *command) {
+    queue->effort += COMMAND_EFFORT_SAID;
     command->end_written = true;
     command->queue = queue;
     command_voice_publish_end(queue->voice, command);
@@ -151,9 +229,21 @@ void command_queue_publish_end(struct command_queue *queue, struct command *comm
     outbox_when_safe(queue->voice->outbox, &command->waiter);
 }
 
+static void publish_next_end(struct command_queue *queue) {
+    struct command *command = queue->table->ending;
+    DL_DELETE(queue->table->ending, command);
+    command->ending = false;
+    command_queue_publish_end(queue, command);
+}
+
+// Of hundreds that have ended together the disk tells in one turn.
 static void on_end_written(void *context, bool ok) {
     struct command *command = context;
-    command_queue_publish_end(command->queue, command);
+    struct command_table *table = command->queue->table;
+    command->ending = true;
+    DL_APPEND(table->ending, command);
+    if (!is_spent(command->queue))
+        publish_next_end(command->queue);
 }
 
 static void log_end(const struct command *command) {
@@ -180,6 +270,8 @@ static json_t *result_of(bool executed, json_t *response, const char *reason) {
 // Takes result over.
 static void finish(struct command_queue *queue, struct command *command, enum command_state end,
                    json_t *result) {
+    queue->effort += COMMAND_EFFORT_SAID;
+    announce_first(queue, command);
     watch_no_more(queue, command);
     command->state = end;
     command->published = 0;
@@ -253,6 +345,7 @@ static void set_answer_time(struct command *command, unsigned seconds) {
 
 static void await_answer(const struct command_queue *queue, struct command *command) {
     command->state = COMMAND_SENT;
+    command_table_note_begun(command);
     set_answer_time(command, timeout_of(queue, command));
 }
 
@@ -271,8 +364,8 @@ static void say_sent(const struct command_queue *queue, struct command *command,
 }
 
 static void note_sent(const struct command_queue *queue, struct command *command, const struct road *road) {
-    await_answer(queue, command);
     command->attempts++;
+    await_answer(queue, command);
     command->sent_to = road->serial;
     command->sent_on = road->channel->id;
     command->has_begun = command->is_back = false;
@@ -301,9 +394,7 @@ static bool is_unsent(const struct command *command) {
 static void on_sent_written(void *context, bool ok);
 
 static void await_disk(struct command_queue *queue, struct command *command) {
-    struct command_unwritten *unwritten = must_have(calloc(1, sizeof *unwritten));
-    unwritten->id = command->id;
-    LL_APPEND(queue->unwritten, unwritten);
+    mention(&queue->unwritten, command);
     store_when_written(queue->voice->store, on_sent_written, queue);
 }
 
@@ -353,6 +444,7 @@ static bool send_command(struct command_queue *queue, struct command *command, c
     struct codec_writer writer = {.bytes = bytes, .capacity = sizeof bytes};
     if (!encode_or_fail(queue, command, road, &writer))
         return false;
+    announce_first(queue, command);
     note_sent(queue, command, road);
     command->unwritten = command_queue_is_once(queue, command);
     command->unheard = has_others(queue);
@@ -375,6 +467,7 @@ static void take_back(struct command_queue *queue, struct command *command) {
     command_queue_yield(command);
     command->state = COMMAND_QUEUED;
     command->attempts--;
+    command_table_note_begun(command);
     command_voice_publish(queue->voice, command);
 }
 
@@ -406,10 +499,7 @@ static void send_unsent(struct command_queue *queue, struct command *command) {
 // Called for each that waits, in their order. ok false: the disk takes nothing; the broker has the entry.
 static void on_sent_written(void *context, bool ok) {
     struct command_queue *queue = context;
-    struct command_unwritten *unwritten = queue->unwritten;
-    struct command *command = command_table_find(queue->table, unwritten->id);
-    LL_DELETE(queue->unwritten, unwritten);
-    free(unwritten);
+    struct command *command = take_mentioned(queue, &queue->unwritten);
     if (command == NULL || !command->unwritten || command_has_ended(command))
         return;
     command->unwritten = false;
@@ -424,17 +514,23 @@ void command_queue_heard(struct command_queue *queue, struct command *command) {
         send_unsent(queue, command);
 }
 
-void command_queue_clear(struct command_queue *queue) {
-    struct command_unwritten *unwritten, *next;
-    LL_FOREACH_SAFE(queue->unwritten, unwritten, next) {
-        free(unwritten);
+static void clear_mentions(struct command_mention **list) {
+    struct command_mention *mention, *next;
+    DL_FOREACH_SAFE(*list, mention, next) {
+        free(mention);
     }
-    queue->unwritten = NULL;
+    *list = NULL;
+}
+
+void command_queue_clear(struct command_queue *queue) {
+    clear_mentions(&queue->unwritten);
+    clear_mentions(&queue->unannounced);
+    command_walk_end(queue->table, &queue->ended);
 }
 
 // Before the roll call has settled, what the broker has not confirmed may have ended elsewhere.
 static bool may_have_ended(const struct command_queue *queue, const struct command *command) {
-    return !command->confirmed && roll_call_is_open(queue->roll_call);
+    return !command->confirmed && (queue->unsettled || roll_call_is_open(queue->roll_call));
 }
 
 // Whether it was sent to a connection which is gone, from here or by another instance, and may be sent again by this
@@ -462,57 +558,110 @@ static void await_last_answer(struct command *command) {
     set_answer_time(command, RETURN_TIME);
 }
 
+// Whether it goes out that way.
+static bool fits(const struct command *command, const struct road *road) {
+    return command->channel_id == 0 || command->channel_id == road->channel->id;
+}
+
 // A command that was sent to a connection which is gone, to a device that is back: it did not wait for the
-// answer, so the command goes out again, or ends if it must not.
-static void requeue_unanswered(struct command_queue *queue, struct command_target *target) {
+// answer, so the command goes out again, or ends if it must not. Returns whether one is under way.
+static bool requeue_unanswered(struct command_queue *queue, struct command_target *target,
+                               const struct road *road) {
     struct command *command;
-    struct road road;
-    DL_FOREACH(target->commands, command) {
-        if (command->state != COMMAND_SENT || !find_road(queue, command, &road))
-            continue;
-        if (is_back_silent(queue, command, &road)) {
-            await_last_answer(command);
-        } else if (is_unanswered(queue, command, &road)) {
-            command->state = COMMAND_QUEUED;
-            command_voice_publish(queue->voice, command);
+    bool busy = false;
+    DL_FOREACH2(target->begun, command, next_begun) {
+        if (command->state == COMMAND_SENT && fits(command, road)) {
+            if (is_back_silent(queue, command, road)) {
+                await_last_answer(command);
+            } else if (is_unanswered(queue, command, road)) {
+                command->state = COMMAND_QUEUED;
+                command_voice_publish(queue->voice, command);
+            }
         }
+        busy = busy || command->state == COMMAND_SENT;
+    }
+    return busy;
+}
+
+static bool may_go_out(const struct command_queue *queue, const struct command *command,
+                       const struct road *road) {
+    return command->state == COMMAND_QUEUED && !command->fresh && command->twin == 0 && fits(command, road) &&
+           command->expires_at > clock_ticks() && !may_have_ended(queue, command) &&
+           (!has_others(queue) || roll_call_is_done(queue->roll_call));
+}
+
+static void make_due(struct command_queue *queue, struct command_target *target) {
+    if (target->due)
+        return;
+    target->due = true;
+    DL_APPEND2(queue->table->due, target, prev_due, next_due);
+}
+
+// A command that ends here leaves the list, and the last to leave takes the target with it.
+static void send_several(struct command_queue *queue, struct command_target *target,
+                         const struct road *road) {
+    struct command *command, *next;
+    DL_FOREACH_SAFE(target->commands, command, next) {
+        if (is_spent(queue)) {
+            make_due(queue, target);
+            return;
+        }
+        if (may_go_out(queue, command, road))
+            send_command(queue, command, road);
     }
 }
 
-static bool any_sent(const struct command_target *target) {
-    const struct command *command;
-    DL_FOREACH(target->commands, command) {
-        if (command->state == COMMAND_SENT)
-            return true;
+// Where answers carry no id, the next command waits until the last one has ended.
+static void send_one(struct command_queue *queue, struct command_target *target, const struct road *road) {
+    struct command *command, *next;
+    DL_FOREACH_SAFE(target->commands, command, next) {
+        if (may_go_out(queue, command, road) && send_command(queue, command, road))
+            return;
     }
-    return false;
 }
 
-static bool may_go_out(const struct command_queue *queue, const struct command *command, struct road *road) {
-    return command->state == COMMAND_QUEUED && !command->fresh && command->twin == 0 &&
-           find_road(queue, command, road) && command->expires_at > clock_ticks() &&
-           !may_have_ended(queue, command) && (!has_others(queue) || roll_call_is_done(queue->roll_call));
+// All that wait there are for one device.
+static void send_from(struct command_queue *queue, struct command_target *target) {
+    struct road road;
+    queue->effort += (unsigned)target->count;
+    if (!find_device(queue, target->commands, &road))
+        return;
+    bool busy = requeue_unanswered(queue, target, &road);
+    if (!road.channel->codec->one_at_a_time)
+        send_several(queue, target, &road);
+    else if (!busy)
+        send_one(queue, target, &road);
 }
 
-// Where answers carry no id, the next command waits until the last one has ended. A command that ends here
-// leaves the list, and the last to leave takes the target with it.
 void command_queue_send_next(struct command_queue *queue, const char *key) {
     struct command_target *target = command_table_target(queue->table, key);
-    struct command *command, *next;
-    struct road road;
     if (target == NULL)
         return;
-    requeue_unanswered(queue, target);
-    bool busy = any_sent(target);
-    DL_FOREACH_SAFE(target->commands, command, next) {
-        if (!may_go_out(queue, command, &road))
-            continue;
-        bool one_at_a_time = road.channel->codec->one_at_a_time;
-        if (one_at_a_time && busy)
-            return;
-        if (send_command(queue, command, &road) && one_at_a_time)
-            return;
+    if (target->count <= FEW && !is_spent(queue))
+        send_from(queue, target);
+    else
+        make_due(queue, target);
+}
+
+bool command_queue_has_more(const struct command_queue *queue) {
+    return queue->table->due != NULL || queue->table->ending != NULL ||
+           (queue->unannounced != NULL && may_announce(queue));
+}
+
+bool command_queue_go_on(struct command_queue *queue) {
+    struct command_table *table = queue->table;
+    queue->effort = 0;
+    while (table->ending != NULL && !is_spent(queue))
+        publish_next_end(queue);
+    while (queue->unannounced != NULL && !is_spent(queue) && may_announce(queue))
+        announce_next(queue);
+    while (table->due != NULL && !is_spent(queue)) {
+        struct command_target *target = table->due;
+        DL_DELETE2(table->due, target, prev_due, next_due);
+        target->due = false;
+        send_from(queue, target);
     }
+    return command_queue_has_more(queue);
 }
 
 void command_queue_device_talks(struct command_queue *queue, int64_t device_id, int64_t channel_id,
@@ -524,6 +673,8 @@ void command_queue_device_talks(struct command_queue *queue, int64_t device_id, 
 
 // --- answers ---
 
+#define FIT_BEST 3
+
 // How well an answer fits a command; 0: not at all. Numbers of frames begin anew with each connection, so
 // what was sent on this one goes first; and an answer that came after its time is better than sending again.
 static int fit_of(const struct command *command, const struct road *from, const struct codec_answer *answer) {
@@ -533,7 +684,7 @@ static int fit_of(const struct command *command, const struct road *from, const 
         return 0; // a report of a device that has come back is what it says each time
     if (!waits || !(*key == '\0' ? !answer->implicit : strcmp(key, answer->key) == 0))
         return 0;
-    return command->state != COMMAND_SENT ? 1 : command->sent_to != from->serial ? 2 : 3;
+    return command->state != COMMAND_SENT ? 1 : command->sent_to != from->serial ? 2 : FIT_BEST;
 }
 
 static struct command *find_asked(const struct command_queue *queue, const char *key, const struct road *from,
@@ -542,9 +693,11 @@ static struct command *find_asked(const struct command_queue *queue, const char 
     struct command *command, *best = NULL;
     if (target == NULL)
         return NULL;
-    DL_FOREACH(target->commands, command) {
+    DL_FOREACH2(target->begun, command, next_begun) {
         if (fit_of(command, from, answer) > (best != NULL ? fit_of(best, from, answer) : 0))
             best = command;
+        if (best != NULL && fit_of(best, from, answer) == FIT_BEST)
+            break;
     }
     return best;
 }
@@ -636,6 +789,7 @@ static void time_out(struct command_queue *queue, struct command *command) {
         give_up(queue, command);
     } else {
         command->state = COMMAND_QUEUED;
+        queue->effort += COMMAND_EFFORT_SAID;
         command_voice_publish(queue->voice, command);
     }
 }
@@ -694,6 +848,7 @@ static void end_unclaimed(struct command_queue *queue, struct command *command, 
                                what);
     command_queue_yield(command);
     command->attempts--;
+    command_table_note_begun(command);
     if (queue->config->commands.intake) {
         fail(queue, command, COMMAND_PROCESSED, reason);
     } else {
@@ -741,32 +896,50 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
     }
 }
 
-// The target goes with its last command.
-static void sweep_target(struct command_queue *queue, struct command_target *target, int64_t now) {
-    char key[COMMAND_KEY_MAX];
+// The target that is next goes with its last command. It is swept again when no effort is left for all of it.
+static void sweep_target(struct command_queue *queue, int64_t now) {
+    struct command_target *target = queue->table->swept;
     struct command *command, *next;
+    char key[COMMAND_KEY_MAX];
     snprintf(key, sizeof key, "%s", target->key);
     DL_FOREACH_SAFE(target->commands, command, next) {
+        if (is_spent(queue))
+            return;
+        queue->effort++;
         sweep_pending(queue, command, now);
     }
+    if (queue->table->swept == target)
+        queue->table->swept = target->hh.next;
     command_queue_send_next(queue, key); // its session may have become settled by time alone
 }
 
-void command_queue_sweep(struct command_queue *queue, int64_t now) {
-    struct command *command, *next;
-    struct command_target *target, *next_target;
-    unsigned parts = queue->table->pending > MANY ? PARTS : 1;
+static void begin_sweep(struct command_queue *queue) {
+    struct command_table *table = queue->table;
+    size_t ended = HASH_COUNT(table->by_id) - table->pending;
+    queue->surplus = ended > TOMBSTONES_MAX ? ended - TOMBSTONES_MAX : 0;
+    table->swept = table->targets;
+    command_walk_begin(table, &queue->ended);
+    for (int i = 0; i < AT_LEAST && queue->unannounced != NULL; i++)
+        announce_next(queue); // the broker may never keep up
+}
+
+static void sweep_some_ended(struct command_queue *queue, int64_t now) {
     int64_t forgotten = queue->table->forgotten;
-    size_t ended = HASH_COUNT(queue->table->by_id) - queue->table->pending;
-    size_t surplus = ended > TOMBSTONES_MAX ? ended - TOMBSTONES_MAX : 0;
-    HASH_ITER(hh, queue->table->by_id, command, next) {
+    struct command *command;
+    while (!is_spent(queue) && (command = command_walk_next(queue->table, &queue->ended)) != NULL) {
+        queue->effort++;
         if (command_has_ended(command))
-            sweep_ended(queue, command, now, &surplus);
+            sweep_ended(queue, command, now, &queue->surplus);
     }
     keep_forgotten(queue, forgotten);
-    HASH_ITER(hh, queue->table->targets, target, next_target) {
-        if (target->hh.hashv % parts == queue->turn % parts)
-            sweep_target(queue, target, now);
-    }
-    queue->turn++;
+}
+
+bool command_queue_sweep(struct command_queue *queue, int64_t now) {
+    queue->effort = 0;
+    if (!queue->ended.under_way && queue->table->swept == NULL)
+        begin_sweep(queue);
+    sweep_some_ended(queue, now);
+    while (!is_spent(queue) && queue->table->swept != NULL)
+        sweep_target(queue, now);
+    return queue->ended.under_way || queue->table->swept != NULL;
 }

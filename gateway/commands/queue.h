@@ -46,11 +46,19 @@ struct command_queue {
     const struct command_voice *voice;
     const struct roll_call *roll_call;
     const struct command_roads *roads;
-    unsigned turn;    // of the sweep
-    bool unannounced; // of a new command the outbox did not take the entry
-    struct command_unwritten
-        *unwritten; // commands that wait for the disk, the first one first; NULL at first
+    unsigned effort;           // of this turn of the loop: see COMMAND_EFFORT_MAX
+    bool any_unsaid;           // of a new command the outbox did not take the entry
+    bool unsettled;            // what the broker has not confirmed is still being looked at: see sync.c
+    struct command_walk ended; // of a sweep that is under way; and how many tombstones are too many in it
+    size_t surplus;
+    struct command_mention *unwritten; // commands that wait for the disk, the first one first; NULL at first
+    struct command_mention *unannounced; // the same: that are to be announced
 };
+
+// What may be done in a turn of the loop, so that none takes long: to look at a command is 1, to publish something of
+// it COMMAND_EFFORT_SAID. Beyond that the rest is for the next turn.
+#define COMMAND_EFFORT_MAX  5000
+#define COMMAND_EFFORT_SAID 200
 
 // Frees what it still has of its own.
 void command_queue_clear(struct command_queue *queue);
@@ -61,8 +69,20 @@ uint64_t command_queue_connection(const struct command_queue *queue, const struc
 // Publishes the entry of a command, and watches whether the broker takes it.
 void command_queue_publish(struct command_queue *queue, struct command *command);
 
-// Sends what may go out to this target now, if its device can be reached.
+// A new command is on its way to the disk: publishes its entry and that it is queued; where many messages wait for the
+// broker, soon, so that reports need not wait behind thousands of these.
+void command_queue_announce(struct command_queue *queue, struct command *command);
+// Whether all are announced.
+bool command_queue_is_announced(const struct command_queue *queue);
+
+// Sends what may go out to this target, if its device can be reached: now, or where many commands wait for it soon, once
+// for all who ask for that meanwhile.
 void command_queue_send_next(struct command_queue *queue, const char *key);
+
+// What is for soon: a portion of it. Returns whether some is left for the next turn of the loop.
+bool command_queue_go_on(struct command_queue *queue);
+// Whether there is something for it to do now.
+bool command_queue_has_more(const struct command_queue *queue);
 
 // The device was heard from: what waits for it may go out. device_id is -1 without an identity.
 void command_queue_device_talks(struct command_queue *queue, int64_t device_id, int64_t channel_id,
@@ -72,8 +92,9 @@ void command_queue_device_talks(struct command_queue *queue, int64_t device_id, 
 void command_queue_answered(struct command_queue *queue, const struct road *from,
                             const struct codec_answer *answer);
 
-// From time to time: time-outs, expiry, and what could not be done before. now is by clock_ticks().
-void command_queue_sweep(struct command_queue *queue, int64_t now);
+// From time to time: time-outs, expiry, and what could not be done before. now is by clock_ticks(). A portion of it:
+// returns whether some is left, for a later turn of the loop.
+bool command_queue_sweep(struct command_queue *queue, int64_t now);
 
 // Whether it must not go out a second time.
 bool command_queue_is_once(const struct command_queue *queue, const struct command *command);

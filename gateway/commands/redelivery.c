@@ -7,7 +7,6 @@
 #include "gateway/base/hash.h"
 #include "gateway/base/memory.h"
 
-#define MID_MAX   65535
 #define ROUND     60000    // publishes after which a packet id may be another one's, or nearly
 #define OPEN_TIME 60000000 // microseconds from the connection during which publishes are compared
 
@@ -20,10 +19,19 @@ struct earlier {
     bool claimed;
 };
 
+// An order in which the newest that is left is found without a look at those that are not: they are never left again.
+struct order {
+    struct earlier **at; // NULL: not made yet
+    size_t *left; // of the first n: how many there are without those at their end that are not left; or n
+};
+
 struct redelivery {
-    struct earlier *earlier; // by fingerprint, packet id and id; NULL: no session goes on
+    struct earlier *earlier; // NULL: no session goes on
     size_t count;
+    struct order by_publish;     // fingerprint, packet id and id
+    struct order by_fingerprint; // and id; made when it is needed
     int64_t since;
+    size_t looked_at;
 };
 
 struct redelivery *redelivery_new(void) {
@@ -55,16 +63,48 @@ uint64_t redelivery_fingerprint(const struct mqtt_received *received) {
 
 // --- what was taken in ---
 
-static int by_publish(const void *a, const void *b) {
-    const struct earlier *one = a, *other = b;
+typedef int compare_fn(const struct earlier *one, const struct earlier *other);
+
+static int by_fingerprint(const struct earlier *one, const struct earlier *other) {
     if (one->fingerprint != other->fingerprint)
         return one->fingerprint < other->fingerprint ? -1 : 1;
-    if (one->mid != other->mid)
-        return one->mid < other->mid ? -1 : 1;
     return one->id < other->id ? -1 : one->id > other->id;
 }
 
+static int by_publish(const struct earlier *one, const struct earlier *other) {
+    if (one->fingerprint == other->fingerprint && one->mid != other->mid)
+        return one->mid < other->mid ? -1 : 1;
+    return by_fingerprint(one, other);
+}
+
+static int sort_by_fingerprint(const void *a, const void *b) {
+    return by_fingerprint(*(struct earlier *const *)a, *(struct earlier *const *)b);
+}
+
+static int sort_by_publish(const void *a, const void *b) {
+    return by_publish(*(struct earlier *const *)a, *(struct earlier *const *)b);
+}
+
+static void free_order(struct order *order) {
+    free(order->at);
+    free(order->left);
+    *order = (struct order){.at = NULL};
+}
+
+static void make_order(const struct redelivery *redelivery, struct order *order,
+                       int (*sort)(const void *a, const void *b)) {
+    order->at = must_have(calloc(redelivery->count + 1, sizeof *order->at));
+    order->left = must_have(calloc(redelivery->count + 1, sizeof *order->left));
+    for (size_t i = 0; i <= redelivery->count; i++)
+        order->left[i] = i;
+    for (size_t i = 0; i < redelivery->count; i++)
+        order->at[i] = &redelivery->earlier[i];
+    qsort(order->at, redelivery->count, sizeof(struct earlier *), sort);
+}
+
 static void forget_earlier(struct redelivery *redelivery) {
+    free_order(&redelivery->by_publish);
+    free_order(&redelivery->by_fingerprint);
     free(redelivery->earlier);
     redelivery->earlier = NULL;
     redelivery->count = 0;
@@ -82,17 +122,17 @@ void redelivery_begin(struct redelivery *redelivery, const struct command_table 
             redelivery->earlier[redelivery->count++] = (struct earlier){
                 .fingerprint = command->publish, .id = command->id, .mid = command->mid, .nth = command->nth};
     }
-    qsort(redelivery->earlier, redelivery->count, sizeof *redelivery->earlier, by_publish);
+    make_order(redelivery, &redelivery->by_publish, sort_by_publish);
     redelivery->since = now;
 }
 
-// How many stand before what is behind all of that fingerprint and packet id.
-static size_t count_through(const struct redelivery *redelivery, uint64_t fingerprint, int mid) {
-    const struct earlier wanted = {.fingerprint = fingerprint, .mid = mid, .id = INT64_MAX};
+// How many stand before what is behind wanted.
+static size_t count_through(const struct redelivery *redelivery, const struct order *order,
+                            compare_fn *compare, const struct earlier *wanted) {
     size_t low = 0, high = redelivery->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (by_publish(&redelivery->earlier[middle], &wanted) <= 0)
+        if (compare(order->at[middle], wanted) <= 0)
             low = middle + 1;
         else
             high = middle;
@@ -100,33 +140,61 @@ static size_t count_through(const struct redelivery *redelivery, uint64_t finger
     return low;
 }
 
-// The newest that is not claimed, between two packet ids, of those with a number from since on: what the broker does not
-// remember is what came last.
-static struct earlier *find_unclaimed(struct redelivery *redelivery, uint64_t fingerprint, int mid_min,
-                                      int mid_max, uint64_t since) {
-    struct earlier *newest = NULL;
-    for (size_t i = count_through(redelivery, fingerprint, mid_max); i > 0; i--) {
-        struct earlier *earlier = &redelivery->earlier[i - 1];
-        if (earlier->fingerprint != fingerprint || earlier->mid < mid_min)
-            break;
-        bool recent = earlier->nth == 0 || earlier->nth >= since;
-        if (!earlier->claimed && recent && (newest == NULL || earlier->id > newest->id))
-            newest = earlier;
+static size_t without_end(const struct order *order, size_t count) {
+    while (order->left[count] != count) {
+        order->left[count] = order->left[order->left[count]];
+        count = order->left[count];
     }
-    return newest;
+    return count;
+}
+
+// The newest of the first ones that is not claimed, and has a number from since on: what the broker does not remember is
+// what came last. Numbers only grow: what is too old now is so for ever.
+static struct earlier *find_left(struct redelivery *redelivery, struct order *order, size_t count,
+                                 const struct earlier *wanted, bool any_mid, uint64_t since) {
+    for (count = without_end(order, count); count > 0; count = without_end(order, count)) {
+        struct earlier *earlier = order->at[count - 1];
+        redelivery->looked_at++;
+        if (earlier->fingerprint != wanted->fingerprint || (!any_mid && earlier->mid != wanted->mid))
+            return NULL;
+        if (!earlier->claimed && (earlier->nth == 0 || earlier->nth >= since))
+            return earlier;
+        order->left[count] = count - 1;
+    }
+    return NULL;
+}
+
+static struct earlier *find_with_mid(struct redelivery *redelivery, const struct earlier *wanted,
+                                     uint64_t since) {
+    struct order *order = &redelivery->by_publish;
+    size_t count = count_through(redelivery, order, by_publish, wanted);
+    return find_left(redelivery, order, count, wanted, false, since);
+}
+
+static struct earlier *find_with_any(struct redelivery *redelivery, const struct earlier *wanted) {
+    struct order *order = &redelivery->by_fingerprint;
+    if (order->at == NULL)
+        make_order(redelivery, order, sort_by_fingerprint);
+    size_t count = count_through(redelivery, order, by_fingerprint, wanted);
+    return find_left(redelivery, order, count, wanted, true, 0);
 }
 
 int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, uint64_t nth,
                         bool once) {
-    struct earlier *earlier = NULL;
-    if (mid != 0) // nothing is delivered again at QoS 0
-        earlier = find_unclaimed(redelivery, fingerprint, mid, mid, nth > ROUND ? nth - ROUND : 0);
-    if (earlier == NULL && mid != 0 && once)
-        earlier = find_unclaimed(redelivery, fingerprint, 0, MID_MAX, 0);
+    const struct earlier wanted = {.fingerprint = fingerprint, .mid = mid, .id = INT64_MAX};
+    if (redelivery->count == 0 || mid == 0) // nothing is delivered again at QoS 0
+        return 0;
+    struct earlier *earlier = find_with_mid(redelivery, &wanted, nth > ROUND ? nth - ROUND : 0);
+    if (earlier == NULL && once)
+        earlier = find_with_any(redelivery, &wanted);
     if (earlier == NULL)
         return 0;
     earlier->claimed = true;
     return earlier->id;
+}
+
+size_t redelivery_looked_at(const struct redelivery *redelivery) {
+    return redelivery->looked_at;
 }
 
 void redelivery_end(struct redelivery *redelivery) {

@@ -45,6 +45,10 @@ void redelivery_begin(struct redelivery *redelivery, const struct command_table 
 int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, uint64_t nth,
                         bool once);
 
+// How many of what came before were looked at, in all: no more than twice as many as there were, and three for each call
+// of redelivery_twin().
+size_t redelivery_looked_at(const struct redelivery *redelivery);
+
 // What comes now is new.
 void redelivery_end(struct redelivery *redelivery);
 

@@ -18,6 +18,7 @@
 // Entries at which a broker may have left out some: Mosquitto's limit of queued messages.
 #define CROWD          1000
 #define RIGHT_INTERVAL 1000000 // microseconds
+#define LOOK_INTERVAL  400000  // the same
 
 static bool is_intake(const struct command_sync *sync) {
     return sync->queue->config->commands.intake;
@@ -78,15 +79,21 @@ void command_sync_start(struct command_sync *sync) {
 // --- the marker ---
 
 // Whether the entries of all commands are published: what the broker does not have of the others was not canceled.
-static bool is_all_announced(const struct command_sync *sync) {
+static bool is_all_announced(struct command_sync *sync) {
     const struct command *command, *next;
-    if (!sync->queue->unannounced)
+    int64_t now = clock_ticks();
+    if (!command_queue_is_announced(sync->queue))
+        return false;
+    if (!sync->queue->any_unsaid)
         return true;
+    if (now - sync->looked < LOOK_INTERVAL)
+        return false; // it was not so, and is much to look at
+    sync->looked = now;
     HASH_ITER(hh, table_of(sync)->by_id, command, next) {
         if (command->unsaid && !command_has_ended(command))
             return false;
     }
-    sync->queue->unannounced = false;
+    sync->queue->any_unsaid = false;
     return true;
 }
 
@@ -106,19 +113,38 @@ static bool publish_marker(struct command_sync *sync) {
     return published;
 }
 
-static void put_right(struct command_sync *sync) {
-    int64_t now = clock_ticks();
-    struct command *command, *next;
-    if (!(sync->marker_spoiled || sync->any_spoiled) || now - sync->righted < RIGHT_INTERVAL)
-        return;
-    sync->marker_spoiled = sync->marker_spoiled && !publish_marker(sync);
-    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
+static bool is_spent(const struct command_sync *sync) {
+    return sync->queue->effort >= COMMAND_EFFORT_MAX;
+}
+
+static void publish_again(struct command_sync *sync, struct command *command) {
+    sync->queue->effort += COMMAND_EFFORT_SAID;
+    command_voice_publish(voice_of(sync), command);
+}
+
+// Of those that are overwritten meanwhile the next walk hears.
+static void put_some_right(struct command_sync *sync) {
+    struct command *command;
+    while (!is_spent(sync) && (command = command_walk_next(table_of(sync), &sync->righting)) != NULL) {
+        sync->queue->effort++;
         if (command->spoiled && !command_has_ended(command))
-            command_voice_publish(voice_of(sync), command);
+            publish_again(sync, command);
         command->spoiled = false;
     }
-    sync->any_spoiled = false;
+}
+
+static void put_right(struct command_sync *sync) {
+    int64_t now = clock_ticks();
+    if (!(sync->marker_spoiled || sync->any_spoiled) || sync->righting.under_way ||
+        now - sync->righted < RIGHT_INTERVAL)
+        return;
+    sync->marker_spoiled = sync->marker_spoiled && !publish_marker(sync);
     sync->righted = now;
+    if (!sync->any_spoiled)
+        return;
+    sync->any_spoiled = false;
+    command_walk_begin(table_of(sync), &sync->righting);
+    put_some_right(sync);
 }
 
 // Only where there are others: alone, it was nobody who has a key.
@@ -134,9 +160,10 @@ static void hint(struct command_sync *sync) {
 
 void command_sync_mark(struct command_sync *sync) {
     hint(sync);
-    if (roll_call_is_done(sync->roll_call))
-        put_right(sync);
-    if (is_intake(sync) && roll_call_is_done(sync->roll_call) && table_of(sync)->last_id > sync->marked)
+    if (!roll_call_is_done(sync->roll_call) || sync->queue->unsettled)
+        return;
+    put_right(sync);
+    if (is_intake(sync) && table_of(sync)->last_id > sync->marked)
         publish_marker(sync);
 }
 
@@ -164,6 +191,8 @@ void command_sync_connected(struct command_sync *sync) {
     struct command *command, *next;
     sync->vouched = 0;
     sync->entries = 0;
+    sync->queue->unsettled = false; // the roll call begins anew
+    command_walk_end(table_of(sync), &sync->settling);
     HASH_ITER(hh, table_of(sync)->by_id, command, next) {
         // What is still in the outbox the broker will have.
         command->confirmed = command_voice_is_on_its_way(voice_of(sync), command);
@@ -183,39 +212,64 @@ static bool is_lost(const struct command_sync *sync, const struct command *comma
     return is_intake(sync) && (command->id > sync->vouched || sync->entries >= CROWD);
 }
 
-// Gives the broker again what it lost; returns how many.
-static size_t take_unconfirmed(struct command_sync *sync) {
-    struct command *command, *next;
-    size_t again = 0;
-    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
-        if (command->confirmed || command_has_ended(command))
-            continue;
-        bool lost = is_lost(sync, command);
-        again += lost;
-        if (lost)
-            command_voice_publish(voice_of(sync), command);
-        else
-            take_missing(sync, command);
-        sync->queue->unannounced = sync->queue->unannounced || (lost && command->unsaid);
+static void take_unconfirmed(struct command_sync *sync, struct command *command) {
+    if (command->confirmed || command->unannounced || command_has_ended(command))
+        return;
+    if (!is_lost(sync, command)) {
+        take_missing(sync, command);
+        return;
     }
-    return again;
+    sync->again++;
+    publish_again(sync, command);
+    sync->queue->any_unsaid = sync->queue->any_unsaid || command->unsaid;
 }
 
 static void send_all(struct command_sync *sync) {
-    struct command *command, *next;
-    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
-        if (!command_has_ended(command))
-            command_queue_send_next(sync->queue, command->key);
+    struct command_target *target, *next;
+    HASH_ITER(hh, table_of(sync)->targets, target, next) {
+        command_queue_send_next(sync->queue, target->key);
     }
 }
 
-void command_sync_settled(struct command_sync *sync) {
-    size_t again = take_unconfirmed(sync);
-    if (again > 0)
-        log_warning("%zu pending commands were missing at the broker, publishing them again", again);
+static void end_settling(struct command_sync *sync) {
+    if (sync->again > 0)
+        log_warning("%zu pending commands were missing at the broker, publishing them again", sync->again);
+    sync->queue->unsettled = false;
     sync->marked = -1;
     command_sync_mark(sync); // behind them
     send_all(sync);
+}
+
+// Gives the broker again what it lost.
+static void settle_some(struct command_sync *sync) {
+    struct command *command;
+    while (!is_spent(sync) && (command = command_walk_next(table_of(sync), &sync->settling)) != NULL) {
+        sync->queue->effort++;
+        take_unconfirmed(sync, command);
+    }
+    if (!sync->settling.under_way)
+        end_settling(sync);
+}
+
+void command_sync_settled(struct command_sync *sync) {
+    sync->again = 0;
+    sync->queue->unsettled = true;
+    sync->queue->effort = 0;
+    command_walk_begin(table_of(sync), &sync->settling);
+    settle_some(sync);
+}
+
+bool command_sync_has_more(const struct command_sync *sync) {
+    return sync->settling.under_way || sync->righting.under_way;
+}
+
+bool command_sync_go_on(struct command_sync *sync) {
+    sync->queue->effort = 0;
+    if (sync->settling.under_way)
+        settle_some(sync);
+    else if (sync->righting.under_way)
+        put_some_right(sync);
+    return command_sync_has_more(sync);
 }
 
 // --- entries that come ---
@@ -247,6 +301,7 @@ static void adopt(struct command *command, struct command *update) {
     command->attempts = update->attempts;
     command->answer_by = update->answer_by;
     command->answer_at = update->answer_at;
+    command_table_note_begun(command);
     command->expectation = update->expectation;
     command->here_then = update->here_then;
     free(command->instance);

@@ -24,9 +24,13 @@ struct command_sync {
     int64_t marked;  // the same of the marker as published last
     bool marker_spoiled, any_spoiled; // somebody has overwritten the marker, or entries
     int64_t righted;                  // by clock_ticks(): when these were put right last
-    size_t entries;                   // retained ones that it delivered since the connection
-    bool unverified, hinted;          // somebody else's signature was not by our key; and what helps was said
-    int64_t before_session;           // as the disk had it at the start; see intake.h
+    struct command_walk righting;     // over those
+    struct command_walk settling;     // over what the broker may have lost
+    size_t again;                     // of these, published again
+    int64_t looked;          // by clock_ticks(): when all commands were looked at for one that is unsaid
+    size_t entries;          // retained ones that it delivered since the connection
+    bool unverified, hinted; // somebody else's signature was not by our key; and what helps was said
+    int64_t before_session;  // as the disk had it at the start; see intake.h
 };
 
 // Takes up what is on disk. Before the link is started.
@@ -37,6 +41,11 @@ void command_sync_connected(struct command_sync *sync);
 
 // The roll call has settled: what has not come is not there.
 void command_sync_settled(struct command_sync *sync);
+
+// What it does with all commands, when the roll call has settled or entries were overwritten, it does in portions: one of
+// them. Returns whether some are left for the next turn of the loop.
+bool command_sync_go_on(struct command_sync *sync);
+bool command_sync_has_more(const struct command_sync *sync);
 
 // From time to time: renews the marker when commands were taken in; and puts right, once a second, what somebody else has
 // overwritten.

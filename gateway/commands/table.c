@@ -35,7 +35,7 @@ void command_table_note_id(struct command_table *table, int64_t id) {
 
 const char *command_table_full(const struct command_table *table, const char *key) {
     const struct command_target *target = command_table_target(table, key);
-    if (target != NULL && target->count >= COMMANDS_PER_DEVICE_MAX)
+    if (target != NULL && target->count - target->twins >= COMMANDS_PER_DEVICE_MAX)
         return "as many commands as may wait for one device wait already (1000)";
     if (table->bytes >= COMMANDS_BYTES_MAX)
         return "the commands that wait are as large as they may be in all (256 MiB)";
@@ -57,17 +57,49 @@ static int by_priority_then_age(const struct command *a, const struct command *b
     return a->id < b->id ? -1 : a->id > b->id;
 }
 
+// From the end, where nearly all belong.
+static void insert(struct command **list, struct command *command) {
+    struct command *before = *list != NULL ? (*list)->prev : NULL; // the last one
+    while (before != NULL && by_priority_then_age(before, command) > 0)
+        before = before != *list ? before->prev : NULL;
+    if (before == NULL)
+        DL_PREPEND(*list, command);
+    else
+        DL_APPEND_ELEM(*list, before, command);
+}
+
 static void join_target(struct command_table *table, struct command *command) {
     struct command_target *target = command_table_target(table, command->key);
     command->target = target != NULL ? target : new_target(table, command->key);
     command->target->count++;
+    command->target->twins += command->twin != 0;
     command->size = json_dumpb(command->definition, NULL, 0, JSON_COMPACT);
     table->pending++;
     table->bytes += command->size;
-    DL_INSERT_INORDER(command->target->commands, command, by_priority_then_age);
+    insert(&command->target->commands, command);
+    command_table_note_begun(command);
+}
+
+void command_table_note_begun(struct command *command) {
+    struct command_target *target = command->target;
+    bool begun = target != NULL && (command->state == COMMAND_SENT || command->attempts > 0);
+    if (target == NULL || begun == command->begun)
+        return;
+    command->begun = begun;
+    if (begun)
+        DL_APPEND2(target->begun, command, prev_begun, next_begun);
+    else
+        DL_DELETE2(target->begun, command, prev_begun, next_begun);
+}
+
+static void note_part(const struct command_table *table, struct command *command) {
+    struct command *leader = command->leader != 0 ? command_table_find(table, command->leader) : command;
+    if (leader != NULL && command->part > leader->parts)
+        leader->parts = command->part;
 }
 
 void command_table_add(struct command_table *table, struct command *command) {
+    note_part(table, command);
     HASH_ADD(hh, table->by_id, id, sizeof command->id, command);
     if (!command_has_ended(command))
         join_target(table, command);
@@ -77,19 +109,70 @@ void command_table_leave_target(struct command_table *table, struct command *com
     struct command_target *target = command->target;
     if (target == NULL)
         return;
+    if (command->begun)
+        DL_DELETE2(target->begun, command, prev_begun, next_begun);
+    command->begun = false;
+    target->twins -= command->twin != 0;
     DL_DELETE(target->commands, command);
     command->target = NULL;
     table->pending--;
     table->bytes -= command->size;
     if (--target->count > 0)
         return;
+    if (target->due)
+        DL_DELETE2(table->due, target, prev_due, next_due);
+    if (table->swept == target)
+        table->swept = target->hh.next;
     HASH_DEL(table->targets, target);
     free(target->key);
     free(target);
 }
 
+void command_table_is_no_twin(struct command *command) {
+    if (command->target != NULL && command->twin != 0)
+        command->target->twins--;
+    command->twin = 0;
+}
+
+// --- walks ---
+
+void command_walk_begin(struct command_table *table, struct command_walk *walk) {
+    command_walk_end(table, walk);
+    walk->at = table->by_id;
+    walk->under_way = true;
+    LL_PREPEND(table->walks, walk);
+}
+
+void command_walk_end(struct command_table *table, struct command_walk *walk) {
+    if (walk->under_way)
+        LL_DELETE(table->walks, walk);
+    walk->under_way = false;
+}
+
+struct command *command_walk_next(struct command_table *table, struct command_walk *walk) {
+    struct command *command = walk->under_way ? walk->at : NULL;
+    if (command != NULL)
+        walk->at = command->hh.next;
+    else
+        command_walk_end(table, walk);
+    return command;
+}
+
+static void pass_over(struct command_table *table, const struct command *command) {
+    struct command_walk *walk;
+    LL_FOREACH(table->walks, walk) {
+        if (walk->at == command)
+            walk->at = command->hh.next;
+    }
+}
+
+// --- the end ---
+
 void command_table_drop(struct command_table *table, struct command *command) {
     command_table_leave_target(table, command);
+    pass_over(table, command);
+    if (command->ending)
+        DL_DELETE(table->ending, command);
     HASH_DEL(table->by_id, command);
     command_free(command);
 }

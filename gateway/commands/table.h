@@ -18,16 +18,32 @@ struct command_target {
     char *key;
     struct command *commands; // the highest priority first, and then the oldest
     size_t count;
+    size_t twins;          // of these: what the broker may have delivered again, see struct command
+    struct command *begun; // those of them that were sent, or are about to be: see command_table_note_begun()
+    bool due;              // it stands in the list of those that are to be looked at
+    struct command_target *prev_due, *next_due;
     UT_hash_handle hh;
+};
+
+// A walk over all commands in portions, between which the table changes: what is added comes last, what was dropped is
+// passed over. All zero: none is under way.
+struct command_walk {
+    struct command *at; // the next one
+    bool under_way;
+    struct command_walk *next;
 };
 
 // All zero: empty.
 struct command_table {
     struct command *by_id;
     struct command_target *targets; // by key
-    size_t pending;                 // commands that have not ended
-    size_t bytes;                   // of their definitions, as JSON
-    int64_t last_id;                // ids only grow, across restarts too
+    struct command_target *due;     // those whose commands are to be looked at soon, the first one first
+    struct command_target *swept; // the next one of the targets in a walk over all of them; NULL: at its end
+    struct command *ending;       // whose ends are to be published, the first one first
+    struct command_walk *walks;   // that are under way
+    size_t pending;               // commands that have not ended
+    size_t bytes;                 // of their definitions, as JSON
+    int64_t last_id;              // ids only grow, across restarts too
     int64_t forgotten; // up to there the intake knows of all that have not ended; 0: nothing was forgotten
 };
 
@@ -50,6 +66,17 @@ void command_table_add(struct command_table *table, struct command *command);
 // Takes it out of its device's list, if it stands in one; it stays in the table. The target goes with its
 // last command.
 void command_table_leave_target(struct command_table *table, struct command *command);
+
+// The state of a command has changed, or its attempts: one that is sent, or was, is begun.
+void command_table_note_begun(struct command *command);
+
+// What the command stands for is no repeat: its twin becomes 0.
+void command_table_is_no_twin(struct command *command);
+
+// Begins a walk anew; the next command, NULL at the end; ends it early.
+void command_walk_begin(struct command_table *table, struct command_walk *walk);
+struct command *command_walk_next(struct command_table *table, struct command_walk *walk);
+void command_walk_end(struct command_table *table, struct command_walk *walk);
 
 // Takes it out of the table and frees it.
 void command_table_drop(struct command_table *table, struct command *command);

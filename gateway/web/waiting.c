@@ -7,10 +7,17 @@
 #include <utlist.h>
 
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
+
+struct place;
 
 struct command {
-    char *id, *payload;
+    char *key; // place/id
+    const char *id;
+    char *payload;
+    struct place *place;
     struct command *prev, *next;
+    UT_hash_handle hh;
 };
 
 struct place {
@@ -22,7 +29,8 @@ struct place {
 
 struct waiting {
     struct place *places;
-    size_t count;
+    struct command *commands; // of all places, by key
+    size_t bytes;             // of their payloads
 };
 
 struct waiting *waiting_new(void) {
@@ -35,18 +43,21 @@ static struct place *find_place(const struct waiting *waiting, const char *name)
     return place;
 }
 
-static struct command *find_command(const struct place *place, const char *id) {
-    struct command *command = place != NULL ? place->commands : NULL;
-    while (command != NULL && strcmp(command->id, id) != 0)
-        command = command->next;
+static struct command *find_command(const struct waiting *waiting, const char *name, const char *id) {
+    char *key = text_format("%s/%s", name, id);
+    struct command *command;
+    HASH_FIND_STR(waiting->commands, key, command);
+    free(key);
     return command;
 }
 
-static void drop(struct waiting *waiting, struct place *place, struct command *command) {
+static void drop(struct waiting *waiting, struct command *command) {
+    struct place *place = command->place;
+    HASH_DEL(waiting->commands, command);
     DL_DELETE(place->commands, command);
     place->count--;
-    waiting->count--;
-    free(command->id);
+    waiting->bytes -= strlen(command->payload);
+    free(command->key);
     free(command->payload);
     free(command);
     if (place->count > 0)
@@ -58,7 +69,7 @@ static void drop(struct waiting *waiting, struct place *place, struct command *c
 
 void waiting_forget_all(struct waiting *waiting) {
     while (waiting->places != NULL)
-        drop(waiting, waiting->places, waiting->places->commands);
+        drop(waiting, waiting->places->commands);
 }
 
 void waiting_free(struct waiting *waiting) {
@@ -73,30 +84,43 @@ static struct place *make_place(struct waiting *waiting, const char *name) {
     return place;
 }
 
-static void add(struct waiting *waiting, struct place *place, const char *name, const char *id,
-                char *payload) {
+static void add(struct waiting *waiting, const char *name, const char *id, char *payload) {
     struct command *command = must_have(calloc(1, sizeof *command));
-    *command = (struct command){.id = must_have(strdup(id)), .payload = payload};
-    if (place == NULL)
-        place = make_place(waiting, name);
-    DL_APPEND(place->commands, command);
-    place->count++;
-    waiting->count++;
+    struct place *place = find_place(waiting, name);
+    command->place = place != NULL ? place : make_place(waiting, name);
+    command->key = text_format("%s/%s", name, id);
+    command->id = command->key + strlen(name) + 1;
+    command->payload = payload;
+    HASH_ADD_KEYPTR(hh, waiting->commands, command->key, strlen(command->key), command);
+    DL_APPEND(command->place->commands, command);
+    command->place->count++;
+    waiting->bytes += strlen(payload);
+}
+
+static bool has_room(const struct waiting *waiting, const char *name, const char *payload) {
+    return HASH_COUNT(waiting->commands) < WAITING_MAX && waiting_count(waiting, name) < WAITING_EACH_MAX &&
+           waiting->bytes + strlen(payload) <= WAITING_BYTES_MAX;
+}
+
+// What it says now may have more bytes than before.
+static void replace(struct waiting *waiting, struct command *command, char *payload) {
+    waiting->bytes += strlen(payload) - strlen(command->payload);
+    free(command->payload);
+    command->payload = payload;
+    if (waiting->bytes > WAITING_BYTES_MAX)
+        drop(waiting, command);
 }
 
 void waiting_set(struct waiting *waiting, const char *name, const char *id, char *payload) {
-    struct place *place = find_place(waiting, name);
-    struct command *command = find_command(place, id);
-    if (command != NULL && payload != NULL) {
-        free(command->payload);
-        command->payload = payload;
-    } else if (command != NULL) {
-        drop(waiting, place, command);
-    } else if (payload != NULL && waiting->count < WAITING_MAX) {
-        add(waiting, place, name, id, payload);
-    } else {
+    struct command *command = find_command(waiting, name, id);
+    if (command != NULL && payload != NULL)
+        replace(waiting, command, payload);
+    else if (command != NULL)
+        drop(waiting, command);
+    else if (payload != NULL && has_room(waiting, name, payload))
+        add(waiting, name, id, payload);
+    else
         free(payload);
-    }
 }
 
 size_t waiting_count(const struct waiting *waiting, const char *name) {
@@ -105,7 +129,7 @@ size_t waiting_count(const struct waiting *waiting, const char *name) {
 }
 
 bool waiting_has(const struct waiting *waiting, const char *name, const char *id) {
-    return find_command(find_place(waiting, name), id) != NULL;
+    return find_command(waiting, name, id) != NULL;
 }
 
 void waiting_write(const struct waiting *waiting, const char *name, struct text_out *out) {

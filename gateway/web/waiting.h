@@ -6,7 +6,10 @@
 
 #include "gateway/web/text_out.h"
 
-#define WAITING_MAX 100000 // in all; more are left out
+// More are left out: of one place, in all, and in bytes of what they say.
+#define WAITING_EACH_MAX  1000
+#define WAITING_MAX       100000
+#define WAITING_BYTES_MAX (64U << 20)
 
 struct waiting;
 
