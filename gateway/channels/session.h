@@ -83,6 +83,8 @@ bool session_is_settled(const struct channel_parts *parts, const struct session 
 // Gives a device that is here what the registry now says about it; closes it (code 13) when that no longer allows it,
 // unless it spoke for others too.
 void session_reload(struct session *session);
+// The same for the device of that ident, if it is here. What waits for it may go out.
+void sessions_reload_ident(const struct session_table *table, const char *ident);
 // The same for all that are here, so many at a time; a session ends meanwhile as at any other time. Returns whether all
 // have it.
 void sessions_reload_begin(struct session_table *table);
@@ -99,6 +101,10 @@ bool session_may_be_known(const struct peer *peer, const char *ident, const stru
 
 // How many devices are here, over TCP or UDP.
 size_t sessions_count(const struct session_table *table);
+
+// Makes peer->captured hold: which captures ask for its devices. Looks at each of them only when others are asked for, or
+// one that is asked for has gone or is called something else.
+void session_find_captured(struct peer *peer);
 
 // NULL when the device is not here. Only devices with an identity are found by an id.
 struct session *session_by_ident(const struct session_table *table, const char *ident);

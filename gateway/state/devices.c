@@ -11,6 +11,7 @@
 #include "gateway/base/hash.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/table.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/channels/event.h"
@@ -114,11 +115,12 @@ struct foreign {
 
 // A registry that has changed: first the devices that we have are compared with it, then those that it has are taken.
 struct reload {
-    enum { RELOAD_NONE, RELOAD_COMPARES, RELOAD_TAKES } phase;
+    enum { RELOAD_NONE, RELOAD_COMPARES, RELOAD_TAKES, RELOAD_TAKES_ADOPTED } phase;
     struct device_state *next; // to be compared
     int64_t *moved;            // ids that devices have no longer
     size_t moved_count, moved_capacity;
-    size_t taken; // of the registry
+    size_t taken;                        // of the configuration
+    const struct config_device *adopted; // the last that was taken of the broker's registry
 };
 
 struct devices {
@@ -259,6 +261,11 @@ static void mark_due_now(struct devices *devices, struct device_state *state, un
     mark_due(devices, state, parts);
 }
 
+static void forget_location(struct device_state *state) {
+    free(state->location);
+    state->location = NULL;
+}
+
 static void forget(struct devices *devices, struct device_state *state) {
     leave_list(devices, state);
     end_rest(devices, state);
@@ -270,7 +277,7 @@ static void forget(struct devices *devices, struct device_state *state) {
     HASH_DEL(devices->by_id, state);
     free(state->name);
     values_free(&state->values);
-    free(state->location);
+    forget_location(state);
     free(state);
 }
 
@@ -419,19 +426,19 @@ static void tell_created(const struct devices *devices, struct device_state *sta
         log_about(
             "adopt", LOG_INFO,
             "device %s is not in the registry, and so not announced to Home Assistant: to adopt it, add "
-            "{\"ident\":\"%s\",\"name\":\"…\"} to devices and send SIGHUP",
-            state->ident, state->ident);
+            "{\"ident\":\"%s\",\"name\":\"…\"} to devices and send SIGHUP, or publish {\"name\":\"…\"} "
+            "retained to "
+            "%s/" TOPIC_REGISTRY TOPIC_DEVICES "%s",
+            state->ident, state->ident, bus_prefix(devices->parts.bus), state->ident);
 }
 
-// Takes over what the registry says. All of a device that is new, or has got another ident, is due.
-static void identify(struct devices *devices, struct device_state *state, const struct device *device,
-                     const char *ident) {
-    bool same = state->name != NULL && strcmp(state->name, device->name) == 0 &&
-                state->type_id == device->type_id && strcmp(state->ident, ident) == 0;
-    take_listing(devices, state, device->listed);
-    if (same)
-        return;
-    bool changed = state->name != NULL;
+// Another gateway has it, and says who it is.
+static bool is_held_elsewhere(const struct device_state *state) {
+    return state->elsewhere && state->connected;
+}
+
+static void rename_device(struct devices *devices, struct device_state *state, const struct device *device,
+                          const char *ident) {
     if (ident != state->ident) // which snprintf() would empty
         snprintf(state->ident, sizeof state->ident, "%s", ident);
     free(state->name);
@@ -441,9 +448,21 @@ static void identify(struct devices *devices, struct device_state *state, const 
     renew_value(devices, state, FIELD_DEVICE_ID, json_integer((json_int_t)state->id));
     renew_value(devices, state, FIELD_DEVICE_NAME, json_string(state->name));
     renew_value(devices, state, FIELD_DEVICE_TYPE_ID, json_integer((json_int_t)state->type_id));
-    mark_due(devices, state, STATE_IDENTITY | STATE_CARD);
-    if (changed && !state->fresh)
-        tell_change(devices, state, CHANGE_UPDATED);
+    if (!is_held_elsewhere(state))
+        mark_due(devices, state, STATE_IDENTITY | STATE_CARD);
+}
+
+// Takes over what the registry says. All of a device that is new, or has got another ident, is due.
+static void identify(struct devices *devices, struct device_state *state, const struct device *device,
+                     const char *ident) {
+    bool same = state->name != NULL && strcmp(state->name, device->name) == 0 &&
+                state->type_id == device->type_id && strcmp(state->ident, ident) == 0;
+    bool told = state->name != NULL && !state->fresh, came = device->listed && !state->listed;
+    take_listing(devices, state, device->listed);
+    if (!same)
+        rename_device(devices, state, device, ident);
+    if (told && (came || !same))
+        tell_change(devices, state, came ? CHANGE_CREATED : CHANGE_UPDATED);
 }
 
 // --- publishing ---
@@ -708,6 +727,25 @@ static struct foreign *find_or_make_foreign(struct devices *devices, int64_t id)
     return foreign;
 }
 
+static void note_foreign(struct devices *devices, const struct device_state *state) {
+    struct foreign *foreign = find_or_make_foreign(devices, state->id);
+    if (foreign == NULL)
+        return;
+    foreign->holder = state->holder;
+    foreign->connected = true;
+}
+
+// It is one that we have now.
+static void take_foreign(struct devices *devices, struct device_state *state) {
+    struct foreign *foreign = find_foreign(devices, state->id);
+    if (foreign == NULL)
+        return;
+    state->holder = foreign->holder;
+    state->elsewhere = state->confirmed = foreign->connected;
+    state->connected = foreign->connected;
+    forget_foreign(devices, foreign);
+}
+
 static void forget_denied(struct devices *devices, int64_t id) {
     struct denied *denied;
     HASH_FIND(hh, devices->denied, &id, sizeof id, denied);
@@ -948,6 +986,8 @@ void devices_announce(struct devices *devices) {
 // The device may be there under another id.
 static void remove_from_owntracks(struct devices *devices, const char *ident) {
     const struct devices_parts *parts = &devices->parts;
+    if (!parts->config->owntracks.enabled)
+        return;
     struct device device = registry_device(parts->registry, ident);
     struct device_state *state = device.known ? find(devices, device.id) : NULL;
     bool there = state != NULL && strcmp(state->ident, ident) == 0;
@@ -961,7 +1001,7 @@ static void remove_from_owntracks(struct devices *devices, const char *ident) {
 
 void devices_remove(struct devices *devices, int64_t id, const char *ident) {
     struct device_state *state = find(devices, id);
-    if (ident != NULL && devices->parts.config->owntracks.enabled)
+    if (ident != NULL)
         remove_from_owntracks(devices, ident);
     // First, as the identity tells the next run that there is something to be removed.
     if (state == NULL || state->active == 0)
@@ -989,6 +1029,8 @@ static struct device_state *take_listed(struct devices *devices, const struct co
                                         bool new_now) {
     struct device device = registry_device(devices->parts.registry, listed->ident);
     struct device_state *state = find_or_make(devices, device.id, listed->ident);
+    if (state->name == NULL)
+        take_foreign(devices, state);
     identify(devices, state, &device, listed->ident);
     state->fresh = state->fresh && new_now;
     return state;
@@ -1001,10 +1043,21 @@ static void confirm(struct devices *devices, struct device_state *state) {
     state->confirmed = true;
 }
 
+// Whether a device of the broker's registry is in force.
+static bool is_in_force(const struct devices *devices, const struct config_device *adopted) {
+    const char *holder = registry_ident_of(devices->parts.registry, adopted->id);
+    return holder != NULL && strcmp(holder, adopted->ident) == 0 &&
+           !registry_is_configured(devices->parts.registry, adopted->ident);
+}
+
 static void take_registry(struct devices *devices) {
+    const struct registry *registry = devices->parts.registry;
     const struct config_device *device;
-    for (size_t i = 0; (device = registry_at(devices->parts.registry, i)) != NULL; i++)
+    for (size_t i = 0; (device = registry_at(registry, i)) != NULL; i++)
         take_listed(devices, device, false);
+    for (device = NULL; (device = registry_next_adopted(registry, device)) != NULL;)
+        if (is_in_force(devices, device))
+            take_listed(devices, device, false);
 }
 
 static void tell_all_created(struct devices *devices) {
@@ -1014,13 +1067,21 @@ static void tell_all_created(struct devices *devices) {
     }
 }
 
+// Its id is another's now.
+static void drop_from_its_id(struct devices *devices, struct device_state *state) {
+    char ident[sizeof state->ident];
+    strcpy(ident, state->ident);
+    forget(devices, state);
+    remove_from_owntracks(devices, ident);
+}
+
 // Gives a device the id that the registry has for it now, which is returned, with its last values. Whoever has that id
 // by then goes: by default, "042" and "42" have the same.
 static int64_t move(struct devices *devices, struct device_state *state) {
     struct device device = registry_device(devices->parts.registry, state->ident);
     struct device_state *there = find(devices, device.id);
     if (there != NULL)
-        forget(devices, there);
+        drop_from_its_id(devices, there);
     unwatch(devices, state);
     state->fresh = true;
     state->id = device.id;
@@ -1030,7 +1091,8 @@ static int64_t move(struct devices *devices, struct device_state *state) {
     HASH_ADD(hh, devices->by_id, id, sizeof state->id, state);
     values_mark(&state->values);
     end_rest(devices, state);
-    mark_due(devices, state, STATE_ALL);
+    if (!is_held_elsewhere(state))
+        mark_due(devices, state, STATE_ALL);
     identify(devices, state, &device, state->ident);
     return state->id;
 }
@@ -1050,21 +1112,61 @@ static void note_moved(struct reload *reload, int64_t id) {
     reload->moved[reload->moved_count++] = id;
 }
 
-// What is retained under the id of one that is gone, and not its next holder's, is removed.
+static void tell_gone(const struct devices *devices, const struct device_state *state) {
+    tell_change(devices, state, CHANGE_DELETED);
+    if (state->listed && devices->parts.gone != NULL)
+        devices->parts.gone(devices->parts.context, state->id);
+}
+
+// What is retained under the id of one that is gone, and not its next holder's, is removed: by the gateway that has it, if
+// any does.
+static void remove_state(struct devices *devices, struct device_state *state) {
+    tell_gone(devices, state);
+    if (is_held_elsewhere(state))
+        note_foreign(devices, state);
+    else
+        clearing_begin(devices->parts.clearing, state->id, state->ident);
+    forget(devices, state);
+}
+
+// It is in the registry no longer, and is here under the same id, as a device that has just come.
+static void begin_anew(struct devices *devices, struct device_state *state) {
+    tell_gone(devices, state);
+    clearing_begin(devices->parts.clearing, state->id, state->ident);
+    end_rest(devices, state);
+    values_free(&state->values);
+    state->values = (struct values){0};
+    forget_location(state);
+    state->active = 0;
+    state->reported = 0;
+    free(state->name);
+    state->name = NULL;
+    state->fresh = true;
+    mark_due(devices, state, STATE_CONNECTED | STATE_DISCOVERY);
+}
+
+static void compare_one(struct devices *devices, struct device_state *state) {
+    struct device device = registry_device(devices->parts.registry, state->ident);
+    if (!stays(devices, state, &device)) {
+        remove_state(devices, state);
+        return;
+    }
+    if (device.id != state->id) {
+        tell_gone(devices, state);
+        note_moved(&devices->reload, state->id);
+        return;
+    }
+    if (state->listed && !device.listed)
+        begin_anew(devices, state);
+    identify(devices, state, &device, state->ident);
+    if (devices->all_read && !device.listed)
+        tell_created(devices, state);
+}
+
 static void compare_next(struct devices *devices) {
     struct device_state *state = devices->reload.next;
-    struct device device = registry_device(devices->parts.registry, state->ident);
     devices->reload.next = state->hh.next;
-    if (!stays(devices, state, &device)) {
-        tell_change(devices, state, CHANGE_DELETED);
-        clearing_begin(devices->parts.clearing, state->id, state->ident);
-        forget(devices, state);
-    } else if (device.id != state->id) {
-        tell_change(devices, state, CHANGE_DELETED);
-        note_moved(&devices->reload, state->id);
-    } else {
-        identify(devices, state, &device, state->ident);
-    }
+    compare_one(devices, state);
 }
 
 // Its messages carry the new id from now on.
@@ -1091,6 +1193,8 @@ static void move_all(struct devices *devices) {
     size_t count = 0;
     for (size_t i = 0; i < reload->moved_count; i++) {
         struct device_state *state = find(devices, reload->moved[i]);
+        if (state == NULL || !is_held_elsewhere(state))
+            clearing_begin(devices->parts.clearing, reload->moved[i], NULL);
         if (state == NULL)
             continue;
         HASH_DEL(devices->by_id, state);
@@ -1100,19 +1204,21 @@ static void move_all(struct devices *devices) {
         ids[i] = move(devices, states[i]);
     for (size_t i = 0; i < count; i++)
         tell_moved(devices, find(devices, ids[i]));
-    for (size_t i = 0; i < reload->moved_count; i++)
-        clearing_begin(devices->parts.clearing, reload->moved[i], NULL);
     free(ids);
     free(states);
 }
 
-static void end_comparing(struct devices *devices) {
+static void end_moves(struct devices *devices) {
     struct reload *reload = &devices->reload;
-    reload->phase = RELOAD_TAKES;
     move_all(devices);
     free(reload->moved);
     reload->moved = NULL;
     reload->moved_count = reload->moved_capacity = 0;
+}
+
+static void end_comparing(struct devices *devices) {
+    devices->reload.phase = RELOAD_TAKES;
+    end_moves(devices);
 }
 
 // Returns how many it has compared; no more when all are.
@@ -1152,25 +1258,79 @@ void devices_reload_begin(struct devices *devices) {
     devices->reload = (struct reload){.phase = RELOAD_COMPARES, .next = devices->by_id};
 }
 
-static void take_next(struct devices *devices) {
-    struct reload *reload = &devices->reload;
-    const struct config_device *listed = registry_at(devices->parts.registry, reload->taken++);
-    if (listed == NULL) {
-        reload->phase = RELOAD_NONE;
-        return;
-    }
-    struct device_state *state = take_listed(devices, listed, true);
+// It is in the registry now, perhaps as a new one.
+static void take_now(struct devices *devices, const struct config_device *listed, bool new_now) {
+    struct device_state *state = take_listed(devices, listed, new_now);
     if (publisher_is_open(devices->parts.publisher))
         confirm(devices, state);
     if (devices->all_read)
         tell_created(devices, state);
 }
 
+// Those of the broker's registry that the configuration has hidden until now, or hides now.
+static void take_next_adopted(struct devices *devices) {
+    const struct registry *registry = devices->parts.registry;
+    const struct config_device *adopted = devices->reload.adopted =
+        registry_next_adopted(registry, devices->reload.adopted);
+    if (adopted == NULL)
+        devices->reload.phase = RELOAD_NONE;
+    else if (is_in_force(devices, adopted))
+        take_now(devices, adopted, true);
+    else
+        log_about(
+            adopted->ident, LOG_WARNING,
+            "device %s of the broker's registry is not in force: the configuration has its ident or its id",
+            adopted->ident);
+}
+
+static void take_next(struct devices *devices) {
+    struct reload *reload = &devices->reload;
+    const struct config_device *listed = registry_at(devices->parts.registry, reload->taken);
+    if (listed == NULL) {
+        reload->phase = RELOAD_TAKES_ADOPTED;
+        return;
+    }
+    reload->taken++;
+    take_now(devices, listed, true);
+}
+
 bool devices_reload_some(struct devices *devices, size_t count) {
     size_t done = compare_some(devices, count);
     for (; devices->reload.phase == RELOAD_TAKES && done < count; done++)
         take_next(devices);
+    for (; devices->reload.phase == RELOAD_TAKES_ADOPTED && done < count; done++)
+        take_next_adopted(devices);
     return devices->reload.phase == RELOAD_NONE;
+}
+
+bool devices_are_reloading(const struct devices *devices) {
+    return devices->reload.phase != RELOAD_NONE;
+}
+
+// A device outside the registry that has the id which is now a listed one's.
+static void push_out(struct devices *devices, int64_t id, const char *ident) {
+    struct device_state *there = find(devices, id);
+    char other[CODEC_IDENT_MAX + 1];
+    if (there == NULL || strcmp(there->ident, ident) == 0)
+        return;
+    strcpy(other, there->ident);
+    compare_one(devices, there);
+    sessions_reload_ident(devices->parts.sessions, other);
+}
+
+void devices_relist(struct devices *devices, const char *ident, const struct device *before, bool stood) {
+    struct device device = registry_device(devices->parts.registry, ident);
+    struct device_state *state = find(devices, before->id);
+    const struct config_device listed = {
+        .ident = ident, .id = device.id, .name = device.name, .type_id = device.type_id};
+    if (device.listed)
+        push_out(devices, device.id, ident);
+    if (state != NULL && strcmp(state->ident, ident) == 0)
+        compare_one(devices, state);
+    end_moves(devices);
+    if (device.listed)
+        take_now(devices, &listed, !stood);
+    sessions_reload_ident(devices->parts.sessions, ident);
 }
 
 // --- what the broker has ---
@@ -1544,10 +1704,8 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
     if (state->clock.newest < state->since)
         state->clock.newest = state->since;
     values_remove_before(&state->values, state->since);
-    if (state->located < state->since) {
-        free(state->location);
-        state->location = NULL;
-    }
+    if (state->located < state->since)
+        forget_location(state);
 }
 
 static void hear_retained_timestamp(struct devices *devices, int64_t id, struct device_state *state,

@@ -171,6 +171,40 @@ Test(web, a_capture_is_begun_shown_and_ended) {
     rig_finish(rig);
 }
 
+// --- the registry in the broker ---
+
+#define LISTING "/api/registry/" VAN
+
+static void expect_refused_listings(int port, const char *cookie) {
+    http_expect(port, "PUT " LISTING, "", "{}", 401, "reason");
+    http_expect(port, "PUT " LISTING, cookie, "{\"name\":5}", 422, "{\"path\":\"$.name\"");
+    http_expect(port, "PUT " LISTING, cookie, "{\"nam\":\"x\"}", 422, "nam");
+    http_expect(port, "PUT " LISTING, cookie, "[", 422, "expected JSON");
+    http_expect(port, "PUT /api/registry/a%20b", cookie, "{}", 422, "is no ident");
+    http_expect(port, "DELETE " LISTING, cookie, "", 404, "the broker's registry has no device");
+}
+
+// A stranger gets a name and an id on the page, and loses them again.
+Test(web, a_device_comes_into_the_registry_and_goes) {
+    int port;
+    char cookie[256];
+    struct rig *rig = up_with_users(&port, "");
+    log_in(port, cookie, sizeof cookie);
+    int device = rig_tcp(rig);
+    device_send(device, report(VAN, 1));
+    http_expect_soon(port, "GET /api/devices/" VAN, cookie, "\"registry\":null}");
+    expect_refused_listings(port, cookie);
+    http_expect(port, "PUT " LISTING, cookie, "{\"name\":\"Van 1\",\"id\":42}", 202,
+                "{\"ident\":\"" VAN "\"}");
+    rig_expect(rig, "registry/gw/devices/" VAN, "{'id': 42, 'name': 'Van 1'}");
+    rig_expect(rig, "state/gw/devices/42", "{'name': 'Van 1'}");
+    http_expect_soon(port, "GET /api/devices/" VAN, cookie, "\"registry\":{\"id\":42,\"name\":\"Van 1\"}}");
+    http_expect(port, "DELETE " LISTING, cookie, "", 202, VAN);
+    http_expect_soon(port, "GET /api/devices/" VAN, cookie, "\"registry\":null}");
+    close(device);
+    rig_finish(rig);
+}
+
 // Begins an event stream; its head has come.
 static int open_stream(int port, const char *headers) {
     char request[512];
