@@ -151,6 +151,12 @@ __attribute__((format(printf, 2, 3))) void codec_write_text(struct codec_writer 
 
 #define CODEC_OPTIONS_MAX 8
 
+// How full a battery is at a voltage; between two points it is on the line between them.
+struct codec_battery {
+    unsigned millivolts;
+    unsigned percent;
+};
+
 struct codec {
     const char *name;    // as in the configuration
     unsigned id;         // protocol.id; never changes
@@ -167,6 +173,9 @@ struct codec {
     // The alarms that its devices raise: boolean fields, set only by reports that raise them. Their row in
     // schema/fields.json has "alarm". Ends with FIELD_NONE; NULL without any.
     const enum field *alarms;
+    // How full the battery of its devices is, whose voltage they report as battery.voltage: from empty to the first
+    // point of 100 percent, which is the last. NULL: nobody knows.
+    const struct codec_battery *battery;
     // Names of the texts that the configuration of a channel may give to this codec: keys of the channel, of
     // letters, digits and _. At most CODEC_OPTIONS_MAX, ended by NULL; NULL without any. What they are for is
     // said in schema/config.schema.json. Codecs that have an option of the same name mean the same by it; one

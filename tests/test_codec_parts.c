@@ -6,6 +6,7 @@
 #include "codecs/checksum.h"
 #include "codecs/layout.h"
 #include "codecs/values.h"
+#include "gateway/state/battery.h"
 
 static const uint8_t *bytes_of(const char *text) {
     return (const uint8_t *)text;
@@ -111,7 +112,8 @@ Test(values, times_of_digits_in_any_order) {
     cr_assert(value_time_of_digits(span_of("800106000317"), "YMDhms", &seconds) && seconds == 315964997,
               "%lld", (long long)seconds);
     cr_assert(value_time_of_digits(span_of("691231235959"), "YMDhms", &seconds) && seconds == 3155759999);
-    cr_assert(value_time_of_digits(span_of("700101000000"), "YMDhms", &seconds) && seconds == 0, "the first of the last century");
+    cr_assert(value_time_of_digits(span_of("700101000000"), "YMDhms", &seconds) && seconds == 0,
+              "the first of the last century");
     cr_assert(!value_time_of_digits(span_of("19010909180"), "YMDhms", &seconds), "a digit is missing");
     cr_assert(!value_time_of_digits(span_of("19010909180x"), "YMDhms", &seconds));
     cr_assert(!value_time_of_digits(span_of("191309091803"), "YMDhms", &seconds), "month 13");
@@ -273,4 +275,35 @@ Test(layout, values_by_their_id) {
     cr_assert(layout_find(items, 0) == NULL && layout_find(items, 204) == NULL);
     cr_assert_eq(message.removed_count, 1);
     cr_assert_str_eq(said(), "{\"tire.temperature.1\":-20}");
+}
+
+// --- batteries ---
+
+// From 0 to 100, both once, and upwards on the way.
+Test(battery, of_each_protocol_is_a_curve) {
+    size_t known = 0;
+    for (size_t i = 0; codec_at(i) != NULL; i++) {
+        const struct codec_battery *point = codec_at(i)->battery;
+        if (point == NULL)
+            continue;
+        known++;
+        cr_assert_eq(point->percent, 0);
+        for (; point->percent < 100; point++)
+            cr_assert(point[1].millivolts > point->millivolts && point[1].percent > point->percent);
+        cr_assert_eq(point->percent, 100);
+    }
+    cr_assert(known > 0);
+}
+
+Test(battery, is_between_its_points) {
+    const struct codec_battery points[] = {{3000, 0}, {3100, 50}, {3300, 100}};
+    const struct codec codec = {.battery = points}, none = {.battery = NULL};
+    static const struct {
+        double volts;
+        int percent;
+    } cases[] = {{-1, 0}, {3, 0}, {3.01, 5}, {3.1, 50}, {3.2, 75}, {3.299, 100}, {3.3, 100}, {12, 100}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        cr_expect_eq(battery_percent(&codec, cases[i].volts), cases[i].percent, "%g V", cases[i].volts);
+    cr_expect_eq(battery_percent(&none, 3.2), -1);
+    cr_expect_eq(battery_percent(NULL, 3.2), -1);
 }

@@ -74,8 +74,8 @@ static bool no(void *context) {
     return false;
 }
 
-static void remove_device(void *context, int64_t id) {
-    devices_remove(devices, id);
+static void remove_device(void *context, int64_t id, const char *ident) {
+    devices_remove(devices, id, ident);
 }
 
 static void emptied(void *context, int64_t id, const char *field) {
@@ -472,10 +472,10 @@ Test(devices, are_last_active_once_in_the_interval) {
     devices_rest_no_more(devices);
     publish();
     expect_active(2, "1800000014");
-    clearing_begin(clearing, 11);
+    clearing_begin(clearing, 11, NULL);
     publish();
     expect_active(2, "1800000014"); // it is still here
-    devices_remove(devices, 12);
+    devices_remove(devices, 12, NULL);
     publish();
     cr_assert_eq(count_of("trackbus/state/gw/devices/12/last_active"), 1, "an earlier run may have said it");
     HASH_CLEAR(by_id, sessions.by_id);

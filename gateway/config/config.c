@@ -385,12 +385,15 @@ static void read_rest(struct config *config) {
     const json_t *limits = json_object_get(config->json, "limits"), *entry;
     const json_t *log = json_object_get(config->json, "log");
     const json_t *home_assistant = json_object_get(config->json, "home_assistant");
+    const json_t *owntracks = json_object_get(config->json, "owntracks");
     size_t i;
     config->telemetry = (enum config_telemetry)choice_of(config->json, "telemetry", telemetry);
     config->telemetry_interval = (int64_t)integer_of(config->json, "telemetry_interval") * 1000000;
     config->home_assistant.enabled = json_is_true(json_object_get(home_assistant, "enabled"));
     config->home_assistant.prefix = text_of(home_assistant, "prefix");
     config->home_assistant.unknown_devices = json_is_true(json_object_get(home_assistant, "unknown_devices"));
+    config->owntracks.enabled = json_is_true(json_object_get(owntracks, "enabled"));
+    config->owntracks.prefix = text_of(owntracks, "prefix");
     config->unknown_devices = (enum config_unknown)choice_of(config->json, "unknown_devices", unknown);
     json_array_foreach(json_object_get(config->json, "messages"), i, entry) {
         config->on_channels = config->on_channels || strcmp(json_string_value(entry), "channels") == 0;

@@ -43,6 +43,7 @@ void rules_check_texts(struct faults *faults, const struct config *config) {
     check_text(faults, "$.mqtt.username", config->mqtt.username);
     check_text(faults, "$.mqtt.topic_prefix", config->mqtt.topic_prefix);
     check_text(faults, "$.home_assistant.prefix", config->home_assistant.prefix);
+    check_text(faults, "$.owntracks.prefix", config->owntracks.prefix);
     if (length > MQTT_TEXT_MAX)
         faults_add(faults, config->password_text != NULL ? "$.mqtt.password_file" : "$.mqtt.password",
                    "has %zu bytes, expected at most %d", length, MQTT_TEXT_MAX);

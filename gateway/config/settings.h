@@ -72,6 +72,10 @@ struct config {
         bool unknown_devices;
     } home_assistant;
     struct {
+        bool enabled;
+        const char *prefix;
+    } owntracks;
+    struct {
         int connections, connections_per_address, idle_timeout, identify_timeout; // seconds
         int datagrams_per_second;                                                 // from one address
         int unknown_devices;                                                      // with an identity at once

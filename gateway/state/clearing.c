@@ -6,6 +6,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "codecs/codec.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/table.h"
@@ -25,14 +26,15 @@
 // A device that is being removed.
 struct leaving {
     int64_t device_id;
-    bool removed;        // what was retained for it, except telemetry
-    bool orphan;         // there should be nothing else
-    unsigned looks;      // of an orphan: rounds that have brought no identity
-    bool asked;          // for its telemetry, in this round
-    bool answered;       // something came
-    bool has_timestamp;  // which is left for the end
-    unsigned rounds;     // without an end
-    uint32_t generation; // in which it was removed
+    char ident[CODEC_IDENT_MAX + 1]; // or ""
+    bool removed;                    // what was retained for it, except telemetry
+    bool orphan;                     // there should be nothing else
+    unsigned looks;                  // of an orphan: rounds that have brought no identity
+    bool asked;                      // for its telemetry, in this round
+    bool answered;                   // something came
+    bool has_timestamp;              // which is left for the end
+    unsigned rounds;                 // without an end
+    uint32_t generation;             // in which it was removed
     UT_hash_handle hh;
     struct leaving *prev, *next; // among those that are not removed yet
 };
@@ -91,7 +93,8 @@ static bool remove_devices(void *context) {
         DL_DELETE(clearing->unremoved, leaving);
         leaving->removed = true;
         leaving->generation = generation_write(clearing->generation);
-        clearing->remove(clearing->context, leaving->device_id);
+        clearing->remove(clearing->context, leaving->device_id,
+                         *leaving->ident != '\0' ? leaving->ident : NULL);
     }
     return clearing->unremoved == NULL;
 }
@@ -340,8 +343,10 @@ static struct leaving *find_or_make(struct clearing *clearing, int64_t device_id
     return leaving;
 }
 
-void clearing_begin(struct clearing *clearing, int64_t device_id) {
+void clearing_begin(struct clearing *clearing, int64_t device_id, const char *ident) {
     struct leaving *leaving = find_or_make(clearing, device_id);
+    if (ident != NULL)
+        snprintf(leaving->ident, sizeof leaving->ident, "%s", ident);
     if (leaving->asked && !clearing->round.of_all)
         stop_asking(clearing, leaving);
     if (leaving->removed)
@@ -372,14 +377,14 @@ void clearing_restore(struct clearing *clearing, struct generation_span lost) {
     struct leaving *gone, *next;
     HASH_ITER(hh, clearing->leaving, gone, next) { // its telemetry may still be asked for
         if (!gone->orphan && gone->removed && gone->generation > lost.after && gone->generation < lost.before)
-            clearing_begin(clearing, gone->device_id);
+            clearing_begin(clearing, gone->device_id, NULL); // its ident is known
     }
     HASH_ITER(hh, clearing->gone, gone, next) {
-        int64_t device_id = gone->device_id;
         if (gone->generation <= lost.after)
             continue;
-        drop_gone(clearing, gone);
-        clearing_begin(clearing, device_id);
+        HASH_DEL(clearing->gone, gone);
+        clearing_begin(clearing, gone->device_id, *gone->ident != '\0' ? gone->ident : NULL);
+        free(gone);
     }
 }
 

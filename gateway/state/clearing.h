@@ -15,8 +15,8 @@
 
 struct clearing;
 
-// Clears all that is retained for a device, except its telemetry.
-typedef void clearing_remove_fn(void *context, int64_t device_id);
+// Clears all that is retained for a device, except its telemetry; ident as in clearing_begin().
+typedef void clearing_remove_fn(void *context, int64_t device_id, const char *ident);
 // telemetry/{field} of the id was emptied: a device that has the id now has to publish its own again.
 typedef void clearing_emptied_fn(void *context, int64_t device_id, const char *field);
 
@@ -31,7 +31,8 @@ void clearing_free(struct clearing *clearing);
 
 // Removes the device of that id. remove is called when the publisher is open and the broker keeps up, and
 // telemetry is asked for after that.
-void clearing_begin(struct clearing *clearing, int64_t device_id);
+// ident: what it called itself, which is handed on to remove; NULL: that device is still there, under another id.
+void clearing_begin(struct clearing *clearing, int64_t device_id, const char *ident);
 
 // The broker has telemetry of a device of which it has told no identity: what was left when a run ended in the middle
 // of removing it. It is cleared, unless the broker has an identity after all: then it is another gateway's.

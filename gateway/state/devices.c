@@ -16,6 +16,7 @@
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/channels/event.h"
 #include "gateway/state/change.h"
+#include "gateway/state/owntracks.h"
 #include "gateway/state/position.h"
 #include "gateway/state/set_back.h"
 #include "gateway/state/values.h"
@@ -31,8 +32,11 @@ enum device_state_part {
     STATE_VALUES = 4,    // those that are marked
     STATE_DISCOVERY = 8, // for Home Assistant
     STATE_ACTIVE = 16,   // when its last report came
-    STATE_ALL = 31,
-    STATE_OF_REPORTS = STATE_VALUES | STATE_ACTIVE, // they change with each, and keep to telemetry_interval
+    STATE_LOCATION = 32, // for OwnTracks
+    STATE_CARD = 64,     // the same: what it is called
+    STATE_ALL = 127,
+    STATE_OF_REPORTS =
+        STATE_VALUES | STATE_ACTIVE | STATE_LOCATION, // they change with each, and keep to telemetry_interval
 };
 
 // Which list a device is in, of those that have something due.
@@ -53,6 +57,8 @@ struct device_state {
     bool listed; // in the registry
     bool fresh;  // nobody has said yet that it was created
     int64_t heard;         // by clock_ticks()
+    char *location;        // for OwnTracks; NULL: none is known
+    int64_t located;       // the time of it, by which reports are ordered: microseconds since 1970
     int64_t active;        // Unix seconds: when its last report came; 0: none has in this run
     bool undated;          // an earlier run heard it, and the broker has not said when
     int64_t renewed;       // of a stranger: all values, which expire at the broker; by clock_ticks()
@@ -71,6 +77,8 @@ struct device_state {
     uint64_t last;         // number in the outbox of what was published for it last
     uint32_t stated;       // generation in which identity, instance and connected were; 0: never
     uint32_t active_in;    // the same for active
+    uint32_t located_in;   // and location
+    uint32_t carded_in;    // and the card
     uint32_t announced_in; // and what is for Home Assistant
     bool watched;          // its telemetry is, by itself
     struct values values;
@@ -164,6 +172,8 @@ static void wait_for_turn(struct devices *devices, struct device_state *state) {
 static void mark_due(struct devices *devices, struct device_state *state, unsigned parts) {
     if (!devices->parts.config->home_assistant.enabled)
         parts &= ~(unsigned)STATE_DISCOVERY;
+    if (!devices->parts.config->owntracks.enabled)
+        parts &= ~(unsigned)(STATE_LOCATION | STATE_CARD);
     if (parts == 0)
         return;
     state->due |= (uint8_t)parts;
@@ -266,6 +276,11 @@ static void leave_table(struct devices *devices, struct device_state *state) {
     HASH_DEL(devices->by_id, state);
 }
 
+static void forget_location(struct device_state *state) {
+    free(state->location);
+    state->location = NULL;
+}
+
 static void forget(struct devices *devices, struct device_state *state) {
     leave_list(devices, state);
     end_rest(devices, state);
@@ -275,6 +290,7 @@ static void forget(struct devices *devices, struct device_state *state) {
     leave_table(devices, state);
     free(state->name);
     values_free(&state->values);
+    forget_location(state);
     free(state);
 }
 
@@ -398,6 +414,7 @@ static void mark_all_of_reports(struct devices *devices, struct device_state *st
     values_mark(&state->values);
     if (state->values.length > 0 || state->active != 0)
         mark_due(devices, state, STATE_OF_REPORTS);
+    mark_due(devices, state, STATE_CARD);
 }
 
 static void take_listing(struct devices *devices, struct device_state *state, bool listed) {
@@ -445,7 +462,7 @@ static void rename_device(struct devices *devices, struct device_state *state, c
     renew_value(devices, state, FIELD_DEVICE_NAME, json_string(state->name));
     renew_value(devices, state, FIELD_DEVICE_TYPE_ID, json_integer((json_int_t)state->type_id));
     if (!is_held_elsewhere(state))
-        mark_due(devices, state, STATE_IDENTITY);
+        mark_due(devices, state, STATE_IDENTITY | STATE_CARD);
 }
 
 // Takes over what the registry says. All of a device that is new, or has got another ident, is due.
@@ -520,13 +537,36 @@ static bool publish_values(struct devices *devices, struct device_state *state) 
     return true;
 }
 
+static struct owntracks_device describe_for_owntracks(const struct device_state *state) {
+    return (struct owntracks_device){.ident = state->ident, .name = state->name, .codec = state->codec};
+}
+
+static void publish_location(struct devices *devices, struct device_state *state) {
+    if (state->location == NULL || state->elsewhere)
+        return;
+    owntracks_publish_location(devices->parts.config, devices->parts.bus, state->ident, state->location,
+                               retention_of(state));
+    state->located_in = generation_write(devices->parts.generation);
+}
+
+static void publish_card(struct devices *devices, struct device_state *state) {
+    struct owntracks_device device = describe_for_owntracks(state);
+    if (state->elsewhere)
+        return;
+    owntracks_publish_card(devices->parts.config, devices->parts.bus, state->ident, &device,
+                           retention_of(state));
+    state->carded_in = generation_write(devices->parts.generation);
+}
+
 // False when the broker does not keep up any more.
 static bool publish_of_reports(struct devices *devices, struct device_state *state, unsigned due) {
     if ((due & STATE_OF_REPORTS) == 0 || state->rests)
         return true;
     if ((due & STATE_ACTIVE) != 0)
         publish_active(devices, state);
-    state->due &= (uint8_t)~STATE_ACTIVE;
+    if ((due & STATE_LOCATION) != 0)
+        publish_location(devices, state);
+    state->due &= (uint8_t) ~(STATE_ACTIVE | STATE_LOCATION);
     if ((due & STATE_VALUES) != 0 && !publish_values(devices, state))
         return false;
     state->due &= (uint8_t)~STATE_VALUES;
@@ -626,6 +666,9 @@ static bool publish_parts(struct devices *devices, struct device_state *state) {
     unsigned due = state->due;
     watch(devices, state);
     publish_statement(devices, state, due);
+    if ((due & STATE_CARD) != 0)
+        publish_card(devices, state);
+    state->due &= (uint8_t)~STATE_CARD;
     if (!publish_of_reports(devices, state, due))
         return false;
     if ((due & STATE_DISCOVERY) != 0 && !publish_discovery(devices, state))
@@ -852,6 +895,21 @@ static int64_t order_of(struct device_state *state, const struct session *sessio
     return at;
 }
 
+static void take_location(struct devices *devices, struct device_state *state,
+                          const struct channel_report *report, int64_t timestamp) {
+    struct owntracks_device device = describe_for_owntracks(state);
+    if (!devices->parts.config->owntracks.enabled || timestamp < state->since ||
+        (state->location != NULL && timestamp < state->located))
+        return;
+    char *location = owntracks_location(devices->parts.config, &device, report, timestamp);
+    if (location == NULL)
+        return;
+    free(state->location);
+    state->location = location;
+    state->located = timestamp;
+    mark_due(devices, state, STATE_LOCATION);
+}
+
 static void take_report(struct devices *devices, struct device_state *state, const struct session *session,
                         const struct channel_report *report) {
     enum config_telemetry wanted = devices->parts.config->telemetry;
@@ -862,6 +920,7 @@ static void take_report(struct devices *devices, struct device_state *state, con
             take_value(devices, state, &report->members[i], timestamp, &hint);
     if (wanted != TELEMETRY_OFF)
         take_position(devices, state, report, timestamp);
+    take_location(devices, state, report, timestamp);
 }
 
 // Those that do not change would expire while the device goes on reporting, or sleeps.
@@ -916,6 +975,10 @@ void devices_restore(struct devices *devices, struct generation_span lost) {
             mark_due_now(devices, state, STATE_VALUES);
         if (state->active_in > lost.after && state->active_in < lost.before)
             mark_due_now(devices, state, STATE_ACTIVE);
+        if (state->located_in > lost.after && state->located_in < lost.before)
+            mark_due_now(devices, state, STATE_LOCATION);
+        if (state->carded_in > lost.after)
+            mark_due(devices, state, STATE_CARD);
         // Each of these is the latest generation of several topics, some of which may be older.
         if (state->stated > lost.after)
             mark_due(devices, state, STATE_IDENTITY | STATE_CONNECTED);
@@ -933,8 +996,26 @@ void devices_announce(struct devices *devices) {
 
 // --- what is removed ---
 
-void devices_remove(struct devices *devices, int64_t id) {
+// The device may be there under another id.
+static void remove_from_owntracks(struct devices *devices, const char *ident) {
+    const struct devices_parts *parts = &devices->parts;
+    if (!parts->config->owntracks.enabled)
+        return;
+    struct device device = registry_device(parts->registry, ident);
+    struct device_state *state = device.known ? find(devices, device.id) : NULL;
+    bool there = state != NULL && strcmp(state->ident, ident) == 0;
+    if (there)
+        mark_due(devices, state, STATE_CARD | STATE_LOCATION);
+    else
+        owntracks_publish_card(parts->config, parts->bus, ident, NULL, MQTT_RETAINED);
+    if (!there || state->location == NULL)
+        owntracks_publish_location(parts->config, parts->bus, ident, NULL, MQTT_RETAINED);
+}
+
+void devices_remove(struct devices *devices, int64_t id, const char *ident) {
     struct device_state *state = find(devices, id);
+    if (ident != NULL)
+        remove_from_owntracks(devices, ident);
     // First, as the identity tells the next run that there is something to be removed.
     if (state == NULL || state->active == 0)
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE,
@@ -999,13 +1080,21 @@ static void tell_all_created(struct devices *devices) {
     }
 }
 
+// Its id is another's now.
+static void drop_from_its_id(struct devices *devices, struct device_state *state) {
+    char ident[sizeof state->ident];
+    strcpy(ident, state->ident);
+    forget(devices, state);
+    remove_from_owntracks(devices, ident);
+}
+
 // Gives a device the id that the registry has for it now, which is returned, with its last values. Whoever has that id
 // by then goes: by default, "042" and "42" have the same.
 static int64_t move(struct devices *devices, struct device_state *state) {
     struct device device = registry_device(devices->parts.registry, state->ident);
     struct device_state *there = find(devices, device.id);
     if (there != NULL)
-        forget(devices, there);
+        drop_from_its_id(devices, there);
     unwatch(devices, state);
     state->fresh = true;
     state->id = device.id;
@@ -1049,17 +1138,19 @@ static void remove_state(struct devices *devices, struct device_state *state) {
     if (is_held_elsewhere(state))
         note_foreign(devices, state);
     else
-        clearing_begin(devices->parts.clearing, state->id);
+        clearing_begin(devices->parts.clearing, state->id, state->ident);
     forget(devices, state);
 }
 
 // It is in the registry no longer, and is here under the same id, as a device that has just come.
 static void begin_anew(struct devices *devices, struct device_state *state) {
     tell_gone(devices, state);
-    clearing_begin(devices->parts.clearing, state->id);
+    clearing_begin(devices->parts.clearing, state->id, state->ident);
     end_rest(devices, state);
     values_free(&state->values);
     state->values = (struct values){0};
+    forget_location(state);
+    state->active = 0;
     state->reported = 0;
     free(state->name);
     state->name = NULL;
@@ -1116,7 +1207,7 @@ static void move_all(struct devices *devices) {
     for (size_t i = 0; i < reload->moved_count; i++) {
         struct device_state *state = find(devices, reload->moved[i]);
         if (state == NULL || !is_held_elsewhere(state))
-            clearing_begin(devices->parts.clearing, reload->moved[i]);
+            clearing_begin(devices->parts.clearing, reload->moved[i], NULL);
         if (state == NULL)
             continue;
         leave_table(devices, state);
@@ -1335,7 +1426,7 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
     if (!device.known || device.id != id) {
         if (device.id == id)
             changes_tell(devices->changes, CHANGE_DELETED, id, ident, NULL);
-        clearing_begin(devices->parts.clearing, id);
+        clearing_begin(devices->parts.clearing, id, ident);
         return;
     }
     registry_admit(devices->parts.registry, ident);
@@ -1360,7 +1451,7 @@ static void hear_known(struct devices *devices, struct device_state *state, cons
     }
     if (same || !earlier)
         return;
-    clearing_begin(devices->parts.clearing, state->id);
+    clearing_begin(devices->parts.clearing, state->id, ident);
     announce_anew(devices, state);
 }
 
@@ -1628,6 +1719,8 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
     if (state->clock.newest < state->since)
         state->clock.newest = state->since;
     values_remove_before(&state->values, state->since);
+    if (state->located < state->since)
+        forget_location(state);
 }
 
 static void hear_retained_timestamp(struct devices *devices, int64_t id, struct device_state *state,
@@ -1758,13 +1851,11 @@ void devices_all_read(struct devices *devices) {
 
 // What another gateway has is that one's to clear.
 static void forget_silent(struct devices *devices, struct device_state *state) {
-    int64_t id = state->id;
-    bool elsewhere = state->elsewhere;
-    if (!elsewhere)
+    if (!state->elsewhere) {
         tell_change(devices, state, CHANGE_DELETED);
+        clearing_begin(devices->parts.clearing, state->id, state->ident);
+    }
     forget(devices, state);
-    if (!elsewhere)
-        clearing_begin(devices->parts.clearing, id);
 }
 
 void devices_forget_silent(struct devices *devices) {

@@ -110,5 +110,5 @@ void devices_forget_silent(struct devices *devices);
 bool devices_know(const struct devices *devices, int64_t id);
 
 // Clears what is retained under an id, except telemetry; only what is for Home Assistant, where a device has
-// that id.
-void devices_remove(struct devices *devices, int64_t id);
+// that id. And what is for OwnTracks of that ident (or NULL), unless a device has it.
+void devices_remove(struct devices *devices, int64_t id, const char *ident);

@@ -337,9 +337,9 @@ void state_forget_silent(struct state *state) {
 
 // --- making and taking apart ---
 
-static void remove_device(void *context, int64_t device_id) {
+static void remove_device(void *context, int64_t device_id, const char *ident) {
     struct state *state = context;
-    devices_remove(state->devices, device_id);
+    devices_remove(state->devices, device_id, ident);
 }
 
 static void emptied(void *context, int64_t device_id, const char *field) {

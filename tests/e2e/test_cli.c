@@ -365,6 +365,7 @@ static const struct {
     {"{\"mqtt\":{\"username\":\"a\\u0001\"}}", "$.mqtt.username: has the character U+0001"},
     {"{\"mqtt\":{\"topic_prefix\":\"a\\u007f\"}}", "$.mqtt.topic_prefix: has the character U+007F"},
     {"{\"home_assistant\":{\"prefix\":\"a\\ufffe\"}}", "$.home_assistant.prefix: has the character U+FFFE"},
+    {"{\"owntracks\":{\"prefix\":\"a\\ufffe\"}}", "$.owntracks.prefix: has the character U+FFFE"},
     {"{\"mqtt\":{\"password_file\":\".\"}}", "cannot be read: Is a directory"},
     {"{\"mqtt\":{\"password_file\":\"nul\"}}", "it has a NUL byte"},
     {"{\"mqtt\":{\"password_file\":\"large\"}}",
