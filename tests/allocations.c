@@ -3,10 +3,19 @@
 
 #include <stdatomic.h>
 
-static atomic_size_t count;
+static atomic_size_t count, bytes;
 
 size_t allocations_count(void) {
     return atomic_load(&count);
+}
+
+size_t allocations_bytes(void) {
+    return atomic_load(&bytes);
+}
+
+static void note(size_t size) {
+    atomic_fetch_add(&count, 1);
+    atomic_fetch_add(&bytes, size);
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -15,7 +24,7 @@ int __sanitizer_install_malloc_and_free_hooks(void (*taken)(const volatile void 
                                               void (*freed)(const volatile void *));
 
 static void on_taken(const volatile void *memory, size_t size) {
-    atomic_fetch_add(&count, 1);
+    note(size);
 }
 
 static void on_freed(const volatile void *memory) {
@@ -34,17 +43,17 @@ void *calloc(size_t items, size_t size);
 void *realloc(void *memory, size_t size);
 
 void *malloc(size_t size) {
-    atomic_fetch_add(&count, 1);
+    note(size);
     return __libc_malloc(size);
 }
 
 void *calloc(size_t items, size_t size) {
-    atomic_fetch_add(&count, 1);
+    note(items * size);
     return __libc_calloc(items, size);
 }
 
 void *realloc(void *memory, size_t size) {
-    atomic_fetch_add(&count, 1);
+    note(size);
     return __libc_realloc(memory, size);
 }
 #endif

@@ -140,6 +140,8 @@ static const char settings[] = "PRAGMA journal_mode=WAL;"
                                "PRAGMA recursive_triggers=ON;" // for rows that are replaced, see store_sums.h
                                "PRAGMA journal_size_limit=4194304;";
 
+// The column correlation also says, as a number, when a message was measured: no message has both, a file of an earlier
+// version need not be rewritten while it may be full, and an earlier version can read this one's.
 static const char layout[] =
     "BEGIN;"
     "CREATE TABLE IF NOT EXISTS commands(id INTEGER PRIMARY KEY, entry TEXT NOT NULL);"
@@ -299,7 +301,8 @@ static void free_store(struct store *store) {
 }
 
 #define ASIDE_SIZE                                                                                           \
-    "length(CAST(topic AS BLOB)) + ifnull(length(payload), 0) + ifnull(length(correlation), 0) + 64"
+    "length(CAST(topic AS BLOB)) + ifnull(length(payload), 0) + "                                            \
+    "iif(typeof(correlation) = 'blob', length(correlation), 0) + 64"
 
 static void learn_aside(struct store *store) {
     struct store_sum sum = store_sums_read(store->database, "set_aside");
@@ -432,13 +435,15 @@ void store_each_command(struct store *store, store_command_fn *fn, void *context
 
 // From the columns that follow the number.
 static struct mqtt_publish publish_of(sqlite3_stmt *row) {
+    bool timed = sqlite3_column_type(row, 5) == SQLITE_INTEGER;
     return (struct mqtt_publish){.topic = (const char *)sqlite3_column_text(row, 1),
                                  .payload = sqlite3_column_blob(row, 2),
                                  .length = (size_t)sqlite3_column_bytes(row, 2),
                                  .qos = sqlite3_column_int(row, 3),
                                  .retain = (enum mqtt_retain)sqlite3_column_int(row, 4),
-                                 .correlation = sqlite3_column_blob(row, 5),
-                                 .correlation_length = (size_t)sqlite3_column_bytes(row, 5)};
+                                 .correlation = timed ? NULL : sqlite3_column_blob(row, 5),
+                                 .correlation_length = timed ? 0 : (size_t)sqlite3_column_bytes(row, 5),
+                                 .measured = timed ? sqlite3_column_int64(row, 5) : 0};
 }
 
 typedef void row_fn(sqlite3_stmt *row, void *fn, void *context);
@@ -556,7 +561,11 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
     sqlite3_bind_blob(statement, 3, publish->payload, (int)publish->length, SQLITE_STATIC);
     sqlite3_bind_int(statement, 4, publish->qos);
     sqlite3_bind_int(statement, 5, (int)publish->retain);
-    sqlite3_bind_blob(statement, 6, publish->correlation, (int)publish->correlation_length, SQLITE_STATIC);
+    if (publish->measured != 0)
+        sqlite3_bind_int64(statement, 6, publish->measured);
+    else
+        sqlite3_bind_blob(statement, 6, publish->correlation, (int)publish->correlation_length,
+                          SQLITE_STATIC);
 }
 
 static bool is_write(const struct operation *operation) {

@@ -10,9 +10,8 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
-#include "gateway/channels/session.h"
 
-#define CAPTURES_MAX 64
+#define CAPTURES_MAX 64    // as many as there are bits
 #define NAME_MAX_    128   // bytes of what a request asks for
 #define MINUTE       60000 // milliseconds
 
@@ -22,11 +21,19 @@ static const char *const kind_names[KINDS] = {"device", "channel", "address"};
 
 struct capture {
     enum kind kind;
+    uint64_t bit;                        // no other that runs has it
     char text[NAME_MAX_], by[NAME_MAX_]; // by: who asked; empty when that was not said
     unsigned char ip[16];                // BY_ADDRESS
     uint64_t until;                      // by uv_now()
     uint64_t bytes, left_out;
     struct capture *prev, *next;
+};
+
+// What devices are called in requests.
+struct asked {
+    char text[NAME_MAX_];
+    uint64_t bits; // of the captures that call one so
+    UT_hash_handle hh;
 };
 
 // What was published of a device in this minute.
@@ -41,9 +48,13 @@ struct captures {
     const struct bus *bus;
     uv_timer_t timer; // the end of the next one
     struct capture *list;
-    unsigned count, devices; // how many, and how many of them follow a device
-    uint64_t minute;         // when this one began, by uv_now()
-    size_t bytes, chunks;    // in this minute
+    unsigned count; // of these
+    uint64_t bits;  // of all that run
+    struct asked *asked;
+    uint64_t asked_changed; // how often that has
+    size_t looks;           // for a device in it
+    uint64_t minute;        // when this one began, by uv_now()
+    size_t bytes, chunks;   // in this minute
     struct usage *usages;
 };
 
@@ -88,6 +99,59 @@ static void refuse(const struct captures *captures, const struct capture *captur
     log_about("capture", LOG_WARNING, "capture refused: %s", why);
 }
 
+// --- which devices are asked for ---
+
+static struct asked *find_asked(const struct captures *captures, const char *text) {
+    struct asked *asked;
+    HASH_FIND_STR(captures->asked, text, asked);
+    return asked;
+}
+
+static void ask(struct captures *captures, const struct capture *capture) {
+    struct asked *asked = find_asked(captures, capture->text);
+    if (asked == NULL) {
+        asked = must_have(calloc(1, sizeof *asked));
+        strcpy(asked->text, capture->text);
+        HASH_ADD_STR(captures->asked, text, asked);
+    }
+    asked->bits |= capture->bit;
+    captures->asked_changed++;
+}
+
+static void ask_no_more(struct captures *captures, const struct capture *capture) {
+    struct asked *asked = find_asked(captures, capture->text);
+    asked->bits &= ~capture->bit;
+    captures->asked_changed++;
+    if (asked->bits != 0)
+        return;
+    HASH_DEL(captures->asked, asked);
+    free(asked);
+}
+
+static uint64_t bits_of(const struct captures *captures, const char *text) {
+    const struct asked *asked = find_asked(captures, text);
+    return asked != NULL ? asked->bits : 0;
+}
+
+uint64_t captures_of(struct captures *captures, const char *ident, const struct device *device) {
+    char id[24];
+    if (!captures_follow(captures))
+        return 0;
+    captures->looks++;
+    if (!device->known)
+        return bits_of(captures, ident);
+    snprintf(id, sizeof id, "%lld", (long long)device->id);
+    return bits_of(captures, ident) | bits_of(captures, id) | bits_of(captures, device->name);
+}
+
+uint64_t captures_asked(const struct captures *captures) {
+    return captures != NULL ? captures->asked_changed : 0;
+}
+
+size_t captures_looks(const struct captures *captures) {
+    return captures->looks;
+}
+
 // --- beginning and ending ---
 
 static void on_timer(uv_timer_t *timer);
@@ -117,7 +181,9 @@ static void forget_minute(struct captures *captures) {
 static void end(struct captures *captures, struct capture *capture) {
     tell_ended(captures, capture);
     captures->count--;
-    captures->devices -= capture->kind == BY_DEVICE;
+    captures->bits &= ~capture->bit;
+    if (capture->kind == BY_DEVICE)
+        ask_no_more(captures, capture);
     DL_DELETE(captures->list, capture);
     free(capture);
 }
@@ -152,8 +218,11 @@ static struct capture *find(const struct captures *captures, const struct captur
 static void begin(struct captures *captures, const struct capture *like, unsigned seconds) {
     struct capture *capture = must_have(malloc(sizeof *capture));
     *capture = *like;
+    capture->bit = 1ULL << __builtin_ctzll(~captures->bits);
     captures->count++;
-    captures->devices += like->kind == BY_DEVICE;
+    captures->bits |= capture->bit;
+    if (capture->kind == BY_DEVICE)
+        ask(captures, capture);
     DL_APPEND(captures->list, capture);
     tell_started(captures, capture, seconds);
 }
@@ -262,32 +331,15 @@ bool captures_run(const struct captures *captures) {
 }
 
 bool captures_follow(const struct captures *captures) {
-    return captures != NULL && captures->devices > 0;
-}
-
-static bool is_called(const struct session *session, const char *text) {
-    const struct device *device = &session->device;
-    char id[24];
-    if (strcmp(session->ident, text) == 0)
-        return true;
-    snprintf(id, sizeof id, "%lld", (long long)device->id);
-    return device->known && (strcmp(id, text) == 0 || strcmp(device->name, text) == 0);
+    return captures != NULL && captures->asked != NULL;
 }
 
 // A connection that speaks for several devices is wanted when one of them is.
-static bool has_device(const struct peer *peer, const char *text) {
-    const struct place *place;
-    DL_FOREACH(peer->places, place) {
-        if (is_called(place->session, text))
-            return true;
-    }
-    return peer->turned_away != NULL && strcmp(peer->turned_away, text) == 0;
-}
-
 static bool is_wanted(const struct capture *capture, const struct peer *peer) {
     switch (capture->kind) {
     case BY_DEVICE:
-        return has_device(peer, capture->text);
+        return (peer->captured & capture->bit) != 0 ||
+               (peer->turned_away != NULL && strcmp(peer->turned_away, capture->text) == 0);
     case BY_CHANNEL:
         return strcmp(peer->channel->name, capture->text) == 0;
     case BY_ADDRESS:
@@ -415,6 +467,8 @@ void captures_stop(struct captures *captures) {
 void captures_free(struct captures *captures) {
     struct capture *capture, *next;
     DL_FOREACH_SAFE(captures->list, capture, next) {
+        if (capture->kind == BY_DEVICE)
+            ask_no_more(captures, capture);
         free(capture);
     }
     forget_minute(captures);

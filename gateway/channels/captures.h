@@ -31,7 +31,15 @@ void captures_request(struct captures *captures, const char *payload, size_t len
 bool captures_run(const struct captures *captures);    // any; none where there are no captures at all (NULL)
 bool captures_follow(const struct captures *captures); // a device: it may yet say that it is the one
 
-// Whether one of them wants the bytes of peer, as far as it is known who that is.
+// Which captures ask for a device: a bit for each. What peer->captured is made of; see session_find_captured().
+uint64_t captures_of(struct captures *captures, const char *ident, const struct device *device);
+// Another number whenever other devices are asked for.
+uint64_t captures_asked(const struct captures *captures);
+// How often captures_of() has looked for a device.
+size_t captures_looks(const struct captures *captures);
+
+// Whether one of them wants the bytes of peer, as far as it is known who that is. For this and what follows
+// peer->captured must hold.
 bool captures_want(const struct captures *captures, const struct peer *peer);
 
 // How many of so many bytes of peer may be published now; less than all of a datagram is 0. They are counted as

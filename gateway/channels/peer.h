@@ -46,6 +46,8 @@ struct peer {
     enum close_code refusal;     // why that is; the code to close it with when nobody else has spoken
     bool may_wait;               // what it says can stay unread for a while
     bool told;                   // that it began, so that its end is told too
+    uint64_t captured;           // captures of the devices that have said who they are here, a bit for each
+    uint64_t captured_at;        // captures_asked() when that was found out; 0: it must be found out
     struct tap_held *held;       // what it said and heard, for a capture that may want it; or NULL
     uint64_t serial;             // no other peer has it
     enum close_code close_code;  // set while bytes are taken: close when that is done

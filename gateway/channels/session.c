@@ -8,6 +8,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/channels/captures.h"
 #include "gateway/channels/event.h"
 
 #define ALIVE       60000 // milliseconds for which a connection that was heard counts as alive
@@ -74,6 +75,34 @@ static void leave(const struct session *session, const struct peer *peer) {
     observer->left(observer->context, session);
 }
 
+// --- captures ---
+
+static uint64_t captures_of_session(const struct peer *peer, const struct session *session) {
+    return captures_of(peer->parts->captures, session->ident, &session->device);
+}
+
+static bool captured_holds(const struct peer *peer) {
+    return peer->captured_at == captures_asked(peer->parts->captures);
+}
+
+static void find_captured_again(struct place *place) {
+    if (place != NULL)
+        place->peer->captured_at = 0;
+}
+
+void session_find_captured(struct peer *peer) {
+    const struct place *place;
+    if (captured_holds(peer))
+        return;
+    peer->captured = 0;
+    peer->captured_at = captures_asked(peer->parts->captures);
+    DL_FOREACH(peer->places, place) {
+        peer->captured |= captures_of_session(peer, place->session);
+    }
+}
+
+// --- places ---
+
 // Where the device is by the peer's transport.
 static struct place **place_of(struct session *session, const struct peer *peer) {
     return peer->transport->is_udp ? &session->udp : &session->tcp;
@@ -101,6 +130,8 @@ static void enter(struct session *session, struct peer *peer) {
     DL_APPEND(peer->places, place);
     peer->place_count++;
     peer->parts->place_count++;
+    if (captured_holds(peer))
+        peer->captured |= captures_of_session(peer, session);
     speak(place);
 }
 
@@ -128,6 +159,8 @@ static void end_place(struct place *place) {
     if (*place_of(session, peer) == place)
         *place_of(session, peer) = NULL;
     forget_device(peer, session->ident);
+    if (captures_of_session(peer, session) != 0)
+        find_captured_again(place);
     DL_DELETE(peer->places, place);
     peer->place_count--;
     peer->parts->place_count--;
@@ -375,12 +408,23 @@ struct peer *session_any_peer(const struct session *session) {
     return session->tcp != NULL ? session->tcp->peer : session->udp->peer;
 }
 
+// Captures may call it by its name or its id.
+static void set_device(struct session *session, const struct device *device) {
+    const struct peer *peer = session_any_peer(session);
+    uint64_t before = captures_of_session(peer, session);
+    session->device = *device;
+    if (captures_of_session(peer, session) == before)
+        return;
+    find_captured_again(session->tcp);
+    find_captured_again(session->udp);
+}
+
 // The device begins anew under its new id. While ids are exchanged, two may briefly have the same one.
 static void take_identity(struct session_table *table, struct session *session, const struct device *device) {
     struct peer *peer = session_any_peer(session);
     leave(session, peer);
     leave_id(table, session);
-    session->device = *device;
+    set_device(session, device);
     enter_id(table, session);
     session->since = clock_ticks();
     session->came = clock_now();
@@ -399,7 +443,7 @@ void session_reload(struct session *session) {
     if (!device.allowed)
         close_all(session, CLOSE_REJECTED);
     else if (device.known == session->device.known && device.id == session->device.id)
-        session->device = device;
+        set_device(session, &device);
     else
         take_identity(parts->sessions, session, &device);
 }

@@ -102,6 +102,10 @@ bool session_may_be_known(const struct peer *peer, const char *ident, const stru
 // How many devices are here, over TCP or UDP.
 size_t sessions_count(const struct session_table *table);
 
+// Makes peer->captured hold: which captures ask for its devices. Looks at each of them only when others are asked for, or
+// one that is asked for has gone or is called something else.
+void session_find_captured(struct peer *peer);
+
 // NULL when the device is not here. Only devices with an identity are found by an id.
 struct session *session_by_ident(const struct session_table *table, const char *ident);
 struct session *session_by_device_id(const struct session_table *table, int64_t id);

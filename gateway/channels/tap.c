@@ -12,6 +12,7 @@
 #include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
 #include "gateway/channels/captures.h"
+#include "gateway/channels/session.h"
 
 #define HELD_MAX       8192 // bytes of a peer that is not known yet, and how many of such chunks
 #define HELD_CHUNKS    256
@@ -120,6 +121,11 @@ void tap_forget(struct peer *peer) {
 
 // --- taking ---
 
+static bool is_wanted(struct peer *peer) {
+    session_find_captured(peer);
+    return captures_want(peer->parts->captures, peer);
+}
+
 // What is held, and then what is being read: publishes both, or drops them.
 static void take_current(struct peer *peer, bool wanted) {
     let_go(peer, wanted);
@@ -138,7 +144,7 @@ void tap_received(struct peer *peer, const uint8_t *bytes, size_t length) {
                                    .time = clock_now(),
                                    .bytes = bytes,
                                    .length = length};
-    if (captures_want(captures, peer))
+    if (is_wanted(peer))
         take_current(peer, true);
 }
 
@@ -156,7 +162,7 @@ static void hold_current(struct peer *peer) {
 void tap_taken(struct peer *peer) {
     if (current.peer != peer && peer->held == NULL)
         return;
-    bool wanted = captures_want(peer->parts->captures, peer);
+    bool wanted = is_wanted(peer);
     if (!wanted && is_open(peer))
         hold_current(peer);
     else
@@ -172,7 +178,7 @@ void tap_sent(struct peer *peer, const uint8_t *bytes, size_t length) {
                                 .time = clock_now(),
                                 .bytes = bytes,
                                 .length = length};
-    if (captures_want(captures, peer)) {
+    if (is_wanted(peer)) {
         take_current(peer, true); // what it answers comes before it
         publish(peer, &chunk);
     } else if (is_open(peer)) {

@@ -30,7 +30,9 @@ enum device_state_part {
     STATE_CONNECTED = 2,
     STATE_VALUES = 4,    // those that are marked
     STATE_DISCOVERY = 8, // for Home Assistant
-    STATE_ALL = 15,
+    STATE_ACTIVE = 16,   // when its last report came
+    STATE_ALL = 31,
+    STATE_OF_REPORTS = STATE_VALUES | STATE_ACTIVE, // they change with each, and keep to telemetry_interval
 };
 
 // Which list a device is in, of those that have something due.
@@ -51,6 +53,7 @@ struct device_state {
     bool listed; // in the registry
     bool fresh;  // nobody has said yet that it was created
     int64_t heard;         // by clock_ticks()
+    int64_t active;        // Unix seconds: when its last report came; 0: none has in this run
     bool undated;          // an earlier run heard it, and the broker has not said when
     int64_t renewed;       // of a stranger: all values, which expire at the broker; by clock_ticks()
     bool connected;        // here, or when another gateway has it, there
@@ -63,10 +66,11 @@ struct device_state {
     uint32_t holder;       // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
     uint8_t due;           // of enum device_state_part
     enum waiting waiting;
-    bool rests;            // its telemetry was published within telemetry_interval: values wait
+    bool rests;            // STATE_OF_REPORTS was published within telemetry_interval, and waits
     int64_t rests_until;   // by clock_ticks()
     uint64_t last;         // number in the outbox of what was published for it last
     uint32_t stated;       // generation in which identity, instance and connected were; 0: never
+    uint32_t active_in;    // the same for active
     uint32_t announced_in; // and what is for Home Assistant
     bool watched;          // its telemetry is, by itself
     struct values values;
@@ -147,9 +151,9 @@ static struct device_state *find(const struct devices *devices, int64_t id) {
     return state;
 }
 
-// It is due, unless all that it has are values and it rests.
+// It is due, unless it rests, and all that it has is of reports.
 static void wait_for_turn(struct devices *devices, struct device_state *state) {
-    bool may = state->due != 0 && (state->due != STATE_VALUES || !state->rests);
+    bool may = state->rests ? (state->due & ~STATE_OF_REPORTS) != 0 : state->due != 0;
     if (!may || state->waiting != WAITING_FOR_NOTHING)
         return;
     DL_APPEND2(devices->due, state, prev_due, next_due);
@@ -249,9 +253,9 @@ static void end_rest(struct devices *devices, struct device_state *state) {
 }
 
 // What the broker should have already does not wait for telemetry_interval.
-static void mark_values_due_now(struct devices *devices, struct device_state *state) {
+static void mark_due_now(struct devices *devices, struct device_state *state, unsigned parts) {
     end_rest(devices, state);
-    mark_due(devices, state, STATE_VALUES);
+    mark_due(devices, state, parts);
 }
 
 static void leave_table(struct devices *devices, struct device_state *state) {
@@ -291,22 +295,25 @@ static struct device_state *find_or_make(struct devices *devices, int64_t id, co
 // --- values ---
 
 // What strangers have said the broker forgets by itself, also when no gateway is there to clear it.
+static enum mqtt_retain retention_of(const struct device_state *state) {
+    return state->listed ? MQTT_RETAINED : MQTT_RETAINED_FOR_A_WHILE;
+}
+
 static uint64_t publish_value(const struct devices *devices, const struct device_state *state,
-                              enum field field, const char *index, size_t index_length, const char *text,
-                              size_t length) {
+                              const struct message_member *member, int64_t timestamp) {
     char topic[TOPIC_MAX];
     bus_topic(devices->parts.bus, topic, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s%s%.*s",
-              (long long)state->id, value_name(field), index_length > 0 ? "." : "", (int)index_length, index);
-    return bus_publish_text(devices->parts.bus, topic, text, length,
-                            state->listed ? MQTT_RETAINED : MQTT_RETAINED_FOR_A_WHILE);
+              (long long)state->id, value_name(member->field), member->index_length > 0 ? "." : "",
+              (int)member->index_length, member->index);
+    return bus_publish_measured(devices->parts.bus, topic, member->value, member->length, retention_of(state),
+                                timestamp);
 }
 
 // What memory has no room for goes out each time, if the broker takes it now.
 static void publish_at_once(const struct devices *devices, const struct device_state *state,
-                            const struct message_member *member) {
+                            const struct message_member *member, int64_t timestamp) {
     if (bus_keeps_up(devices->parts.bus))
-        publish_value(devices, state, member->field, member->index, member->index_length, member->value,
-                      member->length);
+        publish_value(devices, state, member, timestamp);
 }
 
 // A field that is not in memory may be one that was never there before.
@@ -332,7 +339,7 @@ static void take_value(struct devices *devices, struct device_state *state,
         mark_due(devices, state, STATE_VALUES);
         break;
     case VALUE_NO_ROOM:
-        publish_at_once(devices, state, member);
+        publish_at_once(devices, state, member, timestamp);
         break;
     }
 }
@@ -387,6 +394,12 @@ static bool is_to_be_announced(const struct devices *devices, const struct devic
     return state->listed || devices->parts.config->home_assistant.unknown_devices;
 }
 
+static void mark_all_of_reports(struct devices *devices, struct device_state *state) {
+    values_mark(&state->values);
+    if (state->values.length > 0 || state->active != 0)
+        mark_due(devices, state, STATE_OF_REPORTS);
+}
+
 static void take_listing(struct devices *devices, struct device_state *state, bool listed) {
     bool before = is_to_be_announced(devices, state);
     bool changed = state->listed != listed;
@@ -396,9 +409,7 @@ static void take_listing(struct devices *devices, struct device_state *state, bo
     if (!changed)
         return;
     announce_anew(devices, state);
-    values_mark(&state->values); // they expire now, or do so no more
-    if (state->values.length > 0)
-        mark_due(devices, state, STATE_VALUES);
+    mark_all_of_reports(devices, state); // it expires now, or does so no more
 }
 
 // Once it is known that it is: an earlier run may have said so.
@@ -485,16 +496,41 @@ void devices_rest_no_more(struct devices *devices) {
     wake_rested(devices);
 }
 
+// Another gateway that has the device says it.
+static void publish_active(struct devices *devices, struct device_state *state) {
+    if (state->active == 0 || state->elsewhere)
+        return;
+    json_t *active = json_integer((json_int_t)state->active);
+    bus_publish(devices->parts.bus, active, retention_of(state),
+                TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE, (long long)state->id);
+    json_decref(active);
+    state->active_in = generation_write(devices->parts.generation);
+}
+
 static bool publish_values(struct devices *devices, struct device_state *state) {
     for (struct value *value = NULL; (value = values_next(&state->values, value)) != NULL;) {
         if (value->generation != 0)
             continue;
         if (!bus_keeps_up(devices->parts.bus))
             return false;
-        publish_value(devices, state, (enum field)value->field, value_index(value), value->index_length,
-                      value_text(value), value->length);
+        const struct message_member member = value_member(value);
+        publish_value(devices, state, &member, value->timestamp);
         value->generation = generation_write(devices->parts.generation);
     }
+    return true;
+}
+
+// False when the broker does not keep up any more.
+static bool publish_of_reports(struct devices *devices, struct device_state *state, unsigned due) {
+    if ((due & STATE_OF_REPORTS) == 0 || state->rests)
+        return true;
+    if ((due & STATE_ACTIVE) != 0)
+        publish_active(devices, state);
+    state->due &= (uint8_t)~STATE_ACTIVE;
+    if ((due & STATE_VALUES) != 0 && !publish_values(devices, state))
+        return false;
+    state->due &= (uint8_t)~STATE_VALUES;
+    begin_rest(devices, state);
     return true;
 }
 
@@ -590,12 +626,8 @@ static bool publish_parts(struct devices *devices, struct device_state *state) {
     unsigned due = state->due;
     watch(devices, state);
     publish_statement(devices, state, due);
-    if ((due & STATE_VALUES) != 0 && !state->rests) {
-        if (!publish_values(devices, state))
-            return false;
-        state->due &= (uint8_t)~STATE_VALUES;
-        begin_rest(devices, state);
-    }
+    if (!publish_of_reports(devices, state, due))
+        return false;
     if ((due & STATE_DISCOVERY) != 0 && !publish_discovery(devices, state))
         return false;
     state->due &= (uint8_t)~STATE_DISCOVERY;
@@ -838,9 +870,14 @@ static void renew_values(struct devices *devices, struct device_state *state) {
     if (state->listed || now - state->renewed < half)
         return;
     state->renewed = now;
-    values_mark(&state->values);
-    if (state->values.length > 0)
-        mark_due(devices, state, STATE_VALUES);
+    mark_all_of_reports(devices, state);
+}
+
+static void note_active(struct devices *devices, struct device_state *state, int64_t received) {
+    if (state->active == received / 1000000)
+        return;
+    state->active = received / 1000000;
+    mark_due(devices, state, STATE_ACTIVE);
 }
 
 static bool speaks(const struct session *session, const struct codec *codec) {
@@ -860,6 +897,7 @@ void devices_reported(struct devices *devices, const struct session *session,
     state->heard = clock_ticks();
     state->undated = false;
     renew_values(devices, state);
+    note_active(devices, state, report->received);
     take_report(devices, state, session, report);
     publish_due(devices);
 }
@@ -875,7 +913,9 @@ void devices_restore(struct devices *devices, struct generation_span lost) {
         if (!is_ours(devices, state))
             continue;
         if (values_mark_between(&state->values, lost.after, lost.before))
-            mark_values_due_now(devices, state);
+            mark_due_now(devices, state, STATE_VALUES);
+        if (state->active_in > lost.after && state->active_in < lost.before)
+            mark_due_now(devices, state, STATE_ACTIVE);
         // Each of these is the latest generation of several topics, some of which may be older.
         if (state->stated > lost.after)
             mark_due(devices, state, STATE_IDENTITY | STATE_CONNECTED);
@@ -895,6 +935,10 @@ void devices_announce(struct devices *devices) {
 
 void devices_remove(struct devices *devices, int64_t id) {
     struct device_state *state = find(devices, id);
+    // First, as the identity tells the next run that there is something to be removed.
+    if (state == NULL || state->active == 0)
+        bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE,
+                    (long long)id);
     if (state == NULL) {
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld", (long long)id);
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_CONNECTED,
@@ -1657,7 +1701,7 @@ static void renew_field(struct devices *devices, struct device_state *state, con
     if (value == NULL)
         return;
     value->generation = 0;
-    mark_values_due_now(devices, state);
+    mark_due_now(devices, state, STATE_VALUES);
 }
 
 void devices_emptied(struct devices *devices, int64_t id, const char *field) {

@@ -28,6 +28,7 @@
 #define OTHER_FILES  200   // that the program may have open beside connections
 #define BACKLOG      128
 #define BLOCK        16384 // bytes of a stream that are written at once
+#define SMALL        16384 // bytes of an answer that every connection may have
 
 struct http {
     struct MHD_Daemon *daemon;
@@ -62,11 +63,18 @@ struct http_stream {
     struct http_stream *prev, *next;
 };
 
+// A text in memory that goes when it is read.
+struct made {
+    char *text;
+    size_t length;
+};
+
 struct http_snapshot {
     struct MHD_Response *response;
 };
 
-static size_t snapshots;
+static size_t snapshots, snapshot_bytes;
+static size_t answers; // bytes
 
 // --- requests ---
 
@@ -97,17 +105,37 @@ void http_set_note(struct http_request *request, void *note) {
 
 // --- answers ---
 
+static struct made *new_made(char *text, size_t length) {
+    struct made *made = must_have(malloc(sizeof *made));
+    *made = (struct made){text, length};
+    return made;
+}
+
+static void free_made(void *context) {
+    struct made *made = context;
+    answers -= made->length;
+    free(made->text);
+    free(made);
+}
+
 struct http_answer http_text(unsigned status, const char *type, char *text, size_t length) {
-    struct http_answer answer = {
-        status, must_have(MHD_create_response_from_buffer(length, text, MHD_RESPMEM_MUST_FREE)), false};
+    answers += length;
+    struct http_answer answer = {.status = status,
+                                 .response = must_have(MHD_create_response_from_buffer_with_free_callback_cls(
+                                     length, text, free_made, new_made(text, length))),
+                                 .length = length};
     http_add(answer, "Content-Type", type);
     return answer;
 }
 
+size_t http_answers(void) {
+    return answers;
+}
+
 struct http_answer http_bytes(unsigned status, const char *type, const void *bytes, size_t length) {
-    struct http_answer answer = {
-        status, must_have(MHD_create_response_from_buffer(length, (void *)bytes, MHD_RESPMEM_PERSISTENT)),
-        false};
+    struct http_answer answer = {.status = status,
+                                 .response = must_have(MHD_create_response_from_buffer(
+                                     length, (void *)bytes, MHD_RESPMEM_PERSISTENT))};
     http_add(answer, "Content-Type", type);
     return answer;
 }
@@ -116,16 +144,20 @@ void http_add(struct http_answer answer, const char *header, const char *value) 
     MHD_add_response_header(answer.response, header, value);
 }
 
-static void free_snapshot(void *text) {
+static void free_snapshot(void *context) {
+    struct made *made = context;
     snapshots--;
-    free(text);
+    snapshot_bytes -= made->length;
+    free(made->text);
+    free(made);
 }
 
 struct http_snapshot *http_snapshot_new(const char *type, char *text, size_t length) {
     struct http_snapshot *snapshot = must_have(malloc(sizeof *snapshot));
     snapshots++;
-    snapshot->response =
-        must_have(MHD_create_response_from_buffer_with_free_callback(length, text, free_snapshot));
+    snapshot_bytes += length;
+    snapshot->response = must_have(MHD_create_response_from_buffer_with_free_callback_cls(
+        length, text, free_snapshot, new_made(text, length)));
     http_snapshot_add(snapshot, "Content-Type", type);
     return snapshot;
 }
@@ -142,11 +174,11 @@ void http_snapshot_release(struct http_snapshot *snapshot) {
 }
 
 struct http_answer http_snapshot_answer(struct http_snapshot *snapshot) {
-    return (struct http_answer){200, snapshot->response, true};
+    return (struct http_answer){.status = 200, .response = snapshot->response, .shared = true};
 }
 
-size_t http_snapshots(void) {
-    return snapshots;
+bool http_snapshots_full(void) {
+    return snapshots >= HTTP_SNAPSHOTS_MAX || (snapshots >= 2 && snapshot_bytes > HTTP_SNAPSHOTS_BYTES_MAX);
 }
 
 // --- streams ---
@@ -181,10 +213,9 @@ struct http_stream *http_stream(struct http_request *request, const struct http_
     *stream = (struct http_stream){.http = http, .source = *source, .connection = request->connection};
     DL_APPEND(http->streams, stream);
     http->stream_count++;
-    *answer = (struct http_answer){200,
-                                   must_have(MHD_create_response_from_callback(
-                                       MHD_SIZE_UNKNOWN, BLOCK, read_stream, stream, free_stream)),
-                                   false};
+    *answer = (struct http_answer){.status = 200,
+                                   .response = must_have(MHD_create_response_from_callback(
+                                       MHD_SIZE_UNKNOWN, BLOCK, read_stream, stream, free_stream))};
     http_add(*answer, "Content-Type", "text/event-stream");
     return stream;
 }
@@ -201,13 +232,15 @@ static void run_soon(struct http *http, uint64_t milliseconds) {
     uv_timer_start(&http->timer, on_timer, milliseconds, 0);
 }
 
+// The library asks to go on at once while it has something to do, and also for a request that it cannot take any
+// further: a chunk whose head is larger than its memory. With a timer of 0 the loop would do nothing else until then.
 static void turn(struct http *http) {
     MHD_UNSIGNED_LONG_LONG wait;
     if (http->stopped)
         return;
     MHD_run(http->daemon);
     if (MHD_get_timeout(http->daemon, &wait) == MHD_YES)
-        run_soon(http, wait);
+        run_soon(http, wait > 0 ? wait : 1);
     else
         uv_timer_stop(&http->timer);
 }
@@ -388,9 +421,18 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
     }
 }
 
+// Whoever reads slowly makes it stay.
+static bool is_too_much(struct http_answer answer) {
+    return answer.length > SMALL && answers > HTTP_ANSWERS_MAX;
+}
+
 static enum MHD_Result ask_handler(struct http_request *request) {
     struct http *http = request->http;
     struct http_answer answer = http->setting.handler(http->setting.context, request);
+    if (is_too_much(answer)) {
+        MHD_destroy_response(answer.response);
+        return refuse(request, 503, "too many are reading their answers slowly; try again");
+    }
     if (answer.status != 0)
         return send_answer(request, answer);
     request->waits = true;

@@ -13,9 +13,12 @@
 #include <sys/types.h>
 #include <uv.h>
 
-#define HTTP_BODY_MAX    65536 // bytes of a request
-#define HTTP_CONNECTIONS 1200
-#define HTTP_STREAMS_MAX 1000
+#define HTTP_BODY_MAX            65536 // bytes of a request
+#define HTTP_CONNECTIONS         1200
+#define HTTP_STREAMS_MAX         1000
+#define HTTP_ANSWERS_MAX         (64 << 20) // bytes of answers that are made for one reader each and not read yet
+#define HTTP_SNAPSHOTS_MAX       8          // that may be in memory, because their readers are slow
+#define HTTP_SNAPSHOTS_BYTES_MAX (128 << 20) // of more than two of them
 
 struct http;
 struct http_request;
@@ -43,15 +46,18 @@ void http_set_note(struct http_request *request, void *note);
 struct http_answer {
     unsigned status; // 0: not now, ask again after http_wake()
     struct MHD_Response *response;
-    bool shared; // the response stays its maker's
+    bool shared;   // the response stays its maker's
+    size_t length; // of a text that was made for it
 };
 #define HTTP_LATER ((struct http_answer){0})
 
-// Takes ownership of text (from malloc).
+// Takes ownership of text (from malloc). When those that are not read yet are too many bytes, a large one becomes a 503.
 struct http_answer http_text(unsigned status, const char *type, char *text, size_t length);
 // The bytes must stay.
 struct http_answer http_bytes(unsigned status, const char *type, const void *bytes, size_t length);
 void http_add(struct http_answer answer, const char *header, const char *value);
+
+size_t http_answers(void); // bytes of texts that are not read yet
 
 // Something large that many may be given while it is good: one copy, which goes with its last reader.
 struct http_snapshot;
@@ -59,7 +65,8 @@ struct http_snapshot *http_snapshot_new(const char *type, char *text, size_t len
 void http_snapshot_release(struct http_snapshot *snapshot);
 void http_snapshot_add(struct http_snapshot *snapshot, const char *header, const char *value);
 struct http_answer http_snapshot_answer(struct http_snapshot *snapshot);
-size_t http_snapshots(void); // that are still in memory, released ones with their readers included
+// Whether so many are still in memory, released ones with their readers included, that no more may be made.
+bool http_snapshots_full(void);
 
 // Where a stream's bytes come from.
 struct http_source {

@@ -9,7 +9,6 @@
 
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
-#include "gateway/web/text_out.h"
 
 // A device that somebody looks at.
 struct watched {
@@ -23,9 +22,9 @@ struct reader {
     struct http_stream *stream;
     struct watched *watched; // or NULL
     uint64_t session;        // 0: nobody logs in
-    uint64_t next;
-    struct text_out left; // of an event that did not fit, from here on
-    size_t sent;
+    uint64_t next;           // the event to come
+    char note[64];           // what is said before it, or ""
+    size_t sent;             // bytes of the note, or without one of the event
     bool beat, ended;
     struct reader *prev, *next_reader;
 };
@@ -80,45 +79,63 @@ static bool is_for(const struct reader *reader, const struct event *event) {
 // Too slow, or away for too long: what was missed cannot be told any more.
 static void reset(struct reader *reader) {
     reader->next = events_next(reader->streams->events);
-    text_out_print(&reader->left, "id: %llu\nevent: reset\ndata: {}\n\n",
-                   (unsigned long long)(reader->next - 1));
+    snprintf(reader->note, sizeof reader->note, "id: %llu\nevent: reset\ndata: {}\n\n",
+             (unsigned long long)(reader->next - 1));
 }
 
-// Writes what comes next into left. False when there is nothing.
-static bool fetch(struct reader *reader) {
+// The next event that is for the reader, and is there; NULL when there is none, or a note instead.
+static const struct event *find_event(struct reader *reader) {
     const struct events *events = reader->streams->events;
-    while (reader->next < events_next(events)) {
+    for (; reader->next < events_next(events); reader->next++) {
         const struct event *event = events_at(events, reader->next);
         if (event == NULL) {
             reset(reader);
-            return true;
+            return NULL;
         }
-        reader->next++;
-        if (is_for(reader, event)) {
-            text_out_bytes(&reader->left, event->frame, event->length);
-            return true;
-        }
+        if (is_for(reader, event))
+            return event;
     }
-    return false;
+    return NULL;
 }
 
-static size_t send_left(struct reader *reader, char *buffer, size_t max) {
-    size_t length = reader->left.length - reader->sent;
-    length = length < max ? length : max;
-    memcpy(buffer, reader->left.text + reader->sent, length);
-    reader->sent += length;
-    if (reader->sent == reader->left.length)
-        reader->left.length = reader->sent = 0;
+// What of this text is not sent yet, and fits. *whole tells whether that is all of it.
+static size_t send_rest(struct reader *reader, const char *text, size_t length, char *buffer, size_t max,
+                        bool *whole) {
+    size_t rest = length - reader->sent, fits = rest < max ? rest : max;
+    memcpy(buffer, text + reader->sent, fits);
+    *whole = fits == rest;
+    reader->sent = *whole ? 0 : reader->sent + fits;
+    return fits;
+}
+
+// 0: there is nothing to send.
+static size_t send_next(struct reader *reader, char *buffer, size_t max) {
+    const struct event *event = *reader->note == '\0' ? find_event(reader) : NULL;
+    bool whole = false;
+    size_t length = 0;
+    if (event != NULL) {
+        length = send_rest(reader, event->frame, event->length, buffer, max, &whole);
+        reader->next += whole;
+    } else if (*reader->note != '\0') {
+        length = send_rest(reader, reader->note, strlen(reader->note), buffer, max, &whole);
+        *reader->note = whole ? '\0' : *reader->note;
+    }
     return length;
+}
+
+// Half of an event is with the reader, and the rest is gone. He connects again, and reads everything anew.
+static bool is_torn(const struct reader *reader) {
+    return reader->sent > 0 && *reader->note == '\0' &&
+           events_at(reader->streams->events, reader->next) == NULL;
 }
 
 static ssize_t on_read(void *context, char *buffer, size_t max) {
     struct reader *reader = context;
-    size_t used = 0;
-    if (reader->ended)
+    size_t used = 0, length;
+    if (reader->ended || is_torn(reader))
         return -1;
-    while (used < max && (reader->left.length > 0 || fetch(reader)))
-        used += send_left(reader, buffer + used, max - used);
+    while (used < max && (length = send_next(reader, buffer + used, max - used)) > 0)
+        used += length;
     if (used == 0 && reader->beat && max >= 3) {
         memcpy(buffer, ":\n\n", 3);
         used = 3;
@@ -131,7 +148,6 @@ static void on_closed(void *context) {
     struct reader *reader = context;
     DL_DELETE2(reader->streams->readers, reader, prev, next_reader);
     reader->streams->count--;
-    text_out_free(&reader->left);
     leave(reader->streams, reader->watched);
     free(reader);
 }
@@ -161,7 +177,7 @@ struct http_answer streams_open(struct streams *streams, struct http_request *re
     reader->watched = ident != NULL ? watch(streams, ident) : NULL;
     reader->session = session;
     reader->next = where_to_begin(streams->events, request);
-    text_out_print(&reader->left, "retry: 2000\n\n");
+    strcpy(reader->note, "retry: 2000\n\n");
     DL_APPEND2(streams->readers, reader, prev, next_reader);
     streams->count++;
     http_add(answer, "Cache-Control", "no-store");

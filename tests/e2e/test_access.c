@@ -15,17 +15,38 @@ TestSuite(access, .fini = rig_clean, .timeout = 120);
     "{'mqtt':{'username':'trackbus','password':'x'},'home_assistant':{'enabled':true,'unknown_devices':"     \
     "true}}"
 
-// The block of the page, and the rig's own user, who may do everything.
-static void write_list(struct rig *rig) {
+// The block of the page; *length without the line end behind it.
+static const char *list_of_page(int *length) {
     static const char before[] = "for Mosquitto's `acl_file`:\n\n```\n";
     const struct page *page = page_find("gateway/README.md");
     const char *start = strstr(page->text, before);
-    char text[4096];
     cr_assert(start != NULL, "the page has no access list");
     start += strlen(before);
-    int length = (int)(strstr(start, "\n```") - start);
-    snprintf(text, sizeof text, "%.*s\n\nuser " RIG_USER "\ntopic readwrite #\n", length, start);
+    *length = (int)(strstr(start, "\n```") - start);
+    return start;
+}
+
+// With the rig's own user, who may do everything.
+static void write_list(struct rig *rig) {
+    char text[4096];
+    int length = 0;
+    const char *list = list_of_page(&length);
+    snprintf(text, sizeof text, "%.*s\n\nuser " RIG_USER "\ntopic readwrite #\n", length, list);
     rig_write_file(rig, "acl", text);
+}
+
+Test(access, the_broker_of_the_container_has_the_pages_list) {
+    char text[4096];
+    int length = 0;
+    const char *list = list_of_page(&length);
+    FILE *file = fopen(TEST_ROOT "/docker/acl", "r");
+    cr_assert(file != NULL);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    const char *start = strstr(text, "\nuser ");
+    cr_assert(start != NULL && (int)strlen(start) == length + 2 &&
+                  strncmp(start + 1, list, (size_t)length) == 0,
+              "docker/acl has other lines than gateway/README.md");
 }
 
 static struct rig *up(void) {
