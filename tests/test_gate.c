@@ -93,6 +93,47 @@ Test(gate, lets_held_connections_go_a_few_at_a_time) {
     cr_expect_eq(resumptions, before, "with nobody left it rests");
 }
 
+#define PLACES 8 // of which two at most are kept
+
+static struct gate_guest guests[PLACES];
+
+// Returns how many of so many strangers have a place beside a registry of so many devices.
+static int strangers_with_a_place(int count, size_t listed) {
+    int places = 0;
+    for (int i = 0; i < count; i++) {
+        gate_guest_comes(gate, &guests[i]);
+        places += gate_guest_is_named(gate, &guests[i], false, listed);
+    }
+    for (int i = 0; i < count; i++)
+        gate_guest_goes(gate, &guests[i]);
+    return places;
+}
+
+Test(gate, keeps_places_for_devices_of_the_registry) {
+    gate_allow_connections(gate, PLACES);
+    cr_expect_eq(strangers_with_a_place(PLACES, 0), PLACES, "without a registry all are theirs");
+    cr_expect_eq(strangers_with_a_place(PLACES, 1), PLACES - 1);
+    cr_expect_eq(strangers_with_a_place(PLACES, 100), PLACES - PLACES / 4);
+    gate_guest_comes(gate, &guests[0]);
+    cr_expect(gate_guest_is_named(gate, &guests[0], true, 100));
+    cr_expect_eq(strangers_with_a_place(PLACES, 100), PLACES - PLACES / 4, "a device of it is none of them");
+    gate_guest_goes(gate, &guests[0]);
+}
+
+Test(gate, knows_which_nameless_one_is_there_longest) {
+    gate_allow_connections(gate, PLACES);
+    for (int i = 0; i < 3; i++)
+        gate_guest_comes(gate, &guests[i]);
+    cr_expect(gate_longest_nameless(gate, 0) == NULL, "without a registry nobody makes way");
+    cr_expect(gate_longest_nameless(gate, 1) == &guests[0]);
+    gate_guest_is_named(gate, &guests[0], false, 1);
+    cr_expect(gate_longest_nameless(gate, 1) == &guests[1]);
+    gate_guest_goes(gate, &guests[1]);
+    cr_expect(gate_longest_nameless(gate, 1) == &guests[2]);
+    gate_guest_goes(gate, &guests[2]);
+    cr_expect(gate_longest_nameless(gate, 1) == NULL);
+}
+
 Test(gate, counts_connections_by_address_and_in_all) {
     static const unsigned char one[16] = {1}, two[16] = {2};
     gate_allow_connections(gate, 2);

@@ -5,12 +5,14 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <uthash.h>
+#include <utlist.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 
 #define TURN_BYTES        32768 // that are read from connections in a turn of the loop
 #define RESUMED_AT_ONCE   4     // connections of a channel
+#define KEPT_SHARE        4     // of the places at most one of so many is kept for devices of the registry
 #define OTHER_DESCRIPTORS 128   // that the gateway may need beside those of connections
 
 struct gate_address {
@@ -30,6 +32,8 @@ struct gate {
     uint64_t turned_away; // datagrams, while closed
     int connections, connections_max;
     struct gate_address *addresses;
+    struct gate_guest *nameless; // the longest first
+    int strangers;
 };
 
 // --- reading ---
@@ -125,6 +129,41 @@ void gate_leave(struct gate *gate, struct gate_address *address) {
         return;
     HASH_DEL(gate->addresses, address);
     free(address);
+}
+
+static int kept_places(const struct gate *gate, size_t listed_count) {
+    int share = gate->connections_max / KEPT_SHARE;
+    return listed_count < (size_t)share ? (int)listed_count : share;
+}
+
+void gate_guest_comes(struct gate *gate, struct gate_guest *guest) {
+    guest->nameless = true;
+    DL_APPEND(gate->nameless, guest);
+}
+
+static void leave_nameless(struct gate *gate, struct gate_guest *guest) {
+    if (guest->nameless)
+        DL_DELETE(gate->nameless, guest);
+    guest->nameless = false;
+}
+
+void gate_guest_goes(struct gate *gate, struct gate_guest *guest) {
+    leave_nameless(gate, guest);
+    gate->strangers -= guest->stranger;
+    guest->stranger = false;
+}
+
+bool gate_guest_is_named(struct gate *gate, struct gate_guest *guest, bool listed, size_t listed_count) {
+    leave_nameless(gate, guest);
+    if (listed)
+        return true;
+    guest->stranger = true;
+    gate->strangers++;
+    return gate->strangers <= gate->connections_max - kept_places(gate, listed_count);
+}
+
+struct gate_guest *gate_longest_nameless(const struct gate *gate, size_t listed_count) {
+    return kept_places(gate, listed_count) > 0 ? gate->nameless : NULL;
 }
 
 int gate_connections_max(const struct gate *gate) {

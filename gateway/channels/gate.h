@@ -51,6 +51,25 @@ struct gate_address; // connections from one IP address
 struct gate_address *gate_enter(struct gate *gate, const unsigned char ip[16]);
 void gate_leave(struct gate *gate, struct gate_address *address);
 
+// A connection as the gate sees it; owner is whoever made it.
+struct gate_guest {
+    void *owner;
+    bool nameless; // has not said who it is
+    bool stranger; // has, and is not in the registry
+    struct gate_guest *prev, *next;
+};
+
+// Strangers must not keep the devices of the registry out. So places are kept for those: as many as there are devices,
+// and a quarter of all at most. Strangers who have said who they are take none of them; and when all are taken, the
+// nameless one that is here longest makes way for one that comes.
+//
+// The guest comes; goes; and has said who it is. The last one is false when no place is left for such a stranger.
+void gate_guest_comes(struct gate *gate, struct gate_guest *guest);
+void gate_guest_goes(struct gate *gate, struct gate_guest *guest);
+bool gate_guest_is_named(struct gate *gate, struct gate_guest *guest, bool listed, size_t listed_count);
+// The nameless one that is here longest; NULL when none is, or no place is kept.
+struct gate_guest *gate_longest_nameless(const struct gate *gate, size_t listed_count);
+
 int gate_connections_max(const struct gate *gate);
 bool gate_is_crowded(const struct gate *gate); // more are in than that
 int gate_count_from(const struct gate_address *address);

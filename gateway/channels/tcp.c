@@ -31,6 +31,7 @@ struct tcp_connection {
     struct tcp_connection *prev, *next;
     struct tcp_connection *prev_held, *next_held;
     struct gate_address *address;
+    struct gate_guest guest;
     bool header_due; // a balancer's, which says where the tracker is
     uint8_t *header; // the beginning of it, or NULL
     size_t header_length;
@@ -115,6 +116,7 @@ static void leave_listener(struct tcp_connection *connection) {
     DL_DELETE(listener->connections, connection);
     listener->count--;
     gate_leave(listener->parts->gate, connection->address);
+    gate_guest_goes(listener->parts->gate, &connection->guest);
     tell_changed(listener);
 }
 
@@ -207,9 +209,25 @@ static void wait_for_device(struct tcp_connection *connection, enum codec_follow
     try_later(connection);
 }
 
+// It has just said who it is. False: no place is left for one that is not in the registry.
+static bool takes_its_place(struct tcp_connection *connection) {
+    const struct peer *peer = &connection->peer;
+    bool listed = peer->device != NULL && peer->device->listed;
+    size_t listed_count = registry_count_listed(peer->parts->registry);
+    if (gate_guest_is_named(peer->parts->gate, &connection->guest, listed, listed_count))
+        return true;
+    peer_warn(peer, "limit", NULL,
+              "rejected: the places that are left are for devices of the registry (limits.connections)");
+    connection->listener->refused++;
+    return false;
+}
+
 static void take(struct tcp_connection *connection, const uint8_t *bytes, size_t length,
                  enum codec_follow follow) {
     enum close_code code = conversation_take(&connection->peer, bytes, length, follow);
+    bool named = code == CLOSE_NONE && connection->guest.nameless && connection->peer.places != NULL;
+    if (named && !takes_its_place(connection))
+        code = CLOSE_LIMIT;
     if (code != CLOSE_NONE)
         close_connection(&connection->peer, code);
     else if (connection->peer.stream.postponed)
@@ -433,11 +451,24 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
 
 // --- accepting ---
 
+// The nameless one that is here longest makes way for the connection.
+static bool makes_way(const struct tcp_connection *connection) {
+    const struct channel_parts *parts = connection->peer.parts;
+    const struct gate_guest *guest =
+        gate_longest_nameless(parts->gate, registry_count_listed(parts->registry));
+    struct tcp_connection *other = guest != NULL ? guest->owner : NULL;
+    if (other == NULL || other == connection)
+        return false;
+    other->listener->refused++;
+    close_connection(&other->peer, CLOSE_LIMIT);
+    return true;
+}
+
 // Before the header the address is the balancer's, which has many.
 static bool within_limits(const struct tcp_connection *connection) {
     const struct channel_parts *parts = connection->peer.parts;
     int per_address = parts->config->limits.connections_per_address;
-    if (gate_is_crowded(parts->gate)) {
+    if (gate_is_crowded(parts->gate) && !makes_way(connection)) {
         peer_warn(&connection->peer, "limit", NULL, "rejected: %d connections are open (limits.connections)",
                   gate_connections_max(parts->gate));
         return false;
@@ -466,6 +497,8 @@ static bool admit(struct tcp_connection *connection) {
 static void enter_listener(struct tcp_connection *connection) {
     struct tcp_listener *listener = connection->listener;
     connection->address = gate_enter(listener->parts->gate, connection->peer.ip);
+    connection->guest.owner = connection;
+    gate_guest_comes(listener->parts->gate, &connection->guest);
     DL_APPEND(listener->connections, connection);
     listener->count++;
     tell_changed(listener);

@@ -221,6 +221,10 @@ size_t registry_count_adopted(const struct registry *registry) {
     return HASH_CNT(by_ident, registry->adopted_by_ident);
 }
 
+size_t registry_count_listed(const struct registry *registry) {
+    return registry_index_count(registry->index) + registry_count_adopted(registry);
+}
+
 // --- devices ---
 
 void registry_free(struct registry *registry) {

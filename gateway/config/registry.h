@@ -53,6 +53,8 @@ const struct config_device *registry_adopted(const struct registry *registry, co
 const struct config_device *registry_next_adopted(const struct registry *registry,
                                                   const struct config_device *before);
 size_t registry_count_adopted(const struct registry *registry);
+// Of the configuration and the broker; who stands in both counts twice.
+size_t registry_count_listed(const struct registry *registry);
 
 // Whether the configuration has that ident.
 bool registry_is_configured(const struct registry *registry, const char *ident);

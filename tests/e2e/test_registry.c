@@ -575,11 +575,24 @@ static void attack(struct rig *rig, int from, int count) {
     }
 }
 
+// The same over UDP, one after another: a burst may be lost on the way.
+static void attack_over_udp(struct rig *rig, int from, int count) {
+    int device = rig_udp(rig);
+    for (int i = from; i < from + count; i++) {
+        char ident[16], topic[64];
+        snprintf(ident, sizeof ident, "%lld", (long long)FIRST + i);
+        snprintf(topic, sizeof topic, "message/gw/channels/1/%s", ident);
+        device_send(device, report(ident, i));
+        rig_expect(rig, topic, NULL);
+    }
+}
+
 // What a stranger can do is bounded, whatever he says, and others do not notice.
 Test(registry, strangers_do_not_fill_the_broker) {
     struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42}],'limits':{'unknown_devices':10},"
                              "'home_assistant':{'enabled':true}}");
-    attack(rig, 0, STRANGERS);
+    attack_over_udp(rig, 0, 20);
+    attack(rig, 20, STRANGERS - 20);
     rig_expect_count(rig, "message/gw/channels/1/+", STRANGERS);
     rig_expect_log(rig, "limits.unknown_devices");
     reporting_van(rig);
@@ -602,6 +615,37 @@ Test(registry, strangers_from_one_address_come_in_slowly) {
     rig_expect_count(rig, "message/gw/channels/1/+", STRANGERS);
     rig_expect_log(rig, "came from its address in this minute");
     cr_assert(rig_count(rig, "message/gw/devices/+") <= 20); // a minute may have ended
+    rig_finish(rig);
+}
+
+// --- places ---
+
+#define PLACES 8
+
+// Those that say nothing make way for one that comes, and those that have said who they are leave it one place.
+Test(registry, strangers_do_not_keep_its_devices_out) {
+    struct rig *rig = rig_up("{'devices':[{'ident':'" VAN
+                             "','id':42}],'limits':{'connections':8,'forget_unknown_after':60}}");
+    int strangers[PLACES];
+    for (int i = 0; i < PLACES; i++)
+        strangers[i] = rig_tcp(rig);
+    rig_expect_log(rig, "connection 8 accepted\n");
+    int van = reporting_van(rig);
+    device_expect_closed(strangers[0]);
+    rig_expect(rig, "log/gw/channels/1/connections/1/closed", "{'close_code':20}");
+    close(van);
+    rig_expect(rig, "log/gw/devices/42/disconnected", NULL);
+    strangers[0] = rig_tcp(rig);
+    for (int i = 0; i < PLACES; i++) {
+        char ident[16];
+        snprintf(ident, sizeof ident, "%lld", (long long)FIRST + i);
+        device_send(strangers[i], report(ident, i));
+        rig_expect(rig, "message/gw/channels/1/+", NULL);
+    }
+    rig_expect_log(rig, "the places that are left are for devices of the registry (limits.connections)");
+    device_expect_closed(strangers[PLACES - 1]);
+    device_send(rig_tcp(rig), report(VAN, 9));
+    rig_expect(rig, "message/gw/devices/42", "{'message.seqnum':9}");
     rig_finish(rig);
 }
 
