@@ -257,6 +257,16 @@ static void restart(void) {
     command_sync_start(&sync);
 }
 
+// The broker hears that they were taken when they are on disk, announced or not.
+Test(command_intake, all_of_a_publish_are_on_disk_before_they_are_announced) {
+    take_array(7, "rconf");
+    while (command_intake_go_on(&intake))
+        ;
+    cr_assert(!command_queue_is_announced(&queue));
+    restart();
+    cr_assert_eq(known(), ARRAY, "%zu of %d are known", known(), ARRAY);
+}
+
 static void take_again_after_a_restart(const char *name, int64_t vouched) {
     take_array(7, name);
     command_intake_go_on(&intake);

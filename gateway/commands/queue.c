@@ -149,6 +149,7 @@ void command_queue_announce(struct command_queue *queue, struct command *command
         return;
     }
     command->unannounced = true;
+    command_voice_keep(queue->voice, command); // now, whenever it is published
     mention(&queue->unannounced, command);
 }
 

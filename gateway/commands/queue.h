@@ -69,7 +69,7 @@ uint64_t command_queue_connection(const struct command_queue *queue, const struc
 // Publishes the entry of a command, and watches whether the broker takes it.
 void command_queue_publish(struct command_queue *queue, struct command *command);
 
-// A new command is on its way to the disk: publishes its entry and that it is queued; where many messages wait for the
+// A new command: puts it on disk, and publishes its entry and that it is queued; where many messages wait for the
 // broker, soon, so that reports need not wait behind thousands of these.
 void command_queue_announce(struct command_queue *queue, struct command *command);
 // Whether all are announced.
