@@ -15,7 +15,7 @@
 #define MARK_TIME  5000  // milliseconds until a mark that has not come back is sent again
 #define MARKS_MAX  6     // in a round, until it goes on without
 #define GONE_MAX   10000 // devices that are remembered as removed
-#define ASKED_MAX  1000  // devices in a round
+#define ASKED_MAX  500   // devices in a round, whose end is one turn of the loop
 #define AT_ONCE    20    // of these: of so few a broker with a short queue leaves out nothing
 #define LAST_FIELD "timestamp"
 #define LOOKS      2   // rounds in a row without an identity, until telemetry is that of nobody
