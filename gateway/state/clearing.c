@@ -16,11 +16,10 @@
 #define MARK_TIME  5000  // milliseconds until a mark that has not come back is sent again
 #define MARKS_MAX  6     // in a round, until it goes on without
 #define GONE_MAX   10000 // devices that are remembered as removed
-#define EACH_MAX   200 // devices that are asked for one by one in a round; of more, all telemetry is asked for
+#define ASKED_MAX  500   // devices in a round, whose end is one turn of the loop
+#define AT_ONCE    20    // of these: of so few a broker with a short queue leaves out nothing
 #define LAST_FIELD "timestamp"
-#define LOOKS      2 // rounds in a row without an identity, until telemetry is that of nobody
-#define LOOKED_AT                                                                                            \
-    20 // identities that are asked for in a round: a broker with a short queue leaves out none of so few
+#define LOOKS      2   // rounds in a row without an identity, until telemetry is that of nobody
 #define ROUNDS_MAX 100 // for a device: somebody may write its telemetry again and again
 
 // A device that is being removed.
@@ -42,7 +41,8 @@ struct leaving {
 // Asking for telemetry.
 struct round {
     bool under_way;
-    bool of_all;     // by one filter
+    bool asking;     // there are more to be asked for
+    unsigned asked;  // devices
     bool marked;     // the mark has come back
     bool silent;     // none has: what has not come may still be there
     unsigned number; // says the mark that was sent last
@@ -62,7 +62,6 @@ struct clearing {
     uv_timer_t timer;          // runs while devices are being removed
     struct leaving *leaving;   // by id
     struct leaving *unremoved; // of these, the longest first
-    size_t orphans;            // of these
     struct round round;
     uint64_t cleared;     // number in the outbox of what was cleared last
     struct leaving *gone; // by id, the longest first: a broker that falls back has them again
@@ -124,7 +123,6 @@ static void leave(struct clearing *clearing, struct leaving *leaving) {
     HASH_DEL(clearing->leaving, leaving);
     if (!leaving->removed)
         DL_DELETE(clearing->unremoved, leaving);
-    clearing->orphans -= leaving->orphan;
     if (leaving->orphan)
         free(leaving);
     else
@@ -156,7 +154,7 @@ static bool is_looked_at(const struct leaving *leaving) {
     return leaving->orphan && leaving->looks < LOOKS;
 }
 
-// What a full outbox does not take is asked for again.
+// What is not cleared is asked for again: messages come first.
 void clearing_heard_telemetry(struct clearing *clearing, int64_t device_id, const char *field) {
     struct leaving *leaving = find(clearing, device_id);
     if (leaving == NULL || !leaving->asked || is_looked_at(leaving))
@@ -166,7 +164,8 @@ void clearing_heard_telemetry(struct clearing *clearing, int64_t device_id, cons
         return;
     }
     leaving->answered = true;
-    clear(clearing, device_id, field);
+    if (bus_keeps_up(clearing->bus))
+        clear(clearing, device_id, field);
 }
 
 void clearing_goes_on(struct clearing *clearing) {
@@ -210,17 +209,6 @@ void clearing_heard_mark(struct clearing *clearing, const struct mqtt_received *
     clearing_goes_on(clearing);
 }
 
-static bool ask_for_all(struct clearing *clearing) {
-    char filter[TOPIC_MAX];
-    struct leaving *leaving, *next;
-    if (!clearing->asker.subscribe(clearing->asker.context, clearing_filter_of_all(clearing->bus, filter)))
-        return false;
-    HASH_ITER(hh, clearing->leaving, leaving, next) {
-        leaving->asked = !leaving->orphan;
-    }
-    return true;
-}
-
 // The identity alone at first, and then before the telemetry.
 static bool ask_for_one(struct clearing *clearing, struct leaving *leaving) {
     const struct mqtt_asker *asker = &clearing->asker;
@@ -234,30 +222,37 @@ static bool ask_for_one(struct clearing *clearing, struct leaving *leaving) {
     return leaving->asked;
 }
 
-static bool ask_for_each(struct clearing *clearing) {
+// The mark goes behind the last.
+static void ask_for_some(struct clearing *clearing) {
+    struct round *round = &clearing->round;
     struct leaving *leaving, *next;
-    unsigned asked = 0, looked_at = 0;
+    unsigned until = round->asked + AT_ONCE;
     HASH_ITER(hh, clearing->leaving, leaving, next) {
-        if (is_looked_at(leaving) && looked_at++ >= LOOKED_AT)
+        if (leaving->asked)
             continue;
-        if (asked == EACH_MAX || !ask_for_one(clearing, leaving))
+        if (round->asked == until || !ask_for_one(clearing, leaving))
             break;
-        asked++;
+        round->asked++;
     }
-    return asked > 0;
+    round->asking = leaving != NULL && round->asked < ASKED_MAX;
+    if (round->asked > 0 && !round->asking)
+        send_mark(clearing);
 }
 
 // What was cleared in the round before would come again until the broker has taken that.
 static void begin_round(struct clearing *clearing) {
-    bool of_all = HASH_COUNT(clearing->leaving) - clearing->orphans > EACH_MAX;
-    if (!clearing_is_clear(clearing) || !bus_has_taken(clearing->bus, clearing->cleared))
+    if (!clearing_is_clear(clearing) || !bus_has_taken(clearing->bus, clearing->cleared) ||
+        !bus_keeps_up(clearing->bus))
         return;
-    clearing->round.of_all = of_all;
     clearing->round.marked = clearing->round.silent = false;
-    clearing->round.marks = 0;
-    clearing->round.under_way = of_all ? ask_for_all(clearing) : ask_for_each(clearing);
-    if (clearing->round.under_way)
-        send_mark(clearing);
+    clearing->round.marks = clearing->round.asked = 0;
+    ask_for_some(clearing);
+    clearing->round.under_way = clearing->round.asked > 0;
+}
+
+static void go_on_asking(struct clearing *clearing) {
+    if (bus_keeps_up(clearing->bus))
+        ask_for_some(clearing);
 }
 
 static void stop_asking(struct clearing *clearing, const struct leaving *leaving) {
@@ -294,15 +289,11 @@ static void take_result(struct clearing *clearing, struct leaving *leaving) {
 
 static void end_round(struct clearing *clearing) {
     struct leaving *leaving, *next;
-    char filter[TOPIC_MAX];
     clearing->round.under_way = false;
-    if (clearing->round.of_all)
-        clearing->asker.unsubscribe(clearing->asker.context, clearing_filter_of_all(clearing->bus, filter));
     HASH_ITER(hh, clearing->leaving, leaving, next) {
         if (!leaving->asked)
             continue;
-        if (!clearing->round.of_all)
-            stop_asking(clearing, leaving);
+        stop_asking(clearing, leaving);
         take_result(clearing, leaving);
     }
 }
@@ -313,6 +304,8 @@ static void on_timer(uv_timer_t *timer) {
     uint64_t now = uv_now(timer->loop);
     if (!round->under_way)
         begin_round(clearing);
+    else if (round->asking)
+        go_on_asking(clearing);
     else if (round->marked && now - round->heard > QUIET_TIME)
         end_round(clearing);
     else if (!round->marked && now - round->sent > MARK_TIME && round->marks < MARKS_MAX)
@@ -347,11 +340,10 @@ void clearing_begin(struct clearing *clearing, int64_t device_id, const char *id
     struct leaving *leaving = find_or_make(clearing, device_id);
     if (ident != NULL)
         snprintf(leaving->ident, sizeof leaving->ident, "%s", ident);
-    if (leaving->asked && !clearing->round.of_all)
+    if (leaving->asked)
         stop_asking(clearing, leaving);
     if (leaving->removed)
         DL_APPEND(clearing->unremoved, leaving);
-    clearing->orphans -= leaving->orphan;
     leaving->removed = leaving->orphan = leaving->asked = leaving->answered = leaving->has_timestamp = false;
     leaving->rounds = 0;
     publisher_wake(clearing->publisher);
@@ -361,14 +353,13 @@ void clearing_begin_orphan(struct clearing *clearing, int64_t device_id) {
     if (find(clearing, device_id) != NULL)
         return;
     find_or_make(clearing, device_id)->orphan = true;
-    clearing->orphans++;
 }
 
 void clearing_heard_identity(struct clearing *clearing, int64_t device_id) {
     struct leaving *leaving = find(clearing, device_id);
     if (leaving == NULL || !leaving->orphan)
         return;
-    if (leaving->asked && !clearing->round.of_all)
+    if (leaving->asked)
         stop_asking(clearing, leaving);
     leave(clearing, leaving);
 }

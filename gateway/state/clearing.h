@@ -61,6 +61,6 @@ bool clearing_is_clear(const struct clearing *clearing);
 // The link is lost: what was asked is asked again.
 void clearing_link_down(struct clearing *clearing);
 
-// The filter for the telemetry of all devices, in filter of TOPIC_MAX bytes; returns that. It is asked for while many
-// go.
+// The filter for the telemetry of all devices, in filter of TOPIC_MAX bytes; returns that. Earlier versions asked for it
+// while many went.
 const char *clearing_filter_of_all(const struct bus *bus, char filter[TOPIC_MAX]);
