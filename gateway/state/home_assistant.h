@@ -22,6 +22,7 @@ struct home_assistant_announced {
 struct home_assistant_device {
     int64_t id;
     const char *ident, *name;
+    int64_t type_id;           // device.type.id, of schema/models.json
     const struct codec *codec; // or NULL
     uint32_t reported;         // a bit for each entity whose field has a value
     struct home_assistant_announced announced;

@@ -243,6 +243,17 @@ Test(home_assistant, tracker) {
     rig_finish(rig);
 }
 
+// Of a type that schema/models.json has; without one, a model is what the protocol is called.
+Test(home_assistant, model_of_a_type) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'type_id':825}]");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{'device':{'manufacturer':'Mictrack','model':'MT825'}}");
+    reload(rig, "[{'ident':'" VAN "','id':42,'type_id':7}]");
+    expect_entity(rig, "button/reboot", "{'device':{'model':'Mictrack MT821, MT825'}}");
+    check_configs(rig);
+    rig_finish(rig);
+}
+
 // The template for the availability finds "online" and "offline".
 Test(home_assistant, availability_is_that_of_the_gateway) {
     struct rig *rig = rig_up("{" ENABLED "}");
