@@ -410,6 +410,7 @@ static const struct keyword {
     {"x-button", NULL, NOTHING},
     {"x-once", NULL, NOTHING},
     {"x-risky", NULL, NOTHING},
+    {"x-models", NULL, NOTHING},
 };
 #define KEYWORD_COUNT (sizeof keywords / sizeof keywords[0])
 

@@ -392,6 +392,7 @@ static void read_rest(struct config *config) {
     config->home_assistant.enabled = json_is_true(json_object_get(home_assistant, "enabled"));
     config->home_assistant.prefix = text_of(home_assistant, "prefix");
     config->home_assistant.unknown_devices = json_is_true(json_object_get(home_assistant, "unknown_devices"));
+    config->home_assistant.alarm_hold = integer_of(home_assistant, "alarm_hold");
     config->owntracks.enabled = json_is_true(json_object_get(owntracks, "enabled"));
     config->owntracks.prefix = text_of(owntracks, "prefix");
     config->unknown_devices = (enum config_unknown)choice_of(config->json, "unknown_devices", unknown);

@@ -70,6 +70,7 @@ struct config {
         bool enabled;
         const char *prefix;
         bool unknown_devices;
+        int alarm_hold; // seconds; 0: until the next report
     } home_assistant;
     struct {
         bool enabled;

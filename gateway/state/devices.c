@@ -608,6 +608,7 @@ static struct home_assistant_device describe_for_home_assistant(const struct dev
     return (struct home_assistant_device){.id = state->id,
                                           .ident = state->ident,
                                           .name = state->name,
+                                          .type_id = state->type_id,
                                           .codec = state->codec,
                                           .reported = state->reported,
                                           .announced = state->announced};

@@ -28,9 +28,12 @@ struct home_assistant {
 enum entity_kind {
     TRACKER,   // telemetry/position, unless telemetry is off
     CONNECTED, // always
+    LAST_SEEN, // the same
     VALUE,     // telemetry of a field that was reported
+    BATTERY,   // how full it is, by the voltage that was reported, where the codec knows
     ALARM,     // whether the last message raises the alarm. Not from telemetry, where an alarm that came once
                // stays
+    EVENT,     // that an alarm was raised, whichever
     BUTTON,    // sends a command
 };
 
@@ -49,6 +52,12 @@ static const struct entity entities[] = {
     {TRACKER, .component = "device_tracker", .object_id = "position"},
     {CONNECTED, .component = "binary_sensor", .object_id = "connected", .name = "Connected",
      .device_class = "connectivity", .category = "diagnostic"},
+    {LAST_SEEN, .component = "sensor", .object_id = "last_seen", .name = "Last seen",
+     .device_class = "timestamp", .category = "diagnostic"},
+    {VALUE, FIELD_TIMESTAMP, .component = "sensor", .object_id = "timestamp", .name = "Time of last report",
+     .device_class = "timestamp", .category = "diagnostic"},
+    {BATTERY, FIELD_BATTERY_VOLTAGE, .component = "sensor", .object_id = "battery", .name = "Battery",
+     .device_class = "battery", .unit = "%", .category = "diagnostic"},
     {VALUE, FIELD_BATTERY_VOLTAGE, .component = "sensor", .object_id = "battery_voltage",
      .name = "Battery voltage", .device_class = "voltage", .unit = "V", .category = "diagnostic"},
     {VALUE, FIELD_EXTERNAL_POWERSOURCE_VOLTAGE, .component = "sensor",
@@ -75,10 +84,11 @@ static uint32_t bit_of(const struct entity *entity) {
 }
 
 uint32_t home_assistant_entity_of(enum field field) {
-    for (size_t i = 0; i < ENTITY_COUNT; i++)
-        if (entities[i].kind == VALUE && entities[i].field == field)
-            return bit_of(&entities[i]);
-    return 0;
+    uint32_t bits = 0;
+    for (size_t i = 0; i < ENTITY_COUNT && field != FIELD_NONE; i++)
+        if (entities[i].field == field)
+            bits |= bit_of(&entities[i]);
+    return bits;
 }
 
 // --- which entities a device has ---
@@ -87,7 +97,9 @@ static bool has_entity(const struct home_assistant *home_assistant,
                        const struct home_assistant_device *device, const struct entity *entity) {
     if (entity->kind == TRACKER)
         return home_assistant->config->telemetry != TELEMETRY_OFF;
-    return entity->kind != VALUE || (device->reported & bit_of(entity)) != 0;
+    if (entity->kind == BATTERY && (device->codec == NULL || device->codec->battery == NULL))
+        return false;
+    return entity->field == FIELD_NONE || (device->reported & bit_of(entity)) != 0;
 }
 
 // The object id is the name, in the letters that Home Assistant allows in topics.
@@ -135,15 +147,23 @@ static bool find_button(const struct codec *codec, size_t index, struct entity *
     return false;
 }
 
-// Entity number index of a protocol's own: the alarms, then the buttons. False when it has fewer.
+static const struct entity alarm_event = {EVENT, .component = "event", .object_id = "alarm", .name = "Alarms",
+                                          .icon = "mdi:alarm-light"};
+
+static size_t count_alarms(const struct codec *codec) {
+    size_t count = 0;
+    while (codec->alarms != NULL && codec->alarms[count] != FIELD_NONE)
+        count++;
+    return count;
+}
+
+// Entity number index of a protocol's own: the alarms, their event, then the buttons. False when it has fewer.
 static bool find_own(const struct codec *codec, size_t index, struct entity *entity) {
-    const enum field *alarm = codec != NULL ? codec->alarms : NULL;
-    for (; alarm != NULL && *alarm != FIELD_NONE; alarm++)
-        if (index-- == 0) {
-            *entity = alarm_entity(*alarm);
-            return true;
-        }
-    return codec != NULL && find_button(codec, index, entity);
+    size_t alarms = codec != NULL ? count_alarms(codec) : 0, before = alarms > 0 ? alarms + 1 : 0;
+    if (codec == NULL || index >= before)
+        return codec != NULL && find_button(codec, index - before, entity);
+    *entity = index < alarms ? alarm_entity(codec->alarms[index]) : alarm_event;
+    return true;
 }
 
 // --- topics ---
@@ -189,11 +209,22 @@ static void set_text(json_t *config, const char *key, const char *text) {
     json_object_set_new(config, key, json_string(text));
 }
 
+// NULL when nobody knows.
+static const json_t *model_of(int64_t type_id) {
+    char key[24];
+    snprintf(key, sizeof key, "%" PRId64, type_id);
+    return json_object_get(json_object_get(schema_find("models.json"), "x-models"), key);
+}
+
 static void describe_device(json_t *config, const struct home_assistant_device *device, const char *node) {
-    const char *model = device->codec != NULL ? device->codec->title : NULL;
+    const json_t *known = model_of(device->type_id);
+    const char *model = known != NULL           ? text_of(known, "model")
+                        : device->codec != NULL ? device->codec->title
+                                                : NULL;
     json_object_set_new(config, "device",
-                        json_pack("{s:[s], s:s, s:s, s:s*}", "identifiers", node, "name", device->name,
-                                  "serial_number", device->ident, "model", model));
+                        json_pack("{s:[s], s:s, s:s, s:s*, s:s*}", "identifiers", node, "name", device->name,
+                                  "serial_number", device->ident, "manufacturer",
+                                  text_of(known, "manufacturer"), "model", model));
     json_object_set_new(config, "origin",
                         json_pack("{s:s, s:s}", "name", "trackbus", "sw_version", TRACKBUS_VERSION));
 }
@@ -215,23 +246,79 @@ static void describe_value(json_t *config, const struct home_assistant *home_ass
                            const struct home_assistant_device *device, enum field field) {
     set_topic(config, home_assistant, "state_topic", TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s",
               (long long)device->id, field_table[field].key);
-    if (field_table[field].type == FIELD_BOOLEAN)
+    if (field == FIELD_TIMESTAMP)
+        set_text(config, "value_template", "{{ value | float | as_datetime }}");
+    else if (field_table[field].type == FIELD_BOOLEAN)
         describe_truth(config);
     else
         set_text(config, "state_class", "measurement");
 }
 
-static void describe_alarm(json_t *config, const struct home_assistant *home_assistant,
-                           const struct home_assistant_device *device, enum field field) {
+// The codec's curve, as Home Assistant's templates can say it: from each of its points to the next.
+static void describe_battery(json_t *config, const struct home_assistant *home_assistant,
+                             const struct home_assistant_device *device) {
+    char lines[512] = "";
+    const struct codec_battery *from = device->codec->battery;
+    for (size_t length = 0; from->percent < 100 && length < sizeof lines - 1; from++, length = strlen(lines))
+        snprintf(lines + length, sizeof lines - length, "(%u,%u,%u,%u),", from->millivolts, from->percent,
+                 from[1].millivolts, from[1].percent);
+    describe_value(config, home_assistant, device, FIELD_BATTERY_VOLTAGE);
+    json_object_set_new(
+        config, "value_template",
+        json_sprintf("{%% set v = value | float * 1000 %%}{%% set r = namespace(p=0) %%}"
+                     "{%% for a, f, b, t in [%s] if v > a %%}"
+                     "{%% set r.p = f + (t - f) * (([v, b] | min) - a) / (b - a) %%}{%% endfor %%}"
+                     "{{ r.p | round | int }}",
+                     lines));
+}
+
+static void describe_last_seen(json_t *config, const struct home_assistant *home_assistant,
+                               const struct home_assistant_device *device) {
+    set_topic(config, home_assistant, "state_topic", TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE,
+              (long long)device->id);
+    set_text(config, "value_template", "{{ value | int | as_datetime }}");
+}
+
+static void listen_to_messages(json_t *config, const struct home_assistant *home_assistant,
+                               const struct home_assistant_device *device) {
     if (home_assistant->config->on_devices)
         set_topic(config, home_assistant, "state_topic", TOPIC_MESSAGE TOPIC_DEVICES "%lld",
                   (long long)device->id);
     else
         set_topic(config, home_assistant, "state_topic", TOPIC_MESSAGE TOPIC_CHANNELS "+/%s", device->ident);
+}
+
+// Off with the next report that does not raise it, or after alarm_hold.
+static void describe_alarm(json_t *config, const struct home_assistant *home_assistant,
+                           const struct home_assistant_device *device, enum field field) {
+    int hold = home_assistant->config->home_assistant.alarm_hold;
+    listen_to_messages(config, home_assistant, device);
+    if (hold > 0)
+        json_object_set_new(config, "off_delay", json_integer(hold));
     json_object_set_new(
         config, "value_template",
         json_sprintf("{{ value_json['%s'] | default(false) | lower }}", field_table[field].key));
     describe_truth(config);
+}
+
+// Of a message that raises several, the first counts; of one that raises none, an empty payload is no event.
+static void describe_event(json_t *config, const struct home_assistant *home_assistant,
+                           const struct home_assistant_device *device) {
+    json_t *types = json_array();
+    char fields[512] = "";
+    for (const enum field *alarm = device->codec->alarms; *alarm != FIELD_NONE; alarm++) {
+        struct entity entity = alarm_entity(*alarm);
+        size_t length = strlen(fields);
+        json_array_append_new(types, json_string(entity.object_id));
+        snprintf(fields + length, sizeof fields - length, "'%s',", field_table[*alarm].key);
+    }
+    listen_to_messages(config, home_assistant, device);
+    json_object_set_new(config, "event_types", types);
+    json_object_set_new(
+        config, "value_template",
+        json_sprintf("{%% for f in [%s] if value_json[f] | default(false) %%}{%% if loop.first %%}"
+                     "{\"event_type\":\"{{ f | replace('.', '_') }}\"}{%% endif %%}{%% endfor %%}",
+                     fields));
 }
 
 static void describe_command(json_t *config, const struct home_assistant *home_assistant,
@@ -255,8 +342,17 @@ static void describe_topics(json_t *config, const struct home_assistant *home_as
                   (long long)device->id);
         describe_truth(config);
         break;
+    case LAST_SEEN:
+        describe_last_seen(config, home_assistant, device);
+        break;
     case VALUE:
         describe_value(config, home_assistant, device, entity->field);
+        break;
+    case BATTERY:
+        describe_battery(config, home_assistant, device);
+        break;
+    case EVENT:
+        describe_event(config, home_assistant, device);
         break;
     case ALARM:
         describe_alarm(config, home_assistant, device, entity->field);
@@ -369,6 +465,7 @@ static void remove_alarms(const struct home_assistant *home_assistant, int64_t d
         if (field_table[field].alarm)
             remove_entity(home_assistant, device_id, &alarm);
     }
+    remove_entity(home_assistant, device_id, &alarm_event);
 }
 
 // Protocols may have the same button.
@@ -402,9 +499,22 @@ static bool has_own(const struct codec *codec, const struct entity *wanted) {
     return false;
 }
 
+// The one entity that is not a protocol's own, and yet depends on it.
+static const struct entity *battery_left(const struct codec *former, const struct codec *now) {
+    bool left = former->battery != NULL && (now == NULL || now->battery == NULL);
+    for (size_t i = 0; left && i < ENTITY_COUNT; i++)
+        if (entities[i].kind == BATTERY)
+            return &entities[i];
+    return NULL;
+}
+
 bool home_assistant_leave_protocol(const struct home_assistant *home_assistant, int64_t device_id,
                                    const struct codec *former, const struct codec *now) {
     struct entity own;
+    const struct entity *battery = former != NULL ? battery_left(former, now) : NULL;
+    if (battery != NULL &&
+        (!bus_keeps_up(home_assistant->bus) || publish(home_assistant, device_id, battery, "", 0) == 0))
+        return false;
     for (size_t i = 0; find_own(former, i, &own); i++) {
         if (has_own(now, &own))
             continue;

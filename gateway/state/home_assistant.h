@@ -22,6 +22,7 @@ struct home_assistant_announced {
 struct home_assistant_device {
     int64_t id;
     const char *ident, *name;
+    int64_t type_id;           // device.type.id, of schema/models.json
     const struct codec *codec; // or NULL
     uint32_t reported;         // a bit for each entity whose field has a value
     struct home_assistant_announced announced;
@@ -31,7 +32,7 @@ struct home_assistant_device {
 struct home_assistant *home_assistant_new(const struct config *config, const struct bus *bus);
 void home_assistant_free(struct home_assistant *home_assistant);
 
-// The bit of the entity that shows the values of a field, or 0 when there is none.
+// The bits of the entities that show the values of a field, or 0 when there is none.
 uint32_t home_assistant_entity_of(enum field field);
 
 // Announces the entities of a device that are not announced yet, as far as the broker keeps up, and notes

@@ -28,34 +28,36 @@ TestSuite(home_assistant, .fini = rig_clean);
 
 // Of the pages "MQTT device tracker", "MQTT sensor", "MQTT binary sensor" and "MQTT button": those of their
 // keys that may be announced here, with their type. A key that is missing here is none, or is deprecated.
+#define ALL_OF_THEM "device_tracker sensor binary_sensor button event"
+
 static const struct documented {
     const char *key;
     json_type type;
     const char *components; // that have it
     const char *required;   // in these
 } documented[] = {
-    {"availability_template", JSON_STRING, "device_tracker sensor binary_sensor button", ""},
-    {"availability_topic", JSON_STRING, "device_tracker sensor binary_sensor button", ""},
+    {"availability_template", JSON_STRING, ALL_OF_THEM, ""},
+    {"availability_topic", JSON_STRING, ALL_OF_THEM, ""},
     {"command_topic", JSON_STRING, "button", "button"},
-    {"device", JSON_OBJECT, "device_tracker sensor binary_sensor button", ""},
+    {"device", JSON_OBJECT, ALL_OF_THEM, ""},
     {"device_class", JSON_STRING, "sensor binary_sensor button", ""},
-    {"entity_category", JSON_STRING, "device_tracker sensor binary_sensor button", ""},
-    {"icon", JSON_STRING, "device_tracker sensor binary_sensor button", ""},
-    {"json_attributes_topic", JSON_STRING, "device_tracker sensor binary_sensor button", "device_tracker"},
-    {"name", JSON_STRING, "device_tracker sensor binary_sensor button",
-     "device_tracker sensor binary_sensor button"},
-    {"origin", JSON_OBJECT, "device_tracker sensor binary_sensor button", ""},
+    {"entity_category", JSON_STRING, ALL_OF_THEM, ""},
+    {"event_types", JSON_ARRAY, "event", "event"},
+    {"icon", JSON_STRING, ALL_OF_THEM, ""},
+    {"json_attributes_topic", JSON_STRING, ALL_OF_THEM, "device_tracker"},
+    {"name", JSON_STRING, ALL_OF_THEM, ALL_OF_THEM},
+    {"off_delay", JSON_INTEGER, "binary_sensor", ""},
+    {"origin", JSON_OBJECT, ALL_OF_THEM, ""},
     {"payload_off", JSON_STRING, "binary_sensor", ""},
     {"payload_on", JSON_STRING, "binary_sensor", ""},
     {"payload_press", JSON_STRING, "button", ""},
-    {"qos", JSON_INTEGER, "device_tracker sensor binary_sensor button", ""},
+    {"qos", JSON_INTEGER, ALL_OF_THEM, ""},
     {"source_type", JSON_STRING, "device_tracker", ""},
     {"state_class", JSON_STRING, "sensor", ""},
-    {"state_topic", JSON_STRING, "sensor binary_sensor", "sensor binary_sensor"},
-    {"unique_id", JSON_STRING, "device_tracker sensor binary_sensor button",
-     "device_tracker sensor binary_sensor button"},
+    {"state_topic", JSON_STRING, "sensor binary_sensor event", "sensor binary_sensor event"},
+    {"unique_id", JSON_STRING, ALL_OF_THEM, ALL_OF_THEM},
     {"unit_of_measurement", JSON_STRING, "sensor", ""},
-    {"value_template", JSON_STRING, "sensor binary_sensor", ""},
+    {"value_template", JSON_STRING, "sensor binary_sensor event", ""},
 };
 
 static const struct documented of_device[] = {
@@ -76,6 +78,8 @@ static const struct class {
     const char *component, *name, *units;
 } classes[] = {
     {"sensor", "voltage", "V mV µV"},
+    {"sensor", "battery", "%"},
+    {"sensor", "timestamp", ""},
     {"sensor", "speed", "km/h m/s mph kn ft/s"},
     {"binary_sensor", "battery", ""},
     {"binary_sensor", "battery_charging", ""},
@@ -188,6 +192,7 @@ static json_t *config_of(struct rig *rig, const char *entity) {
 static void expect_first_entities(struct rig *rig, const char *subset) {
     expect_entity(rig, "device_tracker/position", subset);
     expect_entity(rig, "binary_sensor/connected", subset);
+    expect_entity(rig, "sensor/last_seen", subset);
 }
 
 // A device whose report has come through. The state follows the message in the outbox.
@@ -238,6 +243,17 @@ Test(home_assistant, tracker) {
     rig_finish(rig);
 }
 
+// Of a type that schema/models.json has; without one, a model is what the protocol is called.
+Test(home_assistant, model_of_a_type) {
+    struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'type_id':825}]");
+    van_that_said(rig, report(VAN, 1));
+    expect_entity(rig, "button/reboot", "{'device':{'manufacturer':'Mictrack','model':'MT825'}}");
+    reload(rig, "[{'ident':'" VAN "','id':42,'type_id':7}]");
+    expect_entity(rig, "button/reboot", "{'device':{'model':'Mictrack MT821, MT825'}}");
+    check_configs(rig);
+    rig_finish(rig);
+}
+
 // The template for the availability finds "online" and "offline".
 Test(home_assistant, availability_is_that_of_the_gateway) {
     struct rig *rig = rig_up("{" ENABLED "}");
@@ -263,16 +279,23 @@ Test(home_assistant, entities_of_a_tracker) {
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/position.speed',"
                   "'unit_of_measurement':'km/h','device_class':'speed','name':'Speed'}");
     expect_entity(rig, "sensor/position_satellites", "{'state_class':'measurement'}");
+    expect_entity(rig, "sensor/battery",
+                  "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/battery.voltage',"
+                  "'unit_of_measurement':'%','device_class':'battery','state_class':'measurement'}");
+    expect_entity(rig, "sensor/timestamp",
+                  "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/timestamp',"
+                  "'device_class':'timestamp','value_template':'{{ value | float | as_datetime }}'}");
+    expect_entity(rig, "event/alarm", "{'state_topic':'trackbus/message/gw/devices/" VAN "'}");
     expect_entity(rig, "binary_sensor/alarm_event",
                   "{'state_topic':'trackbus/message/gw/devices/" VAN
-                  "','payload_on':'true','payload_off':'false',"
+                  "','payload_on':'true','payload_off':'false','off_delay':600,"
                   "'value_template':'{{ value_json[\\u0027alarm.event\\u0027] | default(false) | lower }}'}");
     expect_entity(rig, "binary_sensor/battery_low_alarm", "{'device_class':'battery'}");
     expect_entity(rig, "binary_sensor/geofence_in_alarm", "{}");
     expect_entity(rig, "binary_sensor/geofence_out_alarm", "{}");
     expect_entity(rig, "button/where", "{}");
     expect_entity(rig, "button/reboot", "{'device_class':'restart'}");
-    cr_assert(check_configs(rig) == 11, "%zu entities", rig_count(rig, CONFIGS));
+    cr_assert(check_configs(rig) == 15, "%zu entities", rig_count(rig, CONFIGS));
     rig_finish(rig);
 }
 
@@ -288,6 +311,23 @@ Test(home_assistant, states_are_what_the_entities_read) {
     cr_assert_str_eq(rig_expect(rig, topic, NULL)->payload, "2.14");
     json_decref(speed);
     json_decref(connected);
+    rig_finish(rig);
+}
+
+// Seconds without a report that an alarm stays on; 0: as long as none comes.
+Test(home_assistant, alarm_is_held_as_configured) {
+    struct rig *rig = rig_up("{'home_assistant':{'enabled':true,'unknown_devices':true,'alarm_hold':0}}");
+    van_that_said(rig, report(VAN, 113));
+    json_t *config = config_of(rig, "binary_sensor/alarm_event"), *event = config_of(rig, "event/alarm");
+    cr_assert_null(json_object_get(config, "off_delay"));
+    const json_t *types = json_object_get(event, "event_types");
+    json_t *expected =
+        rig_json("['alarm_event','battery_low_alarm','geofence_in_alarm','geofence_out_alarm']");
+    cr_assert(json_equal(types, expected));
+    cr_assert(strstr(text_of(event, "value_template"), "in ['alarm.event','battery.low.alarm',") != NULL);
+    json_decref(expected);
+    json_decref(event);
+    json_decref(config);
     rig_finish(rig);
 }
 
@@ -321,7 +361,7 @@ Test(home_assistant, entities_of_another_protocol) {
     expect_entity(rig, "sensor/position_satellites", "{}");
     expect_entity(rig, "sensor/position_speed", "{}");
     rig_finish(rig);
-    cr_assert(check_configs(rig) == 4, "%zu entities", rig_count(rig, CONFIGS));
+    cr_assert(check_configs(rig) == 6, "%zu entities", rig_count(rig, CONFIGS));
 }
 
 // Where Home Assistant reads the position, the members that it looks for are there, as numbers.
@@ -383,14 +423,14 @@ Test(home_assistant, entities_grow) {
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/battery.charging.status',"
                   "'payload_on':'true','payload_off':'false','device_class':'battery_charging'}");
     cr_assert(rig_count(rig, "/homeassistant/sensor/+/battery_voltage/config") == 1, "once is enough");
-    cr_assert(check_configs(rig) == 12, "%zu entities", rig_count(rig, CONFIGS));
+    cr_assert(check_configs(rig) == 16, "%zu entities", rig_count(rig, CONFIGS));
     rig_finish(rig);
 }
 
 Test(home_assistant, listed_device_before_it_is_heard) {
     struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42,'name':'Van 1'}]");
     expect_first_entities(rig, "{'device':{'name':'Van 1','identifiers':['trackbus_42']}}");
-    cr_assert(check_configs(rig) == 2, "%zu entities", rig_count(rig, CONFIGS));
+    cr_assert(check_configs(rig) == 3, "%zu entities", rig_count(rig, CONFIGS));
     device_send(rig_tcp(rig), report(VAN, 1));
     expect_entity(rig, "button/where", "{'command_topic':'trackbus/command/gw/devices/42'}");
     rig_finish(rig);
@@ -403,7 +443,7 @@ Test(home_assistant, only_the_position) {
     rig_expect(rig, "state/gw/devices/" VAN "/telemetry/position", "{'latitude':22.63827}");
     rig_finish(rig);
     cr_assert(rig_count(rig, "/homeassistant/device_tracker/#") == 1);
-    expect_none(rig, "/homeassistant/sensor/#");
+    cr_assert(rig_count(rig, "/homeassistant/sensor/#") == 1, "last seen");
     expect_none(rig, "/homeassistant/+/+/battery_charging_status/config");
 }
 
@@ -414,7 +454,7 @@ Test(home_assistant, without_telemetry) {
     expect_entity(rig, "button/reboot", "{}");
     rig_finish(rig);
     expect_none(rig, "/homeassistant/device_tracker/#");
-    expect_none(rig, "/homeassistant/sensor/#");
+    cr_assert(rig_count(rig, "/homeassistant/sensor/#") == 1, "last seen");
 }
 
 Test(home_assistant, disabled) {
@@ -437,7 +477,7 @@ Test(home_assistant, birth) {
     rig_publish(rig, "/homeassistant/status", "online");
     expect_entity(rig, "sensor/position_speed", "{}");
     expect_entity(rig, "button/reboot", "{}");
-    cr_assert(check_configs(rig) == 22, "%zu", rig_count(rig, CONFIGS));
+    cr_assert(check_configs(rig) == 30, "%zu", rig_count(rig, CONFIGS));
     rig_finish(rig);
 }
 
@@ -468,7 +508,7 @@ Test(home_assistant, broker_that_lost_all_while_an_unlisted_device_sleeps) {
     rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
     json_decref(
         rig_expect_standing_json(rig, "/homeassistant/button/trackbus_" VAN "/reboot/config", "{'qos':1}"));
-    cr_assert_eq(rig_count_retained(rig, "/homeassistant/+/trackbus_" VAN "/+/config"), 11);
+    cr_assert_eq(rig_count_retained(rig, "/homeassistant/+/trackbus_" VAN "/+/config"), 15);
     rig_finish(rig);
 }
 
@@ -492,7 +532,7 @@ Test(home_assistant, another_id) {
     reload(rig, "[{'ident':'" VAN "','id':43}]");
     expect_entity(rig, "button/reboot", "{'command_topic':'trackbus/command/gw/devices/43'}");
     rig_expect_none_retained(rig, "/homeassistant/+/trackbus_42/+/config");
-    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_43/+/config") == 11);
+    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_43/+/config") == 15);
     rig_finish(rig);
 }
 
@@ -505,7 +545,7 @@ Test(home_assistant, id_of_another_device) {
     expect_entity(rig, "button/reboot", "{'command_topic':'trackbus/command/gw/devices/7'}");
     expect_first_entities(rig, "{'device':{'name':'Car','identifiers':['trackbus_42']}}");
     rig_expect_none_retained(rig, "/homeassistant/+/trackbus_42/battery_voltage/config");
-    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_42/+/config") == 2);
+    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_42/+/config") == 3);
     rig_finish(rig);
 }
 
@@ -519,7 +559,7 @@ Test(home_assistant, removed_from_the_registry) {
     rig_expect(rig, "state/gw/devices/42/connected", "false");
     reload(rig, "[{'ident':'" LORRY "','id':7}]");
     rig_expect_none_retained(rig, "/homeassistant/+/trackbus_42/+/config");
-    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_7/+/config") == 2);
+    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_7/+/config") == 3);
     rig_finish(rig);
 }
 
