@@ -28,6 +28,9 @@ bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, s
 // The source has done more of it at once than was asked for: so often.
 void limiter_charge(struct limiter *limiter, uint64_t now, const void *source, size_t length, unsigned times);
 
+// Whether the source has done it in this second, however often.
+bool limiter_has_counted(struct limiter *limiter, uint64_t now, const void *source, size_t length);
+
 // SipHash-2-4 of the bytes, with a key.
 uint64_t limiter_hash(const uint64_t key[2], const void *bytes, size_t length);
 

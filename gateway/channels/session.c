@@ -253,6 +253,13 @@ static enum session_arrival judge_takeover(struct session *session, const struct
     return SESSION_NEW_HERE;
 }
 
+// Two who take over from each other at two gateways do so once a second at each.
+static bool has_just_left_for_another_gateway(const struct peer *peer, const char *ident) {
+    struct channel_parts *parts = peer->parts;
+    return peer->may_wait && peer->places == NULL &&
+           limiter_has_counted(&parts->moved_limiter, uv_now(parts->loop), ident, strlen(ident));
+}
+
 enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device) {
     struct session *session = session_by_ident(peer->parts->sessions, ident);
     struct place *old = session != NULL ? *place_of(session, peer) : NULL;
@@ -261,6 +268,8 @@ enum session_arrival session_attach(struct peer *peer, const char *ident, const 
         return SESSION_WAS_HERE;
     }
     enum session_arrival arrival = old != NULL ? judge_takeover(session, old, peer) : SESSION_NEW_HERE;
+    if (session == NULL && has_just_left_for_another_gateway(peer, ident))
+        arrival = SESSION_MUST_WAIT;
     if (arrival != SESSION_NEW_HERE)
         return arrival;
     session = find_or_make(peer, ident, device);
@@ -345,7 +354,7 @@ static bool is_stale(const struct session *session, const json_t *entry) {
            clock_is_set(session->came) && said < session->came - STALE_TIME;
 }
 
-void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length) {
+void session_heard(struct channel_parts *parts, int64_t device_id, const char *entry, size_t length) {
     struct session *session = session_by_device_id(parts->sessions, device_id);
     if (session == NULL)
         return;
@@ -358,6 +367,7 @@ void session_heard(const struct channel_parts *parts, int64_t device_id, const c
         settle(parts, session);
     } else if (moved) {
         session->elsewhere = true;
+        limiter_charge(&parts->moved_limiter, uv_now(parts->loop), session->ident, strlen(session->ident), 1);
         close_all(session, CLOSE_SAME_IDENT);
     }
 }

@@ -51,7 +51,7 @@ enum session_arrival {
 // address, it is told, once a session. But with limits.takeover "keep" it stays at the connection that it has, and
 // nothing is changed. A peer that may wait must do so, so that nothing is lost and two do not take over from each other
 // all the time: while the other connection has said what is not taken yet, and for a second after that one has taken
-// over itself. A peer that speaks for others too need not: they would wait as well.
+// over itself. So must one whose device another gateway took over within this second. A peer that speaks for others too need not: they would wait as well.
 enum session_arrival session_attach(struct peer *peer, const char *ident, const struct device *device);
 
 // Nobody is known to speak at peer until the next session_attach(): a device is turned away there.
@@ -74,7 +74,7 @@ void session_tell_heard(struct peer *peer);
 // as above. The broker's order decides, since two gateways' clocks need not agree. But an entry that says that it
 // comes late, as of a gateway that was without the broker, counts for nothing when it is more than a minute older than
 // the device's arrival here, nor does one that names no instance.
-void session_heard(const struct channel_parts *parts, int64_t device_id, const char *entry, size_t length);
+void session_heard(struct channel_parts *parts, int64_t device_id, const char *entry, size_t length);
 
 // Whether commands may be sent: not while a gateway that held the device before may still have to say what it
 // has sent.

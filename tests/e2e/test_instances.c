@@ -132,6 +132,24 @@ STORY(instances, a_device_moves_from_one_whose_clock_is_ahead) {
     rig_finish(rig);
 }
 
+#define FIGHT 2000 // milliseconds
+
+// Two devices with one ident, each of which connects again when the other one has taken over.
+Test(instances, two_that_take_over_from_each_other_do_so_slowly) {
+    struct rig *rig = two_up(), *places[] = {rig, rig->beside};
+    int64_t began = rig_clock();
+    int devices[2] = {-1, -1}, takeovers = 0;
+    for (; rig_clock() - began < FIGHT; takeovers++) {
+        int now = takeovers % 2;
+        devices[now] = wake(places[now], VAN);
+        if (takeovers > 0)
+            device_expect_closed(devices[!now]);
+    }
+    int64_t seconds = (rig_clock() - began) / 1000;
+    cr_assert(takeovers <= 2 * (seconds + 2), "%d in %lld s", takeovers, (long long)seconds);
+    rig_finish(rig);
+}
+
 STORY(instances, any_delivers_when_the_device_wakes) {
     struct rig *rig = two_up();
     queue(rig, REBOOT);
