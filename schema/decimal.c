@@ -51,6 +51,15 @@ double decimal_to_double(struct decimal value) {
     return (double)value.mantissa / (double)powers[value.places];
 }
 
+int64_t decimal_at(struct decimal value, unsigned places) {
+    if (value.places >= places)
+        return value.mantissa / powers[value.places - places];
+    int64_t factor = powers[places - value.places];
+    if (value.mantissa > INT64_MAX / factor)
+        return INT64_MAX;
+    return value.mantissa < INT64_MIN / factor ? INT64_MIN : value.mantissa * factor;
+}
+
 size_t decimal_write(struct decimal value, char *text) {
     char reversed[DECIMAL_TEXT_MAX];
     size_t count = 0, length = 0;

@@ -30,6 +30,10 @@ bool decimal_in_range(struct decimal value, int64_t minimum, int64_t maximum);
 // The nearest double.
 double decimal_to_double(struct decimal value);
 
+// How often 10^-places fits into it, rounded towards 0: decimal_at(2.75, 1) is 27. places: 0 to DECIMAL_PLACES_MAX.
+// What would be more than an int64_t holds is INT64_MAX or INT64_MIN.
+int64_t decimal_at(struct decimal value, unsigned places);
+
 // Writes the shortest form ("2.1" for 2.10, "0" for -0.0) and a NUL into text, which has DECIMAL_TEXT_MAX
 // bytes; returns the length without the NUL.
 size_t decimal_write(struct decimal value, char *text);

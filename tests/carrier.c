@@ -26,6 +26,7 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
              publish->length > 0 ? (const char *)publish->payload : "");
     carried->qos = publish->qos;
     carried->retain = publish->retain;
+    carried->measured = publish->measured;
     *mid = (int)carrier->count;
     return MQTT_SENT;
 }

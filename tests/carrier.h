@@ -16,6 +16,7 @@ struct carried {
     char payload[512];
     int qos;
     enum mqtt_retain retain;
+    int64_t measured;
 };
 
 struct carrier {

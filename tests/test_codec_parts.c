@@ -111,6 +111,7 @@ Test(values, times_of_digits_in_any_order) {
     cr_assert(value_time_of_digits(span_of("800106000317"), "YMDhms", &seconds) && seconds == 315964997,
               "%lld", (long long)seconds);
     cr_assert(value_time_of_digits(span_of("691231235959"), "YMDhms", &seconds) && seconds == 3155759999);
+    cr_assert(value_time_of_digits(span_of("700101000000"), "YMDhms", &seconds) && seconds == 0, "the first of the last century");
     cr_assert(!value_time_of_digits(span_of("19010909180"), "YMDhms", &seconds), "a digit is missing");
     cr_assert(!value_time_of_digits(span_of("19010909180x"), "YMDhms", &seconds));
     cr_assert(!value_time_of_digits(span_of("191309091803"), "YMDhms", &seconds), "month 13");

@@ -375,30 +375,95 @@ Test(devices, without_a_place_after_a_restart_are_told_of) {
     cr_assert_eq(count_of(GONE), 1);
 }
 
-// What it has said would expire at the broker while it sleeps.
-Test(devices, outside_the_registry_that_sleep_have_their_telemetry_renewed) {
-    static const char topic[] = "trackbus/state/gw/devices/11/telemetry/ident";
-    struct session session = {.ident = "11", .device = {.known = true, .id = 11, .name = "11"}};
-    struct place place = {.session = &session, .peer = &(struct peer){.channel = &channel}};
-    const struct message_member said = {.field = FIELD_IDENT, .index = "", .value = "\"11\"", .length = 4};
+// --- one that reports ---
+
+static struct peer its_peer = {.channel = &channel};
+static struct session eleven = {.ident = "11", .device = {.known = true, .id = 11, .name = "11"}};
+static struct place its_place = {.session = &eleven, .peer = &its_peer};
+
+// It is outside the registry.
+static void arrive(void) {
     open_devices(list_of(0, 1, ""));
     config.limits.forget_unknown_after = 1;
-    config.telemetry = TELEMETRY_PARAMETERS;
-    session.tcp = &place;
-    HASH_ADD(by_id, sessions.by_id, device.id, sizeof session.device.id, &session);
-    devices_arrived(devices, &session, &channel);
-    int64_t start = clock_ticks();
-    devices_reported(devices, &session,
-                     &(struct channel_report){.members = &said, .count = 1, .timestamp = 1, .received = 1});
+    eleven.tcp = &its_place;
+    HASH_ADD(by_id, sessions.by_id, device.id, sizeof eleven.device.id, &eleven);
+    devices_arrived(devices, &eleven, &channel);
     devices_all_read(devices);
     publish();
-    size_t before = count_of(topic);
+}
+
+static void report_at(double seconds) {
+    const struct message_member said = {.field = FIELD_IDENT, .index = "", .value = "\"11\"", .length = 4};
+    int64_t received = (int64_t)(seconds * 1e6);
+    devices_reported(
+        devices, &eleven,
+        &(struct channel_report){.members = &said, .count = 1, .timestamp = received, .received = received});
+    publish();
+}
+
+#define IDENT_11  "trackbus/state/gw/devices/11/telemetry/ident"
+#define ACTIVE_11 "trackbus/state/gw/devices/11/last_active"
+
+// What it has said would expire at the broker while it sleeps.
+Test(devices, outside_the_registry_that_sleep_have_their_state_renewed) {
+    config.telemetry = TELEMETRY_PARAMETERS;
+    arrive();
+    int64_t start = clock_ticks();
+    report_at(1);
+    size_t before = count_of(IDENT_11) + count_of(ACTIVE_11);
     while (clock_ticks() - start < 600000)
         uv_sleep(10);
     uv_run(&carrier.loop, UV_RUN_NOWAIT); // another turn
     devices_forget_silent(devices);
     publish();
-    cr_assert(before == 1 && count_of(topic) == 2, "%zu times", count_of(topic));
+    cr_assert(before == 2 && count_of(IDENT_11) == 2 && count_of(ACTIVE_11) == 2);
+    cr_assert_eq(carrier_last(&carrier)->retain, MQTT_RETAINED_FOR_A_WHILE);
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+static void expect_active(size_t count, const char *payload) {
+    const struct carried *last = NULL;
+    for (size_t i = 0; i < carrier.count; i++)
+        if (strcmp(carrier.carried[i].topic, ACTIVE_11) == 0)
+            last = &carrier.carried[i];
+    cr_assert_eq(count_of(ACTIVE_11), count, "%zu times, not %zu", count_of(ACTIVE_11), count);
+    cr_assert(last != NULL && strcmp(last->payload, payload) == 0, "%s", last->payload);
+}
+
+// Also without telemetry; once a second, and in telemetry_interval, at most.
+Test(devices, are_last_active_when_they_report) {
+    config.telemetry = TELEMETRY_OFF;
+    config.telemetry_interval = 0;
+    arrive();
+    cr_assert_eq(count_of(ACTIVE_11), 0, "it has connected, and said nothing");
+    report_at(1800000005.75);
+    expect_active(1, "1800000005");
+    report_at(1800000005.875);
+    expect_active(1, "1800000005");
+    report_at(1800000006);
+    expect_active(2, "1800000006");
+    devices_restore(devices, (struct generation_span){0, UINT32_MAX});
+    publish();
+    expect_active(3, "1800000006");
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+Test(devices, are_last_active_once_in_the_interval) {
+    config.telemetry = TELEMETRY_OFF;
+    config.telemetry_interval = 3600000000;
+    arrive();
+    for (int i = 0; i < 10; i++)
+        report_at(1800000005 + i);
+    expect_active(1, "1800000005");
+    devices_rest_no_more(devices);
+    publish();
+    expect_active(2, "1800000014");
+    clearing_begin(clearing, 11);
+    publish();
+    expect_active(2, "1800000014"); // it is still here
+    devices_remove(devices, 12);
+    publish();
+    cr_assert_eq(count_of("trackbus/state/gw/devices/12/last_active"), 1, "an earlier run may have said it");
     HASH_CLEAR(by_id, sessions.by_id);
 }
 

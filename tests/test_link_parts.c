@@ -372,8 +372,55 @@ Test(link_parts, the_size_of_a_packet_is_exact) {
     cr_assert_eq(publish_size(&publish, "id"), 1 + 1 + 2 + 1 + 1 + 1);
     publish.retain = MQTT_RETAINED_SIGNED;
     cr_assert_eq(publish_size(&publish, "id"), 1 + 1 + 2 + 1 + 1 + 15 + 1);
+    publish.measured = 1764172800250000; // "1764172800.25"
+    cr_assert_eq(publish_size(&publish, "id"), 1 + 1 + 2 + 1 + 1 + 15 + 27 + 1);
     publish = (struct mqtt_publish){.topic = "t", .length = 16384, .qos = 1};
     cr_assert_eq(publish_size(&publish, "id"), 1 + 3 + 2 + 1 + 2 + 1 + 16384);
+}
+
+// All that is published of a report has the same properties, which are not made anew.
+Test(link_parts, properties_are_made_once_for_a_report) {
+    struct packet_last last = {.properties = NULL};
+    struct mqtt_publish publish = {.topic = "t", .measured = 1764172800250000};
+    const mosquitto_property *first = packet_properties(&last, &publish, "id");
+    struct packet_extras extras = packet_read_extras(first);
+    cr_assert(extras.measured == publish.measured && extras.instance == NULL);
+    publish.topic = "u";
+    cr_assert_eq(packet_properties(&last, &publish, "id"), first);
+    publish.retain = MQTT_RETAINED_SIGNED;
+    extras = packet_read_extras(packet_properties(&last, &publish, "id"));
+    cr_assert(extras.measured == publish.measured && strcmp(extras.instance, "id") == 0);
+    packet_free_extras(&extras);
+    publish = (struct mqtt_publish){.topic = "t", .correlation = "x", .correlation_length = 1};
+    extras = packet_read_extras(packet_properties(&last, &publish, "id"));
+    cr_assert(extras.measured == 0 && extras.correlation_length == 1);
+    packet_free_extras(&extras);
+    publish = (struct mqtt_publish){.topic = "t"};
+    cr_assert_null(packet_properties(&last, &publish, "id"));
+    packet_forget(&last);
+}
+
+// Others may write what they like.
+Test(link_parts, a_time_is_read_as_far_as_it_is_one) {
+    static const struct {
+        const char *text;
+        int64_t time;
+    } cases[] = {{"1764172800.123456", 1764172800123456},
+                 {"1764172800.1234569", 1764172800123456},
+                 {"1", 1000000},
+                 {"0", 0},
+                 {"-5", 0},
+                 {"99999999999", 0},
+                 {"1764172800 ", 0},
+                 {"", 0},
+                 {"nan", 0},
+                 {"999999999999999999999999", 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        mosquitto_property *properties = NULL;
+        mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, "timestamp", cases[i].text);
+        cr_expect_eq(packet_read_extras(properties).measured, cases[i].time, "%s", cases[i].text);
+        mosquitto_property_free_all(&properties);
+    }
 }
 
 Test(link_parts, what_a_broker_refuses_without_a_reason_is_not_taken) {

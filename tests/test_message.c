@@ -416,6 +416,15 @@ Test(decimal, range) {
     cr_assert(!decimal_in_range(decimal_integer(INT64_MAX), 0, INT64_MAX - 1));
 }
 
+Test(decimal, at) {
+    cr_assert_eq(decimal_at(decimal_of("1764172800.123456"), 6), 1764172800123456);
+    cr_assert_eq(decimal_at(decimal_of("1764172800.1234569"), 6), 1764172800123456);
+    cr_assert_eq(decimal_at(decimal_of("-2.75"), 1), -27);
+    cr_assert_eq(decimal_at(decimal_of("3"), 6), 3000000);
+    cr_assert_eq(decimal_at(decimal_integer(INT64_MAX), 6), INT64_MAX);
+    cr_assert_eq(decimal_at(decimal_integer(INT64_MIN), 6), INT64_MIN);
+}
+
 Test(decimal, to_double) {
     cr_assert(decimal_to_double(decimal_of("22.63827")) == 22.63827);
     cr_assert(decimal_to_double(decimal_of("-7")) == -7.0);

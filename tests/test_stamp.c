@@ -69,7 +69,7 @@ Test(stamp, no_time_is_the_gateways) {
 // Whatever a codec fills it with: everything depends on these.
 Test(stamp, a_message_full_of_values_and_texts_has_its_time_and_origin) {
     static const struct device device = {.known = true, .id = 42, .name = "Van 1"};
-    char index[8], text[64];
+    char index[16], text[64];
     memset(text, 'x', sizeof text);
     message_reset(&message);
     message_set_integer(&message, FIELD_EVENT_ENUM, 1);

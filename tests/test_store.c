@@ -103,6 +103,36 @@ Test(store, keeps_what_was_put) {
     close_well(store);
 }
 
+static void expect_timed(void *context, uint64_t number, const struct mqtt_publish *publish) {
+    int *seen = context;
+    cr_assert(publish->correlation == NULL && publish->correlation_length == 0);
+    cr_assert_eq(publish->measured, number == 1 ? 0 : 1764172800250000);
+    ++*seen;
+}
+
+static void note_loaded(void *context, bool ok) {
+    cr_assert(ok);
+}
+
+// And those that were set aside, when they are sent again.
+Test(store, keeps_when_a_message_was_measured) {
+    int seen = 0;
+    struct mqtt_publish publish = {.topic = "t", .payload = "1234", .length = 4};
+    struct store *store = open_well();
+    store_put_message(store, 1, &publish);
+    publish.measured = 1764172800250000;
+    store_put_message(store, 2, &publish);
+    store_set_aside(store, &publish, "no");
+    close_well(store);
+    store = open_well();
+    cr_assert_eq(store_messages(store).bytes, 2 * (1 + 4), "a time is no text");
+    cr_assert_eq(store_resend_aside(store, 0), 1);
+    store_load_messages(store, 1, 10, expect_timed, note_loaded, &seen);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_assert_eq(seen, 3);
+    close_well(store);
+}
+
 // Comes before the C library's, which SQLite would call. Whoever is told that something is written must be able to
 // switch the machine off.
 static atomic_int syncs;

@@ -14,6 +14,7 @@
 #include "gateway/watch/keys.h"
 #include "gateway/watch/line.h"
 #include "gateway/watch/view.h"
+#include "gateway/web/listed.h"
 
 #define SECOND INT64_C(1000000)
 #define NOW    (1600000100 * SECOND) // 2020-09-13T12:28:20 UTC
@@ -207,7 +208,7 @@ Test(report, what_is_no_message) {
         "{}",
         "{\"ident\":5}",
         "{\"ident\":\"\"}",
-        "{" IDENT,
+        ("{" IDENT),
         "\"a\"",
         "null",
         "{\"ident\":\"a b\"}",
@@ -367,6 +368,26 @@ Test(page_bounds, devices_without_an_id_have_a_bound) {
 }
 
 #define FEW 1000
+
+Test(page_bounds, the_registry_that_is_shown_has_a_bound) {
+    struct listed *listed = listed_new();
+    char ident[16], large[LISTED_PAYLOAD_MAX + 2];
+    for (int i = 0; i < LISTED_MAX + 10; i++) {
+        snprintf(ident, sizeof ident, "d%d", i);
+        listed_set(listed, ident, "{ }", 3);
+    }
+    cr_assert_null(listed_get(listed, ident), "more than the bound are kept");
+    cr_assert_str_eq(listed_get(listed, "d0"), "{}");
+    memset(large, ' ', sizeof large);
+    memcpy(large, "{}", 2);
+    listed_set(listed, "d0", large, sizeof large);
+    cr_assert_null(listed_get(listed, "d0"), "one that is too large stands for what it was before");
+    listed_set(listed, ident, "{}", 2);
+    cr_assert_str_eq(listed_get(listed, ident), "{}");
+    listed_set(listed, ident, "", 0);
+    cr_assert_null(listed_get(listed, ident));
+    listed_free(listed);
+}
 
 Test(page_bounds, all_devices_have_a_bound) {
     struct fleet fleet = {.most = FEW};
@@ -565,11 +586,13 @@ Test(listener, subscribes_to_what_is_published) {
 
 Test(listener, asks_for_one_state_after_the_other_and_again_after_a_loss) {
     struct listener *listener = listener_new(&config, NULL, &on_heard);
-    static const char *const filters[] = {
-        "p/q/state/gw/devices/+", "p/q/state/gw/devices/+/telemetry/server.timestamp",
-        "p/q/state/gw/devices/+/connected", "p/q/state/gw/devices/+/telemetry/position",
-        "p/q/state/gw/devices/+/telemetry/battery.voltage"};
-    for (size_t i = 0; i < 5; i++) {
+    static const char *const filters[] = {"p/q/state/gw/devices/+",
+                                          "p/q/state/gw/devices/+/last_active",
+                                          "p/q/state/gw/devices/+/telemetry/server.timestamp",
+                                          "p/q/state/gw/devices/+/connected",
+                                          "p/q/state/gw/devices/+/telemetry/position",
+                                          "p/q/state/gw/devices/+/telemetry/battery.voltage"};
+    for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++) {
         cr_assert_str_eq(listener_states(listener), filters[i]);
         cr_assert_str_eq(listener_states(listener), filters[i]); // until it is subscribed to
         listener_states_asked(listener);
@@ -619,6 +642,8 @@ Test(listener, states_are_taken_until_messages_come) {
     const struct fleet_device *device = fleet_by_ident(listener_fleet(listener), "a-1");
     cr_assert(device->latitude == 1 && device->battery == 3.5 && device->heard == 1600000050 * SECOND);
     cr_assert_eq(device->connection, FLEET_CONNECTED);
+    take(listener, "p/q/state/gw/devices/7/last_active", "1600000060");
+    cr_assert_eq(device->heard, 1600000060 * SECOND);
     take(listener, "p/q/message/gw/devices/7", "{" IDENT ",\"device.id\":7,\"battery.voltage\":3.6}");
     take(listener, "p/q/state/gw/devices/7/telemetry/battery.voltage", "3.5");
     cr_assert(device->battery == 3.6);

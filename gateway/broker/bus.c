@@ -29,13 +29,21 @@ void bus_free(struct bus *bus) {
 
 // --- to the broker ---
 
-uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *text, size_t length,
-                          enum mqtt_retain retain) {
+uint64_t bus_publish_measured(const struct bus *bus, const char *topic, const char *text, size_t length,
+                              enum mqtt_retain retain, int64_t measured) {
     if (outbox_is_full(bus->outbox))
         return 0;
-    return outbox_put(bus->outbox,
-                      &(struct mqtt_publish){
-                          .topic = topic, .payload = text, .length = length, .qos = 1, .retain = retain});
+    return outbox_put(bus->outbox, &(struct mqtt_publish){.topic = topic,
+                                                          .payload = text,
+                                                          .length = length,
+                                                          .qos = 1,
+                                                          .retain = retain,
+                                                          .measured = measured});
+}
+
+uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *text, size_t length,
+                          enum mqtt_retain retain) {
+    return bus_publish_measured(bus, topic, text, length, retain, 0);
 }
 
 __attribute__((format(printf, 3, 0))) static void write_topic(const struct bus *bus, char topic[TOPIC_MAX],

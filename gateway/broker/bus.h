@@ -27,6 +27,9 @@ __attribute__((format(printf, 4, 5))) uint64_t bus_publish(const struct bus *bus
 // The same for text, which is copied, to a topic given in full, with its prefix.
 uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *text, size_t length,
                           enum mqtt_retain retain);
+// The same for what was measured at that time (microseconds since 1970), which goes with it.
+uint64_t bus_publish_measured(const struct bus *bus, const char *topic, const char *text, size_t length,
+                              enum mqtt_retain retain, int64_t measured);
 
 // Publishes what the instance says about itself (JSON; NULL: an empty payload), retained, before all that
 // waits; see outbox_say().

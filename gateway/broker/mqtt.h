@@ -35,6 +35,9 @@ struct mqtt_publish {
     const char *response_topic; // MQTT 5, or NULL; the outbox does not keep it
     const void *correlation;    // MQTT 5 correlation data, or NULL
     size_t correlation_length;
+    int64_t
+        measured; // when that was, which MQTT 5 says in the user property "timestamp": microseconds since 1970; 0:
+                  // no such time. Never together with a correlation
     bool urgent; // goes out also while the broker wants us to send more slowly
 };
 
@@ -43,9 +46,10 @@ struct mqtt_received {
     const char *payload;
     size_t length;
     bool retain;
-    int mid;                    // its packet id, 1 to 65535; 0 at QoS 0
-    uint64_t nth;               // of those with a packet id that have come since the start, from 1
-    const char *instance;       // that signed it, or NULL
+    int mid;              // its packet id, 1 to 65535; 0 at QoS 0
+    uint64_t nth;         // of those with a packet id that have come since the start, from 1
+    const char *instance; // that signed it, or NULL
+    int64_t measured;     // as its user property "timestamp" says: microseconds since 1970; 0: it does not
     const char *response_topic; // or NULL
     const void *correlation;    // or NULL
     size_t correlation_length;

@@ -96,6 +96,7 @@ struct mqtt_link {
     int *early;        // mids that were written while somebody flushed; or NULL
     size_t early_count;
     struct pace pace;
+    struct packet_last last; // properties
     uv_work_t work;
     int connect_result;
     uv_timer_t timer;     // the next attempt, or the wait for CONNACK
@@ -637,6 +638,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                                                      .mid = message->mid,
                                                      .nth = link->numbered,
                                                      .instance = extras.instance,
+                                                     .measured = extras.measured,
                                                      .response_topic = extras.response_topic,
                                                      .correlation = extras.correlation,
                                                      .correlation_length = extras.correlation_length});
@@ -782,6 +784,7 @@ static struct mqtt_publish fit(const struct mqtt_link *link, const struct mqtt_p
     if (link->attempt.version == MQTT_3_1_1) {
         fitting.correlation = NULL;
         fitting.response_topic = NULL;
+        fitting.measured = 0;
         if (fitting.retain != MQTT_NOT_RETAINED)
             fitting.retain = MQTT_RETAINED;
     }
@@ -806,16 +809,18 @@ static bool must_wait(struct mqtt_link *link) {
     return true;
 }
 
+static bool is_too_large(const struct mqtt_link *link, const struct mqtt_publish *publish) {
+    unsigned most = link->limits.packet_size;
+    return most > 0 && publish_size(publish, link->config->mqtt.client_id) > most;
+}
+
 static enum mqtt_publish_result send_publish(struct mqtt_link *link, const struct mqtt_publish *publish,
                                              int *mid) {
-    const char *instance = link->config->mqtt.client_id;
-    if (link->limits.packet_size > 0 && publish_size(publish, instance) > link->limits.packet_size)
-        return MQTT_REFUSED;
-    mosquitto_property *properties = packet_properties(publish, instance);
+    const mosquitto_property *properties =
+        packet_properties(&link->last, publish, link->config->mqtt.client_id);
     int result =
         mosquitto_publish_v5(link->client, mid, publish->topic, (int)publish->length, publish->payload,
                              publish->qos, publish->retain != MQTT_NOT_RETAINED, properties);
-    mosquitto_property_free_all(&properties);
     if (result == MOSQ_ERR_SUCCESS)
         pace_sent(&link->pace, uv_now(link->loop));
     return result_of(link, result);
@@ -826,6 +831,10 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
     if (!mqtt_link_is_up(link) || (!publish->urgent && must_wait(link)))
         return MQTT_NOT_NOW;
     struct mqtt_publish fitting = fit(link, publish);
+    if (is_too_large(link, &fitting))
+        fitting.measured = 0; // rather than the message
+    if (is_too_large(link, &fitting))
+        return MQTT_REFUSED;
     return send_publish(link, &fitting, mid);
 }
 
@@ -1046,6 +1055,7 @@ void mqtt_link_free(struct mqtt_link *link) {
     subscriber_free(link->subscriber);
     hearing_free(link->hearing);
     broker_route_close(&link->route);
+    packet_forget(&link->last);
     free(link->attempt.address.host);
     free(link->will_topic);
     free(link->will_payload);

@@ -6,9 +6,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INSTANCE "instance" // user property of a signed message
+#include "gateway/base/clock.h"
+#include "schema/decimal.h"
 
-mosquitto_property *packet_properties(const struct mqtt_publish *publish, const char *instance) {
+// User properties.
+#define INSTANCE  "instance"  // of a signed message
+#define TIMESTAMP "timestamp" // when it was measured, in Unix seconds
+
+// "1795243066.412"; returns the length.
+static size_t write_time(int64_t time, char text[DECIMAL_TEXT_MAX]) {
+    return decimal_write((struct decimal){.mantissa = time, .places = 6}, text);
+}
+
+static void add_time(mosquitto_property **properties, int64_t time) {
+    char text[DECIMAL_TEXT_MAX];
+    write_time(time, text);
+    mosquitto_property_add_string_pair(properties, MQTT_PROP_USER_PROPERTY, TIMESTAMP, text);
+}
+
+static mosquitto_property *make_properties(const struct mqtt_publish *publish, const char *instance) {
     mosquitto_property *properties = NULL;
     if (publish->response_topic != NULL)
         mosquitto_property_add_string(&properties, MQTT_PROP_RESPONSE_TOPIC, publish->response_topic);
@@ -19,7 +35,30 @@ mosquitto_property *packet_properties(const struct mqtt_publish *publish, const 
         mosquitto_property_add_int32(&properties, MQTT_PROP_MESSAGE_EXPIRY_INTERVAL, publish->expiry);
     if (publish->retain == MQTT_RETAINED_SIGNED)
         mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, INSTANCE, instance);
+    if (publish->measured != 0)
+        add_time(&properties, publish->measured);
     return properties;
+}
+
+static bool has_same(const struct mqtt_publish *one, const struct mqtt_publish *other) {
+    return one->measured == other->measured && one->expiry == other->expiry && one->retain == other->retain;
+}
+
+void packet_forget(struct packet_last *last) {
+    mosquitto_property_free_all(&last->properties);
+    *last = (struct packet_last){.properties = NULL};
+}
+
+const mosquitto_property *packet_properties(struct packet_last *last, const struct mqtt_publish *publish,
+                                            const char *instance) {
+    bool texts = publish->response_topic != NULL || publish->correlation != NULL ||
+                 last->publish.response_topic != NULL || last->publish.correlation != NULL;
+    if (!texts && has_same(publish, &last->publish))
+        return last->properties;
+    packet_forget(last);
+    last->publish = *publish;
+    last->properties = make_properties(publish, instance);
+    return last->properties;
 }
 
 // Bytes of a length as MQTT writes it: seven bits each.
@@ -40,6 +79,8 @@ static size_t properties_size(const struct mqtt_publish *publish, const char *in
         size += 1 + 4;
     if (publish->retain == MQTT_RETAINED_SIGNED)
         size += 1 + 2 + strlen(INSTANCE) + 2 + strlen(instance);
+    if (publish->measured != 0)
+        size += 1 + 2 + strlen(TIMESTAMP) + 2 + write_time(publish->measured, (char[DECIMAL_TEXT_MAX]){""});
     return size;
 }
 
@@ -51,23 +92,35 @@ size_t publish_size(const struct mqtt_publish *publish, const char *instance) {
     return 1 + length_size(rest) + rest;
 }
 
-static char *read_instance(const mosquitto_property *properties) {
+// 0 for what is no time, or is to come: others may write what they like.
+static int64_t read_time(const char *text) {
+    struct decimal time;
+    if (!decimal_parse(text, strlen(text), &time) || !decimal_in_range(time, 1, clock_now() / 1000000))
+        return 0;
+    return decimal_at(time, 6);
+}
+
+// Of several with one name the first counts.
+static void read_user_properties(const mosquitto_property *properties, struct packet_extras *extras) {
     char *name = NULL, *value = NULL;
     for (bool again = false; properties != NULL; again = true) {
         properties =
             mosquitto_property_read_string_pair(properties, MQTT_PROP_USER_PROPERTY, &name, &value, again);
-        bool found = properties != NULL && strcmp(name, INSTANCE) == 0;
+        bool signs = properties != NULL && extras->instance == NULL && strcmp(name, INSTANCE) == 0;
+        if (properties != NULL && extras->measured == 0 && strcmp(name, TIMESTAMP) == 0)
+            extras->measured = read_time(value);
+        if (signs)
+            extras->instance = value;
+        else
+            free(value);
         free(name);
-        if (found)
-            return value;
-        free(value);
         name = value = NULL;
     }
-    return NULL;
 }
 
 struct packet_extras packet_read_extras(const mosquitto_property *properties) {
-    struct packet_extras extras = {.instance = read_instance(properties)};
+    struct packet_extras extras = {.instance = NULL};
+    read_user_properties(properties, &extras);
     mosquitto_property_read_string(properties, MQTT_PROP_RESPONSE_TOPIC, &extras.response_topic, false);
     mosquitto_property_read_binary(properties, MQTT_PROP_CORRELATION_DATA, &extras.correlation,
                                    &extras.correlation_length, false);

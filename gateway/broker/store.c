@@ -43,7 +43,7 @@
 #define TIDY_PAGES_FEW  "64"        // when the disk is short of room: this is written too
 #define TIDY_LAST       1000000000  // nanoseconds that it may go on when the store is closed
 
-// What waits for its turn on the thread. Those up to DELETE_RESULT write; those up to LOAD_MESSAGES have a
+// What waits for its turn on the thread. Those up to DELETE_DEVICE write; those up to LOAD_MESSAGES have a
 // statement that is prepared when the file is opened.
 enum kind {
     PUT_COMMAND,
@@ -54,6 +54,8 @@ enum kind {
     SET_ASIDE,
     PUT_RESULT,
     DELETE_RESULT,
+    PUT_DEVICE,
+    DELETE_DEVICE,
     TIDY,
     CHECK,
     RESTORE, // the file, which every batch does
@@ -73,8 +75,8 @@ static const char *const statement_texts[STATEMENTS] = {
 
 struct operation {
     enum kind kind;
-    int64_t id;  // of a command, or number of a message
-    char *entry; // of PUT_COMMAND; of SET_ASIDE the reason
+    int64_t id;  // of a command, or number of a message or a device
+    char *entry; // of PUT_COMMAND and PUT_DEVICE; of SET_ASIDE the reason
     struct mqtt_publish
         publish;            // of PUT_MESSAGE, PUT_RESULT, SET_ASIDE and rows; its pointers point into bytes
     bool repeat;            // of SET_ASIDE: the same report stands there already
@@ -138,6 +140,8 @@ static const char settings[] = "PRAGMA journal_mode=WAL;"
                                "PRAGMA recursive_triggers=ON;" // for rows that are replaced, see store_sums.h
                                "PRAGMA journal_size_limit=4194304;";
 
+// The column correlation also says, as a number, when a message was measured: no message has both, a file of an earlier
+// version need not be rewritten while it may be full, and an earlier version can read this one's.
 static const char layout[] =
     "BEGIN;"
     "CREATE TABLE IF NOT EXISTS commands(id INTEGER PRIMARY KEY, entry TEXT NOT NULL);"
@@ -158,6 +162,9 @@ static const char result_layout[] =
     "CREATE TABLE IF NOT EXISTS results(number INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB, "
     "qos INTEGER NOT NULL, retain INTEGER NOT NULL, correlation BLOB);";
 
+static const char device_layout[] =
+    "CREATE TABLE IF NOT EXISTS devices(number INTEGER PRIMARY KEY, entry TEXT NOT NULL);";
+
 // Of a store of an earlier version: it is made when there is room.
 static const char secret_layout[] =
     "INSERT OR IGNORE INTO meta VALUES('secret', lower(hex(randomblob(32))));";
@@ -165,6 +172,7 @@ static const char secret_query[] = "SELECT value FROM meta WHERE name='secret'";
 
 static const char aside_query[] =
     "SELECT number, topic, payload, qos, retain, correlation, at, reason FROM set_aside ORDER BY number";
+static const char device_query[] = "SELECT number, entry FROM devices ORDER BY number";
 static const char result_query[] =
     "SELECT number, topic, payload, qos, retain, correlation FROM results ORDER BY number";
 
@@ -219,7 +227,7 @@ static bool has_table(struct store *store, const char *name) {
 static const char *find_strange_table(struct store *store) {
     static const struct {
         const char *name, *query;
-    } tables[] = {{"set_aside", aside_query}, {"results", result_query}};
+    } tables[] = {{"set_aside", aside_query}, {"results", result_query}, {"devices", device_query}};
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         sqlite3_stmt *statement = NULL;
         int result = sqlite3_prepare_v2(store->database, tables[i].query, -1, &statement, NULL);
@@ -293,7 +301,8 @@ static void free_store(struct store *store) {
 }
 
 #define ASIDE_SIZE                                                                                           \
-    "length(CAST(topic AS BLOB)) + ifnull(length(payload), 0) + ifnull(length(correlation), 0) + 64"
+    "length(CAST(topic AS BLOB)) + ifnull(length(payload), 0) + "                                            \
+    "iif(typeof(correlation) = 'blob', length(correlation), 0) + 64"
 
 static void learn_aside(struct store *store) {
     struct store_sum sum = store_sums_read(store->database, "set_aside");
@@ -426,13 +435,15 @@ void store_each_command(struct store *store, store_command_fn *fn, void *context
 
 // From the columns that follow the number.
 static struct mqtt_publish publish_of(sqlite3_stmt *row) {
+    bool timed = sqlite3_column_type(row, 5) == SQLITE_INTEGER;
     return (struct mqtt_publish){.topic = (const char *)sqlite3_column_text(row, 1),
                                  .payload = sqlite3_column_blob(row, 2),
                                  .length = (size_t)sqlite3_column_bytes(row, 2),
                                  .qos = sqlite3_column_int(row, 3),
                                  .retain = (enum mqtt_retain)sqlite3_column_int(row, 4),
-                                 .correlation = sqlite3_column_blob(row, 5),
-                                 .correlation_length = (size_t)sqlite3_column_bytes(row, 5)};
+                                 .correlation = timed ? NULL : sqlite3_column_blob(row, 5),
+                                 .correlation_length = timed ? 0 : (size_t)sqlite3_column_bytes(row, 5),
+                                 .measured = timed ? sqlite3_column_int64(row, 5) : 0};
 }
 
 typedef void row_fn(sqlite3_stmt *row, void *fn, void *context);
@@ -463,6 +474,15 @@ static void take_aside(sqlite3_stmt *row, void *fn, void *context) {
 
 bool store_each_aside(struct store *store, store_aside_fn *fn, void *context) {
     return each_row(store, "set_aside", aside_query, take_aside, &fn, context);
+}
+
+static void take_device(sqlite3_stmt *row, void *fn, void *context) {
+    (*(store_command_fn **)fn)(context, sqlite3_column_int64(row, 0),
+                               (const char *)sqlite3_column_text(row, 1));
+}
+
+bool store_each_device(struct store *store, store_command_fn *fn, void *context) {
+    return each_row(store, "devices", device_query, take_device, &fn, context);
 }
 
 static void take_result(sqlite3_stmt *row, void *fn, void *context) {
@@ -541,16 +561,20 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
     sqlite3_bind_blob(statement, 3, publish->payload, (int)publish->length, SQLITE_STATIC);
     sqlite3_bind_int(statement, 4, publish->qos);
     sqlite3_bind_int(statement, 5, (int)publish->retain);
-    sqlite3_bind_blob(statement, 6, publish->correlation, (int)publish->correlation_length, SQLITE_STATIC);
+    if (publish->measured != 0)
+        sqlite3_bind_int64(statement, 6, publish->measured);
+    else
+        sqlite3_bind_blob(statement, 6, publish->correlation, (int)publish->correlation_length,
+                          SQLITE_STATIC);
 }
 
 static bool is_write(const struct operation *operation) {
-    return operation->kind <= DELETE_RESULT && operation->kind != LOAD_MESSAGES;
+    return operation->kind <= DELETE_DEVICE && operation->kind != LOAD_MESSAGES;
 }
 
 static bool is_deletion(const struct operation *operation) {
     return operation->kind == DELETE_COMMAND || operation->kind == DELETE_MESSAGES ||
-           operation->kind == DELETE_RESULT;
+           operation->kind == DELETE_RESULT || operation->kind == DELETE_DEVICE;
 }
 
 // Bytes that it brings to the disk.
@@ -638,12 +662,13 @@ static int write_aside(struct store *store, struct operation *operation) {
     return result;
 }
 
-// --- results ---
+// --- results, devices ---
 
-// There are few of them: no statement is kept.
-static int write_row(struct store *store, const char *query, const struct operation *operation) {
+// They are written seldom: no statement is kept.
+static int write_row(struct store *store, const char *layout_of, const char *query,
+                     const struct operation *operation) {
     sqlite3_stmt *statement = NULL;
-    int result = sqlite3_exec(store->database, result_layout, NULL, NULL, NULL);
+    int result = sqlite3_exec(store->database, layout_of, NULL, NULL, NULL);
     if (result == SQLITE_OK)
         result = sqlite3_prepare_v2(store->database, query, -1, &statement, NULL);
     if (result != SQLITE_OK)
@@ -651,13 +676,22 @@ static int write_row(struct store *store, const char *query, const struct operat
     sqlite3_bind_int64(statement, 1, operation->id);
     if (operation->kind == PUT_RESULT)
         bind_message(statement, &operation->publish);
+    if (operation->kind == PUT_DEVICE)
+        sqlite3_bind_text(statement, 2, operation->entry, -1, SQLITE_STATIC);
     result = sqlite3_step(statement);
     sqlite3_finalize(statement);
     return result == SQLITE_DONE ? SQLITE_OK : result;
 }
 
+static int write_device(struct store *store, const struct operation *operation) {
+    return write_row(store, device_layout,
+                     operation->kind == PUT_DEVICE ? "INSERT OR REPLACE INTO devices VALUES(?,?)"
+                                                   : "DELETE FROM devices WHERE number=?",
+                     operation);
+}
+
 static int write_result(struct store *store, const struct operation *operation) {
-    return write_row(store,
+    return write_row(store, result_layout,
                      operation->kind == PUT_RESULT ? "INSERT OR REPLACE INTO results VALUES(?,?,?,?,?,?)"
                                                    : "DELETE FROM results WHERE number=?",
                      operation);
@@ -670,6 +704,8 @@ static int write_one(struct store *store, struct operation *operation) {
         return write_aside(store, operation);
     if (operation->kind == PUT_RESULT || operation->kind == DELETE_RESULT)
         return write_result(store, operation);
+    if (operation->kind == PUT_DEVICE || operation->kind == DELETE_DEVICE)
+        return write_device(store, operation);
     sqlite3_stmt *statement = store->statements[operation->kind];
     sqlite3_bind_int64(statement, 1, operation->id);
     if (operation->kind == PUT_COMMAND)
@@ -843,6 +879,7 @@ static void drop_what_is_past(struct operation *batch) {
     drop_deleted(batch);
     drop_replaced(batch, PUT_COMMAND, DELETE_COMMAND);
     drop_replaced(batch, PUT_RESULT, DELETE_RESULT);
+    drop_replaced(batch, PUT_DEVICE, DELETE_DEVICE);
 }
 
 static bool is_all_written(const struct operation *batch) {
@@ -1196,6 +1233,14 @@ void store_put_command(struct store *store, int64_t id, const char *entry) {
 
 void store_delete_command(struct store *store, int64_t id) {
     add_copy(store, &(struct operation){.kind = DELETE_COMMAND, .id = id});
+}
+
+void store_put_device(struct store *store, int64_t number, const char *entry) {
+    add_copy(store, &(struct operation){.kind = PUT_DEVICE, .id = number, .entry = must_have(strdup(entry))});
+}
+
+void store_delete_device(struct store *store, int64_t number) {
+    add_copy(store, &(struct operation){.kind = DELETE_DEVICE, .id = number});
 }
 
 void store_put_message(struct store *store, uint64_t number, const struct mqtt_publish *publish) {

@@ -53,6 +53,15 @@ void store_each_command(struct store *store, store_command_fn *fn, void *context
 void store_put_command(struct store *store, int64_t id, const char *entry);
 void store_delete_command(struct store *store, int64_t id);
 
+// --- devices of the broker's registry ---
+
+// A copy of what the broker retains of them, by numbers that the registrar gives. entry is JSON. The table is made with the
+// first one.
+void store_put_device(struct store *store, int64_t number, const char *entry);
+void store_delete_device(struct store *store, int64_t number);
+// Those in the file, by number, before anything is written. False when they cannot be read, which is logged.
+bool store_each_device(struct store *store, store_command_fn *fn, void *context);
+
 // --- messages that wait for the broker, by their number in the outbox ---
 
 struct store_messages {

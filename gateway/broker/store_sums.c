@@ -8,8 +8,8 @@
 #define QUERY_MAX 1000
 // Of the row NEW or OLD, or with an empty prefix of the row itself. Lengths in bytes, not letters.
 #define SIZE(row)                                                                                            \
-    "length(CAST(" row "topic AS BLOB)) + ifnull(length(" row "payload), 0) + ifnull(length(" row            \
-    "correlation), 0)"
+    "length(CAST(" row "topic AS BLOB)) + ifnull(length(" row "payload), 0) + iif(typeof(" row               \
+    "correlation) = 'blob', length(" row "correlation), 0)"
 #define MESSAGES "messages"
 
 static const char table_of_sums[] =

@@ -45,7 +45,7 @@ void strikes_note(struct strikes *strikes, enum mqtt_end end, uint64_t before, u
 }
 
 unsigned suspects_patience(const struct suspects *suspects) {
-    unsigned patience = SUSPECTS_PATIENCE << suspects->doubled;
+    unsigned patience = (unsigned)SUSPECTS_PATIENCE << suspects->doubled;
     return patience < SUSPECTS_PATIENCE_MAX ? patience : SUSPECTS_PATIENCE_MAX;
 }
 

@@ -7,11 +7,12 @@
 #include <stdint.h>
 
 // What the topic is for; {prefix}/ stands before it.
-#define TOPIC_MESSAGE "message/gw/"
-#define TOPIC_COMMAND "command/gw/"
-#define TOPIC_STATE   "state/gw/"
-#define TOPIC_LOG     "log/gw/"
-#define TOPIC_REQUEST "request/gw/"
+#define TOPIC_MESSAGE  "message/gw/"
+#define TOPIC_COMMAND  "command/gw/"
+#define TOPIC_STATE    "state/gw/"
+#define TOPIC_LOG      "log/gw/"
+#define TOPIC_REQUEST  "request/gw/"
+#define TOPIC_REGISTRY "registry/gw/"
 
 // What it belongs to; an id follows.
 #define TOPIC_DEVICES   "devices/"
@@ -21,6 +22,7 @@
 
 // Which part of it.
 #define TOPIC_CONNECTED    "/connected"
+#define TOPIC_ACTIVE       "/last_active"
 #define TOPIC_HOLDER       "/instance"  // of a device: which instance it is or was connected to
 #define TOPIC_DISCOVERY    "/discovery" // in names of our own: what is for Home Assistant
 #define TOPIC_DISCONNECTED "/disconnected"
@@ -34,6 +36,8 @@
 #define TOPIC_MARKER       "/queue"      // the same: up to which command the broker has the entries
 #define TOPIC_GENERATION   "/generation" // the same: up to which generation it has our state
 #define TOPIC_METRICS      "/metrics"    // of an instance: its numbers
+
+#define TOPIC_REFUSED "registry/error" // behind TOPIC_LOG: a device of the registry that is not taken
 
 #define TOPIC_POSITION "position" // in place of a field, behind TOPIC_TELEMETRY
 

@@ -154,11 +154,20 @@ static void log_removed(const struct peer *peer, const struct message *message) 
     }
 }
 
-static void put_message(struct peer *peer, const char *topic, const char *json, size_t length) {
-    uint64_t number = outbox_put(
-        peer->parts->outbox,
-        &(struct mqtt_publish){
-            .topic = topic, .payload = json, .length = length, .qos = peer->parts->config->mqtt.qos});
+// A message as JSON, and when it was measured.
+struct text {
+    const char *json;
+    size_t length;
+    int64_t timestamp;
+};
+
+static void put_message(struct peer *peer, const char *topic, const struct text *text) {
+    uint64_t number =
+        outbox_put(peer->parts->outbox, &(struct mqtt_publish){.topic = topic,
+                                                               .payload = text->json,
+                                                               .length = text->length,
+                                                               .qos = peer->parts->config->mqtt.qos,
+                                                               .measured = text->timestamp});
     if (peer->first_number == 0)
         peer->first_number = number;
     peer->last_number = number;
@@ -188,21 +197,21 @@ static void on_message(void *context, struct message *message) {
                                                     .peer = peer->address,
                                                     .device = device});
     log_removed(peer, message);
-    size_t length = message_write_members(message, json, sizeof json, members, &member_count);
+    const struct text text = {.json = json,
+                              .length =
+                                  message_write_members(message, json, sizeof json, members, &member_count),
+                              .timestamp = decimal_at(message_get(message, FIELD_TIMESTAMP)->number, 6)};
     if (config->on_channels || !device->known) {
         char *end = put_topic(topic, config, "/" TOPIC_MESSAGE TOPIC_CHANNELS, peer->channel->id);
         stpcpy(stpcpy(end, "/"), peer->session->ident);
-        put_message(peer, topic, json, length);
+        put_message(peer, topic, &text);
     }
     if (config->on_devices && device->known) {
         put_topic(topic, config, "/" TOPIC_MESSAGE TOPIC_DEVICES, device->id);
-        put_message(peer, topic, json, length);
+        put_message(peer, topic, &text);
     }
     const struct channel_report report = {
-        .members = members,
-        .count = member_count,
-        .timestamp = (int64_t)(decimal_to_double(message_get(message, FIELD_TIMESTAMP)->number) * 1e6),
-        .received = now};
+        .members = members, .count = member_count, .timestamp = text.timestamp, .received = now};
     peer->parts->observer->reported(peer->parts->observer->context, peer->session, &report);
 }
 

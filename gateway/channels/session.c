@@ -448,6 +448,17 @@ void session_reload(struct session *session) {
         take_identity(parts->sessions, session, &device);
 }
 
+void sessions_reload_ident(const struct session_table *table, const char *ident) {
+    struct session *session = session_by_ident(table, ident);
+    if (session == NULL)
+        return;
+    const struct channel_parts *parts = session_any_peer(session)->parts;
+    session_reload(session);
+    session = session_by_ident(table, ident);
+    if (session != NULL)
+        parts->observer->talks(parts->observer->context, session);
+}
+
 void sessions_reload_begin(struct session_table *table) {
     table->reloads = table->by_ident;
 }

@@ -83,6 +83,8 @@ bool session_is_settled(const struct channel_parts *parts, const struct session 
 // Gives a device that is here what the registry now says about it; closes it (code 13) when that no longer allows it,
 // unless it spoke for others too.
 void session_reload(struct session *session);
+// The same for the device of that ident, if it is here. What waits for it may go out.
+void sessions_reload_ident(const struct session_table *table, const char *ident);
 // The same for all that are here, so many at a time; a session ends meanwhile as at any other time. Returns whether all
 // have it.
 void sessions_reload_begin(struct session_table *table);

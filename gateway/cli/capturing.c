@@ -454,11 +454,9 @@ static bool write_file(const struct capturing *capturing) {
 }
 
 static void print_end(const struct capturing *capturing) {
-    size_t bytes = 0, gaps = 0;
-    for (size_t i = 0; i < capturing->file->chunk_count; i++) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < capturing->file->chunk_count; i++)
         bytes += capturing->file->chunks[i].length;
-        gaps += capturing->file->chunks[i].gap && capturing->file->chunks[i].offset > 0;
-    }
     fprintf(stderr, "%zu chunk%s of %zu connection%s, %zu bytes", capturing->file->chunk_count,
             TEXT_S(capturing->file->chunk_count), capturing->file->connection_count,
             TEXT_S(capturing->file->connection_count), bytes);

@@ -117,6 +117,13 @@ void commands_device_talks(struct commands *commands, int64_t device_id, int64_t
     command_queue_device_talks(&commands->queue, device_id, channel_id, ident);
 }
 
+void commands_device_gone(struct commands *commands, int64_t device_id) {
+    char key[COMMAND_KEY_MAX];
+    command_key(key, device_id, 0, "");
+    if (commands->queue.config->commands.intake)
+        command_queue_cancel_all(&commands->queue, key);
+}
+
 void commands_answered(struct commands *commands, const struct road *from,
                        const struct codec_answer *answer) {
     command_queue_answered(&commands->queue, from, answer);

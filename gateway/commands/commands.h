@@ -68,5 +68,8 @@ void commands_take_in(struct commands *commands, const struct mqtt_received *rec
 void commands_device_talks(struct commands *commands, int64_t device_id, int64_t channel_id,
                            const char *ident);
 
+// The device of that id is no longer in the registry: what waits for it is canceled, by the gateway that takes commands in.
+void commands_device_gone(struct commands *commands, int64_t device_id);
+
 // A device answered; or, for an implicit answer, sent a report that may be one. from is the way that it came.
 void commands_answered(struct commands *commands, const struct road *from, const struct codec_answer *answer);

@@ -215,6 +215,12 @@ void command_queue_cancel(struct command_queue *queue, struct command *command) 
     fail(queue, command, COMMAND_CANCELED, "canceled");
 }
 
+void command_queue_cancel_all(struct command_queue *queue, const char *key) {
+    const struct command_target *target;
+    while ((target = command_table_target(queue->table, key)) != NULL) // it goes with its last one
+        command_queue_cancel(queue, target->commands);
+}
+
 // --- sending ---
 
 static bool find_device(const struct command_queue *queue, const struct command *command, struct road *road) {

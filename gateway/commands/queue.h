@@ -78,8 +78,9 @@ void command_queue_sweep(struct command_queue *queue, int64_t now);
 // Whether it must not go out a second time.
 bool command_queue_is_once(const struct command_queue *queue, const struct command *command);
 
-// Somebody canceled it.
+// Somebody canceled it; or all that waits for a target.
 void command_queue_cancel(struct command_queue *queue, struct command *command);
+void command_queue_cancel_all(struct command_queue *queue, const char *key);
 
 // The command has ended this way, and the end has been published. A tombstone is left: its id is kept for a
 // while, here and on disk, so that an old entry that comes late, or out of an older state of the broker's

@@ -15,7 +15,7 @@
 #include "gateway/base/text.h"
 #include "gateway/config/environment.h"
 #include "gateway/config/faults.h"
-#include "gateway/config/ident.h"
+#include "gateway/config/listing.h"
 #include "gateway/config/prune.h"
 #include "gateway/config/rules.h"
 #include "schema/json_schema.h"
@@ -284,24 +284,11 @@ static void read_mqtt(struct faults *faults, struct config *config) {
         faults_add(faults, "$.mqtt", "has one of cert_file and key_file, expected both or none");
 }
 
-// Without one, that which it would have outside the registry.
-static int64_t id_of(const json_t *device) {
-    const json_t *id = json_object_get(device, "id");
-    const char *ident = text_of(device, "ident");
-    return json_is_integer(id) || ident == NULL ? json_schema_integer(id) : device_default_id(ident);
-}
-
 static void add_devices(struct config_devices *devices, const json_t *array) {
     size_t i;
     json_t *json;
     json_array_foreach(array, i, json) {
-        const char *name = text_of(json, "name");
-        devices->list[devices->count++] = (struct config_device){
-            .ident = text_of(json, "ident"),
-            .id = id_of(json),
-            .name = name != NULL ? name : text_of(json, "ident"),
-            .type_id = json_schema_integer(json_object_get(json, "type_id")),
-        };
+        devices->list[devices->count++] = listing_of(text_of(json, "ident"), json);
     }
 }
 

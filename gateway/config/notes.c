@@ -47,8 +47,9 @@ void config_notes(const struct config *config, config_fault_fn *note, void *cont
     for (size_t i = 0; i < config->channel_count; i++)
         note_options(&notes, &config->channels[i], i);
     if (config->unknown_devices == UNKNOWN_REJECT && config->devices->count == 0)
-        faults_add(&notes, "$.unknown_devices",
-                   "is \"reject\", and no device is listed: all are turned away");
+        faults_add(
+            &notes, "$.unknown_devices",
+            "is \"reject\", and no device is listed: all but those of the broker's registry are turned away");
     note_readers(&notes, "$.mqtt.password_file", json_string_value(json_object_get(mqtt, "password_file")));
     note_readers(&notes, "$.mqtt.key_file", config->mqtt.key_file);
     note_readers(&notes, "$.commands.key_file", json_string_value(json_object_get(commands, "key_file")));

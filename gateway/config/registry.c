@@ -3,12 +3,18 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 
 #include "gateway/base/memory.h"
+#include "gateway/base/table.h"
 
 struct entry {
     const struct config_device *device;
+    UT_hash_handle by_ident, by_id;
+};
+
+// A device of the broker's registry; its texts are its own.
+struct adopted {
+    struct config_device device;
     UT_hash_handle by_ident, by_id;
 };
 
@@ -28,7 +34,8 @@ struct registry {
     enum config_unknown unknown;
     size_t max_strangers;
     struct stranger *strangers;
-    struct registry_index *index;
+    struct registry_index *index; // the configuration's
+    struct adopted *adopted_by_ident, *adopted_by_id;
 };
 
 struct registry_index *registry_index_new(struct config_devices *devices) {
@@ -124,25 +131,123 @@ void registry_dismiss(struct registry *registry, const char *ident) {
         drop(registry, stranger);
 }
 
+// --- the configuration's and the broker's ---
+
+static const struct config_device *configured(const struct registry *registry, const char *ident) {
+    struct entry *entry;
+    HASH_FIND(by_ident, registry->index->by_ident, ident, strlen(ident), entry);
+    return entry != NULL ? entry->device : NULL;
+}
+
+static const struct config_device *configured_by_id(const struct registry *registry, int64_t id) {
+    struct entry *entry;
+    HASH_FIND(by_id, registry->index->by_id, &id, sizeof id, entry);
+    return entry != NULL ? entry->device : NULL;
+}
+
+static struct adopted *find_adopted(const struct registry *registry, const char *ident) {
+    struct adopted *adopted;
+    HASH_FIND(by_ident, registry->adopted_by_ident, ident, strlen(ident), adopted);
+    return adopted;
+}
+
+static const struct adopted *adopted_by_id(const struct registry *registry, int64_t id) {
+    struct adopted *adopted;
+    HASH_FIND(by_id, registry->adopted_by_id, &id, sizeof id, adopted);
+    return adopted;
+}
+
+static bool is_in_force(const struct registry *registry, const struct adopted *adopted) {
+    return adopted != NULL && configured(registry, adopted->device.ident) == NULL &&
+           configured_by_id(registry, adopted->device.id) == NULL;
+}
+
+bool registry_is_configured(const struct registry *registry, const char *ident) {
+    return configured(registry, ident) != NULL;
+}
+
+const char *registry_holder_of(const struct registry *registry, int64_t id, bool *is_configured) {
+    const struct config_device *device = configured_by_id(registry, id);
+    const struct adopted *adopted = adopted_by_id(registry, id);
+    *is_configured = device != NULL;
+    return device != NULL ? device->ident : adopted != NULL ? adopted->device.ident : NULL;
+}
+
+void adopted_free(struct adopted *adopted) {
+    if (adopted == NULL)
+        return;
+    free((char *)adopted->device.ident);
+    free((char *)adopted->device.name);
+    free(adopted);
+}
+
+struct adopted *registry_disown(struct registry *registry, const char *ident) {
+    struct adopted *adopted = find_adopted(registry, ident);
+    if (adopted == NULL)
+        return NULL;
+    HASH_DELETE(by_ident, registry->adopted_by_ident, adopted);
+    HASH_DELETE(by_id, registry->adopted_by_id, adopted);
+    return adopted;
+}
+
+struct adopted *registry_adopt(struct registry *registry, const struct config_device *device) {
+    struct adopted *before = registry_disown(registry, device->ident);
+    struct adopted *adopted = must_have(calloc(1, sizeof *adopted));
+    adopted->device = (struct config_device){.ident = must_have(strdup(device->ident)),
+                                             .name = must_have(strdup(device->name)),
+                                             .id = device->id,
+                                             .type_id = device->type_id};
+    HASH_ADD_KEYPTR(by_ident, registry->adopted_by_ident, adopted->device.ident, strlen(device->ident),
+                    adopted);
+    HASH_ADD_KEYPTR(by_id, registry->adopted_by_id, &adopted->device.id, sizeof adopted->device.id, adopted);
+    if (is_in_force(registry, adopted))
+        registry_dismiss(registry, device->ident);
+    return before;
+}
+
+const struct config_device *registry_adopted(const struct registry *registry, const char *ident) {
+    const struct adopted *adopted = find_adopted(registry, ident);
+    return adopted != NULL ? &adopted->device : NULL;
+}
+
+const struct config_device *registry_next_adopted(const struct registry *registry,
+                                                  const struct config_device *before) {
+    const struct adopted *next =
+        before == NULL ? registry->adopted_by_ident : find_adopted(registry, before->ident)->by_ident.next;
+    return next != NULL ? &next->device : NULL;
+}
+
+size_t registry_count_adopted(const struct registry *registry) {
+    return HASH_CNT(by_ident, registry->adopted_by_ident);
+}
+
 // --- devices ---
 
 void registry_free(struct registry *registry) {
     while (registry->strangers != NULL)
         drop(registry, registry->strangers);
+    while (registry->adopted_by_ident != NULL)
+        adopted_free(registry_disown(registry, registry->adopted_by_ident->device.ident));
     registry_index_free(registry->index);
     free(registry);
 }
 
+// NULL when it is in neither registry.
+static const struct config_device *find_listed(const struct registry *registry, const char *ident) {
+    const struct config_device *device = configured(registry, ident);
+    const struct adopted *adopted = device == NULL ? find_adopted(registry, ident) : NULL;
+    return is_in_force(registry, adopted) ? &adopted->device : device;
+}
+
 struct device registry_device(const struct registry *registry, const char *ident) {
-    struct entry *entry;
-    HASH_FIND(by_ident, registry->index->by_ident, ident, strlen(ident), entry);
-    if (entry != NULL)
+    const struct config_device *listed = find_listed(registry, ident);
+    if (listed != NULL)
         return (struct device){.known = true,
                                .listed = true,
                                .allowed = true,
-                               .id = entry->device->id,
-                               .name = entry->device->name,
-                               .type_id = entry->device->type_id};
+                               .id = listed->id,
+                               .name = listed->name,
+                               .type_id = listed->type_id};
     int64_t id = device_default_id(ident);
     bool has_place = registry_has_stranger(registry, ident) || !registry_is_full(registry);
     return (struct device){
@@ -159,7 +264,9 @@ const struct config_device *registry_at(const struct registry *registry, size_t 
 }
 
 const char *registry_ident_of(const struct registry *registry, int64_t id) {
-    struct entry *entry;
-    HASH_FIND(by_id, registry->index->by_id, &id, sizeof id, entry);
-    return entry != NULL ? entry->device->ident : NULL;
+    const struct config_device *device = configured_by_id(registry, id);
+    const struct adopted *adopted = device == NULL ? adopted_by_id(registry, id) : NULL;
+    if (is_in_force(registry, adopted))
+        return adopted->device.ident;
+    return device != NULL ? device->ident : NULL;
 }

@@ -1,5 +1,8 @@
-// Who a device is: the registry of the configuration, and the identity of those outside it (strangers), of which
-// only so many have one at once.
+// Who a device is: the registry of the configuration, that of the broker, and the identity of those outside both
+// (strangers), of which only so many have one at once.
+//
+// A device of the broker's registry is in force unless the configuration has its ident, or its id for another ident:
+// whatever the configuration says wins, and when it says so no longer, the broker's counts again.
 #pragma once
 
 #include <stdbool.h>
@@ -35,6 +38,28 @@ size_t registry_index_count(const struct registry_index *index);
 // the texts of its devices any more.
 struct registry_index *registry_swap(struct registry *registry, struct registry_index *index);
 
+// Takes a device of the broker's registry, which is copied, in place of what it said of that ident. Its id must not be
+// that of another device of the broker's (see registry_holder_of()). The second one takes a device out of it. Both return
+// what was said of that ident before, or NULL: for the caller to free once nothing points to its name any more.
+struct adopted;
+struct adopted *registry_adopt(struct registry *registry, const struct config_device *device);
+struct adopted *registry_disown(struct registry *registry, const char *ident);
+void adopted_free(struct adopted *adopted); // NULL allowed
+
+// What the broker's registry says of that ident, in force or not; NULL when nothing.
+const struct config_device *registry_adopted(const struct registry *registry, const char *ident);
+// The device that comes after that one in the broker's registry (NULL: the first); NULL after the last. The order holds
+// as long as no device comes or goes.
+const struct config_device *registry_next_adopted(const struct registry *registry,
+                                                  const struct config_device *before);
+size_t registry_count_adopted(const struct registry *registry);
+
+// Whether the configuration has that ident.
+bool registry_is_configured(const struct registry *registry, const char *ident);
+// The ident of the device with this id, of the configuration or the broker's in force or not; or NULL. configured: it is
+// the configuration's.
+const char *registry_holder_of(const struct registry *registry, int64_t id, bool *configured);
+
 // What holds for devices outside the registry from now on. Those that have an identity keep it.
 void registry_set_unknown(struct registry *registry, enum config_unknown unknown, size_t max_strangers);
 
@@ -48,7 +73,7 @@ bool registry_is_full(const struct registry *registry);
 // The device with this ident; its name points to ident when it is not listed.
 struct device registry_device(const struct registry *registry, const char *ident);
 
-// The listed device at index, from 0; NULL after the last.
+// The device of the configuration at index, from 0; NULL after the last.
 const struct config_device *registry_at(const struct registry *registry, size_t index);
 
 // The ident of the listed device with this id, or NULL.

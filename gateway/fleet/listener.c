@@ -16,8 +16,12 @@
 #define TWINS 4096 // messages that may wait for their twin on the other kind of topic
 
 // What is retained for each device, after state/gw/devices/+. Identities come first.
-static const char *const states[] = {"", TOPIC_TELEMETRY "server.timestamp", TOPIC_CONNECTED,
-                                     TOPIC_TELEMETRY TOPIC_POSITION, TOPIC_TELEMETRY "battery.voltage"};
+static const char *const states[] = {"",
+                                     TOPIC_ACTIVE,
+                                     TOPIC_TELEMETRY "server.timestamp",
+                                     TOPIC_CONNECTED,
+                                     TOPIC_TELEMETRY TOPIC_POSITION,
+                                     TOPIC_TELEMETRY "battery.voltage"};
 #define STATES (sizeof states / sizeof states[0])
 
 enum topic_kind { ON_CHANNELS = 1, ON_DEVICES = 2 };
@@ -164,6 +168,8 @@ static void take_state(struct listener *listener, const char *topic, const struc
         return; // identities come first: it is another device's
     else if (strcmp(end, TOPIC_CONNECTED) == 0)
         take_connected(listener, id, received);
+    else if (strcmp(end, TOPIC_ACTIVE) == 0)
+        take_heard(listener, id, received);
     else
         take_telemetry(listener, id, strrchr(end, '/') + 1, received);
 }

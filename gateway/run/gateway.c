@@ -161,12 +161,18 @@ static void take_state(struct gateway *gateway, const char *topic, const struct 
     commands_received(gateway->commands, topic, received);
 }
 
+static void take_registry(struct gateway *gateway, const char *ident, const struct mqtt_received *received) {
+    state_received_registry(gateway->state, ident, received);
+    roll_call_received(gateway->roll_call, ident, received);
+}
+
 static void on_received(void *context, const struct mqtt_received *received) {
     struct gateway *gateway = context;
     const char *command = bus_topic_after(gateway->bus, received->topic, TOPIC_COMMAND);
     const char *state = bus_topic_after(gateway->bus, received->topic, TOPIC_STATE);
     const char *device = bus_topic_after(gateway->bus, received->topic, TOPIC_LOG TOPIC_DEVICES);
     const char *request = bus_topic_after(gateway->bus, received->topic, TOPIC_REQUEST);
+    const char *listed = bus_topic_after(gateway->bus, received->topic, TOPIC_REGISTRY TOPIC_DEVICES);
     // Also while stopping: the broker has been told that we have it, and will not say it again.
     if (command != NULL)
         commands_take_in(gateway->commands, received);
@@ -174,6 +180,8 @@ static void on_received(void *context, const struct mqtt_received *received) {
         take_state(gateway, state, received);
     else if (device != NULL)
         session_heard(&gateway->parts, strtoll(device, NULL, 10), received->payload, received->length);
+    else if (listed != NULL)
+        take_registry(gateway, listed, received);
     else if (request != NULL)
         captures_request(gateway->captures, received->payload, received->length);
     else
@@ -293,6 +301,11 @@ static bool whois(void *context, int64_t device_id, const char **ident, const st
 static bool knows(void *context, int64_t device_id) {
     const struct gateway *gateway = context;
     return state_knows(gateway->state, device_id);
+}
+
+static void on_device_gone(void *context, int64_t device_id) {
+    struct gateway *gateway = context;
+    commands_device_gone(gateway->commands, device_id);
 }
 
 static bool has_others(void *context) {
@@ -555,7 +568,10 @@ static void make_state(struct gateway *gateway) {
                                         .sessions = &gateway->sessions,
                                         .channels = gateway->channels,
                                         .channel_count = gateway->config->channel_count,
-                                        .started = gateway->started});
+                                        .started = gateway->started,
+                                        .store = gateway->store,
+                                        .device_gone = on_device_gone,
+                                        .context = gateway});
 }
 
 static void make_commands(struct gateway *gateway) {

@@ -54,6 +54,9 @@ void subscriptions_fill(struct subscriptions *list, const struct config *config)
     add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_LOG TOPIC_DEVICES "+" TOPIC_CONNECTED, prefix);
     // One that was asked for while we were away is over when we are back.
     add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/" TOPIC_REQUEST TOPIC_CAPTURE, prefix);
+    // There may be very many, so behind all else that is retained. Also what we write: of several gateways one gives an
+    // entry back, and all take what then stands there.
+    add(list, 1, 0, "%s/" TOPIC_REGISTRY TOPIC_DEVICES "+", prefix);
     if (config->home_assistant.enabled)
         add(list, 0, MQTT_SUB_OPT_SEND_RETAIN_NEVER, "%s/status", config->home_assistant.prefix);
 }

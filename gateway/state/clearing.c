@@ -361,6 +361,10 @@ void clearing_heard_identity(struct clearing *clearing, int64_t device_id) {
 
 void clearing_restore(struct clearing *clearing, struct generation_span lost) {
     struct leaving *gone, *next;
+    HASH_ITER(hh, clearing->leaving, gone, next) { // its telemetry may still be asked for
+        if (!gone->orphan && gone->removed && gone->generation > lost.after && gone->generation < lost.before)
+            clearing_begin(clearing, gone->device_id);
+    }
     HASH_ITER(hh, clearing->gone, gone, next) {
         int64_t device_id = gone->device_id;
         if (gone->generation <= lost.after)

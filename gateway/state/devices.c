@@ -11,6 +11,7 @@
 #include "gateway/base/hash.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/table.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/channels/event.h"
@@ -29,7 +30,9 @@ enum device_state_part {
     STATE_CONNECTED = 2,
     STATE_VALUES = 4,    // those that are marked
     STATE_DISCOVERY = 8, // for Home Assistant
-    STATE_ALL = 15,
+    STATE_ACTIVE = 16,   // when its last report came
+    STATE_ALL = 31,
+    STATE_OF_REPORTS = STATE_VALUES | STATE_ACTIVE, // they change with each, and keep to telemetry_interval
 };
 
 // Which list a device is in, of those that have something due.
@@ -50,6 +53,7 @@ struct device_state {
     bool listed; // in the registry
     bool fresh;  // nobody has said yet that it was created
     int64_t heard;         // by clock_ticks()
+    int64_t active;        // Unix seconds: when its last report came; 0: none has in this run
     bool undated;          // an earlier run heard it, and the broker has not said when
     int64_t renewed;       // of a stranger: all values, which expire at the broker; by clock_ticks()
     bool connected;        // here, or when another gateway has it, there
@@ -62,10 +66,11 @@ struct device_state {
     uint32_t holder;       // which instance has, or had it, as {id}/instance says: holder_of(); 0: not known
     uint8_t due;           // of enum device_state_part
     enum waiting waiting;
-    bool rests;            // its telemetry was published within telemetry_interval: values wait
+    bool rests;            // STATE_OF_REPORTS was published within telemetry_interval, and waits
     int64_t rests_until;   // by clock_ticks()
     uint64_t last;         // number in the outbox of what was published for it last
     uint32_t stated;       // generation in which identity, instance and connected were; 0: never
+    uint32_t active_in;    // the same for active
     uint32_t announced_in; // and what is for Home Assistant
     bool watched;          // its telemetry is, by itself
     struct values values;
@@ -102,11 +107,12 @@ struct foreign {
 
 // A registry that has changed: first the devices that we have are compared with it, then those that it has are taken.
 struct reload {
-    enum { RELOAD_NONE, RELOAD_COMPARES, RELOAD_TAKES } phase;
+    enum { RELOAD_NONE, RELOAD_COMPARES, RELOAD_TAKES, RELOAD_TAKES_ADOPTED } phase;
     struct device_state *next; // to be compared
     int64_t *moved;            // ids that devices have no longer
     size_t moved_count, moved_capacity;
-    size_t taken; // of the registry
+    size_t taken;                        // of the configuration
+    const struct config_device *adopted; // the last that was taken of the broker's registry
 };
 
 struct devices {
@@ -144,9 +150,9 @@ static struct device_state *find(const struct devices *devices, int64_t id) {
     return state;
 }
 
-// It is due, unless all that it has are values and it rests.
+// It is due, unless it rests, and all that it has is of reports.
 static void wait_for_turn(struct devices *devices, struct device_state *state) {
-    bool may = state->due != 0 && (state->due != STATE_VALUES || !state->rests);
+    bool may = state->rests ? (state->due & ~STATE_OF_REPORTS) != 0 : state->due != 0;
     if (!may || state->waiting != WAITING_FOR_NOTHING)
         return;
     DL_APPEND2(devices->due, state, prev_due, next_due);
@@ -240,9 +246,9 @@ static void end_rest(struct devices *devices, struct device_state *state) {
 }
 
 // What the broker should have already does not wait for telemetry_interval.
-static void mark_values_due_now(struct devices *devices, struct device_state *state) {
+static void mark_due_now(struct devices *devices, struct device_state *state, unsigned parts) {
     end_rest(devices, state);
-    mark_due(devices, state, STATE_VALUES);
+    mark_due(devices, state, parts);
 }
 
 static void forget(struct devices *devices, struct device_state *state) {
@@ -276,22 +282,25 @@ static struct device_state *find_or_make(struct devices *devices, int64_t id, co
 // --- values ---
 
 // What strangers have said the broker forgets by itself, also when no gateway is there to clear it.
+static enum mqtt_retain retention_of(const struct device_state *state) {
+    return state->listed ? MQTT_RETAINED : MQTT_RETAINED_FOR_A_WHILE;
+}
+
 static uint64_t publish_value(const struct devices *devices, const struct device_state *state,
-                              enum field field, const char *index, size_t index_length, const char *text,
-                              size_t length) {
+                              const struct message_member *member, int64_t timestamp) {
     char topic[TOPIC_MAX];
     bus_topic(devices->parts.bus, topic, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s%s%.*s",
-              (long long)state->id, value_name(field), index_length > 0 ? "." : "", (int)index_length, index);
-    return bus_publish_text(devices->parts.bus, topic, text, length,
-                            state->listed ? MQTT_RETAINED : MQTT_RETAINED_FOR_A_WHILE);
+              (long long)state->id, value_name(member->field), member->index_length > 0 ? "." : "",
+              (int)member->index_length, member->index);
+    return bus_publish_measured(devices->parts.bus, topic, member->value, member->length, retention_of(state),
+                                timestamp);
 }
 
 // What memory has no room for goes out each time, if the broker takes it now.
 static void publish_at_once(const struct devices *devices, const struct device_state *state,
-                            const struct message_member *member) {
+                            const struct message_member *member, int64_t timestamp) {
     if (bus_keeps_up(devices->parts.bus))
-        publish_value(devices, state, member->field, member->index, member->index_length, member->value,
-                      member->length);
+        publish_value(devices, state, member, timestamp);
 }
 
 // A field that is not in memory may be one that was never there before.
@@ -317,7 +326,7 @@ static void take_value(struct devices *devices, struct device_state *state,
         mark_due(devices, state, STATE_VALUES);
         break;
     case VALUE_NO_ROOM:
-        publish_at_once(devices, state, member);
+        publish_at_once(devices, state, member, timestamp);
         break;
     }
 }
@@ -372,6 +381,12 @@ static bool is_to_be_announced(const struct devices *devices, const struct devic
     return state->listed || devices->parts.config->home_assistant.unknown_devices;
 }
 
+static void mark_all_of_reports(struct devices *devices, struct device_state *state) {
+    values_mark(&state->values);
+    if (state->values.length > 0 || state->active != 0)
+        mark_due(devices, state, STATE_OF_REPORTS);
+}
+
 static void take_listing(struct devices *devices, struct device_state *state, bool listed) {
     bool before = is_to_be_announced(devices, state);
     bool changed = state->listed != listed;
@@ -381,9 +396,7 @@ static void take_listing(struct devices *devices, struct device_state *state, bo
     if (!changed)
         return;
     announce_anew(devices, state);
-    values_mark(&state->values); // they expire now, or do so no more
-    if (state->values.length > 0)
-        mark_due(devices, state, STATE_VALUES);
+    mark_all_of_reports(devices, state); // it expires now, or does so no more
 }
 
 // Once it is known that it is: an earlier run may have said so.
@@ -396,19 +409,19 @@ static void tell_created(const struct devices *devices, struct device_state *sta
         log_about(
             "adopt", LOG_INFO,
             "device %s is not in the registry, and so not announced to Home Assistant: to adopt it, add "
-            "{\"ident\":\"%s\",\"name\":\"…\"} to devices and send SIGHUP",
-            state->ident, state->ident);
+            "{\"ident\":\"%s\",\"name\":\"…\"} to devices and send SIGHUP, or publish {\"name\":\"…\"} "
+            "retained to "
+            "%s/" TOPIC_REGISTRY TOPIC_DEVICES "%s",
+            state->ident, state->ident, bus_prefix(devices->parts.bus), state->ident);
 }
 
-// Takes over what the registry says. All of a device that is new, or has got another ident, is due.
-static void identify(struct devices *devices, struct device_state *state, const struct device *device,
-                     const char *ident) {
-    bool same = state->name != NULL && strcmp(state->name, device->name) == 0 &&
-                state->type_id == device->type_id && strcmp(state->ident, ident) == 0;
-    take_listing(devices, state, device->listed);
-    if (same)
-        return;
-    bool changed = state->name != NULL;
+// Another gateway has it, and says who it is.
+static bool is_held_elsewhere(const struct device_state *state) {
+    return state->elsewhere && state->connected;
+}
+
+static void rename_device(struct devices *devices, struct device_state *state, const struct device *device,
+                          const char *ident) {
     if (ident != state->ident) // which snprintf() would empty
         snprintf(state->ident, sizeof state->ident, "%s", ident);
     free(state->name);
@@ -418,9 +431,21 @@ static void identify(struct devices *devices, struct device_state *state, const 
     renew_value(devices, state, FIELD_DEVICE_ID, json_integer((json_int_t)state->id));
     renew_value(devices, state, FIELD_DEVICE_NAME, json_string(state->name));
     renew_value(devices, state, FIELD_DEVICE_TYPE_ID, json_integer((json_int_t)state->type_id));
-    mark_due(devices, state, STATE_IDENTITY);
-    if (changed && !state->fresh)
-        tell_change(devices, state, CHANGE_UPDATED);
+    if (!is_held_elsewhere(state))
+        mark_due(devices, state, STATE_IDENTITY);
+}
+
+// Takes over what the registry says. All of a device that is new, or has got another ident, is due.
+static void identify(struct devices *devices, struct device_state *state, const struct device *device,
+                     const char *ident) {
+    bool same = state->name != NULL && strcmp(state->name, device->name) == 0 &&
+                state->type_id == device->type_id && strcmp(state->ident, ident) == 0;
+    bool told = state->name != NULL && !state->fresh, came = device->listed && !state->listed;
+    take_listing(devices, state, device->listed);
+    if (!same)
+        rename_device(devices, state, device, ident);
+    if (told && (came || !same))
+        tell_change(devices, state, came ? CHANGE_CREATED : CHANGE_UPDATED);
 }
 
 // --- publishing ---
@@ -458,16 +483,41 @@ void devices_rest_no_more(struct devices *devices) {
     wake_rested(devices);
 }
 
+// Another gateway that has the device says it.
+static void publish_active(struct devices *devices, struct device_state *state) {
+    if (state->active == 0 || state->elsewhere)
+        return;
+    json_t *active = json_integer((json_int_t)state->active);
+    bus_publish(devices->parts.bus, active, retention_of(state),
+                TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE, (long long)state->id);
+    json_decref(active);
+    state->active_in = generation_write(devices->parts.generation);
+}
+
 static bool publish_values(struct devices *devices, struct device_state *state) {
     for (struct value *value = NULL; (value = values_next(&state->values, value)) != NULL;) {
         if (value->generation != 0)
             continue;
         if (!bus_keeps_up(devices->parts.bus))
             return false;
-        publish_value(devices, state, (enum field)value->field, value_index(value), value->index_length,
-                      value_text(value), value->length);
+        const struct message_member member = value_member(value);
+        publish_value(devices, state, &member, value->timestamp);
         value->generation = generation_write(devices->parts.generation);
     }
+    return true;
+}
+
+// False when the broker does not keep up any more.
+static bool publish_of_reports(struct devices *devices, struct device_state *state, unsigned due) {
+    if ((due & STATE_OF_REPORTS) == 0 || state->rests)
+        return true;
+    if ((due & STATE_ACTIVE) != 0)
+        publish_active(devices, state);
+    state->due &= (uint8_t)~STATE_ACTIVE;
+    if ((due & STATE_VALUES) != 0 && !publish_values(devices, state))
+        return false;
+    state->due &= (uint8_t)~STATE_VALUES;
+    begin_rest(devices, state);
     return true;
 }
 
@@ -563,12 +613,8 @@ static bool publish_parts(struct devices *devices, struct device_state *state) {
     unsigned due = state->due;
     watch(devices, state);
     publish_statement(devices, state, due);
-    if ((due & STATE_VALUES) != 0 && !state->rests) {
-        if (!publish_values(devices, state))
-            return false;
-        state->due &= (uint8_t)~STATE_VALUES;
-        begin_rest(devices, state);
-    }
+    if (!publish_of_reports(devices, state, due))
+        return false;
     if ((due & STATE_DISCOVERY) != 0 && !publish_discovery(devices, state))
         return false;
     state->due &= (uint8_t)~STATE_DISCOVERY;
@@ -636,6 +682,25 @@ static struct foreign *find_or_make_foreign(struct devices *devices, int64_t id)
     foreign->id = id;
     HASH_ADD(hh, devices->foreign, id, sizeof foreign->id, foreign);
     return foreign;
+}
+
+static void note_foreign(struct devices *devices, const struct device_state *state) {
+    struct foreign *foreign = find_or_make_foreign(devices, state->id);
+    if (foreign == NULL)
+        return;
+    foreign->holder = state->holder;
+    foreign->connected = true;
+}
+
+// It is one that we have now.
+static void take_foreign(struct devices *devices, struct device_state *state) {
+    struct foreign *foreign = find_foreign(devices, state->id);
+    if (foreign == NULL)
+        return;
+    state->holder = foreign->holder;
+    state->elsewhere = state->confirmed = foreign->connected;
+    state->connected = foreign->connected;
+    forget_foreign(devices, foreign);
 }
 
 static void forget_denied(struct devices *devices, int64_t id) {
@@ -792,9 +857,14 @@ static void renew_values(struct devices *devices, struct device_state *state) {
     if (state->listed || now - state->renewed < half)
         return;
     state->renewed = now;
-    values_mark(&state->values);
-    if (state->values.length > 0)
-        mark_due(devices, state, STATE_VALUES);
+    mark_all_of_reports(devices, state);
+}
+
+static void note_active(struct devices *devices, struct device_state *state, int64_t received) {
+    if (state->active == received / 1000000)
+        return;
+    state->active = received / 1000000;
+    mark_due(devices, state, STATE_ACTIVE);
 }
 
 static bool speaks(const struct session *session, const struct codec *codec) {
@@ -814,6 +884,7 @@ void devices_reported(struct devices *devices, const struct session *session,
     state->heard = clock_ticks();
     state->undated = false;
     renew_values(devices, state);
+    note_active(devices, state, report->received);
     take_report(devices, state, session, report);
     publish_due(devices);
 }
@@ -829,7 +900,9 @@ void devices_restore(struct devices *devices, struct generation_span lost) {
         if (!is_ours(devices, state))
             continue;
         if (values_mark_between(&state->values, lost.after, lost.before))
-            mark_values_due_now(devices, state);
+            mark_due_now(devices, state, STATE_VALUES);
+        if (state->active_in > lost.after && state->active_in < lost.before)
+            mark_due_now(devices, state, STATE_ACTIVE);
         // Each of these is the latest generation of several topics, some of which may be older.
         if (state->stated > lost.after)
             mark_due(devices, state, STATE_IDENTITY | STATE_CONNECTED);
@@ -849,6 +922,10 @@ void devices_announce(struct devices *devices) {
 
 void devices_remove(struct devices *devices, int64_t id) {
     struct device_state *state = find(devices, id);
+    // First, as the identity tells the next run that there is something to be removed.
+    if (state == NULL || state->active == 0)
+        bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE,
+                    (long long)id);
     if (state == NULL) {
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld", (long long)id);
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_CONNECTED,
@@ -871,6 +948,8 @@ static struct device_state *take_listed(struct devices *devices, const struct co
                                         bool new_now) {
     struct device device = registry_device(devices->parts.registry, listed->ident);
     struct device_state *state = find_or_make(devices, device.id, listed->ident);
+    if (state->name == NULL)
+        take_foreign(devices, state);
     identify(devices, state, &device, listed->ident);
     state->fresh = state->fresh && new_now;
     return state;
@@ -883,10 +962,21 @@ static void confirm(struct devices *devices, struct device_state *state) {
     state->confirmed = true;
 }
 
+// Whether a device of the broker's registry is in force.
+static bool is_in_force(const struct devices *devices, const struct config_device *adopted) {
+    const char *holder = registry_ident_of(devices->parts.registry, adopted->id);
+    return holder != NULL && strcmp(holder, adopted->ident) == 0 &&
+           !registry_is_configured(devices->parts.registry, adopted->ident);
+}
+
 static void take_registry(struct devices *devices) {
+    const struct registry *registry = devices->parts.registry;
     const struct config_device *device;
-    for (size_t i = 0; (device = registry_at(devices->parts.registry, i)) != NULL; i++)
+    for (size_t i = 0; (device = registry_at(registry, i)) != NULL; i++)
         take_listed(devices, device, false);
+    for (device = NULL; (device = registry_next_adopted(registry, device)) != NULL;)
+        if (is_in_force(devices, device))
+            take_listed(devices, device, false);
 }
 
 static void tell_all_created(struct devices *devices) {
@@ -912,7 +1002,8 @@ static int64_t move(struct devices *devices, struct device_state *state) {
     HASH_ADD(hh, devices->by_id, id, sizeof state->id, state);
     values_mark(&state->values);
     end_rest(devices, state);
-    mark_due(devices, state, STATE_ALL);
+    if (!is_held_elsewhere(state))
+        mark_due(devices, state, STATE_ALL);
     identify(devices, state, &device, state->ident);
     return state->id;
 }
@@ -932,21 +1023,59 @@ static void note_moved(struct reload *reload, int64_t id) {
     reload->moved[reload->moved_count++] = id;
 }
 
-// What is retained under the id of one that is gone, and not its next holder's, is removed.
+static void tell_gone(const struct devices *devices, const struct device_state *state) {
+    tell_change(devices, state, CHANGE_DELETED);
+    if (state->listed && devices->parts.gone != NULL)
+        devices->parts.gone(devices->parts.context, state->id);
+}
+
+// What is retained under the id of one that is gone, and not its next holder's, is removed: by the gateway that has it, if
+// any does.
+static void remove_state(struct devices *devices, struct device_state *state) {
+    tell_gone(devices, state);
+    if (is_held_elsewhere(state))
+        note_foreign(devices, state);
+    else
+        clearing_begin(devices->parts.clearing, state->id);
+    forget(devices, state);
+}
+
+// It is in the registry no longer, and is here under the same id, as a device that has just come.
+static void begin_anew(struct devices *devices, struct device_state *state) {
+    tell_gone(devices, state);
+    clearing_begin(devices->parts.clearing, state->id);
+    end_rest(devices, state);
+    values_free(&state->values);
+    state->values = (struct values){0};
+    state->reported = 0;
+    free(state->name);
+    state->name = NULL;
+    state->fresh = true;
+    mark_due(devices, state, STATE_CONNECTED | STATE_DISCOVERY);
+}
+
+static void compare_one(struct devices *devices, struct device_state *state) {
+    struct device device = registry_device(devices->parts.registry, state->ident);
+    if (!stays(devices, state, &device)) {
+        remove_state(devices, state);
+        return;
+    }
+    if (device.id != state->id) {
+        tell_gone(devices, state);
+        note_moved(&devices->reload, state->id);
+        return;
+    }
+    if (state->listed && !device.listed)
+        begin_anew(devices, state);
+    identify(devices, state, &device, state->ident);
+    if (devices->all_read && !device.listed)
+        tell_created(devices, state);
+}
+
 static void compare_next(struct devices *devices) {
     struct device_state *state = devices->reload.next;
-    struct device device = registry_device(devices->parts.registry, state->ident);
     devices->reload.next = state->hh.next;
-    if (!stays(devices, state, &device)) {
-        tell_change(devices, state, CHANGE_DELETED);
-        clearing_begin(devices->parts.clearing, state->id);
-        forget(devices, state);
-    } else if (device.id != state->id) {
-        tell_change(devices, state, CHANGE_DELETED);
-        note_moved(&devices->reload, state->id);
-    } else {
-        identify(devices, state, &device, state->ident);
-    }
+    compare_one(devices, state);
 }
 
 // Its messages carry the new id from now on.
@@ -973,6 +1102,8 @@ static void move_all(struct devices *devices) {
     size_t count = 0;
     for (size_t i = 0; i < reload->moved_count; i++) {
         struct device_state *state = find(devices, reload->moved[i]);
+        if (state == NULL || !is_held_elsewhere(state))
+            clearing_begin(devices->parts.clearing, reload->moved[i]);
         if (state == NULL)
             continue;
         HASH_DEL(devices->by_id, state);
@@ -982,19 +1113,21 @@ static void move_all(struct devices *devices) {
         ids[i] = move(devices, states[i]);
     for (size_t i = 0; i < count; i++)
         tell_moved(devices, find(devices, ids[i]));
-    for (size_t i = 0; i < reload->moved_count; i++)
-        clearing_begin(devices->parts.clearing, reload->moved[i]);
     free(ids);
     free(states);
 }
 
-static void end_comparing(struct devices *devices) {
+static void end_moves(struct devices *devices) {
     struct reload *reload = &devices->reload;
-    reload->phase = RELOAD_TAKES;
     move_all(devices);
     free(reload->moved);
     reload->moved = NULL;
     reload->moved_count = reload->moved_capacity = 0;
+}
+
+static void end_comparing(struct devices *devices) {
+    devices->reload.phase = RELOAD_TAKES;
+    end_moves(devices);
 }
 
 // Returns how many it has compared; no more when all are.
@@ -1034,25 +1167,79 @@ void devices_reload_begin(struct devices *devices) {
     devices->reload = (struct reload){.phase = RELOAD_COMPARES, .next = devices->by_id};
 }
 
-static void take_next(struct devices *devices) {
-    struct reload *reload = &devices->reload;
-    const struct config_device *listed = registry_at(devices->parts.registry, reload->taken++);
-    if (listed == NULL) {
-        reload->phase = RELOAD_NONE;
-        return;
-    }
-    struct device_state *state = take_listed(devices, listed, true);
+// It is in the registry now, perhaps as a new one.
+static void take_now(struct devices *devices, const struct config_device *listed, bool new_now) {
+    struct device_state *state = take_listed(devices, listed, new_now);
     if (publisher_is_open(devices->parts.publisher))
         confirm(devices, state);
     if (devices->all_read)
         tell_created(devices, state);
 }
 
+// Those of the broker's registry that the configuration has hidden until now, or hides now.
+static void take_next_adopted(struct devices *devices) {
+    const struct registry *registry = devices->parts.registry;
+    const struct config_device *adopted = devices->reload.adopted =
+        registry_next_adopted(registry, devices->reload.adopted);
+    if (adopted == NULL)
+        devices->reload.phase = RELOAD_NONE;
+    else if (is_in_force(devices, adopted))
+        take_now(devices, adopted, true);
+    else
+        log_about(
+            adopted->ident, LOG_WARNING,
+            "device %s of the broker's registry is not in force: the configuration has its ident or its id",
+            adopted->ident);
+}
+
+static void take_next(struct devices *devices) {
+    struct reload *reload = &devices->reload;
+    const struct config_device *listed = registry_at(devices->parts.registry, reload->taken);
+    if (listed == NULL) {
+        reload->phase = RELOAD_TAKES_ADOPTED;
+        return;
+    }
+    reload->taken++;
+    take_now(devices, listed, true);
+}
+
 bool devices_reload_some(struct devices *devices, size_t count) {
     size_t done = compare_some(devices, count);
     for (; devices->reload.phase == RELOAD_TAKES && done < count; done++)
         take_next(devices);
+    for (; devices->reload.phase == RELOAD_TAKES_ADOPTED && done < count; done++)
+        take_next_adopted(devices);
     return devices->reload.phase == RELOAD_NONE;
+}
+
+bool devices_are_reloading(const struct devices *devices) {
+    return devices->reload.phase != RELOAD_NONE;
+}
+
+// A device outside the registry that has the id which is now a listed one's.
+static void push_out(struct devices *devices, int64_t id, const char *ident) {
+    struct device_state *there = find(devices, id);
+    char other[CODEC_IDENT_MAX + 1];
+    if (there == NULL || strcmp(there->ident, ident) == 0)
+        return;
+    strcpy(other, there->ident);
+    compare_one(devices, there);
+    sessions_reload_ident(devices->parts.sessions, other);
+}
+
+void devices_relist(struct devices *devices, const char *ident, const struct device *before, bool stood) {
+    struct device device = registry_device(devices->parts.registry, ident);
+    struct device_state *state = find(devices, before->id);
+    const struct config_device listed = {
+        .ident = ident, .id = device.id, .name = device.name, .type_id = device.type_id};
+    if (device.listed)
+        push_out(devices, device.id, ident);
+    if (state != NULL && strcmp(state->ident, ident) == 0)
+        compare_one(devices, state);
+    end_moves(devices);
+    if (device.listed)
+        take_now(devices, &listed, !stood);
+    sessions_reload_ident(devices->parts.sessions, ident);
 }
 
 // --- what the broker has ---
@@ -1499,7 +1686,7 @@ static void renew_field(struct devices *devices, struct device_state *state, con
     if (value == NULL)
         return;
     value->generation = 0;
-    mark_values_due_now(devices, state);
+    mark_due_now(devices, state, STATE_VALUES);
 }
 
 void devices_emptied(struct devices *devices, int64_t id, const char *field) {

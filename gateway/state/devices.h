@@ -33,6 +33,9 @@ struct devices_parts {
     struct guard *guard;
     const struct home_assistant *home_assistant;
     const struct session_table *sessions;
+    // A device has gone out of the registry, or has another id now: nothing is for that id any more. Or NULL.
+    void (*gone)(void *context, int64_t id);
+    void *context;
 };
 
 // Makes the states of the registry's devices, and adds itself to the publisher.
@@ -91,6 +94,12 @@ void devices_announce(struct devices *devices);
 // sessions of those that have another id are told. Returns whether all is done; sessions_reload_begin() comes then.
 void devices_reload_begin(struct devices *devices);
 bool devices_reload_some(struct devices *devices, size_t count);
+
+bool devices_are_reloading(const struct devices *devices);
+
+// What the registry says of one ident has changed, at once; before is what it said. stood: it said so when we started,
+// so that it is not told as new. Not while they are reloading.
+void devices_relist(struct devices *devices, const char *ident, const struct device *before, bool stood);
 
 // As state_forget_silent().
 void devices_forget_silent(struct devices *devices);

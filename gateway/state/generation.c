@@ -25,6 +25,7 @@ struct generation {
     uint32_t closed;  // to be said once the broker has all up to through; 0: none
     uint64_t through; // number in the outbox
     uint32_t said;    // last; 0: none
+    uint32_t vouched; // that the broker has; 0: none
     bool again;       // that is to be said again
     uint64_t begun;   // now, by uv_now()
 };
@@ -66,13 +67,17 @@ static bool publish(void *context) {
         return true; // looked at again when it is
     bool over = uv_now(generation->loop) - generation->begun >= INTERVAL;
     bool taken = bus_has_taken(generation->bus, generation->through);
+    // What through is of, while none is closed, is the number that was said.
+    if (taken && generation->closed == 0 && generation->said >= generation->first)
+        generation->vouched = generation->said;
     if (generation->closed == 0 && taken && generation->written && over)
         close_one(generation);
     else if (generation->closed != 0 && taken && bus_keeps_up(generation->bus))
         say(generation, generation->closed);
     else if (generation->again && generation->closed == 0 && taken && bus_keeps_up(generation->bus))
         say(generation, generation->said);
-    return !generation->written && generation->closed == 0 && !generation->again;
+    bool vouched = generation->said < generation->first || generation->vouched == generation->said;
+    return !generation->written && generation->closed == 0 && !generation->again && vouched;
 }
 
 // --- what the broker has ---
@@ -82,6 +87,7 @@ void generation_connected(struct generation *generation) {
     generation->first = generation->now;
     generation->heard = 0;
     generation->closed = 0; // it may not be true of this broker
+    generation->vouched = 0;
     generation->settled = false;
 }
 
@@ -106,12 +112,17 @@ void generation_received(struct generation *generation, const char *topic,
 struct generation_span generation_settled(struct generation *generation) {
     struct generation_span lost = {generation->heard, generation->first};
     generation->settled = true;
+    generation->vouched = generation->heard;
     publisher_wake(generation->publisher);
     if (generation->heard < generation->first)
         return lost;
     generation->now = generation->heard;
     begin(generation);
     return (struct generation_span){0, generation->now};
+}
+
+uint32_t generation_vouched(const struct generation *generation) {
+    return generation->vouched;
 }
 
 bool generation_is_said(const struct generation *generation, const char *payload, size_t length) {

@@ -30,6 +30,10 @@ void generation_free(struct generation *generation);
 // Something is published now: the generation it belongs to, never 0.
 uint32_t generation_write(struct generation *generation);
 
+// The last number that this broker is known to have: nothing that belongs to it or to an earlier generation is lost unless
+// the broker falls back to an older one. 0: none.
+uint32_t generation_vouched(const struct generation *generation);
+
 // The link is connected: another generation begins.
 void generation_connected(struct generation *generation);
 

@@ -15,6 +15,7 @@
 #include "gateway/state/instances.h"
 #include "gateway/state/publisher.h"
 #include "gateway/state/reader.h"
+#include "gateway/state/registrar.h"
 
 #define INTERVAL 100 // milliseconds between attempts to begin reading
 
@@ -32,10 +33,12 @@ struct state {
     struct home_assistant *home_assistant;
     struct instance_state *instance_state;
     struct devices *devices;
+    struct registrar *registrar;
     struct generation *generation;
     struct guard *guard;
     enum watching watching;
     bool settled;                // the broker has said, in this connection, which instances there are
+    bool remembered;             // the broker had something of us when this connection began
     bool was_offline;            // so the broker said of us when this connection began
     struct state_reader *reader; // or NULL
     uv_timer_t timer;            // runs until reading begins
@@ -52,6 +55,7 @@ static void take_over_from(void *context, const char *client_id) {
 // done once all is known, and whenever one goes after that.
 static void take_over(void *context) {
     struct state *state = context;
+    publisher_wake(state->publisher); // what one says for all may be ours to say now
     if (state->settled && publisher_is_open(state->publisher) && instances_speak_here(state->instances))
         instances_each_offline(state->instances, take_over_from, state);
 }
@@ -115,8 +119,9 @@ bool state_is_connecting(const struct state *state) {
 // --- what the link reports ---
 
 void state_link_connected(struct state *state) {
-    state->was_offline = state->settled = false;
+    state->was_offline = state->settled = state->remembered = false;
     generation_connected(state->generation);
+    registrar_connected(state->registrar);
     instances_begin(state->instances);
 }
 
@@ -175,6 +180,9 @@ static void hear_instance(struct state *state, const char *topic, const char *in
         compare_own(state, topic, instance, received);
     else if (bus_is_own(state->parts.bus, instance))
         state->was_offline = !instance_state_is_right(state->instance_state, received);
+    // What we have said on this connection may come as well, when it is asked for.
+    if (received->retain && (state->was_offline || is_generation(state, instance)))
+        state->remembered = true;
     generation_received(state->generation, instance, received);
     instances_received(state->instances, instance, received);
     channel_state_received(state->channel_state, topic, received);
@@ -189,6 +197,10 @@ void state_received(struct state *state, const char *topic, const struct mqtt_re
     else if (topic_after(topic, TOPIC_CHANNELS) != NULL)
         channel_state_heard_sum(state->channel_state, topic, received);
     state_reader_received(state->reader, topic, received);
+}
+
+void state_received_registry(struct state *state, const char *ident, const struct mqtt_received *received) {
+    registrar_received(state->registrar, ident, received);
 }
 
 void state_heard_home_assistant(struct state *state, const struct mqtt_received *received) {
@@ -262,6 +274,7 @@ void state_roll_call_settled(struct state *state) {
     if (state->was_offline && instances_any_online(state->instances))
         devices_assert_connected(state->devices);
     instances_settled(state->instances);
+    registrar_settled(state->registrar, state->remembered, lost);
     state->settled = true;
     take_over(state);
 }
@@ -342,7 +355,38 @@ static struct devices *make_devices(const struct state *state) {
                                                .publisher = state->publisher,
                                                .clearing = state->clearing,
                                                .home_assistant = state->home_assistant,
-                                               .sessions = state->parts.sessions});
+                                               .sessions = state->parts.sessions,
+                                               .gone = state->parts.device_gone,
+                                               .context = state->parts.context});
+}
+
+static void relist(void *context, const char *ident, const struct device *before, bool stood) {
+    struct state *state = context;
+    devices_relist(state->devices, ident, before, stood);
+}
+
+static bool is_reloading(void *context) {
+    const struct state *state = context;
+    return devices_are_reloading(state->devices);
+}
+
+static bool speaks(void *context) {
+    const struct state *state = context;
+    return instances_speak_here(state->instances);
+}
+
+// Before the devices, which are those that the registry then has.
+static struct registrar *make_registrar(struct state *state) {
+    return registrar_new(&(struct registrar_parts){.loop = state->parts.loop,
+                                                   .bus = state->parts.bus,
+                                                   .registry = state->parts.registry,
+                                                   .store = state->parts.store,
+                                                   .publisher = state->publisher,
+                                                   .generation = state->generation,
+                                                   .context = state,
+                                                   .changed = relist,
+                                                   .is_busy = is_reloading,
+                                                   .speaks = speaks});
 }
 
 // They publish in this order: channels first; devices that are being removed before what comes in their
@@ -356,6 +400,7 @@ static void make_publishing(struct state *state) {
     state->generation = generation_new(parts->loop, parts->bus, state->publisher);
     state->clearing = clearing_new(parts->loop, parts->bus, &parts->asker, state->publisher,
                                    state->generation, remove_device, emptied, state);
+    state->registrar = make_registrar(state);
     state->devices = make_devices(state);
     publisher_add(state->publisher, watch, state);
     instances_when_gone(state->instances, take_over, state);
@@ -379,11 +424,13 @@ void state_stop(struct state *state) {
     guard_stop(state->guard);
     state_reader_stop(state->reader);
     clearing_stop(state->clearing);
+    registrar_stop(state->registrar);
 }
 
 void state_free(struct state *state) {
     state_reader_free(state->reader);
     devices_free(state->devices);
+    registrar_free(state->registrar);
     clearing_free(state->clearing);
     channel_state_free(state->channel_state);
     guard_free(state->guard);

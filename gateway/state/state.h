@@ -10,6 +10,7 @@
 
 #include "gateway/broker/bus.h"
 #include "gateway/broker/outbox.h"
+#include "gateway/broker/store.h"
 #include "gateway/channels/channel.h"
 #include "gateway/channels/observer.h"
 #include "gateway/channels/session.h"
@@ -29,7 +30,11 @@ struct state_parts {
     const struct session_table *sessions;
     const struct channel *channels; // config's, in the same order; all zero until they are opened
     size_t channel_count;
-    int64_t started; // microseconds since 1970
+    int64_t started;     // microseconds since 1970
+    struct store *store; // of the copy of the broker's registry
+    // A device has gone out of the registry: nothing is for its id any more.
+    void (*device_gone)(void *context, int64_t id);
+    void *context;
 };
 
 // The payload of the Last Will, for the topic state/gw/instances/{client_id}.
@@ -54,6 +59,8 @@ void state_link_down(struct state *state);
 void state_link_ready(struct state *state);
 // Something came under {prefix}/state/gw/; topic is what follows that.
 void state_received(struct state *state, const char *topic, const struct mqtt_received *received);
+// Something came under {prefix}/registry/gw/devices/; ident is what follows that.
+void state_received_registry(struct state *state, const char *ident, const struct mqtt_received *received);
 // Something came on Home Assistant's status topic, or on a discovery topic.
 void state_heard_home_assistant(struct state *state, const struct mqtt_received *received);
 

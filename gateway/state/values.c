@@ -34,6 +34,14 @@ const char *value_text(const struct value *value) {
     return value_index(value) + value->index_length;
 }
 
+struct message_member value_member(const struct value *value) {
+    return (struct message_member){.field = (enum field)value->field,
+                                   .index = value_index(value),
+                                   .index_length = value->index_length,
+                                   .value = value_text(value),
+                                   .length = value->length};
+}
+
 const char *value_name(enum field field) {
     return field == FIELD_NONE ? "position" : field_table[field].key;
 }

@@ -31,6 +31,9 @@ struct __attribute__((packed)) value {
 const char *value_index(const struct value *value);
 const char *value_text(const struct value *value);
 
+// The value as it came; its pointers point into it.
+struct message_member value_member(const struct value *value);
+
 // The name of a field's values in topics, without an index.
 const char *value_name(enum field field);
 

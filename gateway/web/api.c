@@ -113,6 +113,7 @@ static struct http_answer get_device(struct call *call) {
     struct text_out out = {0};
     if (device == NULL)
         return no_device(call);
+    const char *listing = listed_get(parts->listed, device->ident);
     bool up = parts->carrier->is_up(parts->carrier->context);
     if (device->id >= 0 && !dossier_open(parts->dossiers, device->id, clock_ticks()) && up)
         return HTTP_LATER;
@@ -121,7 +122,7 @@ static struct http_answer get_device(struct call *call) {
     text_out_bytes(&out, ",\"values\":{", 11);
     if (device->id >= 0)
         dossier_write(parts->dossiers, device->id, &out);
-    text_out_bytes(&out, "}}", 2);
+    text_out_print(&out, "},\"registry\":%s}", listing != NULL ? listing : "null");
     return reply_text(&out);
 }
 
@@ -210,12 +211,15 @@ struct errand {
     char mark[17];
     char by[LOGIN_USER_MAX + 8]; // of a capture
     int seconds;                 // the same
+    char listed[128];            // the ident of a device of the registry
     unsigned status;             // when all of it is taken
 };
 
 static json_t *answer_of(const struct errand *errand) {
     if (*errand->by != '\0')
         return json_pack("{s:s, s:i}", "by", errand->by, "seconds", errand->seconds);
+    if (*errand->listed != '\0')
+        return json_pack("{s:s}", "ident", errand->listed);
     return *errand->mark != '\0' ? json_pack("{s:s}", "mark", errand->mark)
                                  : json_pack("{s:i}", "canceled", (int)errand->count);
 }
@@ -268,7 +272,7 @@ static struct http_answer post_command(struct call *call) {
     if (commands == NULL)
         return reply_json(422, fault);
     char *topic = text_format("command/gw/%s", row_place(device, place));
-    errand->first = desk_publish(call->api->parts.desk, topic, commands);
+    errand->first = desk_publish(call->api->parts.desk, topic, commands, MQTT_NOT_RETAINED);
     errand->count = 1;
     free(topic);
     json_decref(commands);
@@ -287,7 +291,7 @@ static void cancel(void *context, const char *id) {
     if (canceling->away || (canceling->only != NULL && strcmp(canceling->only, id) != 0))
         return;
     char *topic = text_format("state/gw/%s/commands-queue/%s", canceling->place, id);
-    unsigned number = desk_publish(canceling->call->api->parts.desk, topic, NULL);
+    unsigned number = desk_publish(canceling->call->api->parts.desk, topic, NULL, MQTT_RETAINED);
     free(topic);
     canceling->away = number == 0;
     canceling->errand->first = canceling->errand->count++ == 0 ? number : canceling->errand->first;
@@ -352,7 +356,8 @@ static struct http_answer ask_for_capture(const struct call *call, const struct 
     snprintf(errand->by, sizeof errand->by, "web:%s", call->user);
     json_t *request =
         json_pack("{s:s, s:i, s:s}", "device", device->ident, "seconds", seconds, "by", errand->by);
-    errand->first = desk_publish(call->api->parts.desk, TOPIC_REQUEST TOPIC_CAPTURE, request);
+    errand->first =
+        desk_publish(call->api->parts.desk, TOPIC_REQUEST TOPIC_CAPTURE, request, MQTT_NOT_RETAINED);
     errand->count = 1;
     json_decref(request);
     return errand->first == 0 ? broker_is_away() : follow(call, errand);
@@ -378,6 +383,44 @@ static struct http_answer delete_capture(struct call *call) {
     if (errand != NULL)
         return follow(call, errand);
     return device != NULL ? ask_for_capture(call, device, 0, 200) : no_device(call);
+}
+
+// --- the registry in the broker ---
+
+// listing NULL: it is taken out.
+static struct http_answer publish_listing(const struct call *call, const json_t *listing) {
+    struct errand *errand = begin_errand(call, 202);
+    char *topic = text_format(TOPIC_REGISTRY TOPIC_DEVICES "%s", call->parts[0]);
+    snprintf(errand->listed, sizeof errand->listed, "%s", call->parts[0]);
+    errand->first = desk_publish(call->api->parts.desk, topic, listing, MQTT_RETAINED);
+    errand->count = 1;
+    free(topic);
+    return errand->first == 0 ? broker_is_away() : follow(call, errand);
+}
+
+static struct http_answer put_listing(struct call *call) {
+    const struct http_view *view = http_view(call->request);
+    const struct errand *errand = http_note(call->request);
+    json_t *fault = NULL;
+    if (errand != NULL)
+        return follow(call, errand);
+    if (!device_ident_valid(call->parts[0]))
+        return reply_fault(422, "\"%.64s\" is no ident", call->parts[0]);
+    json_t *listing = desk_check_listing(call->parts[0], view->body, view->length, &fault);
+    if (listing == NULL)
+        return reply_json(422, fault);
+    struct http_answer answer = publish_listing(call, listing);
+    json_decref(listing);
+    return answer;
+}
+
+static struct http_answer delete_listing(struct call *call) {
+    const struct errand *errand = http_note(call->request);
+    if (errand != NULL)
+        return follow(call, errand);
+    if (listed_get(call->api->parts.listed, call->parts[0]) == NULL)
+        return reply_fault(404, "the broker's registry has no device \"%.64s\"", call->parts[0]);
+    return publish_listing(call, NULL);
 }
 
 // --- what there is ---
@@ -509,6 +552,8 @@ static const struct route {
     {"GET", "/api/devices/*/capture", LOOK, get_capture},
     {"POST", "/api/devices/*/capture", COMMAND, post_capture},
     {"DELETE", "/api/devices/*/capture", COMMAND, delete_capture},
+    {"PUT", "/api/registry/*", COMMAND, put_listing},
+    {"DELETE", "/api/registry/*", COMMAND, delete_listing},
     {"GET", "/api/captures", LOOK, get_captures},
     {"GET", "/api/gateways", LOOK, get_gateways},
     {"GET", "/api/log", LOOK, get_other_log},
@@ -581,9 +626,11 @@ static struct http_answer no_route(const struct call *call, const char *allowed)
 
 static struct http_answer refuse_command(const struct call *call) {
     if (!call->api->parts.config->web.commands)
-        return reply_fault(403, "commands and captures are not allowed here: web.commands is false");
-    return reply_fault(403,
-                       "only a user who is logged in may command and capture: web.users_file is not set");
+        return reply_fault(
+            403, "commands, changes of the registry and captures are not allowed here: web.commands is "
+                 "false");
+    return reply_fault(403, "only a user who is logged in may command, capture and change the registry: "
+                            "web.users_file is not set");
 }
 
 static struct http_answer take_route(const struct route *route, struct call *call) {

@@ -14,6 +14,7 @@
 #include "gateway/web/history.h"
 #include "gateway/web/http.h"
 #include "gateway/web/journal.h"
+#include "gateway/web/listed.h"
 #include "gateway/web/login.h"
 #include "gateway/web/stream.h"
 #include "gateway/web/waiting.h"
@@ -28,6 +29,7 @@ struct api_parts {
     const struct journal *log, *messages, *chunks;
     const struct captured *captured;
     const struct waiting *waiting;
+    const struct listed *listed;
     struct gateways *gateways;
     struct dossiers *dossiers;
     const struct events *events;

@@ -7,6 +7,7 @@
 
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/config/listing.h"
 #include "schema/json_schema.h"
 #include "schema/schemas.h"
 
@@ -127,6 +128,18 @@ json_t *desk_check(const char *body, size_t length, const char *protocol, const 
     return commands;
 }
 
+json_t *desk_check_listing(const char *ident, const char *body, size_t length, json_t **fault) {
+    json_t *rules = listing_rules(), *faults = must_have(json_array());
+    struct config_device device;
+    json_t *listing = listing_read(rules, ident, body, length, add_fault, faults, &device);
+    json_decref(rules);
+    if (listing == NULL)
+        *fault = say(faults);
+    else
+        json_decref(faults);
+    return listing;
+}
+
 // --- publishing ---
 
 static unsigned remember(struct desk *desk, int mid, enum desk_state state, const char *reason) {
@@ -139,7 +152,7 @@ static unsigned remember(struct desk *desk, int mid, enum desk_state state, cons
     return desk->last;
 }
 
-unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payload) {
+unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payload, enum mqtt_retain retain) {
     char *whole = text_format("%s/%s", desk->prefix, topic);
     char *text = payload != NULL ? text_of_json(payload, TEXT_TIME_DIGITS) : must_have(strdup(""));
     int mid = 0;
@@ -147,7 +160,7 @@ unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payloa
                                          .payload = text,
                                          .length = strlen(text),
                                          .qos = 1,
-                                         .retain = payload != NULL ? MQTT_NOT_RETAINED : MQTT_RETAINED};
+                                         .retain = payload != NULL ? retain : MQTT_RETAINED};
     enum mqtt_publish_result result = desk->carrier->publish(desk->carrier->context, &publish, &mid);
     free(whole);
     free(text);

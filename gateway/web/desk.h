@@ -21,9 +21,13 @@ void desk_free(struct desk *desk);
 json_t *desk_check(const char *body, size_t length, const char *protocol, const char *mark, const char *user,
                    json_t **fault);
 
-// Publishes at QoS 1 to {prefix}/{topic…}: JSON, or with NULL nothing, retained, which empties the topic. Returns a number to ask with; 0 when the
-// broker is away.
-unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payload);
+// Checks what the broker's registry is to say of that ident. Returns it as JSON for the caller to release; NULL, and
+// *fault as above.
+json_t *desk_check_listing(const char *ident, const char *body, size_t length, json_t **fault);
+
+// Publishes at QoS 1 to {prefix}/{topic…}: JSON, or with NULL nothing, which is always retained: it empties the topic. Returns
+// a number to ask with; 0 when the broker is away.
+unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payload, enum mqtt_retain retain);
 
 // What the broker has said of it; *reason is why it refused. A number is asked for until it does not wait any more.
 enum desk_state desk_state(const struct desk *desk, unsigned number, const char **reason);

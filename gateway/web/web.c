@@ -36,7 +36,23 @@
 #define PAYLOAD_MAX   65536 // bytes of a command
 #define ENTRY_MAX                                                                                            \
     (1 << 18) // bytes of a log entry: one of a capture has what was read at once, in hexadecimal digits
-#define OWN_FILTERS 13
+
+// What it asks for besides what the listener does: of the log, and of what is retained.
+static const char *const logs[] = {TOPIC_DEVICES "+/created",
+                                   TOPIC_DEVICES "+/updated",
+                                   TOPIC_DEVICES "+/deleted",
+                                   TOPIC_DEVICES "+" TOPIC_QUEUE "+/+",
+                                   TOPIC_CHANNELS "+" TOPIC_ERROR,
+                                   TOPIC_CHANNELS "+" TOPIC_CONNECTIONS "+/+",
+                                   TOPIC_CAPTURES "+",
+                                   TOPIC_REFUSED};
+static const char *const retained[] = {TOPIC_STATE TOPIC_INSTANCES "+",
+                                       TOPIC_STATE TOPIC_INSTANCES "+/metrics",
+                                       TOPIC_STATE TOPIC_CHANNELS "+",
+                                       TOPIC_STATE TOPIC_DEVICES "+" TOPIC_QUEUE "+",
+                                       TOPIC_STATE TOPIC_CHANNELS "+/+" TOPIC_QUEUE "+",
+                                       TOPIC_REGISTRY TOPIC_DEVICES "+"};
+#define OWN_FILTERS (sizeof logs / sizeof logs[0] + sizeof retained / sizeof retained[0])
 
 struct web {
     const struct config *config;
@@ -55,6 +71,7 @@ struct web {
     struct captured *captured;
     bool captures_changed;
     struct waiting *waiting;
+    struct listed *listed;
     struct gateways *gateways;
     bool gateways_changed;
     struct dossiers *dossiers;
@@ -275,7 +292,7 @@ static void take_command(struct web *web, const char *topic, const char *queue,
 static bool is_for_listener(const char *rest) {
     const char *name = topic_after(rest, TOPIC_TELEMETRY);
     if (name == NULL)
-        return *rest == '\0' || strcmp(rest, TOPIC_CONNECTED) == 0;
+        return *rest == '\0' || strcmp(rest, TOPIC_CONNECTED) == 0 || strcmp(rest, TOPIC_ACTIVE) == 0;
     return strcmp(name, TOPIC_POSITION) == 0 || strcmp(name, "battery.voltage") == 0 ||
            strcmp(name, "server.timestamp") == 0;
 }
@@ -285,8 +302,8 @@ static void take_device(struct web *web, const char *topic, const struct mqtt_re
     int64_t id;
     if (!topic_read_id(topic, &id, &rest))
         return;
-    double now = received->retain ? 0 : (double)clock_now() / 1e6;
-    dossier_take(web->dossiers, id, rest, received->payload, received->length, now);
+    int64_t measured = received->measured != 0 || received->retain ? received->measured : clock_now();
+    dossier_take(web->dossiers, id, rest, received->payload, received->length, (double)measured / 1e6);
     if (is_for_listener(rest) && listener_take(web->listener, received, clock_now()))
         web->states_come = true;
 }
@@ -301,12 +318,21 @@ static void take_state(struct web *web, const char *topic, const struct mqtt_rec
         web->gateways_changed = true;
 }
 
+static void take_listing(struct web *web, const char *ident, const struct mqtt_received *received) {
+    listed_set(web->listed, ident, received->payload, received->length);
+    if (!received->retain && fleet_by_ident(fleet_of(web), ident) != NULL)
+        tell_nothing_more(web, "listing", ident);
+}
+
 static void on_received(void *context, const struct mqtt_received *received) {
     struct web *web = context;
     const char *topic = received->topic + strlen(web->config->mqtt.topic_prefix) + 1; // as subscribed
     const char *state = topic_after(topic, TOPIC_STATE), *log = topic_after(topic, TOPIC_LOG);
+    const char *ident = topic_after(topic, TOPIC_REGISTRY TOPIC_DEVICES);
     web->received = received;
-    if (state != NULL) {
+    if (ident != NULL) {
+        take_listing(web, ident, received);
+    } else if (state != NULL) {
         take_state(web, state, received);
     } else {
         const char *last = strrchr(topic, '/');
@@ -325,6 +351,7 @@ static void on_received(void *context, const struct mqtt_received *received) {
 static void on_connected(void *context) {
     struct web *web = context;
     waiting_forget_all(web->waiting);
+    listed_forget_all(web->listed);
 }
 
 // One topic after the other. What messages say as well is not listened to any longer than it takes to read what is
@@ -444,25 +471,12 @@ static void subscribe(struct web *web, const char *topic, int options) {
 }
 
 static void subscribe_all(struct web *web) {
-    static const char *const logs[] = {TOPIC_DEVICES "+/created",
-                                       TOPIC_DEVICES "+/updated",
-                                       TOPIC_DEVICES "+/deleted",
-                                       TOPIC_DEVICES "+" TOPIC_QUEUE "+/+",
-                                       TOPIC_CHANNELS "+" TOPIC_ERROR,
-                                       TOPIC_CHANNELS "+" TOPIC_CONNECTIONS "+/+",
-                                       TOPIC_CAPTURES "+",
-                                       "registry/error"};
-    static const char *const states[] = {TOPIC_INSTANCES "+", TOPIC_INSTANCES "+/metrics", TOPIC_CHANNELS "+",
-                                         TOPIC_DEVICES "+" TOPIC_QUEUE "+",
-                                         TOPIC_CHANNELS "+/+" TOPIC_QUEUE "+"};
     const struct mqtt_subscription *first = listener_subscriptions(web->listener, &web->listener_count);
     char topic[TOPIC_MAX];
     memcpy(web->subscriptions, first, web->listener_count * sizeof *first);
     web->subscription_count = web->listener_count;
-    for (size_t i = 0; i < sizeof states / sizeof states[0]; i++) {
-        snprintf(topic, sizeof topic, TOPIC_STATE "%s", states[i]);
-        subscribe(web, topic, 0);
-    }
+    for (size_t i = 0; i < sizeof retained / sizeof retained[0]; i++)
+        subscribe(web, retained[i], 0);
     for (size_t i = 0; i < sizeof logs / sizeof logs[0]; i++) {
         snprintf(topic, sizeof topic, TOPIC_LOG "%s", logs[i]);
         subscribe(web, topic, MQTT_SUB_OPT_SEND_RETAIN_NEVER);
@@ -505,6 +519,7 @@ static void make_knowledge(struct web *web) {
     web->chunks = journal_new(CHUNKS, CHUNK_BYTES);
     web->captured = captured_new();
     web->waiting = waiting_new();
+    web->listed = listed_new();
     web->gateways = gateways_new();
     web->dossiers = dossiers_new(&asking);
     web->events = events_new((uint64_t)clock_now());
@@ -523,6 +538,7 @@ static void make_api(struct web *web) {
                                            .chunks = web->chunks,
                                            .captured = web->captured,
                                            .waiting = web->waiting,
+                                           .listed = web->listed,
                                            .gateways = web->gateways,
                                            .dossiers = web->dossiers,
                                            .events = web->events,
@@ -591,6 +607,7 @@ void web_free(struct web *web) {
     dossiers_free(web->dossiers);
     gateways_free(web->gateways);
     waiting_free(web->waiting);
+    listed_free(web->listed);
     captured_free(web->captured);
     journal_free(web->chunks);
     journal_free(web->messages);

@@ -35,6 +35,7 @@ struct rig_message {
     size_t length;
     bool retain;
     char *correlation; // or NULL
+    char *timestamp;   // its user property, or NULL
     bool taken;        // has met an expectation
 };
 

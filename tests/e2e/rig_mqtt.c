@@ -57,6 +57,23 @@ static char *read_correlation(const mosquitto_property *properties) {
     return text;
 }
 
+// The only one of that name.
+static char *read_timestamp(const mosquitto_property *properties) {
+    char *name = NULL, *value = NULL, *found = NULL;
+    for (bool again = false; properties != NULL; again = true) {
+        properties =
+            mosquitto_property_read_string_pair(properties, MQTT_PROP_USER_PROPERTY, &name, &value, again);
+        if (properties != NULL && strcmp(name, "timestamp") == 0) {
+            free(found);
+            found = strdup(found == NULL ? value : "more than one");
+        }
+        free(name);
+        free(value);
+        name = value = NULL;
+    }
+    return found;
+}
+
 static void on_message(struct mosquitto *mosquitto, void *context, const struct mosquitto_message *from,
                        const mosquitto_property *properties) {
     struct rig_client *client = context;
@@ -68,6 +85,7 @@ static void on_message(struct mosquitto *mosquitto, void *context, const struct 
         memcpy(message->payload, from->payload, message->length);
     message->retain = from->retain;
     message->correlation = read_correlation(properties);
+    message->timestamp = read_timestamp(properties);
     pthread_mutex_lock(&client->lock);
     if (client->count == client->capacity) {
         client->capacity = client->capacity * 2 + 64;
@@ -138,6 +156,7 @@ void rig_client_free(struct rig_client *client) {
         free(client->messages[i]->topic);
         free(client->messages[i]->payload);
         free(client->messages[i]->correlation);
+        free(client->messages[i]->timestamp);
         free(client->messages[i]);
     }
     free(client->messages);

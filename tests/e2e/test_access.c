@@ -15,17 +15,38 @@ TestSuite(access, .fini = rig_clean, .timeout = 120);
     "{'mqtt':{'username':'trackbus','password':'x'},'home_assistant':{'enabled':true,'unknown_devices':"     \
     "true}}"
 
-// The block of the page, and the rig's own user, who may do everything.
-static void write_list(struct rig *rig) {
+// The block of the page; *length without the line end behind it.
+static const char *list_of_page(int *length) {
     static const char before[] = "for Mosquitto's `acl_file`:\n\n```\n";
     const struct page *page = page_find("gateway/README.md");
     const char *start = strstr(page->text, before);
-    char text[4096];
     cr_assert(start != NULL, "the page has no access list");
     start += strlen(before);
-    int length = (int)(strstr(start, "\n```") - start);
-    snprintf(text, sizeof text, "%.*s\n\nuser " RIG_USER "\ntopic readwrite #\n", length, start);
+    *length = (int)(strstr(start, "\n```") - start);
+    return start;
+}
+
+// With the rig's own user, who may do everything.
+static void write_list(struct rig *rig) {
+    char text[4096];
+    int length = 0;
+    const char *list = list_of_page(&length);
+    snprintf(text, sizeof text, "%.*s\n\nuser " RIG_USER "\ntopic readwrite #\n", length, list);
     rig_write_file(rig, "acl", text);
+}
+
+Test(access, the_broker_of_the_container_has_the_pages_list) {
+    char text[4096];
+    int length = 0;
+    const char *list = list_of_page(&length);
+    FILE *file = fopen(TEST_ROOT "/docker/acl", "r");
+    cr_assert(file != NULL);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    const char *start = strstr(text, "\nuser ");
+    cr_assert(start != NULL && (int)strlen(start) == length + 2 &&
+                  strncmp(start + 1, list, (size_t)length) == 0,
+              "docker/acl has other lines than gateway/README.md");
 }
 
 static struct rig *up(void) {
@@ -54,20 +75,21 @@ static int shell(char **out, const char *command) {
 
 static const struct place {
     const char *topic;             // whole
-    const char *readers, *writers; // users by their first letters: trackbus, dashboard, homeassistant, sender
+    const char *readers, *writers; // users by letters: trackbus, dashboard, homeassistant, sender, fleet
 } places[] = {
     {"trackbus/message/gw/devices/7", "tdh", "t"},
     {"trackbus/message/gw/channels/1/van", "tdh", "t"},
-    {"trackbus/state/gw/devices/7", "tdhs", "t"},
-    {"trackbus/state/gw/devices/7/connected", "tdhs", "t"},
-    {"trackbus/state/gw/devices/7/telemetry/position", "tdhs", "t"},
-    {"trackbus/state/gw/instances/x", "tdhs", "t"},
-    {"trackbus/state/gw/devices/7/commands-queue/9", "tdhs", "ts"}, // to cancel
-    {"trackbus/state/gw/channels/1/van/commands-queue/9", "tdhs", "ts"},
-    {"trackbus/log/gw/devices/7/commands-queue/rconf/processed", "tds", "t"},
-    {"trackbus/log/gw/channels/1/error", "tds", "t"},
+    {"trackbus/state/gw/devices/7", "tdhsf", "t"},
+    {"trackbus/state/gw/devices/7/connected", "tdhsf", "t"},
+    {"trackbus/state/gw/devices/7/telemetry/position", "tdhsf", "t"},
+    {"trackbus/state/gw/instances/x", "tdhsf", "t"},
+    {"trackbus/state/gw/devices/7/commands-queue/9", "tdhsf", "ts"}, // to cancel
+    {"trackbus/state/gw/channels/1/van/commands-queue/9", "tdhsf", "ts"},
+    {"trackbus/log/gw/devices/7/commands-queue/rconf/processed", "tdsf", "t"},
+    {"trackbus/log/gw/channels/1/error", "tdsf", "t"},
     {"trackbus/command/gw/devices/7", "t", "ths"},
     {"trackbus/command/gw/channels/1/van", "t", "ths"},
+    {"trackbus/registry/gw/devices/van", "tf", "tf"},
     {"homeassistant/status", "th", "th"},
     {"homeassistant/device/x/config", "th", "th"},
     {"answers/1", "s", "ts"},
@@ -77,7 +99,8 @@ static const struct place {
 static const struct user {
     char letter;
     const char *name;
-} users[] = {{'t', "trackbus"}, {'d', "dashboard"}, {'h', "homeassistant"}, {'s', "dispatcher"}};
+} users[] = {
+    {'t', "trackbus"}, {'d', "dashboard"}, {'h', "homeassistant"}, {'s', "dispatcher"}, {'f', "fleet"}};
 #define USERS (sizeof users / sizeof users[0])
 
 static bool has_line(const char *text, const char *line) {
@@ -148,6 +171,13 @@ static int as_user(struct rig *rig, const char *user, const char *arguments, cha
     return shell(out, call);
 }
 
+static void publish_retained_as(struct rig *rig, const char *user, const char *topic, const char *payload) {
+    char call[256], *out;
+    snprintf(call, sizeof call, "mosquitto_pub -V 5 -q 1 -r -p %d -u %s -P x -t %s %s 2>&1", rig->broker_port,
+             user, topic, payload);
+    shell(&out, call);
+}
+
 static struct rig *up_with_gateway(void) {
     struct rig *rig = up();
     rig_gateway_start(rig, GATEWAY);
@@ -201,6 +231,17 @@ Test(access, the_dispatcher_sends_sees_and_cancels) {
     cr_assert(shell(&out, call) == 0);
     expect_step(rig, VAN, "custom", "canceled", NULL);
     finish(rig);
+}
+
+Test(access, who_names_devices_adds_and_removes_them) {
+    struct rig *rig = up_with_gateway();
+    publish_retained_as(rig, "dispatcher", "trackbus/registry/gw/devices/" VAN, "-m '{}'");
+    publish_retained_as(rig, "fleet", "trackbus/registry/gw/devices/" CAR, "-m '{\"id\":42}'");
+    json_decref(rig_expect_standing_json(rig, "state/gw/devices/42", "{'ident':'" CAR "'}"));
+    publish_retained_as(rig, "fleet", "trackbus/registry/gw/devices/" CAR, "-n");
+    rig_expect_standing(rig, "state/gw/devices/42", NULL);
+    cr_assert(rig_count_retained(rig, "state/gw/devices/+") == 0);
+    rig_finish(rig);
 }
 
 Test(access, the_dashboard_watches_and_sends_nothing) {

@@ -320,9 +320,10 @@ static pid_t send_without_end(int device) {
     for (int i = 0; length + 128 < sizeof text; i++)
         length += strlen(strcpy(text + length, report(VAN, i)));
     pid_t child = fork();
-    for (size_t at = 0; child == 0; at = at + 2000 < length ? at + 1000 : 0)
+    if (child != 0)
+        return child;
+    for (size_t at = 0;; at = at + 2000 < length ? at + 1000 : 0)
         device_send_bytes(device, text + at, at + 2000 < length ? 1000 : length - at);
-    return child;
 }
 
 #define BEHIND 5000 // messages at which the gateway lets devices wait

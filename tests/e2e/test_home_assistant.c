@@ -630,7 +630,7 @@ Test(home_assistant, device_that_moves_to_another_protocol_at_another_gateway) {
     struct rig *rig = rig_up(BOTH_PROTOCOLS), *second = rig_beside(rig);
     char changes[1024];
     snprintf(changes, sizeof changes, "{'mqtt':{'client_id':'second'},'commands':{'intake':false},%s",
-             BOTH_PROTOCOLS + 1);
+             &BOTH_PROTOCOLS[1]);
     rig_gateway_start(second, changes);
     rig_expect(rig, "state/gw/instances/second/channels/1", NULL);
     device_send(rig_tcp(rig), report(LORRY, 1));

@@ -68,7 +68,8 @@ static void add_retained(struct rig *rig, const char *filter, json_t *all) {
     json_t *retained = rig_retained(rig, filter), *text;
     const char *topic;
     json_object_foreach(retained, topic, text) {
-        bool anew = ends_with(topic, "/telemetry/peer") || ends_with(topic, "/telemetry/server.timestamp");
+        bool anew = ends_with(topic, "/telemetry/peer") || ends_with(topic, "/telemetry/server.timestamp") ||
+                    ends_with(topic, "/last_active");
         json_t *value = json_loads(json_string_value(text), JSON_DECODE_ANY, NULL);
         cr_assert(value != NULL, "%s is no JSON", topic);
         json_object_set_new(all, topic, anew ? json_true() : value);
@@ -150,7 +151,7 @@ static void expect_retained(struct rig *rig, json_t *all, const struct row *row,
 
 // The registry knows who a listed one is, but not what it speaks.
 static bool comes_from_the_registry(const char *topic, json_t *value) {
-    if (strstr(topic, "/telemetry/") != NULL)
+    if (strstr(topic, "/telemetry/") != NULL || ends_with(topic, "/last_active"))
         return false;
     if (json_object_get(value, "protocol_id") != NULL)
         json_object_set_new(value, "protocol_id", json_null());

@@ -593,3 +593,89 @@ Test(telemetry, moves_again_when_the_clock_of_a_device_was_set_back, .timeout = 
     cr_assert(gateway_time(rig) - first > 240, "an old report alone has moved it");
     rig_finish(rig);
 }
+
+// --- when the device was last heard ---
+
+static bool is_now(void *context) {
+    json_t *retained = rig_retained(context, VAN_STATE "/last_active"), *value;
+    const char *topic;
+    bool now = false;
+    json_object_foreach(retained, topic, value) {
+        char *end;
+        long seconds = strtol(json_string_value(value), &end, 10);
+        now = *end == '\0' && labs(seconds - (long)time(NULL)) < 60;
+    }
+    json_decref(retained);
+    return now;
+}
+
+// Whatever time the report is of; and without telemetry.
+STORY(telemetry, off_leaves_when_a_device_was_last_active) {
+    struct rig *rig = rig_up("{'telemetry':'off'}");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, NOON);
+    cr_assert(rig_wait(is_now, rig, RIG_DEADLINE));
+    cr_assert(rig_count_retained(rig, TELEMETRY "#") == 0);
+    rig_broker_kill(rig);
+    rig_broker_start(rig, NULL); // which has lost all
+    cr_assert(rig_wait(is_now, rig, RIG_DEADLINE));
+    close(device);
+    rig_finish(rig);
+}
+
+// --- when it was measured ---
+
+#define MINUTE(n, battery) "MT;6;" VAN ";R1;19010912" #n "00+6a:db:54:5a:79:6d,-91+5+" #battery "+0\r\n"
+#define MEASURED           "1547035200"
+#define MINUTE_1           "1547035260"
+#define MINUTE_2           "1547035320"
+
+static bool without_properties;
+
+// time: what the user property says, where there are any.
+static void expect_time(struct rig *rig, const char *topic, const char *subset, const char *time) {
+    const struct rig_message *message = rig_expect(rig, topic, subset);
+    const char *came = message->timestamp != NULL ? message->timestamp : "none";
+    cr_assert_str_eq(came, without_properties ? "none" : time, "%s %s says %s, not %s", topic,
+                     message->payload, came, time);
+}
+
+static void expect_times_of_the_first(struct rig *rig) {
+    static const char *const topics[] = {
+        "message/gw/devices/" VAN, "message/gw/channels/1/" VAN, BATTERY, POSITION, LATITUDE,
+        TELEMETRY "ident"};
+    for (size_t i = 0; i < sizeof topics / sizeof topics[0]; i++)
+        expect_time(rig, topics[i], NULL, MEASURED);
+    expect_time(rig, VAN_STATE "/connected", NULL, "none");
+}
+
+// Two reports wait, the second of them on disk alone; and of what is given again a part is older than they are.
+static void tell_times(void) {
+    struct rig *rig = rig_up(NULL);
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, NOON);
+    expect_times_of_the_first(rig);
+    rig_broker_kill(rig);
+    device_send(device, MINUTE(01, 3831));
+    rig_expect_log(rig, "writing them to disk");
+    device_send(device, MINUTE(02, 3830));
+    rig_broker_start(rig, NULL);
+    expect_time(rig, "message/gw/devices/" VAN, "{'timestamp':" MINUTE_1 "}", MINUTE_1);
+    expect_time(rig, "message/gw/channels/1/" VAN, "{'timestamp':" MINUTE_1 "}", MINUTE_1);
+    expect_time(rig, "message/gw/devices/" VAN, "{'timestamp':" MINUTE_2 "}", MINUTE_2);
+    expect_time(rig, BATTERY, "3.83", MINUTE_2);
+    expect_time(rig, TELEMETRY "ident", NULL, MINUTE_2);
+    expect_time(rig, POSITION, "{'latitude':22.63827}", MEASURED);
+    expect_time(rig, LATITUDE, NULL, MEASURED);
+    rig_finish(rig);
+}
+
+Test(telemetry, says_when_it_was_measured) {
+    tell_times();
+}
+
+Test(telemetry_3_1_1, has_no_properties) {
+    rig_speak("3.1.1");
+    without_properties = true;
+    tell_times();
+}

@@ -298,6 +298,28 @@ Test(watch, the_fleet_as_it_is_and_as_it_goes_on) {
     rig_finish(rig);
 }
 
+// With a registry that changes in the broker.
+Test(watch, a_device_that_is_adopted_renamed_and_removed) {
+    static const char entry[] = "registry/gw/devices/" VAN;
+    struct rig *rig = rig_up(NULL);
+    int device = rig_tcp(rig);
+    send_report(device, VAN, 1);
+    rig_expect(rig, "message/gw/devices/" VAN, NULL);
+    watch_terminal(rig, NULL, NULL);
+    expect_shown(": connected  1 device, 1 connected");
+    expect_shown(VAN "  on ");
+    rig_publish_retained(rig, entry, "{\"name\":\"Lorry 7\",\"id\":42}");
+    expect_shown(VAN "  Lorry 7  on ");
+    rig_publish_retained(rig, entry, "{\"name\":\"Van 9\",\"id\":42}");
+    expect_shown(VAN "  Van 9  on ");
+    close(device);
+    expect_shown(VAN "  Van 9  off ");
+    rig_publish_retained(rig, entry, "");
+    expect_shown(": connected  0 devices, 0 connected");
+    end(rig, SIGTERM);
+    rig_finish(rig);
+}
+
 Test(watch, one_ident_on_the_screen) {
     struct rig *rig = rig_up(FLEET);
     int device = rig_tcp(rig), other = rig_tcp(rig);

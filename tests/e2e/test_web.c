@@ -26,6 +26,9 @@ Test(web, shows_devices_gateways_and_metrics) {
     device_send(device, report(VAN, 1));
     http_expect_soon(port, "GET /api/devices", "", "\"ident\":\"" VAN "\"");
     http_expect_soon(port, "GET /api/devices/" VAN, "", "\"position.latitude\":{");
+    // Retained before anybody looked: its age is known all the same.
+    http_expect_soon(port, "GET /api/devices/" VAN, "",
+                     "\"battery.voltage\":{\"value\":3.744,\"timestamp\":1547025483.000}");
     http_expect_soon(port, "GET /api/devices/" VAN "/track", "", "\"coordinates\":[[");
     http_expect_soon(port, "GET /api/devices/" VAN "/log", "", "/identified\"");
     http_expect_soon(port, "GET /api/gateways", "", "\"instance\":\"trackbus\"");
@@ -164,6 +167,40 @@ Test(web, a_capture_is_begun_shown_and_ended) {
     rig_expect(rig, "log/gw/captures/ended", "{'by': 'web:anna', 'device': '" VAN "'}");
     http_expect_soon(port, "GET " CAPTURE, cookie, "{\"running\":[],\"chunks\":[{");
     http_expect(port, "GET /api/captures", cookie, "", 200, "[]");
+    close(device);
+    rig_finish(rig);
+}
+
+// --- the registry in the broker ---
+
+#define LISTING "/api/registry/" VAN
+
+static void expect_refused_listings(int port, const char *cookie) {
+    http_expect(port, "PUT " LISTING, "", "{}", 401, "reason");
+    http_expect(port, "PUT " LISTING, cookie, "{\"name\":5}", 422, "{\"path\":\"$.name\"");
+    http_expect(port, "PUT " LISTING, cookie, "{\"nam\":\"x\"}", 422, "nam");
+    http_expect(port, "PUT " LISTING, cookie, "[", 422, "expected JSON");
+    http_expect(port, "PUT /api/registry/a%20b", cookie, "{}", 422, "is no ident");
+    http_expect(port, "DELETE " LISTING, cookie, "", 404, "the broker's registry has no device");
+}
+
+// A stranger gets a name and an id on the page, and loses them again.
+Test(web, a_device_comes_into_the_registry_and_goes) {
+    int port;
+    char cookie[256];
+    struct rig *rig = up_with_users(&port, "");
+    log_in(port, cookie, sizeof cookie);
+    int device = rig_tcp(rig);
+    device_send(device, report(VAN, 1));
+    http_expect_soon(port, "GET /api/devices/" VAN, cookie, "\"registry\":null}");
+    expect_refused_listings(port, cookie);
+    http_expect(port, "PUT " LISTING, cookie, "{\"name\":\"Van 1\",\"id\":42}", 202,
+                "{\"ident\":\"" VAN "\"}");
+    rig_expect(rig, "registry/gw/devices/" VAN, "{'id': 42, 'name': 'Van 1'}");
+    rig_expect(rig, "state/gw/devices/42", "{'name': 'Van 1'}");
+    http_expect_soon(port, "GET /api/devices/" VAN, cookie, "\"registry\":{\"id\":42,\"name\":\"Van 1\"}}");
+    http_expect(port, "DELETE " LISTING, cookie, "", 202, VAN);
+    http_expect_soon(port, "GET /api/devices/" VAN, cookie, "\"registry\":null}");
     close(device);
     rig_finish(rig);
 }

@@ -14,7 +14,7 @@ debian_root() {
     fi
     mkdir "$2"
     tar -C "$2" -xf "$tar"
-    printf 'path-exclude=/usr/share/doc/*\nforce-unsafe-io\n' >"$2/etc/dpkg/dpkg.cfg.d/recipe"
+    printf 'path-exclude=/usr/share/doc/*\npath-include=/usr/share/doc/trackbus/*\nforce-unsafe-io\n' >"$2/etc/dpkg/dpkg.cfg.d/recipe"
     cp /etc/resolv.conf "$2/etc/"
 }
 

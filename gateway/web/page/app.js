@@ -5,6 +5,7 @@ import { put, visible } from "./dom.js";
 import { Gateways } from "./gateways.js";
 import { List } from "./list.js";
 import { FleetMap } from "./map.js";
+import { NewDevice } from "./registry.js";
 
 const devices = new Map();
 const app = { devices, hear, fields: () => fieldsOnce ||= ask("/api/fields").then(({ body }) => new Map(body.map((field) => [field.name, field]))) };
@@ -46,7 +47,7 @@ const always = {
 
 function listenFrom(event) {
   const handlers = {};
-  for (const type of [...Object.keys(always), "message", "log", "waiting", "chunk"])
+  for (const type of [...Object.keys(always), "message", "log", "waiting", "listing", "chunk"])
     handlers[type] = (data) => { always[type]?.(data); wanted.handlers[type]?.(data); };
   stream?.stop();
   stream = listen(event, wanted.ident, handlers, (cut) => { cutOff = cut; tellStatus(); });
@@ -60,6 +61,7 @@ function hear(ident, handlers) {
 
 async function start() {
   app.session = (await ask("/api/session")).body;
+  list.add.hidden = !app.session.commands;
   const { body, event } = await ask("/api/devices");
   devices.clear();
   for (const device of body) devices.set(device.ident, device);
@@ -75,6 +77,7 @@ function again() {
 
 function makeView(kind, ident) {
   if (kind === "device") return new Detail(decodeURIComponent(ident || ""), app);
+  if (kind === "add") return new NewDevice();
   return kind === "gateways" ? new Gateways() : list;
 }
 
@@ -83,7 +86,7 @@ function route() {
   view?.close?.();
   view = makeView(kind, ident);
   const main = document.querySelector("main");
-  main.className = kind === "device" || kind === "gateways" ? kind : "";
+  main.className = { device: "device", gateways: kind, add: "gateways" }[kind] || "";
   main.scrollTop = 0;
   document.getElementById("side").replaceChildren(...[view.element].flat());
   app.map.resize();

@@ -5,6 +5,7 @@ import { chart } from "./charts.js";
 import { age, ago, clock, make, show, spaced, speed, volts, words } from "./dom.js";
 import { CommandForm } from "./form.js";
 import { isAlarm } from "./list.js";
+import { RegistryForm } from "./registry.js";
 
 const KEPT = 100; // entries that are shown
 const NONE = "None since the page's server was started."; // which keeps them in memory
@@ -68,10 +69,10 @@ export class Detail {
     this.ident = ident;
     this.app = app;
     this.path = "/api/devices/" + encodeURIComponent(ident);
-    for (const part of ["head", "values", "charts", "waiting", "sending", "life", "messages", "log"]) this[part] = make("div", { class: part });
+    for (const part of ["head", "values", "charts", "waiting", "sending", "life", "listing", "messages", "log"]) this[part] = make("div", { class: part });
     this.capture = new Capture(this.path, app.session.commands ? "web:" + app.session.user : null);
     this.rest = make("div", { hidden: true }, this.waiting, this.sending, this.life, this.charts, make("h3", {}, "Last values"), this.values,
-      this.capture.element, make("h3", {}, "Log"), this.log, make("h3", {}, "Messages"), this.messages);
+      this.listing, this.capture.element, make("h3", {}, "Log"), this.log, make("h3", {}, "Messages"), this.messages);
     this.element = make("div", { class: "page", tabindex: -1 }, make("a", { class: "back", href: "#/" }, "‹ Devices"), this.head, this.rest);
     this.load();
   }
@@ -93,6 +94,10 @@ export class Detail {
       this.draw();
       this.app.map.follow(this.device, this.track.geometry.coordinates);
       this.app.hear(this.device.ident, this.handlers());
+      if (this.app.session.commands && !this.registry) {
+        this.registry = new RegistryForm(this.device);
+        this.listing.replaceChildren(make("h3", {}, "Registry"), this.registry.element);
+      }
       await Promise.all([this.loadWaiting(), this.makeForm(), this.capture.load()]);
     } catch (error) {
       this.head.replaceChildren(make("p", { class: "fault" }, error.message));
@@ -104,6 +109,7 @@ export class Detail {
       message: (message) => { if (message["server.timestamp"] > this.newest) this.take(message); }, // the others are shown already
       log: (entry) => this.takeLog(entry),
       waiting: () => this.loadWaiting(),
+      listing: () => this.registry?.changed(this.path),
       chunk: (chunk) => this.capture.take(chunk),
       captures: () => this.capture.load(),
       gateways: () => { if (this.capture.running.length) this.capture.load(); }, // one of them may have gone
@@ -126,6 +132,7 @@ export class Detail {
   takeLog(line) {
     const { topic, entry } = line;
     if (topic === "captures/refused") this.capture.refused(entry);
+    if (entry.ident === this.ident) this.registry?.heard(line);
     if (entry.timestamp <= this.newestEntry) return; // it is shown already
     if (entry.ident ? entry.ident !== this.device.ident : entry.device_id !== this.device.id) return;
     add(this.log, logLine(line));

@@ -53,7 +53,8 @@ export class List {
     this.space = make("div");
     this.empty = make("p", { class: "empty", hidden: true });
     this.scroll = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Devices", onscroll: () => this.drawRows(), onkeydown: (event) => this.onKey(event) }, this.empty, this.space);
-    this.element = [make("div", { class: "tools" }, this.search, this.order), this.scroll];
+    this.add = make("a", { href: "#/add", title: "Add a device to the registry", hidden: true }, "Add");
+    this.element = [make("div", { class: "tools" }, this.search, this.order, this.add), this.scroll];
   }
 
   // What is being pointed at, or is focused, stays where it is.

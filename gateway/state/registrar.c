@@ -1,0 +1,615 @@
+// The registry in the broker; see registrar.h.
+#include "gateway/state/registrar.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "gateway/base/clean.h"
+#include "gateway/base/clock.h"
+#include "gateway/base/limiter.h"
+#include "gateway/base/log.h"
+#include "gateway/base/memory.h"
+#include "gateway/base/table.h"
+#include "gateway/base/text.h"
+#include "gateway/config/listing.h"
+
+#define PORTION       5000000 // nanoseconds of one turn of the loop
+#define CROWD         1000 // entries at which a broker may have left out some: Mosquitto's limit of queued messages
+#define RIGHT_AFTER   1000000 // microseconds until what was refused is put right: its writer may still mend it
+#define EVENT_REFUSED 4
+#define REFUSALS      20 // log entries in a second
+#define QUOTE_MAX     300
+
+// Where a record waits.
+enum wait {
+    WAITS_NOWHERE,
+    WAITS_FOR_ITS_PORTION, // to take what was heard
+    WAITS_FOR_SETTLING,    // the same, once it is known how old the broker's state is
+    WAITS_TO_BE_TOLD,      // the broker, what holds
+};
+
+// What is known of an ident.
+struct record {
+    char *ident;
+    char *text;          // payload that holds, or of a device that was removed held; NULL: none
+    bool removed;        // it holds no longer
+    int64_t number;      // on disk; 0: not there
+    uint32_t generation; // the broker has it by then; 0: not known
+    uint32_t written;    // generation in which it was heard, until the broker has said that; 0: none
+    unsigned told;       // connection in which the broker has told something of it
+    char *heard;         // payload that came and is still to be taken, or NULL
+    size_t heard_length;
+    bool early;         // heard: retained, before it was known how old the broker's state is
+    bool missing;       // to be told since the broker has lost it
+    int64_t not_before; // to be told: by clock_ticks()
+    enum wait waits;
+    struct record *prev, *next; // in the list that it waits in
+    struct record *prev_written, *next_written;
+    struct record *prev_removed, *next_removed;
+    UT_hash_handle hh;
+};
+
+struct registrar {
+    struct registrar_parts parts;
+    json_t *rules;
+    struct record *records; // by ident
+    struct record *queue, *parked, *due;
+    struct record *written; // the longest first
+    struct record *removed; // the longest first
+    size_t removed_count;
+    int64_t last_number; // on disk
+    unsigned connection;
+    size_t told; // retained entries that came in this connection
+    bool settled, remembered;
+    struct generation_span lost;
+    struct record *sweep; // looks for those that the broker has not told of
+    bool sweeping;
+    size_t again, unsure;
+    struct limiter *limiter;
+    uv_idle_t idle; // runs while something waits for its portion
+};
+
+// --- records ---
+
+static struct record *find(const struct registrar *registrar, const char *ident) {
+    struct record *record;
+    HASH_FIND_STR(registrar->records, ident, record);
+    return record;
+}
+
+static bool holds(const struct record *record) {
+    return record->text != NULL && !record->removed;
+}
+
+static struct record **list_of(struct registrar *registrar, enum wait waits) {
+    return waits == WAITS_FOR_ITS_PORTION ? &registrar->queue
+           : waits == WAITS_FOR_SETTLING  ? &registrar->parked
+                                          : &registrar->due;
+}
+
+static void wait_nowhere(struct registrar *registrar, struct record *record) {
+    if (record->waits != WAITS_NOWHERE)
+        DL_DELETE(*list_of(registrar, record->waits), record);
+    record->waits = WAITS_NOWHERE;
+    record->missing = false;
+    record->not_before = 0;
+}
+
+static void wait_in(struct registrar *registrar, struct record *record, enum wait waits) {
+    wait_nowhere(registrar, record);
+    DL_APPEND(*list_of(registrar, waits), record);
+    record->waits = waits;
+}
+
+static void drop_heard(struct record *record) {
+    free(record->heard);
+    record->heard = NULL;
+}
+
+static void leave_removed(struct registrar *registrar, struct record *record) {
+    if (!record->removed)
+        return;
+    DL_DELETE2(registrar->removed, record, prev_removed, next_removed);
+    registrar->removed_count--;
+    record->removed = false;
+}
+
+static void leave_written(struct registrar *registrar, struct record *record) {
+    if (record->written != 0)
+        DL_DELETE2(registrar->written, record, prev_written, next_written);
+    record->written = 0;
+}
+
+static void drop(struct registrar *registrar, struct record *record) {
+    wait_nowhere(registrar, record);
+    leave_removed(registrar, record);
+    leave_written(registrar, record);
+    if (registrar->sweep == record)
+        registrar->sweep = record->hh.next;
+    HASH_DEL(registrar->records, record);
+    drop_heard(record);
+    free(record->text);
+    free(record->ident);
+    free(record);
+}
+
+static struct record *make(struct registrar *registrar, const char *ident) {
+    struct record *record = must_have(calloc(1, sizeof *record));
+    record->ident = must_have(strdup(ident));
+    HASH_ADD_KEYPTR(hh, registrar->records, record->ident, strlen(record->ident), record);
+    return record;
+}
+
+// Of one of which nothing is known any more.
+static void drop_if_empty(struct registrar *registrar, struct record *record) {
+    if (record->text == NULL && record->heard == NULL && record->waits == WAITS_NOWHERE)
+        drop(registrar, record);
+}
+
+// --- the disk ---
+
+static void save(struct registrar *registrar, struct record *record) {
+    if (registrar->parts.store == NULL || !holds(record))
+        return;
+    if (record->number == 0)
+        record->number = ++registrar->last_number;
+    json_t *row = json_pack("{s:s, s:s, s:I}", "ident", record->ident, "payload", record->text, "generation",
+                            (json_int_t)record->generation);
+    char *text = json_dumps(row, JSON_COMPACT);
+    if (text != NULL)
+        store_put_device(registrar->parts.store, record->number, text);
+    free(text);
+    json_decref(row);
+}
+
+static void unsave(struct registrar *registrar, struct record *record) {
+    if (record->number != 0)
+        store_delete_device(registrar->parts.store, record->number);
+    record->number = 0;
+}
+
+// --- generations ---
+
+// The broker has just said it: it has it by the next number that it will have.
+static void note_written(struct registrar *registrar, struct record *record) {
+    leave_written(registrar, record);
+    record->generation = generation_vouched(registrar->parts.generation);
+    record->written = generation_write(registrar->parts.generation);
+    DL_APPEND2(registrar->written, record, prev_written, next_written);
+}
+
+static void take_vouched(struct registrar *registrar) {
+    struct record *record;
+    uint32_t vouched = generation_vouched(registrar->parts.generation);
+    while ((record = registrar->written) != NULL && record->written <= vouched &&
+           publisher_goes_on(registrar->parts.publisher)) {
+        record->generation = record->written;
+        leave_written(registrar, record);
+        save(registrar, record);
+    }
+}
+
+// Whether the broker was told of it later than it remembers.
+static bool is_newer(const struct registrar *registrar, const struct record *record) {
+    return record->generation > registrar->lost.after;
+}
+
+// --- what is refused ---
+
+static void publish_refusal(struct registrar *registrar, const char *ident, const char *payload,
+                            size_t length, const char *problem) {
+    char quote[QUOTE_MAX];
+    uint64_t now = uv_now(registrar->parts.loop);
+    if (!registrar->parts.speaks(registrar->parts.context) || !bus_keeps_up(registrar->parts.bus) ||
+        !limiter_allows(registrar->limiter, now, "", 0, NULL))
+        return;
+    json_t *entry = json_pack("{s:i, s:f, s:s, s:s, s:s, s:s}", "event_code", EVENT_REFUSED, "timestamp",
+                              (double)clock_now() / 1e6, "ident", ident, "error_text", problem, "payload",
+                              clean_text(payload, length, quote, sizeof quote), "instance",
+                              bus_client_id(registrar->parts.bus));
+    if (entry != NULL)
+        bus_publish(registrar->parts.bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_REFUSED);
+    json_decref(entry);
+}
+
+static void tell_refusal(struct registrar *registrar, const char *ident, const char *payload, size_t length,
+                         const char *problem) {
+    log_about(ident, LOG_WARNING, "%s/" TOPIC_REGISTRY TOPIC_DEVICES "%s: refused: %s",
+              bus_prefix(registrar->parts.bus), ident, problem);
+    publish_refusal(registrar, ident, payload, length, problem);
+}
+
+// What stood before stays in force, and in a moment the broker has that again. Where nothing did, a payload that is
+// wrong stays as it is, since a later version may know better; but of two with one id (clash), not both may stand there:
+// who reads them later would take whichever comes first.
+static void refuse(struct registrar *registrar, struct record *record, const char *problem, bool clash) {
+    tell_refusal(registrar, record->ident, record->heard, record->heard_length, problem);
+    drop_heard(record);
+    if (holds(record) || clash) {
+        wait_in(registrar, record, WAITS_TO_BE_TOLD);
+        record->not_before = clock_ticks() + RIGHT_AFTER;
+        publisher_wake(registrar->parts.publisher);
+    }
+    drop_if_empty(registrar, record);
+}
+
+static void note_fault(void *context, const char *path, const char *problem) {
+    char **faults = context;
+    char *longer =
+        text_format("%s%s%s: %s", *faults != NULL ? *faults : "", *faults != NULL ? "; " : "", path, problem);
+    free(*faults);
+    *faults = longer;
+}
+
+// --- what is taken ---
+
+static void tell_who_wins(const struct registrar *registrar, const char *ident) {
+    if (registry_is_configured(registrar->parts.registry, ident))
+        log_about(
+            ident, LOG_WARNING,
+            "device %s stands in the configuration and in the broker's registry: the configuration wins",
+            ident);
+}
+
+// The registry changes now, and nobody points to what it said before.
+static void change(struct registrar *registrar, const char *ident, const struct config_device *device,
+                   bool stood) {
+    struct registry *registry = registrar->parts.registry;
+    struct device before = registry_device(registry, ident);
+    struct adopted *old =
+        device != NULL ? registry_adopt(registry, device) : registry_disown(registry, ident);
+    registrar->parts.changed(registrar->parts.context, ident, &before, stood);
+    adopted_free(old);
+}
+
+static void set_text(struct record *record, const char *text, size_t length) {
+    free(record->text);
+    record->text = must_have(strndup(text, length));
+}
+
+static void take(struct registrar *registrar, struct record *record, const struct config_device *device) {
+    bool known = holds(record);
+    leave_removed(registrar, record);
+    set_text(record, record->heard, record->heard_length);
+    drop_heard(record);
+    note_written(registrar, record);
+    save(registrar, record);
+    log_about("registry", LOG_INFO, "device %s (id %lld, name %s) %s by the broker's registry", record->ident,
+              (long long)device->id, device->name, known ? "is changed" : "is added");
+    tell_who_wins(registrar, record->ident);
+    change(registrar, record->ident, device, record->early && registrar->connection == 1);
+}
+
+// Of those that were removed only so many are remembered.
+static void remember_removed(struct registrar *registrar, struct record *record) {
+    record->removed = true;
+    DL_APPEND2(registrar->removed, record, prev_removed, next_removed);
+    if (++registrar->removed_count > REGISTRAR_REMOVED_MAX)
+        drop(registrar, registrar->removed);
+}
+
+static void remove_device(struct registrar *registrar, struct record *record) {
+    drop_heard(record);
+    if (!holds(record)) {
+        drop_if_empty(registrar, record);
+        return;
+    }
+    log_about("registry", LOG_INFO, "device %s is removed from the broker's registry", record->ident);
+    unsave(registrar, record);
+    note_written(registrar, record);
+    change(registrar, record->ident, NULL, false);
+    remember_removed(registrar, record);
+}
+
+// What another device has that id, for the caller to free; NULL when none has. *clash: that is the broker's, too.
+static char *find_clash(const struct registrar *registrar, const struct config_device *device, bool *clash) {
+    bool configured;
+    const char *holder = registry_holder_of(registrar->parts.registry, device->id, &configured);
+    if (holder == NULL || strcmp(holder, device->ident) == 0)
+        return NULL;
+    *clash = !configured;
+    return text_format("device %s has the id %lld, which device %s%s already has", device->ident,
+                       (long long)device->id, holder, configured ? " of the configuration" : "");
+}
+
+static void take_heard(struct registrar *registrar, struct record *record) {
+    struct config_device device;
+    char *faults = NULL;
+    bool clash = false;
+    json_t *json = record->heard_length > REGISTRAR_PAYLOAD_MAX
+                       ? NULL
+                       : listing_read(registrar->rules, record->ident, record->heard, record->heard_length,
+                                      note_fault, &faults, &device);
+    if (json != NULL)
+        faults = find_clash(registrar, &device, &clash);
+    if (json != NULL && faults == NULL)
+        take(registrar, record, &device);
+    else
+        refuse(registrar, record, faults != NULL ? faults : "it has more than 16384 bytes", clash);
+    json_decref(json);
+    free(faults);
+}
+
+static bool is_heard(const struct record *record, const char *text) {
+    return record->heard_length == strlen(text) && memcmp(record->heard, text, record->heard_length) == 0;
+}
+
+// What the broker retained at the beginning is older than what we know: it gets that again.
+static bool is_outdated(const struct registrar *registrar, const struct record *record) {
+    return record->early && registrar->remembered && record->text != NULL && is_newer(registrar, record) &&
+           (!record->removed || is_heard(record, record->text));
+}
+
+static void tell_again(struct registrar *registrar, struct record *record) {
+    registrar->again++;
+    wait_in(registrar, record, WAITS_TO_BE_TOLD);
+    record->missing = true;
+    publisher_wake(registrar->parts.publisher);
+}
+
+static void take_next(struct registrar *registrar) {
+    struct record *record = registrar->queue;
+    wait_nowhere(registrar, record);
+    if (is_outdated(registrar, record)) {
+        drop_heard(record);
+        tell_again(registrar, record);
+    } else if (record->heard_length == 0) {
+        remove_device(registrar, record);
+    } else {
+        take_heard(registrar, record);
+    }
+}
+
+// --- what the broker has not told of ---
+
+static void sweep_one(struct registrar *registrar, struct record *record) {
+    if (!holds(record) || record->told == registrar->connection || record->waits != WAITS_NOWHERE)
+        return;
+    if (!registrar->remembered || is_newer(registrar, record) || record->written != 0)
+        tell_again(registrar, record);
+    else if (registrar->told >= CROWD)
+        registrar->unsure++;
+    else
+        remove_device(registrar, record);
+}
+
+static void end_sweep(struct registrar *registrar) {
+    registrar->sweeping = false;
+    if (registrar->again > 0 && registrar->parts.speaks(registrar->parts.context))
+        log_warning(
+            "%zu devices of the registry were missing at the broker, or older there; publishing them again",
+            registrar->again);
+    if (registrar->unsure > 0)
+        log_warning("the broker told of %zu devices of its registry, and not of %zu others, which stay: its "
+                    "queue for one client may be too short (in Mosquitto: max_queued_messages)",
+                    registrar->told, registrar->unsure);
+}
+
+static void sweep_next(struct registrar *registrar) {
+    struct record *record = registrar->sweep;
+    if (record == NULL) {
+        end_sweep(registrar);
+        return;
+    }
+    registrar->sweep = record->hh.next;
+    sweep_one(registrar, record);
+}
+
+// --- portions ---
+
+static bool has_work(const struct registrar *registrar) {
+    return registrar->queue != NULL || registrar->sweeping;
+}
+
+static void on_idle(uv_idle_t *idle) {
+    struct registrar *registrar = idle->data;
+    uint64_t end = uv_hrtime() + PORTION;
+    if (registrar->parts.is_busy(registrar->parts.context))
+        return;
+    while (has_work(registrar) && uv_hrtime() < end) {
+        if (registrar->queue != NULL)
+            take_next(registrar);
+        else
+            sweep_next(registrar);
+    }
+    if (!has_work(registrar))
+        uv_idle_stop(idle);
+}
+
+static void start_work(struct registrar *registrar) {
+    if (!uv_is_closing((uv_handle_t *)&registrar->idle))
+        uv_idle_start(&registrar->idle, on_idle);
+}
+
+size_t registrar_count(const struct registrar *registrar) {
+    return HASH_COUNT(registrar->records);
+}
+
+// --- telling the broker ---
+
+static void tell(struct registrar *registrar, struct record *record) {
+    const struct bus *bus = registrar->parts.bus;
+    char topic[TOPIC_MAX];
+    bool missing = record->missing, stands = holds(record);
+    bus_topic(bus, topic, TOPIC_REGISTRY TOPIC_DEVICES "%s", record->ident);
+    if (bus_publish_text(bus, topic, stands ? record->text : "", stands ? strlen(record->text) : 0,
+                         MQTT_RETAINED) == 0)
+        return; // the outbox is full: later
+    wait_nowhere(registrar, record);
+    if (missing) {
+        uint32_t generation = record->generation; // until the broker has the next one
+        note_written(registrar, record);
+        record->generation = generation;
+    }
+    drop_if_empty(registrar, record);
+}
+
+// True when nothing is left for us to tell.
+static bool tell_some(struct registrar *registrar) {
+    struct record *record, *next;
+    if (registrar->due == NULL || !registrar->parts.speaks(registrar->parts.context))
+        return true;
+    DL_FOREACH_SAFE(registrar->due, record, next) {
+        if (!bus_keeps_up(registrar->parts.bus) || !publisher_goes_on(registrar->parts.publisher))
+            return false;
+        if (record->not_before <= clock_ticks())
+            tell(registrar, record);
+    }
+    return registrar->due == NULL;
+}
+
+static bool publish(void *context) {
+    struct registrar *registrar = context;
+    take_vouched(registrar);
+    return tell_some(registrar) && registrar->written == NULL;
+}
+
+// --- what comes ---
+
+void registrar_connected(struct registrar *registrar) {
+    struct record *record, *next;
+    registrar->connection++;
+    registrar->told = 0;
+    registrar->settled = registrar->sweeping = false;
+    registrar->sweep = NULL;
+    DL_FOREACH_SAFE(registrar->parked, record, next) { // comes again
+        drop_heard(record);
+        wait_nowhere(registrar, record);
+    }
+}
+
+void registrar_settled(struct registrar *registrar, bool remembered, struct generation_span lost) {
+    registrar->settled = true;
+    registrar->remembered = remembered;
+    registrar->lost = lost;
+    registrar->again = registrar->unsure = 0;
+    while (registrar->parked != NULL)
+        wait_in(registrar, registrar->parked, WAITS_FOR_ITS_PORTION);
+    registrar->sweeping = true;
+    registrar->sweep = registrar->records;
+    start_work(registrar);
+}
+
+// Says nothing new: it is what holds, or empties what does not.
+static bool is_known(const struct record *record, const struct mqtt_received *received) {
+    if (received->length == 0)
+        return record == NULL || (!holds(record) && record->heard == NULL);
+    return record != NULL && holds(record) && strlen(record->text) == received->length &&
+           memcmp(record->text, received->payload, received->length) == 0;
+}
+
+static void keep_heard(struct registrar *registrar, struct record *record,
+                       const struct mqtt_received *received) {
+    drop_heard(record);
+    record->heard = must_have(calloc(1, received->length + 1));
+    if (received->length > 0)
+        memcpy(record->heard, received->payload, received->length);
+    record->heard_length = received->length;
+    record->early = received->retain && !registrar->settled;
+    wait_in(registrar, record,
+            record->early && record->text != NULL ? WAITS_FOR_SETTLING : WAITS_FOR_ITS_PORTION);
+    start_work(registrar);
+}
+
+static void hear_known(struct registrar *registrar, struct record *record) {
+    if (record == NULL)
+        return;
+    drop_heard(record);
+    wait_nowhere(registrar, record);
+    drop_if_empty(registrar, record);
+}
+
+void registrar_received(struct registrar *registrar, const char *ident,
+                        const struct mqtt_received *received) {
+    struct record *record = find(registrar, ident);
+    registrar->told += received->retain;
+    if (record != NULL)
+        record->told = registrar->connection;
+    if (is_known(record, received)) {
+        hear_known(registrar, record);
+        return;
+    }
+    if (record == NULL && HASH_COUNT(registrar->records) - registrar->removed_count >= REGISTRAR_MAX) {
+        tell_refusal(registrar, ident, received->payload, received->length,
+                     "the registry in the broker has 200000 devices already");
+        return;
+    }
+    if (record == NULL)
+        record = make(registrar, ident);
+    record->told = registrar->connection;
+    keep_heard(registrar, record, received);
+}
+
+// --- the beginning ---
+
+static void take_row(struct registrar *registrar, int64_t number, const char *ident, const char *payload,
+                     uint32_t generation) {
+    struct config_device device;
+    char *faults = NULL;
+    bool clash = true, configured;
+    json_t *json =
+        find(registrar, ident) == NULL
+            ? listing_read(registrar->rules, ident, payload, strlen(payload), note_fault, &faults, &device)
+            : NULL;
+    if (json != NULL)
+        clash = registry_holder_of(registrar->parts.registry, device.id, &configured) != NULL && !configured;
+    if (clash) {
+        log_error("device %s in the store is invalid, dropped: %s", ident,
+                  faults != NULL ? faults : "it is there twice");
+        store_delete_device(registrar->parts.store, number);
+    } else {
+        struct record *record = make(registrar, ident);
+        record->number = number;
+        record->generation = generation;
+        set_text(record, payload, strlen(payload));
+        adopted_free(registry_adopt(registrar->parts.registry, &device));
+        tell_who_wins(registrar, ident);
+    }
+    json_decref(json);
+    free(faults);
+}
+
+static void take_stored(void *context, int64_t number, const char *entry) {
+    struct registrar *registrar = context;
+    json_t *row = json_loads(entry, 0, NULL);
+    const char *ident = json_string_value(json_object_get(row, "ident"));
+    const char *payload = json_string_value(json_object_get(row, "payload"));
+    json_int_t generation = json_integer_value(json_object_get(row, "generation"));
+    if (number > registrar->last_number)
+        registrar->last_number = number;
+    if (ident != NULL && payload != NULL)
+        take_row(registrar, number, ident, payload, (uint32_t)generation);
+    json_decref(row);
+}
+
+struct registrar *registrar_new(const struct registrar_parts *parts) {
+    struct registrar *registrar = must_have(calloc(1, sizeof *registrar));
+    registrar->parts = *parts;
+    registrar->rules = listing_rules();
+    registrar->limiter = must_have(calloc(1, sizeof *registrar->limiter));
+    registrar->limiter->per_second = REFUSALS;
+    uv_idle_init(parts->loop, &registrar->idle);
+    registrar->idle.data = registrar;
+    publisher_add(parts->publisher, publish, registrar);
+    if (parts->store != NULL)
+        store_each_device(parts->store, take_stored, registrar);
+    if (registry_count_adopted(parts->registry) > 0)
+        log_info("%zu devices of the broker's registry are known from the last run",
+                 registry_count_adopted(parts->registry));
+    return registrar;
+}
+
+void registrar_stop(struct registrar *registrar) {
+    uv_close((uv_handle_t *)&registrar->idle, NULL);
+}
+
+void registrar_free(struct registrar *registrar) {
+    while (registrar->records != NULL)
+        drop(registrar, registrar->records);
+    json_decref(registrar->rules);
+    free(registrar->limiter);
+    free(registrar);
+}
