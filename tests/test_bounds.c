@@ -426,7 +426,7 @@ static size_t allocations_for(struct peer *peer, unsigned addresses) {
     size_t before = allocations_count();
     for (unsigned i = 0; i < addresses; i++) {
         memcpy(peer->ip + 12, &i, sizeof i);
-        captures_allow(parts.captures, peer, 1);
+        captures_allow(parts.captures, peer, 1, 1);
     }
     return allocations_count() - before;
 }

@@ -96,7 +96,7 @@ static void say(struct peer *peer, const char *ident, int64_t id, const char *na
 
 static bool is_wanted(struct peer *peer) {
     session_find_captured(peer);
-    return captures_want(parts.captures, peer);
+    return captures_by_device(parts.captures, peer) != 0;
 }
 
 // Who wants it, by their names: "a b".
@@ -105,7 +105,7 @@ static const char *who_wants(struct peer *peer) {
     size_t i;
     json_t *name;
     session_find_captured(peer);
-    json_t *names = captures_names(parts.captures, peer);
+    json_t *names = captures_names(parts.captures, captures_by_device(parts.captures, peer));
     text[0] = '\0';
     json_array_foreach(names, i, name) {
         size_t length = strlen(text);

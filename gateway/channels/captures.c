@@ -335,35 +335,30 @@ bool captures_follow(const struct captures *captures) {
 }
 
 // A connection that speaks for several devices is wanted when one of them is.
-static bool is_wanted(const struct capture *capture, const struct peer *peer) {
-    switch (capture->kind) {
-    case BY_DEVICE:
-        return (peer->captured & capture->bit) != 0 ||
-               (peer->turned_away != NULL && strcmp(peer->turned_away, capture->text) == 0);
-    case BY_CHANNEL:
+uint64_t captures_by_device(const struct captures *captures, const struct peer *peer) {
+    return peer->captured | (peer->turned_away != NULL ? bits_of(captures, peer->turned_away) : 0);
+}
+
+static bool is_at_place(const struct capture *capture, const struct peer *peer) {
+    if (capture->kind == BY_CHANNEL)
         return strcmp(peer->channel->name, capture->text) == 0;
-    case BY_ADDRESS:
-        return memcmp(peer->ip, capture->ip, sizeof capture->ip) == 0;
-    case KINDS:
-        break;
-    }
-    return false;
+    return capture->kind == BY_ADDRESS && memcmp(peer->ip, capture->ip, sizeof capture->ip) == 0;
 }
 
-bool captures_want(const struct captures *captures, const struct peer *peer) {
+uint64_t captures_by_place(const struct captures *captures, const struct peer *peer) {
     const struct capture *capture;
+    uint64_t bits = 0;
     DL_FOREACH(captures->list, capture) {
-        if (is_wanted(capture, peer))
-            return true;
+        bits |= is_at_place(capture, peer) ? capture->bit : 0;
     }
-    return false;
+    return bits;
 }
 
-json_t *captures_names(const struct captures *captures, const struct peer *peer) {
+json_t *captures_names(const struct captures *captures, uint64_t wanted) {
     const struct capture *capture;
     json_t *names = json_array();
     DL_FOREACH(captures->list, capture) {
-        if (capture->by[0] != '\0' && is_wanted(capture, peer))
+        if (capture->by[0] != '\0' && (capture->bit & wanted) != 0)
             json_array_append_new(names, json_string(capture->by));
     }
     if (json_array_size(names) > 0)
@@ -415,10 +410,10 @@ static size_t room_for(const struct captures *captures, const struct usage *usag
     return device < all ? device : all;
 }
 
-static void count(struct captures *captures, const struct peer *peer, size_t allowed, size_t length) {
+static void count(struct captures *captures, uint64_t wanted, size_t allowed, size_t length) {
     struct capture *capture;
     DL_FOREACH(captures->list, capture) {
-        if (!is_wanted(capture, peer))
+        if ((capture->bit & wanted) == 0)
             continue;
         capture->bytes += allowed;
         capture->left_out += length - allowed;
@@ -432,7 +427,7 @@ static void note_usage(struct captures *captures, struct usage *usage, size_t al
 }
 
 // Whoever gets nothing is not remembered: there are as many addresses as a sender of datagrams makes up.
-size_t captures_allow(struct captures *captures, const struct peer *peer, size_t length) {
+size_t captures_allow(struct captures *captures, const struct peer *peer, uint64_t wanted, size_t length) {
     keep_minute(captures);
     struct usage *usage = find_usage(captures, peer);
     size_t room = room_for(captures, usage), allowed = length <= room ? length : room;
@@ -440,7 +435,7 @@ size_t captures_allow(struct captures *captures, const struct peer *peer, size_t
         allowed = 0;
     if (allowed > 0)
         note_usage(captures, usage != NULL ? usage : add_usage(captures, peer), allowed);
-    count(captures, peer, allowed, length);
+    count(captures, wanted, allowed, length);
     if (allowed < length)
         peer_warn(peer, "capture", NULL,
                   "capture: bytes left out: %zu. A device may have 64 KiB a minute and all together 1 MiB, "

@@ -38,14 +38,14 @@ uint64_t captures_asked(const struct captures *captures);
 // How often captures_of() has looked for a device.
 size_t captures_looks(const struct captures *captures);
 
-// Whether one of them wants the bytes of peer, as far as it is known who that is. For this and what follows
-// peer->captured must hold.
-bool captures_want(const struct captures *captures, const struct peer *peer);
+// Those that want the bytes of peer, a bit for each: because they ask for a device that has said there who it is
+// (peer->captured must hold), or for the channel or the address.
+uint64_t captures_by_device(const struct captures *captures, const struct peer *peer);
+uint64_t captures_by_place(const struct captures *captures, const struct peer *peer);
 
-// How many of so many bytes of peer may be published now; less than all of a datagram is 0. They are counted as
-// published, the others as left out.
-size_t captures_allow(struct captures *captures, const struct peer *peer, size_t length);
+// How many of so many bytes of peer may be published now, for those that want them; less than all of a datagram is 0. They
+// are counted as published, the others as left out.
+size_t captures_allow(struct captures *captures, const struct peer *peer, uint64_t wanted, size_t length);
 
-// The names (`by`) of those that want the bytes of peer, as a JSON array for the caller to release; NULL when none of
-// them has a name.
-json_t *captures_names(const struct captures *captures, const struct peer *peer);
+// The names (`by`) of those, as a JSON array for the caller to release; NULL when none of them has a name.
+json_t *captures_names(const struct captures *captures, uint64_t wanted);

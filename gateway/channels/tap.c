@@ -1,7 +1,7 @@
 // The tap; see tap.h.
 //
 // A capture of a device is to have its first bytes too, and who it is becomes known only when these are read: what an
-// unknown peer says and hears is held until then.
+// unknown peer says and hears is held until then. Captures of the channel and the address have it at once.
 #include "gateway/channels/tap.h"
 
 #include <stdlib.h>
@@ -40,14 +40,14 @@ struct tap_held {
 
 // What is being read just now.
 static struct {
-    const struct peer *peer; // NULL: nothing, or it is published or held already
+    const struct peer *peer; // NULL: nothing, or all who may want it have it
     struct chunk chunk;
 } current;
 static size_t held_of_all; // bytes
 
 // --- publishing ---
 
-static json_t *entry_of(const struct peer *peer, const struct chunk *chunk, size_t length) {
+static json_t *entry_of(const struct peer *peer, const struct chunk *chunk, uint64_t wanted, size_t length) {
     char *hex = must_have(malloc(2 * length + 1));
     const char *ident = peer->ident != NULL ? peer->ident : peer->turned_away;
     json_t *entry =
@@ -56,7 +56,7 @@ static json_t *entry_of(const struct peer *peer, const struct chunk *chunk, size
                   (json_int_t)chunk->offset, "timestamp", (double)chunk->time / 1e6, "channel_id",
                   (json_int_t)peer->channel->id, "protocol_name", peer->channel->codec->name, "instance",
                   bus_client_id(peer->parts->bus));
-    json_t *names = captures_names(peer->parts->captures, peer);
+    json_t *names = captures_names(peer->parts->captures, wanted);
     if (ident != NULL)
         json_object_set_new(entry, "ident", json_string(ident));
     if (peer->device != NULL && peer->device->known)
@@ -67,11 +67,13 @@ static json_t *entry_of(const struct peer *peer, const struct chunk *chunk, size
     return entry;
 }
 
-static void publish(const struct peer *peer, const struct chunk *chunk) {
-    size_t length = captures_allow(peer->parts->captures, peer, chunk->length);
+static void publish(const struct peer *peer, const struct chunk *chunk, uint64_t wanted) {
+    if (wanted == 0)
+        return;
+    size_t length = captures_allow(peer->parts->captures, peer, wanted, chunk->length);
     if (length == 0)
         return;
-    json_t *entry = entry_of(peer, chunk, length);
+    json_t *entry = entry_of(peer, chunk, wanted, length);
     bus_publish(peer->parts->bus, entry, MQTT_NOT_RETAINED,
                 TOPIC_LOG TOPIC_CHANNELS "%lld" TOPIC_CONNECTIONS "%llu/%s", (long long)peer->channel->id,
                 (unsigned long long)peer->serial, chunk->direction);
@@ -98,14 +100,12 @@ static void hold(struct peer *peer, const struct chunk *chunk) {
     held_of_all += size;
 }
 
-// Publishes what is held, or drops it.
-static void let_go(struct peer *peer, bool wanted) {
+static void let_go(struct peer *peer, uint64_t wanted) {
     struct held *held, *next;
     if (peer->held == NULL)
         return;
     DL_FOREACH_SAFE(peer->held->list, held, next) {
-        if (wanted)
-            publish(peer, &held->chunk);
+        publish(peer, &held->chunk, wanted);
         held_of_all -= held->chunk.length + CHUNK_OVERHEAD;
         free(held);
     }
@@ -114,75 +114,66 @@ static void let_go(struct peer *peer, bool wanted) {
 }
 
 void tap_forget(struct peer *peer) {
-    let_go(peer, false);
+    let_go(peer, 0);
     if (current.peer == peer)
         current.peer = NULL;
 }
 
 // --- taking ---
 
-static bool is_wanted(struct peer *peer) {
+static uint64_t by_device(struct peer *peer) {
     session_find_captured(peer);
-    return captures_want(peer->parts->captures, peer);
+    return captures_by_device(peer->parts->captures, peer);
 }
 
-// What is held, and then what is being read: publishes both, or drops them.
-static void take_current(struct peer *peer, bool wanted) {
-    let_go(peer, wanted);
-    if (wanted && current.peer == peer)
-        publish(peer, &current.chunk);
+static uint64_t wanted_of(struct peer *peer) {
+    return by_device(peer) | captures_by_place(peer->parts->captures, peer);
+}
+
+// Whether it may still say that it is a device that is asked for.
+static bool is_open(const struct peer *peer) {
+    return peer->places == NULL && peer->turned_away == NULL && captures_follow(peer->parts->captures);
+}
+
+// What is held, and then what is being read: those who ask for the device have it now, or have to wait on.
+static void take_current(struct peer *peer) {
+    bool open = is_open(peer);
+    if (!open)
+        let_go(peer, by_device(peer));
+    if (current.peer == peer && open)
+        hold(peer, &current.chunk);
+    else if (current.peer == peer)
+        publish(peer, &current.chunk, by_device(peer));
     current.peer = current.peer == peer ? NULL : current.peer;
 }
 
 void tap_received(struct peer *peer, const uint8_t *bytes, size_t length) {
-    const struct captures *captures = peer->parts->captures;
-    if (length == 0 || !captures_run(captures))
+    if (length == 0 || !captures_run(peer->parts->captures))
         return;
-    current.peer = peer;
+    current.peer = is_open(peer) ? peer : NULL;
     current.chunk = (struct chunk){.direction = "recv",
                                    .offset = peer->received - length,
                                    .time = clock_now(),
                                    .bytes = bytes,
                                    .length = length};
-    if (is_wanted(peer))
-        take_current(peer, true);
-}
-
-// Whether it may still become one that is wanted.
-static bool is_open(const struct peer *peer) {
-    return peer->places == NULL && peer->turned_away == NULL && captures_follow(peer->parts->captures);
-}
-
-static void hold_current(struct peer *peer) {
-    if (current.peer == peer)
-        hold(peer, &current.chunk);
-    current.peer = NULL;
+    publish(peer, &current.chunk, wanted_of(peer));
 }
 
 void tap_taken(struct peer *peer) {
-    if (current.peer != peer && peer->held == NULL)
-        return;
-    bool wanted = is_wanted(peer);
-    if (!wanted && is_open(peer))
-        hold_current(peer);
-    else
-        take_current(peer, wanted);
+    if (current.peer == peer || peer->held != NULL)
+        take_current(peer);
 }
 
 void tap_sent(struct peer *peer, const uint8_t *bytes, size_t length) {
-    const struct captures *captures = peer->parts->captures;
-    if (!captures_run(captures))
+    if (!captures_run(peer->parts->captures))
         return;
     const struct chunk chunk = {.direction = "send",
                                 .offset = peer->sent - length,
                                 .time = clock_now(),
                                 .bytes = bytes,
                                 .length = length};
-    if (is_wanted(peer)) {
-        take_current(peer, true); // what it answers comes before it
-        publish(peer, &chunk);
-    } else if (is_open(peer)) {
-        hold_current(peer);
+    take_current(peer); // what it answers comes before it
+    publish(peer, &chunk, wanted_of(peer));
+    if (is_open(peer))
         hold(peer, &chunk);
-    }
 }

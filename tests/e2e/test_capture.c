@@ -98,6 +98,27 @@ Test(capture, has_all_bytes_of_a_device_also_when_it_comes_back) {
     rig_finish(rig);
 }
 
+// Whoever asks for the channel has them at once, and does not keep them from who asks for the device.
+Test(capture, of_a_channel_leaves_a_device_its_first_bytes) {
+    struct rig *rig = rig_up(NULL);
+    ask(rig, "{'channel':'mictrack','by':'all'}", STARTED, NULL);
+    ask(rig, "{'device':'" VAN "','by':'one'}", STARTED, NULL);
+    int device = rig_tcp(rig);
+    device_send(device, "MT;6;8664");
+    expect_text(rig, RECEIVED, "MT;6;8664", "'offset':0,'by':['all']");
+    device_send(device, "25031361423;R0;10+190109091803+22.63827+114.02922+2.14+69+2+3744+113\r\n");
+    rig_expect(rig, RECEIVED, "{'offset':9,'by':['all']}");
+    expect_text(rig, RECEIVED, "MT;6;8664", "'offset':0,'by':['one']");
+    rig_expect(rig, RECEIVED, "{'offset':9,'by':['one']}");
+    device_send(rig_udp(rig), report(CAR, 1));
+    expect_text(rig, RECEIVED, report(CAR, 1), "'transport':'udp','by':['all']");
+    ask(rig, "{'device':'" CAR "','by':'two'}", STARTED, NULL);
+    device_send(rig_udp(rig), report(CAR, 2));
+    expect_text(rig, RECEIVED, report(CAR, 2), "'transport':'udp','by':['two']");
+    cr_assert(rig_count(rig, RECEIVED) == 7, "%zu", rig_count(rig, RECEIVED));
+    rig_finish(rig);
+}
+
 // By id and name, over UDP, junk too; by channel and address.
 Test(capture, finds_a_device_by_id_and_name_and_takes_channels_and_addresses) {
     struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'}]}");
