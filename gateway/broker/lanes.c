@@ -10,9 +10,10 @@
 #define LATER      1000  // milliseconds; doubled each time that it is refused while others are taken
 #define LATER_MAX  32000 // and at most
 #define TRY        1000  // milliseconds between two tries of lanes that were not passed
+#define TRIES_OURS 16    // lanes that are tried at once, where it is a quota of ours, which is over soon
 #define LATER_OURS 1000  // and at most where it is a quota of ours
 #define LATELY     10000 // milliseconds after which what went out again counts half
-#define NOTABLE    16    // one of so many is a notable share
+#define NOTABLE    64    // one of so many is a notable share
 #define REMEMBERED 60000 // milliseconds for which a refusal is remembered of a topic with nothing to send
 
 struct lane *lanes_find(const struct lanes *lanes, const char *topic) {
@@ -128,15 +129,19 @@ void lanes_note_taken(struct lanes *lanes, struct lane *lane) {
     lanes_set(lanes, lane, LANE_FLOWS);
 }
 
-static bool may_wake(struct lanes *lanes, const struct lane *lane, uint64_t now, const uint64_t taken[2]) {
+// How many lanes that were not passed may be tried now.
+static unsigned tries_of(const struct lanes *lanes, uint64_t now) {
+    if (has_quota_of_ours(lanes))
+        return TRIES_OURS;
+    return lanes->tried_at == 0 || now - lanes->tried_at >= TRY;
+}
+
+static bool may_wake(const struct lane *lane, uint64_t now, const uint64_t taken[2], unsigned *tries) {
     if (lane->count == 0 || lane->under_way > 0 || lane->skipped > 0 || now < lane->not_before)
         return false;
     if (lane_was_passed(lane, taken[lane->report]))
         return true;
-    if (lanes->tried_at != 0 && now - lanes->tried_at < TRY)
-        return false;
-    lanes->tried_at = now;
-    return true;
+    return *tries > 0 && (*tries)--;
 }
 
 static bool is_over(const struct lane *lane, uint64_t now) {
@@ -155,14 +160,17 @@ static void halve(struct lanes *lanes, uint64_t now) {
 void lanes_wake(struct lanes *lanes, uint64_t now, const uint64_t taken[2]) {
     struct lane *lane, *next;
     halve(lanes, now);
+    unsigned all = tries_of(lanes, now), tries = all;
     DL_FOREACH_SAFE(lanes->resting, lane, next) {
-        if (may_wake(lanes, lane, now, taken)) {
+        if (may_wake(lane, now, taken, &tries)) {
             lanes_set(lanes, lane, LANE_READY);
         } else if (is_over(lane, now)) {
             lane->refused = false;
             lanes_tidy(lanes, lane);
         }
     }
+    if (tries < all)
+        lanes->tried_at = now;
 }
 
 // --- ending ---

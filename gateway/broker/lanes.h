@@ -10,7 +10,7 @@
 //  - A topic that was not refused goes out as always, whatever share of the others is refused. Only when too many messages
 //    wait and nothing tells yet whether their topics are to blame, the queue waits.
 //  - Where a notable share of what goes out again is taken, the quota is one of ours (so many messages a second), and no
-//    topic is to blame, and the pauses stay short.
+//    topic is to blame; the pauses stay short, and more lanes are tried.
 //
 // (The other design judged the broker: it "takes" while it has taken something since the last refusal, or within the last
 // seconds, or among the last answers; otherwise everything waits. With many refused topics each such measure says sooner or

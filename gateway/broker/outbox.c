@@ -1352,6 +1352,14 @@ static bool waits_too_long(const struct outbox *outbox) {
     return oldest != NULL && uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
 }
 
+static const char *why_it_waits(const struct outbox *outbox) {
+    const struct lanes *lanes = &outbox->lanes;
+    bool rejects = lanes->unsure[0] + lanes->unsure[1] + lanes->sure[0] + lanes->sure[1] > 0;
+    if (!carrier_is_up(outbox))
+        return "it is disconnected";
+    return rejects ? "it rejects some for now" : "it does not acknowledge messages";
+}
+
 static void refuse_unanswered(struct outbox *outbox, struct item *item) {
     item->mid = 0;
     outbox->in_flight--;
@@ -1440,8 +1448,7 @@ static void on_tick(uv_timer_t *timer) {
     sideline_tick(outbox->sideline, outbox->last_answer, &outbox->suspects);
     try_accused_again(outbox);
     if (!outbox->spilling && waits_too_long(outbox))
-        begin_spilling(outbox,
-                       carrier_is_up(outbox) ? "it does not acknowledge messages" : "it is disconnected");
+        begin_spilling(outbox, why_it_waits(outbox));
     if (is_overdue(outbox))
         end_overdue(outbox);
     delete_taken(outbox, 1);
