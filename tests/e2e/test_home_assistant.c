@@ -285,7 +285,7 @@ Test(home_assistant, entities_of_a_tracker) {
     expect_entity(rig, "sensor/timestamp",
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/timestamp',"
                   "'device_class':'timestamp','value_template':'{{ value | float | as_datetime if value else "
-                  "None }}'}");
+                  "this.state }}'}");
     expect_entity(rig, "event/alarm", "{'state_topic':'trackbus/message/gw/devices/" VAN "'}");
     expect_entity(rig, "binary_sensor/alarm_event",
                   "{'state_topic':'trackbus/message/gw/devices/" VAN
