@@ -1017,7 +1017,8 @@ void devices_remove(struct devices *devices, int64_t id, const char *ident) {
     struct device_state *state = find(devices, id);
     if (ident != NULL)
         remove_from_owntracks(devices, ident);
-    // First, as the identity tells the next run that there is something to be removed.
+    home_assistant_remove(devices->parts.home_assistant, id); // before what its entities read
+    // Early, as the identity tells the next run that there is something to be removed.
     if (state == NULL || state->active == 0)
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE,
                     (long long)id);
@@ -1028,7 +1029,6 @@ void devices_remove(struct devices *devices, int64_t id, const char *ident) {
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_HOLDER,
                     (long long)id);
     }
-    home_assistant_remove(devices->parts.home_assistant, id);
     if (state != NULL)
         announce_anew(devices, state);
     devices->removed = bus_last_number(devices->parts.bus);

@@ -247,13 +247,14 @@ static void describe_value(json_t *config, const struct home_assistant *home_ass
     set_topic(config, home_assistant, "state_topic", TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_TELEMETRY "%s",
               (long long)device->id, field_table[field].key);
     if (field == FIELD_TIMESTAMP)
-        set_text(config, "value_template", "{{ value | float | as_datetime }}");
+        set_text(config, "value_template", "{{ value | float | as_datetime if value else this.state }}");
     else if (field_table[field].type == FIELD_BOOLEAN)
         describe_truth(config);
     else
         set_text(config, "state_class", "measurement");
 }
 
+// A topic that is cleared has an empty value, perhaps before the entity goes.
 // The codec's curve, as Home Assistant's templates can say it: from each of its points to the next.
 static void describe_battery(json_t *config, const struct home_assistant *home_assistant,
                              const struct home_assistant_device *device) {
@@ -265,10 +266,10 @@ static void describe_battery(json_t *config, const struct home_assistant *home_a
     describe_value(config, home_assistant, device, FIELD_BATTERY_VOLTAGE);
     json_object_set_new(
         config, "value_template",
-        json_sprintf("{%% set v = value | float * 1000 %%}{%% set r = namespace(p=0) %%}"
+        json_sprintf("{%% set v = value | float(0) * 1000 %%}{%% set r = namespace(p=0) %%}"
                      "{%% for a, f, b, t in [%s] if v > a %%}"
                      "{%% set r.p = f + (t - f) * (([v, b] | min) - a) / (b - a) %%}{%% endfor %%}"
-                     "{{ r.p | round | int }}",
+                     "{{ r.p | round | int if value else None }}",
                      lines));
 }
 
@@ -276,7 +277,7 @@ static void describe_last_seen(json_t *config, const struct home_assistant *home
                                const struct home_assistant_device *device) {
     set_topic(config, home_assistant, "state_topic", TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE,
               (long long)device->id);
-    set_text(config, "value_template", "{{ value | int | as_datetime }}");
+    set_text(config, "value_template", "{{ value | int | as_datetime if value else this.state }}");
 }
 
 static void listen_to_messages(json_t *config, const struct home_assistant *home_assistant,

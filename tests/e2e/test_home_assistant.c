@@ -284,7 +284,8 @@ Test(home_assistant, entities_of_a_tracker) {
                   "'unit_of_measurement':'%','device_class':'battery','state_class':'measurement'}");
     expect_entity(rig, "sensor/timestamp",
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/timestamp',"
-                  "'device_class':'timestamp','value_template':'{{ value | float | as_datetime }}'}");
+                  "'device_class':'timestamp','value_template':'{{ value | float | as_datetime if value else "
+                  "this.state }}'}");
     expect_entity(rig, "event/alarm", "{'state_topic':'trackbus/message/gw/devices/" VAN "'}");
     expect_entity(rig, "binary_sensor/alarm_event",
                   "{'state_topic':'trackbus/message/gw/devices/" VAN
