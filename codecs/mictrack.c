@@ -1338,8 +1338,8 @@ static enum codec_verdict mictrack_encode(void *session, const struct codec_sett
 static const enum field alarms[] = {FIELD_ALARM_EVENT, FIELD_BATTERY_LOW_ALARM, FIELD_GEOFENCE_IN_ALARM,
                                     FIELD_GEOFENCE_OUT_ALARM, FIELD_NONE};
 
-// The vendor calls 3.5 V empty and 4.2 V full, and says that it does not go down evenly: a cell of lithium polymer stays
-// around 3.8 V for most of its charge, as these points do.
+// 3.5 V counts as empty and 4.2 V as full. The points between them are those of a usual cell of lithium polymer, which
+// stays around 3.8 V for most of its charge; no curve of the vendor's is known.
 static const struct codec_battery battery[] = {{3500, 0},  {3600, 5},  {3680, 15}, {3730, 28},
                                                {3770, 40}, {3820, 54}, {3870, 64}, {3930, 74},
                                                {4000, 84}, {4080, 93}, {4200, 100}};
