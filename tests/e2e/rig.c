@@ -608,9 +608,13 @@ static bool log_counts(void *context) {
     return log_has(context);
 }
 
-void rig_expect_counters(struct rig *rig, const char *text) {
+void rig_expect_counters_within(struct rig *rig, const char *text, int milliseconds) {
     struct log_search search = {.rig = rig, .text = text, .least = 1};
-    cr_assert(rig_wait(log_counts, &search, RIG_DEADLINE), "the counters do not say: %s", text);
+    cr_assert(rig_wait(log_counts, &search, milliseconds), "the counters do not say: %s", text);
+}
+
+void rig_expect_counters(struct rig *rig, const char *text) {
+    rig_expect_counters_within(rig, text, RIG_DEADLINE);
 }
 
 // "… channel NAME: listening for … devices on tcp 127.0.0.1:40001"

@@ -139,6 +139,7 @@ void rig_expect_log(struct rig *rig, const char *text);
 void rig_expect_log_times(struct rig *rig, const char *text, size_t least);
 // Asks the gateway for its counters until the log has the text.
 void rig_expect_counters(struct rig *rig, const char *text);
+void rig_expect_counters_within(struct rig *rig, const char *text, int milliseconds);
 bool rig_log_has(struct rig *rig, const char *text);
 size_t rig_log_count(struct rig *rig, const char *text);
 
