@@ -25,7 +25,8 @@ static struct {
     bool up;
     unsigned window;
     rule_fn *rule;
-    size_t count; // publishes since the start
+    int too_large; // value that cannot be sent to topic 0; 0: none
+    size_t count;  // publishes since the start
     size_t answered;
     int topics[UNDER_WAY]; // of those
     int values[UNDER_WAY];
@@ -53,6 +54,8 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
     char text[16] = "";
     cr_assert(broker.count - broker.answered < UNDER_WAY);
     memcpy(text, publish->payload, publish->length);
+    if (atoi(level + 1) == 0 && broker.too_large != 0 && atoi(text) == broker.too_large)
+        return MQTT_REFUSED;
     broker.topics[broker.count % UNDER_WAY] = atoi(level + 1);
     broker.values[broker.count % UNDER_WAY] = atoi(text);
     *mid = (int)++broker.count;
@@ -254,6 +257,42 @@ static bool refuses_all;
 
 static enum mqtt_answer refuse_while_told(int topic, size_t nth) {
     return refuses_all ? MQTT_TAKEN_LATER : MQTT_TAKEN;
+}
+
+static enum mqtt_answer refuse_first_while_told(int topic, size_t nth) {
+    return topic == 0 && refuses_all ? MQTT_TAKEN_LATER : MQTT_TAKEN;
+}
+
+static void put_beside_each_other(int count) {
+    for (int i = 0; i < count; i++) {
+        put(0);
+        put(1);
+    }
+}
+
+// What was under way together is refused together: that is one refusal, not as many as there were.
+Test(outbox_shares, a_short_refusal_of_many_at_once_sets_nothing_aside) {
+    broker.rule = refuse_first_while_told;
+    refuses_all = true;
+    put_beside_each_other(40);
+    serve_for(1000);
+    refuses_all = false;
+    expect_all_within(10000, 0, "after a second");
+    cr_expect_eq(set_aside, 0, "%d were set aside", set_aside);
+}
+
+// What waits behind a message that turns out not to be sent at all has its turn.
+Test(outbox_shares, those_behind_one_that_cannot_be_sent_go_on) {
+    broker.rule = refuse_first_while_told;
+    refuses_all = true;
+    put_beside_each_other(3);
+    cr_assert_eq(broker.count, 6, "all are under way");
+    broker.too_large = 1;
+    serve_for(500);
+    refuses_all = false;
+    serve_for(8000);
+    cr_expect_eq(topics[0].taken, 2, "%u of those behind it came", topics[0].taken);
+    cr_expect_eq(set_aside, 1);
 }
 
 // It is asked little meanwhile, and has everything soon after.

@@ -745,6 +745,8 @@ static bool may_follow(const struct lane *lane, const struct item *item) {
 
 // An answer has come: those that wait for the topic may go, unless it is refused for now.
 static void go_on(struct outbox *outbox, struct lane *lane) {
+    if (lane->refused && lane->state == LANE_FLOWS && lane->under_way == 0 && lane->count > 0)
+        lanes_set(&outbox->lanes, lane, LANE_RESTS); // what was tried of it is gone: the next has its turn
     if (lane->count > 0 && lane->skipped == 0 && !lane->refused && may_follow(lane, lane->waiting))
         lanes_set(&outbox->lanes, lane, LANE_READY);
     lanes_tidy(&outbox->lanes, lane);
@@ -846,6 +848,11 @@ static void defer_item(struct outbox *outbox, struct item *item, bool unreasoned
     uint64_t others = taken_of(outbox, item->report);
     bool enough = lane->refusals >= REFUSALS_MAX, passed = lane_was_passed(lane, others);
     log_deferred(outbox, item, reason);
+    if (lane->refused && !item->again) { // it was under way together with the one that was refused first
+        wait_again(outbox, item);
+        trim(outbox, lane);
+        return;
+    }
     if (item->again)
         lanes_note_retry(&outbox->lanes, false);
     lanes_defer(&outbox->lanes, lane, uv_now(outbox->loop), others, unreasoned);
