@@ -157,11 +157,18 @@ static void halve(struct lanes *lanes, uint64_t now) {
     lanes->retaken /= 2;
 }
 
+// A pause that grew before it showed that the quota is one of ours is as short as all are then.
+static void shorten(const struct lanes *lanes, struct lane *lane) {
+    if (has_quota_of_ours(lanes) && lane->not_before > lane->refused_at + LATER_OURS)
+        lane->not_before = lane->refused_at + LATER_OURS;
+}
+
 void lanes_wake(struct lanes *lanes, uint64_t now, const uint64_t taken[2]) {
     struct lane *lane, *next;
     halve(lanes, now);
     unsigned all = tries_of(lanes, now), tries = all;
     DL_FOREACH_SAFE(lanes->resting, lane, next) {
+        shorten(lanes, lane);
         if (may_wake(lane, now, taken, &tries)) {
             lanes_set(lanes, lane, LANE_READY);
         } else if (is_over(lane, now)) {
