@@ -1327,7 +1327,8 @@ Test(outbox, lets_so_many_wait_beside_the_others, .timeout = 60) {
     for (uint64_t end = uv_now(&loop) + 10000; strlen(delivered) < 3 && uv_now(&loop) < end;)
         serve_quota_for(100);
     cr_expect_str_eq(delivered, "2 2");
-    for (uint64_t end = uv_now(&loop) + 60000; set_aside < 6 && uv_now(&loop) < end;)
+    cr_expect_eq(set_aside, 0, "it has not had all its tries");
+    for (uint64_t end = uv_now(&loop) + 300000; set_aside < 6 && uv_now(&loop) < end;)
         put_and_serve(1, 0); // others are taken meanwhile
     serve_quota();
     cr_expect_geq(set_aside, 6);

@@ -281,6 +281,18 @@ Test(outbox_shares, a_short_refusal_of_many_at_once_sets_nothing_aside) {
     cr_expect_eq(set_aside, 0, "%d were set aside", set_aside);
 }
 
+// Before all tries were in vain nothing is set aside, however much waits.
+Test(outbox_shares, a_long_refusal_of_many_sets_nothing_aside) {
+    broker.rule = refuse_share;
+    refusal = MQTT_TAKEN_LATER;
+    refused = TOPICS / 2;
+    report_for(40000);
+    cr_expect_geq(outbox_count(outbox), 1500);
+    refused = 0;
+    expect_all_within(60000, 0, "after 40 s");
+    cr_expect_eq(set_aside, 0, "%d were set aside", set_aside);
+}
+
 // What waits behind a message that turns out not to be sent at all has its turn.
 Test(outbox_shares, those_behind_one_that_cannot_be_sent_go_on) {
     broker.rule = refuse_first_while_told;

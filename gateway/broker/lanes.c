@@ -75,7 +75,8 @@ bool lanes_blame(const struct lanes *lanes, const struct lane *lane) {
 }
 
 size_t lanes_unsure(const struct lanes *lanes, bool reports) {
-    return lanes->unsure[reports] + (has_quota_of_ours(lanes) ? lanes->sure[reports] : 0);
+    size_t sure = lanes->sure[reports], beside = has_quota_of_ours(lanes) ? 0 : LANES_BESIDE_MAX;
+    return lanes->unsure[reports] + (sure > beside ? sure - beside : 0);
 }
 
 // --- which may go ---

@@ -8,7 +8,8 @@
 //    these the topic is to blame, and only so many of its kind wait beside the others.
 //  - Of lanes that were not passed one is tried every second, each in its turn, until something is taken.
 //  - A topic that was not refused goes out as always, whatever share of the others is refused. Only when too many messages
-//    wait and nothing tells yet whether their topics are to blame, the queue waits.
+//    wait, and nothing tells yet whether their topics are to blame or not all tries of these were in vain, the queue waits:
+//    nothing is set aside before that.
 //  - Where a notable share of what goes out again is taken, the quota is one of ours (so many messages a second), and no
 //    topic is to blame; the pauses stay short, and more lanes are tried.
 //
@@ -80,7 +81,8 @@ void lanes_defer(struct lanes *lanes, struct lane *lane, uint64_t now, uint64_t 
 bool lane_was_passed(const struct lane *lane, uint64_t others);
 // What went out again was taken, or refused again.
 void lanes_note_retry(struct lanes *lanes, bool taken);
-// Whether the topic is to blame; and how many messages wait, of reports or of others, for topics of which that is not known.
+// Whether the topic is to blame; and how many messages wait, of reports or of others, for topics of which that is not known, or
+// beyond LANES_BESIDE_MAX for those that are.
 bool lanes_blame(const struct lanes *lanes, const struct lane *lane);
 size_t lanes_unsure(const struct lanes *lanes, bool reports);
 // One of its messages was taken after the refusal.

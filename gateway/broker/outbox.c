@@ -829,10 +829,12 @@ static void wait_again(struct outbox *outbox, struct item *item) {
         enter(outbox, item, BESIDE);
 }
 
-// Whether one more, to a topic that is to blame, is too many. Entries of commands stay.
+// Whether one more, to a topic that is to blame, is too many. Entries of commands stay, and so do reports before all tries
+// were in vain: the queue waits then.
 static bool is_over_bound(const struct outbox *outbox, const struct lane *lane, const struct item *item,
                           size_t more) {
     return lanes_blame(&outbox->lanes, lane) && outbox->lanes.sure[item->report] + more > LANES_BESIDE_MAX &&
+           (!item->report || lane->refusals >= REFUSALS_MAX) &&
            (!is_retained(item) || is_replaceable(outbox, &item->publish));
 }
 
@@ -997,7 +999,8 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->in_flight++;
 }
 
-// Too many wait, and nothing tells yet whether the broker takes others: it may be a quota of ours.
+// Too many wait, and nothing tells yet whether the broker takes others: it may be a quota of ours. Or their topics are to
+// blame, and have not had all their tries.
 static bool waits_for_others(const struct outbox *outbox, const struct item *item) {
     return item->report && lanes_unsure(&outbox->lanes, true) >= LANES_UNSURE_MAX && !outbox->may_try;
 }
