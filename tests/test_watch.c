@@ -383,6 +383,9 @@ Test(page_bounds, the_registry_that_is_shown_has_a_bound) {
     memcpy(large, "{}", 2);
     listed_set(listed, "d0", large, sizeof large);
     cr_assert_null(listed_get(listed, "d0"), "one that is too large stands for what it was before");
+    cr_assert(listed_has(listed, "d0"), "it can be taken out");
+    listed_set(listed, "d0", "", 0);
+    cr_assert(!listed_has(listed, "d0"));
     listed_set(listed, ident, "{}", 2);
     cr_assert_str_eq(listed_get(listed, ident), "{}");
     listed_set(listed, ident, "", 0);

@@ -326,6 +326,9 @@ static void take(struct registrar *registrar, struct record *record, const struc
     log_about("registry", LOG_INFO, "device %s (id %lld, name %s) %s by the broker's registry", record->ident,
               (long long)device->id, device->name, known ? "is changed" : "is added");
     tell_who_wins(registrar, record->ident);
+    if (registry_is_configured(registrar->parts.registry, record->ident))
+        publish_refusal(registrar, record->ident, record->text, strlen(record->text),
+                        "the configuration has this ident, and wins: this counts once it has it no longer");
     change(registrar, record->ident, device, record->early && registrar->connections == 1);
 }
 

@@ -114,6 +114,7 @@ static struct http_answer get_device(struct call *call) {
     if (device == NULL)
         return no_device(call);
     const char *listing = listed_get(parts->listed, device->ident);
+    bool listed = listed_has(parts->listed, device->ident);
     bool up = parts->carrier->is_up(parts->carrier->context);
     if (device->id >= 0 && !dossier_open(parts->dossiers, device->id, clock_ticks()) && up)
         return HTTP_LATER;
@@ -122,7 +123,7 @@ static struct http_answer get_device(struct call *call) {
     text_out_bytes(&out, ",\"values\":{", 11);
     if (device->id >= 0)
         dossier_write(parts->dossiers, device->id, &out);
-    text_out_print(&out, "},\"registry\":%s}", listing != NULL ? listing : "null");
+    text_out_print(&out, "},\"registry\":%s}", listing != NULL ? listing : listed ? "{}" : "null");
     return reply_text(&out);
 }
 
@@ -418,7 +419,7 @@ static struct http_answer delete_listing(struct call *call) {
     const struct errand *errand = http_note(call->request);
     if (errand != NULL)
         return follow(call, errand);
-    if (listed_get(call->api->parts.listed, call->parts[0]) == NULL)
+    if (!listed_has(call->api->parts.listed, call->parts[0]))
         return reply_fault(404, "the broker's registry has no device \"%.64s\"", call->parts[0]);
     return publish_listing(call, NULL);
 }

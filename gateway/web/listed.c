@@ -9,7 +9,8 @@
 #include "gateway/base/memory.h"
 
 struct entry {
-    char *ident, *text;
+    char *ident;
+    char *text; // NULL: it is no object, or too long
     UT_hash_handle hh;
 };
 
@@ -56,16 +57,17 @@ static char *object_text(const char *payload, size_t length) {
 
 void listed_set(struct listed *listed, const char *ident, const char *payload, size_t length) {
     struct entry *entry = find(listed, ident);
-    char *text = length > 0 ? object_text(payload, length) : NULL;
     if (entry != NULL)
         drop(listed, entry);
-    if (text == NULL || HASH_COUNT(listed->entries) >= LISTED_MAX) {
-        free(text);
+    if (length == 0 || HASH_COUNT(listed->entries) >= LISTED_MAX)
         return;
-    }
     entry = must_have(calloc(1, sizeof *entry));
-    *entry = (struct entry){.ident = must_have(strdup(ident)), .text = text};
+    *entry = (struct entry){.ident = must_have(strdup(ident)), .text = object_text(payload, length)};
     HASH_ADD_KEYPTR(hh, listed->entries, entry->ident, strlen(entry->ident), entry);
+}
+
+bool listed_has(const struct listed *listed, const char *ident) {
+    return find(listed, ident) != NULL;
 }
 
 const char *listed_get(const struct listed *listed, const char *ident) {

@@ -5,7 +5,7 @@
 #include <stddef.h>
 
 #define LISTED_MAX         200000 // devices; of more nothing is known
-#define LISTED_PAYLOAD_MAX 1024   // bytes; what is longer counts as nothing
+#define LISTED_PAYLOAD_MAX 1024   // bytes; of what is longer only that it stands there
 
 struct listed;
 
@@ -16,5 +16,7 @@ void listed_free(struct listed *listed);
 void listed_set(struct listed *listed, const char *ident, const char *payload, size_t length);
 void listed_forget_all(struct listed *listed); // the connection was lost: they come again
 
-// The JSON object that stands there, as text, good until the next change; NULL: nothing.
+// Whether anything stands there.
+bool listed_has(const struct listed *listed, const char *ident);
+// The JSON object that stands there, as text, good until the next change; NULL: nothing, or something else.
 const char *listed_get(const struct listed *listed, const char *ident);

@@ -151,6 +151,9 @@ Test(adoption, the_configuration_wins) {
     rig_expect_state(rig);
     rig_publish_retained(rig, ENTRY(VAN), "{\"id\":43,\"name\":\"Van 2\"}");
     rig_expect_log(rig, "the configuration wins");
+    rig_expect(
+        rig, "log/gw/registry/error",
+        "{'error_text':'the configuration has this ident, and wins: this counts once it has it no longer'}");
     expect_device(rig, STATE(42), "{'name':'Van 1'}", "false");
     rig_write_json(rig, "devices.json", "[]"); // and says nothing any more
     rig_gateway_signal(rig, SIGHUP);

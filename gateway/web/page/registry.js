@@ -29,7 +29,8 @@ export class RegistryForm {
   fill() {
     const { registry, name, ident, id } = this.device || {};
     const shown = registry || { name: name === ident ? "" : name, id };
-    for (const [key, input] of this.inputs) if (key !== "ident") input.value = shown[key] ?? "";
+    const typing = [...this.inputs.values()].includes(document.activeElement); // what somebody writes is his
+    for (const [key, input] of this.inputs) if (key !== "ident" && !typing) input.value = shown[key] ?? "";
     this.state.textContent = !this.device ? "All gateways on the broker take it from there." :
       registry ? "It is in the broker's registry." : "It is not in the broker's registry: known by the configuration, or a stranger.";
     this.out.hidden = !registry;
@@ -44,7 +45,7 @@ export class RegistryForm {
   // What a gateway says to it.
   heard({ topic, entry }) {
     const word = topic.split("/").at(-1);
-    if (topic === "registry/error") this.tell(`${entry.instance} refuses it: ${entry.error_text}`, "bad");
+    if (topic === "registry/error") this.tell(`${entry.instance}: ${entry.error_text}`, "bad");
     else if (["created", "updated", "deleted"].includes(word)) this.tell(`The gateway says: ${word}.`, "good");
   }
 
