@@ -162,6 +162,10 @@ static bool is_in_force(const struct registry *registry, const struct adopted *a
            configured_by_id(registry, adopted->device.id) == NULL;
 }
 
+bool registry_is_in_force(const struct registry *registry, const char *ident) {
+    return is_in_force(registry, find_adopted(registry, ident));
+}
+
 bool registry_is_configured(const struct registry *registry, const char *ident) {
     return configured(registry, ident) != NULL;
 }

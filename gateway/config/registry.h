@@ -56,6 +56,8 @@ size_t registry_count_adopted(const struct registry *registry);
 // Of the configuration and the broker; who stands in both counts twice.
 size_t registry_count_listed(const struct registry *registry);
 
+// Whether a device of the broker's registry is in force: the configuration has neither its ident nor its id.
+bool registry_is_in_force(const struct registry *registry, const char *ident);
 // Whether the configuration has that ident.
 bool registry_is_configured(const struct registry *registry, const char *ident);
 // The ident of the device with this id, of the configuration or the broker's in force or not; or NULL. configured: it is

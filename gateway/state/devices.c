@@ -1057,20 +1057,13 @@ static void confirm(struct devices *devices, struct device_state *state) {
     state->confirmed = true;
 }
 
-// Whether a device of the broker's registry is in force.
-static bool is_in_force(const struct devices *devices, const struct config_device *adopted) {
-    const char *holder = registry_ident_of(devices->parts.registry, adopted->id);
-    return holder != NULL && strcmp(holder, adopted->ident) == 0 &&
-           !registry_is_configured(devices->parts.registry, adopted->ident);
-}
-
 static void take_registry(struct devices *devices) {
     const struct registry *registry = devices->parts.registry;
     const struct config_device *device;
     for (size_t i = 0; (device = registry_at(registry, i)) != NULL; i++)
         take_listed(devices, device, false);
     for (device = NULL; (device = registry_next_adopted(registry, device)) != NULL;)
-        if (is_in_force(devices, device))
+        if (registry_is_in_force(registry, device->ident))
             take_listed(devices, device, false);
 }
 
@@ -1288,7 +1281,7 @@ static void take_next_adopted(struct devices *devices) {
         registry_next_adopted(registry, devices->reload.adopted);
     if (adopted == NULL)
         devices->reload.phase = RELOAD_NONE;
-    else if (is_in_force(devices, adopted))
+    else if (registry_is_in_force(registry, adopted->ident))
         take_now(devices, adopted, true);
     else
         log_about(
