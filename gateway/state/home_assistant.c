@@ -254,8 +254,8 @@ static void describe_value(json_t *config, const struct home_assistant *home_ass
         set_text(config, "state_class", "measurement");
 }
 
-// A topic that is cleared has an empty value, perhaps before the entity goes.
-// The codec's curve, as Home Assistant's templates can say it: from each of its points to the next.
+// The codec's curve, as Home Assistant's templates can say it: from each of its points to the next. A topic that is cleared
+// has an empty value, perhaps before the entity goes.
 static void describe_battery(json_t *config, const struct home_assistant *home_assistant,
                              const struct home_assistant_device *device) {
     char lines[512] = "";
