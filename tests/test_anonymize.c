@@ -187,6 +187,62 @@ Test(anonymize, finds_pieces_and_others) {
     free(text);
 }
 
+// What is cut off in packed digits, from either half of a byte on.
+Test(anonymize, finds_pieces_of_packed_digits) {
+    static const uint8_t end[] = {0x01, 0x02, 0x08, 0x66, 0x42, 0x50, 0x31, 0x36, 0x14};
+    static const uint8_t middle[] = {0x25, 0x03, 0x13, 0x61, 0x42, 0x3f, 0x01};
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    fputs(HEADER FROM_VAN "# at 100\n", out);
+    add_line(out, "recv", "tcp", middle, sizeof middle);
+    add_line(out, "recv", "tcp", end, sizeof end);
+    fclose(out);
+    struct capture_file *file = read_text(text);
+    cr_assert_null(anonymize(file));
+    uint8_t bytes[64];
+    cr_assert_eq(gather(file, false, bytes), sizeof middle + sizeof end);
+    cr_expect(memcmp(bytes, "\x00\x00\x00\x00\x01\x7f\x01", 7) == 0);
+    cr_expect(memcmp(bytes + 7, "\x01\x02\x00\x01\x00\x00\x00\x00\x00", 9) == 0);
+    capture_file_free(file);
+    free(text);
+}
+
+#define FROM_STRANGER "# from a/1 protocol=magicyo source=203.0.113.9:1\n"
+
+// Of a connection that has not said who it is nothing tells where an IMEI stands.
+Test(anonymize, finds_what_looks_like_an_imei_in_what_nobody_understands) {
+    static const char *const texts[] = {"\x55\x55"
+                                        "\x30"
+                                        "5" VAN "\xc1",
+                                        "##,imei:358888012345671,A;", "id9" VAN ";"};
+    static const uint8_t login[] = {0x78, 0x78, 0x0d, 0x01, 0x03, 0x59, 0x50,
+                                    0x00, 0x12, 0x34, 0x56, 0x70, 0x00, 0x01};
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    fputs(HEADER FROM_STRANGER, out);
+    for (size_t i = 0; i < 3; i++)
+        add_line(out, "recv", "tcp", texts[i], strlen(texts[i]));
+    add_line(out, "recv", "tcp", login, sizeof login);
+    fclose(out);
+    struct capture_file *file = read_text(text);
+    char *said = anonymize(file);
+    cr_assert_str_eq(
+        said,
+        "1 connection never said who it is: read the bytes before you give them away, an IMEI in them may "
+        "not have been found");
+    uint8_t bytes[256];
+    size_t size = gather(file, false, bytes);
+    cr_expect_null(memmem(bytes, size, VAN, 15));
+    cr_expect_null(memmem(bytes, size, "358888012345671", 15));
+    cr_expect_null(memmem(bytes, size, login + 5, 7), "packed digits");
+    cr_expect(memcmp(bytes + size - sizeof login, login, 4) == 0, "what is no IMEI stays");
+    capture_file_free(file);
+    free(said);
+    free(text);
+}
+
 // --- real frames ---
 
 Test(anonymize, text_reports_say_the_same) {

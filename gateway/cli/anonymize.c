@@ -19,7 +19,8 @@ struct work {
     struct capture_file *file;
     size_t *next;                          // of each chunk the next one of its run, or chunk_count
     bool *begins;                          // whether a chunk begins a run
-    bool *left_out;                        // of each connection, whether its ident is too short
+    bool *identified;                      // of each connection
+    bool *left_out;                        // the same, whether its ident is too short
     size_t left_count;                     // how many of them
     char short_ident[CODEC_IDENT_MAX + 1]; // of one of them
     size_t connection;                     // that is looked at
@@ -42,8 +43,13 @@ static void note_ident(struct work *work, const char *ident) {
     strcpy(work->short_ident, ident);
 }
 
+static void note_own_ident(struct work *work, const char *ident) {
+    work->identified[work->connection] = true;
+    note_ident(work, ident);
+}
+
 static enum codec_identity on_identify(void *context, const char *ident) {
-    note_ident(context, ident);
+    note_own_ident(context, ident);
     return CODEC_ACCEPTED;
 }
 
@@ -80,18 +86,67 @@ static void find_by_codec(struct work *work, const struct spellings_run *run) {
     stream_free(&stream);
 }
 
-// Fifteen digits in a row with a right checksum.
+static void note_digits(struct work *work, const uint8_t *bytes) {
+    char digits[IMEI_DIGITS + 1] = "";
+    memcpy(digits, bytes, IMEI_DIGITS);
+    note_ident(work, digits);
+}
+
+// Fifteen digits in a row, also with a wrong checksum.
 static void find_in_text(struct work *work, const struct spellings_run *run) {
     for (size_t at = 0, end; at < run->length; at = end + 1) {
         for (end = at; end < run->length && isdigit(run->was[end]); end++)
             ;
-        char digits[IMEI_DIGITS + 1] = "";
-        if (end - at != IMEI_DIGITS)
-            continue;
-        memcpy(digits, run->was + at, IMEI_DIGITS);
-        if (spellings_is_imei(digits))
-            note_ident(work, digits);
+        if (end - at == IMEI_DIGITS)
+            note_digits(work, run->was + at);
     }
+}
+
+// --- connections that never said who they are ---
+
+// digits: in each element one, as a number or a character that stands for one; anything else ends an IMEI.
+static bool is_imei_at(const uint8_t *digits, char zero) {
+    char text[IMEI_DIGITS + 1] = "";
+    for (size_t i = 0; i < IMEI_DIGITS; i++) {
+        if (digits[i] < zero || digits[i] > zero + 9)
+            return false;
+        text[i] = (char)('0' + digits[i] - zero);
+    }
+    return strncmp(text, "00", 2) != 0 && spellings_is_imei(text);
+}
+
+// Digits as text are digits in halves of bytes as well.
+static bool is_text(const uint8_t *bytes, size_t length) {
+    while (length > 0 && isdigit(bytes[length - 1]))
+        length--;
+    return length == 0;
+}
+
+static void note_packed(struct work *work, const uint8_t *halves) {
+    uint8_t digits[IMEI_DIGITS];
+    for (size_t i = 0; i < IMEI_DIGITS; i++)
+        digits[i] = (uint8_t)('0' + halves[i]);
+    note_digits(work, digits);
+}
+
+static void find_packed(struct work *work, const struct spellings_run *run, bool swapped) {
+    uint8_t *halves = must_have(malloc(2 * run->length + 1));
+    spellings_halves(run->was, run->length, swapped, halves);
+    for (size_t at = 0; at + IMEI_DIGITS <= 2 * run->length; at++)
+        if (is_imei_at(halves + at, 0) && !is_text(run->was + at / 2, (at % 2 + IMEI_DIGITS + 1) / 2))
+            note_packed(work, halves + at);
+    free(halves);
+}
+
+// Nothing tells where an IMEI stands: whatever has its checksum counts as one, also among more digits.
+static void look_into_strangers(struct work *work, const struct spellings_run *run) {
+    if (work->identified[work->connection])
+        return;
+    for (size_t at = 0; at + IMEI_DIGITS <= run->length; at++)
+        if (is_imei_at(run->was + at, '0'))
+            note_digits(work, run->was + at);
+    find_packed(work, run, false);
+    find_packed(work, run, true);
 }
 
 // --- checksums ---
@@ -185,8 +240,9 @@ static void look_for_idents(struct work *work) {
     const struct capture_file *file = work->file;
     for (work->connection = 0; work->connection < file->connection_count; work->connection++)
         if (file->connections[work->connection].ident[0] != '\0')
-            note_ident(work, file->connections[work->connection].ident);
+            note_own_ident(work, file->connections[work->connection].ident);
     each_run(work, look_into);
+    each_run(work, look_into_strangers);
 }
 
 static void change(struct work *work, const struct spellings_run *run) {
@@ -211,13 +267,29 @@ static void change_names(const struct work *work) {
     }
 }
 
-static char *leave_out(const struct work *work) {
-    if (work->left_count == 0)
-        return NULL;
-    capture_file_leave_out(work->file, work->left_out);
-    return text_format("%zu connection%s left out, because the ident '%s' is too short to be told from other "
-                       "bytes",
-                       work->left_count, work->left_count == 1 ? " is" : "s are", work->short_ident);
+static size_t count_strangers(const struct work *work) {
+    size_t count = 0;
+    for (size_t i = 0; i < work->file->connection_count; i++)
+        count += !work->identified[i] && !work->left_out[i];
+    return count;
+}
+
+// What there is to say; NULL: nothing.
+static char *tell(const struct work *work, size_t strangers) {
+    char *left_out = NULL, *read_it = NULL;
+    if (work->left_count > 0)
+        left_out = text_format(
+            "%zu connection%s left out, because the ident '%s' is too short to be told from other bytes",
+            work->left_count, work->left_count == 1 ? " is" : "s are", work->short_ident);
+    if (strangers > 0)
+        read_it = text_format("%s%s%zu connection%s never said who %s: read the bytes before you give them "
+                              "away, an IMEI in them may not have been found",
+                              left_out != NULL ? left_out : "", left_out != NULL ? "; " : "", strangers,
+                              TEXT_S(strangers), strangers == 1 ? "it is" : "they are");
+    if (read_it == NULL)
+        return left_out;
+    free(left_out);
+    return read_it;
 }
 
 char *anonymize(struct capture_file *file) {
@@ -225,15 +297,18 @@ char *anonymize(struct capture_file *file) {
     work.next = must_have(malloc((file->chunk_count + 1) * sizeof *work.next));
     work.begins = must_have(malloc(file->chunk_count + 1));
     work.left_out = must_have(calloc(file->connection_count + 1, sizeof *work.left_out));
+    work.identified = must_have(calloc(file->connection_count + 1, sizeof *work.identified));
     find_runs(&work);
     look_for_idents(&work);
     spellings_end(work.spellings);
     each_run(&work, change);
-    char *left_out = leave_out(&work);
+    char *said = tell(&work, count_strangers(&work));
+    capture_file_leave_out(work.file, work.left_out);
     change_names(&work);
     spellings_free(work.spellings);
     free(work.next);
     free(work.begins);
     free(work.left_out);
-    return left_out;
+    free(work.identified);
+    return said;
 }

@@ -53,8 +53,10 @@ struct gram {
 struct spellings {
     struct identity *identities;
     struct table whole, halves;
-    struct gram *grams; // sorted by their bytes
-    size_t gram_count;
+    struct grams {
+        struct gram *all; // sorted by their bytes
+        size_t count;
+    } whole_grams, half_grams;
 };
 
 // --- made-up idents ---
@@ -194,7 +196,8 @@ void spellings_free(struct spellings *spellings) {
         HASH_DEL(spellings->identities, identity);
         free(identity);
     }
-    free(spellings->grams);
+    free(spellings->whole_grams.all);
+    free(spellings->half_grams.all);
     free(spellings);
 }
 
@@ -256,10 +259,13 @@ static int compare_grams(const void *one, const void *other) {
     return a->bytes < b->bytes ? -1 : a->bytes > b->bytes;
 }
 
-static void add_grams(struct spellings *spellings, const struct spelling *spelling) {
+static void add_grams(struct grams *grams, const struct spelling *spelling) {
     for (size_t at = 0; at + PIECE_MIN <= spelling->length; at++)
-        spellings->grams[spellings->gram_count++] =
-            (struct gram){load(spelling->was + at, PIECE_MIN), at, spelling};
+        grams->all[grams->count++] = (struct gram){load(spelling->was + at, PIECE_MIN), at, spelling};
+}
+
+static void sort_grams(struct grams *grams) {
+    qsort(grams->all, grams->count, sizeof *grams->all, compare_grams);
 }
 
 void spellings_end(struct spellings *spellings) {
@@ -269,16 +275,17 @@ void spellings_end(struct spellings *spellings) {
         for (size_t i = 0; i < identity->count; i++)
             bytes += identity->spellings[i].length;
     }
-    spellings->grams = must_have(calloc(bytes + 1, sizeof *spellings->grams));
+    spellings->whole_grams.all = must_have(calloc(bytes + 1, sizeof(struct gram)));
+    spellings->half_grams.all = must_have(calloc(bytes + 1, sizeof(struct gram)));
     HASH_ITER(hh, spellings->identities, identity, next) {
         for (size_t i = 0; i < identity->count; i++) {
             struct spelling *spelling = &identity->spellings[i];
             fill_table(spelling->in_halves ? &spellings->halves : &spellings->whole, spelling);
-            if (!spelling->in_halves)
-                add_grams(spellings, spelling);
+            add_grams(spelling->in_halves ? &spellings->half_grams : &spellings->whole_grams, spelling);
         }
     }
-    qsort(spellings->grams, spellings->gram_count, sizeof *spellings->grams, compare_grams);
+    sort_grams(&spellings->whole_grams);
+    sort_grams(&spellings->half_grams);
 }
 
 // --- changing bytes ---
@@ -295,23 +302,23 @@ static void replace_found(const struct table *table, const uint8_t *was, uint8_t
 }
 
 // The first of those with these bytes.
-static const struct gram *find_grams(const struct spellings *spellings, const uint8_t *bytes) {
+static const struct gram *find_grams(const struct grams *grams, const uint8_t *bytes) {
     uint32_t wanted = load(bytes, PIECE_MIN);
-    size_t first = 0, end = spellings->gram_count;
+    size_t first = 0, end = grams->count;
     while (first < end) {
         size_t middle = first + (end - first) / 2;
-        if (spellings->grams[middle].bytes < wanted)
+        if (grams->all[middle].bytes < wanted)
             first = middle + 1;
         else
             end = middle;
     }
-    return spellings->grams + first;
+    return grams->all + first;
 }
 
 // What stands at the beginning: the end of a spelling.
-static void replace_end(const struct spellings *spellings, const struct spellings_run *run) {
-    const struct gram *gram = find_grams(spellings, run->was), *best = NULL;
-    const struct gram *end = spellings->grams + spellings->gram_count;
+static void replace_end(const struct grams *grams, const struct spellings_run *run) {
+    const struct gram *gram = find_grams(grams, run->was), *best = NULL;
+    const struct gram *end = grams->all + grams->count;
     size_t most = 0;
     for (; gram < end && gram->bytes == load(run->was, PIECE_MIN); gram++) {
         size_t cut = gram->spelling->length - gram->at;
@@ -326,10 +333,10 @@ static void replace_end(const struct spellings *spellings, const struct spelling
 }
 
 // What stands at the end: the beginning of a spelling.
-static void replace_beginning(const struct spellings *spellings, const struct spellings_run *run) {
+static void replace_beginning(const struct grams *grams, const struct spellings_run *run) {
     const uint8_t *last = run->was + run->length - PIECE_MIN;
-    const struct gram *gram = find_grams(spellings, last), *best = NULL;
-    const struct gram *end = spellings->grams + spellings->gram_count;
+    const struct gram *gram = find_grams(grams, last), *best = NULL;
+    const struct gram *end = grams->all + grams->count;
     size_t most = 0;
     for (; gram < end && gram->bytes == load(last, PIECE_MIN); gram++) {
         size_t cut = gram->at + PIECE_MIN;
@@ -343,31 +350,45 @@ static void replace_beginning(const struct spellings *spellings, const struct sp
         memcpy(run->is + run->length - most, best->spelling->is, most);
 }
 
-// swapped: the second half of a byte is the first digit.
-static void take_halves(const uint8_t *bytes, size_t length, bool swapped, uint8_t *halves) {
+// What is cut off at either end.
+static void replace_pieces(const struct grams *grams, const struct spellings_run *run) {
+    if (run->length < PIECE_MIN)
+        return;
+    replace_end(grams, run);
+    replace_beginning(grams, run);
+}
+
+void spellings_halves(const uint8_t *bytes, size_t length, bool swapped, uint8_t *halves) {
     for (size_t i = 0; i < length; i++) {
         halves[2 * i + swapped] = bytes[i] >> 4;
         halves[2 * i + !swapped] = bytes[i] & 15;
     }
 }
 
-static void replace_halves(const struct table *table, const struct spellings_run *run, bool swapped) {
-    uint8_t *was = must_have(malloc(2 * run->length + 1)), *is = must_have(malloc(2 * run->length + 1));
-    take_halves(run->was, run->length, swapped, was);
-    take_halves(run->is, run->length, swapped, is);
-    replace_found(table, was, is, 2 * run->length);
+// An ident of an odd number of digits has a half beside it that may be anything, at either end.
+static void replace_half_pieces(const struct grams *grams, const struct spellings_run *halves) {
+    replace_pieces(grams, halves);
+    if (halves->length > PIECE_MIN)
+        replace_pieces(grams, &(struct spellings_run){halves->was + 1, halves->is + 1, halves->length - 2});
+}
+
+static void replace_halves(const struct spellings *spellings, const struct spellings_run *run, bool swapped) {
+    struct spellings_run halves = {.was = must_have(malloc(2 * run->length + 1)),
+                                   .is = must_have(malloc(2 * run->length + 1)),
+                                   .length = 2 * run->length};
+    spellings_halves(run->was, run->length, swapped, halves.was);
+    spellings_halves(run->is, run->length, swapped, halves.is);
+    replace_half_pieces(&spellings->half_grams, &halves);
+    replace_found(&spellings->halves, halves.was, halves.is, halves.length);
     for (size_t i = 0; i < run->length; i++)
-        run->is[i] = (uint8_t)(is[2 * i + swapped] << 4 | is[2 * i + !swapped]);
-    free(was);
-    free(is);
+        run->is[i] = (uint8_t)(halves.is[2 * i + swapped] << 4 | halves.is[2 * i + !swapped]);
+    free(halves.was);
+    free(halves.is);
 }
 
 void spellings_replace(const struct spellings *spellings, const struct spellings_run *run) {
-    replace_halves(&spellings->halves, run, false);
-    replace_halves(&spellings->halves, run, true);
-    if (run->length >= PIECE_MIN) {
-        replace_end(spellings, run);
-        replace_beginning(spellings, run);
-    }
+    replace_halves(spellings, run, false);
+    replace_halves(spellings, run, true);
+    replace_pieces(&spellings->whole_grams, run);
     replace_found(&spellings->whole, run->was, run->is, run->length);
 }

@@ -21,6 +21,9 @@ const char *spellings_made_up(const struct spellings *spellings, const char *ide
 // Whether these are fifteen digits of which the last one is right.
 bool spellings_is_imei(const char *digits);
 
+// The halves of bytes, one in each element: 2 * length. swapped: the second half of a byte comes first.
+void spellings_halves(const uint8_t *bytes, size_t length, bool swapped, uint8_t *halves);
+
 // Bytes without a gap: as they were, and as they become.
 struct spellings_run {
     uint8_t *was, *is;
