@@ -400,6 +400,15 @@ Test(anonymize, a_file_that_was_read_is_written_the_same) {
     capture_file_free(file);
 }
 
+Test(anonymize, a_line_with_a_nul_is_named) {
+    static const char text[] = HEADER "1700000000 recv tcp 31\0"
+                                      "32\n1700000001 recv tcp 33\n";
+    char *reason = NULL;
+    cr_assert_null(capture_file_read(text, sizeof text - 1, &reason));
+    cr_expect_str_eq(reason, "line 3: has a NUL byte");
+    free(reason);
+}
+
 Test(anonymize, a_line_that_is_none_is_named) {
     static const char *const lines[][2] = {
         {"1700000000 recv tcp", "line 2: expected four words"},

@@ -227,14 +227,21 @@ static void begin(struct captures *captures, const struct capture *like, unsigne
     tell_started(captures, capture, seconds);
 }
 
-// One that runs goes on for so long from now.
+// It runs for so long from now. A request that is only sent again says no more than that.
+static void prolong(struct captures *captures, struct capture *running, unsigned seconds) {
+    uint64_t before = running->until;
+    running->until = uv_now(captures->loop) + seconds * 1000ULL;
+    if (running->until > before + 1000 || running->until + 1000 < before)
+        tell_started(captures, running, seconds);
+}
+
 static void take(struct captures *captures, struct capture *like, unsigned seconds) {
     struct capture *running = find(captures, like);
     like->until = uv_now(captures->loop) + seconds * 1000ULL;
     if (running != NULL && seconds == 0)
         end(captures, running);
     else if (running != NULL)
-        running->until = like->until;
+        prolong(captures, running, seconds);
     else if (seconds > 0 && captures->count == CAPTURES_MAX)
         refuse(captures, like, "64 captures run already");
     else if (seconds > 0)

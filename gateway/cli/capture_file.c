@@ -246,7 +246,7 @@ struct capture_file *capture_file_read(const char *text, size_t length, char **r
         const char *end = memchr(text + at, '\n', length - at);
         size_t size = end != NULL ? (size_t)(end - (text + at)) : length - at;
         char *line = must_have(strndup(text + at, size));
-        wrong = read_line(&reading, line);
+        wrong = strlen(line) < size ? "has a NUL byte" : read_line(&reading, line);
         free(line);
         at += size + 1;
     }

@@ -472,7 +472,8 @@ static int finish(struct capturing *capturing) {
     if (left_out != NULL)
         fprintf(stderr, "trackbus capture: %s\n", left_out);
     print_end(capturing);
-    bool written = write_file(capturing);
+    // Nothing takes the place of what was in the file before.
+    bool written = capturing->file->chunk_count == 0 || write_file(capturing);
     if (capturing->file->chunk_count == 0)
         fprintf(stderr, "trackbus capture: %s\n", left_out != NULL ? "nothing is left" : "nothing came");
     free(left_out);

@@ -512,6 +512,13 @@ char *http_try(const char *text, bool *in_use) {
     return NULL;
 }
 
+// To the library a NUL is the end of a path, before which another one stands. It counts as a character that nothing has.
+static size_t unescape(void *context, struct MHD_Connection *connection, char *text) {
+    for (char *nul = strstr(text, "%00"); nul != NULL; nul = strstr(nul, "%00"))
+        memset(nul, '\x1f', 3);
+    return MHD_http_unescape(text);
+}
+
 // 0: as many as there are. A proxy has one address for all its clients, and bounds them itself.
 static unsigned connections_of_address(const struct http_setting *setting,
                                        const struct sockaddr_storage *address) {
@@ -540,6 +547,7 @@ static struct MHD_Daemon *start_daemon(struct http *http, int descriptor, unsign
                             (unsigned)IDLE_TIME, MHD_OPTION_STRICT_FOR_CLIENT,
                             0,                                                 //
                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,   //
+                            MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL,      //
                             MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, //
                             MHD_OPTION_ARRAY, secure ? tls : none, MHD_OPTION_END);
 }

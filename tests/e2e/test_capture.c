@@ -333,7 +333,9 @@ Test(capture, program_says_that_nothing_came_and_what_is_wrong) {
     await_line(program, "no device 'nobody' is known so far; waiting for one with this ident");
     kill(program->process, SIGINT);
     expect_end(program, 1, "nothing came");
-    expect_end(start(rig, "'Van 9'"), 1, "there is no device 'Van 9'");
+    rig_write_file(rig, "before", "of yesterday");
+    expect_end(start(rig, "-o before 'Van 9'"), 1, "there is no device 'Van 9'");
+    cr_assert_str_eq(read_file(rig, "before"), "of yesterday");
     expect_end(start(rig, "--channel nix"), 1, "there is no channel 'nix'; there are: mictrack");
     rig_expect(rig, ENDED, "{'channel':'nix'}");
     expect_end(start(rig, "--address example.org"), 1,

@@ -315,7 +315,7 @@ Test(cli, check_notes_what_does_not_work_with_mqtt_3_1_1) {
     it = call("check -c in", "{\"mqtt\":{\"version\":\"3.1.1\"},\"commands\":{\"intake\":false}}");
     expect_code(it, 0);
     cr_assert_null(strstr(it->out, "response topics"), "no commands come");
-    it = call("check -c in", "{\"mqtt\":{\"version\":\"5\"}}");
+    it = call("check -c in", "{\"mqtt\":{\"version\":\"5\",\"url\":\"mqtt://127.0.0.1:9\"}}"); // no broker
     cr_assert_null(strstr(it->out, "note"));
 }
 

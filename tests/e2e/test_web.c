@@ -159,6 +159,9 @@ Test(web, a_capture_is_begun_shown_and_ended) {
     http_expect(port, "POST " CAPTURE, cookie, "", 202, "{\"by\":\"web:anna\",\"seconds\":600}");
     rig_expect(rig, "log/gw/captures/started", "{'by': 'web:anna', 'device': '" VAN "', 'seconds': 600}");
     http_expect_soon(port, "GET /api/captures", cookie, "\"by\":\"web:anna\"");
+    http_expect(port, "POST " CAPTURE, cookie, "{\"seconds\":900}", 202,
+                "{\"by\":\"web:anna\",\"seconds\":900}");
+    http_expect_soon(port, "GET /api/captures", cookie, "\"seconds\":900");
     device_send(device, report(VAN, 2));
     http_expect(port, "POST /api/devices/" VAN "/commands", cookie, "\"mode,6,60#\"", 202, "mark");
     device_expect(device, "mode,6,60#");
@@ -181,6 +184,8 @@ static void expect_refused_listings(int port, const char *cookie) {
     http_expect(port, "PUT " LISTING, cookie, "{\"nam\":\"x\"}", 422, "nam");
     http_expect(port, "PUT " LISTING, cookie, "[", 422, "expected JSON");
     http_expect(port, "PUT /api/registry/a%20b", cookie, "{}", 422, "is no ident");
+    http_expect(port, "PUT " LISTING "%00425", cookie, "{}", 422, "is no ident");
+    http_expect(port, "GET /healthz%00/x", cookie, "", 404, "reason");
     http_expect(port, "DELETE " LISTING, cookie, "", 404, "the broker's registry has no device");
 }
 
