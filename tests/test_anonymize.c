@@ -271,7 +271,8 @@ Test(anonymize, text_reports_say_the_same) {
 }
 
 // Both directions, over TCP cut in pieces and over UDP, with a frame whose checksum is wrong, which stays wrong.
-static void check_magicyo(const char *transport, size_t cut) {
+// channel: the protocol of the channel that the device came to.
+static void check_magicyo(const char *channel, const char *transport, size_t cut) {
     static const uint8_t position[] = {4,    0,    1,    0x5c, 0x35, 0xbc, 0x3b, 0x1a, 0,
                                        0xf6, 0xad, 0xfe, 0xaa, 0x22, 0x8b, 0x13, 2,    0xdb,
                                        0x0f, 0,    0xf0, 9,    0,    0xc0, 0,    0,    5};
@@ -284,7 +285,8 @@ static void check_magicyo(const char *transport, size_t cut) {
     sizes[2] = bytes_magicyo(frames[2], LORRY, 0x0c, 3, "", 0);
     frames[2][sizes[2] - 3] ^= 1;
     size_t answer_size = bytes_magicyo(answer, LORRY, 0x0d, 2, "", 0);
-    fputs(HEADER FROM_LORRY, out);
+    fprintf(out, HEADER "# from trackbus/8 channel=2 protocol=%s source=203.0.113.9:40113 ident=" LORRY "\n",
+            channel);
     for (size_t i = 0; i < 3; i++)
         for (size_t at = 0; at < sizes[i]; at += cut)
             add_line(out, "recv", transport, frames[i] + at, at + cut < sizes[i] ? cut : sizes[i] - at);
@@ -309,9 +311,10 @@ static void check_magicyo(const char *transport, size_t cut) {
 }
 
 Test(anonymize, frames_with_checksums_say_the_same) {
-    check_magicyo("tcp", 256);
-    check_magicyo("tcp", 7);
-    check_magicyo("udp", 256);
+    check_magicyo("magicyo", "tcp", 256);
+    check_magicyo("magicyo", "tcp", 7);
+    check_magicyo("magicyo", "udp", 256);
+    check_magicyo("mictrack", "tcp", 256);
 }
 
 // --- what cannot be told from other bytes ---

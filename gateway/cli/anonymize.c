@@ -245,11 +245,13 @@ static void look_for_idents(struct work *work) {
     each_run(work, look_into_strangers);
 }
 
+// A device may have come to the channel of another protocol: each protocol's frames are looked for.
 static void change(struct work *work, const struct spellings_run *run) {
-    const struct codec *codec = work->file->connections[work->connection].codec;
+    const struct codec *codec;
     spellings_replace(work->spellings, run);
-    if (codec != NULL && codec->seal != NULL)
-        mend(codec, run);
+    for (size_t i = 0; (codec = codec_at(i)) != NULL; i++)
+        if (codec->seal != NULL)
+            mend(codec, run);
 }
 
 static void change_names(const struct work *work) {

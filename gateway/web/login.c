@@ -105,7 +105,8 @@ static bool read_users(const char *path, struct user **users) {
 char *login_check_file(const char *path) {
     struct user *users = NULL;
     if (!read_users(path, &users))
-        return text_format("is \"%s\", which cannot be read: %s", path, strerror(errno));
+        return text_format("is \"%s\", which cannot be read: %s%s", path, strerror(errno),
+                           errno == ENOENT ? "; make it with: trackbus web --add-user NAME" : "");
     bool empty = users == NULL;
     free_users(users);
     return empty ? text_format("is \"%s\", which has no user; make one with: trackbus web --add-user NAME",
