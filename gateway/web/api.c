@@ -40,6 +40,7 @@ struct call {
     struct api *api;
     struct http_request *request;
     const char *user;           // or NULL
+    enum login_result login;    // why he is none
     char parts[PARTS_MAX][128]; // what stands in the path for each *
 };
 
@@ -617,7 +618,7 @@ static struct http_answer no_route(const struct call *call, const char *allowed)
     const struct http_view *view = http_view(call->request);
     const struct file *file = find_file(view->path);
     if (call->user == NULL && login_is_needed(call->api->parts.login))
-        return guard_refuse(&call->api->guard, call->request);
+        return guard_refuse(&call->api->guard, call->request, call->login);
     if (*allowed != '\0')
         return wrong_method(allowed);
     if (file == NULL)
@@ -637,7 +638,7 @@ static struct http_answer refuse_command(const struct call *call) {
 static struct http_answer take_route(const struct route *route, struct call *call) {
     bool needed = login_is_needed(call->api->parts.login);
     if (route->access != OPEN && needed && call->user == NULL)
-        return guard_refuse(&call->api->guard, call->request);
+        return guard_refuse(&call->api->guard, call->request, call->login);
     if (route->access == COMMAND && (!call->api->parts.config->web.commands || call->user == NULL))
         return refuse_command(call);
     return route->fn(call);
@@ -660,7 +661,8 @@ static struct http_answer find_route(struct call *call) {
 
 struct http_answer api_answer(void *context, struct http_request *request) {
     struct api *api = context;
-    struct call call = {.api = api, .request = request, .user = guard_user(&api->guard, request)};
+    struct call call = {.api = api, .request = request};
+    call.user = guard_user(&api->guard, request, &call.login);
     struct http_answer answer =
         guard_is_own(&api->guard, request)
             ? find_route(&call)

@@ -19,14 +19,15 @@
 #define FIELD_MAX  256 // bytes of a name or a password
 #define ORIGIN_MAX 300
 
-const char *guard_user(const struct guard *guard, const struct http_request *request) {
+const char *guard_user(const struct guard *guard, const struct http_request *request,
+                       enum login_result *result) {
     const char *authorization = http_header(request, "Authorization");
-    enum login_result result;
     int64_t now = clock_ticks();
+    *result = LOGIN_NONE;
     if (!login_is_needed(guard->login))
         return NULL;
     if (authorization != NULL)
-        return login_basic(guard->login, http_view(request)->address, authorization, now, &result);
+        return login_basic(guard->login, http_view(request)->address, authorization, now, result);
     return login_user(guard->login, http_cookie(request, COOKIE), now);
 }
 
@@ -143,6 +144,8 @@ static struct http_answer refuse_login(const struct http_request *request, enum 
         is_form(request) ? login_page(often ? 429 : 401, text) : reply_fault(often ? 429 : 401, "%s", text);
     if (often)
         http_add(answer, "Retry-After", "60");
+    else if (http_header(request, "Authorization") != NULL) // else a browser would ask by a window of its own
+        http_add(answer, "WWW-Authenticate", "Basic realm=\"trackbus\"");
     return answer;
 }
 
@@ -178,10 +181,13 @@ struct http_answer guard_log_out(const struct guard *guard, struct http_request 
     return answer;
 }
 
-struct http_answer guard_refuse(const struct guard *guard, const struct http_request *request) {
+struct http_answer guard_refuse(const struct guard *guard, const struct http_request *request,
+                                enum login_result result) {
     const struct http_view *view = http_view(request);
     bool page = strcmp(view->path, "/") == 0 || strcmp(view->path, "/index.html") == 0 ||
                 strcmp(view->path, "/login") == 0;
+    if (result != LOGIN_NONE)
+        return refuse_login(request, result);
     return page ? login_page(401, "") : reply_fault(401, "log in first");
 }
 

@@ -243,10 +243,13 @@ static bool is_too_often(struct login *login, const char *address, int64_t now) 
            (!is_over(&login->all, now) && login->all.count >= FAILURES_ALL);
 }
 
-static void note_failure(struct login *login, const char *address, int64_t now) {
+// name is what somebody gave as his: perhaps a password, which belongs in no log, so that only users are named.
+static void note_failure(struct login *login, const char *address, const char *name, int64_t now) {
+    bool known = find_user(login, name) != NULL;
     count_failure(&login->all, now);
     count_failure(failures_of(login, address), now);
-    log_about(address, LOG_WARNING, "a login from %s failed", address);
+    log_about(address, LOG_WARNING, "a login from %s failed: %s%s", address,
+              known ? "wrong password of " : "no such user", known ? name : "");
 }
 
 // --- sessions ---
@@ -334,7 +337,7 @@ static enum login_result check(struct login *login, const char *address, const c
         return login->path == NULL ? LOGIN_WRONG : LOGIN_TOO_OFTEN;
     if (is_name(name) && is_right(login, name, password))
         return LOGIN_DONE;
-    note_failure(login, address, now);
+    note_failure(login, address, name, now);
     return LOGIN_WRONG;
 }
 
@@ -375,7 +378,7 @@ const char *login_basic(struct login *login, const char *address, const char *au
                         enum login_result *result) {
     char pair[HEADER_MAX];
     const char *user = login_user(login, authorization, now);
-    *result = LOGIN_WRONG;
+    *result = user != NULL ? LOGIN_DONE : LOGIN_WRONG;
     if (user != NULL || strncmp(authorization, "Basic ", 6) != 0 || strlen(authorization) >= HEADER_MAX)
         return user;
     decode_base64(authorization + 6, pair);

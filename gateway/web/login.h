@@ -20,7 +20,7 @@ struct login *login_new(const char *path);
 void login_free(struct login *login);
 bool login_is_needed(const struct login *login);
 
-enum login_result { LOGIN_DONE, LOGIN_WRONG, LOGIN_TOO_OFTEN };
+enum login_result { LOGIN_NONE, LOGIN_DONE, LOGIN_WRONG, LOGIN_TOO_OFTEN }; // NONE: not tried
 
 // Checks name and password and begins a session, whose token is written to token (LOGIN_TOKEN_SIZE bytes). address is the client's;
 // after five failures from one address (of IPv6: one network of 64 bits), or a hundred from everywhere in a minute, nothing is checked until a minute is over. now is clock_ticks().
