@@ -376,6 +376,8 @@ static struct http_answer post_capture(struct call *call) {
     if (seconds == 0)
         return reply_fault(422, "expected nothing, or {\"seconds\":N} with a number from 1 to %d",
                            CAPTURE_MAX);
+    if (gateways_online(call->api->parts.gateways) == 0) // the broker keeps no request for one that comes later
+        return reply_fault(503, "no gateway is online: nobody would hear of the capture");
     return ask_for_capture(call, device, seconds, 202);
 }
 
