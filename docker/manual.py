@@ -147,12 +147,13 @@ def roff(markdown):
 
 
 def head(name, section, version, what):
-    return [f'.TH {name} {section} "" "trackbus {version}" "{what}"']
+    """Lines are not filled up, nor words hyphenated: much of it is code. A newer groff takes the adjustment from AD again and again."""
+    return [f'.TH {name} {section} "" "trackbus {version}" "{what}"', ".ds AD l", ".ad l", ".nh"]
 
 
 def manual(text, commands, page, version):
     title = text.split("\n")[0].partition(": ")[2]
-    lines = head("TRACKBUS", 1, version, "User commands") + [".ad l", ".nh"]
+    lines = head("TRACKBUS", 1, version, "User commands")
     lines += [".SH NAME", f"trackbus \\- {plain(title)}", ".SH SYNOPSIS", ".nf"]
     lines += [plain(usage) for command in commands for usage in command.usage]
     lines += ["trackbus help [COMMAND]", "trackbus version", ".fi", ".SH COMMANDS"]
@@ -175,7 +176,7 @@ def manual(text, commands, page, version):
 
 
 def file_manual(page, schema, version):
-    lines = head("TRACKBUS.JSON", 5, version, "File formats") + [".ad l", ".nh"]
+    lines = head("TRACKBUS.JSON", 5, version, "File formats")
     lines += [".SH NAME", "trackbus.json \\- configuration of trackbus", ".SH DESCRIPTION",
               plain("One JSON file, named with -c. Every key is optional, and an unknown key is an error that names it."),
               ".B trackbus check \\-c FILE", plain("lists all that is wrong with a file."), ".SH KEYS"]
