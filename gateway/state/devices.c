@@ -1452,7 +1452,7 @@ static bool has_left(const struct devices *devices, const char *ident, const str
 
 // It goes as one does that a configuration has lost which is read again: if it comes, then as a new one.
 static void end_listing(struct devices *devices, int64_t id, const char *ident) {
-    changes_tell(devices->changes, CHANGE_DELETED, id, ident, NULL);
+    changes_tell(devices->changes, CHANGE_DELETED, id, 0, ident, NULL);
     if (devices->parts.gone != NULL)
         devices->parts.gone(devices->parts.context, id);
     clearing_begin(devices->parts.clearing, id, ident);
