@@ -12,7 +12,6 @@
 #include "gateway/base/text.h"
 #include "gateway/config/broker_url.h"
 #include "gateway/web/web.h"
-#include "schema/json_schema.h"
 #include "schema/schemas.h"
 
 struct web_beside {
@@ -89,7 +88,6 @@ static void run(void *context) {
     struct web_beside *beside = context;
     web_start(beside->web);
     uv_run(&beside->loop, UV_RUN_DEFAULT);
-    json_schema_end_thread();
 }
 
 bool web_beside_start(void *context, const struct config *config) {
