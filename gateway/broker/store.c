@@ -43,7 +43,7 @@
 #define TIDY_PAGES_FEW  "64"        // when the disk is short of room: this is written too
 #define TIDY_LAST       1000000000  // nanoseconds that it may go on when the store is closed
 
-// What waits for its turn on the thread. Those up to DELETE_DEVICE write; those up to LOAD_MESSAGES have a
+// What waits for its turn on the thread. Those up to DELETE_PLACE write; those up to LOAD_MESSAGES have a
 // statement that is prepared when the file is opened.
 enum kind {
     PUT_COMMAND,
@@ -56,6 +56,8 @@ enum kind {
     DELETE_RESULT,
     PUT_DEVICE,
     DELETE_DEVICE,
+    PUT_PLACE,
+    DELETE_PLACE,
     TIDY,
     CHECK,
     RESTORE, // the file, which every batch does
@@ -76,9 +78,9 @@ static const char *const statement_texts[STATEMENTS] = {
 
 struct operation {
     enum kind kind;
-    int64_t id;   // of a command, or number of a message or a device; of DELETE_MESSAGES the last
+    int64_t id;   // of a command, or number of a message, a device or a place; of DELETE_MESSAGES the last
     int64_t from; // of DELETE_MESSAGES: the first
-    char *entry;  // of PUT_COMMAND and PUT_DEVICE; of SET_ASIDE the reason
+    char *entry;  // of PUT_COMMAND, PUT_DEVICE and PUT_PLACE; of SET_ASIDE the reason
     struct mqtt_publish
         publish;            // of PUT_MESSAGE, PUT_RESULT, SET_ASIDE and rows; its pointers point into bytes
     bool repeat;            // of SET_ASIDE: the same report stands there already
@@ -168,6 +170,9 @@ static const char result_layout[] =
 static const char device_layout[] =
     "CREATE TABLE IF NOT EXISTS devices(number INTEGER PRIMARY KEY, entry TEXT NOT NULL);";
 
+static const char place_layout[] =
+    "CREATE TABLE IF NOT EXISTS places(number INTEGER PRIMARY KEY, entry TEXT NOT NULL);";
+
 // Of a store of an earlier version: it is made when there is room.
 static const char secret_layout[] =
     "INSERT OR IGNORE INTO meta VALUES('secret', lower(hex(randomblob(32))));";
@@ -176,6 +181,7 @@ static const char secret_query[] = "SELECT value FROM meta WHERE name='secret'";
 static const char aside_query[] =
     "SELECT number, topic, payload, qos, retain, correlation, at, reason FROM set_aside ORDER BY number";
 static const char device_query[] = "SELECT number, entry FROM devices ORDER BY number";
+static const char place_query[] = "SELECT number, entry FROM places";
 static const char result_query[] =
     "SELECT number, topic, payload, qos, retain, correlation FROM results ORDER BY number";
 
@@ -230,7 +236,10 @@ static bool has_table(struct store *store, const char *name) {
 static const char *find_strange_table(struct store *store) {
     static const struct {
         const char *name, *query;
-    } tables[] = {{"set_aside", aside_query}, {"results", result_query}, {"devices", device_query}};
+    } tables[] = {{"set_aside", aside_query},
+                  {"results", result_query},
+                  {"devices", device_query},
+                  {"places", place_query}};
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         sqlite3_stmt *statement = NULL;
         int result = sqlite3_prepare_v2(store->database, tables[i].query, -1, &statement, NULL);
@@ -488,6 +497,10 @@ bool store_each_device(struct store *store, store_command_fn *fn, void *context)
     return each_row(store, "devices", device_query, take_device, &fn, context);
 }
 
+bool store_each_place(struct store *store, store_command_fn *fn, void *context) {
+    return each_row(store, "places", place_query, take_device, &fn, context);
+}
+
 static void take_result(sqlite3_stmt *row, void *fn, void *context) {
     struct mqtt_publish publish = publish_of(row);
     (*(store_message_fn **)fn)(context, (uint64_t)sqlite3_column_int64(row, 0), &publish);
@@ -572,12 +585,13 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
 }
 
 static bool is_write(const struct operation *operation) {
-    return operation->kind <= DELETE_DEVICE && operation->kind != LOAD_MESSAGES;
+    return operation->kind <= DELETE_PLACE && operation->kind != LOAD_MESSAGES;
 }
 
 static bool is_deletion(const struct operation *operation) {
     return operation->kind == DELETE_COMMAND || operation->kind == DELETE_MESSAGES ||
-           operation->kind == DELETE_RESULT || operation->kind == DELETE_DEVICE;
+           operation->kind == DELETE_RESULT || operation->kind == DELETE_DEVICE ||
+           operation->kind == DELETE_PLACE;
 }
 
 // Bytes that it brings to the disk.
@@ -665,7 +679,7 @@ static int write_aside(struct store *store, struct operation *operation) {
     return result;
 }
 
-// --- results, devices ---
+// --- results, devices, places ---
 
 // They are written seldom: no statement is kept.
 static int write_row(struct store *store, const char *layout_of, const char *query,
@@ -679,7 +693,7 @@ static int write_row(struct store *store, const char *layout_of, const char *que
     sqlite3_bind_int64(statement, 1, operation->id);
     if (operation->kind == PUT_RESULT)
         bind_message(statement, &operation->publish);
-    if (operation->kind == PUT_DEVICE)
+    if (operation->kind == PUT_DEVICE || operation->kind == PUT_PLACE)
         sqlite3_bind_text(statement, 2, operation->entry, -1, SQLITE_STATIC);
     result = sqlite3_step(statement);
     sqlite3_finalize(statement);
@@ -690,6 +704,13 @@ static int write_device(struct store *store, const struct operation *operation) 
     return write_row(store, device_layout,
                      operation->kind == PUT_DEVICE ? "INSERT OR REPLACE INTO devices VALUES(?,?)"
                                                    : "DELETE FROM devices WHERE number=?",
+                     operation);
+}
+
+static int write_place(struct store *store, const struct operation *operation) {
+    return write_row(store, place_layout,
+                     operation->kind == PUT_PLACE ? "INSERT OR REPLACE INTO places VALUES(?,?)"
+                                                  : "DELETE FROM places WHERE number=?",
                      operation);
 }
 
@@ -709,6 +730,8 @@ static int write_one(struct store *store, struct operation *operation) {
         return write_result(store, operation);
     if (operation->kind == PUT_DEVICE || operation->kind == DELETE_DEVICE)
         return write_device(store, operation);
+    if (operation->kind == PUT_PLACE || operation->kind == DELETE_PLACE)
+        return write_place(store, operation);
     sqlite3_stmt *statement = store->statements[operation->kind];
     sqlite3_bind_int64(statement, 1, operation->id);
     if (operation->kind == PUT_COMMAND)
@@ -926,6 +949,7 @@ static void drop_what_is_past(struct operation *batch) {
     drop_replaced(batch, PUT_COMMAND, DELETE_COMMAND);
     drop_replaced(batch, PUT_RESULT, DELETE_RESULT);
     drop_replaced(batch, PUT_DEVICE, DELETE_DEVICE);
+    drop_replaced(batch, PUT_PLACE, DELETE_PLACE);
 }
 
 static bool is_all_written(const struct operation *batch) {
@@ -1309,6 +1333,14 @@ void store_put_device(struct store *store, int64_t number, const char *entry) {
 
 void store_delete_device(struct store *store, int64_t number) {
     add_copy(store, &(struct operation){.kind = DELETE_DEVICE, .id = number});
+}
+
+void store_put_place(struct store *store, int64_t number, const char *entry) {
+    add_copy(store, &(struct operation){.kind = PUT_PLACE, .id = number, .entry = must_have(strdup(entry))});
+}
+
+void store_delete_place(struct store *store, int64_t number) {
+    add_copy(store, &(struct operation){.kind = DELETE_PLACE, .id = number});
 }
 
 void store_put_message(struct store *store, uint64_t number, const struct mqtt_publish *publish) {

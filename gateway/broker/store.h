@@ -62,6 +62,13 @@ void store_delete_device(struct store *store, int64_t number);
 // Those in the file, by number, before anything is written. False when they cannot be read, which is logged.
 bool store_each_device(struct store *store, store_command_fn *fn, void *context);
 
+// --- places that a geolocation service has said, by numbers that surroundings have ---
+
+// The same for them.
+void store_put_place(struct store *store, int64_t number, const char *entry);
+void store_delete_place(struct store *store, int64_t number);
+bool store_each_place(struct store *store, store_command_fn *fn, void *context);
+
 // --- messages that wait for the broker, by their number in the outbox ---
 
 struct store_messages {
