@@ -98,6 +98,8 @@ static void tear_down(void) {
 
 TestSuite(command_sweep, .init = set_up, .fini = tear_down);
 
+static struct command_journal journal; // empty
+
 static struct command_queue *own_queue(void) {
     return &the_queue;
 }
@@ -273,7 +275,8 @@ static void go_on_to_the_end(struct command_sync *sync, size_t *before) {
 }
 
 Test(command_sweep, puts_right_a_few_of_many_that_were_overwritten_in_a_turn) {
-    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .any_spoiled = true};
+    struct command_sync sync = {
+        .queue = own_queue(), .roll_call = roll_call, .journal = &journal, .any_spoiled = true};
     add_many();
     roll_call_settle();
     size_t first = outbox_count(carrier.outbox), before = first;
@@ -289,7 +292,7 @@ Test(command_sweep, puts_right_a_few_of_many_that_were_overwritten_in_a_turn) {
 }
 
 Test(command_sweep, gives_back_a_few_of_many_that_the_broker_lost_in_a_turn) {
-    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call};
+    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .journal = &journal};
     struct command *unheard;
     reachable = false;
     add_many();
@@ -348,7 +351,8 @@ Test(command_sweep, sends_a_few_of_many_in_a_turn) {
 
 // What the broker had and has no longer was canceled; what it never had is lost.
 Test(command_sweep, what_the_broker_vouches_for_and_does_not_have_was_canceled) {
-    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .vouched = 2};
+    struct command_sync sync = {
+        .queue = own_queue(), .roll_call = roll_call, .journal = &journal, .vouched = 2};
     reachable = false;
     for (int64_t id = 1; id <= 3; id++) {
         add(id, 1, false);

@@ -29,7 +29,7 @@
 // Commands of a device beyond which they are not looked at for each who asks.
 #define FEW 32
 // Messages that wait for the broker beyond which no new command is announced, but so many in each sweep.
-#define BEHIND   500
+#define BEHIND   128
 #define AT_LEAST 50
 // Of tombstones, so that what is kept of many commands is bounded.
 #define TOMBSTONES_MAX 100000

@@ -42,6 +42,7 @@ struct command_table {
     struct command *ending;       // whose ends are to be published, the first one first
     struct command_walk *walks;   // that are under way
     size_t pending;               // commands that have not ended
+    size_t twins;                 // of these: what the broker may have delivered again
     size_t bytes;                 // of their definitions, as JSON
     int64_t last_id;              // ids only grow, across restarts too
     int64_t forgotten; // up to there the intake knows of all that have not ended; 0: nothing was forgotten
@@ -49,6 +50,8 @@ struct command_table {
 
 // A number for a new command: now (microseconds since 1970), or more where that was given already.
 int64_t command_table_new_id(struct command_table *table, int64_t now);
+// The first of count numbers in a row, none of which is given yet.
+int64_t command_table_new_ids(struct command_table *table, int64_t now, size_t count);
 
 // That id is taken, and all before it. An id beyond the year 2100 is not one of ours, and does not count.
 void command_table_note_id(struct command_table *table, int64_t id);
@@ -71,7 +74,7 @@ void command_table_leave_target(struct command_table *table, struct command *com
 void command_table_note_begun(struct command *command);
 
 // What the command stands for is no repeat: its twin becomes 0.
-void command_table_is_no_twin(struct command *command);
+void command_table_is_no_twin(struct command_table *table, struct command *command);
 
 // Begins a walk anew; the next command, NULL at the end; ends it early.
 void command_walk_begin(struct command_table *table, struct command_walk *walk);
