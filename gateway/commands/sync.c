@@ -236,20 +236,13 @@ static void take_unconfirmed(struct command_sync *sync, struct command *command)
     sync->queue->any_unsaid = sync->queue->any_unsaid || command->unsaid;
 }
 
-static void send_all(struct command_sync *sync) {
-    struct command_target *target, *next;
-    HASH_ITER(hh, table_of(sync)->targets, target, next) {
-        command_queue_send_next(sync->queue, target->key);
-    }
-}
-
 static void end_settling(struct command_sync *sync) {
     if (sync->again > 0)
         log_warning("%zu pending commands were missing at the broker, publishing them again", sync->again);
     sync->queue->unsettled = false;
     sync->marked = -1;
     command_sync_mark(sync); // behind them
-    send_all(sync);
+    command_queue_rouse(sync->queue);
 }
 
 // Gives the broker again what it lost.

@@ -125,6 +125,8 @@ void command_table_leave_target(struct command_table *table, struct command *com
     command->begun = false;
     target->twins -= command->twin != 0;
     table->twins -= command->twin != 0;
+    if (table->swept_next == command)
+        table->swept_next = command->next;
     DL_DELETE(target->commands, command);
     command->target = NULL;
     table->pending--;
@@ -134,7 +136,9 @@ void command_table_leave_target(struct command_table *table, struct command *com
     if (target->due)
         DL_DELETE2(table->due, target, prev_due, next_due);
     if (table->swept == target)
-        table->swept = target->hh.next;
+        command_table_sweep(table, target->hh.next);
+    if (table->roused == target)
+        table->roused = target->hh.next;
     HASH_DEL(table->targets, target);
     free(target->key);
     free(target);
@@ -146,6 +150,12 @@ void command_table_is_no_twin(struct command_table *table, struct command *comma
         table->twins--;
     }
     command->twin = 0;
+}
+
+void command_table_sweep(struct command_table *table, struct command_target *target) {
+    table->swept = target;
+    table->swept_next = NULL;
+    table->sweeping = false;
 }
 
 // --- walks ---
