@@ -73,17 +73,18 @@ static void tear_down(void) {
 TestSuite(registrar, .init = set_up, .fini = tear_down);
 
 static void open_registrar(void) {
-    registrar = registrar_new(&(struct registrar_parts){.loop = &broker.loop,
-                                                        .bus = bus,
-                                                        .registry = registry,
-                                                        .store = broker.store,
-                                                        .asker = {NULL, ask, ask_no_more},
-                                                        .quiet_time = QUIET_TIME,
-                                                        .publisher = publisher,
-                                                        .generation = generation,
-                                                        .changed = on_changed,
-                                                        .is_busy = is_busy,
-                                                        .speaks = speaks});
+    registrar =
+        registrar_new(&(struct registrar_parts){.loop = &broker.loop,
+                                                .bus = bus,
+                                                .registry = registry,
+                                                .store = broker.store,
+                                                .asker = {.subscribe = ask, .unsubscribe = ask_no_more},
+                                                .quiet_time = QUIET_TIME,
+                                                .publisher = publisher,
+                                                .generation = generation,
+                                                .changed = on_changed,
+                                                .is_busy = is_busy,
+                                                .speaks = speaks});
     registrar_connected(registrar);
 }
 
