@@ -100,10 +100,14 @@ static char *many(const char *text, size_t count) {
 Test(flespi, selectors_have_bounds) {
     char *nested = many("{", 8192), *deep = many("(", 1000), *not = many("!", 1000),
          *same = many("42,", 2000);
-    char *ids = calloc(1, 16384);
+    char *ids = calloc(1, 16384), *conditions = many("id=42,", 21);
     refuses(nested, "longer than 1024 bytes");
     refuses(deep, "too many (");
     refuses(not, "too many (");
+    conditions[strlen(conditions) - 1] = '\0';
+    refuses(conditions, "more than 20 comparisons");
+    cr_expect(takes(conditions + strlen("id=42,")));
+    free(conditions);
     same[strlen(same) - 1] = '\0';
     cr_expect(takes(same));
     for (int i = 0; i <= SELECTOR_IDS_MAX; i++)

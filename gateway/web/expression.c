@@ -17,7 +17,7 @@
 struct reading {
     const char *next, *end;
     bool list;
-    unsigned depth;
+    unsigned depth, comparisons;
     const char *fault; // the first one, where next stands
     expression_value *value;
     void *context;
@@ -172,6 +172,8 @@ static bool compare(const json_t *value, enum comparison how, const char *text) 
 
 static bool read_comparison(struct reading *reading) {
     char name[NAME_MAX_], text[VALUE_MAX];
+    if (reading->comparisons++ == EXPRESSION_COMPARISONS)
+        return fail(reading, "there are more than 20 comparisons");
     if (!read_name(reading, name))
         return false;
     enum comparison how = read_operator(reading);

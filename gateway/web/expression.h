@@ -9,7 +9,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define EXPRESSION_MAX 1024 // bytes
+#define EXPRESSION_MAX         1024 // bytes
+#define EXPRESSION_COMPARISONS 20   // each costs a look at every item
 
 // The value of that name, a new reference; NULL when the item does not have it.
 typedef json_t *expression_value(void *context, const char *name);
