@@ -523,6 +523,7 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
                      &(struct subscriber_session){link->limits.wildcards, link->resumed});
     if (subscriber_is_answered(link->subscriber))
         become_up(link); // there is nothing to wait for
+    end_packet(link);
 }
 
 static void on_subscribe(struct mosquitto *client, void *context, int mid, int count, const int *granted,
