@@ -48,6 +48,7 @@ void web_beside_free(struct web_beside *beside) {
 // The schemas are read when they are first asked for, which two threads must not do at once.
 static void read_schemas(void) {
     schema_find("command.schema.json");
+    schema_of_model(0);
     for (size_t i = 0; codec_at(i) != NULL; i++)
         schema_of_commands(codec_at(i)->name);
 }
