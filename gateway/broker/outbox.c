@@ -602,7 +602,7 @@ static void note_gap(struct outbox *outbox, uint64_t until) {
     if (until <= from)
         return;
     outbox->missing += until - from;
-    outbox->disk_count -= until - from < outbox->disk_count ? until - from : outbox->disk_count;
+    outbox->disk_count -= until - from < outbox->disk_count ? (size_t)(until - from) : outbox->disk_count;
 }
 
 static void tell_missing(struct outbox *outbox) {
@@ -674,7 +674,7 @@ static bool has_caught_up(const struct outbox *outbox) {
 
 // Each reading waits for what is being written, so as many are read as memory has room for.
 static size_t load_limit(const struct outbox *outbox) {
-    uint64_t count = outbox->last_spilled - outbox->deleted_through;
+    size_t count = (size_t)(outbox->last_spilled - outbox->deleted_through);
     size_t most =
         count > 0 && outbox->disk_bytes > 0 ? LOAD_BYTES / (outbox->disk_bytes / count + 1) : LOAD_COUNT;
     return most > LOAD_COUNT ? LOAD_COUNT : most < LOAD_COUNT_MIN ? LOAD_COUNT_MIN : most;
