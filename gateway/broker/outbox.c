@@ -794,7 +794,7 @@ static void note_gap(struct outbox *outbox, uint64_t until) {
         return;
     outbox->missing += until - from;
     note_missing_rows(outbox, until - from);
-    outbox->disk_count -= until - from < outbox->disk_count ? until - from : outbox->disk_count;
+    outbox->disk_count -= until - from < outbox->disk_count ? (size_t)(until - from) : outbox->disk_count;
 }
 
 static void tell_missing(struct outbox *outbox) {
