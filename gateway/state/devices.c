@@ -426,7 +426,7 @@ static void renew_value(struct devices *devices, struct device_state *state, enu
 // Of the registry one gateway speaks for all, as of commands; of others who hears them.
 static void tell_change(const struct devices *devices, const struct device_state *state, enum change change) {
     if (!state->listed || devices->parts.config->commands.intake)
-        changes_tell(devices->changes, change, state->id, state->ident, state->name);
+        changes_tell(devices->changes, change, state->id, state->type_id, state->ident, state->name);
 }
 
 static bool is_to_be_announced(const struct devices *devices, const struct device_state *state) {
@@ -1509,7 +1509,7 @@ static bool has_left(const struct devices *devices, const char *ident, const str
 
 // It goes as one does that a configuration has lost which is read again: if it comes, then as a new one.
 static void end_listing(struct devices *devices, int64_t id, const char *ident) {
-    changes_tell(devices->changes, CHANGE_DELETED, id, ident, NULL);
+    changes_tell(devices->changes, CHANGE_DELETED, id, 0, ident, NULL);
     if (devices->parts.gone != NULL)
         devices->parts.gone(devices->parts.context, id);
     clearing_begin(devices->parts.clearing, id, ident);
@@ -1526,7 +1526,7 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
     }
     if (!device.known || device.id != id) {
         if (device.id == id)
-            changes_tell(devices->changes, CHANGE_DELETED, id, ident, NULL);
+            changes_tell(devices->changes, CHANGE_DELETED, id, 0, ident, NULL);
         clearing_begin(devices->parts.clearing, id, ident);
         return;
     }

@@ -663,6 +663,25 @@ Test(cli, describe) {
     expect_in(it->out, "{\"name\": \"mode\", \"properties\": {\"mode\": 6, \"interval\": 60}}");
 }
 
+// A word filters the fields, in whatever case, by name, unit or meaning.
+Test(cli, describe_fields_with_a_word) {
+    const struct outcome *it = call("describe fields Latitude", "");
+    expect_code(it, 0);
+    expect_in(it->out, "\nposition.latitude ");
+    cr_assert(strstr(it->out, "battery.voltage") == NULL, "%s", it->out);
+    it = call("describe fields km/h", "");
+    expect_in(it->out, "\nposition.speed ");
+    cr_assert(strstr(it->out, "position.latitude") == NULL, "%s", it->out);
+    json_t *fields = described("describe fields battery.voltage --json");
+    cr_assert_eq(json_array_size(fields), 1);
+    json_decref(fields);
+    it = call("describe fields nonsense", "");
+    expect_code(it, 1);
+    expect_in(it->err, "no field has 'nonsense'");
+    expect_code(call("describe protocols battery", ""), 2);
+    expect_code(call("describe fields battery voltage", ""), 2);
+}
+
 Test(cli, describe_for_machines) {
     json_t *fields = described("describe fields --json"), *protocols = described("describe protocols --json");
     json_t *commands = described("describe commands -p mictrack --json");
