@@ -190,7 +190,8 @@ static void open_channel(struct udp_socket *udp) {
     parts.registry = registry_new(&none, UNKNOWN_ACCEPT, 1000000);
     parts.gate = gate_new(&carrier.loop, NULL, NULL);
     parts.captures = captures_new(&carrier.loop, bus);
-    parts.log_limiter.per_second = parts.datagram_limiter.per_second = 1000;
+    parts.log_limiter.per_second = parts.datagram_limiter.per_second = parts.records_limiter.per_second =
+        1000;
     channel.codec = codec_find("mictrack");
     struct sockaddr_in *address = (struct sockaddr_in *)&channel.udp;
     *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
