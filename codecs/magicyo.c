@@ -1204,7 +1204,7 @@ static void explain_values(const struct codec_out *out, struct reader body) {
     while (reader_left(&body) > 0) {
         const uint8_t *bytes = body.next;
         sprintf(index, "%lu", (unsigned long)reader_unsigned(&body, 4));
-        struct reader value = reader_part(&body, reader_unsigned(&body, 1));
+        struct reader value = reader_part(&body, (size_t)reader_unsigned(&body, 1));
         explain_data(out, bytes, 4, "id of a parameter", FIELD_NONE, NULL);
         explain_data(out, bytes + 4, 1, "its length", FIELD_NONE, NULL);
         explain_data(out, value.next, reader_left(&value), "value of parameter", FIELD_NONE, index);

@@ -417,6 +417,8 @@ static const struct keyword {
     {"examples", NULL, NOTHING},
     {"unit", NULL, NOTHING},
     {"x-button", NULL, NOTHING},
+    {"x-select", NULL, NOTHING},
+    {"x-text", NULL, NOTHING},
     {"x-once", NULL, NOTHING},
     {"x-risky", NULL, NOTHING},
     {"x-models", NULL, NOTHING},

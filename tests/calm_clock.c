@@ -44,7 +44,7 @@ static void make_calm(struct timespec *time) {
         now += passed < MOST ? passed : MOST;
     if (system > seen)
         seen = system;
-    *time = (struct timespec){.tv_sec = now / SECOND, .tv_nsec = now % SECOND};
+    *time = (struct timespec){.tv_sec = now / SECOND, .tv_nsec = (long)(now % SECOND)};
     pthread_mutex_unlock(&lock);
 }
 

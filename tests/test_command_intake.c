@@ -529,3 +529,60 @@ Test(command_intake, of_some_that_come_again_late_the_rest_is_taken_in) {
     cr_assert_eq(known(), PORTION, "none is taken in twice");
     run_until_written();
 }
+
+// --- a connection ---
+
+#define MANY 20000
+
+static void add_ended(int64_t id) {
+    struct command *command = calloc(1, sizeof *command);
+    command->id = id;
+    command->key = strdup("devices/42");
+    command->state = COMMAND_PROCESSED;
+    command->definition = json_object();
+    command->forget_at = clock_ticks() + MINUTE;
+    command->publish = (uint64_t)id;
+    command->mid = 1;
+    command_table_add(&table, command);
+}
+
+Test(command_intake, recalls_a_few_of_many_in_a_turn_when_it_is_connected) {
+    struct command_sync sync = {.queue = &queue, .roll_call = roll_call, .journal = &journal};
+    unsigned turns = 1, confirmed = 0;
+    take(7, "where?");
+    run_until_written();
+    table.by_id->confirmed = false; // it is on its way, since nobody has answered
+    for (int64_t id = 1; id < MANY; id++)
+        add_ended(id);
+    command_sync_connected(&sync);
+    queue.effort = 0;
+    command_intake_connected(&intake, true);
+    cr_assert(redelivery_count(intake.redelivery) <= COMMAND_EFFORT_MAX, "%zu in one turn",
+              redelivery_count(intake.redelivery));
+    for (bool more = true; more; turns++) {
+        queue.effort = 0;
+        more = command_sync_recall(&sync);
+        queue.effort = 0;
+        more = command_intake_recall(&intake) || more;
+    }
+    cr_assert_eq(turns, 1 + MANY / COMMAND_EFFORT_MAX);
+    cr_assert_eq(redelivery_count(intake.redelivery), MANY);
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        confirmed += command->confirmed;
+    cr_assert_eq(confirmed, 1, "%u are on their way", confirmed);
+}
+
+// What comes too early is compared with all.
+Test(command_intake, recalls_all_before_it_takes_something_in) {
+    for (int64_t id = 1; id < MANY; id++)
+        add_ended(id);
+    take(7, "reboot#");
+    run_until_written();
+    command_intake_connected(&intake, true);
+    cr_assert(intake.recalling.under_way);
+    take(7, "reboot#");
+    cr_assert_eq(table.twins, 1, "it was not found");
+    command_intake_settled(&intake, 0);
+    cr_assert_eq(known(), MANY);
+    run_until_written();
+}

@@ -13,7 +13,6 @@
 #define PRIORITIES 3
 
 static struct command_table table;
-static struct command_journal journal; // empty
 
 static const char *key_of(int device, char key[COMMAND_KEY_MAX]) {
     return command_key(key, device, 0, "");
@@ -260,6 +259,15 @@ Test(command_table, all_have_their_limit) {
 #define MID   12315
 #define PRINT 77
 
+static void begin(struct redelivery *redelivery) {
+    redelivery_begin(redelivery, HASH_COUNT(table.by_id), 0);
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        redelivery_add(redelivery, &(struct redelivery_publish){.fingerprint = command->publish,
+                                                                .mid = command->mid,
+                                                                .nth = command->nth,
+                                                                .id = command->id});
+}
+
 static int64_t twin_of(uint64_t came, uint64_t comes_again, bool once) {
     struct redelivery *redelivery = redelivery_new();
     struct command *command = new_command(5, 1, 0);
@@ -267,7 +275,7 @@ static int64_t twin_of(uint64_t came, uint64_t comes_again, bool once) {
     command->mid = MID;
     command->nth = came;
     command_table_add(&table, command);
-    redelivery_begin(redelivery, &table, &journal, 0, 0);
+    begin(redelivery);
     int64_t twin = redelivery_twin(redelivery, PRINT, MID, comes_again, once);
     redelivery_free(redelivery);
     command_table_clear(&table);
@@ -298,7 +306,7 @@ static void add_equal(void) {
 Test(command_table, equal_publishes_that_come_again_are_not_looked_through_for_each) {
     struct redelivery *redelivery = redelivery_new();
     add_equal();
-    redelivery_begin(redelivery, &table, &journal, 0, 0);
+    begin(redelivery);
     for (int64_t id = EQUAL; id > EQUAL / 2; id--)
         cr_assert_eq(redelivery_twin(redelivery, PRINT, 60000, 0, true), id, "not the newest that is left");
     cr_assert_eq(redelivery_twin(redelivery, PRINT, 1, 0, false), EQUAL / 2 - 500);
@@ -307,7 +315,7 @@ Test(command_table, equal_publishes_that_come_again_are_not_looked_through_for_e
             cr_assert_eq(redelivery_twin(redelivery, PRINT, 60000, 0, true), id,
                          "not the newest that is left");
     cr_assert_eq(redelivery_twin(redelivery, PRINT, 1, 0, true), 0, "each stands for one");
-    cr_assert(redelivery_looked_at(redelivery) <= 5 * EQUAL, "%zu were looked at",
+    cr_assert(redelivery_looked_at(redelivery) <= 2 * EQUAL, "%zu were looked at",
               redelivery_looked_at(redelivery));
     redelivery_free(redelivery);
     command_table_clear(&table);

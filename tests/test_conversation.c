@@ -381,7 +381,7 @@ static size_t say_by_datagrams(bool strangers, size_t addresses, const char *rep
         conversation_begin(&peer, &parts, &channel, &counters, &datagrams, (const struct sockaddr *)&address);
         snprintf(line, sizeof line, "=%s\n%s", strangers ? name_of(i) : "A", reports);
         say(&peer, line);
-        taken += peer.messages;
+        taken += (size_t)peer.messages;
         conversation_end(&peer);
     }
     return taken;

@@ -229,7 +229,8 @@ static size_t count_of(const char *topic) {
 static void publish(void) {
     carrier_go_up(&carrier);
     publisher_open(publisher);
-    for (int i = 0; i < 5; i++) { // what is removed is published first, and taken
+    for (int i = 0; i < 5; i++) {             // what is removed is published first, and taken
+        uv_run(&carrier.loop, UV_RUN_NOWAIT); // each turn has its own time
         publisher_publish(publisher);
         carrier_answer_all(&carrier);
     }

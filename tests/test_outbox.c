@@ -1510,7 +1510,7 @@ static bool is_rid_of_earlier(size_t value) {
 Test(outbox, lets_an_accused_report_hold_up_no_state, .timeout = 60) {
     accuse_report();
     run_until(is_safe, 2); // it waits on disk
-    run_until(flows, put_retained(STATE, "s"));
+    run_until(flows, (size_t)put_retained(STATE, "s"));
     cr_expect_eq(outbox_count(outbox), 1);
     close_outbox();
     open_outbox();
@@ -1606,7 +1606,7 @@ Test(outbox, does_not_keep_up_with_a_mute_broker_and_a_full_disk, .timeout = 60)
     cr_assert(outbox_keeps_up(outbox));
     while (outbox_keeps_up(outbox)) // for two seconds
         calm_clock_step(&loop);
-    run_until(has_passed, uv_now(&loop) + 2500); // some tries of the store, and ticks
+    run_until(has_passed, (size_t)uv_now(&loop) + 2500); // some tries of the store, and ticks
     cr_expect_eq(count_lines(log, "keeping up again"), 0);
     for (int i = 1; i <= WINDOW + 4; i++)
         answer(i, MQTT_TAKEN);

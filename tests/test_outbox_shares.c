@@ -488,3 +488,25 @@ Test(outbox_shares, quotas_of_topics_are_no_quota_of_ours) {
         cr_expect_geq(topics[topic].taken * 5 / 2, topics[topic].put - 20, "topic %d: %u", topic,
                       topics[topic].taken);
 }
+
+// --- a share that changes ---
+
+static enum mqtt_answer refuse_changing_half(int topic, size_t nth) {
+    if (topic == TOPICS - 1 || !refuses_all)
+        return MQTT_TAKEN;
+    return ((uint64_t)topic + uv_now(&loop) / 4000) % 2 ? MQTT_TAKEN_LATER : MQTT_TAKEN;
+}
+
+// The one that is never refused has all of its own in time, whatever happens to the others; and so have they in the end.
+Test(outbox_shares, a_share_that_changes_holds_up_no_other) {
+    broker.rule = refuse_changing_half;
+    refuses_all = true;
+    for (int i = 0; i < 14; i++) {
+        put_many(0, TOPICS, 4);
+        serve_for(PERIOD);
+        cr_expect_leq(count_missing(TOPICS - 1), 4, "%u are missing", count_missing(TOPICS - 1));
+    }
+    refuses_all = false;
+    expect_all_within(4 * SOON, 0, "after");
+    cr_expect_eq(set_aside, 0);
+}

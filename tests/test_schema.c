@@ -209,6 +209,42 @@ Test(commands, buttons_need_no_properties) {
     schema_free_all();
 }
 
+static size_t check_select(const char *name, const json_t *schema, const json_t *select) {
+    const char *property = json_string_value(json_object_get(select, "property"));
+    const json_t *values = json_object_get(json_object_get(schema, "properties"), property);
+    const json_t *required = json_object_get(schema, "required");
+    cr_assert(json_array_size(json_object_get(values, "enum")) > 1, "%s: %s has no list", name, property);
+    cr_assert(json_array_size(required) == 1 &&
+                  strcmp(json_string_value(json_array_get(required, 0)), property) == 0,
+              "%s needs more than %s", name, property);
+    return 1;
+}
+
+static size_t check_text(const char *name, const json_t *text) {
+    cr_assert(strstr(json_string_value(json_object_get(text, "template")), "{{ value }}") != NULL, "%s",
+              name);
+    cr_assert(*json_string_value(json_object_get(text, "pattern")) == '^', "%s", name);
+    return 1;
+}
+
+// What Home Assistant lets people choose or type is a whole command.
+Test(commands, lists_and_texts_say_all_that_is_needed) {
+    const struct codec *codec;
+    size_t found = 0;
+    for (size_t i = 0; (codec = codec_number(i)) != NULL; i++) {
+        const char *name;
+        json_t *schema;
+        json_object_foreach(json_object_get(schema_of_commands(codec->name), "$defs"), name, schema) {
+            const json_t *select = json_object_get(schema, "x-select"),
+                         *text = json_object_get(schema, "x-text");
+            found += select != NULL ? check_select(name, schema, select) : 0;
+            found += text != NULL ? check_text(name, text) : 0;
+        }
+    }
+    cr_assert(found >= 2);
+    schema_free_all();
+}
+
 // Home Assistant has an entity for each, the view of the fleet has words for it.
 Test(codecs, alarms_are_alarms_in_the_dictionary) {
     const struct codec *codec;

@@ -46,9 +46,9 @@
 #include "gateway/broker/packet.h"
 #include "gateway/broker/subscriber.h"
 
-#define CONNACK_SESSION_PRESENT 1     // flag
-#define CONNACK_TIMEOUT         10000 // milliseconds from the connection to the broker's answer
-#define MISC_INTERVAL           1000  // milliseconds
+#define CONNACK_SESSION_PRESENT 1 // flag
+#define CONNACK_TIMEOUT         10000 // milliseconds of silence until the broker has answered CONNECT, and SUBSCRIBE
+#define MISC_INTERVAL           1000 // milliseconds
 #define CLOSE_TIME              500 // milliseconds that the broker is given to close the connection at the end
 #define READ_PACKETS            256     // packets to read or write in one turn
 #define READ_TIME               5000000 // nanoseconds of a turn in which packets are read
@@ -415,7 +415,14 @@ static void on_misc(uv_timer_t *timer) {
 }
 
 static void on_connack_timeout(uv_timer_t *timer) {
-    break_link(timer->data, "no answer to CONNECT");
+    struct mqtt_link *link = timer->data;
+    break_link(link, "no answer to %s", link->state == SUBSCRIBING ? "SUBSCRIBE" : "CONNECT");
+}
+
+// What is retained may come before the answers to the subscriptions, and be much.
+static void wait_for_subscriptions(struct mqtt_link *link) {
+    if (link->state == SUBSCRIBING)
+        uv_timer_start(&link->timer, on_connack_timeout, CONNACK_TIMEOUT, 0);
 }
 
 // --- what the broker says of the connection ---
@@ -518,11 +525,13 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
     link->limits = broker_limits_read(properties);
     say_what_does_not_work(link);
     link->state = SUBSCRIBING;
+    wait_for_subscriptions(link);
     link->handlers->connected(link->context);
     subscriber_begin(link->subscriber, client, link->attempt.version,
                      &(struct subscriber_session){link->limits.wildcards, link->resumed});
     if (subscriber_is_answered(link->subscriber))
         become_up(link); // there is nothing to wait for
+    end_packet(link);
 }
 
 static void on_subscribe(struct mosquitto *client, void *context, int mid, int count, const int *granted,
@@ -666,6 +675,7 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
     link->numbered += message->mid != 0;
+    wait_for_subscriptions(link);
     if (subscriber_ignores(link->subscriber, message->topic, message->retain))
         return;
     struct packet_extras extras = packet_read_extras(properties);

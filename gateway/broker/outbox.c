@@ -567,6 +567,7 @@ bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
 // A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
 // forget any other waiter, so each time the first one is taken anew.
 static void call_waiters(struct outbox *outbox) {
+    outbox->flow = oldest_in_flow(outbox); // many may wait beside the queue: they are passed once
     while (outbox->waiters != NULL && outbox_is_safe(outbox, outbox->waiters->last)) {
         struct outbox_waiter *waiter = outbox->waiters;
         DL_DELETE(outbox->waiters, waiter);
@@ -793,7 +794,7 @@ static void note_gap(struct outbox *outbox, uint64_t until) {
         return;
     outbox->missing += until - from;
     note_missing_rows(outbox, until - from);
-    outbox->disk_count -= until - from < outbox->disk_count ? until - from : outbox->disk_count;
+    outbox->disk_count -= until - from < outbox->disk_count ? (size_t)(until - from) : outbox->disk_count;
 }
 
 static void tell_missing(struct outbox *outbox) {
@@ -1200,10 +1201,10 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->suspects.left -= is_suspected(outbox) && outbox->suspects.left > 0;
     if (item == outbox->next_out)
         outbox->next_out = item->next;
-    if (outbox->flow == NULL || item->number < outbox->flow->number)
-        outbox->flow = item;
     leave(outbox, item);
     enter(outbox, item, AT_BROKER);
+    if (!stands_apart(outbox, item) && (outbox->flow == NULL || item->number < outbox->flow->number))
+        outbox->flow = item;
     item->lane->solo = goes_alone(item->lane, item);
     item->again = item->lane->refused;
     item->handed_over = uv_now(outbox->loop);

@@ -23,6 +23,7 @@
 // Which part of it.
 #define TOPIC_CONNECTED    "/connected"
 #define TOPIC_ACTIVE       "/last_active"
+#define TOPIC_ALARMS       "/alarms"
 #define TOPIC_HOLDER       "/instance"  // of a device: which instance it is or was connected to
 #define TOPIC_DISCOVERY    "/discovery" // in names of our own: what is for Home Assistant
 #define TOPIC_DISCONNECTED "/disconnected"

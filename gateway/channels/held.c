@@ -9,6 +9,8 @@
 #include "gateway/channels/peer.h"
 #include "gateway/geolocation/locator.h"
 
+#define PORTION 200 // reports that go out in a turn of the loop
+
 struct held_report {
     struct locator_wait wait; // first, so that the one is the other
     struct held *held;
@@ -17,28 +19,51 @@ struct held_report {
     struct hold *hold; // its peer's, for the replies
     uint64_t deadline; // by uv_now()
     bool asks;         // it waits for its own position; otherwise for those in front of it
+    bool ready;        // it stands among those that are
     bool found;
-    struct location place;
+    struct location location;
     size_t size;
     struct held_report *prev, *next;         // of its queue
     struct held_report *prev_all, *next_all; // of all, in the order in which they came
-    max_align_t packed[];                    // the message
+    struct held_report *prev_ready, *next_ready;
+    max_align_t packed[]; // the message
 };
 
 struct held {
     struct channel_parts *parts;
     struct locator *locator;
     struct held_report *all;
+    struct held_report *ready; // the first of their queues, that need not wait any more
     size_t count, bytes;
-    uv_timer_t timer; // for the first one's deadline
+    uv_timer_t timer; // for those that are ready, or the first one's deadline
 };
 
+static void on_timer(uv_timer_t *timer);
+
+static void set_timer(struct held *held) {
+    uint64_t now = uv_now(held->parts->loop), deadline = held->all != NULL ? held->all->deadline : 0;
+    if (held->all == NULL)
+        uv_timer_stop(&held->timer);
+    else
+        uv_timer_start(&held->timer, on_timer, held->ready == NULL && deadline > now ? deadline - now : 0, 0);
+}
+
 // --- going out ---
+
+// The first of a queue, which may be empty.
+static void look_at_first(struct held_report *first) {
+    if (first == NULL || first->asks || first->ready)
+        return;
+    first->ready = true;
+    DL_APPEND2(first->held->ready, first, prev_ready, next_ready);
+}
 
 static void remove_report(struct held_report *report) {
     struct held *held = report->held;
     DL_DELETE(*report->queue, report);
     DL_DELETE2(held->all, report, prev_all, next_all);
+    if (report->ready)
+        DL_DELETE2(held->ready, report, prev_ready, next_ready);
     held->count--;
     held->bytes -= report->size;
 }
@@ -49,16 +74,10 @@ static void let_go(struct held_report *report) {
     remove_report(report);
     message_unpack(report->packed, &message);
     if (report->found)
-        locator_set(&message, &report->place);
+        locator_set(&message, &report->location);
     struct report_numbers numbers = report_publish(held->parts, &report->origin, &message);
     peer_hold_out(report->hold, numbers.first, numbers.last);
     free(report);
-}
-
-// Those in front that need not wait any more.
-static void let_go_some(struct held_report **queue) {
-    while (*queue != NULL && !(*queue)->asks)
-        let_go(*queue);
 }
 
 static void ask_no_more(struct held_report *report) {
@@ -70,42 +89,41 @@ static void ask_no_more(struct held_report *report) {
 }
 
 void held_release(struct held *held, struct held_report **queue) {
-    struct held_report *report;
-    if (held == NULL)
-        return;
-    DL_FOREACH(*queue, report) ask_no_more(report);
-    let_go_some(queue);
+    while (held != NULL && *queue != NULL) {
+        ask_no_more(*queue);
+        let_go(*queue);
+    }
 }
 
-static void on_placed(struct locator_wait *wait, const struct location *place) {
+static void on_placed(struct locator_wait *wait, const struct location *location) {
     struct held_report *report = (struct held_report *)wait;
     report->asks = false;
-    report->found = place != NULL;
-    if (place != NULL)
-        report->place = *place;
-    let_go_some(report->queue);
+    report->found = location != NULL;
+    if (location != NULL)
+        report->location = *location;
+    look_at_first(*report->queue);
+    set_timer(report->held);
 }
 
-// --- time ---
-
-static void on_timer(uv_timer_t *timer);
-
-static void set_timer(struct held *held) {
+static void give_up_late_ones(struct held *held) {
     uint64_t now = uv_now(held->parts->loop);
-    if (held->all == NULL)
-        uv_timer_stop(&held->timer);
-    else
-        uv_timer_start(&held->timer, on_timer, held->all->deadline > now ? held->all->deadline - now : 0, 0);
+    struct held_report *report;
+    DL_FOREACH2(held->all, report, next_all) {
+        if (report->deadline > now)
+            break;
+        ask_no_more(report);
+        look_at_first(*report->queue);
+    }
 }
 
-// The first of all is the first of its queue too.
+// Many at once: a service that begins to fail, or an answer that thousands wait for, is not to hold up everything else.
 static void on_timer(uv_timer_t *timer) {
     struct held *held = timer->data;
-    uint64_t now = uv_now(held->parts->loop);
-    while (held->all != NULL && held->all->deadline <= now) {
-        struct held_report *first = held->all;
-        ask_no_more(first);
-        let_go_some(first->queue);
+    give_up_late_ones(held);
+    for (unsigned i = 0; i < PORTION && held->ready != NULL; i++) {
+        struct held_report **queue = held->ready->queue;
+        let_go(held->ready);
+        look_at_first(*queue);
     }
     set_timer(held);
 }

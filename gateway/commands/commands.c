@@ -23,6 +23,7 @@ struct commands {
     uv_timer_t sweep;
     uv_prepare_t turn; // looks whether something is left for the next turn of the loop
     uv_idle_t portion; // runs while there is
+    bool recalling;    // what was there before the connection; the link is held
     struct command_counts counts;
 };
 
@@ -81,23 +82,36 @@ static void on_sweep(uv_timer_t *timer) {
     command_intake_sweep(&commands->intake, clock_ticks(), commands->sync.vouched);
 }
 
+static void recall(struct commands *commands) {
+    commands->queue.effort = 0;
+    bool more = command_sync_recall(&commands->sync);
+    commands->queue.effort = 0;
+    commands->recalling = command_intake_recall(&commands->intake) || more;
+    if (!commands->recalling)
+        bus_release(commands->parts.bus);
+}
+
 // No turn of the loop takes long: what is much work is done in portions.
 static void on_portion(uv_idle_t *idle) {
     struct commands *commands = idle->data;
+    uv_idle_stop(idle);
+    if (commands->recalling) {
+        recall(commands);
+        return;
+    }
     if (command_intake_has_more(&commands->intake))
         command_intake_go_on(&commands->intake);
     if (command_sync_has_more(&commands->sync))
         command_sync_go_on(&commands->sync);
     if (command_queue_has_more(&commands->queue))
         command_queue_go_on(&commands->queue);
-    uv_idle_stop(idle);
 }
 
 static void on_turn(uv_prepare_t *prepare) {
     struct commands *commands = prepare->data;
     commands->queue.effort = 0;
-    if (command_intake_has_more(&commands->intake) || command_sync_has_more(&commands->sync) ||
-        command_queue_has_more(&commands->queue))
+    if (commands->recalling || command_intake_has_more(&commands->intake) ||
+        command_sync_has_more(&commands->sync) || command_queue_has_more(&commands->queue))
         uv_idle_start(&commands->portion, on_portion);
 }
 
@@ -126,7 +140,13 @@ void commands_free(struct commands *commands) {
 
 void commands_link_connected(struct commands *commands, bool resumed) {
     command_sync_connected(&commands->sync);
+    commands->queue.effort = 0;
     command_intake_connected(&commands->intake, resumed);
+    if (commands->recalling || !(commands->sync.recalling.under_way || commands->intake.recalling.under_way))
+        return;
+    commands->recalling = true; // until then nothing is read
+    bus_hold(commands->parts.bus);
+    bus_enough(commands->parts.bus);
 }
 
 void commands_roll_call_settled(struct commands *commands) {

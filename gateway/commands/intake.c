@@ -236,6 +236,7 @@ static void free_batch(struct command_batch *batch) {
 }
 
 void command_intake_clear(struct command_intake *intake) {
+    command_walk_end(intake->queue->table, &intake->recalling);
     free_batch(intake->batch);
     intake->batch = NULL;
     command_journal_clear(intake->journal);
@@ -425,7 +426,7 @@ static bool is_once(const struct command_intake *intake, const char *payload, si
 static struct command_origin compare(const struct command_intake *intake,
                                      const struct mqtt_received *received) {
     bool once =
-        redelivery_has_any(intake->redelivery) && is_once(intake, received->payload, received->length);
+        redelivery_count(intake->redelivery) > 0 && is_once(intake, received->payload, received->length);
     struct command_origin origin = {
         .publish = redelivery_fingerprint(received), .mid = received->mid, .nth = received->nth};
     origin.twin = redelivery_twin(intake->redelivery, origin.publish, received->mid, received->nth,
@@ -606,6 +607,41 @@ bool command_intake_go_on(struct command_intake *intake) {
     return command_intake_has_more(intake);
 }
 
+// --- what came before the connection ---
+
+static void tell_of(struct command_intake *intake, uint64_t fingerprint, int mid, uint64_t nth, int64_t id) {
+    if (fingerprint != 0 && id > intake->before_session)
+        redelivery_add(intake->redelivery, &(struct redelivery_publish){
+                                               .fingerprint = fingerprint, .mid = mid, .nth = nth, .id = id});
+}
+
+// Of those of which a command was taken in, that stands for it.
+static void tell_of_waiting(struct command_intake *intake) {
+    const struct command_publish *publish;
+    DL_FOREACH(intake->journal->publishes, publish) {
+        tell_of(intake, publish->origin.publish, publish->origin.mid, publish->origin.nth, publish->id);
+    }
+}
+
+static bool recall_next(struct command_intake *intake) {
+    const struct command *command = command_walk_next(intake->queue->table, &intake->recalling);
+    if (command == NULL)
+        return false;
+    tell_of(intake, command->publish, command->mid, command->nth, command->id);
+    return true;
+}
+
+bool command_intake_recall(struct command_intake *intake) {
+    while (intake->queue->effort++ < COMMAND_EFFORT_MAX && recall_next(intake))
+        ;
+    return intake->recalling.under_way;
+}
+
+static void recall_all(struct command_intake *intake) {
+    while (recall_next(intake))
+        ;
+}
+
 // --- what comes ---
 
 static void take_all(struct command_intake *intake, struct command_batch *batch, size_t place) {
@@ -640,6 +676,7 @@ static void take_payload(struct command_intake *intake, struct command_batch *ba
 
 void command_intake_take(struct command_intake *intake, const struct mqtt_received *received) {
     struct command_origin origin;
+    recall_all(intake);
     struct command_batch batch = {
         .origin = &origin, .received = *received, .created = clock_now(), .came_at = clock_ticks()};
     const char *topic = bus_topic_after(intake->queue->voice->bus, received->topic, TOPIC_COMMAND);
@@ -748,10 +785,17 @@ static void begin_session(struct command_intake *intake) {
 }
 
 void command_intake_connected(struct command_intake *intake, bool resumed) {
+    struct command_table *table = intake->queue->table;
     if (!resumed && intake->queue->config->commands.intake)
         begin_session(intake);
     intake->settled = false;
     intake->recent = clock_now() - RECENT_TIME;
-    redelivery_begin(intake->redelivery, resumed ? intake->queue->table : NULL, intake->journal,
-                     intake->before_session, clock_ticks());
+    redelivery_end(intake->redelivery);
+    command_walk_end(table, &intake->recalling);
+    if (!resumed)
+        return;
+    redelivery_begin(intake->redelivery, HASH_COUNT(table->by_id) + intake->journal->count, clock_ticks());
+    tell_of_waiting(intake);
+    command_walk_begin(table, &intake->recalling);
+    command_intake_recall(intake);
 }

@@ -16,6 +16,7 @@ struct command_intake {
     struct command_fresh *fresh; // of commands that wait for the disk, the first one first; NULL at first
     struct command_batch *batch; // the first publish of the journal, while its commands are taken in; or NULL
     bool full;                   // the journal was, and the link is held
+    struct command_walk recalling; // over what was taken in before the connection
     bool settled;   // the broker has delivered what it had kept; what comes then is new, or comes late
     int64_t recent; // ids of commands that came shortly before the connection begin here
     int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known
@@ -24,8 +25,10 @@ struct command_intake {
 // Frees what it still has of its own.
 void command_intake_clear(struct command_intake *intake);
 
-// The link is connected. resumed: the broker has kept our session.
+// The link is connected. resumed: the broker has kept our session. What was taken in before is recalled in portions: until
+// command_intake_recall() returns false, which takes another one, nothing should be taken in.
 void command_intake_connected(struct command_intake *intake, bool resumed);
+bool command_intake_recall(struct command_intake *intake);
 
 // What came under {prefix}/command/gw/. Each command in the payload is queued, or rejected at once with a
 // reason; what the broker may be delivering again waits until command_intake_settled(). A publish of many commands, and what

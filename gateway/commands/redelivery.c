@@ -7,30 +7,34 @@
 
 #include "gateway/base/hash.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/table.h"
 
 #define ROUND     60000    // publishes after which a packet id may be another one's, or nearly
 #define OPEN_TIME 60000000 // microseconds from the connection during which publishes are compared
 
-// A publish that was taken in on an earlier connection.
+// A publish that was taken in on an earlier connection, and stands for no other one yet.
 struct earlier {
-    uint64_t fingerprint;
-    int64_t id; // of its first command
-    int mid;
-    uint64_t nth; // 0: it came to an earlier run
-    bool claimed;
+    struct redelivery_publish publish;
+    struct group *alike, *same; // that it stands in, the latter unless its packet id is another's by now
+    struct earlier *prev_alike, *next_alike;
+    struct earlier *prev_same, *next_same;
 };
 
-// An order in which the newest that is left is found without a look at those that are not: they are never left again.
-struct order {
-    struct earlier **at; // NULL: not made yet
-    size_t *left; // of the first n: how many there are without those at their end that are not left; or n
+// Those with one fingerprint; or with one packet id too, -1 otherwise. The newest comes last.
+struct group {
+    struct {
+        uint64_t fingerprint;
+        int64_t mid;
+    } key;
+    struct earlier *list;
+    UT_hash_handle hh;
 };
 
 struct redelivery {
     struct earlier *earlier; // NULL: no session goes on
-    size_t count;
-    struct order by_publish;     // fingerprint, packet id and id
-    struct order by_fingerprint; // and id; made when it is needed
+    struct group *made;      // room for two of each of these
+    size_t count, groups, most;
+    struct group *by_key;
     int64_t since;
     size_t looked_at;
 };
@@ -64,152 +68,110 @@ uint64_t redelivery_fingerprint(const struct mqtt_received *received) {
 
 // --- what was taken in ---
 
-typedef int compare_fn(const struct earlier *one, const struct earlier *other);
-
-static int by_fingerprint(const struct earlier *one, const struct earlier *other) {
-    if (one->fingerprint != other->fingerprint)
-        return one->fingerprint < other->fingerprint ? -1 : 1;
-    return one->id < other->id ? -1 : one->id > other->id;
-}
-
-static int by_publish(const struct earlier *one, const struct earlier *other) {
-    if (one->fingerprint == other->fingerprint && one->mid != other->mid)
-        return one->mid < other->mid ? -1 : 1;
-    return by_fingerprint(one, other);
-}
-
-static int sort_by_fingerprint(const void *a, const void *b) {
-    return by_fingerprint(*(struct earlier *const *)a, *(struct earlier *const *)b);
-}
-
-static int sort_by_publish(const void *a, const void *b) {
-    return by_publish(*(struct earlier *const *)a, *(struct earlier *const *)b);
-}
-
-static void free_order(struct order *order) {
-    free(order->at);
-    free(order->left);
-    *order = (struct order){.at = NULL};
-}
-
-static void make_order(const struct redelivery *redelivery, struct order *order,
-                       int (*sort)(const void *a, const void *b)) {
-    order->at = must_have(calloc(redelivery->count + 1, sizeof *order->at));
-    order->left = must_have(calloc(redelivery->count + 1, sizeof *order->left));
-    for (size_t i = 0; i <= redelivery->count; i++)
-        order->left[i] = i;
-    for (size_t i = 0; i < redelivery->count; i++)
-        order->at[i] = &redelivery->earlier[i];
-    qsort(order->at, redelivery->count, sizeof(struct earlier *), sort);
-}
-
 static void forget_earlier(struct redelivery *redelivery) {
-    free_order(&redelivery->by_publish);
-    free_order(&redelivery->by_fingerprint);
+    HASH_CLEAR(hh, redelivery->by_key);
     free(redelivery->earlier);
+    free(redelivery->made);
     redelivery->earlier = NULL;
-    redelivery->count = 0;
+    redelivery->made = NULL;
+    redelivery->count = redelivery->groups = redelivery->most = 0;
 }
 
-// Of those of which a command was taken in, that stands for it.
-static void add_waiting(struct redelivery *redelivery, const struct command_journal *journal,
-                        int64_t before_session) {
-    const struct command_publish *publish;
-    DL_FOREACH(journal->publishes, publish) {
-        const struct command_origin *origin = &publish->origin;
-        if (origin->publish != 0 && publish->id > before_session)
-            redelivery->earlier[redelivery->count++] = (struct earlier){
-                .fingerprint = origin->publish, .id = publish->id, .mid = origin->mid, .nth = origin->nth};
-    }
-}
-
-void redelivery_begin(struct redelivery *redelivery, const struct command_table *table,
-                      const struct command_journal *journal, int64_t before_session, int64_t now) {
-    const struct command *command, *next;
+void redelivery_begin(struct redelivery *redelivery, size_t most, int64_t now) {
     forget_earlier(redelivery);
-    if (table == NULL)
-        return;
-    redelivery->earlier =
-        must_have(calloc(HASH_COUNT(table->by_id) + journal->count + 1, sizeof *redelivery->earlier));
-    HASH_ITER(hh, table->by_id, command, next) {
-        if (command->publish != 0 && command->id > before_session)
-            redelivery->earlier[redelivery->count++] = (struct earlier){
-                .fingerprint = command->publish, .id = command->id, .mid = command->mid, .nth = command->nth};
-    }
-    add_waiting(redelivery, journal, before_session);
-    make_order(redelivery, &redelivery->by_publish, sort_by_publish);
+    redelivery->earlier = must_have(calloc(most + 1, sizeof *redelivery->earlier));
+    redelivery->made = must_have(calloc(2 * most + 1, sizeof *redelivery->made));
+    redelivery->most = most;
     redelivery->since = now;
 }
 
-// How many stand before what is behind wanted.
-static size_t count_through(const struct redelivery *redelivery, const struct order *order,
-                            compare_fn *compare, const struct earlier *wanted) {
-    size_t low = 0, high = redelivery->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (compare(order->at[middle], wanted) <= 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+static struct group *find_group(const struct redelivery *redelivery, uint64_t fingerprint, int64_t mid) {
+    struct group wanted = {.key = {fingerprint, mid}}, *group;
+    HASH_FIND(hh, redelivery->by_key, &wanted.key, sizeof wanted.key, group);
+    return group;
 }
 
-static size_t without_end(const struct order *order, size_t count) {
-    while (order->left[count] != count) {
-        order->left[count] = order->left[order->left[count]];
-        count = order->left[count];
-    }
-    return count;
+static struct group *find_or_make(struct redelivery *redelivery, uint64_t fingerprint, int64_t mid) {
+    struct group *group = find_group(redelivery, fingerprint, mid);
+    if (group != NULL)
+        return group;
+    group = &redelivery->made[redelivery->groups++];
+    group->key.fingerprint = fingerprint;
+    group->key.mid = mid;
+    HASH_ADD(hh, redelivery->by_key, key, sizeof group->key, group);
+    return group;
 }
 
-// The newest of the first ones that is not claimed, and has a number from since on: what the broker does not remember is
-// what came last. Numbers only grow: what is too old now is so for ever.
-static struct earlier *find_left(struct redelivery *redelivery, struct order *order, size_t count,
-                                 const struct earlier *wanted, bool any_mid, uint64_t since) {
-    for (count = without_end(order, count); count > 0; count = without_end(order, count)) {
-        struct earlier *earlier = order->at[count - 1];
+// They come nearly in the order of their ids.
+static void join(struct redelivery *redelivery, struct earlier *earlier) {
+    struct earlier *before = earlier->alike->list != NULL ? earlier->alike->list->prev_alike : NULL;
+    for (; before != NULL && before->publish.id > earlier->publish.id; redelivery->looked_at++)
+        before = before != earlier->alike->list ? before->prev_alike : NULL;
+    if (before == NULL)
+        DL_PREPEND2(earlier->alike->list, earlier, prev_alike, next_alike);
+    else
+        DL_APPEND_ELEM2(earlier->alike->list, before, earlier, prev_alike, next_alike);
+    before = earlier->same->list != NULL ? earlier->same->list->prev_same : NULL;
+    for (; before != NULL && before->publish.id > earlier->publish.id; redelivery->looked_at++)
+        before = before != earlier->same->list ? before->prev_same : NULL;
+    if (before == NULL)
+        DL_PREPEND2(earlier->same->list, earlier, prev_same, next_same);
+    else
+        DL_APPEND_ELEM2(earlier->same->list, before, earlier, prev_same, next_same);
+}
+
+void redelivery_add(struct redelivery *redelivery, const struct redelivery_publish *publish) {
+    if (redelivery->count == redelivery->most)
+        return;
+    struct earlier *earlier = &redelivery->earlier[redelivery->count++];
+    earlier->publish = *publish;
+    earlier->alike = find_or_make(redelivery, publish->fingerprint, -1);
+    earlier->same = find_or_make(redelivery, publish->fingerprint, publish->mid);
+    join(redelivery, earlier);
+}
+
+static void leave_same(struct earlier *earlier) {
+    if (earlier->same != NULL)
+        DL_DELETE2(earlier->same->list, earlier, prev_same, next_same);
+    earlier->same = NULL;
+}
+
+// The newest. What came before since has another's packet id by now.
+static struct earlier *find_with_mid(struct redelivery *redelivery, uint64_t fingerprint, int mid,
+                                     uint64_t since) {
+    struct group *group = find_group(redelivery, fingerprint, mid);
+    while (group != NULL && group->list != NULL) {
+        struct earlier *last = group->list->prev_same;
         redelivery->looked_at++;
-        if (earlier->fingerprint != wanted->fingerprint || (!any_mid && earlier->mid != wanted->mid))
-            return NULL;
-        if (!earlier->claimed && (earlier->nth == 0 || earlier->nth >= since))
-            return earlier;
-        order->left[count] = count - 1;
+        if (last->publish.nth == 0 || last->publish.nth >= since)
+            return last;
+        leave_same(last);
     }
     return NULL;
 }
 
-static struct earlier *find_with_mid(struct redelivery *redelivery, const struct earlier *wanted,
-                                     uint64_t since) {
-    struct order *order = &redelivery->by_publish;
-    size_t count = count_through(redelivery, order, by_publish, wanted);
-    return find_left(redelivery, order, count, wanted, false, since);
-}
-
-static struct earlier *find_with_any(struct redelivery *redelivery, const struct earlier *wanted) {
-    struct order *order = &redelivery->by_fingerprint;
-    if (order->at == NULL)
-        make_order(redelivery, order, sort_by_fingerprint);
-    size_t count = count_through(redelivery, order, by_fingerprint, wanted);
-    return find_left(redelivery, order, count, wanted, true, 0);
+static struct earlier *find_with_any(struct redelivery *redelivery, uint64_t fingerprint) {
+    const struct group *group = find_group(redelivery, fingerprint, -1);
+    redelivery->looked_at++;
+    return group != NULL && group->list != NULL ? group->list->prev_alike : NULL;
 }
 
 int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, uint64_t nth,
                         bool once) {
-    const struct earlier wanted = {.fingerprint = fingerprint, .mid = mid, .id = INT64_MAX};
     if (redelivery->count == 0 || mid == 0) // nothing is delivered again at QoS 0
         return 0;
-    struct earlier *earlier = find_with_mid(redelivery, &wanted, nth > ROUND ? nth - ROUND : 0);
+    struct earlier *earlier = find_with_mid(redelivery, fingerprint, mid, nth > ROUND ? nth - ROUND : 0);
     if (earlier == NULL && once)
-        earlier = find_with_any(redelivery, &wanted);
+        earlier = find_with_any(redelivery, fingerprint);
     if (earlier == NULL)
         return 0;
-    earlier->claimed = true;
-    return earlier->id;
+    leave_same(earlier);
+    DL_DELETE2(earlier->alike->list, earlier, prev_alike, next_alike);
+    return earlier->publish.id;
 }
 
-bool redelivery_has_any(const struct redelivery *redelivery) {
-    return redelivery->count > 0;
+size_t redelivery_count(const struct redelivery *redelivery) {
+    return redelivery->count;
 }
 
 size_t redelivery_looked_at(const struct redelivery *redelivery) {

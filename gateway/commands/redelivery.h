@@ -19,11 +19,10 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "gateway/broker/mqtt.h"
-#include "gateway/commands/journal.h"
-#include "gateway/commands/table.h"
 
 struct redelivery;
 
@@ -34,11 +33,18 @@ void redelivery_free(struct redelivery *redelivery); // NULL allowed
 // that came of a publish carries it, as long as its tombstone stands.
 uint64_t redelivery_fingerprint(const struct mqtt_received *received);
 
-// A connection has begun on which a session goes on that the broker has kept: what table and journal hold by now was taken
-// in before; what has an id up to before_session, in an earlier session. table NULL: the session is a new one, for
-// which the broker has kept nothing. now is of a clock that does not jump, in microseconds.
-void redelivery_begin(struct redelivery *redelivery, const struct command_table *table,
-                      const struct command_journal *journal, int64_t before_session, int64_t now);
+// A publish that was taken in before the connection.
+struct redelivery_publish {
+    uint64_t fingerprint;
+    int mid;
+    uint64_t nth; // 0: it came to an earlier run
+    int64_t id;   // of its first command, or of its row in the journal while none is taken in
+};
+
+// A connection has begun on which a session goes on that the broker has kept: redelivery_add() tells what was taken in
+// before, up to so many, before redelivery_twin() is asked. now is of a clock that does not jump, in microseconds.
+void redelivery_begin(struct redelivery *redelivery, size_t most, int64_t now);
+void redelivery_add(struct redelivery *redelivery, const struct redelivery_publish *publish);
 
 // The id of a command that came of this publish, or of the publish in the journal, if it is delivered again, which then stands for no other one; 0 when it
 // is surely a new one: packet ids go round, so that one is used again after so many publishes. nth: its number, see
@@ -46,11 +52,11 @@ void redelivery_begin(struct redelivery *redelivery, const struct command_table 
 int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, uint64_t nth,
                         bool once);
 
-// Whether anything can be found.
-bool redelivery_has_any(const struct redelivery *redelivery);
+// How many were told of.
+size_t redelivery_count(const struct redelivery *redelivery);
 
-// How many of what came before were looked at, in all: no more than twice as many as there were, and three for each call
-// of redelivery_twin().
+// How many of what came before were looked at, in all: where they were added in the order of their ids no more than twice
+// as many as there were, and three for each call of redelivery_twin().
 size_t redelivery_looked_at(const struct redelivery *redelivery);
 
 // What comes now is new.

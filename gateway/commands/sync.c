@@ -199,16 +199,33 @@ static void compare_marker(struct command_sync *sync, const struct mqtt_received
 
 // --- the roll call ---
 
+// What is still in the outbox the broker will have.
+static bool recall_next(struct command_sync *sync) {
+    struct command *command = command_walk_next(table_of(sync), &sync->recalling);
+    if (command != NULL)
+        command->confirmed = command_voice_is_on_its_way(voice_of(sync), command);
+    return command != NULL;
+}
+
+bool command_sync_recall(struct command_sync *sync) {
+    while (sync->queue->effort++ < COMMAND_EFFORT_MAX && recall_next(sync))
+        ;
+    return sync->recalling.under_way;
+}
+
+static void recall_all(struct command_sync *sync) {
+    while (recall_next(sync))
+        ;
+}
+
 void command_sync_connected(struct command_sync *sync) {
-    struct command *command, *next;
     sync->vouched = 0;
     sync->entries = 0;
     sync->queue->unsettled = false; // the roll call begins anew
     command_walk_end(table_of(sync), &sync->settling);
-    HASH_ITER(hh, table_of(sync)->by_id, command, next) {
-        // What is still in the outbox the broker will have.
-        command->confirmed = command_voice_is_on_its_way(voice_of(sync), command);
-    }
+    command_walk_begin(table_of(sync), &sync->recalling);
+    sync->queue->effort = 0;
+    command_sync_recall(sync);
 }
 
 // An entry that the broker does not have although it remembers.
@@ -257,6 +274,7 @@ static void settle_some(struct command_sync *sync) {
 }
 
 void command_sync_settled(struct command_sync *sync) {
+    recall_all(sync);
     sync->again = 0;
     sync->queue->unsettled = true;
     sync->queue->effort = 0;
@@ -555,6 +573,7 @@ void command_sync_received(struct command_sync *sync, const char *topic,
     const char *place = strstr(topic, TOPIC_QUEUE), *own = topic_after(topic, TOPIC_INSTANCES);
     own = own != NULL ? bus_after_own(voice_of(sync)->bus, own) : NULL;
     bool marker = own != NULL && strcmp(own, TOPIC_MARKER) == 0;
+    recall_all(sync);
     if (marker && received->retain && received->length > 0)
         take_marker(sync, received);
     else if (marker && !received->retain && sync->marked > 0)

@@ -28,6 +28,7 @@ struct command_sync {
     int64_t righted;                  // by clock_ticks(): when these were put right last
     struct command_walk righting;     // over those
     struct command_walk settling;     // over what the broker may have lost
+    struct command_walk recalling;    // over what was there before the connection
     size_t again;                     // of these, published again
     int64_t looked;          // by clock_ticks(): when all commands were looked at for one that is unsaid
     size_t entries;          // retained ones that it delivered since the connection
@@ -38,8 +39,10 @@ struct command_sync {
 // Takes up what is on disk. Before the link is started.
 void command_sync_start(struct command_sync *sync);
 
-// The link is connected: what is retained begins to come.
+// The link is connected: what is retained begins to come. Which entries are on their way is noted in portions: until
+// command_sync_recall() returns false, which takes another one, none should be received.
 void command_sync_connected(struct command_sync *sync);
+bool command_sync_recall(struct command_sync *sync);
 
 // The roll call has settled: what has not come is not there.
 void command_sync_settled(struct command_sync *sync);

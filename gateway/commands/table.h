@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <uthash.h>
 
+#include "gateway/base/table.h"
 #include "gateway/commands/command.h"
 
 #define COMMANDS_PER_DEVICE_MAX 1000

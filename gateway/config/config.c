@@ -189,7 +189,7 @@ static char *read_line(const char *path, const char **wrong) {
     FILE *file = fopen(path, "r");
     char *line = NULL;
     size_t capacity = 0;
-    errno = 0;
+    errno = file != NULL ? 0 : errno;
     ssize_t length = file != NULL ? getline(&line, &capacity, file) : -1;
     *wrong = length < 0 && errno != 0 ? strerror(errno) : length <= 0 ? "it is empty" : NULL;
     if (length > 0 && memchr(line, '\0', (size_t)length) != NULL)

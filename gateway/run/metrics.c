@@ -21,6 +21,8 @@ struct metrics {
     struct metrics_parts parts;
     uv_timer_t timer;
     uint64_t connections; // to the broker
+    uint64_t counted;     // messages, when that was done last
+    double rate;          // messages a second until then
 };
 
 // --- what is counted ---
@@ -128,11 +130,21 @@ static void add(json_t *all, json_t *part) {
     json_decref(part);
 }
 
+// Of all channels, since the last time.
+static void measure_rate(struct metrics *metrics) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < metrics->parts.config->channel_count; i++)
+        count += metrics->parts.channels[i].counters.messages;
+    metrics->rate = (double)(count - metrics->counted) / (INTERVAL / 1e3);
+    metrics->counted = count;
+}
+
 static json_t *write_all(struct metrics *metrics) {
-    json_t *all = json_pack("{s:f, s:f, s:I, s:f, s:o, s:o}", "timestamp", (double)clock_now() / 1e6,
-                            "started", (double)metrics->parts.started / 1e6, "resident_memory_bytes",
-                            resident_bytes(), "loop_lag_seconds", loop_lag_longest(metrics->parts.lag) / 1e3,
-                            "commands", commands_json(metrics), "channels", channels_json(metrics));
+    json_t *all =
+        json_pack("{s:f, s:f, s:I, s:f, s:f, s:o, s:o}", "timestamp", (double)clock_now() / 1e6, "started",
+                  (double)metrics->parts.started / 1e6, "resident_memory_bytes", resident_bytes(),
+                  "loop_lag_seconds", loop_lag_longest(metrics->parts.lag) / 1e3, "messages_per_second",
+                  metrics->rate, "commands", commands_json(metrics), "channels", channels_json(metrics));
     add(all, devices_json(metrics));
     add(all, broker_json(metrics));
     add(all, store_json(metrics));
@@ -153,6 +165,7 @@ static void tell(const struct metrics *metrics, const json_t *all) {
 static void on_timer(uv_timer_t *timer) {
     struct metrics *metrics = timer->data;
     const struct bus *bus = metrics->parts.bus;
+    measure_rate(metrics);
     json_t *all = write_all(metrics);
     if (bus_is_up(bus))
         bus_say(bus, all, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_METRICS, bus_client_id(bus));

@@ -16,8 +16,10 @@
 #define MARK_TIME  5000  // milliseconds until a mark that has not come back is sent again
 #define MARKS_MAX  6     // in a round, until it goes on without
 #define GONE_MAX   10000 // devices that are remembered as removed
-#define ASKED_MAX  500   // devices in a round, whose end is one turn of the loop
-#define AT_ONCE    20    // of these: of so few a broker with a short queue leaves out nothing
+#define ASKED_MAX  2000  // devices in a round
+#define ASK_TIME   2500  // milliseconds of a round in which more are asked for
+#define AT_ONCE    20    // devices: of so few a broker with a short queue leaves out nothing
+#define ENDED_MAX  100   // devices whose round ends in one turn of the loop
 #define LAST_FIELD "timestamp"
 #define LOOKS      2   // rounds in a row without an identity, until telemetry is that of nobody
 #define ROUNDS_MAX 100 // for a device: somebody may write its telemetry again and again
@@ -36,17 +38,20 @@ struct leaving {
     uint32_t generation;             // in which it was removed
     UT_hash_handle hh;
     struct leaving *prev, *next; // among those that are not removed yet
+    struct leaving *prev_asked, *next_asked;
 };
 
 // Asking for telemetry.
 struct round {
     bool under_way;
     bool asking;     // there are more to be asked for
+    bool ending;     // all is told
+    uint64_t began;  // by uv_now()
     unsigned asked;  // devices
     bool marked;     // the mark has come back
     bool silent;     // none has: what has not come may still be there
     unsigned number; // says the mark that was sent last
-    unsigned marks;  // that were sent in this round
+    unsigned marks;  // that were sent behind all questions; or one, behind the last questions so far
     uint64_t sent;   // the mark, by uv_now()
     uint64_t heard;  // the last that the broker retains, or the mark; by uv_now()
 };
@@ -62,6 +67,7 @@ struct clearing {
     uv_timer_t timer;          // runs while devices are being removed
     struct leaving *leaving;   // by id
     struct leaving *unremoved; // of these, the longest first
+    struct leaving *asked;     // those that are asked for in this round
     struct round round;
     uint64_t cleared;     // number in the outbox of what was cleared last
     struct leaving *gone; // by id, the longest first: a broker that falls back has them again
@@ -119,7 +125,16 @@ static void remember(struct clearing *clearing, struct leaving *leaving) {
         drop_gone(clearing, clearing->gone);
 }
 
+static void note_asked(struct clearing *clearing, struct leaving *leaving, bool asked) {
+    if (asked && !leaving->asked)
+        DL_APPEND2(clearing->asked, leaving, prev_asked, next_asked);
+    else if (!asked && leaving->asked)
+        DL_DELETE2(clearing->asked, leaving, prev_asked, next_asked);
+    leaving->asked = asked;
+}
+
 static void leave(struct clearing *clearing, struct leaving *leaving) {
+    note_asked(clearing, leaving, false);
     HASH_DEL(clearing->leaving, leaving);
     if (!leaving->removed)
         DL_DELETE(clearing->unremoved, leaving);
@@ -174,6 +189,14 @@ void clearing_goes_on(struct clearing *clearing) {
 
 // --- rounds ---
 
+static void on_timer(uv_timer_t *timer);
+
+// In another turn of the loop: with 0, libuv would look in this one.
+static void look_soon(struct clearing *clearing) {
+    if (uv_is_active((uv_handle_t *)&clearing->timer))
+        uv_timer_start(&clearing->timer, on_timer, 1, INTERVAL);
+}
+
 static void send_mark(struct clearing *clearing) {
     struct round *round = &clearing->round;
     json_t *mark = json_integer(++round->number);
@@ -205,8 +228,10 @@ void clearing_heard_mark(struct clearing *clearing, const struct mqtt_received *
     if (received->retain || !round->under_way || number > round->number ||
         number <= round->number - round->marks)
         return;
-    clearing->round.marked = true;
+    clearing->round.marked = !round->asking;
     clearing_goes_on(clearing);
+    if (round->asking)
+        look_soon(clearing); // the broker is as quick as that
 }
 
 // The identity alone at first, and then before the telemetry.
@@ -216,13 +241,20 @@ static bool ask_for_one(struct clearing *clearing, struct leaving *leaving) {
     if (leaving->orphan &&
         !asker->subscribe(asker->context, device_filter(clearing, leaving->device_id, "", filter)))
         return false;
-    leaving->asked =
-        is_looked_at(leaving) || asker->subscribe(asker->context, device_filter(clearing, leaving->device_id,
-                                                                                TOPIC_TELEMETRY "+", filter));
+    note_asked(clearing, leaving,
+               is_looked_at(leaving) ||
+                   asker->subscribe(asker->context, device_filter(clearing, leaving->device_id,
+                                                                  TOPIC_TELEMETRY "+", filter)));
     return leaving->asked;
 }
 
-// The mark goes behind the last.
+// As many as the broker tells of while a round lasts.
+static bool may_ask_more(const struct clearing *clearing) {
+    const struct round *round = &clearing->round;
+    return round->asked < ASKED_MAX && uv_now(clearing->timer.loop) - round->began < ASK_TIME;
+}
+
+// A mark goes behind them.
 static void ask_for_some(struct clearing *clearing) {
     struct round *round = &clearing->round;
     struct leaving *leaving, *next;
@@ -234,8 +266,9 @@ static void ask_for_some(struct clearing *clearing) {
             break;
         round->asked++;
     }
-    round->asking = leaving != NULL && round->asked < ASKED_MAX;
-    if (round->asked > 0 && !round->asking)
+    round->asking = leaving != NULL && may_ask_more(clearing);
+    round->marks = 0;
+    if (round->asked > 0)
         send_mark(clearing);
 }
 
@@ -244,8 +277,9 @@ static void begin_round(struct clearing *clearing) {
     if (!clearing_is_clear(clearing) || !bus_has_taken(clearing->bus, clearing->cleared) ||
         !bus_keeps_up(clearing->bus))
         return;
-    clearing->round.marked = clearing->round.silent = false;
-    clearing->round.marks = clearing->round.asked = 0;
+    clearing->round.marked = clearing->round.silent = clearing->round.ending = false;
+    clearing->round.asked = 0;
+    clearing->round.began = uv_now(clearing->timer.loop);
     ask_for_some(clearing);
     clearing->round.under_way = clearing->round.asked > 0;
 }
@@ -267,7 +301,6 @@ static void stop_asking(struct clearing *clearing, const struct leaving *leaving
 
 // Without an identity. Where nothing shows that the broker has told all, nothing is cleared.
 static void take_look(struct clearing *clearing, struct leaving *leaving) {
-    leaving->asked = false;
     leaving->looks++;
     if (clearing->round.silent)
         leave(clearing, leaving);
@@ -279,7 +312,7 @@ static void take_result(struct clearing *clearing, struct leaving *leaving) {
         return;
     }
     bool again = leaving->answered && ++leaving->rounds < ROUNDS_MAX;
-    leaving->asked = leaving->answered = false;
+    leaving->answered = false;
     if (again || (leaving->has_timestamp && !clear(clearing, leaving->device_id, LAST_FIELD)))
         return;
     if (leaving->has_timestamp) // its id may be another device's by now
@@ -288,14 +321,15 @@ static void take_result(struct clearing *clearing, struct leaving *leaving) {
 }
 
 static void end_round(struct clearing *clearing) {
-    struct leaving *leaving, *next;
-    clearing->round.under_way = false;
-    HASH_ITER(hh, clearing->leaving, leaving, next) {
-        if (!leaving->asked)
-            continue;
+    clearing->round.ending = true;
+    for (int i = 0; i < ENDED_MAX && clearing->asked != NULL; i++) {
+        struct leaving *leaving = clearing->asked;
         stop_asking(clearing, leaving);
+        note_asked(clearing, leaving, false);
         take_result(clearing, leaving);
     }
+    clearing->round.under_way = clearing->asked != NULL;
+    look_soon(clearing);
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -306,7 +340,7 @@ static void on_timer(uv_timer_t *timer) {
         begin_round(clearing);
     else if (round->asking)
         go_on_asking(clearing);
-    else if (round->marked && now - round->heard > QUIET_TIME)
+    else if (round->ending || (round->marked && now - round->heard > QUIET_TIME))
         end_round(clearing);
     else if (!round->marked && now - round->sent > MARK_TIME && round->marks < MARKS_MAX)
         send_mark(clearing);
@@ -344,7 +378,8 @@ void clearing_begin(struct clearing *clearing, int64_t device_id, const char *id
         stop_asking(clearing, leaving);
     if (leaving->removed)
         DL_APPEND(clearing->unremoved, leaving);
-    leaving->removed = leaving->orphan = leaving->asked = leaving->answered = leaving->has_timestamp = false;
+    note_asked(clearing, leaving, false);
+    leaving->removed = leaving->orphan = leaving->answered = leaving->has_timestamp = false;
     leaving->rounds = 0;
     publisher_wake(clearing->publisher);
 }
@@ -380,10 +415,10 @@ void clearing_restore(struct clearing *clearing, struct generation_span lost) {
 }
 
 void clearing_link_down(struct clearing *clearing) {
-    struct leaving *leaving, *next;
     clearing->round.under_way = false;
-    HASH_ITER(hh, clearing->leaving, leaving, next) {
-        leaving->asked = leaving->answered = false;
+    while (clearing->asked != NULL) {
+        clearing->asked->answered = false;
+        note_asked(clearing, clearing->asked, false);
     }
 }
 

@@ -15,6 +15,7 @@
 #include "gateway/base/text.h"
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/channels/event.h"
+#include "gateway/state/alarms.h"
 #include "gateway/state/change.h"
 #include "gateway/state/newest.h"
 #include "gateway/state/owntracks.h"
@@ -35,9 +36,10 @@ enum device_state_part {
     STATE_ACTIVE = 16,   // when its last report came
     STATE_LOCATION = 32, // for OwnTracks
     STATE_CARD = 64,     // the same: what it is called
-    STATE_ALL = 127,
-    STATE_OF_REPORTS =
-        STATE_VALUES | STATE_ACTIVE | STATE_LOCATION, // they change with each, and keep to telemetry_interval
+    STATE_ALARMS = 128,  // for Home Assistant
+    STATE_ALL = 255,
+    STATE_OF_REPORTS = STATE_VALUES | STATE_ACTIVE | STATE_LOCATION |
+                       STATE_ALARMS, // they change with each, and keep to telemetry_interval
 };
 
 // Which list a device is in, of those that have something due.
@@ -60,6 +62,11 @@ struct device_state {
     int64_t heard;         // by clock_ticks()
     char *location;        // for OwnTracks; NULL: none is known
     int64_t located;       // the time of it, by which reports are ordered: microseconds since 1970
+    char *alarms;          // for Home Assistant; NULL: none are known
+    int64_t alarmed;       // as located
+    uint32_t raised;       // see alarms.h
+    bool punctual;         // the same
+    uint32_t alarms_in;    // as located_in
     int64_t active;        // Unix seconds: when its last report came; 0: none has in this run
     bool undated;          // an earlier run heard it, and the broker has not said when
     int64_t renewed;       // of a stranger: all values, which expire at the broker; by clock_ticks()
@@ -178,7 +185,7 @@ static void wait_for_turn(struct devices *devices, struct device_state *state) {
 
 static void mark_due(struct devices *devices, struct device_state *state, unsigned parts) {
     if (!devices->parts.config->home_assistant.enabled)
-        parts &= ~(unsigned)STATE_DISCOVERY;
+        parts &= ~(unsigned)(STATE_DISCOVERY | STATE_ALARMS);
     if (!devices->parts.config->owntracks.enabled)
         parts &= ~(unsigned)(STATE_LOCATION | STATE_CARD);
     if (parts == 0)
@@ -290,6 +297,12 @@ static void forget_location(struct device_state *state) {
     state->location = NULL;
 }
 
+static void forget_alarms(struct device_state *state) {
+    free(state->alarms);
+    state->alarms = NULL;
+    state->raised = 0;
+}
+
 static void forget(struct devices *devices, struct device_state *state) {
     leave_list(devices, state);
     end_rest(devices, state);
@@ -300,6 +313,7 @@ static void forget(struct devices *devices, struct device_state *state) {
     free(state->name);
     values_free(&state->values);
     forget_location(state);
+    forget_alarms(state);
     free(state);
 }
 
@@ -422,7 +436,7 @@ static bool is_to_be_announced(const struct devices *devices, const struct devic
 static void mark_all_of_reports(struct devices *devices, struct device_state *state) {
     values_mark(&state->values);
     if (state->values.length > 0 || state->active != 0)
-        mark_due(devices, state, STATE_OF_REPORTS);
+        mark_due(devices, state, STATE_OF_REPORTS & ~(state->alarms == NULL ? STATE_ALARMS : 0));
     mark_due(devices, state, STATE_CARD);
 }
 
@@ -559,6 +573,17 @@ static void publish_location(struct devices *devices, struct device_state *state
     state->located_in = generation_write(devices->parts.generation);
 }
 
+// Of a device that has none any more the topic is emptied.
+static void publish_alarms(struct devices *devices, struct device_state *state) {
+    char topic[TOPIC_MAX];
+    if (state->elsewhere || !is_to_be_announced(devices, state))
+        return;
+    bus_topic(devices->parts.bus, topic, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ALARMS, (long long)state->id);
+    bus_publish_text(devices->parts.bus, topic, state->alarms,
+                     state->alarms != NULL ? strlen(state->alarms) : 0, retention_of(state));
+    state->alarms_in = generation_write(devices->parts.generation);
+}
+
 static void publish_card(struct devices *devices, struct device_state *state) {
     struct owntracks_device device = describe_for_owntracks(state);
     if (state->elsewhere)
@@ -576,7 +601,9 @@ static bool publish_of_reports(struct devices *devices, struct device_state *sta
         publish_active(devices, state);
     if ((due & STATE_LOCATION) != 0)
         publish_location(devices, state);
-    state->due &= (uint8_t) ~(STATE_ACTIVE | STATE_LOCATION);
+    if ((due & STATE_ALARMS) != 0)
+        publish_alarms(devices, state);
+    state->due &= (uint8_t) ~(STATE_ACTIVE | STATE_LOCATION | STATE_ALARMS);
     if ((due & STATE_VALUES) != 0 && !publish_values(devices, state))
         return false;
     state->due &= (uint8_t)~STATE_VALUES;
@@ -834,6 +861,9 @@ static void take_codec(struct devices *devices, struct device_state *state, cons
         return;
     state->left |= bit_of(state->codec);
     state->codec = codec;
+    if (state->alarms != NULL)
+        mark_due(devices, state, STATE_ALARMS);
+    forget_alarms(state);
     mark_due(devices, state, STATE_IDENTITY);
     announce_anew(devices, state);
 }
@@ -947,6 +977,26 @@ static void take_location(struct devices *devices, struct device_state *state,
     mark_due(devices, state, STATE_LOCATION);
 }
 
+// Those of the newest report. One that comes from the tracker's memory raises none, and ends none.
+static void take_alarms(struct devices *devices, struct device_state *state,
+                        const struct channel_report *report, int64_t timestamp) {
+    const struct config *config = devices->parts.config;
+    if (!config->home_assistant.enabled || state->codec == NULL || state->codec->alarms == NULL)
+        return;
+    bool old = alarms_are_old(&state->punctual, report, timestamp, config->home_assistant.alarm_hold);
+    if (timestamp < state->since || (state->alarms != NULL && timestamp < state->alarmed))
+        return;
+    uint32_t raised = old ? 0 : alarms_raised(state->codec, report);
+    bool same = state->alarms != NULL && raised == 0 && state->raised == 0;
+    state->alarmed = timestamp;
+    state->raised = raised;
+    if (same)
+        return;
+    free(state->alarms);
+    state->alarms = alarms_write(state->codec, raised, timestamp, report->received);
+    mark_due(devices, state, STATE_ALARMS);
+}
+
 static void take_report(struct devices *devices, struct device_state *state, const struct session *session,
                         const struct channel_report *report) {
     enum config_telemetry wanted = devices->parts.config->telemetry;
@@ -958,6 +1008,7 @@ static void take_report(struct devices *devices, struct device_state *state, con
     if (wanted != TELEMETRY_OFF)
         take_position(devices, state, report, timestamp);
     take_location(devices, state, report, timestamp);
+    take_alarms(devices, state, report, timestamp);
 }
 
 // Those that do not change would expire while the device goes on reporting, or sleeps.
@@ -1019,6 +1070,8 @@ void devices_restore(struct devices *devices, struct generation_span lost) {
             mark_due_now(devices, state, STATE_ACTIVE);
         if (state->located_in > lost.after && state->located_in < lost.before)
             mark_due_now(devices, state, STATE_LOCATION);
+        if (state->alarms_in > lost.after && state->alarms_in < lost.before)
+            mark_due_now(devices, state, STATE_ALARMS);
         if (state->carded_in > lost.after)
             mark_due(devices, state, STATE_CARD);
         // Each of these is the latest generation of several topics, some of which may be older.
@@ -1059,6 +1112,9 @@ void devices_remove(struct devices *devices, int64_t id, const char *ident) {
     if (ident != NULL)
         remove_from_owntracks(devices, ident);
     home_assistant_remove(devices->parts.home_assistant, id); // before what its entities read
+    if (state == NULL || state->alarms == NULL)
+        bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ALARMS,
+                    (long long)id);
     // Early, as the identity tells the next run that there is something to be removed.
     if (state == NULL || state->active == 0)
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE,
@@ -1177,6 +1233,7 @@ static void begin_anew(struct devices *devices, struct device_state *state) {
     values_free(&state->values);
     state->values = (struct values){0};
     forget_location(state);
+    forget_alarms(state);
     state->active = 0;
     state->reported = 0;
     free(state->name);
@@ -1780,6 +1837,10 @@ static void hear_newest(struct devices *devices, struct device_state *state, int
     values_remove_before(&state->values, state->since);
     if (state->located < state->since)
         forget_location(state);
+    if (state->alarmed < state->since && state->alarms != NULL) {
+        forget_alarms(state);
+        state->due &= (uint8_t)~STATE_ALARMS;
+    }
 }
 
 // MQTT 3.1.1 has the device's word alone.

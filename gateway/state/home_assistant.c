@@ -1,7 +1,7 @@
 // Home Assistant's MQTT discovery; see home_assistant.h.
 //
-// The keys are those that Home Assistant documents for MQTT device trackers, sensors, binary sensors and
-// buttons. An entity has a retained topic of its own, so that they can grow one by one as fields appear.
+// The keys are those that Home Assistant documents for MQTT device trackers, sensors, binary sensors, events, buttons,
+// selects and texts. An entity has a retained topic of its own, so that they can grow one by one as fields appear.
 #include "gateway/state/home_assistant.h"
 
 #include <inttypes.h>
@@ -13,6 +13,7 @@
 
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
+#include "gateway/state/home_assistant_gateway.h"
 #include "schema/schemas.h"
 
 #define DISCOVERY_TOPIC_MAX 2048
@@ -31,23 +32,25 @@ enum entity_kind {
     LAST_SEEN, // the same
     VALUE,     // telemetry of a field that was reported
     BATTERY,   // how full it is, by the voltage that was reported, where the codec knows
-    ALARM,     // whether the last message raises the alarm. Not from telemetry, where an alarm that came once
-               // stays
+    ALARM,     // whether the newest report raises the alarm: {id}/alarms
     EVENT,     // that an alarm was raised, whichever
     BUTTON,    // sends a command
+    SELECT,    // sends one of those that a property of a command can say
+    TEXT,      // sends a command with what somebody types
 };
 
 struct entity {
     enum entity_kind kind;
     enum field field;
     const char *command;
+    const json_t *schema, *control; // of the command, and its x-button, x-select or x-text
     const char *component;
     char object_id[OBJECT_ID_MAX];
     const char *name;                                  // beside the device's; NULL: the device's alone
     const char *device_class, *unit, *category, *icon; // or NULL
 };
 
-// The entities that do not depend on the protocol. Alarms and buttons are the protocol's own.
+// The entities that do not depend on the protocol. Alarms, and what sends commands, are the protocol's own.
 static const struct entity entities[] = {
     {TRACKER, .component = "device_tracker", .object_id = "position"},
     {CONNECTED, .component = "binary_sensor", .object_id = "connected", .name = "Connected",
@@ -121,28 +124,40 @@ static const char *text_of(const json_t *button, const char *key) {
     return json_string_value(json_object_get(button, key));
 }
 
-static struct entity button_entity(const char *command, const json_t *button) {
-    struct entity entity = {BUTTON,
+// How a command's schema says that there is an entity for it.
+static const struct control {
+    const char *key, *component;
+    enum entity_kind kind;
+} controls[] = {{"x-button", "button", BUTTON}, {"x-select", "select", SELECT}, {"x-text", "text", TEXT}};
+#define CONTROL_COUNT (sizeof controls / sizeof controls[0])
+
+static struct entity control_entity(const struct control *kind, const char *command, const json_t *schema,
+                                    const json_t *control) {
+    struct entity entity = {kind->kind,
                             .command = command,
-                            .component = "button",
-                            .name = text_of(button, "name"),
-                            .device_class = text_of(button, "device_class"),
-                            .category = text_of(button, "category"),
-                            .icon = text_of(button, "icon")};
-    snprintf(entity.object_id, OBJECT_ID_MAX, "%s", text_of(button, "object_id"));
+                            .schema = schema,
+                            .control = control,
+                            .component = kind->component,
+                            .name = text_of(control, "name"),
+                            .device_class = text_of(control, "device_class"),
+                            .category = text_of(control, "category"),
+                            .icon = text_of(control, "icon")};
+    snprintf(entity.object_id, OBJECT_ID_MAX, "%s", text_of(control, "object_id"));
     return entity;
 }
 
-// Button number index of a protocol. False when it has fewer.
-static bool find_button(const struct codec *codec, size_t index, struct entity *entity) {
+// Control number index of a protocol. False when it has fewer.
+static bool find_control(const struct codec *codec, size_t index, struct entity *entity) {
     json_t *commands = json_object_get(schema_of_commands(codec->name), "$defs"), *schema;
     const char *command;
     json_object_foreach(commands, command, schema) {
-        const json_t *button = json_object_get(schema, "x-button");
-        if (button == NULL || index-- > 0)
-            continue;
-        *entity = button_entity(command, button);
-        return true;
+        for (size_t i = 0; i < CONTROL_COUNT; i++) {
+            const json_t *control = json_object_get(schema, controls[i].key);
+            if (control == NULL || index-- > 0)
+                continue;
+            *entity = control_entity(&controls[i], command, schema, control);
+            return true;
+        }
     }
     return false;
 }
@@ -157,11 +172,11 @@ static size_t count_alarms(const struct codec *codec) {
     return count;
 }
 
-// Entity number index of a protocol's own: the alarms, their event, then the buttons. False when it has fewer.
+// Entity number index of a protocol's own: the alarms, their event, then what sends commands. False when it has fewer.
 static bool find_own(const struct codec *codec, size_t index, struct entity *entity) {
     size_t alarms = codec != NULL ? count_alarms(codec) : 0, before = alarms > 0 ? alarms + 1 : 0;
     if (codec == NULL || index >= before)
-        return codec != NULL && find_button(codec, index - before, entity);
+        return codec != NULL && find_control(codec, index - before, entity);
     *entity = index < alarms ? alarm_entity(codec->alarms[index]) : alarm_event;
     return true;
 }
@@ -209,15 +224,18 @@ static void set_text(json_t *config, const char *key, const char *text) {
     json_object_set_new(config, key, json_string(text));
 }
 
-static void describe_device(json_t *config, const struct home_assistant_device *device, const char *node) {
+static void describe_device(json_t *config, const struct bus *bus, const struct home_assistant_device *device,
+                            const char *node) {
     const json_t *known = schema_of_model(device->type_id);
     const char *model = known != NULL           ? text_of(known, "model")
                         : device->codec != NULL ? device->codec->title
                                                 : NULL;
+    char gateway[HOME_ASSISTANT_GATEWAY_MAX];
     json_object_set_new(config, "device",
-                        json_pack("{s:[s], s:s, s:s, s:s*, s:s*}", "identifiers", node, "name", device->name,
-                                  "serial_number", device->ident, "manufacturer",
-                                  text_of(known, "manufacturer"), "model", model));
+                        json_pack("{s:[s], s:s, s:s, s:s*, s:s*, s:s}", "identifiers", node, "name",
+                                  device->name, "serial_number", device->ident, "manufacturer",
+                                  text_of(known, "manufacturer"), "model", model, "via_device",
+                                  home_assistant_gateway_node(bus, gateway)));
     json_object_set_new(config, "origin",
                         json_pack("{s:s, s:s}", "name", "trackbus", "sw_version", TRACKBUS_VERSION));
 }
@@ -282,20 +300,28 @@ static void listen_to_messages(json_t *config, const struct home_assistant *home
         set_topic(config, home_assistant, "state_topic", TOPIC_MESSAGE TOPIC_CHANNELS "+/%s", device->ident);
 }
 
-// Off with the next report that does not raise it, or after alarm_hold.
+// Off with the next report that does not raise it, or after alarm_hold, also when Home Assistant starts meanwhile. A battery
+// stays low.
 static void describe_alarm(json_t *config, const struct home_assistant *home_assistant,
                            const struct home_assistant_device *device, enum field field) {
-    int hold = home_assistant->config->home_assistant.alarm_hold;
-    listen_to_messages(config, home_assistant, device);
-    if (hold > 0)
+    int hold = field == FIELD_BATTERY_LOW_ALARM ? 0 : home_assistant->config->home_assistant.alarm_hold;
+    char within[96] = "";
+    if (hold > 0) {
         json_object_set_new(config, "off_delay", json_integer(hold));
+        snprintf(within, sizeof within, " and as_timestamp(now()) - value_json['server.timestamp'] < %d",
+                 hold);
+    }
+    set_topic(config, home_assistant, "state_topic", TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ALARMS,
+              (long long)device->id);
     json_object_set_new(
         config, "value_template",
-        json_sprintf("{{ value_json['%s'] | default(false) | lower }}", field_table[field].key));
+        json_sprintf("{%% if value %%}{{ (value_json['%s'] is defined%s) | lower }}{%% endif %%}",
+                     field_table[field].key, within));
     describe_truth(config);
 }
 
-// Of a message that raises several, the first counts; of one that raises none, an empty payload is no event.
+// Of a message that raises several, the first counts; of one that raises none, an empty payload is no event. One from the
+// tracker's memory counts too: the time that goes with it says when it was.
 static void describe_event(json_t *config, const struct home_assistant *home_assistant,
                            const struct home_assistant_device *device) {
     json_t *types = json_array();
@@ -310,16 +336,44 @@ static void describe_event(json_t *config, const struct home_assistant *home_ass
     json_object_set_new(config, "event_types", types);
     json_object_set_new(
         config, "value_template",
-        json_sprintf("{%% for f in [%s] if value_json[f] | default(false) %%}{%% if loop.first %%}"
-                     "{\"event_type\":\"{{ f | replace('.', '_') }}\"}{%% endif %%}{%% endfor %%}",
-                     fields));
+        json_sprintf(
+            "{%% for f in [%s] if value_json[f] | default(false) %%}{%% if loop.first %%}"
+            "{\"event_type\":\"{{ f | replace('.', '_') }}\",\"timestamp\":{{ value_json.timestamp }}}"
+            "{%% endif %%}{%% endfor %%}",
+            fields));
 }
 
-static void describe_command(json_t *config, const struct home_assistant *home_assistant,
-                             const struct home_assistant_device *device, const char *command) {
+static void describe_button(json_t *config, const struct entity *entity) {
+    json_object_set_new(config, "payload_press", json_sprintf("{\"name\":\"%s\"}", entity->command));
+}
+
+static void describe_select(json_t *config, const struct entity *entity) {
+    const char *property = text_of(entity->control, "property");
+    const json_t *values = json_object_get(json_object_get(entity->schema, "properties"), property);
+    json_object_set(config, "options", json_object_get(values, "enum"));
+    json_object_set_new(
+        config, "command_template",
+        json_sprintf("{\"name\":\"%s\",\"properties\":{\"%s\":\"{{ value }}\"}}", entity->command, property));
+}
+
+static void describe_text(json_t *config, const struct entity *entity) {
+    set_text(config, "command_template", text_of(entity->control, "template"));
+    set_text(config, "pattern", text_of(entity->control, "pattern"));
+}
+
+// One after which the device may be out of reach has to be enabled first.
+static void describe_control(json_t *config, const struct home_assistant *home_assistant,
+                             const struct home_assistant_device *device, const struct entity *entity) {
     set_topic(config, home_assistant, "command_topic", TOPIC_COMMAND TOPIC_DEVICES "%lld",
               (long long)device->id);
-    json_object_set_new(config, "payload_press", json_sprintf("{\"name\":\"%s\"}", command));
+    if (json_is_true(json_object_get(entity->schema, "x-risky")))
+        json_object_set_new(config, "enabled_by_default", json_false());
+    if (entity->kind == BUTTON)
+        describe_button(config, entity);
+    else if (entity->kind == SELECT)
+        describe_select(config, entity);
+    else
+        describe_text(config, entity);
 }
 
 // What the entity reads or writes.
@@ -352,7 +406,9 @@ static void describe_topics(json_t *config, const struct home_assistant *home_as
         describe_alarm(config, home_assistant, device, entity->field);
         break;
     case BUTTON:
-        describe_command(config, home_assistant, device, entity->command);
+    case SELECT:
+    case TEXT:
+        describe_control(config, home_assistant, device, entity);
         break;
     }
 }
@@ -365,7 +421,7 @@ static json_t *describe(const struct home_assistant *home_assistant,
                                json_sprintf("%s_%s", node, entity->object_id), "name", entity->name,
                                "device_class", entity->device_class, "unit_of_measurement", entity->unit,
                                "entity_category", entity->category, "icon", entity->icon, "qos", 1);
-    describe_device(must_have(config), device, node);
+    describe_device(must_have(config), home_assistant->bus, device, node);
     describe_availability(config, home_assistant);
     describe_topics(config, home_assistant, device, entity);
     return config;
@@ -462,16 +518,18 @@ static void remove_alarms(const struct home_assistant *home_assistant, int64_t d
     remove_entity(home_assistant, device_id, &alarm_event);
 }
 
-// Protocols may have the same button.
-static void remove_buttons(const struct home_assistant *home_assistant, int64_t device_id) {
-    struct entity button;
+// Protocols may have the same one.
+static void remove_controls(const struct home_assistant *home_assistant, int64_t device_id) {
+    struct entity control;
     json_t *removed = must_have(json_object());
     for (size_t i = 0; codec_at(i) != NULL; i++)
-        for (size_t n = 0; find_button(codec_at(i), n, &button); n++) {
-            if (json_object_get(removed, button.object_id) != NULL)
+        for (size_t n = 0; find_control(codec_at(i), n, &control); n++) {
+            char key[2 * OBJECT_ID_MAX];
+            snprintf(key, sizeof key, "%s/%s", control.component, control.object_id);
+            if (json_object_get(removed, key) != NULL)
                 continue;
-            remove_entity(home_assistant, device_id, &button);
-            json_object_set_new(removed, button.object_id, json_true());
+            remove_entity(home_assistant, device_id, &control);
+            json_object_set_new(removed, key, json_true());
         }
     json_decref(removed);
 }
@@ -482,7 +540,7 @@ void home_assistant_remove(const struct home_assistant *home_assistant, int64_t 
     for (size_t i = 0; i < ENTITY_COUNT; i++)
         remove_entity(home_assistant, device_id, &entities[i]);
     remove_alarms(home_assistant, device_id);
-    remove_buttons(home_assistant, device_id);
+    remove_controls(home_assistant, device_id);
 }
 
 static bool has_own(const struct codec *codec, const struct entity *wanted) {

@@ -11,6 +11,7 @@
 #include "gateway/state/generation.h"
 #include "gateway/state/guard.h"
 #include "gateway/state/home_assistant.h"
+#include "gateway/state/home_assistant_gateway.h"
 #include "gateway/state/instance_state.h"
 #include "gateway/state/instances.h"
 #include "gateway/state/publisher.h"
@@ -139,6 +140,7 @@ static void drop_what_earlier_runs_asked(const struct state *state) {
 
 void state_link_up(struct state *state) {
     drop_what_earlier_runs_asked(state);
+    home_assistant_gateway_announce(state->parts.config, state->parts.bus);
     if (!begin_reading(state))
         begin_reading_soon(state);
 }
@@ -210,8 +212,10 @@ void state_heard_home_assistant(struct state *state, const struct mqtt_received 
     int64_t id;
     if (home_assistant_topic_id(state->home_assistant, received->topic, &id))
         devices_heard_discovery(state->devices, id, received);
-    else if (home_assistant_received(state->home_assistant, received))
+    else if (home_assistant_received(state->home_assistant, received)) {
+        home_assistant_gateway_announce(state->parts.config, state->parts.bus);
         devices_announce(state->devices);
+    }
 }
 
 // --- what somebody else has changed ---

@@ -192,7 +192,7 @@ Test(access, the_gateway_may_do_all_that_it_does) {
     device_expect(device, "mode,6,60#");
     device_send(device, "mode=Success!\r\n");
     rig_expect(rig, "/answers/of/rig", "{'executed':true}");
-    rig_expect(rig, "/homeassistant/#", NULL);
+    rig_expect(rig, "/homeassistant/+/+/+/config", NULL);
     rig_gateway_stop(rig);
     rig_gateway_start(rig, GATEWAY); // now its second connection reads what is retained
     rig_expect_state(rig);

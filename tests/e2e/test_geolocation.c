@@ -189,7 +189,7 @@ Test(positions, are_asked_for_once) {
         send_report(relay, ident, R1("01", 1));
     }
     say(rig, relay, VAN, R0(2)); // so all before it have been read
-    expect_asked(1);
+    wait_until_asked(1);
     geo_service_speak(service);
     rig_expect_count(rig, REPORTS, 51);
     for (int i = 0; i < 50; i++)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/e2e/command_life.h"
@@ -28,7 +29,7 @@ TestSuite(home_assistant, .fini = rig_clean);
 
 // Of the pages "MQTT device tracker", "MQTT sensor", "MQTT binary sensor" and "MQTT button": those of their
 // keys that may be announced here, with their type. A key that is missing here is none, or is deprecated.
-#define ALL_OF_THEM "device_tracker sensor binary_sensor button event"
+#define ALL_OF_THEM "device_tracker sensor binary_sensor button event select text"
 
 static const struct documented {
     const char *key;
@@ -38,16 +39,20 @@ static const struct documented {
 } documented[] = {
     {"availability_template", JSON_STRING, ALL_OF_THEM, ""},
     {"availability_topic", JSON_STRING, ALL_OF_THEM, ""},
-    {"command_topic", JSON_STRING, "button", "button"},
+    {"command_template", JSON_STRING, "button select text", ""},
+    {"command_topic", JSON_STRING, "button select text", "button select text"},
     {"device", JSON_OBJECT, ALL_OF_THEM, ""},
     {"device_class", JSON_STRING, "sensor binary_sensor button", ""},
+    {"enabled_by_default", JSON_FALSE, ALL_OF_THEM, ""},
     {"entity_category", JSON_STRING, ALL_OF_THEM, ""},
     {"event_types", JSON_ARRAY, "event", "event"},
     {"icon", JSON_STRING, ALL_OF_THEM, ""},
     {"json_attributes_topic", JSON_STRING, ALL_OF_THEM, "device_tracker"},
     {"name", JSON_STRING, ALL_OF_THEM, ALL_OF_THEM},
     {"off_delay", JSON_INTEGER, "binary_sensor", ""},
+    {"options", JSON_ARRAY, "select", "select"},
     {"origin", JSON_OBJECT, ALL_OF_THEM, ""},
+    {"pattern", JSON_STRING, "text", ""},
     {"payload_off", JSON_STRING, "binary_sensor", ""},
     {"payload_on", JSON_STRING, "binary_sensor", ""},
     {"payload_press", JSON_STRING, "button", ""},
@@ -66,6 +71,7 @@ static const struct documented of_device[] = {
     {"model", JSON_STRING, "device", ""},
     {"name", JSON_STRING, "device", ""},
     {"serial_number", JSON_STRING, "device", ""},
+    {"via_device", JSON_STRING, "device", ""},
 };
 
 static const struct documented of_origin[] = {
@@ -136,7 +142,7 @@ static void check_class(const json_t *config, const char *component) {
 
 static void check_category(const json_t *config, const char *component) {
     const char *category = text_of(config, "entity_category");
-    bool reads = strcmp(component, "button") != 0;
+    bool reads = !has_word("button select text", component);
     cr_assert(*category == '\0' || strcmp(category, "diagnostic") == 0 ||
                   (strcmp(category, "config") == 0 && !reads),
               "%s cannot be of category %s", component, category);
@@ -231,7 +237,7 @@ Test(home_assistant, tracker) {
         "{'availability_template':'{{ value_json.state }}',"
         "'availability_topic':'trackbus/state/gw/instances/trackbus',"
         "'device':{'identifiers':['trackbus_" VAN "'],'model':'Mictrack MT821, MT825','name':'" VAN "',"
-        "'serial_number':'" VAN "'},"
+        "'serial_number':'" VAN "','via_device':'trackbus_gateway_trackbus'},"
         "'json_attributes_topic':'trackbus/state/gw/devices/" VAN "/telemetry/position','name':null,"
         "'origin':{'name':'trackbus','sw_version':'0.1.0'},'qos':1,'source_type':'gps',"
         "'unique_id':'trackbus_" VAN "_position'}");
@@ -287,16 +293,25 @@ Test(home_assistant, entities_of_a_tracker) {
                   "'device_class':'timestamp','value_template':'{{ value | float | as_datetime if value else "
                   "this.state }}'}");
     expect_entity(rig, "event/alarm", "{'state_topic':'trackbus/message/gw/devices/" VAN "'}");
-    expect_entity(rig, "binary_sensor/alarm_event",
-                  "{'state_topic':'trackbus/message/gw/devices/" VAN
-                  "','payload_on':'true','payload_off':'false','off_delay':600,"
-                  "'value_template':'{{ value_json[\\u0027alarm.event\\u0027] | default(false) | lower }}'}");
-    expect_entity(rig, "binary_sensor/battery_low_alarm", "{'device_class':'battery'}");
+    expect_entity(
+        rig, "binary_sensor/alarm_event",
+        "{'state_topic':'trackbus/state/gw/devices/" VAN
+        "/alarms','payload_on':'true','payload_off':'false','off_delay':600,"
+        "'value_template':'{% if value %}{{ (value_json[\\u0027alarm.event\\u0027] is defined and "
+        "as_timestamp(now()) - value_json[\\u0027server.timestamp\\u0027] < 600) | lower }}{% endif %}'}");
+    expect_entity(rig, "binary_sensor/battery_low_alarm",
+                  "{'device_class':'battery','value_template':'{% if value %}{{ (value_json"
+                  "[\\u0027battery.low.alarm\\u0027] is defined) | lower }}{% endif %}'}");
     expect_entity(rig, "binary_sensor/geofence_in_alarm", "{}");
     expect_entity(rig, "binary_sensor/geofence_out_alarm", "{}");
     expect_entity(rig, "button/where", "{}");
     expect_entity(rig, "button/reboot", "{'device_class':'restart'}");
-    cr_assert(check_configs(rig) == 15, "%zu entities", rig_count(rig, CONFIGS));
+    expect_entity(rig, "text/mode", "{'command_template':'mode,{{ value }}#','entity_category':'config'}");
+    expect_entity(rig, "select/network",
+                  "{'options':['cat-m1','nb-iot','gsm'],'enabled_by_default':false,"
+                  "'command_template':'{\\\"name\\\":\\\"netlock\\\",\\\"properties\\\":{\\\"network\\\":"
+                  "\\\"{{ value }}\\\"}}'}");
+    cr_assert(check_configs(rig) == 17, "%zu entities", rig_count(rig, CONFIGS));
     rig_finish(rig);
 }
 
@@ -332,25 +347,102 @@ Test(home_assistant, alarm_is_held_as_configured) {
     rig_finish(rig);
 }
 
-// The SOS report has the member that the template reads.
-Test(home_assistant, alarm_is_in_the_message) {
-    struct rig *rig = rig_up("{" ENABLED "}");
-    int device = van_that_said(rig, report(VAN, 113));
-    json_t *config = config_of(rig, "binary_sensor/alarm_event");
-    char topic[128];
-    snprintf(topic, sizeof topic, "/%s", text_of(config, "state_topic"));
-    device_send(device, "MT;6;" VAN ";R0;10+190109091803+22.63827+114.02922+2.14+69+5+3744+114\r\n");
-    rig_expect(rig, topic, "{'alarm.event':true}");
-    json_decref(config);
+// --- alarms ---
+
+#define ALARMS "state/gw/devices/" VAN "/alarms"
+#define SOS    5
+#define MOVED  2
+
+// A report of so long ago, by a clock that is right.
+static const char *report_of(int seconds_ago, int event, int millivolts) {
+    static char text[128];
+    char when[16];
+    time_t then = time(NULL) - seconds_ago;
+    strftime(when, sizeof when, "%y%m%d%H%M%S", gmtime(&then));
+    snprintf(text, sizeof text, "MT;6;" VAN ";R0;10+%s+22.63827+114.02922+2.14+69+%d+%d+1\r\n", when, event,
+             millivolts);
+    return text;
+}
+
+static bool is_raised(struct rig *rig, const char *alarm) {
+    json_t *retained = rig_retained(rig, ALARMS), *value;
+    const char *topic;
+    bool raised = false;
+    json_object_foreach(retained, topic, value) raised = strstr(json_string_value(value), alarm) != NULL;
+    json_decref(retained);
+    return raised;
+}
+
+// What was sent before has been taken.
+static void expect_taken(struct rig *rig, size_t reports) {
+    rig_expect_count(rig, "message/gw/devices/" VAN, reports);
+    device_send(rig_tcp(rig), report(CAR, 1));
+    rig_expect(rig, "state/gw/devices/" CAR "/last_active", NULL);
+}
+
+// By the newest report, not by the one that came last; and whoever comes later finds it.
+Test(home_assistant, alarms_are_those_of_the_newest_report) {
+    struct rig *rig = rig_up("{" ENABLED ",'telemetry_interval':0}");
+    int device = van_that_said(rig, report_of(0, SOS, 3744));
+    json_decref(rig_expect_standing_json(rig, ALARMS, "{'alarm.event':true}"));
+    device_send(device, report_of(3600, MOVED, 3744)); // from its memory
+    expect_taken(rig, 2);
+    cr_expect(is_raised(rig, "alarm.event"), "an old report has ended it");
+    device_send(device, report_of(0, MOVED, 3744));
+    rig_expect(rig, "message/gw/devices/" VAN, NULL);
+    rig_expect_count(rig, ALARMS, 2);
+    cr_expect(!is_raised(rig, "alarm.event"));
+    close(device);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
     rig_finish(rig);
 }
 
-Test(home_assistant, alarms_without_messages_per_device) {
-    struct rig *rig = rig_up("{" ENABLED ",'messages':['channels']}");
-    device_send(rig_tcp(rig), report(VAN, 113));
-    expect_entity(rig, "binary_sensor/alarm_event",
-                  "{'state_topic':'trackbus/message/gw/channels/+/" VAN "'}");
-    check_configs(rig);
+// An SOS of an hour ago is no alarm now; the message, and so the event, has its time.
+Test(home_assistant, alarms_from_the_memory_of_a_tracker_are_over) {
+    struct rig *rig = rig_up("{" ENABLED ",'telemetry_interval':0}");
+    int device = van_that_said(rig, report_of(0, MOVED, 3744));
+    device_send(device, report_of(3600, SOS, 3744));
+    rig_expect(rig, "message/gw/devices/" VAN, "{'alarm.event':true}");
+    expect_taken(rig, 2);
+    cr_expect_eq(rig_count(rig, ALARMS), 1);
+    cr_expect(!is_raised(rig, "alarm.event"));
+    json_t *event = config_of(rig, "event/alarm");
+    cr_expect(strstr(text_of(event, "value_template"), "\"timestamp\":{{ value_json.timestamp }}") != NULL);
+    json_decref(event);
+    rig_finish(rig);
+}
+
+// It is low until a report shows that it is not: the next one that does not say so is no such.
+Test(home_assistant, battery_that_is_low_stays_low) {
+    struct rig *rig = rig_up("{" ENABLED ",'telemetry_interval':0}");
+    int device = van_that_said(rig, report_of(0, MOVED, 3600));
+    json_decref(rig_expect_standing_json(rig, ALARMS, "{'battery.low.alarm':true}"));
+    device_send(device, report_of(0, MOVED, 4000));
+    rig_expect_count(rig, ALARMS, 2);
+    cr_expect(!is_raised(rig, "battery.low.alarm"));
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, "{'unknown_devices':'reject'}");
+    rig_expect_none_retained(rig, "state/gw/devices/" VAN "/#");
+    rig_finish(rig);
+}
+
+// --- the gateway ---
+
+Test(home_assistant, gateway_is_a_device) {
+    struct rig *rig = rig_up("{" ENABLED "}");
+    json_decref(rig_expect_standing_json(
+        rig, "/homeassistant/sensor/trackbus_gateway_trackbus_version/config",
+        "{'state_topic':'trackbus/state/gw/instances/"
+        "trackbus','unique_id':'trackbus_gateway_trackbus_version',"
+        "'device':{'identifiers':['trackbus_gateway_trackbus'],'name':'trackbus (trackbus)'}}"));
+    const char *const others[] = {
+        "sensor/trackbus_gateway_trackbus_connections", "sensor/trackbus_gateway_trackbus_messages",
+        "sensor/trackbus_gateway_trackbus_outbox", "binary_sensor/trackbus_gateway_trackbus_link"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        char topic[128];
+        snprintf(topic, sizeof topic, "/homeassistant/%s/config", others[i]);
+        json_decref(rig_expect_standing_json(rig, topic, "{'origin':{'name':'trackbus'}}"));
+    }
     rig_finish(rig);
 }
 
@@ -424,7 +516,7 @@ Test(home_assistant, entities_grow) {
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/battery.charging.status',"
                   "'payload_on':'true','payload_off':'false','device_class':'battery_charging'}");
     cr_assert(rig_count(rig, "/homeassistant/sensor/+/battery_voltage/config") == 1, "once is enough");
-    cr_assert(check_configs(rig) == 16, "%zu entities", rig_count(rig, CONFIGS));
+    cr_assert(check_configs(rig) == 18, "%zu entities", rig_count(rig, CONFIGS));
     rig_finish(rig);
 }
 
@@ -444,7 +536,7 @@ Test(home_assistant, only_the_position) {
     rig_expect(rig, "state/gw/devices/" VAN "/telemetry/position", "{'latitude':22.63827}");
     rig_finish(rig);
     cr_assert(rig_count(rig, "/homeassistant/device_tracker/#") == 1);
-    cr_assert(rig_count(rig, "/homeassistant/sensor/#") == 1, "last seen");
+    cr_assert(rig_count(rig, "/homeassistant/sensor/+/+/config") == 1, "last seen");
     expect_none(rig, "/homeassistant/+/+/battery_charging_status/config");
 }
 
@@ -455,7 +547,7 @@ Test(home_assistant, without_telemetry) {
     expect_entity(rig, "button/reboot", "{}");
     rig_finish(rig);
     expect_none(rig, "/homeassistant/device_tracker/#");
-    cr_assert(rig_count(rig, "/homeassistant/sensor/#") == 1, "last seen");
+    cr_assert(rig_count(rig, "/homeassistant/sensor/+/+/config") == 1, "last seen");
 }
 
 Test(home_assistant, disabled) {
@@ -478,7 +570,7 @@ Test(home_assistant, birth) {
     rig_publish(rig, "/homeassistant/status", "online");
     expect_entity(rig, "sensor/position_speed", "{}");
     expect_entity(rig, "button/reboot", "{}");
-    cr_assert(check_configs(rig) == 30, "%zu", rig_count(rig, CONFIGS));
+    cr_assert(check_configs(rig) == 34, "%zu", rig_count(rig, CONFIGS));
     rig_finish(rig);
 }
 
@@ -509,7 +601,7 @@ Test(home_assistant, broker_that_lost_all_while_an_unlisted_device_sleeps) {
     rig_expect_standing(rig, "state/gw/devices/" VAN "/connected", "false");
     json_decref(
         rig_expect_standing_json(rig, "/homeassistant/button/trackbus_" VAN "/reboot/config", "{'qos':1}"));
-    cr_assert_eq(rig_count_retained(rig, "/homeassistant/+/trackbus_" VAN "/+/config"), 15);
+    cr_assert_eq(rig_count_retained(rig, "/homeassistant/+/trackbus_" VAN "/+/config"), 17);
     rig_finish(rig);
 }
 
@@ -533,7 +625,7 @@ Test(home_assistant, another_id) {
     reload(rig, "[{'ident':'" VAN "','id':43}]");
     expect_entity(rig, "button/reboot", "{'command_topic':'trackbus/command/gw/devices/43'}");
     rig_expect_none_retained(rig, "/homeassistant/+/trackbus_42/+/config");
-    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_43/+/config") == 15);
+    cr_assert(rig_count_retained(rig, "/homeassistant/+/trackbus_43/+/config") == 17);
     rig_finish(rig);
 }
 

@@ -204,12 +204,12 @@ Test(state_kept, of_devices_that_were_removed_before_the_broker_fell_back) {
     rig_write_json(rig, "devices.json", "[]");
     rig_gateway_signal(rig, SIGHUP);
     rig_expect_none_retained(rig, "state/gw/devices/42/#");
-    rig_expect_none_retained(rig, "/homeassistant/#");
+    rig_expect_none_retained(rig, "/homeassistant/+/+/+/config");
     expect_to_rest(rig);
     rig_broker_fall_back(rig, PERSISTS);
     cr_assert(rig_count_retained(rig, "state/gw/devices/42/#") > 0, "it did not fall back");
     rig_expect_none_retained(rig, "state/gw/devices/42/#");
-    rig_expect_none_retained(rig, "/homeassistant/#");
+    rig_expect_none_retained(rig, "/homeassistant/+/+/+/config");
     rig_finish(rig);
 }
 
