@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "codecs/codec.h"
+#include "gateway/broker/lanes.h"
 #include "gateway/broker/refusals.h"
 #include "gateway/broker/sideline.h"
 #include "gateway/channels/captures.h"
@@ -151,10 +152,10 @@ Test(bounds, changes_of_devices_wait_up_to_a_bound) {
     struct publisher *publisher = publisher_new(&carrier.loop);
     struct changes *changes = changes_new(bus, publisher);
     for (int i = 0; i < CHANGES_MAX; i++)
-        changes_tell(changes, CHANGE_UPDATED, i, "866425031361423", "Van 1");
+        changes_tell(changes, CHANGE_UPDATED, i, 0, "866425031361423", "Van 1");
     size_t before = allocations_count();
     for (int i = 0; i < 10; i++)
-        changes_tell(changes, CHANGE_UPDATED, i, "866425031361423", "Van 2");
+        changes_tell(changes, CHANGE_UPDATED, i, 0, "866425031361423", "Van 2");
     cr_assert(allocations_count() < before + 10, "%zu taken", allocations_count() - before);
     changes_free(changes);
     publisher_stop(publisher);
@@ -326,6 +327,23 @@ Test(bounds, results_that_wait_have_a_bound_in_bytes) {
 }
 
 // --- messages ---
+
+// A minute later they are forgotten anyway.
+Test(bounds, topics_that_were_refused_are_remembered_up_to_a_bound) {
+    struct lanes lanes = {0};
+    char topic[32];
+    for (int i = 0; i < LANES_IDLE_MAX + 100; i++) {
+        snprintf(topic, sizeof topic, "%d", i);
+        lanes_defer(&lanes, lanes_get(&lanes, topic, true), 1000, 0, false);
+    }
+    lanes_wake(&lanes, 2000, (const uint64_t[]){0, 0});
+    cr_expect(lanes_find(&lanes, "99") == NULL && lanes_find(&lanes, "100") != NULL);
+    cr_expect_eq(lanes.idle_count, LANES_IDLE_MAX);
+    lanes_wake(&lanes, 70000, (const uint64_t[]){0, 0});
+    lanes_wake(&lanes, 70000, (const uint64_t[]){0, 0});
+    cr_expect(lanes.idle == NULL && lanes_find(&lanes, "100") == NULL);
+    lanes_free(&lanes);
+}
 
 static void put_many(struct outbox *outbox, unsigned count, size_t length) {
     char *payload = calloc(1, length + 1);

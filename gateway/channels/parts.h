@@ -15,6 +15,7 @@
 #include "gateway/config/registry.h"
 
 struct captures;
+struct held;
 struct session_table;
 
 // Where a channel listens, as "ip:port"; an empty text where it does not.
@@ -30,11 +31,13 @@ struct channel_parts {
     const struct bus *bus;
     struct gate *gate;
     struct captures *captures; // or NULL: nobody can ask for any
+    struct held *held;         // or NULL: no report waits for its position
     struct session_table *sessions;
     struct channel_place *places; // one for each of config->channels
     const struct channel_observer *observer;
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address
+    struct limiter records_limiter;  // of what devices outside the registry say over UDP, from all addresses
     struct limiter stranger_limiter; // of new devices outside the registry, from one address in a minute
     struct limiter moved_limiter;    // of devices that another gateway has taken over from us
     uint64_t full_told;              // by uv_now(): that no more of these get an identity; 0: never
