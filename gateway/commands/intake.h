@@ -32,8 +32,8 @@ bool command_intake_recall(struct command_intake *intake);
 
 // What came under {prefix}/command/gw/. Each command in the payload is queued, or rejected at once with a
 // reason; what the broker may be delivering again waits until command_intake_settled(). A publish of many commands, and what
-// comes for the same device behind it, goes to the journal. Until the commands, or the journal's row, are on disk the link holds what leaves for the
-// broker, its acknowledgement first of all, and no command is sent before it is on disk.
+// comes for the same device behind it, goes to the journal. Until the commands, or the journal's row, are on disk the link
+// holds what leaves for the broker, its acknowledgement first of all; and no command is sent before it is on disk.
 void command_intake_take(struct command_intake *intake, const struct mqtt_received *received);
 
 // Takes in a portion of what is in the journal. Returns whether some is left for the next turn of the loop.
