@@ -133,20 +133,27 @@ def plain(text):
     return "\\&" + text if text[:1] in (".", "'") else text
 
 
+def breakable(text):
+    """A line may end inside of a topic or of JSON, which are too long for one."""
+    return re.sub(r"\S{25,}", lambda word: re.sub(r"(?<=[/,])(?=.)", r"\\:", word.group()), text)
+
+
 def roff(markdown):
     """One paragraph of a page: code is bold, a link is its text."""
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", markdown)
     parts = re.split(r"`([^`]*)`", text.replace("**", ""))
-    return "".join(f"\\fB{plain(part)}\\fR" if at % 2 else plain(part) for at, part in enumerate(parts)).replace("\\fR\\&", "\\fR")
+    made = "".join(f"\\fB{plain(part)}\\fR" if at % 2 else plain(part) for at, part in enumerate(parts)).replace("\\fR\\&", "\\fR")
+    return breakable(made)
 
 
 def head(name, section, version, what):
-    return [f'.TH {name} {section} "" "trackbus {version}" "{what}"']
+    """Lines are not filled up, nor words hyphenated: much of it is code. A newer groff takes the adjustment from AD again and again."""
+    return [f'.TH {name} {section} "" "trackbus {version}" "{what}"', ".ds AD l", ".ad l", ".nh"]
 
 
 def manual(text, commands, page, version):
     title = text.split("\n")[0].partition(": ")[2]
-    lines = head("TRACKBUS", 1, version, "User commands") + [".ad l"]
+    lines = head("TRACKBUS", 1, version, "User commands")
     lines += [".SH NAME", f"trackbus \\- {plain(title)}", ".SH SYNOPSIS", ".nf"]
     lines += [plain(usage) for command in commands for usage in command.usage]
     lines += ["trackbus help [COMMAND]", "trackbus version", ".fi", ".SH COMMANDS"]
@@ -169,7 +176,7 @@ def manual(text, commands, page, version):
 
 
 def file_manual(page, schema, version):
-    lines = head("TRACKBUS.JSON", 5, version, "File formats") + [".ad l"]
+    lines = head("TRACKBUS.JSON", 5, version, "File formats")
     lines += [".SH NAME", "trackbus.json \\- configuration of trackbus", ".SH DESCRIPTION",
               plain("One JSON file, named with -c. Every key is optional, and an unknown key is an error that names it."),
               ".B trackbus check \\-c FILE", plain("lists all that is wrong with a file."), ".SH KEYS"]

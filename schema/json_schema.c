@@ -2,6 +2,7 @@
 #include "schema/json_schema.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -9,8 +10,8 @@
 #include <string.h>
 
 // Patterns of the schemas, compiled: to compile one takes longer than all else about a value, and the entries of a hundred
-// thousand commands have the same few. Each thread has its own, the one compiled longest ago goes. A copy of the text is kept,
-// since the schema may go.
+// thousand commands have the same few. Each thread has its own until it ends, the one compiled longest ago goes. A copy of the
+// text is kept, since the schema may go.
 #define PATTERNS_MAX 32
 struct pattern {
     char *text; // NULL: none yet
@@ -18,6 +19,8 @@ struct pattern {
 };
 static _Thread_local struct pattern patterns[PATTERNS_MAX];
 static _Thread_local size_t next_pattern; // that is taken for another
+static pthread_key_t end_of_thread;       // set in a thread that has patterns, so that they go with it
+static pthread_once_t key_made = PTHREAD_ONCE_INIT;
 
 struct check {
     const json_t *root;
@@ -187,6 +190,19 @@ static struct pattern *compiled(const char *wanted) {
     return NULL;
 }
 
+static void free_patterns(void *of_thread) {
+    struct pattern *each = of_thread;
+    for (size_t i = 0; i < PATTERNS_MAX && each[i].text != NULL; i++) {
+        regfree(&each[i].expression);
+        free(each[i].text);
+        each[i].text = NULL;
+    }
+}
+
+static void make_key(void) {
+    pthread_key_create(&end_of_thread, free_patterns);
+}
+
 // NULL when it is no expression.
 static struct pattern *compile(const char *wanted) {
     struct pattern *place = &patterns[next_pattern], made = {.text = strdup(wanted)};
@@ -198,17 +214,10 @@ static struct pattern *compile(const char *wanted) {
         regfree(&place->expression);
     free(place->text);
     *place = made;
+    pthread_once(&key_made, make_key);
+    pthread_setspecific(end_of_thread, patterns);
     next_pattern = (next_pattern + 1) % PATTERNS_MAX;
     return place;
-}
-
-void json_schema_end_thread(void) {
-    for (size_t i = 0; i < PATTERNS_MAX && patterns[i].text != NULL; i++) {
-        regfree(&patterns[i].expression);
-        free(patterns[i].text);
-        patterns[i].text = NULL;
-    }
-    next_pattern = 0;
 }
 
 static bool matches(const char *wanted, const char *text) {

@@ -27,6 +27,3 @@ const char *json_schema_unknown_keyword(const json_t *schema);
 
 // A short text of a value for an error message, at most 80 bytes; for the caller to free.
 char *json_schema_brief(const json_t *value);
-
-// Frees what checking keeps for the thread that calls it, which is about to end.
-void json_schema_end_thread(void);

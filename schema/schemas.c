@@ -2,6 +2,7 @@
 #include "schema/schemas.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -26,6 +27,12 @@ const json_t *schema_of_commands(const char *protocol) {
     char name[80];
     snprintf(name, sizeof name, "commands/%s.json", protocol);
     return schema_find(name);
+}
+
+const json_t *schema_of_model(int64_t type_id) {
+    char key[24];
+    snprintf(key, sizeof key, "%" PRId64, type_id);
+    return json_object_get(json_object_get(schema_find("models.json"), "x-models"), key);
 }
 
 void schema_free_all(void) {

@@ -418,6 +418,7 @@ Test(anonymize, a_line_that_is_none_is_named) {
         {"1700000000 recv tcp 4d 54", "line 2: expected four words"},
         {"1700000000 sent tcp 4d", "line 2: expected four words"},
         {"yesterday recv tcp 4d", "line 2: expected a time"},
+        {"2026-02-30T09:00:00Z recv tcp 4d", "line 2: expected a time"},
         {"1700000000 recv tcp 4", "line 2: expected hexadecimal digits"},
         {"1700000000 recv tcp 4x", "line 2: expected hexadecimal digits"},
     };

@@ -151,10 +151,10 @@ Test(bounds, changes_of_devices_wait_up_to_a_bound) {
     struct publisher *publisher = publisher_new(&carrier.loop);
     struct changes *changes = changes_new(bus, publisher);
     for (int i = 0; i < CHANGES_MAX; i++)
-        changes_tell(changes, CHANGE_UPDATED, i, "866425031361423", "Van 1");
+        changes_tell(changes, CHANGE_UPDATED, i, 0, "866425031361423", "Van 1");
     size_t before = allocations_count();
     for (int i = 0; i < 10; i++)
-        changes_tell(changes, CHANGE_UPDATED, i, "866425031361423", "Van 2");
+        changes_tell(changes, CHANGE_UPDATED, i, 0, "866425031361423", "Van 2");
     cr_assert(allocations_count() < before + 10, "%zu taken", allocations_count() - before);
     changes_free(changes);
     publisher_stop(publisher);

@@ -367,6 +367,42 @@ Test(conversation, of_a_stranger_without_a_place_gets_one_in_the_next_minute) {
     conversation_end(&relay);
 }
 
+static const struct peer_transport datagrams = {.is_udp = true, .send = send_bytes, .close = close_peer};
+
+// What so many addresses say in a datagram each; returns how many reports of it are taken.
+static size_t say_by_datagrams(bool strangers, size_t addresses, const char *reports) {
+    size_t taken = 0;
+    for (size_t i = 0; i < addresses; i++) {
+        struct sockaddr_storage address;
+        struct peer peer = {.parts = NULL};
+        char text[32], line[96];
+        snprintf(text, sizeof text, "192.0.2.%zu:4000", i + 1);
+        cr_assert(address_parse(text, &address));
+        conversation_begin(&peer, &parts, &channel, &counters, &datagrams, (const struct sockaddr *)&address);
+        snprintf(line, sizeof line, "=%s\n%s", strangers ? name_of(i) : "A", reports);
+        say(&peer, line);
+        taken += peer.messages;
+        conversation_end(&peer);
+    }
+    return taken;
+}
+
+// Addresses can be forged, and limits by address do not count them together. A new one counts as a report more.
+Test(conversation, of_all_strangers_over_udp_has_a_bound) {
+    configure("{\"devices\":[{\"ident\":\"A\",\"id\":1}]}");
+    parts.stranger_limiter.per_second = 1000;
+    parts.records_limiter.per_second = 12;
+    size_t taken = say_by_datagrams(true, 6, "r\nr\n");
+    cr_expect_eq(taken, 8, "%zu", taken);
+    cr_expect_eq(say_by_datagrams(false, 2, "r\nr\n"), 4, "not of a device of the registry");
+    *sent = '\0';
+    cr_expect_eq(say_by_datagrams(true, 1, "r\n"), 0);
+    carrier_answer_all(&broker);
+    cr_expect(strstr(sent, "r\nr\n") == NULL, "what was not taken is not acknowledged");
+    broker.loop.time += 1000;
+    cr_expect_eq(say_by_datagrams(true, 1, "r\nr\n"), 2, "in the next second");
+}
+
 // Its id is that of a listed one, so that it never gets an identity.
 Test(conversation, of_who_can_have_no_identity_takes_no_place_of_others) {
     struct peer peer;

@@ -28,6 +28,9 @@ static struct registry *registry;
 static struct session_table sessions;
 static struct devices *devices;
 static size_t forgotten; // filters that are heard no longer
+static size_t asked;     // filters that are asked for
+static char asked_last[80];
+static int64_t gone; // the last one of which it was said that nothing is for it any more
 
 // --- a registry ---
 
@@ -63,7 +66,13 @@ static void swap(struct config_devices *list, void *texts_before) {
 // --- around it ---
 
 static bool ask(void *context, const char *filter) {
+    asked++;
+    snprintf(asked_last, sizeof asked_last, "%s", filter);
     return true;
+}
+
+static void note_gone(void *context, int64_t id) {
+    gone = id;
 }
 
 static void forget(void *context, const char *filter) {
@@ -106,7 +115,8 @@ static void open_devices(struct config_devices *list) {
                                                   .generation = generation,
                                                   .guard = guard,
                                                   .home_assistant = home_assistant,
-                                                  .sessions = &sessions});
+                                                  .sessions = &sessions,
+                                                  .gone = note_gone});
 }
 
 static void set_up(void) {
@@ -209,6 +219,13 @@ static const char *ident_said(int64_t id) {
     return ident;
 }
 
+static size_t count_of(const char *topic) {
+    size_t count = 0;
+    for (size_t i = 0; i < carrier.count; i++)
+        count += strcmp(carrier.carried[i].topic, topic) == 0;
+    return count;
+}
+
 static void publish(void) {
     carrier_go_up(&carrier);
     publisher_open(publisher);
@@ -289,6 +306,8 @@ Test(devices, that_come_to_share_an_id_push_one_out) {
     peer.parts->stranger_limiter.per_second = 0;
     reload();
     cr_assert(devices_know(devices, 42) && !devices_know(devices, 1) && !devices_know(devices, 2));
+    publish();
+    cr_assert_eq(count_of("trackbus/log/gw/devices/42/deleted"), 1, "what the first one left is cleared");
     HASH_CLEAR(by_ident, sessions.by_ident);
 }
 
@@ -348,7 +367,7 @@ static void hear_stranger(int arrived_ago, const char *timestamp) {
     hear(11, "", ELEVEN);
     if (timestamp != NULL) {
         hear(11, "/telemetry/timestamp", timestamp);
-        hear(11, "/telemetry/server.timestamp", seconds_ago(arrived_ago));
+        hear(11, "/last_active", seconds_ago(arrived_ago));
     }
     devices_all_read(devices);
     devices_forget_silent(devices);
@@ -371,13 +390,6 @@ Test(devices, whose_telemetry_has_expired_are_forgotten_after_a_restart) {
     cr_assert(!devices_know(devices, 11));
 }
 
-static size_t count_of(const char *topic) {
-    size_t count = 0;
-    for (size_t i = 0; i < carrier.count; i++)
-        count += strcmp(carrier.carried[i].topic, topic) == 0;
-    return count;
-}
-
 // With fewer places than before there is none for it: it is forgotten, and that is told.
 Test(devices, without_a_place_after_a_restart_are_told_of) {
     open_devices(list_of(0, 1, ""));
@@ -389,11 +401,45 @@ Test(devices, without_a_place_after_a_restart_are_told_of) {
     cr_assert_eq(count_of(GONE), 1);
 }
 
+// --- those that left the configuration while nobody looked ---
+
+// They would be strangers that nobody has changed anything of.
+Test(devices, that_have_left_the_configuration_go_as_if_it_were_read_again) {
+    open_devices(list_of(0, 1, ""));
+    registry_note_left(registry, "11");
+    hear(11, "", ELEVEN);
+    hear(12, "", "{\"ident\":\"12\",\"protocol_id\":1}");
+    devices_all_read(devices);
+    publish();
+    cr_expect(!devices_know(devices, 11) && clearing_is_under_way(clearing, 11));
+    cr_expect(devices_know(devices, 12) && !clearing_is_under_way(clearing, 12));
+    cr_expect_eq(count_of(GONE), 1);
+    cr_expect_eq(gone, 11, "its commands are not for it any more");
+    cr_expect(!registry_has_left(registry, "11"), "once is enough");
+}
+
 // --- one that reports ---
 
 static struct peer its_peer = {.channel = &channel};
 static struct session eleven = {.ident = "11", .device = {.known = true, .id = 11, .name = "11"}};
 static struct place its_place = {.session = &eleven, .peer = &its_peer};
+
+// It comes before the broker has told what it retains: it was one of the registry.
+Test(devices, that_have_left_the_configuration_and_come_are_new) {
+    open_devices(list_of(0, 1, ""));
+    registry_note_left(registry, "11");
+    eleven.tcp = &its_place;
+    HASH_ADD(by_id, sessions.by_id, device.id, sizeof eleven.device.id, &eleven);
+    devices_arrived(devices, &eleven, &channel);
+    hear(11, "", ELEVEN);
+    devices_all_read(devices);
+    publish();
+    cr_expect(devices_know(devices, 11) && clearing_is_under_way(clearing, 11));
+    cr_expect_eq(count_of(GONE), 1);
+    cr_expect_eq(count_of("trackbus/log/gw/devices/11/created"), 1);
+    cr_expect_eq(gone, 11);
+    HASH_CLEAR(by_id, sessions.by_id);
+}
 
 // It is outside the registry.
 static void arrive(void) {
@@ -406,17 +452,145 @@ static void arrive(void) {
     publish();
 }
 
-static void report_at(double seconds) {
-    const struct message_member said = {.field = FIELD_IDENT, .index = "", .value = "\"11\"", .length = 4};
-    int64_t received = (int64_t)(seconds * 1e6);
-    devices_reported(
-        devices, &eleven,
-        &(struct channel_report){.members = &said, .count = 1, .timestamp = received, .received = received});
+static void report_that_came(double seconds, int64_t received) {
+    const struct message_member said[] = {
+        {.field = FIELD_IDENT, .index = "", .value = "\"11\"", .length = 4},
+        {.field = FIELD_POSITION_LATITUDE, .index = "", .value = "1.5", .length = 3},
+        {.field = FIELD_POSITION_LONGITUDE, .index = "", .value = "2.5", .length = 3},
+    };
+    const struct channel_report report = {
+        .members = said, .count = 3, .timestamp = (int64_t)(seconds * 1e6), .received = received};
+    uv_run(&carrier.loop, UV_RUN_NOWAIT); // another turn
+    devices_reported(devices, &eleven, &report);
     publish();
+}
+
+static void report_at(double seconds) {
+    report_that_came(seconds, (int64_t)(seconds * 1e6));
+}
+
+// By the device's clock, whenever it came.
+static void report_of(double seconds) {
+    report_that_came(seconds, clock_now());
 }
 
 #define IDENT_11  "trackbus/state/gw/devices/11/telemetry/ident"
 #define ACTIVE_11 "trackbus/state/gw/devices/11/last_active"
+
+// --- one that another gateway had ---
+
+static char prefix[] = "owntracks";
+
+static void hear_measured(int64_t id, const char *rest, const char *payload, int64_t measured) {
+    char topic[64];
+    snprintf(topic, sizeof topic, "devices/%lld%s", (long long)id, rest);
+    devices_received(devices, topic,
+                     &(struct mqtt_received){.topic = topic,
+                                             .payload = payload,
+                                             .length = strlen(payload),
+                                             .retain = true,
+                                             .measured = measured});
+}
+
+static void arrive_from_another(enum config_telemetry telemetry) {
+    static const char said[] = "devices/11/connected";
+    config.telemetry = telemetry;
+    config.owntracks.enabled = telemetry != TELEMETRY_PARAMETERS;
+    config.owntracks.prefix = prefix;
+    config.telemetry_interval = 0;
+    open_devices(list_of(0, 1, ""));
+    devices_all_read(devices);
+    devices_received(
+        devices, said,
+        &(struct mqtt_received){.topic = said, .payload = "true", .length = 4, .instance = "other"});
+    eleven.tcp = &its_place;
+    HASH_ADD(by_id, sessions.by_id, device.id, sizeof eleven.device.id, &eleven);
+    devices_arrived(devices, &eleven, &channel);
+    publish();
+}
+
+// It kept reports, and the other gateway has published a later one.
+Test(devices, from_another_gateway_do_not_go_back) {
+    arrive_from_another(TELEMETRY_PARAMETERS);
+    cr_assert_str_eq(asked_last, "trackbus/state/gw/devices/11/telemetry/timestamp");
+    report_of(1600000005);
+    cr_expect_eq(count_of(IDENT_11), 0, "it is not known yet whether that is the latest");
+    hear(11, "/telemetry/timestamp", "1600000007");
+    cr_expect_eq(forgotten, 1, "nothing more is asked");
+    report_of(1600000006);
+    cr_expect_eq(count_of(IDENT_11), 0, "both are older");
+    report_of(1600000008);
+    cr_expect_eq(count_of(IDENT_11), 1);
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+// Without telemetry last_active says how new the last report was.
+Test(devices, from_another_gateway_do_not_go_back_for_owntracks) {
+    arrive_from_another(TELEMETRY_OFF);
+    cr_assert_str_eq(asked_last, ACTIVE_11);
+    report_of(1600000005);
+    hear_measured(11, "/last_active", "1600000020", 1600000007000000);
+    publish();
+    report_of(1600000006);
+    cr_expect_eq(count_of("owntracks/trackbus/11"), 0, "both are older");
+    report_of(1600000008);
+    cr_expect_eq(count_of("owntracks/trackbus/11"), 1);
+    cr_expect(count_of(ACTIVE_11) > 0, "that it reported is said in any case");
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+// A broker that has nothing of it does not answer.
+Test(devices, from_another_gateway_of_which_nothing_is_retained_wait_for_a_while) {
+    arrive_from_another(TELEMETRY_PARAMETERS);
+    report_of(1600000005);
+    int64_t end = clock_ticks() + 15000000;
+    while (count_of(IDENT_11) == 0 && clock_ticks() < end) {
+        uv_sleep(50);
+        publish();
+    }
+    cr_expect_eq(count_of(IDENT_11), 1);
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+// After a restart; also of one whose clock was ahead.
+Test(devices, without_telemetry_do_not_go_back_after_a_restart) {
+    config.telemetry = TELEMETRY_OFF;
+    config.owntracks.enabled = true;
+    config.owntracks.prefix = prefix;
+    open_devices(list_of(0, 1, ""));
+    hear(11, "", ELEVEN);
+    hear_measured(11, "/last_active", "1600000020", 1600000007000000);
+    eleven.tcp = &its_place;
+    HASH_ADD(by_id, sessions.by_id, device.id, sizeof eleven.device.id, &eleven);
+    devices_arrived(devices, &eleven, &channel);
+    devices_all_read(devices);
+    publish();
+    report_of(1600000006);
+    cr_expect_eq(count_of("owntracks/trackbus/11"), 0);
+    report_of(1600000008);
+    cr_expect_eq(count_of("owntracks/trackbus/11"), 1);
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+Test(devices, whose_clock_is_ahead_do_not_go_back_after_a_restart) {
+    int64_t now = clock_now() / 1000000;
+    char ahead[24]; // by its clock; its report counts as of when it came
+    config.telemetry = TELEMETRY_PARAMETERS;
+    snprintf(ahead, sizeof ahead, "%lld", (long long)now + 3600);
+    open_devices(list_of(0, 1, ""));
+    hear(11, "", ELEVEN);
+    hear_measured(11, "/telemetry/timestamp", ahead, (now - 10) * 1000000);
+    eleven.tcp = &its_place;
+    HASH_ADD(by_id, sessions.by_id, device.id, sizeof eleven.device.id, &eleven);
+    devices_arrived(devices, &eleven, &channel);
+    devices_all_read(devices);
+    publish();
+    report_of((double)now - 3600);
+    cr_expect_eq(count_of(IDENT_11), 0);
+    report_of((double)now + 3601);
+    cr_expect_eq(count_of(IDENT_11), 1);
+    HASH_CLEAR(by_id, sessions.by_id);
+}
 
 // What it has said would expire at the broker while it sleeps.
 Test(devices, outside_the_registry_that_sleep_have_their_state_renewed) {

@@ -306,6 +306,77 @@ Test(registrar, gives_back_to_a_broker_that_has_fallen_back) {
     cr_assert(given_back(true, 6) == 2);
 }
 
+// --- ids that others have ---
+
+// A configuration that gives the id 5 to van-9.
+static void configure_five(void) {
+    struct config_devices *devices = no_devices();
+    devices->list[0] = (struct config_device){.ident = "van-9", .name = "Nine", .id = 5};
+    devices->count = 1;
+    registry_free(registry);
+    registry = registry_new(devices, UNKNOWN_ACCEPT, 10);
+}
+
+static void hear_and_take(int number, const char *payload, size_t wanted) {
+    hear(number, payload, false);
+    for (int i = 0; i < 1000; i++)
+        turn();
+    cr_assert_eq(registry_count_adopted(registry), wanted, "%zu are adopted",
+                 registry_count_adopted(registry));
+}
+
+// One way for all: what came before the configuration had the id is known as well.
+Test(registrar, an_id_of_the_configuration_is_taken_and_waits) {
+    configure_five();
+    open_registrar();
+    hear_and_take(1, "{\"id\":5}", 1);
+    cr_expect(!registry_is_in_force(registry, "van-1"));
+    hear_and_take(2, "{\"id\":6}", 2);
+    hear_and_take(2, "{\"id\":5}", 2); // what stood before stays in force
+    cr_expect(registry_is_in_force(registry, "van-2") && registry_adopted(registry, "van-2")->id == 6);
+    wait_for_disk();
+    registrar_stop(registrar);
+    registrar_free(registrar);
+    registry_free(registry);
+    registry = registry_new(no_devices(), UNKNOWN_ACCEPT, 10); // which does so no longer
+    open_registrar();
+    cr_expect(registry_is_in_force(registry, "van-1"));
+}
+
+Test(registrar, of_two_with_one_id_one_is_adopted_whatever_the_configuration_has) {
+    configure_five();
+    open_registrar();
+    hear_and_take(1, "{\"id\":5}", 1);
+    hear_and_take(9, "{\"id\":5}", 1);
+    hear_and_take(2, "{\"id\":5}", 1);
+}
+
+// --- what the configuration has ---
+
+static void open_again(struct config_devices *devices) {
+    registrar_stop(registrar);
+    registrar_free(registrar);
+    registry_free(registry);
+    registry = registry_new(devices, UNKNOWN_ACCEPT, 10);
+    open_registrar();
+}
+
+// For the next run, which knows so what has left meanwhile.
+Test(registrar, remembers_which_devices_the_configuration_has) {
+    configure_five();
+    open_registrar();
+    registrar_remember_configured(registrar);
+    wait_for_disk();
+    hear_and_take(1, "{}", 1);
+    open_again(no_devices());
+    cr_expect(registry_has_left(registry, "van-9") && !registry_has_left(registry, "van-1"));
+    cr_expect(registry_is_in_force(registry, "van-1"), "others are as they were");
+    registrar_remember_configured(registrar);
+    wait_for_disk();
+    open_again(no_devices());
+    cr_expect(!registry_has_left(registry, "van-9"));
+}
+
 // --- bounds ---
 
 Test(registrar, has_a_bound) {

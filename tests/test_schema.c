@@ -3,6 +3,10 @@
 #include <ctype.h>
 #include <glob.h>
 #include <jansson.h>
+#include <pthread.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -301,6 +305,21 @@ Test(json_schema, values) {
     check_says("{\"pattern\":\"^a+$\"}", "\"b\"", "$ is \"b\", expected text that matches ^a+$");
     check_says("{\"pattern\":\"^a+$\",\"description\":\"some a\"}", "\"b\"", "$ is \"b\", expected: some a");
     check_says("{\"pattern\":\"^a+$\"}", "\"aa\"", "");
+}
+
+static void *check_a_pattern(void *unused) {
+    check_says("{\"pattern\":\"^a+$\"}", "\"aa\"", "");
+    return unused;
+}
+
+// What is kept of patterns goes with the thread: the registry is read, and a reload checked, on threads that end.
+Test(json_schema, patterns_end_with_their_thread) {
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, check_a_pattern, NULL), 0);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+#ifdef __SANITIZE_ADDRESS__
+    cr_assert_eq(__lsan_do_recoverable_leak_check(), 0, "a compiled pattern stays");
+#endif
 }
 
 Test(json_schema, arrays_and_objects) {

@@ -76,6 +76,10 @@ static struct limiter_place *find_place(struct limiter *limiter, uint64_t now, c
     return place;
 }
 
+bool limiter_is_spent(struct limiter *limiter, uint64_t now, const void *source, size_t length) {
+    return find_place(limiter, now, source, length)->count >= limiter->per_second;
+}
+
 bool limiter_has_counted(struct limiter *limiter, uint64_t now, const void *source, size_t length) {
     return find_place(limiter, now, source, length)->count > 0;
 }

@@ -28,6 +28,9 @@ bool limiter_allows(struct limiter *limiter, uint64_t now, const void *source, s
 // The source has done more of it at once than was asked for: so often.
 void limiter_charge(struct limiter *limiter, uint64_t now, const void *source, size_t length, unsigned times);
 
+// Whether the source has done it as often in this second as it may.
+bool limiter_is_spent(struct limiter *limiter, uint64_t now, const void *source, size_t length);
+
 // Whether the source has done it in this second, however often.
 bool limiter_has_counted(struct limiter *limiter, uint64_t now, const void *source, size_t length);
 

@@ -17,3 +17,6 @@ enum { TEXT_TIME_DIGITS = 16, TEXT_VALUE_DIGITS = 15 };
 
 // Returns JSON of any type on one line with sorted keys, for the caller to free.
 char *text_of_json(const json_t *json, unsigned digits);
+
+// The same for one value: a real number has as few digits as it takes to read that number again.
+char *text_of_value(const json_t *value);

@@ -93,18 +93,39 @@ static void tell_identified(struct peer *peer) {
               peer->address, peer->ident);
 }
 
+// What devices outside the registry say over UDP has a bound in all, since addresses can be forged. It is looked at before
+// a record is read: a codec that had read it would take the repeat for one that is safe.
+static bool is_too_much(const struct peer *peer, const struct device *device) {
+    struct channel_parts *parts = peer->parts;
+    return peer->transport->is_udp && !device->listed &&
+           limiter_is_spent(&parts->records_limiter, uv_now(parts->loop), "", 0);
+}
+
+static void charge(const struct peer *peer, const struct device *device) {
+    struct channel_parts *parts = peer->parts;
+    if (peer->transport->is_udp && !device->listed)
+        limiter_charge(&parts->records_limiter, uv_now(parts->loop), "", 0, 1);
+}
+
+static enum codec_identity turn_away_for_now(struct peer *peer, const char *ident) {
+    return turn_away(peer, ident, "is not in the registry, and such devices say too much over UDP together",
+                     CLOSE_LIMIT);
+}
+
 static enum codec_identity on_identify(void *context, const char *ident) {
     struct peer *peer = context;
     if (peer->close_code != CLOSE_NONE)
         return CODEC_REFUSED;
     if (strcmp(peer_ident(peer), ident) == 0)
-        return CODEC_ACCEPTED;
+        return is_too_much(peer, peer->device) ? turn_away_for_now(peer, ident) : CODEC_ACCEPTED;
     if (!device_ident_valid(ident))
         return refuse_ident(peer);
     struct device device = registry_device(peer->parts->registry, ident);
     if (!device.allowed)
         return turn_away(peer, ident, "is not in the registry and unknown devices are rejected",
                          CLOSE_REJECTED);
+    if (is_too_much(peer, &device))
+        return turn_away_for_now(peer, ident);
     if (!device.listed && peer->parts->config->unknown_devices == UNKNOWN_ACCEPT)
         device.known = session_may_be_known(peer, ident, &device);
     enum session_arrival arrival = session_attach(peer, ident, &device);
@@ -113,8 +134,10 @@ static enum codec_identity on_identify(void *context, const char *ident) {
     forget_turned_away(peer);
     if (arrival == SESSION_MUST_WAIT)
         return stream_postpone(&peer->stream);
-    if (arrival == SESSION_NEW_HERE)
+    if (arrival == SESSION_NEW_HERE) {
+        charge(peer, peer->device);
         tell_identified(peer);
+    }
     session_note_heard(peer);
     return CODEC_ACCEPTED;
 }
@@ -166,6 +189,7 @@ static void on_message(void *context, struct message *message) {
                                          .channel_id = peer->channel->id,
                                          .received = clock_now()};
     peer->messages++;
+    charge(peer, &session->device);
     message_stamp(message, &(struct message_origin){.codec = peer->channel->codec,
                                                     .received = origin.received,
                                                     .channel_id = origin.channel_id,

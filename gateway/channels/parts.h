@@ -37,6 +37,7 @@ struct channel_parts {
     const struct channel_observer *observer;
     struct limiter log_limiter;      // of lines about the same thing from one address
     struct limiter datagram_limiter; // of datagrams from one address
+    struct limiter records_limiter;  // of what devices outside the registry say over UDP, from all addresses
     struct limiter stranger_limiter; // of new devices outside the registry, from one address in a minute
     struct limiter moved_limiter;    // of devices that another gateway has taken over from us
     uint64_t full_told;              // by uv_now(): that no more of these get an identity; 0: never

@@ -123,8 +123,9 @@ static bool read_time(const char *text, int64_t *time) {
     const char *end = strptime(text, "%Y-%m-%dT%H:%M:%S", &parts);
     if (end == NULL || strcmp(read_fraction(end, &fraction), "Z") != 0)
         return false;
+    int day = parts.tm_mday;
     *time = (int64_t)timegm(&parts) * 1000000 + fraction;
-    return true;
+    return parts.tm_mday == day; // timegm() makes a day in March of the 30th of February
 }
 
 // --- reading ---

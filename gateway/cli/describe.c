@@ -11,11 +11,14 @@
 #include "schema/schemas.h"
 
 static const char help[] =
-    "trackbus describe fields [--json]\n"
+    "trackbus describe fields [WORD] [--json]\n"
     "trackbus describe commands -p PROTOCOL [--json]\n"
     "trackbus describe protocols [--json]\n"
     "\n"
-    "Prints every field that a message may carry, every command of a protocol, or the protocols.\n";
+    "Prints every field that a message may carry, every command of a protocol, or the protocols. With\n"
+    "WORD, only the fields that have it in their name, unit or meaning.\n"
+    "\n"
+    "Exit codes: 0 done, 1 no field has that word, 2 wrong usage.\n";
 
 static int print_json(json_t *json) {
     json_dumpf(json, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
@@ -37,10 +40,16 @@ static json_t *field_json(const struct field_info *info) {
     return field;
 }
 
-static int describe_fields_json(void) {
+static bool has_word(const struct field_info *info, const char *word) {
+    return strcasestr(info->name, word) != NULL || strcasestr(info->unit, word) != NULL ||
+           strcasestr(info->description, word) != NULL;
+}
+
+static int describe_fields_json(const char *word) {
     json_t *fields = must_have(json_array());
     for (int i = FIELD_NONE + 1; i < FIELD_COUNT; i++)
-        json_array_append_new(fields, field_json(&field_table[i]));
+        if (has_word(&field_table[i], word))
+            json_array_append_new(fields, field_json(&field_table[i]));
     return print_json(fields);
 }
 
@@ -53,12 +62,24 @@ static void print_field(const struct field_info *info) {
            info->description);
 }
 
-static int describe_fields(bool json) {
+static bool is_word_of_any_field(const char *word) {
+    for (int i = FIELD_NONE + 1; i < FIELD_COUNT; i++)
+        if (has_word(&field_table[i], word))
+            return true;
+    return false;
+}
+
+static int describe_fields(const char *word, bool json) {
+    if (!is_word_of_any_field(word)) {
+        fprintf(stderr, "trackbus describe: no field has '%s' in its name, unit or meaning\n", word);
+        return 1;
+    }
     if (json)
-        return describe_fields_json();
+        return describe_fields_json(word);
     printf("%-32s %-8s %-12s %-24s %s\n", "NAME", "TYPE", "UNIT", "RANGE", "MEANING");
     for (int i = FIELD_NONE + 1; i < FIELD_COUNT; i++)
-        print_field(&field_table[i]);
+        if (has_word(&field_table[i], word))
+            print_field(&field_table[i]);
     return 0;
 }
 
@@ -111,9 +132,14 @@ static int describe_protocols(bool json) {
     return 0;
 }
 
-static int describe(const char *subcommand, const char *what, const char *protocol, bool json) {
+// words: NULL-terminated, what follows the subcommand.
+static int describe(const char *subcommand, char *const *words, const char *protocol, bool json) {
+    const char *what = words[0] != NULL ? words[0] : "";
+    const char *word = words[0] != NULL ? words[1] : NULL;
+    if (word != NULL && (strcmp(what, "fields") != 0 || words[2] != NULL))
+        return cli_usage_fault(subcommand, "'%s' is too much", words[2] != NULL ? words[2] : word);
     if (strcmp(what, "fields") == 0)
-        return describe_fields(json);
+        return describe_fields(word != NULL ? word : "", json);
     if (strcmp(what, "protocols") == 0)
         return describe_protocols(json);
     if (strcmp(what, "commands") != 0)
@@ -145,5 +171,5 @@ int cli_describe(int argc, char **argv) {
         json = json || option == 'j';
         protocol = option == 'p' ? optarg : protocol;
     }
-    return describe(argv[0], optind + 1 == argc ? argv[optind] : "", protocol, json);
+    return describe(argv[0], argv + optind, protocol, json);
 }

@@ -18,7 +18,7 @@
 
 static const char help[] =
     "trackbus web [-c FILE] [--listen ADDRESS:PORT]\n"
-    "trackbus web [-c FILE] --add-user NAME\n"
+    "trackbus web [-c FILE] (--add-user | --add-token) NAME\n"
     "\n"
     "Serves the page, the HTTP API (/api/openapi.json describes it) and the metrics (/metrics) of all\n"
     "gateways on the broker, until SIGINT or SIGTERM. An address that others reach needs users\n"
@@ -28,12 +28,14 @@ static const char help[] =
     "  -l, --listen ADDRESS:PORT    where to listen, in place of web.listen; such as 127.0.0.1:7780\n"
     "      --add-user NAME          adds a user to web.users_file, or changes his password, which is\n"
     "                               asked for, or read from the first line of standard input\n"
+    "      --add-token NAME         adds a token to web.users_file, with which a program is that user, and\n"
+    "                               prints it; it is shown only now\n"
     "\n"
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD and\n"
     "TRACKBUS_TOPIC_PREFIX override the file.\n";
 
 struct options {
-    const char *file, *listen, *user;
+    const char *file, *listen, *user, *token;
 };
 
 bool cli_may_serve(const struct config *config, const char *listen) {
@@ -80,8 +82,6 @@ static bool ask_twice(char password[PASSWORD_MAX]) {
 
 static int add_user(const struct config *config, const char *name) {
     char password[PASSWORD_MAX];
-    if (config->web.users_file == NULL)
-        return cli_usage_fault("web", "to which file? Set web.users_file in the configuration");
     if (!ask_twice(password)) {
         fputs("trackbus web: no password, or not the same one twice; nothing was changed\n", stderr);
         return 1;
@@ -97,13 +97,33 @@ static int add_user(const struct config *config, const char *name) {
     return code;
 }
 
+// The token alone goes to standard output.
+static int add_token(const struct config *config, const char *name) {
+    char token[LOGIN_TOKEN_SIZE];
+    char *reason = login_add_token(config->web.users_file, name, token);
+    if (reason != NULL) {
+        fprintf(stderr, "trackbus web: %s\n", reason);
+        free(reason);
+        return 1;
+    }
+    puts(token);
+    fprintf(stderr, "Who sends this token is %s; it is not shown again: %s has its hash\n", name,
+            config->web.users_file);
+    return 0;
+}
+
+static int change_users(const struct config *config, const struct options *options) {
+    if (config->web.users_file == NULL)
+        return cli_usage_fault("web", "to which file? Set web.users_file in the configuration");
+    return options->user != NULL ? add_user(config, options->user) : add_token(config, options->token);
+}
+
 // -1 to go on, else the exit code.
 static int read_options(int argc, char **argv, struct options *options) {
-    static const struct option longs[] = {{"config", required_argument, NULL, 'c'},
-                                          {"listen", required_argument, NULL, 'l'},
-                                          {"add-user", required_argument, NULL, 'u'},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {0}};
+    static const struct option longs[] = {
+        {"config", required_argument, NULL, 'c'},   {"listen", required_argument, NULL, 'l'},
+        {"add-user", required_argument, NULL, 'u'}, {"add-token", required_argument, NULL, 't'},
+        {"help", no_argument, NULL, 'h'},           {0}};
     int option;
     opterr = 0;
     while ((option = getopt_long(argc, argv, ":c:l:h", longs, NULL)) != -1) {
@@ -117,9 +137,13 @@ static int read_options(int argc, char **argv, struct options *options) {
             options->listen = optarg;
         else if (option == 'u')
             options->user = optarg;
+        else if (option == 't')
+            options->token = optarg;
         else
             return cli_usage_fault(argv[0], "wrong or incomplete option '%s'", argv[optind - 1]);
     }
+    if (options->user != NULL && options->token != NULL)
+        return cli_usage_fault(argv[0], "--add-user and --add-token are two calls");
     return optind < argc ? cli_usage_fault(argv[0], "unexpected argument '%s'", argv[optind]) : -1;
 }
 
@@ -128,11 +152,12 @@ int cli_web(int argc, char **argv) {
     int code = read_options(argc, argv, &options);
     if (code >= 0)
         return code;
-    unsigned needed = options.user != NULL ? FILES_OF_WEB : FILES_OF_MQTT | FILES_OF_WEB;
+    bool changes = options.user != NULL || options.token != NULL;
+    unsigned needed = changes ? FILES_OF_WEB : FILES_OF_MQTT | FILES_OF_WEB;
     struct config *config = cli_load_config(options.file, needed);
     if (config == NULL)
         return 1;
-    code = options.user != NULL ? add_user(config, options.user) : serve(config, options.listen);
+    code = changes ? change_users(config, &options) : serve(config, options.listen);
     config_free(config);
     return code;
 }

@@ -34,6 +34,7 @@ struct registry {
     enum config_unknown unknown;
     size_t max_strangers;
     struct stranger *strangers;
+    struct stranger *left;        // the configuration, since the last run
     struct registry_index *index; // the configuration's
     struct adopted *adopted_by_ident, *adopted_by_id;
 };
@@ -131,6 +132,31 @@ void registry_dismiss(struct registry *registry, const char *ident) {
         drop(registry, stranger);
 }
 
+// --- those that have left the configuration ---
+
+void registry_note_left(struct registry *registry, const char *ident) {
+    struct stranger *left = must_have(calloc(1, sizeof *left));
+    snprintf(left->ident, sizeof left->ident, "%s", ident);
+    if (registry_has_left(registry, left->ident))
+        free(left);
+    else
+        HASH_ADD_STR(registry->left, ident, left);
+}
+
+bool registry_has_left(const struct registry *registry, const char *ident) {
+    struct stranger *left;
+    HASH_FIND_STR(registry->left, ident, left);
+    return left != NULL;
+}
+
+void registry_forget_left(struct registry *registry) {
+    struct stranger *left, *next;
+    HASH_ITER(hh, registry->left, left, next) {
+        HASH_DEL(registry->left, left);
+        free(left);
+    }
+}
+
 // --- the configuration's and the broker's ---
 
 static const struct config_device *configured(const struct registry *registry, const char *ident) {
@@ -170,11 +196,14 @@ bool registry_is_configured(const struct registry *registry, const char *ident) 
     return configured(registry, ident) != NULL;
 }
 
-const char *registry_holder_of(const struct registry *registry, int64_t id, bool *is_configured) {
-    const struct config_device *device = configured_by_id(registry, id);
+const char *registry_adopted_with(const struct registry *registry, int64_t id) {
     const struct adopted *adopted = adopted_by_id(registry, id);
-    *is_configured = device != NULL;
-    return device != NULL ? device->ident : adopted != NULL ? adopted->device.ident : NULL;
+    return adopted != NULL ? adopted->device.ident : NULL;
+}
+
+const char *registry_configured_with(const struct registry *registry, int64_t id) {
+    const struct config_device *device = configured_by_id(registry, id);
+    return device != NULL ? device->ident : NULL;
 }
 
 void adopted_free(struct adopted *adopted) {
@@ -234,6 +263,7 @@ size_t registry_count_listed(const struct registry *registry) {
 void registry_free(struct registry *registry) {
     while (registry->strangers != NULL)
         drop(registry, registry->strangers);
+    registry_forget_left(registry);
     while (registry->adopted_by_ident != NULL)
         adopted_free(registry_disown(registry, registry->adopted_by_ident->device.ident));
     registry_index_free(registry->index);

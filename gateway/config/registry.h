@@ -39,7 +39,7 @@ size_t registry_index_count(const struct registry_index *index);
 struct registry_index *registry_swap(struct registry *registry, struct registry_index *index);
 
 // Takes a device of the broker's registry, which is copied, in place of what it said of that ident. Its id must not be
-// that of another device of the broker's (see registry_holder_of()). The second one takes a device out of it. Both return
+// that of another device of the broker's (see registry_adopted_with()). The second one takes a device out of it. Both return
 // what was said of that ident before, or NULL: for the caller to free once nothing points to its name any more.
 struct adopted;
 struct adopted *registry_adopt(struct registry *registry, const struct config_device *device);
@@ -58,11 +58,16 @@ size_t registry_count_listed(const struct registry *registry);
 
 // Whether a device of the broker's registry is in force: the configuration has neither its ident nor its id.
 bool registry_is_in_force(const struct registry *registry, const char *ident);
+// The configuration of the last run had that ident, and this one does not.
+void registry_note_left(struct registry *registry, const char *ident);
+bool registry_has_left(const struct registry *registry, const char *ident);
+void registry_forget_left(struct registry *registry);
+
 // Whether the configuration has that ident.
 bool registry_is_configured(const struct registry *registry, const char *ident);
-// The ident of the device with this id, of the configuration or the broker's in force or not; or NULL. configured: it is
-// the configuration's.
-const char *registry_holder_of(const struct registry *registry, int64_t id, bool *configured);
+// The ident of the device of the broker's with this id, in force or not; and of the configuration's. Or NULL.
+const char *registry_adopted_with(const struct registry *registry, int64_t id);
+const char *registry_configured_with(const struct registry *registry, int64_t id);
 
 // What holds for devices outside the registry from now on. Those that have an identity keep it.
 void registry_set_unknown(struct registry *registry, enum config_unknown unknown, size_t max_strangers);

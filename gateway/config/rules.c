@@ -126,7 +126,8 @@ static void check_unique(const struct places *places, const char *what, const ch
         return;
     }
     char *here = place_of(places, index), *there = place_of(places, (size_t)json_integer_value(before));
-    faults_add(places->faults, here, "has the %s %s, which %s already has", what, text, there);
+    faults_add(places->faults, here, "%s and %s have the %s %s, expected an %s for each", there, here, what,
+               text, what);
     free(here);
     free(there);
 }

@@ -203,6 +203,11 @@ static void set_name(struct fleet_device *device, const char *name) {
         snprintf(device->name, sizeof device->name, "%s", name);
 }
 
+static void set_type(struct fleet_device *device, int64_t type) {
+    if (type >= 0)
+        device->type = type;
+}
+
 // --- what comes in ---
 
 static void take_values(struct fleet_device *device, const struct report *report) {
@@ -233,6 +238,7 @@ void fleet_report(struct fleet *fleet, const struct report *report) {
         join_strangers(fleet, device);
     }
     set_name(device, report->name);
+    set_type(device, report->type);
     take_way(device, report);
     fleet_touch(fleet, device);
     if (report->reported >= device->reported) { // an old report does not overwrite newer values
@@ -267,6 +273,7 @@ void fleet_identity(struct fleet *fleet, int64_t id, const struct report *identi
     }
     device = find_or_make(fleet, identity->ident, id);
     set_name(device, identity->name);
+    set_type(device, identity->type);
     take_way(device, identity);
     fleet_touch(fleet, device);
 }

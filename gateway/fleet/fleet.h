@@ -17,6 +17,7 @@ struct fleet_device {
     char ident[CODEC_IDENT_MAX + 1]; // "" while only the id is known
     char name[REPORT_NAME_MAX];
     int64_t id;       // or -1
+    int64_t type;     // device.type.id; 0: none
     int64_t heard;    // time of its last message, microseconds since 1970; 0: no message yet
     int64_t reported; // the time that the values below are of
     bool live;        // messages have come on this connection: what the broker retains is not newer

@@ -67,6 +67,7 @@ static void copy_clean(const json_t *value, char *out, size_t capacity) {
 }
 
 static const struct report empty = {.id = -1,
+                                    .type = -1,
                                     .latitude = NAN,
                                     .longitude = NAN,
                                     .speed = NAN,
@@ -171,6 +172,7 @@ bool report_message(struct report *report, const char *payload, size_t length, i
         copy_clean(json_object_get(json, field_table[FIELD_DEVICE_NAME].key), report->name,
                    sizeof report->name);
         report->id = id_of(json_object_get(json, field_table[FIELD_DEVICE_ID].key));
+        report->type = id_of(json_object_get(json, field_table[FIELD_DEVICE_TYPE_ID].key));
         report->received = time_of(json_object_get(json, field_table[FIELD_SERVER_TIMESTAMP].key), now);
         report->reported = time_of(json_object_get(json, field_table[FIELD_TIMESTAMP].key), report->received);
         report->latitude = number_of(json, FIELD_POSITION_LATITUDE);
@@ -215,6 +217,7 @@ bool report_identity(struct report *report, const char *payload, size_t length) 
     json_t *json = read_object(payload, length);
     bool valid = begin(report, json_object_get(json, "ident"));
     report->id = id_of(json_object_get(json, "id"));
+    report->type = id_of(json_object_get(json, "device_type_id"));
     report->protocol = protocol_of(json_object_get(json, "protocol_id"));
     copy_clean(json_object_get(json, "name"), report->name, sizeof report->name);
     json_decref(json);

@@ -16,6 +16,7 @@ struct report {
     char ident[CODEC_IDENT_MAX + 1];
     char name[REPORT_NAME_MAX]; // "" when missing
     int64_t id;                 // of the device, or -1
+    int64_t type;               // device.type.id, or -1 when missing
     int64_t received, reported; // microseconds since 1970, not after now
     double latitude, longitude; // degrees; these four are NAN when missing or out of range
     double speed;               // km/h

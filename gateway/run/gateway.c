@@ -78,6 +78,11 @@ static unsigned strangers_per_minute(const struct config *config) {
     return share > 10 ? share : 10;
 }
 
+// What devices outside the registry may say in a second, over UDP: so much more than from one address.
+static unsigned records_in_all(const struct config *config) {
+    return (unsigned)config->limits.datagrams_per_second * 10;
+}
+
 // --- what the outbox reports ---
 
 static size_t resume_channels(void *context, size_t count) {
@@ -454,6 +459,7 @@ static void pass_on_settings(struct gateway *gateway) {
     log_setup(config->log_level, config->log_format, config->worker);
     gate_allow_connections(gateway->gate, config->limits.connections);
     gateway->parts.datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
+    gateway->parts.records_limiter.per_second = records_in_all(config);
     locator_reload(gateway->locator);
     registry_set_unknown(gateway->registry, config->unknown_devices, (size_t)config->limits.unknown_devices);
     gateway->parts.stranger_limiter.per_second = strangers_per_minute(config);
@@ -561,6 +567,7 @@ static void make_channels(struct gateway *gateway) {
     parts->observer = &gateway->observer;
     parts->log_limiter.per_second = LOG_LINES;
     parts->datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
+    parts->records_limiter.per_second = records_in_all(config);
     parts->stranger_limiter.per_second = strangers_per_minute(config);
     gateway->channels = must_have(calloc(config->channel_count + 1, sizeof *gateway->channels));
     parts->places = must_have(calloc(config->channel_count + 1, sizeof *parts->places));

@@ -12,7 +12,7 @@
 // An entry that waits for its turn.
 struct told {
     enum change change;
-    int64_t id, at; // by clock_now()
+    int64_t id, type_id, at; // at: by clock_now()
     struct told *prev, *next;
     const char *name; // behind the ident, or NULL
     char ident[];
@@ -32,12 +32,20 @@ static void drop(struct changes *changes, struct told *told) {
     free(told);
 }
 
+// The device as flespi's clients want it.
+static json_t *item_of(const struct told *told) {
+    return json_pack("{s:I, s:s, s:I, s:{s:s}}", "id", (json_int_t)told->id, "name",
+                     told->name != NULL ? told->name : told->ident, "device_type_id",
+                     (json_int_t)told->type_id, "configuration", "ident", told->ident);
+}
+
 static void publish(const struct changes *changes, const struct told *told) {
     static const char *const words[] = {
         [CHANGE_CREATED] = "created", [CHANGE_UPDATED] = "updated", [CHANGE_DELETED] = "deleted"};
-    json_t *entry = json_pack("{s:i, s:f, s:I, s:s, s:s?, s:s}", "event_code", (int)told->change, "timestamp",
-                              (double)told->at / 1e6, "device_id", (json_int_t)told->id, "ident", told->ident,
-                              "name", told->name, "instance", bus_client_id(changes->bus));
+    json_t *entry =
+        json_pack("{s:i, s:f, s:I, s:s, s:s?, s:s, s:o}", "event_code", (int)told->change, "timestamp",
+                  (double)told->at / 1e6, "device_id", (json_int_t)told->id, "ident", told->ident, "name",
+                  told->name, "instance", bus_client_id(changes->bus), "item_data", item_of(told));
     bus_publish(changes->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%lld/%s",
                 (long long)told->id, words[told->change]);
     json_decref(entry);
@@ -68,13 +76,13 @@ static bool has_room(struct changes *changes) {
     return false;
 }
 
-void changes_tell(struct changes *changes, enum change change, int64_t id, const char *ident,
+void changes_tell(struct changes *changes, enum change change, int64_t id, int64_t type_id, const char *ident,
                   const char *name) {
     if (!has_room(changes))
         return;
     size_t ident_size = strlen(ident) + 1, name_size = name != NULL ? strlen(name) + 1 : 0;
     struct told *told = must_have(malloc(sizeof *told + ident_size + name_size));
-    *told = (struct told){.change = change, .id = id, .at = clock_now()};
+    *told = (struct told){.change = change, .id = id, .type_id = type_id, .at = clock_now()};
     memcpy(told->ident, ident, ident_size);
     if (name != NULL)
         told->name = memcpy(told->ident + ident_size, name, name_size);

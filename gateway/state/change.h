@@ -21,7 +21,7 @@ struct changes;
 struct changes *changes_new(const struct bus *bus, struct publisher *publisher);
 void changes_free(struct changes *changes);
 
-// Publishes log/gw/devices/{id}/created, updated or deleted when its turn has come. The texts are copied; name may be
-// NULL. With CHANGES_MAX that wait it is left out, and the log says so.
-void changes_tell(struct changes *changes, enum change change, int64_t id, const char *ident,
+// Publishes log/gw/devices/{id}/created, updated or deleted when its turn has come. type_id is 0 for none. The texts are
+// copied; name may be NULL. With CHANGES_MAX that wait it is left out, and the log says so.
+void changes_tell(struct changes *changes, enum change change, int64_t id, int64_t type_id, const char *ident,
                   const char *name);

@@ -16,6 +16,7 @@
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/channels/event.h"
 #include "gateway/state/change.h"
+#include "gateway/state/newest.h"
 #include "gateway/state/owntracks.h"
 #include "gateway/state/position.h"
 #include "gateway/state/set_back.h"
@@ -126,6 +127,7 @@ struct reload {
 struct devices {
     struct devices_parts parts;
     struct changes *changes;
+    struct newest *newest;
     struct reload reload;
     uint32_t us; // as a holder
     struct device_state *by_id;
@@ -159,9 +161,14 @@ static struct device_state *find(const struct devices *devices, int64_t id) {
     return state;
 }
 
-// It is due, unless it rests, and all that it has is of reports.
+// What it reported waits: for telemetry_interval, or until it is known that another gateway has nothing newer.
+static bool reports_wait(const struct devices *devices, const struct device_state *state) {
+    return state->rests || newest_is_asked(devices->newest, state->id);
+}
+
+// It is due, unless all that it has is of reports, and these wait.
 static void wait_for_turn(struct devices *devices, struct device_state *state) {
-    bool may = state->rests ? (state->due & ~STATE_OF_REPORTS) != 0 : state->due != 0;
+    bool may = reports_wait(devices, state) ? (state->due & ~STATE_OF_REPORTS) != 0 : state->due != 0;
     if (!may || state->waiting != WAITING_FOR_NOTHING)
         return;
     DL_APPEND2(devices->due, state, prev_due, next_due);
@@ -241,6 +248,7 @@ bool devices_watch_some(struct devices *devices, size_t count) {
 
 void devices_link_down(struct devices *devices) {
     struct device_state *state;
+    newest_link_down(devices->newest);
     DL_FOREACH(devices->by_age, state) {
         state->heard_connected = state->heard_holder = false;
     }
@@ -273,6 +281,7 @@ static void leave_table(struct devices *devices, struct device_state *state) {
         devices->reload.next = state->hh.next;
     if (devices->to_watch == state)
         devices->to_watch = state->hh.next;
+    newest_end(devices->newest, state->id);
     HASH_DEL(devices->by_id, state);
 }
 
@@ -403,7 +412,7 @@ static void renew_value(struct devices *devices, struct device_state *state, enu
 // Of the registry one gateway speaks for all, as of commands; of others who hears them.
 static void tell_change(const struct devices *devices, const struct device_state *state, enum change change) {
     if (!state->listed || devices->parts.config->commands.intake)
-        changes_tell(devices->changes, change, state->id, state->ident, state->name);
+        changes_tell(devices->changes, change, state->id, state->type_id, state->ident, state->name);
 }
 
 static bool is_to_be_announced(const struct devices *devices, const struct device_state *state) {
@@ -517,10 +526,11 @@ void devices_rest_no_more(struct devices *devices) {
 static void publish_active(struct devices *devices, struct device_state *state) {
     if (state->active == 0 || state->elsewhere)
         return;
-    json_t *active = json_integer((json_int_t)state->active);
-    bus_publish(devices->parts.bus, active, retention_of(state),
-                TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE, (long long)state->id);
-    json_decref(active);
+    char topic[TOPIC_MAX], text[24];
+    bus_topic(devices->parts.bus, topic, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ACTIVE, (long long)state->id);
+    int length = snprintf(text, sizeof text, "%lld", (long long)state->active);
+    bus_publish_measured(devices->parts.bus, topic, text, (size_t)length, retention_of(state),
+                         state->clock.newest);
     state->active_in = generation_write(devices->parts.generation);
 }
 
@@ -560,7 +570,7 @@ static void publish_card(struct devices *devices, struct device_state *state) {
 
 // False when the broker does not keep up any more.
 static bool publish_of_reports(struct devices *devices, struct device_state *state, unsigned due) {
-    if ((due & STATE_OF_REPORTS) == 0 || state->rests)
+    if ((due & STATE_OF_REPORTS) == 0 || reports_wait(devices, state))
         return true;
     if ((due & STATE_ACTIVE) != 0)
         publish_active(devices, state);
@@ -788,9 +798,21 @@ static void publish_denied(struct devices *devices) {
     }
 }
 
+// What they reported goes out now.
+static void end_questions(struct devices *devices) {
+    struct device_state *state;
+    int64_t id;
+    while (newest_ends_one(devices->newest, &id))
+        if ((state = find(devices, id)) != NULL)
+            wait_for_turn(devices, state);
+    if (newest_wait(devices->newest) > 0)
+        publisher_wake_in(devices->parts.publisher, newest_wait(devices->newest));
+}
+
 static bool publish_again(void *context) {
     struct devices *devices = context;
     publish_denied(devices);
+    end_questions(devices);
     wake_rested(devices);
     wake_at_end_of_rest(devices);
     release(devices);
@@ -824,6 +846,18 @@ static void take_back(struct devices *devices, struct device_state *state) {
         announce_anew(devices, state);
 }
 
+// The reports of a device that another gateway had until now may be older than what that one has published. With telemetry
+// the time of the last report is that of its field; without, last_active carries it.
+static void ask_how_new(struct devices *devices, const struct device_state *state) {
+    enum config_telemetry telemetry = devices->parts.config->telemetry;
+    bool was_elsewhere = state->elsewhere || find_foreign(devices, state->id) != NULL;
+    if (!was_elsewhere || (telemetry == TELEMETRY_OFF && !devices->parts.config->owntracks.enabled))
+        return;
+    newest_ask(devices->newest, state->id,
+               telemetry == TELEMETRY_PARAMETERS ? TOPIC_TELEMETRY "timestamp" : TOPIC_ACTIVE);
+    publisher_wake(devices->parts.publisher);
+}
+
 static size_t compare_some(struct devices *devices, size_t count);
 
 // Its id may still be that of another one that the registry has given a new id: then it gets that at once.
@@ -841,6 +875,7 @@ void devices_arrived(struct devices *devices, const struct session *session,
     struct device_state *state = find_or_make(devices, session->device.id, session->ident);
     identify(devices, state, &session->device, session->ident);
     take_codec(devices, state, channel->codec);
+    ask_how_new(devices, state);
     take_back(devices, state);
     state->confirmed = true; // also when it sleeps: a broker that has lost all is to be told
     state->connected = true;
@@ -865,6 +900,7 @@ void devices_left(struct devices *devices, const struct session *session) {
     state->elsewhere = session->elsewhere;
     state->heard = clock_ticks();
     if (session->elsewhere) {
+        newest_end(devices->newest, state->id);
         unwatch(devices, state);
         return;
     }
@@ -933,8 +969,12 @@ static void renew_values(struct devices *devices, struct device_state *state) {
     mark_all_of_reports(devices, state);
 }
 
-static void note_active(struct devices *devices, struct device_state *state, int64_t received) {
-    if (state->active == received / 1000000)
+// Where no telemetry says how new the last report is, this does, after a restart and to other gateways.
+static void note_active(struct devices *devices, struct device_state *state, int64_t received,
+                        int64_t newest_before) {
+    bool newer = devices->parts.config->telemetry != TELEMETRY_PARAMETERS &&
+                 state->clock.newest / 1000000 != newest_before / 1000000;
+    if (state->active == received / 1000000 && !newer)
         return;
     state->active = received / 1000000;
     mark_due(devices, state, STATE_ACTIVE);
@@ -957,8 +997,9 @@ void devices_reported(struct devices *devices, const struct session *session,
     state->heard = clock_ticks();
     state->undated = false;
     renew_values(devices, state);
-    note_active(devices, state, report->received);
+    int64_t newest_before = state->clock.newest;
     take_report(devices, state, session, report);
+    note_active(devices, state, report->received, newest_before);
     publish_due(devices);
 }
 
@@ -1074,12 +1115,21 @@ static void tell_all_created(struct devices *devices) {
     }
 }
 
-// Its id is another's now.
-static void drop_from_its_id(struct devices *devices, struct device_state *state) {
-    char ident[sizeof state->ident];
-    strcpy(ident, state->ident);
+static void tell_gone(const struct devices *devices, const struct device_state *state) {
+    tell_change(devices, state, CHANGE_DELETED);
+    if (state->listed && devices->parts.gone != NULL)
+        devices->parts.gone(devices->parts.context, state->id);
+}
+
+// What is retained under the id of one that is gone, and not its next holder's, is removed: by the gateway that has it, if
+// any does.
+static void remove_state(struct devices *devices, struct device_state *state) {
+    tell_gone(devices, state);
+    if (is_held_elsewhere(state))
+        note_foreign(devices, state);
+    else
+        clearing_begin(devices->parts.clearing, state->id, state->ident);
     forget(devices, state);
-    remove_from_owntracks(devices, ident);
 }
 
 // Gives a device the id that the registry has for it now, which is returned, with its last values. Whoever has that id
@@ -1088,7 +1138,7 @@ static int64_t move(struct devices *devices, struct device_state *state) {
     struct device device = registry_device(devices->parts.registry, state->ident);
     struct device_state *there = find(devices, device.id);
     if (there != NULL)
-        drop_from_its_id(devices, there);
+        remove_state(devices, there);
     unwatch(devices, state);
     state->fresh = true;
     state->id = device.id;
@@ -1117,23 +1167,6 @@ static void note_moved(struct reload *reload, int64_t id) {
         reload->moved = must_have(realloc(reload->moved, reload->moved_capacity * sizeof(int64_t)));
     }
     reload->moved[reload->moved_count++] = id;
-}
-
-static void tell_gone(const struct devices *devices, const struct device_state *state) {
-    tell_change(devices, state, CHANGE_DELETED);
-    if (state->listed && devices->parts.gone != NULL)
-        devices->parts.gone(devices->parts.context, state->id);
-}
-
-// What is retained under the id of one that is gone, and not its next holder's, is removed: by the gateway that has it, if
-// any does.
-static void remove_state(struct devices *devices, struct device_state *state) {
-    tell_gone(devices, state);
-    if (is_held_elsewhere(state))
-        note_foreign(devices, state);
-    else
-        clearing_begin(devices->parts.clearing, state->id, state->ident);
-    forget(devices, state);
 }
 
 // It is in the registry no longer, and is here under the same id, as a device that has just come.
@@ -1412,14 +1445,31 @@ static void compare(struct devices *devices, const struct device_state *state, b
         note_wrong(devices, state, topic, received);
 }
 
+// Whether the configuration of the last run had it, and this one does not: nobody has said so yet.
+static bool has_left(const struct devices *devices, const char *ident, const struct device *device) {
+    return !device->listed && registry_has_left(devices->parts.registry, ident);
+}
+
+// It goes as one does that a configuration has lost which is read again: if it comes, then as a new one.
+static void end_listing(struct devices *devices, int64_t id, const char *ident) {
+    changes_tell(devices->changes, CHANGE_DELETED, id, 0, ident, NULL);
+    if (devices->parts.gone != NULL)
+        devices->parts.gone(devices->parts.context, id);
+    clearing_begin(devices->parts.clearing, id, ident);
+}
+
 // An identity that we published in an earlier run. What the registry says now may be another one.
 static void hear_unknown(struct devices *devices, int64_t id, const char *ident, const struct codec *codec) {
     struct device device = registry_device(devices->parts.registry, ident);
     if (clearing_is_under_way(devices->parts.clearing, id))
         return; // it has been removed before this came
+    if (has_left(devices, ident, &device)) {
+        end_listing(devices, id, ident);
+        return;
+    }
     if (!device.known || device.id != id) {
         if (device.id == id)
-            changes_tell(devices->changes, CHANGE_DELETED, id, ident, NULL);
+            changes_tell(devices->changes, CHANGE_DELETED, id, 0, ident, NULL);
         clearing_begin(devices->parts.clearing, id, ident);
         return;
     }
@@ -1432,11 +1482,23 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
     identify(devices, state, &device, ident);
 }
 
+// It has come as a stranger before the broker told that it was one of the registry.
+static void begin_as_a_stranger(struct devices *devices, struct device_state *state) {
+    end_listing(devices, state->id, state->ident);
+    state->fresh = true;
+    mark_all_of_reports(devices, state);
+    mark_due(devices, state, STATE_CONNECTED | STATE_IDENTITY);
+}
+
 // The id is that of a listed device: which protocol it has may be known from before; or it was another's.
 static void hear_known(struct devices *devices, struct device_state *state, const char *ident,
                        const struct codec *codec, bool earlier) {
     bool same = strcmp(state->ident, ident) == 0;
+    struct device device = registry_device(devices->parts.registry, state->ident);
     state->fresh = state->fresh && !same;
+    if (same && earlier && has_left(devices, ident, &device) &&
+        !clearing_is_under_way(devices->parts.clearing, state->id))
+        begin_as_a_stranger(devices, state);
     if (same && state->codec == NULL)
         take_codec(devices, state, codec);
     if (same && earlier && state->codec != codec) { // it spoke another one in an earlier run
@@ -1705,11 +1767,14 @@ static void hear_arrival(struct device_state *state, const struct mqtt_received 
     state->undated = false;
 }
 
-// The time of the last report of an earlier run, by the device's clock. What has come since and is older does not count.
-static void hear_timestamp(struct device_state *state, const struct mqtt_received *received) {
-    if (state->since != 0)
+// The time by which the last report of an earlier run, or to another gateway, was ordered. What has come since and is older
+// does not count.
+static void hear_newest(struct devices *devices, struct device_state *state, int64_t newest) {
+    newest_end(devices->newest, state->id);
+    wait_for_turn(devices, state);
+    if (newest <= state->since)
         return;
-    state->since = time_of(received);
+    state->since = newest;
     if (state->clock.newest < state->since)
         state->clock.newest = state->since;
     values_remove_before(&state->values, state->since);
@@ -1717,12 +1782,23 @@ static void hear_timestamp(struct device_state *state, const struct mqtt_receive
         forget_location(state);
 }
 
+// MQTT 3.1.1 has the device's word alone.
 static void hear_retained_timestamp(struct devices *devices, int64_t id, struct device_state *state,
                                     const struct mqtt_received *received) {
     if (state != NULL)
-        hear_timestamp(state, received);
+        hear_newest(devices, state, received->measured != 0 ? received->measured : time_of(received));
     else if (!devices->all_read)
         note_claim(devices, id, CLAIM_REPORTED);
+}
+
+static void hear_active(struct devices *devices, int64_t id, const struct mqtt_received *received) {
+    struct device_state *state = find(devices, id);
+    if (state == NULL || !received->retain || received->length == 0 ||
+        clearing_is_under_way(devices->parts.clearing, id))
+        return;
+    hear_arrival(state, received);
+    if (received->measured != 0)
+        hear_newest(devices, state, received->measured);
 }
 
 // Somebody has written a value of ours. What is due goes out anyway, but if it waits for telemetry_interval it may take
@@ -1749,8 +1825,6 @@ static void hear_telemetry(struct devices *devices, int64_t id, const char *fiel
         clearing_goes_on(devices->parts.clearing);
     if (retained && !goes && strcmp(field, "timestamp") == 0)
         hear_retained_timestamp(devices, id, state, received);
-    if (retained && !goes && state != NULL && strcmp(field, "server.timestamp") == 0)
-        hear_arrival(state, received);
     if (retained && goes && (state == NULL || values_named(&state->values, field) == NULL))
         clearing_heard_telemetry(devices->parts.clearing, id, field);
     if (!received->retain && !goes && state != NULL)
@@ -1777,6 +1851,8 @@ void devices_received(struct devices *devices, const char *topic, const struct m
         hear_holder(devices, id, topic, received);
     else if (strcmp(rest, TOPIC_CONNECTED) == 0)
         hear_connected(devices, id, topic, received);
+    else if (strcmp(rest, TOPIC_ACTIVE) == 0)
+        hear_active(devices, id, received);
     else if (field != NULL)
         hear_telemetry(devices, id, field, topic, received);
 }
@@ -1824,7 +1900,7 @@ static void clear_orphans(struct devices *devices) {
 
 // What the broker retained of it has expired: at least so long is it silent.
 static void date(const struct devices *devices, struct device_state *state) {
-    if (state->undated && devices->parts.config->telemetry == TELEMETRY_PARAMETERS)
+    if (state->undated)
         state->heard -= (int64_t)mqtt_link_expiry(devices->parts.config) * 1000000;
     state->undated = false;
 }
@@ -1833,6 +1909,7 @@ void devices_all_read(struct devices *devices) {
     struct device_state *state;
     clear_orphans(devices);
     drop_claims(devices);
+    registry_forget_left(devices->parts.registry);
     devices->all_read = true;
     DL_FOREACH(devices->by_age, state) {
         date(devices, state);
@@ -1870,6 +1947,7 @@ struct devices *devices_new(const struct devices_parts *parts) {
     devices->us = holder_of(bus_client_id(parts->bus));
     devices->interval = parts->config->telemetry_interval;
     devices->strangers_announced = parts->config->home_assistant.unknown_devices;
+    devices->newest = newest_new(parts->bus, &parts->asker);
     take_registry(devices);
     publisher_add(parts->publisher, publish_again, devices);
     devices->changes = changes_new(parts->bus, parts->publisher);
@@ -1890,5 +1968,6 @@ void devices_free(struct devices *devices) {
     while (devices->by_age != NULL)
         forget(devices, devices->by_age);
     changes_free(devices->changes);
+    newest_free(devices->newest);
     free(devices);
 }

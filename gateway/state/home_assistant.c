@@ -209,15 +209,8 @@ static void set_text(json_t *config, const char *key, const char *text) {
     json_object_set_new(config, key, json_string(text));
 }
 
-// NULL when nobody knows.
-static const json_t *model_of(int64_t type_id) {
-    char key[24];
-    snprintf(key, sizeof key, "%" PRId64, type_id);
-    return json_object_get(json_object_get(schema_find("models.json"), "x-models"), key);
-}
-
 static void describe_device(json_t *config, const struct home_assistant_device *device, const char *node) {
-    const json_t *known = model_of(device->type_id);
+    const json_t *known = schema_of_model(device->type_id);
     const char *model = known != NULL           ? text_of(known, "model")
                         : device->codec != NULL ? device->codec->title
                                                 : NULL;

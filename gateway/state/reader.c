@@ -265,7 +265,7 @@ static void fill_subscriptions(struct state_reader *reader, const char *client_i
     subscriptions[1].filter = text_format("%s" TOPIC_DEVICES "+", base);
     subscriptions[2].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_CONNECTED, base);
     subscriptions[3].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "timestamp", base);
-    subscriptions[4].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "server.timestamp", base);
+    subscriptions[4].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_ACTIVE, base);
     subscriptions[5].filter = text_format("%s" TOPIC_INSTANCES "%s", base, client_id);
 }
 

@@ -9,6 +9,7 @@
 
 #include "gateway/base/clean.h"
 #include "gateway/base/clock.h"
+#include "gateway/base/hash.h"
 #include "gateway/base/limiter.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
@@ -26,6 +27,7 @@
 #define EVENT_REFUSED 4
 #define REFUSALS      20 // log entries in a second
 #define QUOTE_MAX     300
+#define CONFIGURED    0 // number of a row in the store that is none of the broker's: idents of the configuration
 
 // Where a record waits.
 enum wait {
@@ -83,6 +85,7 @@ struct registrar {
     struct record *sweep; // looks for those that the broker has not told of
     bool sweeping;
     size_t again;
+    uint64_t configured; // hash of what the store says that the configuration has; 0: nothing
     struct limiter *limiter;
     uv_idle_t idle; // runs while something waits for its portion
 };
@@ -292,12 +295,31 @@ static void note_fault(void *context, const char *path, const char *problem) {
 
 // --- what is taken ---
 
-static void tell_who_wins(const struct registrar *registrar, const char *ident) {
-    if (registry_is_configured(registrar->parts.registry, ident))
-        log_about(
-            ident, LOG_WARNING,
-            "device %s stands in the configuration and in the broker's registry: the configuration wins",
-            ident);
+// Why what the broker has of it is not in force, for the caller to free; or NULL.
+static char *hidden_by(const struct registrar *registrar, const struct config_device *device) {
+    const char *holder = registry_configured_with(registrar->parts.registry, device->id);
+    if (registry_is_configured(registrar->parts.registry, device->ident))
+        return text_format(
+            "the configuration has this ident, and wins: this counts once it has it no longer");
+    if (holder == NULL)
+        return NULL;
+    return text_format(
+        "the configuration gives its id, %lld, to %s, and wins: this counts once it does so no longer",
+        (long long)device->id, holder);
+}
+
+// payload: NULL when nobody has just published it.
+static void tell_who_wins(struct registrar *registrar, const struct config_device *device,
+                          const char *payload) {
+    char *why = hidden_by(registrar, device);
+    if (why == NULL)
+        return;
+    log_about(device->ident, LOG_WARNING,
+              "device %s stands in the broker's registry, but the configuration wins: %s", device->ident,
+              why);
+    if (payload != NULL)
+        publish_refusal(registrar, device->ident, payload, strlen(payload), why);
+    free(why);
 }
 
 // The registry changes now, and nobody points to what it said before.
@@ -325,10 +347,7 @@ static void take(struct registrar *registrar, struct record *record, const struc
     save(registrar, record);
     log_about("registry", LOG_INFO, "device %s (id %lld, name %s) %s by the broker's registry", record->ident,
               (long long)device->id, device->name, known ? "is changed" : "is added");
-    tell_who_wins(registrar, record->ident);
-    if (registry_is_configured(registrar->parts.registry, record->ident))
-        publish_refusal(registrar, record->ident, record->text, strlen(record->text),
-                        "the configuration has this ident, and wins: this counts once it has it no longer");
+    tell_who_wins(registrar, device, record->text);
     change(registrar, record->ident, device, record->early && registrar->connections == 1);
 }
 
@@ -353,15 +372,28 @@ static void remove_device(struct registrar *registrar, struct record *record) {
     remember_removed(registrar, record);
 }
 
-// What another device has that id, for the caller to free; NULL when none has. *clash: that is the broker's, too.
-static char *find_clash(const struct registrar *registrar, const struct config_device *device, bool *clash) {
-    bool configured;
-    const char *holder = registry_holder_of(registrar->parts.registry, device->id, &configured);
-    if (holder == NULL || strcmp(holder, device->ident) == 0)
+// An id that the configuration gives to another device counts once it does so no longer; but what stands stays in force.
+static bool would_go_out_of_force(const struct registrar *registrar, const struct record *record,
+                                  const struct config_device *device) {
+    const struct config_device *before = registry_adopted(registrar->parts.registry, device->ident);
+    return holds(record) && before != NULL && before->id != device->id;
+}
+
+// What another device has that id, for the caller to free; NULL when none has that matters. *clash: that is the broker's,
+// too.
+static char *find_clash(const struct registrar *registrar, const struct record *record,
+                        const struct config_device *device, bool *clash) {
+    const char *adopted = registry_adopted_with(registrar->parts.registry, device->id);
+    const char *configured = registry_configured_with(registrar->parts.registry, device->id);
+    *clash = adopted != NULL && strcmp(adopted, device->ident) != 0;
+    if (*clash)
+        return text_format("device %s has the id %lld, which device %s already has", device->ident,
+                           (long long)device->id, adopted);
+    if (configured == NULL || strcmp(configured, device->ident) == 0 ||
+        !would_go_out_of_force(registrar, record, device))
         return NULL;
-    *clash = !configured;
-    return text_format("device %s has the id %lld, which device %s%s already has", device->ident,
-                       (long long)device->id, holder, configured ? " of the configuration" : "");
+    return text_format("device %s has the id %lld, which device %s of the configuration already has",
+                       device->ident, (long long)device->id, configured);
 }
 
 static void take_heard(struct registrar *registrar, struct record *record) {
@@ -373,7 +405,7 @@ static void take_heard(struct registrar *registrar, struct record *record) {
                        : listing_read(registrar->rules, record->ident, record->heard, record->heard_length,
                                       note_fault, &faults, &device);
     if (json != NULL)
-        faults = find_clash(registrar, &device, &clash);
+        faults = find_clash(registrar, record, &device, &clash);
     if (json != NULL && faults == NULL)
         take(registrar, record, &device);
     else
@@ -732,19 +764,57 @@ void registrar_received(struct registrar *registrar, const char *ident,
     keep_heard(registrar, record, received);
 }
 
+// --- what the configuration has ---
+
+// Their idents, which have no spaces, for the caller to free.
+static char *write_configured(const struct registry *registry) {
+    static const char begin[] = "{\"configured\":\"", end[] = "\"}";
+    const struct config_device *device;
+    size_t size = sizeof begin + sizeof end;
+    for (size_t i = 0; (device = registry_at(registry, i)) != NULL; i++)
+        size += strlen(device->ident) + 1;
+    char *text = must_have(malloc(size)), *at = stpcpy(text, begin);
+    for (size_t i = 0; (device = registry_at(registry, i)) != NULL; i++)
+        at = stpcpy(stpcpy(at, device->ident), " ");
+    stpcpy(at, end);
+    return text;
+}
+
+void registrar_remember_configured(struct registrar *registrar) {
+    struct store *store = registrar->parts.store;
+    bool any = registry_at(registrar->parts.registry, 0) != NULL;
+    char *text = write_configured(registrar->parts.registry);
+    uint64_t hash = any ? hash_fnv1a(text, strlen(text)) : 0;
+    if (store != NULL && hash != registrar->configured && any)
+        store_put_device(store, CONFIGURED, text);
+    else if (store != NULL && hash != registrar->configured)
+        store_delete_device(store, CONFIGURED);
+    registrar->configured = hash;
+    free(text);
+}
+
+static void take_configured(struct registrar *registrar, const char *entry, const char *idents) {
+    char *copy = must_have(strdup(idents)), *rest = NULL;
+    registrar->configured = hash_fnv1a(entry, strlen(entry));
+    for (char *ident = strtok_r(copy, " ", &rest); ident != NULL; ident = strtok_r(NULL, " ", &rest))
+        if (!registry_is_configured(registrar->parts.registry, ident))
+            registry_note_left(registrar->parts.registry, ident);
+    free(copy);
+}
+
 // --- the beginning ---
 
 static void take_row(struct registrar *registrar, int64_t number, const char *ident, const char *payload,
                      uint32_t generation) {
     struct config_device device;
     char *faults = NULL;
-    bool clash = true, configured;
+    bool clash = true;
     json_t *json =
         find(registrar, ident) == NULL
             ? listing_read(registrar->rules, ident, payload, strlen(payload), note_fault, &faults, &device)
             : NULL;
     if (json != NULL)
-        clash = registry_holder_of(registrar->parts.registry, device.id, &configured) != NULL && !configured;
+        clash = registry_adopted_with(registrar->parts.registry, device.id) != NULL;
     if (clash) {
         log_error("device %s in the store is invalid, dropped: %s", ident,
                   faults != NULL ? faults : "it is there twice");
@@ -755,7 +825,7 @@ static void take_row(struct registrar *registrar, int64_t number, const char *id
         record->generation = generation;
         set_text(record, payload, strlen(payload));
         adopted_free(registry_adopt(registrar->parts.registry, &device));
-        tell_who_wins(registrar, ident);
+        tell_who_wins(registrar, &device, NULL);
     }
     json_decref(json);
     free(faults);
@@ -766,9 +836,12 @@ static void take_stored(void *context, int64_t number, const char *entry) {
     json_t *row = json_loads(entry, 0, NULL);
     const char *ident = json_string_value(json_object_get(row, "ident"));
     const char *payload = json_string_value(json_object_get(row, "payload"));
+    const char *configured = json_string_value(json_object_get(row, "configured"));
     json_int_t generation = json_integer_value(json_object_get(row, "generation"));
     if (number > registrar->last_number)
         registrar->last_number = number;
+    if (number == CONFIGURED && configured != NULL)
+        take_configured(registrar, entry, configured);
     if (ident != NULL && payload != NULL)
         take_row(registrar, number, ident, payload, (uint32_t)generation);
     json_decref(row);

@@ -52,6 +52,10 @@ struct registrar *registrar_new(const struct registrar_parts *parts);
 void registrar_stop(struct registrar *registrar);
 void registrar_free(struct registrar *registrar);
 
+// From now on the store says which devices the configuration has, for the next run: those that it does not have then are
+// noted in the registry as left.
+void registrar_remember_configured(struct registrar *registrar);
+
 // The link is connected: what is retained begins to come.
 void registrar_connected(struct registrar *registrar);
 // All that is retained has come. remembered: the broker had something of us; lost is what it has not of that.

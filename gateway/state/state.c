@@ -72,6 +72,7 @@ static void on_all_read(void *context) {
     struct state *state = context;
     publisher_open(state->publisher);
     devices_all_read(state->devices);
+    registrar_remember_configured(state->registrar);
     take_over(state);
     publisher_publish(state->publisher);
 }
@@ -327,7 +328,10 @@ void state_reload_begin(struct state *state) {
 }
 
 bool state_reload_some(struct state *state, size_t count) {
-    return devices_reload_some(state->devices, count);
+    bool all = devices_reload_some(state->devices, count);
+    if (all && state_is_answered(state)) // until then it is what the last run had that counts
+        registrar_remember_configured(state->registrar);
+    return all;
 }
 
 void state_forget_silent(struct state *state) {

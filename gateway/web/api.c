@@ -4,15 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "gateway/base/clock.h"
-#include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/topic.h"
 #include "gateway/config/registry.h"
 #include "gateway/web/files.h"
+#include "gateway/web/flespi.h"
 #include "gateway/web/guard.h"
 #include "gateway/web/prometheus.h"
 #include "gateway/web/reply.h"
@@ -21,10 +20,9 @@
 #include "schema/field.h"
 #include "schema/schemas.h"
 
-#define LIST_GOOD_FOR 1000000  // microseconds that one list is given to all who ask
-#define ENTRIES_MAX   500      // log entries or messages in an answer
-#define PUBLISH_TIME  10000000 // microseconds for the broker to take a command
-#define CAPTURE_TIME  600      // seconds, when nothing else is asked for
+#define LIST_GOOD_FOR 1000000 // microseconds that one list is given to all who ask
+#define ENTRIES_MAX   500     // log entries or messages in an answer
+#define CAPTURE_TIME  600     // seconds, when nothing else is asked for
 #define CAPTURE_MAX   3600
 #define PARTS_MAX     2
 
@@ -40,14 +38,11 @@ struct call {
     struct api *api;
     struct http_request *request;
     const char *user;           // or NULL
+    enum login_result login;    // why he is none
     char parts[PARTS_MAX][128]; // what stands in the path for each *
 };
 
 typedef struct http_answer call_fn(struct call *call);
-
-struct history *api_history(const struct fleet_device *device) {
-    return device->notes;
-}
 
 // --- the list ---
 
@@ -124,7 +119,7 @@ static struct http_answer get_device(struct call *call) {
     if (device->id >= 0)
         dossier_write(parts->dossiers, device->id, &out);
     text_out_print(&out, "},\"registry\":%s}", listing != NULL ? listing : listed ? "{}" : "null");
-    return reply_text(&out);
+    return reply_text(200, &out);
 }
 
 static bool has_place(const struct history_point *point) {
@@ -167,13 +162,13 @@ static struct http_answer get_track(struct call *call) {
     text_out_print(&out, "]}}");
     text_out_free(&coordinates);
     free(points);
-    return reply_text(&out);
+    return reply_text(200, &out);
 }
 
 static struct http_answer entries(const struct journal *journal, const char *ident) {
     struct text_out out = {0};
     journal_write(journal, ident, ENTRIES_MAX, &out);
-    return reply_text(&out);
+    return reply_text(200, &out);
 }
 
 static struct http_answer get_log(struct call *call) {
@@ -202,14 +197,14 @@ static struct http_answer get_waiting(struct call *call) {
     text_out_bytes(&out, "[", 1);
     waiting_write(call->api->parts.waiting, row_place(device, place), &out);
     text_out_bytes(&out, "]", 1);
-    return reply_text(&out);
+    return reply_text(200, &out);
 }
 
 // What is under way for a request.
 struct errand {
     unsigned first, count; // numbers of the desk
     int64_t until;         // by clock_ticks()
-    char mark[17];
+    char mark[DESK_MARK_SIZE];
     char by[LOGIN_USER_MAX + 8]; // of a capture
     int seconds;                 // the same
     char listed[128];            // the ident of a device of the registry
@@ -227,22 +222,20 @@ static json_t *answer_of(const struct errand *errand) {
 
 // Not now, until the broker has taken all of it.
 static struct http_answer follow(const struct call *call, const struct errand *errand) {
-    for (unsigned i = 0; i < errand->count; i++) {
-        const char *reason;
-        enum desk_state state = desk_state(call->api->parts.desk, errand->first + i, &reason);
-        if (state == DESK_REFUSED)
-            return reply_fault(502, "the broker did not take it: %s", reason);
-        if (state == DESK_WAITS && clock_ticks() > errand->until)
-            return reply_fault(504, "the broker did not answer; it may have been published");
-        if (state == DESK_WAITS)
-            return HTTP_LATER;
-    }
+    const char *reason;
+    enum desk_state state = desk_states(call->api->parts.desk, errand->first, errand->count, &reason);
+    if (state == DESK_REFUSED)
+        return reply_fault(502, "the broker did not take it: %s", reason);
+    if (state == DESK_WAITS && clock_ticks() > errand->until)
+        return reply_fault(504, "the broker did not answer; it may have been published");
+    if (state == DESK_WAITS)
+        return HTTP_LATER;
     return reply_json(errand->status, answer_of(errand));
 }
 
 static struct errand *begin_errand(const struct call *call, unsigned status) {
     struct errand *errand = must_have(calloc(1, sizeof *errand));
-    errand->until = clock_ticks() + PUBLISH_TIME;
+    errand->until = clock_ticks() + DESK_TIME;
     errand->status = status;
     http_set_note(call->request, errand);
     return errand;
@@ -257,16 +250,13 @@ static struct http_answer post_command(struct call *call) {
     const struct http_view *view = http_view(call->request);
     struct errand *errand = http_note(call->request);
     json_t *fault = NULL;
-    uint8_t random[8];
     char place[ROW_PLACE_MAX];
     if (errand != NULL)
         return follow(call, errand);
     if (device == NULL)
         return no_device(call);
     errand = begin_errand(call, 202);
-    if (getrandom(random, sizeof random, 0) != sizeof random)
-        must_have(NULL);
-    hex_write(random, sizeof random, errand->mark);
+    desk_mark(errand->mark);
     const struct codec *codec = codec_by_id((unsigned)device->protocol);
     json_t *commands = desk_check(view->body, view->length, codec != NULL ? codec->name : NULL, errand->mark,
                                   call->user, &fault);
@@ -331,7 +321,7 @@ static struct http_answer get_capture(struct call *call) {
     text_out_bytes(&out, "}", 1);
     json_decref(running);
     free(text);
-    return reply_text(&out);
+    return reply_text(200, &out);
 }
 
 static struct http_answer get_captures(struct call *call) {
@@ -375,6 +365,9 @@ static struct http_answer post_capture(struct call *call) {
     if (seconds == 0)
         return reply_fault(422, "expected nothing, or {\"seconds\":N} with a number from 1 to %d",
                            CAPTURE_MAX);
+    if (gateways_online(call->api->parts.gateways) ==
+        0) // the broker keeps no request for one that comes later
+        return reply_fault(503, "no gateway is online: nobody would hear of the capture");
     return ask_for_capture(call, device, seconds, 202);
 }
 
@@ -473,9 +466,9 @@ static struct http_answer get_session(struct call *call) {
     char *broker = text_format("%s:%d", config->mqtt.host, config->mqtt.port);
     json_t *session =
         json_pack("{s:s?, s:b, s:b, s:s, s:s?, s:s, s:s, s:s, s:b, s:I}", "user", call->user, "login", needed,
-                  "commands", config->web.commands && call->user != NULL, "version", TRACKBUS_VERSION,
-                  "tiles", config->web.tiles, "attribution", config->web.attribution, "prefix",
-                  config->mqtt.topic_prefix, "broker", broker, "broker_up", up, "gateways_online",
+                  "commands", guard_refusal_to_command(&call->api->guard, call->user) == NULL, "version",
+                  TRACKBUS_VERSION, "tiles", config->web.tiles, "attribution", config->web.attribution,
+                  "prefix", config->mqtt.topic_prefix, "broker", broker, "broker_up", up, "gateways_online",
                   (json_int_t)gateways_online(call->api->parts.gateways));
     free(broker);
     return reply_json(200, session);
@@ -617,7 +610,7 @@ static struct http_answer no_route(const struct call *call, const char *allowed)
     const struct http_view *view = http_view(call->request);
     const struct file *file = find_file(view->path);
     if (call->user == NULL && login_is_needed(call->api->parts.login))
-        return guard_refuse(&call->api->guard, call->request);
+        return guard_refuse(&call->api->guard, call->request, call->login);
     if (*allowed != '\0')
         return wrong_method(allowed);
     if (file == NULL)
@@ -625,21 +618,13 @@ static struct http_answer no_route(const struct call *call, const char *allowed)
     return is_method(view->method, "GET") ? give_file(call, file) : wrong_method("GET");
 }
 
-static struct http_answer refuse_command(const struct call *call) {
-    if (!call->api->parts.config->web.commands)
-        return reply_fault(
-            403, "commands, changes of the registry and captures are not allowed here: web.commands is "
-                 "false");
-    return reply_fault(403, "only a user who is logged in may command, capture and change the registry: "
-                            "web.users_file is not set");
-}
-
 static struct http_answer take_route(const struct route *route, struct call *call) {
     bool needed = login_is_needed(call->api->parts.login);
     if (route->access != OPEN && needed && call->user == NULL)
-        return guard_refuse(&call->api->guard, call->request);
-    if (route->access == COMMAND && (!call->api->parts.config->web.commands || call->user == NULL))
-        return refuse_command(call);
+        return guard_refuse(&call->api->guard, call->request, call->login);
+    const char *refusal = guard_refusal_to_command(&call->api->guard, call->user);
+    if (route->access == COMMAND && refusal != NULL)
+        return reply_fault(403, "%s", refusal);
     return route->fn(call);
 }
 
@@ -660,12 +645,12 @@ static struct http_answer find_route(struct call *call) {
 
 struct http_answer api_answer(void *context, struct http_request *request) {
     struct api *api = context;
-    struct call call = {.api = api, .request = request, .user = guard_user(&api->guard, request)};
-    struct http_answer answer =
-        guard_is_own(&api->guard, request)
-            ? find_route(&call)
-            : reply_fault(403,
-                          "this comes from a page elsewhere, or under a name that is not this machine's");
+    struct call call = {.api = api, .request = request};
+    call.user = guard_user(&api->guard, request, &call.login);
+    struct http_answer answer = flespi_has(http_view(request)->path)
+                                    ? flespi_answer(&api->parts, &api->guard, request, call.user, call.login)
+                                : guard_is_own(&api->guard, request) ? find_route(&call)
+                                                                     : reply_fault(403, GUARD_NOT_OWN);
     if (answer.status != 0 && !answer.shared)
         guard_add_headers(&api->guard, answer);
     return answer;

@@ -12,7 +12,6 @@
 #include "gateway/base/text.h"
 #include "gateway/config/broker_url.h"
 #include "gateway/web/web.h"
-#include "schema/json_schema.h"
 #include "schema/schemas.h"
 
 struct web_beside {
@@ -49,6 +48,7 @@ void web_beside_free(struct web_beside *beside) {
 // The schemas are read when they are first asked for, which two threads must not do at once.
 static void read_schemas(void) {
     schema_find("command.schema.json");
+    schema_of_model(0);
     for (size_t i = 0; codec_at(i) != NULL; i++)
         schema_of_commands(codec_at(i)->name);
 }
@@ -88,7 +88,6 @@ static void run(void *context) {
     struct web_beside *beside = context;
     web_start(beside->web);
     uv_run(&beside->loop, UV_RUN_DEFAULT);
-    json_schema_end_thread();
 }
 
 bool web_beside_start(void *context, const struct config *config) {

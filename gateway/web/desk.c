@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
+#include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/config/listing.h"
@@ -113,6 +115,13 @@ static void sign(json_t *command, const char *mark, const char *user) {
     json_object_set_new(meta, "user", json_string(user));
 }
 
+void desk_mark(char mark[DESK_MARK_SIZE]) {
+    uint8_t random[(DESK_MARK_SIZE - 1) / 2];
+    if (getrandom(random, sizeof random, 0) != sizeof random)
+        must_have(NULL);
+    hex_write(random, sizeof random, mark);
+}
+
 json_t *desk_check(const char *body, size_t length, const char *protocol, const char *mark, const char *user,
                    json_t **fault) {
     json_t *commands = read_body(body, length, fault), *faults = json_array(), *command;
@@ -177,6 +186,13 @@ enum desk_state desk_state(const struct desk *desk, unsigned number, const char 
         return desk->places[place].state;
     *reason = "too many were published at once";
     return DESK_REFUSED;
+}
+
+enum desk_state desk_states(const struct desk *desk, unsigned first, unsigned count, const char **reason) {
+    enum desk_state state = DESK_TAKEN;
+    for (unsigned i = 0; i < count && state == DESK_TAKEN; i++)
+        state = desk_state(desk, first + i, reason);
+    return state;
 }
 
 void desk_published(struct desk *desk, int mid, enum mqtt_answer answer, const char *reason) {

@@ -11,9 +11,15 @@ struct desk;
 
 enum desk_state { DESK_WAITS, DESK_TAKEN, DESK_REFUSED };
 
+#define DESK_TIME      10000000 // microseconds for the broker to take what is published
+#define DESK_MARK_SIZE 17
+
 // taken() is called when there is news for those who ask. prefix and carrier stay the caller's.
 struct desk *desk_new(const char *prefix, const struct mqtt_carrier *carrier);
 void desk_free(struct desk *desk);
+
+// Makes a mark, by which those who sent commands know the log entries of these.
+void desk_mark(char mark[DESK_MARK_SIZE]);
 
 // Checks a command, or an array of them, or the text of one; with a protocol (or NULL: not known), also its properties. Returns
 // the array of commands, with meta.web set to mark and meta.user to user, for the caller to release; NULL, and *fault
@@ -31,6 +37,8 @@ unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payloa
 
 // What the broker has said of it; *reason is why it refused. A number is asked for until it does not wait any more.
 enum desk_state desk_state(const struct desk *desk, unsigned number, const char **reason);
+// The same of count numbers, from first on: what the first that is not taken says.
+enum desk_state desk_states(const struct desk *desk, unsigned first, unsigned count, const char **reason);
 
 // What the link reports.
 void desk_published(struct desk *desk, int mid, enum mqtt_answer answer, const char *reason);

@@ -136,7 +136,7 @@ static bool is_name(const char *name) {
 // The payload as JSON on one line, for the caller to free; NULL when it is none.
 static char *normal(const char *payload, size_t length) {
     json_t *json = length <= VALUE_MAX ? json_loadb(payload, length, JSON_DECODE_ANY, NULL) : NULL;
-    char *text = json != NULL ? text_of_json(json, TEXT_TIME_DIGITS) : NULL;
+    char *text = json != NULL ? text_of_value(json) : NULL;
     json_decref(json);
     return text;
 }
@@ -199,7 +199,7 @@ void dossier_message(struct dossiers *dossiers, int64_t id, const json_t *messag
         return;
     json_object_foreach((json_t *)message, name, value) {
         if (is_name(name) && timestamp >= timestamp_of(dossier, name))
-            put(dossier, name, text_of_json(value, TEXT_TIME_DIGITS), timestamp);
+            put(dossier, name, text_of_value(value), timestamp);
     }
 }
 
@@ -211,16 +211,26 @@ static int by_name(const struct value *a, const struct value *b) {
     return strcmp(a->name, b->name);
 }
 
-void dossier_write(const struct dossiers *dossiers, int64_t id, struct text_out *out) {
+void dossier_each(const struct dossiers *dossiers, int64_t id,
+                  void (*fn)(void *context, const char *name, const char *text, double timestamp),
+                  void *context) {
     struct dossier *dossier = find(dossiers, id);
     if (dossier == NULL)
         return;
     HASH_SORT(dossier->values, by_name);
-    for (const struct value *value = dossier->values; value != NULL; value = value->hh.next) {
-        text_out_member(out, value->name);
-        text_out_print(out, "{\"value\":%s", value->text);
-        if (value->timestamp > 0)
-            text_out_print(out, ",\"timestamp\":%.3f", value->timestamp);
-        text_out_bytes(out, "}", 1);
-    }
+    for (const struct value *value = dossier->values; value != NULL; value = value->hh.next)
+        fn(context, value->name, value->text, value->timestamp);
+}
+
+static void write_value(void *context, const char *name, const char *text, double timestamp) {
+    struct text_out *out = context;
+    text_out_member(out, name);
+    text_out_print(out, "{\"value\":%s", text);
+    if (timestamp > 0)
+        text_out_print(out, ",\"timestamp\":%.3f", timestamp);
+    text_out_bytes(out, "}", 1);
+}
+
+void dossier_write(const struct dossiers *dossiers, int64_t id, struct text_out *out) {
+    dossier_each(dossiers, id, write_value, out);
 }

@@ -39,5 +39,9 @@ bool dossier_take(struct dossiers *dossiers, int64_t id, const char *rest, const
 void dossier_message(struct dossiers *dossiers, int64_t id, const json_t *message, double timestamp);
 // Whether somebody looks at it.
 bool dossier_has(const struct dossiers *dossiers, int64_t id);
+// Calls fn with each value, in alphabetical order of the names: JSON as text, and Unix seconds, or 0 when not known.
+void dossier_each(const struct dossiers *dossiers, int64_t id,
+                  void (*fn)(void *context, const char *name, const char *text, double timestamp),
+                  void *context);
 // Writes the values as members of a JSON object, in alphabetical order: "speed":{"value":…,"timestamp":…}.
 void dossier_write(const struct dossiers *dossiers, int64_t id, struct text_out *out);

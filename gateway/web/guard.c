@@ -19,14 +19,15 @@
 #define FIELD_MAX  256 // bytes of a name or a password
 #define ORIGIN_MAX 300
 
-const char *guard_user(const struct guard *guard, const struct http_request *request) {
+const char *guard_user(const struct guard *guard, const struct http_request *request,
+                       enum login_result *result) {
     const char *authorization = http_header(request, "Authorization");
-    enum login_result result;
     int64_t now = clock_ticks();
+    *result = LOGIN_NONE;
     if (!login_is_needed(guard->login))
         return NULL;
     if (authorization != NULL)
-        return login_basic(guard->login, http_view(request)->address, authorization, now, &result);
+        return login_header(guard->login, http_view(request)->address, authorization, now, result);
     return login_user(guard->login, http_cookie(request, COOKIE), now);
 }
 
@@ -135,14 +136,28 @@ static struct http_answer login_page(unsigned status, const char *text) {
     return answer;
 }
 
+static bool has_token(const struct http_request *request) {
+    const char *authorization = http_header(request, "Authorization");
+    return authorization != NULL && strncmp(authorization, LOGIN_TOKEN, strlen(LOGIN_TOKEN)) == 0;
+}
+
+const char *guard_login_fault(const struct http_request *request, enum login_result result,
+                              unsigned *status) {
+    *status = result == LOGIN_TOO_OFTEN ? 429 : 401;
+    return result == LOGIN_NONE        ? "log in first"
+           : result == LOGIN_TOO_OFTEN ? "Too many failed logins. Try again in a minute."
+           : has_token(request)        ? "The token is wrong."
+                                       : "Name or password is wrong.";
+}
+
 static struct http_answer refuse_login(const struct http_request *request, enum login_result result) {
-    bool often = result == LOGIN_TOO_OFTEN;
-    const char *text =
-        often ? "Too many failed logins. Try again in a minute." : "Name or password is wrong.";
-    struct http_answer answer =
-        is_form(request) ? login_page(often ? 429 : 401, text) : reply_fault(often ? 429 : 401, "%s", text);
-    if (often)
+    unsigned status;
+    const char *text = guard_login_fault(request, result, &status);
+    struct http_answer answer = is_form(request) ? login_page(status, text) : reply_fault(status, "%s", text);
+    if (result == LOGIN_TOO_OFTEN)
         http_add(answer, "Retry-After", "60");
+    else if (http_header(request, "Authorization") != NULL) // else a browser would ask by a window of its own
+        http_add(answer, "WWW-Authenticate", "Basic realm=\"trackbus\"");
     return answer;
 }
 
@@ -178,11 +193,20 @@ struct http_answer guard_log_out(const struct guard *guard, struct http_request 
     return answer;
 }
 
-struct http_answer guard_refuse(const struct guard *guard, const struct http_request *request) {
+struct http_answer guard_refuse(const struct guard *guard, const struct http_request *request,
+                                enum login_result result) {
     const struct http_view *view = http_view(request);
     bool page = strcmp(view->path, "/") == 0 || strcmp(view->path, "/index.html") == 0 ||
                 strcmp(view->path, "/login") == 0;
-    return page ? login_page(401, "") : reply_fault(401, "log in first");
+    return result == LOGIN_NONE && page ? login_page(401, "") : refuse_login(request, result);
+}
+
+const char *guard_refusal_to_command(const struct guard *guard, const char *user) {
+    if (!guard->config->web.commands)
+        return "commands, changes of the registry and captures are not allowed here: web.commands is false";
+    return user == NULL ? "only a user who is logged in may command, capture and change the registry: "
+                          "web.users_file is not set"
+                        : NULL;
 }
 
 // --- headers ---

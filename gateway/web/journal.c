@@ -51,16 +51,33 @@ void journal_add(struct journal *journal, const char *ident, char *text, size_t 
     journal->bytes += length;
 }
 
-void journal_write(const struct journal *journal, const char *ident, size_t most, struct text_out *out) {
-    size_t written = 0;
-    text_out_bytes(out, "[", 1);
-    for (size_t i = journal->count; i-- > 0 && written < most;) {
+void journal_each(const struct journal *journal, const char *ident,
+                  void (*fn)(void *context, const char *text, size_t length), void *context) {
+    for (size_t i = journal->count; i-- > 0;) {
         const struct entry *entry = &journal->ring[(journal->first + i) % journal->room];
-        if (strcmp(entry->ident, ident) != 0)
-            continue;
-        if (written++ > 0)
-            text_out_bytes(out, ",", 1);
-        text_out_bytes(out, entry->text, entry->length);
+        if (strcmp(entry->ident, ident) == 0)
+            fn(context, entry->text, entry->length);
     }
+}
+
+struct writing {
+    size_t left;
+    struct text_out *out;
+};
+
+static void write_entry(void *context, const char *text, size_t length) {
+    struct writing *writing = context;
+    if (writing->left == 0)
+        return;
+    writing->left--;
+    if (writing->out->text[writing->out->length - 1] != '[')
+        text_out_bytes(writing->out, ",", 1);
+    text_out_bytes(writing->out, text, length);
+}
+
+void journal_write(const struct journal *journal, const char *ident, size_t most, struct text_out *out) {
+    struct writing writing = {most, out};
+    text_out_bytes(out, "[", 1);
+    journal_each(journal, ident, write_entry, &writing);
     text_out_bytes(out, "]", 1);
 }

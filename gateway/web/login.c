@@ -5,6 +5,8 @@
 #include <crypt.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <gnutls/crypto.h>
+#include <gnutls/gnutls.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +23,20 @@
 
 #define SESSIONS_MAX    1000
 #define TOKEN_BYTES     32
-#define HEADER_MAX      512 // bytes of an Authorization header
-#define FAILURES_MAX    5   // of one address in a minute
-#define FAILURES_ALL    100 // of all together
+#define TOKEN_MARK      "$token$" // begins the hash of a token; no password has such a hash
+#define DIGEST          32        // bytes
+#define HEADER_MAX      512       // bytes of an Authorization header
+#define FAILURES_MAX    5         // of one address in a minute
+#define FAILURES_ALL    100       // of all together
 #define FAILURE_PLACES  1024
 #define MINUTE          60000000LL // microseconds
 #define USERS_BYTES_MAX (1 << 20)
 #define NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-"
 
+// A line of the file: a user's password, or a token of his.
 struct user {
     char *name, *hash;
+    bool token;
     struct user *next;
 };
 
@@ -77,7 +83,9 @@ static void take_line(struct user **users, char *line) {
         return;
     *hash++ = '\0';
     struct user *user = must_have(calloc(1, sizeof *user));
-    *user = (struct user){.name = must_have(strdup(line)), .hash = must_have(strdup(hash))};
+    *user = (struct user){.name = must_have(strdup(line)),
+                          .hash = must_have(strdup(hash)),
+                          .token = strncmp(hash, TOKEN_MARK, strlen(TOKEN_MARK)) == 0};
     LL_APPEND(*users, user);
 }
 
@@ -123,19 +131,27 @@ static void drop(struct login *login, struct session *session) {
     free(session);
 }
 
+// The line with the password of that user; of anybody with NULL.
 static const struct user *find_user(const struct login *login, const char *name) {
     const struct user *user = login->users;
-    while (user != NULL && strcmp(user->name, name) != 0)
+    while (user != NULL && (user->token || (name != NULL && strcmp(user->name, name) != 0)))
         user = user->next;
     return user;
 }
 
-// Those of users who are gone, or whose password is another now.
+// Whether the file still has the line with which the session began.
+static bool is_in_force(const struct login *login, const struct session *session) {
+    const struct user *user = login->users;
+    while (user != NULL && (strcmp(user->name, session->name) != 0 || strcmp(user->hash, session->hash) != 0))
+        user = user->next;
+    return user != NULL;
+}
+
+// Those of users and tokens that are gone, or whose password is another now.
 static void end_outdated_sessions(struct login *login) {
     struct session *session, *next;
     DL_FOREACH_SAFE(login->sessions, session, next) {
-        const struct user *user = find_user(login, session->name);
-        if (user == NULL || strcmp(user->hash, session->hash) != 0)
+        if (!is_in_force(login, session))
             drop(login, session);
     }
 }
@@ -171,23 +187,24 @@ static char *hash_of(const char *password) {
     return hash != NULL ? must_have(strdup(hash)) : NULL;
 }
 
-static void write_users(FILE *file, const struct user *users, const char *name, const char *hash) {
+// A password replaces the one before; a token is added to others.
+static void write_users(FILE *file, const struct user *users, const struct user *added) {
     const struct user *user;
     LL_FOREACH(users, user) {
-        if (strcmp(user->name, name) != 0)
+        if (added->token || user->token || strcmp(user->name, added->name) != 0)
             fprintf(file, "%s:%s\n", user->name, user->hash);
     }
-    fprintf(file, "%s:%s\n", name, hash);
+    fprintf(file, "%s:%s\n", added->name, added->hash);
 }
 
 // Whole or not at all.
-static char *replace_file(const char *path, const struct user *users, const char *name, const char *hash) {
+static char *replace_file(const char *path, const struct user *users, const struct user *added) {
     char *beside = text_format("%s.new", path), *reason = NULL;
     int descriptor = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     FILE *file = descriptor >= 0 ? fdopen(descriptor, "w") : NULL;
     bool written = false;
     if (file != NULL) {
-        write_users(file, users, name, hash);
+        write_users(file, users, added);
         written = fflush(file) == 0 && fsync(descriptor) == 0;
         written = fclose(file) == 0 && written;
     }
@@ -197,19 +214,48 @@ static char *replace_file(const char *path, const struct user *users, const char
     return reason;
 }
 
-char *login_add_user(const char *path, const char *name, const char *password) {
+static char *add(const char *path, const struct user *added) {
     struct user *users = NULL;
-    if (!is_name(name))
-        return text_format("the name '%s' is not 1 to %d letters, digits and ._@-", name, LOGIN_USER_MAX);
-    if (strlen(password) < LOGIN_PASSWORD_MIN)
-        return text_format("the password is shorter than %d characters", LOGIN_PASSWORD_MIN);
+    if (!is_name(added->name))
+        return text_format("the name '%s' is not 1 to %d letters, digits and ._@-", added->name,
+                           LOGIN_USER_MAX);
     if (!read_users(path, &users) && errno != ENOENT)
         return text_format("%s cannot be read: %s", path, strerror(errno));
+    char *reason = replace_file(path, users, added);
+    free_users(users);
+    return reason;
+}
+
+char *login_add_user(const char *path, const char *name, const char *password) {
+    if (strlen(password) < LOGIN_PASSWORD_MIN)
+        return text_format("the password is shorter than %d characters", LOGIN_PASSWORD_MIN);
     char *hash = hash_of(password);
-    char *reason = hash != NULL ? replace_file(path, users, name, hash)
+    char *reason = hash != NULL ? add(path, &(struct user){.name = (char *)name, .hash = hash})
                                 : text_format("the password cannot be hashed: %s", strerror(errno));
     free(hash);
-    free_users(users);
+    return reason;
+}
+
+static char *hash_of_token(const char *token) {
+    unsigned char digest[DIGEST];
+    char hex[2 * DIGEST + 1];
+    int result = gnutls_hash_fast(GNUTLS_DIG_SHA256, token, strlen(token), digest);
+    must_have(result == 0 ? digest : NULL); // it fails for want of memory only
+    return text_format(TOKEN_MARK "%s", hex_write(digest, sizeof digest, hex));
+}
+
+static void make_token(char token[LOGIN_TOKEN_SIZE]) {
+    uint8_t random[TOKEN_BYTES];
+    if (getrandom(random, sizeof random, 0) != sizeof random)
+        must_have(NULL);
+    hex_write(random, sizeof random, token);
+}
+
+char *login_add_token(const char *path, const char *name, char token[LOGIN_TOKEN_SIZE]) {
+    make_token(token);
+    char *hash = hash_of_token(token);
+    char *reason = add(path, &(struct user){.name = (char *)name, .hash = hash, .token = true});
+    free(hash);
     return reason;
 }
 
@@ -243,10 +289,19 @@ static bool is_too_often(struct login *login, const char *address, int64_t now) 
            (!is_over(&login->all, now) && login->all.count >= FAILURES_ALL);
 }
 
-static void note_failure(struct login *login, const char *address, int64_t now) {
+static void note_failure(struct login *login, const char *address, const char *why, const char *name,
+                         int64_t now) {
     count_failure(&login->all, now);
     count_failure(failures_of(login, address), now);
-    log_about(address, LOG_WARNING, "a login from %s failed", address);
+    log_about(address, LOG_WARNING, "a login from %s failed: %s%s", address, why, name);
+}
+
+// name is what somebody gave as his: perhaps a password, which belongs in no log, so that only users are named.
+static void note_wrong_password(struct login *login, const char *address, const char *name, int64_t now) {
+    if (find_user(login, name) != NULL)
+        note_failure(login, address, "wrong password of ", name, now);
+    else
+        note_failure(login, address, "no such user", "", now);
 }
 
 // --- sessions ---
@@ -273,13 +328,13 @@ static struct session *find(struct login *login, const char *token, int64_t now)
     return NULL;
 }
 
-static void begin(struct login *login, const char *token, const char *name, int64_t now) {
+static void begin(struct login *login, const char *token, const struct user *user, int64_t now) {
     struct session *session = must_have(calloc(1, sizeof *session));
     session->number = ++login->last_session;
-    session->hash = must_have(strdup(find_user(login, name)->hash)); // it has just been checked
+    session->hash = must_have(strdup(user->hash));
     session->token = must_have(strdup(token));
     session->used = now;
-    snprintf(session->name, sizeof session->name, "%s", name);
+    snprintf(session->name, sizeof session->name, "%s", user->name);
     if (login->session_count >= SESSIONS_MAX)
         drop(login, login->sessions->prev); // the tail
     DL_PREPEND(login->sessions, session);
@@ -323,7 +378,7 @@ static bool is_right(struct login *login, const char *name, const char *password
     const struct user *user;
     login_refresh(login);
     user = find_user(login, name);
-    const struct user *any = user != NULL ? user : login->users;
+    const struct user *any = user != NULL ? user : find_user(login, NULL);
     const char *hash = any != NULL ? crypt_rn(password, any->hash, &data, sizeof data) : NULL;
     return hash != NULL && user != NULL && *hash != '*' && is_equal(hash, user->hash);
 }
@@ -334,23 +389,21 @@ static enum login_result check(struct login *login, const char *address, const c
         return login->path == NULL ? LOGIN_WRONG : LOGIN_TOO_OFTEN;
     if (is_name(name) && is_right(login, name, password))
         return LOGIN_DONE;
-    note_failure(login, address, now);
+    note_wrong_password(login, address, name, now);
     return LOGIN_WRONG;
 }
 
 enum login_result login_begin(struct login *login, const char *address, const char *name,
                               const char *password, int64_t now, char *token) {
-    uint8_t random[TOKEN_BYTES];
     enum login_result result = check(login, address, name, password, now);
     if (result != LOGIN_DONE)
         return result;
-    if (getrandom(random, sizeof random, 0) != sizeof random)
-        must_have(NULL);
-    begin(login, hex_write(random, sizeof random, token), name, now);
+    make_token(token);
+    begin(login, token, find_user(login, name), now);
     return LOGIN_DONE;
 }
 
-// --- Authorization: Basic ---
+// --- Authorization: Basic and FlespiToken ---
 
 static int digit_of(char c) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -371,22 +424,52 @@ static void decode_base64(const char *text, char *out) {
     *out = '\0';
 }
 
-const char *login_basic(struct login *login, const char *address, const char *authorization, int64_t now,
-                        enum login_result *result) {
+// The line that the pair, in base64, is right for; NULL, and why.
+static const struct user *check_pair(struct login *login, const char *address, const char *base64,
+                                     int64_t now, enum login_result *result) {
     char pair[HEADER_MAX];
-    const char *user = login_user(login, authorization, now);
-    *result = LOGIN_WRONG;
-    if (user != NULL || strncmp(authorization, "Basic ", 6) != 0 || strlen(authorization) >= HEADER_MAX)
-        return user;
-    decode_base64(authorization + 6, pair);
+    decode_base64(base64, pair);
     char *password = strchr(pair, ':');
     if (password == NULL)
         return NULL;
     *password++ = '\0';
     *result = check(login, address, pair, password, now);
-    if (*result != LOGIN_DONE)
+    return *result == LOGIN_DONE ? find_user(login, pair) : NULL;
+}
+
+// The same for a token.
+static const struct user *check_token(struct login *login, const char *address, const char *token,
+                                      int64_t now, enum login_result *result) {
+    if (login->path == NULL || is_too_often(login, address, now)) {
+        *result = login->path == NULL ? LOGIN_WRONG : LOGIN_TOO_OFTEN;
         return NULL;
-    begin(login, authorization, pair, now);
+    }
+    login_refresh(login);
+    char *hash = hash_of_token(token);
+    const struct user *user = login->users;
+    while (user != NULL && !(user->token && is_equal(user->hash, hash)))
+        user = user->next;
+    free(hash);
+    if (user == NULL)
+        note_failure(login, address, "no such token", "", now);
+    return user;
+}
+
+const char *login_header(struct login *login, const char *address, const char *authorization, int64_t now,
+                         enum login_result *result) {
+    const char *name = login_user(login, authorization, now);
+    const struct user *user = NULL;
+    *result = name != NULL ? LOGIN_DONE : LOGIN_WRONG;
+    if (name != NULL || strlen(authorization) >= HEADER_MAX)
+        return name;
+    if (strncmp(authorization, "Basic ", 6) == 0)
+        user = check_pair(login, address, authorization + 6, now, result);
+    else if (strncmp(authorization, LOGIN_TOKEN, strlen(LOGIN_TOKEN)) == 0)
+        user = check_token(login, address, authorization + strlen(LOGIN_TOKEN), now, result);
+    if (user == NULL)
+        return NULL;
+    *result = LOGIN_DONE;
+    begin(login, authorization, user, now);
     return login_user(login, authorization, now);
 }
 

@@ -17,10 +17,10 @@ struct http_answer reply_json(unsigned status, json_t *json) {
     return answer;
 }
 
-struct http_answer reply_text(struct text_out *out) {
+struct http_answer reply_text(unsigned status, struct text_out *out) {
     size_t length;
     char *text = text_out_take(out, &length);
-    struct http_answer answer = http_text(200, json_media, text, length);
+    struct http_answer answer = http_text(status, json_media, text, length);
     http_add(answer, "Cache-Control", "no-store");
     return answer;
 }

@@ -6,7 +6,7 @@
 #include "gateway/web/http.h"
 #include "gateway/web/text_out.h"
 
-struct http_answer reply_json(unsigned status, json_t *json); // takes json over
-struct http_answer reply_text(struct text_out *out);          // JSON as text; out is empty afterwards
+struct http_answer reply_json(unsigned status, json_t *json);         // takes json over
+struct http_answer reply_text(unsigned status, struct text_out *out); // JSON as text; out is empty afterwards
 __attribute__((format(printf, 2, 3))) struct http_answer reply_fault(unsigned status, const char *format,
                                                                      ...);

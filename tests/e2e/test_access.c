@@ -244,6 +244,47 @@ Test(access, who_names_devices_adds_and_removes_them) {
     rig_finish(rig);
 }
 
+// --- the settings that the page recommends ---
+
+// "KEY": VALUE as the table of who may do what writes it, with ' in place of ".
+static char *setting_of_page(const char *key) {
+    static char texts[2][64];
+    static size_t next;
+    const struct page *page = page_find("gateway/README.md");
+    const char *table = strstr(page->text, "| with the settings recommended here |");
+    const char *end = table != NULL ? strstr(table, "\n\n") : NULL;
+    char quoted[48], *text = texts[next++ % 2];
+    snprintf(quoted, sizeof quoted, "`\"%s\": ", key);
+    const char *found = end != NULL ? strstr(table, quoted) : NULL;
+    cr_assert(found != NULL && found < end, "the table recommends no %s", key);
+    snprintf(text, sizeof texts[0], "%.*s", (int)strcspn(found + 1, "`"), found + 1);
+    for (char *quote; (quote = strchr(text, '"')) != NULL;)
+        *quote = '\'';
+    return text;
+}
+
+// A stranger is turned away, and cannot take the place of a device that is connected.
+Test(access, the_recommended_settings_do_what_the_page_says) {
+    char changes[256];
+    snprintf(changes, sizeof changes, "{'devices':[{'ident':'" VAN "','id':42}],%s,'limits':{%s}}",
+             setting_of_page("unknown_devices"), setting_of_page("takeover"));
+    struct rig *rig = rig_up(changes);
+    int van = rig_tcp(rig), stranger = rig_tcp(rig), thief = rig_tcp(rig);
+    device_send(van, report(VAN, 1));
+    rig_expect(rig, "message/gw/devices/42", "{'message.seqnum':1}");
+    device_send(stranger, report(CAR, 1));
+    rig_expect(rig, "log/gw/channels/1/connections/+/closed", "{'close_code':13}");
+    device_expect_closed(stranger);
+    device_send(thief, report(VAN, 2));
+    rig_expect(rig, "log/gw/channels/1/connections/+/closed", "{'close_code':12}");
+    device_expect_closed(thief);
+    device_send(van, report(VAN, 3));
+    rig_expect(rig, "message/gw/devices/42", "{'message.seqnum':3}");
+    cr_expect_eq(rig_count(rig, "message/gw/devices/42"), 2);
+    cr_expect_eq(rig_count(rig, "message/gw/channels/1/" CAR), 0);
+    rig_finish(rig);
+}
+
 Test(access, the_dashboard_watches_and_sends_nothing) {
     struct rig *rig = up_with_gateway();
     char *out;

@@ -46,13 +46,15 @@ STORY(adoption, a_device_is_added_changed_and_removed) {
     struct rig *rig = rig_up("{'unknown_devices':'reject'}");
     mosquitto_pub(rig, ENTRY(VAN), "{\"name\":\"Van 1\",\"id\":42,\"type_id\":825}");
     expect_device(rig, STATE(42), "{'id':42,'name':'Van 1','ident':'" VAN "','device_type_id':825}", "false");
-    rig_expect(rig, "log/gw/devices/42/created", "{'event_code':1,'ident':'" VAN "','name':'Van 1'}");
+    rig_expect(rig, "log/gw/devices/42/created",
+               "{'event_code':1,'ident':'" VAN "','name':'Van 1','item_data':{'id':42,'name':'Van 1',"
+               "'device_type_id':825,'configuration':{'ident':'" VAN "'}}}");
     int device = rig_tcp(rig);
     say(rig, device, VAN, REPORT);
     rig_expect(rig, "message/gw/devices/42", "{'device.name':'Van 1','device.type.id':825}");
     mosquitto_pub(rig, ENTRY(VAN), "{\"name\":\"Van 2\",\"id\":42}");
     expect_device(rig, STATE(42), "{'id':42,'name':'Van 2','device_type_id':0}", "true");
-    rig_expect(rig, "log/gw/devices/42/updated", "{'name':'Van 2'}");
+    rig_expect(rig, "log/gw/devices/42/updated", "{'name':'Van 2','item_data':{'id':42,'name':'Van 2'}}");
     say(rig, device, VAN, REPORT_LATER);
     rig_expect(rig, "message/gw/devices/42", "{'device.name':'Van 2','device.type.id':0}");
     mosquitto_pub(rig, ENTRY(VAN), "{\"id\":43}");
@@ -62,7 +64,7 @@ STORY(adoption, a_device_is_added_changed_and_removed) {
     rig_publish(rig, "command/gw/devices/" VAN, "[{\"name\":\"rconf\"},{\"name\":\"rconf\"}]");
     int64_t id = expect_step(rig, "43", "rconf", "sent", NULL);
     mosquitto_pub(rig, ENTRY(VAN), "");
-    rig_expect(rig, "log/gw/devices/43/deleted", "{'event_code':3,'ident':'" VAN "'}");
+    rig_expect(rig, "log/gw/devices/43/deleted", "{'event_code':3,'ident':'" VAN "','item_data':{'id':43}}");
     device_expect(device, "rconf,1#");
     device_expect_closed(device);
     expect_entry(rig, "43", id, NULL);
@@ -139,6 +141,9 @@ Test(adoption, what_is_wrong_is_refused_and_what_stood_before_stays) {
     expect_refused(rig, ENTRY("boat"), "{\"id\":43}",
                    "device boat has the id 43, which device " CAR " already has");
     rig_expect_standing(rig, ENTRY("boat"), NULL); // of two with one id not both stay
+    expect_refused(rig, ENTRY("boat"), "{\"id\":7}",
+                   "the configuration gives its id, 7, to " LORRY
+                   ", and wins: this counts once it does so no longer");
     rig_finish(rig);
 }
 
@@ -166,6 +171,34 @@ Test(adoption, the_configuration_wins) {
     rig_write_json(rig, "devices.json", "[]");
     rig_gateway_signal(rig, SIGHUP);
     expect_device(rig, STATE(43), "{'name':'Van 2','ident':'" VAN "'}", "false");
+    rig_finish(rig);
+}
+
+// A configuration that is read again says nothing of those that the broker has.
+Test(adoption, a_reload_leaves_adopted_devices_as_they_are) {
+    struct rig *rig = rig_with_broker(NULL);
+    char changes[160];
+    rig_write_json(rig, "devices.json", "[{'ident':'" CAR "','id':43,'name':'Car 1'}]");
+    snprintf(changes, sizeof changes, "{'unknown_devices':'reject','devices_file':'%s/devices.json'}",
+             rig->directory);
+    rig_gateway_start(rig, changes);
+    rig_publish_retained(rig, ENTRY(VAN), "{\"id\":42,\"name\":\"Van 1\"}");
+    expect_device(rig, STATE(42), "{'name':'Van 1'}", "false");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, REPORT);
+    rig_expect(rig, "message/gw/devices/42", "{'device.name':'Van 1'}");
+    rig_write_json(rig, "devices.json",
+                   "[{'ident':'" CAR "','id':43,'name':'Car 2'},{'ident':'" LORRY "','id':44}]");
+    rig_gateway_signal(rig, SIGHUP);
+    expect_device(rig, STATE(43), "{'name':'Car 2'}", "false");
+    expect_device(rig, STATE(44), "{'ident':'" LORRY "'}", "false");
+    say(rig, device, VAN, REPORT_LATER);
+    rig_expect(rig, "message/gw/devices/42", "{'device.name':'Van 1'}");
+    expect_device(rig, STATE(42), "{'name':'Van 1'}", "true");
+    rig_publish_retained(rig, ENTRY(VAN), "{\"id\":42,\"name\":\"Van 2\"}"); // and goes on to follow it
+    expect_device(rig, STATE(42), "{'name':'Van 2'}", "true");
+    cr_expect_eq(
+        rig_count(rig, "log/gw/devices/42/deleted") + rig_count(rig, "log/gw/devices/42/disconnected"), 0);
     rig_finish(rig);
 }
 

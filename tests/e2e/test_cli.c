@@ -349,9 +349,9 @@ static const struct {
     {"{\"messages\":[]}", "$.messages: "},
     {"{\"devices\":[{\"ident\":\"a b\",\"id\":1}]}", "$.devices[0].ident: "},
     {"{\"devices\":[{\"ident\":\"a\",\"id\":1},{\"ident\":\"b\",\"id\":1}]}",
-     "$.devices[1]: has the id 1, which $.devices[0] already has"},
+     "$.devices[1]: $.devices[0] and $.devices[1] have the id 1, expected"},
     {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
-     "devices.json[0]: has the id 1, which $.devices[0] already has"},
+     "devices.json[0]: $.devices[0] and devices.json[0] have the id 1, expected"},
     {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
      "devices.json[1].id: is \"x\", expected integer"},
     {"{\"channels\":[]}", "$.channels: has 0 entries, expected at least 1"},
@@ -450,7 +450,7 @@ Test(cli, check_names_all_faults_at_once) {
         "$.channels[3]: has the id 2",
         "$.channels[3].tcp: is \"0.0.0.0:7700\"",
         "$.devices[2]: has no \"ident\"",
-        "$.devices[1]: has the ident c, which $.devices[0] already has",
+        "$.devices[1]: $.devices[0] and $.devices[1] have the ident c, expected",
         "devices.json[1].id: is \"x\"",
     };
     expect_code(it, 1);
@@ -667,6 +667,25 @@ Test(cli, describe) {
     const struct outcome *it = call("describe commands -p mictrack", "");
     expect_code(it, 0);
     expect_in(it->out, "{\"name\": \"mode\", \"properties\": {\"mode\": 6, \"interval\": 60}}");
+}
+
+// A word filters the fields, in whatever case, by name, unit or meaning.
+Test(cli, describe_fields_with_a_word) {
+    const struct outcome *it = call("describe fields Latitude", "");
+    expect_code(it, 0);
+    expect_in(it->out, "\nposition.latitude ");
+    cr_assert(strstr(it->out, "battery.voltage") == NULL, "%s", it->out);
+    it = call("describe fields km/h", "");
+    expect_in(it->out, "\nposition.speed ");
+    cr_assert(strstr(it->out, "position.latitude") == NULL, "%s", it->out);
+    json_t *fields = described("describe fields battery.voltage --json");
+    cr_assert_eq(json_array_size(fields), 1);
+    json_decref(fields);
+    it = call("describe fields nonsense", "");
+    expect_code(it, 1);
+    expect_in(it->err, "no field has 'nonsense'");
+    expect_code(call("describe protocols battery", ""), 2);
+    expect_code(call("describe fields battery voltage", ""), 2);
 }
 
 Test(cli, describe_for_machines) {

@@ -574,6 +574,35 @@ Test(home_assistant, removed_while_the_gateway_was_away) {
     rig_finish(rig);
 }
 
+#define WITH_A_NAMELESS_VAN "{'home_assistant':{'enabled':true},'devices':[{'ident':'" VAN "'}]}"
+
+// By what the broker has of it, it is like any stranger.
+Test(home_assistant, removed_from_the_configuration_while_the_gateway_was_away) {
+    struct rig *rig = rig_up(WITH_A_NAMELESS_VAN);
+    close(van_that_said(rig, report(VAN, 1)));
+    expect_entity(rig, "button/reboot", "{}");
+    rig_expect(rig, "state/gw/devices/" VAN "/connected", "false");
+    rig_publish(rig, "command/gw/devices/" VAN, "rconf,1#");
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/custom/queued", NULL);
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, "{'home_assistant':{'enabled':true}}");
+    rig_expect(rig, "log/gw/devices/" VAN "/deleted", NULL);
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/custom/canceled", NULL);
+    rig_expect_none_retained(rig, CONFIGS);
+    rig_expect_none_retained(rig, "state/gw/devices/" VAN "/#");
+    van_that_said(rig, report(VAN, 2));
+    rig_expect(rig, "log/gw/devices/" VAN "/created", NULL);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/telemetry/message.seqnum", "2");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, "{'home_assistant':{'enabled':true}}"); // and stays
+    rig_expect_log(rig, ": connected");
+    van_that_said(rig, report(VAN, 3));
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/telemetry/message.seqnum", "3");
+    rig_expect_none_retained(rig, CONFIGS);
+    cr_assert_eq(rig_count(rig, "log/gw/devices/" VAN "/deleted"), 1);
+    rig_finish(rig);
+}
+
 Test(home_assistant, id_given_away_while_the_gateway_was_away) {
     struct rig *rig = rig_with_registry("[{'ident':'" VAN "','id':42}]");
     van_that_said(rig, report(VAN, 1));

@@ -84,6 +84,41 @@ static void reload(struct rig *rig, const char *devices) {
 }
 
 // Under its prefix; with another id the location stays, and with the device it goes.
+static size_t count_at(struct rig *rig, const char *latitude) {
+    const struct rig_message *message;
+    size_t count = 0, next = 0;
+    while ((message = rig_next(rig, VAN_IS, &next)) != NULL)
+        count += strstr(message->payload, latitude) != NULL;
+    return count;
+}
+
+#define ALONE   "{'telemetry':'off'," ENABLED "}"
+#define BESIDES "{'telemetry':'off'," ENABLED ",'mqtt':{'client_id':'second'},'commands':{'intake':false}}"
+
+// A tracker that kept reports, and went to another gateway, or came to one that was restarted.
+Test(owntracks, does_not_go_back) {
+    struct rig *rig = rig_up(ALONE), *second = rig_beside(rig);
+    rig_gateway_start(second, BESIDES);
+    rig_expect(rig, "state/gw/instances/second", "{'state':'online'}");
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, AT("05", "22.55555", "3744"));
+    json_decref(rig_expect_standing_json(rig, VAN_IS, "{'lat':22.55555}"));
+    close(device);
+    device = rig_tcp(second);
+    say(rig, device, VAN, AT("01", "22.11111", "3744"));
+    say(rig, device, VAN, AT("06", "22.66666", "3744"));
+    json_decref(rig_expect_standing_json(rig, VAN_IS, "{'lat':22.66666}"));
+    cr_expect_eq(count_at(rig, "22.11111"), 0, "it went back at the second gateway");
+    rig_gateway_stop(second);
+    rig_gateway_start(second, BESIDES);
+    device = rig_tcp(second);
+    say(rig, device, VAN, AT("03", "22.33333", "3744"));
+    say(rig, device, VAN, AT("07", "22.77777", "3744"));
+    json_decref(rig_expect_standing_json(rig, VAN_IS, "{'lat':22.77777}"));
+    cr_expect_eq(count_at(rig, "22.33333"), 0, "it went back after the restart");
+    rig_finish(rig);
+}
+
 Test(owntracks, follows_the_registry) {
     char changes[200];
     struct rig *rig = rig_with_broker(NULL);

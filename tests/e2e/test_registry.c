@@ -453,11 +453,11 @@ static const struct {
     {"[{\"ident\":\"" VAN "/+#\",\"id\":43}]", "ident"},
     {"[{\"ident\":\"" VAN "\",\"id\":-1}]", "id"},
     {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" VAN "\",\"id\":44}]",
-     "devices.json[1]: has the ident " VAN ", which "},
+     "devices.json[1] have the ident " VAN ", expected an ident for each"},
     {"[{\"ident\":\"" VAN "\",\"id\":43},{\"ident\":\"" CAR "\",\"id\":43}]",
-     "devices.json[1]: has the id 43, which "},
+     "devices.json[1] have the id 43, expected an id for each"},
     {"[{\"ident\":\"" THIRD "\",\"id\":43}]",
-     "devices.json[0]: has the ident " THIRD ", which $.devices[0] already has"}, // is in the configuration
+     "devices.json[0] have the ident " THIRD ", expected an ident for each"}, // is in the configuration
     {NULL, "No such file"},
 };
 
@@ -605,6 +605,44 @@ Test(registry, strangers_do_not_fill_the_broker) {
     rig_expect_count(rig, "/homeassistant/+/trackbus_42/+/config", 1);
     cr_assert(rig_count(rig, "/homeassistant/+/trackbus_866425090000000/+/config") == 0);
     rig_expect_log(rig, "to adopt it, add {\"ident\":\"866425090000000\"");
+    rig_finish(rig);
+}
+
+#define WAVES 20 // of reports of strangers
+#define WAVE  100
+
+static void send_wave(int device, int from) {
+    static char text[WAVE * 100];
+    char ident[16], *end = text;
+    for (int i = from; i < from + WAVE; i++) {
+        snprintf(ident, sizeof ident, "%lld", (long long)FIRST + i);
+        end = stpcpy(end, report(ident, i));
+    }
+    device_send(device, text);
+}
+
+// All that they report comes, over TCP and UDP, and they stay connected.
+Test(registry, devices_do_not_notice_an_attack_of_strangers) {
+    struct rig *rig = rig_up("{'devices':[{'ident':'" VAN "','id':42},{'ident':'" LORRY "','id':7}],"
+                             "'limits':{'unknown_devices':10}}");
+    int van = rig_tcp(rig), lorry = rig_udp(rig), strangers = rig_tcp(rig);
+    for (int i = 0; i < WAVES; i++) {
+        char subset[40];
+        snprintf(subset, sizeof subset, "{'message.seqnum':%d}", i);
+        send_wave(strangers, i * WAVE);
+        device_send(van, report(VAN, i));
+        device_send(lorry, report(LORRY, i));
+        rig_expect(rig, "message/gw/devices/42", subset);
+        rig_expect(rig, "message/gw/devices/7", subset);
+    }
+    rig_expect_count(rig, "message/gw/channels/1/+", WAVES * (WAVE + 2));
+    cr_expect_eq(rig_count(rig, "message/gw/devices/42"), WAVES);
+    cr_expect_eq(rig_count(rig, "message/gw/devices/7"), WAVES);
+    cr_expect_eq(rig_count(rig, "message/gw/devices/+"), 2 * WAVES + 10);
+    cr_expect_eq(rig_count(rig, "log/gw/devices/42/connected") + rig_count(rig, "log/gw/devices/7/connected"),
+                 2);
+    cr_expect_eq(rig_count(rig, "log/gw/devices/42/disconnected"), 0);
+    cr_expect_eq(rig_count(rig, "log/gw/devices/7/disconnected"), 0);
     rig_finish(rig);
 }
 

@@ -298,11 +298,10 @@ Test(watch, the_fleet_as_it_is_and_as_it_goes_on) {
     rig_finish(rig);
 }
 
-// With a registry that changes in the broker.
-Test(watch, a_device_that_is_adopted_renamed_and_removed) {
+// With a registry that changes in the broker; by is the gateway that has the device.
+static void expect_to_follow(struct rig *rig, struct rig *by) {
     static const char entry[] = "registry/gw/devices/" VAN;
-    struct rig *rig = rig_up(NULL);
-    int device = rig_tcp(rig);
+    int device = rig_tcp(by);
     send_report(device, VAN, 1);
     rig_expect(rig, "message/gw/devices/" VAN, NULL);
     watch_terminal(rig, NULL, NULL);
@@ -318,6 +317,20 @@ Test(watch, a_device_that_is_adopted_renamed_and_removed) {
     expect_shown(": connected  0 devices, 0 connected");
     end(rig, SIGTERM);
     rig_finish(rig);
+}
+
+Test(watch, a_device_that_is_adopted_renamed_and_removed) {
+    struct rig *rig = rig_up(NULL);
+    expect_to_follow(rig, rig);
+}
+
+Test(watch, a_device_that_is_adopted_renamed_and_removed_with_three_gateways) {
+    struct rig *rig = rig_up(NULL), *second = rig_beside(rig), *third = rig_beside(second);
+    rig_gateway_start(second, "{'mqtt':{'client_id':'second'},'commands':{'intake':false}}");
+    rig_gateway_start(third, "{'mqtt':{'client_id':'third'},'commands':{'intake':false}}");
+    rig_expect(rig, "state/gw/instances/second", "{'state':'online'}");
+    rig_expect(rig, "state/gw/instances/third", "{'state':'online'}");
+    expect_to_follow(rig, third);
 }
 
 Test(watch, one_ident_on_the_screen) {

@@ -243,7 +243,7 @@ Test(web, a_session_that_is_over_sees_and_sends_nothing_more) {
     cr_assert(rig_wait(has_ended, &other, RIG_DEADLINE),
               "who logged in with the old password still looks on");
     http_expect(port, "GET /api/devices", second, "", 401, "");
-    http_expect(port, "GET /metrics", BASIC, "", 401, "reason");
+    http_expect(port, "GET /metrics", BASIC, "", 401, "Name or password is wrong");
     close(mine);
     close(other);
     rig_finish(rig);
@@ -264,6 +264,8 @@ Test(web, failed_logins_are_counted_by_address) {
     }
     http_expect(port, "POST /api/login", "", "{\"name\":\"anna\",\"password\":\"a good password\"}", 429,
                 "Retry-After");
+    http_expect(port, "GET /metrics", BASIC, "", 429, "Too many failed logins");
+    rig_expect_log(rig, "a login from 127.0.0.1 failed: wrong password of anna");
     rig_finish(rig);
 }
 

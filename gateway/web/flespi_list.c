@@ -1,0 +1,261 @@
+// Answers in flespi's form; see flespi_list.h.
+#include "gateway/web/flespi_list.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/memory.h"
+#include "gateway/base/text.h"
+#include "gateway/web/reply.h"
+
+struct http_answer flespi_fault(unsigned status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    char *reason = text_vformat(format, arguments);
+    va_end(arguments);
+    json_t *fault = json_pack("{s:[{s:i, s:s}]}", "errors", "code", (int)status, "reason", reason);
+    free(reason);
+    return reply_json(status, fault != NULL ? fault
+                                            : json_pack("{s:[{s:i, s:s}]}", "errors", "code", (int)status,
+                                                        "reason", "this is not UTF-8"));
+}
+
+// --- the list ---
+
+// False when it is no count.
+static bool read_count(const struct http_request *request, const char *name, size_t *count, bool *given) {
+    const char *text = http_query(request, name);
+    char *end;
+    if (text == NULL)
+        return true;
+    *given = true;
+    *count = strtoul(text, &end, 10);
+    return *text >= '0' && *text <= '9' && *end == '\0' && strlen(text) <= 9;
+}
+
+bool flespi_list_begin(struct flespi_list *list, const struct http_request *request,
+                       struct http_answer *fault) {
+    *list = (struct flespi_list){.fields = http_query(request, "fields"), .limit = SIZE_MAX};
+    text_out_bytes(&list->result, "{\"result\":[", 11);
+    if (read_count(request, "limit", &list->limit, &list->paged) &&
+        read_count(request, "offset", &list->offset, &list->paged))
+        return true;
+    flespi_list_free(list);
+    *fault = flespi_fault(400, "limit and offset are numbers of up to nine digits");
+    return false;
+}
+
+void flespi_list_free(struct flespi_list *list) {
+    text_out_free(&list->result);
+    text_out_free(&list->errors);
+}
+
+bool flespi_list_next(struct flespi_list *list) {
+    size_t place = list->count++;
+    if (place < list->offset || place - list->offset >= list->limit)
+        return false;
+    if (list->result.text[list->result.length - 1] != '[')
+        text_out_bytes(&list->result, ",\n", 2);
+    return true;
+}
+
+void flespi_list_missing(struct flespi_list *list, int64_t id) {
+    text_out_print(&list->errors, "%s{\"code\":404,\"id\":%lld,\"reason\":\"there is no such item\"}",
+                   list->errors.length > 0 ? "," : "", (long long)id);
+}
+
+void flespi_list_member(struct flespi_list *list, const char *name, const json_t *value) {
+    if (!selector_wants(list->fields, name))
+        return;
+    char *text = text_of_value(value);
+    if (list->result.text[list->result.length - 1] != '{')
+        text_out_bytes(&list->result, ",", 1);
+    text_out_string(&list->result, name);
+    text_out_bytes(&list->result, ":", 1);
+    text_out_bytes(&list->result, text, strlen(text));
+    free(text);
+}
+
+static void add_item(struct flespi_list *list, const json_t *item) {
+    const char *name;
+    json_t *value;
+    text_out_bytes(&list->result, "{", 1);
+    json_object_foreach((json_t *)item, name, value) flespi_list_member(list, name, value);
+    text_out_bytes(&list->result, "}", 1);
+}
+
+static int64_t id_of(const json_t *item) {
+    const json_t *id = json_object_get(item, "id");
+    return json_is_integer(id) ? json_integer_value(id) : -1;
+}
+
+static bool has(const json_t *items, int64_t id) {
+    size_t i;
+    const json_t *item;
+    json_array_foreach(items, i, item) if (id_of(item) == id) return true;
+    return false;
+}
+
+void flespi_list_add(struct flespi_list *list, const json_t *items, const struct selector *selector) {
+    size_t i;
+    json_t *item;
+    json_array_foreach(items, i, item) {
+        if (selector_takes(selector, id_of(item), expression_member, item) && flespi_list_next(list))
+            add_item(list, item);
+    }
+    for (i = 0; i < selector->count; i++)
+        if (!has(items, selector->ids[i]))
+            flespi_list_missing(list, selector->ids[i]);
+}
+
+struct http_answer flespi_list_end(struct flespi_list *list) {
+    bool nothing = list->count == 0 && list->errors.length > 0;
+    text_out_bytes(&list->result, "]", 1);
+    if (list->errors.length > 0)
+        text_out_print(&list->result, ",\"errors\":[%s]", list->errors.text);
+    if (list->paged)
+        text_out_print(&list->result, ",\"pagination\":{\"count\":%zu,\"limit\":%zu,\"offset\":%zu}",
+                       list->count, list->limit < list->count ? list->limit : list->count, list->offset);
+    text_out_bytes(&list->result, "}", 1);
+    text_out_free(&list->errors);
+    return reply_text(nothing ? 404 : 200, &list->result);
+}
+
+// --- devices ---
+
+static void write_id(const struct fleet_device *device, struct text_out *out) {
+    text_out_print(out, "%lld", (long long)device->id);
+}
+
+static void write_name(const struct fleet_device *device, struct text_out *out) {
+    text_out_string(out, *device->name != '\0' ? device->name : device->ident);
+}
+
+static void write_configuration(const struct fleet_device *device, struct text_out *out) {
+    text_out_print(out, "{\"ident\":\"%s\"}", device->ident);
+}
+
+static void write_type(const struct fleet_device *device, struct text_out *out) {
+    text_out_print(out, "%lld", (long long)device->type);
+}
+
+static void write_protocol(const struct fleet_device *device, struct text_out *out) {
+    if (device->protocol > 0)
+        text_out_print(out, "%d", device->protocol);
+}
+
+static void write_channel(const struct fleet_device *device, struct text_out *out) {
+    if (device->channel >= 0)
+        text_out_print(out, "%lld", (long long)device->channel);
+}
+
+static void write_connected(const struct fleet_device *device, struct text_out *out) {
+    if (device->connection != FLEET_UNKNOWN)
+        text_out_print(out, "%s", device->connection == FLEET_CONNECTED ? "true" : "false");
+}
+
+static void write_active(const struct fleet_device *device, struct text_out *out) {
+    if (device->heard > 0)
+        text_out_print(out, "%lld", (long long)(device->heard / 1000000));
+}
+
+// A field that is not known writes nothing.
+static const struct device_field {
+    const char *name;
+    void (*write)(const struct fleet_device *device, struct text_out *out);
+} device_fields[] = {{"id", write_id},
+                     {"name", write_name},
+                     {"configuration", write_configuration},
+                     {"device_type_id", write_type},
+                     {"protocol_id", write_protocol},
+                     {"channel_id", write_channel},
+                     {"connected", write_connected},
+                     {"last_active", write_active}};
+#define DEVICE_FIELDS (sizeof device_fields / sizeof device_fields[0])
+
+static void write_field(const struct device_field *field, const struct fleet_device *device,
+                        struct text_out *out) {
+    size_t before = out->length;
+    text_out_member(out, field->name);
+    size_t begin = out->length;
+    field->write(device, out);
+    if (out->length == begin)
+        out->length = before;
+}
+
+void flespi_list_device(struct flespi_list *list, const struct fleet_device *device) {
+    if (!flespi_list_next(list))
+        return;
+    text_out_bytes(&list->result, "{", 1);
+    for (size_t i = 0; i < DEVICE_FIELDS; i++)
+        if (selector_wants(list->fields, device_fields[i].name))
+            write_field(&device_fields[i], device, &list->result);
+    text_out_bytes(&list->result, "}", 1);
+}
+
+// A value of a device for an expression: an expression_value.
+static json_t *device_value(void *context, const char *name) {
+    struct text_out out = {0};
+    size_t length = strcspn(name, ".");
+    json_t *value = NULL;
+    for (size_t i = 0; i < DEVICE_FIELDS; i++)
+        if (strncmp(device_fields[i].name, name, length) == 0 && device_fields[i].name[length] == '\0')
+            device_fields[i].write(context, &out);
+    if (out.length > 0)
+        value = json_loadb(out.text, out.length, JSON_DECODE_ANY, NULL);
+    text_out_free(&out);
+    if (name[length] == '\0')
+        return value;
+    json_t *member = expression_member(value, name + length + 1);
+    json_decref(value);
+    return member;
+}
+
+static bool is_there(const struct fleet_device *device) {
+    return device != NULL && device->id >= 0 && *device->ident != '\0';
+}
+
+static void each_by_id(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
+                       void (*fn)(void *context, const struct fleet_device *device), void *context) {
+    for (size_t i = 0; i < selector->count; i++) {
+        const struct fleet_device *device = fleet_by_id(fleet, selector->ids[i]);
+        if (is_there(device))
+            fn(context, device);
+        else
+            flespi_list_missing(list, selector->ids[i]);
+    }
+}
+
+void flespi_each_device(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
+                        void (*fn)(void *context, const struct fleet_device *device), void *context) {
+    if (selector->kind == SELECT_IDS) {
+        each_by_id(fleet, selector, list, fn, context);
+        return;
+    }
+    for (struct fleet_device *device = fleet_newest(fleet); device != NULL; device = device->next)
+        if (is_there(device) && selector_takes(selector, device->id, device_value, device))
+            fn(context, device);
+}
+
+static void collect(void *context, const struct fleet_device *device) {
+    struct flespi_devices *devices = context;
+    if (devices->count < FLESPI_DEVICES_MAX)
+        devices->device[devices->count] = device;
+    devices->count++;
+}
+
+bool flespi_devices_select(struct flespi_devices *devices, struct fleet *fleet,
+                           const struct selector *selector, struct flespi_list *list,
+                           struct http_answer *fault) {
+    devices->count = 0;
+    flespi_each_device(fleet, selector, list, collect, devices);
+    if (devices->count <= FLESPI_DEVICES_MAX)
+        return true;
+    *fault = flespi_fault(400,
+                          "these are %zu devices: ask for at most %d at once, such as a page of "
+                          "/gw/devices/all?fields=id&limit=%d",
+                          devices->count, FLESPI_DEVICES_MAX, FLESPI_DEVICES_MAX);
+    return false;
+}
