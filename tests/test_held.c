@@ -153,6 +153,8 @@ static void set_up(void) {
                                    .sessions = &sessions,
                                    .observer = &observer,
                                    .log_limiter = {.per_second = 20},
+                                   .datagram_limiter = {.per_second = 1000},
+                                   .records_limiter = {.per_second = 1000},
                                    .stranger_limiter = {.per_second = 100}};
     parts.held = held_new(&parts, locator);
     sent[0] = reported[0] = '\0';

@@ -206,7 +206,7 @@ static void bound_places(struct peer *peer) {
 // --- two who say the same ident ---
 
 static bool is_alive(const struct place *place) {
-    return uv_now(place->peer->parts->loop) - place->peer->last_heard < ALIVE;
+    return !place->peer->ended && uv_now(place->peer->parts->loop) - place->peer->last_heard < ALIVE;
 }
 
 static bool is_to_stay(const struct place *place) {
@@ -251,7 +251,7 @@ static enum session_arrival judge_takeover(struct session *session, const struct
                                            const struct peer *peer) {
     if (peer->transport->is_udp) // an address is only where it was last heard from: there is nothing to keep
         return SESSION_NEW_HERE;
-    if (peer->parts->config->limits.takeover == TAKEOVER_KEEP)
+    if (peer->parts->config->limits.takeover == TAKEOVER_KEEP && !old->peer->ended)
         return SESSION_KEPT_ELSEWHERE;
     if (must_wait(peer, old)) {
         tell_rivalry(session, old, peer);

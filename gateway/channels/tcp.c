@@ -59,6 +59,7 @@ static void finish(struct tcp_connection *connection);
 static void hold(struct tcp_connection *connection);
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer);
 static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer);
+static enum close_code code_of_end(const struct peer *peer);
 
 // --- closing ---
 
@@ -126,6 +127,8 @@ static void close_connection(struct peer *peer, enum close_code code) {
     if (connection->closing)
         return;
     connection->closing = true;
+    if (connection->ended && code == CLOSE_SAME_IDENT) // it is back before all that it had said was out
+        code = code_of_end(peer);
     tell_closed(connection, code);
     conversation_end(peer);
     free(connection->header);
@@ -383,7 +386,7 @@ static void finish(struct tcp_connection *connection) {
 
 // lost: what the system said, or NULL.
 static void take_end(struct tcp_connection *connection, const char *lost) {
-    connection->ended = true;
+    connection->ended = connection->peer.ended = true;
     connection->lost = lost;
     uv_read_stop((uv_stream_t *)&connection->tcp);
     take(connection, NULL, 0, CODEC_END);

@@ -147,6 +147,24 @@ Test(positions, keep_the_order_of_a_device) {
     geo_service_stop(service);
 }
 
+// The connection that it has closed keeps it from nothing, though what it said there waits.
+Test(positions, do_not_keep_a_device_that_comes_back_out) {
+    service = geo_service_start(NULL, NULL);
+    geo_service_fall_silent(service);
+    struct rig *rig = rig_up(asking(",'timeout':60", ",'limits':{'takeover':'keep'}"));
+    int device = rig_tcp(rig);
+    send_report(device, VAN, R1("01", 1));
+    wait_until_asked(1);
+    close(device);
+    device = rig_tcp(rig);
+    send_report(device, VAN, R0(2));
+    rig_expect(rig, "log/gw/channels/1/connections/+/closed", "{'close_code':2,'msgs':1}");
+    geo_service_speak(service);
+    expect_numbers(rig, OF_VAN, (const int[]){1, 2}, 2);
+    rig_finish(rig);
+    geo_service_stop(service);
+}
+
 static const char *acknowledging(void) {
     return asking(",'timeout':60", ",'channels':[{'id':1,'name':'mictrack','protocol':'mictrack',"
                                    "'tcp':'127.0.0.1:0','udp':'127.0.0.1:0','udp_ack':'ACK,{seq}#'}]");
