@@ -38,7 +38,7 @@ static uint32_t raised_by(const char *volts, enum field alarm) {
         {.field = alarm, .index = "", .value = "true", .length = 4},
     };
     const struct channel_report report = {.members = said, .count = alarm != FIELD_NONE ? 2 : 1};
-    return alarms_raised(codec_find("mictrack"), &report);
+    return alarms_raised(codec_find("mictrack"), codec_find("mictrack")->battery, &report);
 }
 
 static uint32_t bit_of(enum field alarm) {

@@ -3,6 +3,7 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -119,6 +120,35 @@ static void read_proxy(struct faults *faults, struct config_channel *channel, co
                    "has proxy_protocol, expected proxy_from as well: the addresses of the balancers");
 }
 
+static struct codec_battery read_point(const json_t *point) {
+    return (struct codec_battery){.millivolts =
+                                      (unsigned)lround(json_number_value(json_array_get(point, 0)) * 1000),
+                                  .percent = (unsigned)lround(json_number_value(json_array_get(point, 1)))};
+}
+
+static bool rises(const struct codec_battery *points, size_t count) {
+    bool rises = count >= 2 && points[0].percent == 0 && points[count - 1].percent == 100;
+    for (size_t i = 1; i < count; i++)
+        rises = rises && points[i].millivolts > points[i - 1].millivolts &&
+                points[i].percent > points[i - 1].percent;
+    return rises;
+}
+
+static void read_battery(struct faults *faults, struct config_channel *channel, const json_t *json,
+                         const char *path) {
+    const json_t *points = json_object_get(json, "battery"), *point;
+    size_t i;
+    if (!json_is_array(points))
+        return;
+    channel->battery = must_have(calloc(json_array_size(points) + 1, sizeof *channel->battery));
+    json_array_foreach(points, i, point) channel->battery[i] = read_point(point);
+    if (!rises(channel->battery, json_array_size(points)))
+        faults_add(faults, path,
+                   "has a battery whose points do not rise, expected [volts, percent] from 0 to 100 percent, "
+                   "such as "
+                   "[[3.5, 0], [4.2, 100]]");
+}
+
 static void read_channel(struct faults *faults, struct config *config, const json_t *json, size_t index) {
     struct config_channel *channel = &config->channels[index];
     const char *protocol = text_of(json, "protocol");
@@ -135,6 +165,7 @@ static void read_channel(struct faults *faults, struct config *config, const jso
     }
     read_options(faults, channel, json, path);
     read_proxy(faults, channel, json, path);
+    read_battery(faults, channel, json, path);
     read_address(faults, json, "tcp", index, &channel->tcp, &channel->has_tcp);
     read_address(faults, json, "udp", index, &channel->udp, &channel->has_udp);
 }
@@ -516,11 +547,20 @@ struct config *config_parse(const char *text, size_t length, config_fault_fn *fa
     return json != NULL ? read_config(&faults, json, NULL, FILES_ALL) : NULL;
 }
 
+const struct codec_battery *config_battery(const struct config *config, const struct codec *codec) {
+    for (size_t i = 0; codec != NULL && i < config->channel_count; i++)
+        if (config->channels[i].codec == codec && config->channels[i].battery != NULL)
+            return config->channels[i].battery;
+    return codec != NULL ? codec->battery : NULL;
+}
+
 void config_free(struct config *config) {
     if (config == NULL)
         return;
-    for (size_t i = 0; i < config->channel_count; i++)
+    for (size_t i = 0; i < config->channel_count; i++) {
         free(config->channels[i].proxy_from);
+        free(config->channels[i].battery);
+    }
     free(config->channels);
     free_brokers(config);
     config_devices_free(config->devices);

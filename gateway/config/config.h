@@ -18,6 +18,10 @@ struct config *config_parse(const char *text, size_t length, config_fault_fn *fa
 // FILES_… of files.h, are read, so that the others need not be there nor be this user's.
 struct config *config_load_with(const char *file, unsigned needed, config_fault_fn *fault, void *context);
 
+// How full the battery of a codec's devices (NULL: no codec) is: as the first channel that says so, or the codec. NULL
+// when nobody knows.
+const struct codec_battery *config_battery(const struct config *config, const struct codec *codec);
+
 void config_free(struct config *config);
 
 void config_devices_free(struct config_devices *devices);

@@ -22,6 +22,7 @@ struct config_channel {
     bool proxy_protocol;                    // a balancer's header comes in front of what a device says
     struct address_range *proxy_from;       // where balancers are
     size_t proxy_from_count;
+    struct codec_battery *battery; // how full one is, as the user says it; NULL: as the codec does
 };
 
 struct config_device {

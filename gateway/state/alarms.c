@@ -27,18 +27,19 @@ static bool is_true(const struct message_member *member) {
            memcmp(member->value, TEXT_TRUE, member->length) == 0;
 }
 
-static bool is_nearly_empty(const struct codec *codec, const struct channel_report *report) {
+static bool is_nearly_empty(const struct codec_battery *points, const struct channel_report *report) {
     const struct message_member *volts = find(report, FIELD_BATTERY_VOLTAGE);
     json_t *value = volts != NULL ? json_loadb(volts->value, volts->length, JSON_DECODE_ANY, NULL) : NULL;
-    int percent = json_is_number(value) ? battery_percent(codec, json_number_value(value)) : -1;
+    int percent = json_is_number(value) ? battery_percent(points, json_number_value(value)) : -1;
     json_decref(value);
     return percent >= 0 && percent <= EMPTY;
 }
 
-uint32_t alarms_raised(const struct codec *codec, const struct channel_report *report) {
+uint32_t alarms_raised(const struct codec *codec, const struct codec_battery *battery,
+                       const struct channel_report *report) {
     uint32_t raised = 0;
     for (unsigned i = 0; codec->alarms[i] != FIELD_NONE; i++) {
-        bool low = codec->alarms[i] == FIELD_BATTERY_LOW_ALARM && is_nearly_empty(codec, report);
+        bool low = codec->alarms[i] == FIELD_BATTERY_LOW_ALARM && is_nearly_empty(battery, report);
         if (low || is_true(find(report, codec->alarms[i])))
             raised |= UINT32_C(1) << i;
     }

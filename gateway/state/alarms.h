@@ -9,8 +9,9 @@
 #include "gateway/channels/observer.h"
 
 // A bit for each of the codec's alarms that the report raises. Who has a battery that is nearly empty says so, whatever the
-// tracker says: that does not end with the next report.
-uint32_t alarms_raised(const struct codec *codec, const struct channel_report *report);
+// tracker says: that does not end with the next report. battery: see battery.h.
+uint32_t alarms_raised(const struct codec *codec, const struct codec_battery *battery,
+                       const struct channel_report *report);
 
 // {"alarm.event":true,…,"server.timestamp":…,"timestamp":…}, for the caller to free. timestamp: by which the report is
 // ordered, microseconds since 1970.

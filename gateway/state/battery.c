@@ -9,8 +9,8 @@ static double between(const struct codec_battery *low, const struct codec_batter
     return low->percent + part * (double)(high->percent - low->percent);
 }
 
-int battery_percent(const struct codec *codec, double volts) {
-    const struct codec_battery *point = codec != NULL ? codec->battery : NULL;
+int battery_percent(const struct codec_battery *points, double volts) {
+    const struct codec_battery *point = points;
     double millivolts = volts * 1000;
     if (point == NULL || isnan(volts))
         return -1;

@@ -3,5 +3,6 @@
 
 #include "codecs/codec.h"
 
-// Percent, 0 to 100, of a battery of a codec's devices (NULL: no codec) at so many volts; -1 when nobody knows.
-int battery_percent(const struct codec *codec, double volts);
+// Percent, 0 to 100, at so many volts, by the points of the codec or the configuration (NULL: there are none); -1 when
+// nobody knows.
+int battery_percent(const struct codec_battery *points, double volts);

@@ -986,7 +986,7 @@ static void take_alarms(struct devices *devices, struct device_state *state,
     bool old = alarms_are_old(&state->punctual, report, timestamp, config->home_assistant.alarm_hold);
     if (timestamp < state->since || (state->alarms != NULL && timestamp < state->alarmed))
         return;
-    uint32_t raised = old ? 0 : alarms_raised(state->codec, report);
+    uint32_t raised = old ? 0 : alarms_raised(state->codec, config_battery(config, state->codec), report);
     bool same = state->alarms != NULL && raised == 0 && state->raised == 0;
     state->alarmed = timestamp;
     state->raised = raised;

@@ -100,7 +100,7 @@ static bool has_entity(const struct home_assistant *home_assistant,
                        const struct home_assistant_device *device, const struct entity *entity) {
     if (entity->kind == TRACKER)
         return home_assistant->config->telemetry != TELEMETRY_OFF;
-    if (entity->kind == BATTERY && (device->codec == NULL || device->codec->battery == NULL))
+    if (entity->kind == BATTERY && config_battery(home_assistant->config, device->codec) == NULL)
         return false;
     return entity->field == FIELD_NONE || (device->reported & bit_of(entity)) != 0;
 }
@@ -270,7 +270,7 @@ static void describe_value(json_t *config, const struct home_assistant *home_ass
 static void describe_battery(json_t *config, const struct home_assistant *home_assistant,
                              const struct home_assistant_device *device) {
     char lines[512] = "";
-    const struct codec_battery *from = device->codec->battery;
+    const struct codec_battery *from = config_battery(home_assistant->config, device->codec);
     for (size_t length = 0; from->percent < 100 && length < sizeof lines - 1; from++, length = strlen(lines))
         snprintf(lines + length, sizeof lines - length, "(%u,%u,%u,%u),", from->millivolts, from->percent,
                  from[1].millivolts, from[1].percent);
@@ -552,8 +552,9 @@ static bool has_own(const struct codec *codec, const struct entity *wanted) {
 }
 
 // The one entity that is not a protocol's own, and yet depends on it.
-static const struct entity *battery_left(const struct codec *former, const struct codec *now) {
-    bool left = former->battery != NULL && (now == NULL || now->battery == NULL);
+static const struct entity *battery_left(const struct config *config, const struct codec *former,
+                                         const struct codec *now) {
+    bool left = config_battery(config, former) != NULL && config_battery(config, now) == NULL;
     for (size_t i = 0; left && i < ENTITY_COUNT; i++)
         if (entities[i].kind == BATTERY)
             return &entities[i];
@@ -563,7 +564,7 @@ static const struct entity *battery_left(const struct codec *former, const struc
 bool home_assistant_leave_protocol(const struct home_assistant *home_assistant, int64_t device_id,
                                    const struct codec *former, const struct codec *now) {
     struct entity own;
-    const struct entity *battery = former != NULL ? battery_left(former, now) : NULL;
+    const struct entity *battery = former != NULL ? battery_left(home_assistant->config, former, now) : NULL;
     if (battery != NULL &&
         (!bus_keeps_up(home_assistant->bus) || publish(home_assistant, device_id, battery, "", 0) == 0))
         return false;

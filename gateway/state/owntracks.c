@@ -40,9 +40,10 @@ static void set_whole(json_t *location, const char *key, const struct channel_re
     json_decref(value);
 }
 
-static void set_battery(json_t *location, const struct codec *codec, const struct channel_report *report) {
+static void set_battery(json_t *location, const struct codec_battery *points,
+                        const struct channel_report *report) {
     json_t *volts = value_of(report, FIELD_BATTERY_VOLTAGE);
-    int percent = json_is_number(volts) ? battery_percent(codec, json_number_value(volts)) : -1;
+    int percent = json_is_number(volts) ? battery_percent(points, json_number_value(volts)) : -1;
     if (percent >= 0)
         json_object_set_new(location, "batt", json_integer(percent));
     json_decref(volts);
@@ -60,7 +61,7 @@ char *owntracks_location(const struct config *config, const struct owntracks_dev
     set_whole(location, "cog", report, FIELD_POSITION_DIRECTION);
     set_whole(location, "alt", report, FIELD_POSITION_ALTITUDE);
     set_whole(location, "acc", report, FIELD_POSITION_ACCURACY);
-    set_battery(location, device->codec, report);
+    set_battery(location, config_battery(config, device->codec), report);
     bool has_place = json_object_get(location, "lat") != NULL && json_object_get(location, "lon") != NULL;
     char *text = has_place ? text_of_json(location, TEXT_VALUE_DIGITS) : NULL;
     json_decref(location);

@@ -354,6 +354,12 @@ static const struct {
      "devices.json[0]: $.devices[0] and devices.json[0] have the id 1, expected"},
     {"{\"devices\":[{\"ident\":\"a\",\"id\":1}],\"devices_file\":\"devices.json\"}",
      "devices.json[1].id: is \"x\", expected integer"},
+    {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:7700\",\"battery\":[[3.5,0],[3."
+     "4,100]]}]}",
+     "$.channels[0]: has a battery whose points do not rise"},
+    {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:7700\",\"battery\":[[3.5,0],[4."
+     "2,90]]}]}",
+     "$.channels[0]: has a battery whose points do not rise"},
     {"{\"channels\":[]}", "$.channels: has 0 entries, expected at least 1"},
     {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"127.0.0.1:7700\"},"
      "{\"id\":2,\"protocol\":\"magicyo\",\"tcp\":\"0.0.0.0:7700\"}]}",

@@ -426,6 +426,20 @@ Test(home_assistant, battery_that_is_low_stays_low) {
     rig_finish(rig);
 }
 
+// The user's points take the place of the codec's, for OwnTracks as well; a protocol without any gets the entity.
+Test(home_assistant, battery_by_the_points_of_the_configuration) {
+    struct rig *rig =
+        rig_up("{" ENABLED ",'owntracks':{'enabled':true},'channels':[{'id':1,'name':'mictrack',"
+               "'protocol':'mictrack','tcp':'127.0.0.1:0','battery':[[3.644,0],[3.844,100]]}]}");
+    van_that_said(rig, report(VAN, 1));
+    json_t *battery = config_of(rig, "sensor/battery");
+    cr_expect(strstr(text_of(battery, "value_template"), "in [(3644,0,3844,100),]") != NULL, "%s",
+              text_of(battery, "value_template"));
+    json_decref(battery);
+    json_decref(rig_expect_standing_json(rig, "/owntracks/trackbus/" VAN, "{'batt':50}"));
+    rig_finish(rig);
+}
+
 // --- the gateway ---
 
 Test(home_assistant, gateway_is_a_device) {
