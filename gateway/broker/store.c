@@ -69,7 +69,8 @@ static const char *const statement_texts[STATEMENTS] = {
     [PUT_COMMAND] = "INSERT OR REPLACE INTO commands VALUES(?,?)",
     [DELETE_COMMAND] = "DELETE FROM commands WHERE id=?",
     [PUT_MESSAGE] = "INSERT OR REPLACE INTO messages VALUES(?,?,?,?,?,?)",
-    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=min(?, ? + (SELECT min(number) FROM messages))",
+    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number>=?3 AND "
+                        "number<=min(?1, ?2 + (SELECT min(number) FROM messages WHERE number>=?3))",
     [LOAD_MESSAGES] =
         ("SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
          "ORDER BY number LIMIT ?"),
@@ -77,12 +78,14 @@ static const char *const statement_texts[STATEMENTS] = {
 
 struct operation {
     enum kind kind;
-    int64_t id;  // of a command, or number of a message, a device or a place
-    char *entry; // of PUT_COMMAND, PUT_DEVICE and PUT_PLACE; of SET_ASIDE the reason
+    int64_t id;   // of a command, or number of a message, a device or a place; of DELETE_MESSAGES the last
+    int64_t from; // of DELETE_MESSAGES: the first
+    char *entry;  // of PUT_COMMAND, PUT_DEVICE and PUT_PLACE; of SET_ASIDE the reason
     struct mqtt_publish
         publish;            // of PUT_MESSAGE, PUT_RESULT, SET_ASIDE and rows; its pointers point into bytes
     bool repeat;            // of SET_ASIDE: the same report stands there already
     size_t limit;           // of LOAD_MESSAGES
+    uint64_t *numbers;      // of it: so many, in place of those from one on; NULL
     struct operation *rows; // that it found
     store_message_fn *take;
     store_done_fn *done;
@@ -771,15 +774,27 @@ static int64_t deletion_step(struct store *store) {
     return sum.count > 0 ? bytes / (sum.bytes / sum.count + ROW_OVERHEAD) : 0;
 }
 
+// Whether any is left of those that are to be deleted. Of one alone that need not be asked.
+static bool has_more_to_delete(struct store *store, const struct operation *operation) {
+    char query[80];
+    if (operation->from == operation->id)
+        return false;
+    snprintf(query, sizeof query, "SELECT min(number) FROM messages WHERE number>=%lld",
+             (long long)operation->from);
+    int64_t first = read_number(store, query);
+    return first != 0 && first <= operation->id;
+}
+
 // Some of them; *more says whether there are others.
 static int delete_messages(struct store *store, const struct operation *operation, bool *more) {
     sqlite3_stmt *statement = store->statements[DELETE_MESSAGES];
+    bool one = operation->from == operation->id;
     sqlite3_bind_int64(statement, 1, operation->id);
-    sqlite3_bind_int64(statement, 2, deletion_step(store));
+    sqlite3_bind_int64(statement, 2, one ? 0 : deletion_step(store));
+    sqlite3_bind_int64(statement, 3, operation->from);
     int result = sqlite3_step(statement);
     sqlite3_reset(statement);
-    int64_t first = read_number(store, "SELECT min(number) FROM messages");
-    *more = first != 0 && first <= operation->id;
+    *more = has_more_to_delete(store, operation);
     return result == SQLITE_DONE ? SQLITE_OK : result;
 }
 
@@ -882,19 +897,50 @@ static void drop_replaced(struct operation *batch, enum kind put, enum kind dele
     HASH_CLEAR(hh, table);
 }
 
+static int compare_deletions(const void *left, const void *right) {
+    const struct operation *const *one = left, *const *other = right;
+    return ((*one)->from > (*other)->from) - ((*one)->from < (*other)->from);
+}
+
+// The deletions of messages in a batch, in order; *count is how many. For the caller to free.
+static const struct operation **sort_deletions(const struct operation *batch, size_t *count) {
+    const struct operation *operation, **all;
+    *count = 0;
+    DL_FOREACH(batch, operation) *count += operation->kind == DELETE_MESSAGES;
+    all = must_have(malloc((*count + 1) * sizeof(*all)));
+    *count = 0;
+    DL_FOREACH(batch, operation) {
+        if (operation->kind == DELETE_MESSAGES)
+            all[(*count)++] = operation;
+    }
+    qsort(all, *count, sizeof(*all), compare_deletions);
+    return all;
+}
+
+// No two of them delete the same.
+static bool is_deleted(const struct operation **deletions, size_t count, int64_t number) {
+    size_t from = 0;
+    while (count > 0) {
+        size_t half = count / 2;
+        const struct operation *deletion = deletions[from + half];
+        if (deletion->from <= number && number <= deletion->id)
+            return true;
+        from += deletion->from < number ? half + 1 : 0;
+        count = deletion->from < number ? count - half - 1 : half;
+    }
+    return false;
+}
+
 // Messages that were deleted before they could be written are not to be written later.
 static void drop_deleted(struct operation *batch) {
-    const struct operation *last = NULL;
     struct operation *operation;
+    size_t count;
+    const struct operation **deletions = sort_deletions(batch, &count);
     DL_FOREACH(batch, operation) {
-        if (operation->kind == DELETE_MESSAGES && (last == NULL || operation->id >= last->id))
-            last = operation;
-    }
-    DL_FOREACH(batch, operation) {
-        bool deleted = operation->kind == PUT_MESSAGE || operation->kind == DELETE_MESSAGES;
-        if (last != NULL && operation != last && deleted && operation->id <= last->id)
+        if (operation->kind == PUT_MESSAGE && is_deleted(deletions, count, operation->id))
             operation->finished = true;
     }
+    free(deletions);
 }
 
 // While the disk takes nothing, what waits for it must not grow with every change of the same row.
@@ -927,19 +973,40 @@ static void load_unwritten(struct store *store, struct operation *load, size_t l
     }
 }
 
-static int load_one(struct store *store, struct operation *load) {
+// Adds those from one number through another to what it has found, and how many these are to *count.
+static int load_range(struct store *store, struct operation *load, uint64_t first, uint64_t last,
+                      size_t *count) {
     sqlite3_stmt *statement = store->statements[LOAD_MESSAGES];
-    size_t count = 0;
-    sqlite3_bind_int64(statement, 1, load->id);
-    sqlite3_bind_int64(statement, 2, (sqlite3_int64)load->limit);
+    sqlite3_bind_int64(statement, 1, (sqlite3_int64)first);
+    sqlite3_bind_int64(statement, 2, (sqlite3_int64)(load->numbers != NULL ? 1 : load->limit));
     int result;
     while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
         struct mqtt_publish publish = publish_of(statement);
-        struct operation *row = make_message((uint64_t)sqlite3_column_int64(statement, 0), &publish);
+        uint64_t number = (uint64_t)sqlite3_column_int64(statement, 0);
+        if (number > last)
+            continue;
+        struct operation *row = make_message(number, &publish);
         DL_APPEND(load->rows, row);
-        count++;
+        ++*count;
     }
     sqlite3_reset(statement);
+    return result;
+}
+
+static int load_some(struct store *store, struct operation *load) {
+    int result = SQLITE_DONE;
+    size_t count = 0;
+    for (size_t i = 0; i < load->limit && result == SQLITE_DONE; i++)
+        result = load_range(store, load, load->numbers[i], load->numbers[i], &count);
+    load->failed = result != SQLITE_DONE;
+    return result;
+}
+
+static int load_one(struct store *store, struct operation *load) {
+    size_t count = 0;
+    if (load->numbers != NULL)
+        return load_some(store, load);
+    int result = load_range(store, load, (uint64_t)load->id, UINT64_MAX, &count);
     load->failed = result != SQLITE_DONE;
     if (!load->failed)
         load_unwritten(store, load, load->limit - count);
@@ -1113,6 +1180,7 @@ static void free_operation(struct operation *operation) {
         free(row);
     }
     free(operation->entry);
+    free(operation->numbers);
     free(operation);
 }
 
@@ -1279,8 +1347,9 @@ void store_put_message(struct store *store, uint64_t number, const struct mqtt_p
     add(store, make_message(number, publish));
 }
 
-void store_delete_messages(struct store *store, uint64_t through) {
-    add_copy(store, &(struct operation){.kind = DELETE_MESSAGES, .id = (int64_t)through});
+void store_delete_messages(struct store *store, uint64_t first, uint64_t through) {
+    add_copy(store,
+             &(struct operation){.kind = DELETE_MESSAGES, .from = (int64_t)first, .id = (int64_t)through});
 }
 
 void store_put_result(struct store *store, uint64_t number, const struct mqtt_publish *publish) {
@@ -1298,6 +1367,18 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
     add_copy(store, &(struct operation){.kind = LOAD_MESSAGES,
                                         .id = (int64_t)first,
                                         .limit = limit,
+                                        .take = take,
+                                        .done = done,
+                                        .context = context});
+}
+
+void store_load_some(struct store *store, const uint64_t *numbers, size_t count, store_message_fn *take,
+                     store_done_fn *done, void *context) {
+    uint64_t *copy = must_have(malloc(count * sizeof *numbers));
+    memcpy(copy, numbers, count * sizeof *numbers);
+    add_copy(store, &(struct operation){.kind = LOAD_MESSAGES,
+                                        .numbers = copy,
+                                        .limit = count,
                                         .take = take,
                                         .done = done,
                                         .context = context});
