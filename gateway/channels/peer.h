@@ -48,20 +48,20 @@ struct peer {
     char *turned_away;           // the ident that is not allowed here and spoke last, or NULL
     enum close_code refusal;     // why that is; the code to close it with when nobody else has spoken
     bool may_wait;               // what it says can stay unread for a while
-    bool ended;            // its device has gone, and nothing but what is still to come of it keeps it here
-    bool told;             // that it began, so that its end is told too
-    uint64_t captured;     // captures of the devices that have said who they are here, a bit for each
-    uint64_t captured_at;  // captures_asked() when that was found out; 0: it must be found out
-    struct tap_held *held; // what it said and heard, for a capture that may want it; or NULL
-    uint64_t serial;       // no other peer has it
-    enum close_code close_code; // set while bytes are taken: close when that is done
-    const char *loss;           // what the system said when the connection was lost, a constant; or NULL
-    uint64_t opened;            // by uv_now(), milliseconds
-    uint64_t last_heard;        // the same
-    uint64_t received, sent;    // bytes
-    uint64_t messages;          // taken from it
-    uint64_t first_number;      // in the outbox: of the messages since the last reply; 0: none
-    uint64_t last_number;       // of the last message
+    bool ended;                  // its device sends no more
+    bool told;                   // that it began, so that its end is told too
+    uint64_t captured;           // captures of the devices that have said who they are here, a bit for each
+    uint64_t captured_at;        // captures_asked() when that was found out; 0: it must be found out
+    struct tap_held *held;       // what it said and heard, for a capture that may want it; or NULL
+    uint64_t serial;             // no other peer has it
+    enum close_code close_code;  // set while bytes are taken: close when that is done
+    const char *loss;            // what the system said when the connection was lost, a constant; or NULL
+    uint64_t opened;             // by uv_now(), milliseconds
+    uint64_t last_heard;         // the same
+    uint64_t received, sent;     // bytes
+    uint64_t messages;           // taken from it
+    uint64_t first_number;       // in the outbox: of the messages since the last reply; 0: none
+    uint64_t last_number;        // of the last message
     bool refused;       // the broker did not take a message: what it says again is not to be acknowledged
     struct hold *holds; // of reports that are held, the oldest first
     struct hold *hold;  // the one of the reports since the last reply, or NULL
