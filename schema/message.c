@@ -199,3 +199,37 @@ void message_add_row(struct message *message, enum field list) {
 const struct message_value *message_get(const struct message *message, enum field field) {
     return message->place[field] != 0 ? &message->values[message->place[field] - 1] : NULL;
 }
+
+// --- packed ---
+
+// The values follow, and the text behind them.
+struct packed {
+    size_t count, text_used;
+    uint16_t place[FIELD_COUNT], rows[FIELD_COUNT];
+    struct message_value values[];
+};
+
+size_t message_packed_size(const struct message *message) {
+    return sizeof(struct packed) + message->count * sizeof *message->values + message->text_used;
+}
+
+void message_pack(const struct message *message, void *memory) {
+    struct packed *packed = memory;
+    packed->count = message->count;
+    packed->text_used = message->text_used;
+    memcpy(packed->place, message->place, sizeof packed->place);
+    memcpy(packed->rows, message->rows, sizeof packed->rows);
+    memcpy(packed->values, message->values, message->count * sizeof *message->values);
+    memcpy(packed->values + message->count, message->text, message->text_used);
+}
+
+void message_unpack(const void *memory, struct message *message) {
+    const struct packed *packed = memory;
+    message_reset(message);
+    message->count = packed->count;
+    message->text_used = packed->text_used;
+    memcpy(message->place, packed->place, sizeof packed->place);
+    memcpy(message->rows, packed->rows, sizeof packed->rows);
+    memcpy(message->values, packed->values, packed->count * sizeof *packed->values);
+    memcpy(message->text, packed->values + packed->count, packed->text_used);
+}

@@ -84,6 +84,12 @@ void message_note_removed(struct message *message, enum field field, const char 
 // The value of a field without row or index, or NULL.
 const struct message_value *message_get(const struct message *message, enum field field);
 
+// Keeps a message for a while in little memory: message_packed_size() bytes, which message_pack() fills. What was removed
+// from it is not kept.
+size_t message_packed_size(const struct message *message);
+void message_pack(const struct message *message, void *memory);
+void message_unpack(const void *memory, struct message *message);
+
 // Writes the message as a JSON object, keys in alphabetical order, and a NUL; returns the length without it,
 // or 0 when capacity is too small (MESSAGE_JSON_MAX never is).
 size_t message_write_json(const struct message *message, char *json, size_t capacity);

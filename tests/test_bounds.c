@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "codecs/codec.h"
+#include "gateway/broker/lanes.h"
 #include "gateway/broker/refusals.h"
 #include "gateway/broker/sideline.h"
 #include "gateway/channels/captures.h"
@@ -326,6 +327,23 @@ Test(bounds, results_that_wait_have_a_bound_in_bytes) {
 }
 
 // --- messages ---
+
+// A minute later they are forgotten anyway.
+Test(bounds, topics_that_were_refused_are_remembered_up_to_a_bound) {
+    struct lanes lanes = {0};
+    char topic[32];
+    for (int i = 0; i < LANES_IDLE_MAX + 100; i++) {
+        snprintf(topic, sizeof topic, "%d", i);
+        lanes_defer(&lanes, lanes_get(&lanes, topic, true), 1000, 0, false);
+    }
+    lanes_wake(&lanes, 2000, (const uint64_t[]){0, 0});
+    cr_expect(lanes_find(&lanes, "99") == NULL && lanes_find(&lanes, "100") != NULL);
+    cr_expect_eq(lanes.idle_count, LANES_IDLE_MAX);
+    lanes_wake(&lanes, 70000, (const uint64_t[]){0, 0});
+    lanes_wake(&lanes, 70000, (const uint64_t[]){0, 0});
+    cr_expect(lanes.idle == NULL && lanes_find(&lanes, "100") == NULL);
+    lanes_free(&lanes);
+}
 
 static void put_many(struct outbox *outbox, unsigned count, size_t length) {
     char *payload = calloc(1, length + 1);

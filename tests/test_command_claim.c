@@ -22,6 +22,7 @@ static struct command_voice voice;
 static struct command_table table;
 static struct command_queue queue;
 static struct command_sync sync_;
+static struct command_journal journal; // empty
 static struct config config;
 static struct config_channel channel = {.id = 1, .name = "mictrack"};
 static struct command *command;
@@ -113,7 +114,7 @@ static void set_up(void) {
     config.commands.timeout = 30;
     queue = (struct command_queue){
         .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
-    sync_ = (struct command_sync){.queue = &queue, .roll_call = roll_call};
+    sync_ = (struct command_sync){.queue = &queue, .roll_call = roll_call, .journal = &journal};
     settle();
     text = "light,1#";
     any_sent = false;

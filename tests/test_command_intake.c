@@ -1,5 +1,5 @@
 // Taking in commands: what a broker delivers again late, when it has said all that it retains, is taken in once, for a
-// minute; and of a publish with many commands some in each turn of the loop.
+// minute; and a publish with many commands is taken in from the journal, some in each turn of the loop.
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +8,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/broker/bus.h"
 #include "gateway/commands/intake.h"
+#include "gateway/commands/parse.h"
 #include "gateway/commands/sync.h"
 #include "tests/carrier.h"
 
@@ -22,6 +23,7 @@ static struct command_voice voice;
 static struct command_table table;
 static struct command_queue queue;
 static struct command_intake intake;
+static struct command_journal journal;
 static struct config config;
 static size_t held, enough, published; // as the link is told
 static struct config_channel channel = {.id = 1, .name = "mictrack"};
@@ -90,7 +92,8 @@ static void set_up(void) {
                                    .secret = {.bytes = "of all gateways", .length = 15}};
     queue = (struct command_queue){
         .config = &config, .table = &table, .voice = &voice, .roll_call = roll_call, .roads = &roads};
-    intake = (struct command_intake){.queue = &queue, .registry = registry, .redelivery = redelivery_new()};
+    intake = (struct command_intake){
+        .queue = &queue, .registry = registry, .redelivery = redelivery_new(), .journal = &journal};
     command_intake_connected(&intake, false);
     command_intake_settled(&intake, 0);
 }
@@ -113,11 +116,14 @@ static size_t known(void) {
     return HASH_COUNT(table.by_id);
 }
 
+static void take_for(const char *topic, int mid, const char *payload) {
+    command_intake_take(
+        &intake, &(struct mqtt_received){
+                     .topic = topic, .payload = (void *)payload, .length = strlen(payload), .mid = mid});
+}
+
 static void take(int mid, const char *payload) {
-    command_intake_take(&intake, &(struct mqtt_received){.topic = "t/command/gw/devices/42",
-                                                         .payload = (void *)payload,
-                                                         .length = strlen(payload),
-                                                         .mid = mid});
+    take_for("t/command/gw/devices/42", mid, payload);
 }
 
 // The broker knows that what came before was acknowledged: its marker says so.
@@ -184,50 +190,168 @@ Test(command_intake, what_came_long_before_the_connection_does_not_count) {
 
 #define ARRAY   1000
 #define PORTION 50
-#define BEHIND  500 // messages beyond which no new command is announced
+#define BEHIND  128 // messages beyond which no new command is announced
 
-static char *array_of(const char *name) {
-    char *text = malloc(ARRAY * 32 + 2), *end = text;
-    for (int i = 0; i < ARRAY; i++)
+static char *array_of(int count, const char *name) {
+    char *text = malloc((size_t)count * 32 + 2), *end = text;
+    for (int i = 0; i < count; i++)
         end += sprintf(end, "%c{\"name\":\"%s\",\"priority\":%d}", i == 0 ? '[' : ',', name, i / 10);
     strcpy(end, "]");
     return text;
 }
 
-static void take_array(int mid, const char *name) {
-    char *text = array_of(name);
+static void take_some(int mid, int count, const char *name) {
+    char *text = array_of(count, name);
     take(mid, text);
     free(text);
 }
 
+static void take_array(int mid, const char *name) {
+    take_some(mid, ARRAY, name);
+}
+
 static void run_until_written(void) {
-    while (held > 0)
+    while (intake.fresh != NULL)
         uv_run(&carrier.loop, UV_RUN_ONCE);
 }
 
+static void take_in_all(void) {
+    while (command_intake_go_on(&intake))
+        ;
+}
+
+// Each place of a publish, of the command at which nothing else came.
+static void expect_each_once(size_t count) {
+    bool has[ARRAY + 1] = {false};
+    cr_assert_eq(known(), count, "%zu of %zu are known", known(), count);
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next) {
+        cr_assert(!has[command->part], "the %dth is there twice", command->part);
+        has[command->part] = true;
+    }
+}
+
+// What was acknowledged is on disk, and holds nobody up.
 Test(command_intake, of_a_publish_with_many_some_are_taken_in_in_each_turn) {
-    size_t turns = 1, before = PORTION;
+    size_t turns = 0, before = 0;
     take_array(7, "rconf");
-    cr_assert_eq(known(), PORTION);
-    cr_assert_eq(enough, 1, "nothing more is to be read now");
+    cr_assert_eq(held, 1, "its acknowledgement must wait for the disk");
+    run_until_written();
+    cr_assert_eq(held, 0);
     for (bool more = true; more; turns++, before = known()) {
-        cr_assert(held > before, "its acknowledgement must wait for the others");
         more = command_intake_go_on(&intake);
         cr_assert(known() - before <= PORTION);
+        cr_assert_eq(held, 0, "reports wait for commands that are acknowledged");
     }
-    cr_assert_eq(known(), ARRAY);
     cr_assert_eq(turns, ARRAY / PORTION);
+    expect_each_once(ARRAY);
     run_until_written();
     const struct command *command = table.by_id;
     for (int i = 0; i < ARRAY; i++, command = command->hh.next)
-        cr_assert_eq(command->priority, i / 10, "the order is another one");
+        cr_assert(command->priority == i / 10 && command->created == table.by_id->created);
+}
+
+Test(command_intake, what_comes_behind_many_for_the_same_device_stays_behind_them) {
+    take_some(7, 500, "rconf");
+    take(8, "where?");
+    take_for("t/command/gw/devices/43", 9, "where?");
+    cr_assert_eq(known(), 1, "another device does not wait for them");
+    take_in_all();
+    cr_assert_eq(known(), 500 + 2);
+    const struct command *last = command_table_target(&table, "devices/42")->commands->prev;
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        cr_assert(command->device_id == 43 || command->id <= last->id);
+    cr_assert_str_eq(command_name(last), "custom");
+    run_until_written();
+}
+
+Test(command_intake, of_many_that_were_not_taken_in_yet_all_are_canceled_with_their_device) {
+    take_array(7, "rconf");
+    command_intake_go_on(&intake);
+    command_journal_cancel(&journal, "devices/42");
+    command_queue_cancel_all(&queue, "devices/42");
+    take(8, "where?");
+    take_in_all();
+    for (bool more = true; more;)
+        more = command_queue_go_on(&queue);
+    cr_assert_eq(known(), ARRAY + 1);
+    cr_assert_eq(table.pending, 1, "%zu wait", table.pending);
+    while (held > 0 || table.ending == NULL)
+        uv_run(&carrier.loop, UV_RUN_ONCE);
+    run_until_written();
+}
+
+Test(command_intake, of_many_that_are_nothing_valid_one_is_rejected_and_none_kept) {
+    char *text = array_of(ARRAY, "rconf");
+    text[strlen(text) - 1] = '}';
+    take(7, text);
+    free(text);
+    take_in_all();
+    cr_assert_eq(known(), 0);
+    cr_assert_eq(journal.count, 0);
+    cr_assert(outbox_count(carrier.outbox) > 0, "nobody hears of it");
+    run_until_written();
+}
+
+Test(command_intake, how_many_a_publish_holds_is_known_before_it_is_parsed) {
+    static const char *const payloads[] = {"where?",
+                                           "[1]",
+                                           " [1, 2 ,{\"a\":[1,2,3],\"b\":{\"c\":1,\"d\":2}}]",
+                                           "[\"a,b\",\"\\\",[{\",\"\\\\\",[[1,2],3]]",
+                                           "{\"name\":\"x\",\"meta\":[1,2]}",
+                                           "\"one, two\""};
+    for (size_t i = 0; i < sizeof payloads / sizeof *payloads; i++) {
+        char *fault = NULL;
+        json_t *commands = command_parse(payloads[i], strlen(payloads[i]), &fault);
+        cr_assert(commands != NULL, "%s: %s", payloads[i], fault);
+        cr_assert_eq(command_count(payloads[i], strlen(payloads[i])), json_array_size(commands), "%s",
+                     payloads[i]);
+        json_decref(commands);
+    }
+    cr_assert_eq(command_count("[\"", 2), 1, "nothing is read behind its end");
+    cr_assert_eq(command_count("[\"\\", 3), 1);
+}
+
+// --- the journal's bounds ---
+
+static void expect_held_until_room(void) {
+    cr_assert(enough > 0, "nothing more is to be read now");
+    run_until_written();
+    cr_assert_eq(held, 1, "the broker must wait");
+    for (size_t count = journal.count; journal.count == count;) {
+        cr_assert_eq(held, 1);
+        command_intake_go_on(&intake);
+    }
+    cr_assert_eq(held, 0, "there is room again");
+    run_until_written();
+}
+
+Test(command_intake, beyond_so_many_publishes_the_broker_waits) {
+    for (int i = 1; i <= COMMAND_JOURNAL_MAX; i++) {
+        cr_assert(!command_journal_is_full(&journal));
+        take_some(i, PORTION + 1, "rconf");
+    }
+    cr_assert_eq(journal.waiting, COMMAND_JOURNAL_MAX * (PORTION + 1));
+    expect_held_until_room();
+}
+
+Test(command_intake, beyond_so_many_bytes_of_publishes_the_broker_waits) {
+    static char text[250001];
+    for (int i = 1; i <= 60; i++)
+        memcpy(text + strlen(text), i == 1 ? "[1" : ",1", 3);
+    memset(text + strlen(text), ' ', sizeof text - 2 - strlen(text));
+    strcat(text, "]");
+    for (int i = 1; !command_journal_is_full(&journal); i++) {
+        cr_assert(i <= 68);
+        take(i, text);
+    }
+    cr_assert(journal.bytes < COMMAND_JOURNAL_BYTES_MAX + (1 << 18));
+    expect_held_until_room();
 }
 
 // Reports need not wait behind two messages for each.
 Test(command_intake, while_many_messages_wait_no_new_command_is_announced) {
     take_array(7, "rconf");
-    while (command_intake_go_on(&intake))
-        ;
+    take_in_all();
     cr_assert(outbox_count(carrier.outbox) <= BEHIND + 2, "%zu wait", outbox_count(carrier.outbox));
     cr_assert(!command_queue_has_more(&queue) && !command_queue_is_announced(&queue));
     for (int i = 0; !command_queue_is_announced(&queue);
@@ -245,7 +369,7 @@ Test(command_intake, while_many_messages_wait_no_new_command_is_announced) {
 
 // The gateway is killed: what is on disk by then is what it has.
 static void restart(void) {
-    struct command_sync sync = {.queue = &queue, .roll_call = roll_call};
+    struct command_sync sync = {.queue = &queue, .roll_call = roll_call, .journal = &journal};
     run_until_written();
     for (struct command *command = table.by_id; command != NULL; command = command->hh.next)
         if (command->watched)
@@ -257,68 +381,151 @@ static void restart(void) {
     command_sync_start(&sync);
 }
 
+static void take_in_portions(int count) {
+    for (int i = 0; i < count; i++)
+        command_intake_go_on(&intake);
+}
+
 // The broker hears that they were taken when they are on disk, announced or not.
 Test(command_intake, all_of_a_publish_are_on_disk_before_they_are_announced) {
     take_array(7, "rconf");
-    while (command_intake_go_on(&intake))
-        ;
+    take_in_all();
     cr_assert(!command_queue_is_announced(&queue));
     restart();
-    cr_assert_eq(known(), ARRAY, "%zu of %d are known", known(), ARRAY);
+    cr_assert_eq(journal.count, 0);
+    expect_each_once(ARRAY);
 }
 
-static void take_again_after_a_restart(const char *name, int64_t vouched) {
+// The broker has heard that it was taken, and does not deliver it again.
+Test(command_intake, what_was_acknowledged_of_many_is_taken_in_after_each_kill) {
+    take_array(7, "rconf");
+    for (int portions = 0; portions < 8; portions += 3) {
+        restart();
+        take_in_portions(portions);
+        cr_assert_eq(journal.waiting, ARRAY - known());
+    }
+    take_in_all();
+    expect_each_once(ARRAY);
+    int64_t last = table.by_id->id;
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        last = command->id > last ? command->id : last;
+    cr_assert_gt(command_table_new_id(&table, 0), last, "a number is given twice");
+    run_until_written();
+}
+
+static void take_again_after_a_restart(const char *name, int64_t vouched, int portions) {
     take_array(7, name);
-    command_intake_go_on(&intake);
-    held--; // of the rest, which is lost
+    take_in_portions(2);
     restart();
     cr_assert_eq(known(), 2 * PORTION);
     command_intake_connected(&intake, true);
     take_array(7, name); // what the broker did not hear to be taken comes first
-    while (command_intake_go_on(&intake))
-        ;
+    take_in_portions(portions);
     command_intake_settled(&intake, vouched);
-    cr_assert_eq(known(), ARRAY, "%zu of %d are known", known(), ARRAY);
+    take_in_all();
+    expect_each_once(ARRAY);
     run_until_written();
 }
 
-Test(command_intake, of_many_that_were_cut_by_a_kill_the_rest_is_taken_in_when_they_come_again) {
-    take_again_after_a_restart("rconf", 0);
+Test(command_intake, of_many_that_come_again_after_a_kill_none_is_lost_or_doubled) {
+    take_again_after_a_restart("rconf", 0, 0);
 }
 
-Test(command_intake, of_many_that_must_not_happen_twice_the_rest_is_taken_in_when_they_come_again) {
-    take_again_after_a_restart("reboot", INT64_MAX);
+Test(command_intake, of_many_that_come_again_after_a_kill_and_wait_none_is_lost_or_doubled) {
+    take_again_after_a_restart("rconf", 0, 30);
+}
+
+Test(command_intake, of_many_that_must_not_happen_twice_none_is_lost_or_doubled) {
+    take_again_after_a_restart("reboot", INT64_MAX, 30);
+}
+
+// What the broker's marker covers it has heard to be taken: so these are meant.
+Test(command_intake, many_that_are_meant_again_are_taken_in_again) {
+    take_some(7, 2 * PORTION, "rconf");
+    take_in_portions(1);
+    command_intake_connected(&intake, true);
+    take_some(7, 2 * PORTION, "rconf");
+    take_in_portions(2); // some wait as twins, some in the journal
+    command_intake_settled(&intake, INT64_MAX);
+    take_in_all();
+    cr_assert_eq(table.twins, 0);
+    cr_assert_eq(known(), 4 * PORTION);
+    run_until_written();
 }
 
 // Each kill comes before it is known that they come again.
 Test(command_intake, of_many_that_were_cut_by_several_kills_none_is_lost_or_doubled) {
     take_array(7, "rconf");
     for (int i = 0; i < 3; i++) {
-        for (int portion = 0; portion < 2 * i; portion++)
-            command_intake_go_on(&intake);
-        held--; // of the rest, which is lost
+        take_in_portions(2 * i);
         restart();
         command_intake_connected(&intake, true);
         take_array(7, "rconf");
     }
-    while (command_intake_go_on(&intake))
-        ;
+    take_in_all();
     command_intake_settled(&intake, 0);
-    cr_assert_eq(known(), ARRAY, "%zu of %d are known", known(), ARRAY);
+    expect_each_once(ARRAY);
     run_until_written();
 }
 
-Test(command_intake, of_many_that_come_again_late_the_rest_is_taken_in) {
+Test(command_intake, many_that_come_again_late_are_left_out) {
     take_array(7, "reboot");
-    held--; // of the rest, which is lost
     restart();
     resume();
     take_array(7, "reboot");
-    while (command_intake_go_on(&intake))
-        ;
-    cr_assert_eq(known(), ARRAY, "%zu of %d are known", known(), ARRAY);
-    run_until_written();
+    take_in_all();
+    expect_each_once(ARRAY);
     resume(); // killed again before the broker heard of it
     take_array(7, "reboot");
+    take_in_all();
     cr_assert_eq(known(), ARRAY, "none is taken in twice");
+    run_until_written();
+}
+
+// --- some in one publish, each with a row of its own ---
+
+static void note_written(void *context, bool ok) {
+    *(bool *)context = ok;
+}
+
+// The disk had only the first ones when the gateway was killed.
+static void cut(int first) {
+    bool written = false;
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        if (command->part > first)
+            store_delete_command(carrier.store, command->id);
+    store_when_written(carrier.store, note_written, &written);
+    carrier_run_until(&carrier, &written);
+    restart();
+    cr_assert_eq(known(), first);
+}
+
+static void take_again_after_a_cut(const char *name, int64_t vouched) {
+    take_some(7, PORTION, name);
+    cut(20);
+    command_intake_connected(&intake, true);
+    take_some(7, PORTION, name); // what the broker did not hear to be taken comes first
+    command_intake_settled(&intake, vouched);
+    expect_each_once(PORTION);
+    run_until_written();
+}
+
+Test(command_intake, of_some_that_were_cut_by_a_kill_the_rest_is_taken_in_when_they_come_again) {
+    take_again_after_a_cut("rconf", 0);
+}
+
+Test(command_intake, of_some_that_must_not_happen_twice_the_rest_is_taken_in_when_they_come_again) {
+    take_again_after_a_cut("reboot", INT64_MAX);
+}
+
+Test(command_intake, of_some_that_come_again_late_the_rest_is_taken_in) {
+    take_some(7, PORTION, "reboot");
+    cut(20);
+    resume();
+    take_some(7, PORTION, "reboot");
+    expect_each_once(PORTION);
+    resume(); // killed again before the broker heard of it
+    take_some(7, PORTION, "reboot");
+    cr_assert_eq(known(), PORTION, "none is taken in twice");
+    run_until_written();
 }

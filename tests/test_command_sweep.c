@@ -98,6 +98,8 @@ static void tear_down(void) {
 
 TestSuite(command_sweep, .init = set_up, .fini = tear_down);
 
+static struct command_journal journal; // empty
+
 static struct command_queue *own_queue(void) {
     return &the_queue;
 }
@@ -259,6 +261,58 @@ Test(command_sweep, ends_a_few_of_many_that_have_expired_in_a_turn) {
     cr_assert(turns >= MANY / AT_ONCE);
 }
 
+// A device that was removed takes all of its commands with it, but not those that come later.
+Test(command_sweep, cancels_a_few_of_a_removed_device_s_many_in_a_turn) {
+    struct command_queue *queue = own_queue();
+    size_t before = MANY + 1;
+    add_many();
+    table.last_id = MANY;
+    command_queue_cancel_all(queue, "devices/1");
+    add(MANY + 1, 1, false);
+    for (bool more = true; more; before = table.pending) {
+        cr_assert(before - table.pending <= AT_ONCE, "%zu in one turn", before - table.pending);
+        before = table.pending;
+        more = command_queue_go_on(queue);
+    }
+    cr_assert_eq(table.pending, 1, "%zu wait", table.pending);
+    cr_assert(!command_has_ended(command_table_find(&table, MANY + 1)));
+}
+
+// What the broker may have delivered again has no limit for a device.
+Test(command_sweep, goes_on_behind_a_device_with_more_than_a_turn_is_for) {
+    struct command_queue *queue = own_queue();
+    reachable = false;
+    roll_call_settle();
+    for (int64_t i = 1; i <= 3 * COMMAND_EFFORT_MAX; i++)
+        add(i, 1, false);
+    add(5 * COMMAND_EFFORT_MAX, 2, false);
+    command_table_find(&table, 5 * COMMAND_EFFORT_MAX)->expires_at = clock_ticks() - 1;
+    for (int turns = 0; table.pending > 3 * COMMAND_EFFORT_MAX; turns++) {
+        cr_assert(turns < 20, "what has expired behind it never ends");
+        command_queue_sweep(queue, clock_ticks());
+    }
+    while (command_queue_sweep(queue, clock_ticks())) // to its end
+        ;
+}
+
+Test(command_sweep, looks_at_a_few_of_many_devices_in_a_turn_when_the_broker_has_said_all) {
+    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .journal = &journal};
+    size_t due = 0;
+    for (int64_t i = 1; i <= 4 * COMMAND_EFFORT_MAX; i++)
+        add(i, i, false);
+    reachable = false;
+    roll_call_settle();
+    command_sync_settled(&sync);
+    while (command_sync_go_on(&sync))
+        ;
+    for (const struct command_target *target = table.targets; target != NULL; target = target->hh.next)
+        due += target->due;
+    cr_assert(finds + due <= COMMAND_EFFORT_MAX, "%zu in one turn", finds + due);
+    while (command_queue_go_on(sync.queue))
+        ;
+    cr_assert_eq(finds, 4 * COMMAND_EFFORT_MAX, "%zu were looked at", finds);
+}
+
 static void expect_a_few_more(size_t *before) {
     size_t count = outbox_count(carrier.outbox);
     cr_assert(count - *before <= AT_ONCE, "%zu in one turn", count - *before);
@@ -273,7 +327,8 @@ static void go_on_to_the_end(struct command_sync *sync, size_t *before) {
 }
 
 Test(command_sweep, puts_right_a_few_of_many_that_were_overwritten_in_a_turn) {
-    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .any_spoiled = true};
+    struct command_sync sync = {
+        .queue = own_queue(), .roll_call = roll_call, .journal = &journal, .any_spoiled = true};
     add_many();
     roll_call_settle();
     size_t first = outbox_count(carrier.outbox), before = first;
@@ -289,7 +344,7 @@ Test(command_sweep, puts_right_a_few_of_many_that_were_overwritten_in_a_turn) {
 }
 
 Test(command_sweep, gives_back_a_few_of_many_that_the_broker_lost_in_a_turn) {
-    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call};
+    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .journal = &journal};
     struct command *unheard;
     reachable = false;
     add_many();
@@ -348,7 +403,8 @@ Test(command_sweep, sends_a_few_of_many_in_a_turn) {
 
 // What the broker had and has no longer was canceled; what it never had is lost.
 Test(command_sweep, what_the_broker_vouches_for_and_does_not_have_was_canceled) {
-    struct command_sync sync = {.queue = own_queue(), .roll_call = roll_call, .vouched = 2};
+    struct command_sync sync = {
+        .queue = own_queue(), .roll_call = roll_call, .journal = &journal, .vouched = 2};
     reachable = false;
     for (int64_t id = 1; id <= 3; id++) {
         add(id, 1, false);

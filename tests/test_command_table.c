@@ -13,6 +13,7 @@
 #define PRIORITIES 3
 
 static struct command_table table;
+static struct command_journal journal; // empty
 
 static const char *key_of(int device, char key[COMMAND_KEY_MAX]) {
     return command_key(key, device, 0, "");
@@ -205,6 +206,15 @@ Test(command_table, a_number_that_another_instance_gave_is_passed_over) {
     cr_assert(command_table_new_id(&table, 500) == 502);
 }
 
+Test(command_table, numbers_in_a_row_pass_over_those_that_are_given) {
+    command_table_note_id(&table, 100);
+    command_table_add(&table, new_command(104, 1, 0));
+    int64_t first = command_table_new_ids(&table, 0, 10);
+    cr_assert_eq(first, 105, "it is %lld", (long long)first);
+    cr_assert_eq(command_table_new_id(&table, 0), 115);
+    cr_assert_eq(command_table_new_ids(&table, 1000, 2), 1000);
+}
+
 // --- limits ---
 
 static void fill(int device, int count) {
@@ -257,7 +267,7 @@ static int64_t twin_of(uint64_t came, uint64_t comes_again, bool once) {
     command->mid = MID;
     command->nth = came;
     command_table_add(&table, command);
-    redelivery_begin(redelivery, &table, 0, 0);
+    redelivery_begin(redelivery, &table, &journal, 0, 0);
     int64_t twin = redelivery_twin(redelivery, PRINT, MID, comes_again, once);
     redelivery_free(redelivery);
     command_table_clear(&table);
@@ -288,7 +298,7 @@ static void add_equal(void) {
 Test(command_table, equal_publishes_that_come_again_are_not_looked_through_for_each) {
     struct redelivery *redelivery = redelivery_new();
     add_equal();
-    redelivery_begin(redelivery, &table, 0, 0);
+    redelivery_begin(redelivery, &table, &journal, 0, 0);
     for (int64_t id = EQUAL; id > EQUAL / 2; id--)
         cr_assert_eq(redelivery_twin(redelivery, PRINT, 60000, 0, true), id, "not the newest that is left");
     cr_assert_eq(redelivery_twin(redelivery, PRINT, 1, 0, false), EQUAL / 2 - 500);

@@ -1,9 +1,13 @@
-// What flespi's clients write to say which items they mean, and which members of them.
+// What flespi's clients write to say which items they mean, and which members of them; and their tokens.
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "gateway/web/login.h"
 #include "gateway/web/selector.h"
+#include "tests/temporary.h"
 
 static const char van[] = "{\"id\":42,\"name\":\"Van 1\",\"connected\":true,\"alarm\":false,\"note\":null,"
                           "\"configuration\":{\"ident\":\"866425031361423\"},\"position.speed\":61.5,"
@@ -131,4 +135,61 @@ Test(flespi, fields_are_wanted_by_name_and_by_pattern) {
     cr_expect_not(selector_wants("name,position.*", "id"));
     cr_expect_not(selector_wants("identity", "id"));
     cr_expect_not(selector_wants(",", "id"));
+}
+
+// --- tokens ---
+
+static const char *user_of(struct login *login, const char *start, const char *secret,
+                           enum login_result *result) {
+    char header[200];
+    snprintf(header, sizeof header, "%s%s", start, secret);
+    return login_header(login, "192.0.2.7", header, 1, result);
+}
+
+static void expect_user(struct login *login, const char *start, const char *secret, const char *name) {
+    enum login_result result;
+    const char *user = user_of(login, start, secret, &result);
+    cr_assert(user != NULL && strcmp(user, name) == 0 && result == LOGIN_DONE, "%s%s: %s", start, secret,
+              user);
+}
+
+static void expect_nobody(struct login *login, const char *start, const char *secret, enum login_result why) {
+    enum login_result result;
+    cr_assert_null(user_of(login, start, secret, &result), "%s%s", start, secret);
+    cr_assert_eq(result, why);
+}
+
+// Whoever gets the file cannot log in with what stands there.
+static void expect_hashes_are_no_tokens(struct login *login, const char *path) {
+    char line[200], *hash;
+    FILE *file = fopen(path, "re");
+    while (fgets(line, sizeof line, file) != NULL && (hash = strstr(line, "$token$")) != NULL) {
+        hash[strcspn(hash, "\n")] = '\0';
+        expect_nobody(login, LOGIN_TOKEN, hash, LOGIN_WRONG);
+        expect_nobody(login, LOGIN_TOKEN, hash + strlen("$token$"), LOGIN_WRONG);
+    }
+    fclose(file);
+}
+
+Test(flespi, tokens_stand_beside_passwords) {
+    char folder[TEMPORARY_MAX], path[TEMPORARY_MAX + 16], first[LOGIN_TOKEN_SIZE], second[LOGIN_TOKEN_SIZE];
+    make_temporary(folder, "tokens");
+    snprintf(path, sizeof path, "%s/users", folder);
+    cr_assert_null(login_add_token(path, "fleet", first));
+    cr_assert_null(login_check_file(path)); // a token is enough
+    cr_assert_null(login_add_token(path, "fleet", second));
+    cr_assert_null(login_add_user(path, "fleet", "a first password"));
+    cr_assert_null(login_add_user(path, "fleet", "a good password"));
+    struct login *login = login_new(path);
+    expect_user(login, LOGIN_TOKEN, first, "fleet");
+    expect_user(login, LOGIN_TOKEN, second, "fleet");
+    expect_user(login, "Basic ", "ZmxlZXQ6YSBnb29kIHBhc3N3b3Jk", "fleet");
+    expect_nobody(login, "", first, LOGIN_WRONG);
+    expect_hashes_are_no_tokens(login, path);
+    expect_nobody(login, "Basic ", "ZmxlZXQ6YSBmaXJzdCBwYXNzd29yZA==", LOGIN_WRONG);
+    expect_user(login, LOGIN_TOKEN, first, "fleet"); // it is known, and not checked again
+    expect_nobody(login, LOGIN_TOKEN, "", LOGIN_TOO_OFTEN);
+    login_free(login);
+    unlink(path);
+    rmdir(folder);
 }

@@ -12,7 +12,8 @@
 #define LINES_MAX   50 // lines, with the signature and the closing brace
 
 #define BEFORE_CHANNELS "gateway/base gateway/config gateway/broker "
-#define BEFORE_RUN      BEFORE_CHANNELS "gateway/channels gateway/state gateway/commands gateway/fleet "
+#define BEFORE_RUN                                                                                           \
+    BEFORE_CHANNELS "gateway/geolocation gateway/channels gateway/state gateway/commands gateway/fleet "
 
 // What each room may include besides itself, and in gateway/ besides schema/ and codecs/.
 static const struct room {
@@ -23,7 +24,8 @@ static const struct room {
     {"gateway/base", ""},
     {"gateway/config", "gateway/base"},
     {"gateway/broker", "gateway/base gateway/config"},
-    {"gateway/channels", BEFORE_CHANNELS},
+    {"gateway/geolocation", BEFORE_CHANNELS},
+    {"gateway/channels", BEFORE_CHANNELS "gateway/geolocation"},
     {"gateway/state", BEFORE_CHANNELS "gateway/channels"},
     {"gateway/commands", BEFORE_CHANNELS "gateway/channels"},
     {"gateway/fleet", BEFORE_CHANNELS},

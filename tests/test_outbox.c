@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "gateway/broker/lanes.h"
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
 #include "tests/calm_clock.h"
@@ -27,6 +26,7 @@ static struct broker {
     bool endless;   // takes more than SENT_MAX
     bool has_ended; // the connection, which nobody has heard of yet
     bool was_reset;
+    bool is_held;        // by us: nothing is read
     unsigned window;     // 0: any
     int answered_within; // message that is answered while the second one is handed over; 0: none
     size_t count;
@@ -65,12 +65,20 @@ static void reset(void *context, const char *why) {
     broker.was_reset = true;
 }
 
+static bool is_held(void *context) {
+    return broker.is_held;
+}
+
 static unsigned window_of_broker(void *context) {
     return broker.window > 0 ? broker.window : WINDOW;
 }
 
-static const struct mqtt_carrier carrier = {
-    .is_up = is_up, .is_alive = is_alive, .publish = publish, .window = window_of_broker, .reset = reset};
+static const struct mqtt_carrier carrier = {.is_up = is_up,
+                                            .is_alive = is_alive,
+                                            .publish = publish,
+                                            .window = window_of_broker,
+                                            .is_held = is_held,
+                                            .reset = reset};
 
 // Of the nth message that it was handed, from 1.
 static void answer(int nth, enum mqtt_answer answer) {
@@ -597,6 +605,13 @@ static int serve_all(void) {
 static void put_to(const char *topic, const char *text) {
     outbox_put(outbox,
                &(struct mqtt_publish){.topic = topic, .payload = text, .length = strlen(text), .qos = 1});
+}
+
+static uint64_t put_retained(const char *topic, const char *text) {
+    return outbox_put(
+        outbox,
+        &(struct mqtt_publish){
+            .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED});
 }
 
 static void put_report(const char *text) {
@@ -1315,24 +1330,75 @@ Test(outbox, passes_over_state_that_is_refused_for_now) {
     cr_expect_str_eq(delivered, "r r r r r s");
 }
 
-// So many wait for one topic; those behind them are set aside, and cost no other report.
-Test(outbox, lets_so_many_wait_beside_the_others, .timeout = 60) {
+// Once half the disk is used, what waits for a topic whose tries were all in vain gives way. Before that nothing does.
+Test(outbox, keeps_half_the_disk_for_others, .timeout = 60) {
     begin_quota();
     put_report("P");
     serve_quota();
-    for (int i = 0; i < LANES_BESIDE_MAX + 5; i++)
+    for (int i = 1; i < 7000; i++)
         put_report("P");
-    put_to("t/message/gw/devices/2", "2");
-    put_to("t/message/gw/devices/2", "2");
-    for (uint64_t end = uv_now(&loop) + 10000; strlen(delivered) < 3 && uv_now(&loop) < end;)
-        serve_quota_for(100);
-    cr_expect_str_eq(delivered, "2 2");
+    put_and_serve(60, 0);
     cr_expect_eq(set_aside, 0, "it has not had all its tries");
-    for (uint64_t end = uv_now(&loop) + 300000; set_aside < 6 && uv_now(&loop) < end;)
+    for (uint64_t end = uv_now(&loop) + 300000; set_aside < 950 && uv_now(&loop) < end;)
         put_and_serve(1, 0); // others are taken meanwhile
     serve_quota();
-    cr_expect_geq(set_aside, 6);
-    cr_expect_eq(outbox_count(outbox) + (size_t)set_aside, LANES_BESIDE_MAX + 6, "none is lost");
+    cr_expect_geq(set_aside, 950);
+    put_and_serve(20, 0);
+    cr_expect_leq(set_aside, 1100, "the rest stays: %d were set aside", set_aside);
+    cr_expect_eq(outbox_count(outbox) + (size_t)set_aside, 7000, "none is lost");
+}
+
+// Among suspects too there is a pause between two tries: ten of them take no ten round trips.
+Test(outbox, retries_a_refused_suspect_after_a_pause) {
+    put_report("1");
+    put_to("t/message/gw/devices/2", "2");
+    for (int i = 0; i < 2; i++) {
+        go_up();
+        close_on_us();
+    }
+    handed_before = broker.count;
+    go_up();
+    for (uint64_t end = uv_now(&loop) + 200; uv_now(&loop) < end; calm_clock_step(&loop))
+        for (; handed_before < broker.count; handed_before++)
+            answer((int)handed_before + 1, MQTT_NOT_TAKEN);
+    expect_handed("1 2 1 2 1 2");
+    run_until(were_handed, 8);
+    cr_expect_eq(set_aside, 0);
+}
+
+// Of state too only so much waits in memory: reports on disk behind it go out.
+Test(outbox, reads_reports_that_stand_behind_refused_state, .timeout = 60) {
+    char topic[64];
+    for (int i = 0; i < 8000; i++) {
+        sprintf(topic, TELEMETRY "%d", i);
+        put_retained(topic, "P");
+    }
+    for (int i = 0; i < 3; i++)
+        put_report("r");
+    begin_again();
+    begin_quota();
+    for (uint64_t end = uv_now(&loop) + 20000; strlen(delivered) < 5 && uv_now(&loop) < end;)
+        serve_quota_for(100);
+    cr_expect_str_eq(delivered, "r r r");
+    put_to(TELEMETRY "7999", "Q"); // and a value replaces what stands on disk
+    for (uint64_t end = uv_now(&loop) + 60000; outbox_count(outbox) > 0 && uv_now(&loop) < end;
+         calm_clock_step(&loop))
+        serve_but('-');
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+// What the broker has taken is deleted, also behind one that waits.
+Test(outbox, deletes_what_was_taken_behind_one_that_waits) {
+    put_report("P");
+    for (int i = 0; i < 3; i++)
+        put_to("t/message/gw/devices/2", "2");
+    begin_again();
+    begin_quota();
+    serve_quota_for(2000);
+    cr_expect_str_eq(delivered, "2 2 2");
+    cr_expect_eq(outbox_count(outbox), 1);
+    begin_again();
+    cr_expect_eq(outbox_count(outbox), 1, "%zu stood on disk", outbox_count(outbox));
 }
 
 // --- state that is never answered ---
@@ -1358,13 +1424,6 @@ Test(outbox, finds_state_that_is_never_answered_before_it_holds_up_reports_for_l
 }
 
 // --- retained messages ---
-
-static uint64_t put_retained(const char *topic, const char *text) {
-    return outbox_put(
-        outbox,
-        &(struct mqtt_publish){
-            .topic = topic, .payload = text, .length = strlen(text), .qos = 1, .retain = MQTT_RETAINED});
-}
 
 #define STATE "t/state/gw/devices/1/connected"
 #define ENTRY "t/state/gw/devices/1/commands-queue/7"
@@ -1556,6 +1615,37 @@ Test(outbox, does_not_keep_up_with_a_mute_broker_and_a_full_disk, .timeout = 60)
     let_files_grow(true);
 }
 
+// One device that is refused is no reason to write all others' messages to disk, again and again.
+Test(outbox, does_not_spill_because_of_one_that_is_refused, .timeout = 60) {
+    int log = catch_log();
+    begin_quota();
+    for (int i = 0; i < 100; i++) {
+        put_report("P");
+        put_to("t/message/gw/devices/2", "2");
+        serve_quota_for(200);
+        cr_assert(outbox_keeps_up(outbox));
+        delivered[0] = '\0';
+    }
+    cr_expect_eq(count_lines(log, "writing them to disk"), 0);
+    cr_expect_leq(outbox_unsafe_count(outbox), 10);
+}
+
+// While we do not listen it is not the broker that says nothing.
+Test(outbox, blames_nothing_while_nothing_is_read, .timeout = 60) {
+    calm_clock_hurry(50);
+    go_up();
+    put_report("1");
+    put_to("t/message/gw/devices/2", "2");
+    answer(2, MQTT_TAKEN); // so that the first counts as passed over
+    broker.is_held = true;
+    run_until(has_passed, (size_t)uv_now(&loop) + 40000);
+    cr_expect(!broker.was_reset, "while it is held");
+    broker.is_held = false;
+    run_until(has_passed, (size_t)uv_now(&loop) + 5000);
+    cr_expect(!broker.was_reset, "as soon as it is not");
+    run_until(was_reset, 0);
+}
+
 // Somebody else has deleted them, or the file was damaged.
 Test(outbox, says_what_is_missing_on_disk, .timeout = 60) {
     int log = catch_log();
@@ -1563,7 +1653,7 @@ Test(outbox, says_what_is_missing_on_disk, .timeout = 60) {
     run_until(is_safe, 3);
     put_all(3); // they are on disk alone
     run_until(is_safe, 6);
-    store_delete_messages(store, 5);
+    store_delete_messages(store, 1, 5);
     put_all(1);
     go_up();
     for (int i = 1; i <= 5; i++) {

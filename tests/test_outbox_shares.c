@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <uv.h>
 
 #include "gateway/broker/outbox.h"
@@ -17,6 +18,7 @@
 #define PERIOD    2000 // milliseconds in which each topic gets a message
 #define SOON      3000 // milliseconds within which what can go has gone, also on a machine that stands still
 #define BYTES     (64 << 20)
+#define DEADLINE  15 // seconds, for the disk
 
 // Whether the nth publish since the start, to a topic, is taken.
 typedef enum mqtt_answer rule_fn(int topic, size_t nth);
@@ -36,6 +38,8 @@ static struct {
     unsigned put, tried, taken;
     int last; // value that was taken
 } topics[TOPICS];
+static unsigned out_of_order;           // values that were taken after a later one
+static enum outbox_intake worst_intake; // that devices had
 
 static char directory[TEMPORARY_MAX];
 static uv_loop_t loop;
@@ -78,10 +82,12 @@ static void note_aside(void *context) {
 }
 
 static void note_intake(void *context, enum outbox_intake intake) {
+    worst_intake = intake > worst_intake ? intake : worst_intake;
 }
 
 static void note_taken(int topic, int value) {
     topics[topic].taken++;
+    out_of_order += value < topics[topic].last;
     if (value > topics[topic].last)
         topics[topic].last = value;
 }
@@ -167,6 +173,12 @@ static unsigned count_missing(int first) {
     for (int topic = first; topic < TOPICS; topic++)
         missing += topics[topic].put - topics[topic].taken;
     return missing;
+}
+
+static void wait_until_safe(void) {
+    for (time_t end = time(NULL) + DEADLINE; outbox_unsafe_count(outbox) > 0 && time(NULL) < end;)
+        serve_for(20);
+    cr_expect_eq(outbox_unsafe_count(outbox), 0, "%zu are not on disk", outbox_unsafe_count(outbox));
 }
 
 static void expect_all_within(unsigned milliseconds, int first, const char *what) {
@@ -351,4 +363,128 @@ Test(outbox_shares, keeps_to_a_rate_and_sets_nothing_aside) {
     cr_expect_geq(taken, 40 * TOPICS / 4 * 6 / 10, "only %u were taken", taken);
     cr_expect_eq(set_aside, 0, "%d were set aside", set_aside);
     cr_expect_eq(outbox_count(outbox), count_missing(0), "none is lost");
+}
+
+// --- many that wait ---
+
+// Each topic gets so many messages, in turn.
+static void put_many(int first, int end, int each) {
+    for (int i = 0; i < each; i++)
+        for (int topic = first; topic < end; topic++)
+            put(topic);
+}
+
+// They wait on disk: others flow, and no device waits.
+Test(outbox_shares, many_that_wait_hold_up_no_other) {
+    broker.rule = refuse_share;
+    refusal = MQTT_TAKEN_LATER;
+    refused = TOPICS - 10;
+    for (int i = 0; i < 3; i++) {
+        put_many(0, refused, 15);
+        serve_for(1000);
+        put_many(refused, TOPICS, 5);
+        expect_all_within(SOON, refused, "those that are not refused");
+    }
+    cr_expect_eq(worst_intake, OUTBOX_TAKES, "devices had to wait");
+    cr_expect_eq(outbox_count(outbox), (unsigned)refused * 45);
+    wait_until_safe();
+    refused = 0;
+    expect_all_within(60000, 0, "later");
+    cr_expect_eq(out_of_order, 0, "%u were out of order", out_of_order);
+    cr_expect_eq(set_aside, 0);
+    serve_for(1000);
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+// As with a broker that says nothing: the disk is there for that.
+Test(outbox_shares, devices_do_not_wait_while_everything_is_refused) {
+    broker.rule = refuse_while_told;
+    refuses_all = true;
+    for (int i = 0; i < 12; i++) {
+        put_many(0, TOPICS, 5);
+        serve_for(1000);
+    }
+    cr_expect_eq(worst_intake, OUTBOX_TAKES, "devices had to wait");
+    wait_until_safe();
+    refuses_all = false;
+    expect_all_within(60000, 0, "after");
+    cr_expect_eq(out_of_order, 0, "%u were out of order", out_of_order);
+    cr_expect_eq(set_aside, 0);
+}
+
+// --- a gateway that is killed ---
+
+static unsigned on_disk[TOPICS];
+
+static void note_on_disk(void *context, uint64_t number, const struct mqtt_publish *publish) {
+    on_disk[atoi(strrchr(publish->topic, '/') + 1)]++;
+}
+
+static void note_read(void *context, bool ok) {
+    cr_assert(ok);
+    *(bool *)context = true;
+}
+
+// Counts what stands on the disk of a gateway that is killed now.
+static void count_on_disk(void) {
+    char command[256], path[128], *reason;
+    bool done = false;
+    snprintf(command, sizeof command, "mkdir %s/copy && cp %s/store.db* %s/copy/", directory, directory,
+             directory);
+    cr_assert(system(command) == 0);
+    snprintf(path, sizeof path, "%s/copy/store.db", directory);
+    struct store *copy = store_open(&loop, path, &reason);
+    cr_assert(copy != NULL, "%s", reason);
+    store_load_messages(copy, 0, 100000, note_on_disk, note_read, &done);
+    while (!done)
+        calm_clock_step(&loop);
+    store_stop(copy);
+    serve_for(100);
+    store_close(copy);
+}
+
+// What is safe and was not taken stands on disk, wherever it waits.
+Test(outbox_shares, a_kill_loses_nothing_that_waits) {
+    broker.rule = refuse_share;
+    refusal = MQTT_TAKEN_LATER;
+    refused = TOPICS - 10;
+    put_many(0, TOPICS, 40);
+    serve_for(3000);
+    refused = TOPICS / 2; // some of it goes out meanwhile
+    serve_for(2000);
+    cr_assert_geq(count_missing(0), TOPICS / 2 * 40);
+    wait_until_safe();
+    broker.up = false;
+    count_on_disk();
+    for (int topic = 0; topic < TOPICS; topic++)
+        cr_expect_geq(on_disk[topic], topics[topic].put - topics[topic].taken, "topic %d: %u are on disk",
+                      topic, on_disk[topic]);
+}
+
+// --- quotas of the topics' own ---
+
+// A tenth of the topics has a quota, of half of what they send; the first one is refused always.
+static enum mqtt_answer refuse_beyond_own_rate(int topic, size_t nth) {
+    static uint64_t taken_at[TOPICS];
+    if (topic == 0)
+        return MQTT_TAKEN_LATER;
+    if (topic >= TOPICS / 10)
+        return MQTT_TAKEN;
+    if (taken_at[topic] != 0 && uv_now(&loop) - taken_at[topic] < 2 * PERIOD)
+        return MQTT_TAKEN_LATER;
+    taken_at[topic] = uv_now(&loop);
+    return MQTT_TAKEN;
+}
+
+// Their retries are taken now and then, which does not make the quota one of ours.
+Test(outbox_shares, quotas_of_topics_are_no_quota_of_ours) {
+    broker.rule = refuse_beyond_own_rate;
+    for (int i = 0; i < 130 && set_aside == 0; i++)
+        report_for(PERIOD);
+    expect_all_within(SOON, TOPICS / 10, "those without a quota");
+    cr_expect_eq(set_aside, 1, "%d of the topic that is to blame were set aside", set_aside);
+    cr_expect_leq(topics[0].tried, 20, "%u tries of it", topics[0].tried);
+    for (int topic = 1; topic < TOPICS / 10; topic++)
+        cr_expect_geq(topics[topic].taken * 5 / 2, topics[topic].put - 20, "topic %d: %u", topic,
+                      topics[topic].taken);
 }

@@ -370,7 +370,7 @@ static uint64_t fill_disk(struct store *store, uint64_t first) {
 
 static void delete_all(struct store *store, uint64_t last) {
     int written = -1;
-    store_delete_messages(store, last);
+    store_delete_messages(store, 1, last);
     store_tidy(store);
     while (written != 1) {
         if (written == -1) { // also after a failure: it is tried again
@@ -471,7 +471,7 @@ static void expect_sums(struct store *store, size_t count, size_t bytes) {
 }
 
 static void delete_through(struct store *store, uint64_t through) {
-    store_delete_messages(store, through);
+    store_delete_messages(store, 1, through);
     uv_run(&loop, UV_RUN_DEFAULT);
 }
 
@@ -542,7 +542,7 @@ Test(store, sums_hold_after_a_kill) {
         for (uint64_t i = 1;; i++) {
             store_put_message(store, i, &(struct mqtt_publish){.topic = "t", .payload = "1234", .length = 4});
             if (i % 7 == 0)
-                store_delete_messages(store, i - 5);
+                store_delete_messages(store, 1, i - 5);
             uv_run(&own, UV_RUN_NOWAIT);
             if (i == 500 && write(ready[1], "x", 1) != 1)
                 _exit(1);

@@ -7,14 +7,18 @@
 
 #include "gateway/base/memory.h"
 
+#define SOON       400   // milliseconds: until the next tick, but one
 #define LATER      1000  // milliseconds; doubled each time that it is refused while others are taken
 #define LATER_MAX  32000 // and at most
 #define TRY        1000  // milliseconds between two tries of lanes that were not passed
 #define TRIES_OURS 16    // lanes that are tried at once, where it is a quota of ours, which is over soon
 #define LATER_OURS 1000  // and at most where it is a quota of ours
-#define LATELY     10000 // milliseconds after which what went out again counts half
-#define NOTABLE    64    // one of so many is a notable share
+#define LATELY     10000 // milliseconds after which what went out counts half
+#define NOTABLE    64    // one of so many retries that are taken is a notable share
+#define FIRST      8     // and one of so many first tries that are refused
+#define RETRIES    32    // fewer of them tell nothing
 #define REMEMBERED 60000 // milliseconds for which a refusal is remembered of a topic with nothing to send
+#define LOOK_MAX   5000  // lanes that are looked at in one go
 
 struct lane *lanes_find(const struct lanes *lanes, const char *topic) {
     struct lane *lane;
@@ -22,78 +26,107 @@ struct lane *lanes_find(const struct lanes *lanes, const char *topic) {
     return lane;
 }
 
-struct lane *lanes_get(struct lanes *lanes, const char *topic, bool report) {
-    struct lane *lane = lanes_find(lanes, topic);
-    if (lane != NULL)
-        return lane;
+static struct lane *add(struct lanes *lanes, const char *topic) {
     size_t length = strlen(topic);
-    lane = must_have(calloc(1, sizeof *lane + length + 1));
+    struct lane *lane = must_have(calloc(1, sizeof *lane + length + 1));
     memcpy(lane->topic, topic, length + 1);
-    lane->report = report;
     HASH_ADD_KEYPTR(hh, lanes->by_topic, lane->topic, length, lane);
     return lane;
 }
 
+// With the last entry the table would go, and be made anew for each message of a quiet time: one lane stays.
+struct lane *lanes_get(struct lanes *lanes, const char *topic, bool report) {
+    struct lane *lane = lanes_find(lanes, topic);
+    if (lane != NULL)
+        return lane;
+    if (lanes->by_topic == NULL)
+        add(lanes, "");
+    lane = add(lanes, topic);
+    lane->report = report;
+    return lane;
+}
+
+// --- which list it is in ---
+
+bool lane_has_more(const struct lane *lane) {
+    return lane->count > 0 || !parked_is_empty(&lane->parked);
+}
+
+static struct lane **list_of(struct lanes *lanes, const struct lane *lane) {
+    if (lane->state == LANE_RESTS)
+        return lane_has_more(lane) ? &lanes->resting : &lanes->idle;
+    return lane->state == LANE_READY ? &lanes->ready : lane->state == LANE_READS ? &lanes->reading : NULL;
+}
+
+static void leave_list(struct lanes *lanes, struct lane *lane) {
+    lanes->idle_count -= lane->list == &lanes->idle;
+    if (lane->list != NULL)
+        DL_DELETE(*lane->list, lane);
+    lane->list = NULL;
+}
+
+static void enter_list(struct lanes *lanes, struct lane *lane) {
+    lane->list = list_of(lanes, lane);
+    lanes->idle_count += lane->list == &lanes->idle;
+    if (lane->list != NULL)
+        DL_APPEND(*lane->list, lane);
+}
+
+static void update_list(struct lanes *lanes, struct lane *lane) {
+    if (list_of(lanes, lane) == lane->list)
+        return;
+    leave_list(lanes, lane);
+    enter_list(lanes, lane);
+}
+
+void lanes_set(struct lanes *lanes, struct lane *lane, enum lane_state state) {
+    lane->state = state;
+    update_list(lanes, lane);
+}
+
 // --- how many wait ---
-
-static bool is_sure(const struct lane *lane) {
-    return lane->passed >= LANES_SURE;
-}
-
-// Where its messages count; NULL: nowhere.
-static size_t *counted(struct lanes *lanes, const struct lane *lane) {
-    if (!lane->refused)
-        return NULL;
-    return is_sure(lane) ? &lanes->sure[lane->report] : &lanes->unsure[lane->report];
-}
-
-static void count(struct lanes *lanes, const struct lane *lane, size_t by) {
-    size_t *sum = counted(lanes, lane);
-    if (sum != NULL)
-        *sum += by;
-}
 
 void lanes_count(struct lanes *lanes, struct lane *lane, int by) {
     lane->count += (size_t)by;
-    count(lanes, lane, (size_t)by);
+    lanes->waiting += (size_t)by;
+    update_list(lanes, lane);
+}
+
+void lanes_park(struct lanes *lanes, struct lane *lane, uint64_t number, size_t size) {
+    parked_add(&lane->parked, number, size);
+    lanes->parked++;
+    update_list(lanes, lane);
+}
+
+size_t lanes_unpark(struct lanes *lanes, struct lane *lane) {
+    size_t size = parked_take(&lane->parked);
+    lane->reading -= lane->reading > 0;
+    lanes->parked--;
+    update_list(lanes, lane);
+    return size;
 }
 
 // --- who is to blame ---
 
-void lanes_note_retry(struct lanes *lanes, bool taken) {
-    lanes->retries++;
-    lanes->retaken += taken;
+void lanes_note_try(struct lanes *lanes, bool again, bool taken) {
+    struct lanes_tries *tries = again ? &lanes->again : &lanes->first;
+    tries->count++;
+    tries->other += taken == again;
 }
 
-// The broker refuses now this one and now that one.
+// The broker refuses now this one and now that one. Where few topics have a quota of their own, their retries are taken now
+// and then as well, but nearly all first tries are.
 static bool has_quota_of_ours(const struct lanes *lanes) {
-    return lanes->retaken > 0 && lanes->retaken >= lanes->retries / NOTABLE;
+    const struct lanes_tries *again = &lanes->again;
+    return again->count >= RETRIES && again->other > 0 && again->other >= again->count / NOTABLE &&
+           lanes->first.other >= lanes->first.count / FIRST;
 }
 
 bool lanes_blame(const struct lanes *lanes, const struct lane *lane) {
-    return is_sure(lane) && !has_quota_of_ours(lanes);
-}
-
-size_t lanes_unsure(const struct lanes *lanes, bool reports) {
-    size_t sure = lanes->sure[reports], beside = has_quota_of_ours(lanes) ? 0 : LANES_BESIDE_MAX;
-    return lanes->unsure[reports] + (sure > beside ? sure - beside : 0);
+    return lane->passed >= LANES_SURE && !has_quota_of_ours(lanes);
 }
 
 // --- which may go ---
-
-static struct lane **list_of(struct lanes *lanes, enum lane_state state) {
-    return state == LANE_RESTS ? &lanes->resting : &lanes->ready;
-}
-
-void lanes_set(struct lanes *lanes, struct lane *lane, enum lane_state state) {
-    if (lane->state == state)
-        return;
-    if (lane->state != LANE_FLOWS)
-        DL_DELETE(*list_of(lanes, lane->state), lane);
-    lane->state = state;
-    if (state != LANE_FLOWS)
-        DL_APPEND(*list_of(lanes, state), lane);
-}
 
 bool lane_was_passed(const struct lane *lane, uint64_t others) {
     return lane->refused && others > lane->others;
@@ -103,7 +136,7 @@ bool lane_was_passed(const struct lane *lane, uint64_t others) {
 static uint64_t pause_of(const struct lanes *lanes, const struct lane *lane, bool passed, bool unreasoned) {
     uint64_t pause = LATER, most = has_quota_of_ours(lanes) ? LATER_OURS : LATER_MAX;
     if (unreasoned || (!passed && lane->passed == 0))
-        return 0; // until the next tick
+        return SOON;
     for (unsigned i = 1; i < lane->passed && pause < most; i++)
         pause *= 2;
     return pause < most ? pause : most;
@@ -111,11 +144,9 @@ static uint64_t pause_of(const struct lanes *lanes, const struct lane *lane, boo
 
 void lanes_defer(struct lanes *lanes, struct lane *lane, uint64_t now, uint64_t others, bool unreasoned) {
     bool passed = lane_was_passed(lane, others), blamed = passed && !has_quota_of_ours(lanes);
-    count(lanes, lane, -lane->count);
     lane->refused = lane->one_by_one = true;
     lane->refusals += blamed || unreasoned;
     lane->passed += blamed;
-    count(lanes, lane, lane->count);
     lane->not_before = now + pause_of(lanes, lane, passed, unreasoned);
     lane->refused_at = now;
     lane->others = others;
@@ -124,38 +155,43 @@ void lanes_defer(struct lanes *lanes, struct lane *lane, uint64_t now, uint64_t 
 }
 
 void lanes_note_taken(struct lanes *lanes, struct lane *lane) {
-    count(lanes, lane, -lane->count);
     lane->refused = lane->one_by_one = false;
     lane->refusals = lane->passed = 0;
     lanes_set(lanes, lane, LANE_FLOWS);
 }
 
-// How many lanes that were not passed may be tried now.
-static unsigned tries_of(const struct lanes *lanes, uint64_t now) {
-    if (has_quota_of_ours(lanes))
-        return TRIES_OURS;
-    return lanes->tried_at == 0 || now - lanes->tried_at >= TRY;
+// How many lanes may be tried now.
+struct budget {
+    unsigned passed, others; // of those that were passed; and that were not
+};
+
+static struct budget budget_of(const struct lanes *lanes, uint64_t now, uint64_t taken) {
+    if (has_quota_of_ours(lanes)) {
+        unsigned most = (unsigned)(2 * (taken - lanes->taken_then)) + TRIES_OURS;
+        return (struct budget){.passed = most, .others = TRIES_OURS};
+    }
+    return (struct budget){.passed = UINT32_MAX,
+                           .others = lanes->tried_at == 0 || now - lanes->tried_at >= TRY};
 }
 
-static bool may_wake(const struct lane *lane, uint64_t now, const uint64_t taken[2], unsigned *tries) {
-    if (lane->count == 0 || lane->under_way > 0 || lane->skipped > 0 || now < lane->not_before)
+static bool may_wake(const struct lane *lane, uint64_t now, const uint64_t taken[2], struct budget *budget) {
+    if (lane->under_way > 0 || lane->skipped > 0 || now < lane->not_before)
         return false;
-    if (lane_was_passed(lane, taken[lane->report]))
-        return true;
-    return *tries > 0 && (*tries)--;
+    unsigned *left = lane_was_passed(lane, taken[lane->report]) ? &budget->passed : &budget->others;
+    return *left > 0 && (*left)--;
 }
 
-static bool is_over(const struct lane *lane, uint64_t now) {
-    return lane->count == 0 && lane->under_way == 0 && lane->skipped == 0 &&
-           now - lane->refused_at > REMEMBERED;
+static void halve(struct lanes_tries *tries) {
+    tries->count /= 2;
+    tries->other /= 2;
 }
 
-static void halve(struct lanes *lanes, uint64_t now) {
+static void halve_tries(struct lanes *lanes, uint64_t now) {
     if (now - lanes->halved_at < LATELY)
         return;
     lanes->halved_at = now;
-    lanes->retries /= 2;
-    lanes->retaken /= 2;
+    halve(&lanes->first);
+    halve(&lanes->again);
 }
 
 // A pause that grew before it showed that the quota is one of ours is as short as all are then.
@@ -164,47 +200,69 @@ static void shorten(const struct lanes *lanes, struct lane *lane) {
         lane->not_before = lane->refused_at + LATER_OURS;
 }
 
-void lanes_wake(struct lanes *lanes, uint64_t now, const uint64_t taken[2]) {
-    struct lane *lane, *next;
-    halve(lanes, now);
-    unsigned all = tries_of(lanes, now), tries = all;
-    DL_FOREACH_SAFE(lanes->resting, lane, next) {
-        shorten(lanes, lane);
-        if (may_wake(lane, now, taken, &tries)) {
-            lanes_set(lanes, lane, LANE_READY);
-        } else if (is_over(lane, now)) {
-            lane->refused = false;
-            lanes_tidy(lanes, lane);
+// The oldest first, each as often as the others: those that are looked at go to the end.
+static void wake_resting(struct lanes *lanes, uint64_t now, const uint64_t taken[2], struct budget *budget) {
+    struct lane *lane = lanes->resting, *last = lane != NULL ? lane->prev : NULL, *looked = NULL;
+    for (unsigned i = 0; i < LOOK_MAX && lane != NULL && looked != last; i++) {
+        looked = lane;
+        lane = lane->next;
+        shorten(lanes, looked);
+        if (may_wake(looked, now, taken, budget)) {
+            lanes_set(lanes, looked, LANE_READY);
+        } else {
+            DL_DELETE(lanes->resting, looked);
+            DL_APPEND(lanes->resting, looked);
         }
     }
-    if (tries < all)
+}
+
+static bool is_over(const struct lanes *lanes, const struct lane *lane, uint64_t now) {
+    return lanes->idle_count > LANES_IDLE_MAX || now - lane->refused_at > REMEMBERED;
+}
+
+static void forget_idle(struct lanes *lanes, uint64_t now) {
+    for (unsigned i = 0; i < LOOK_MAX && lanes->idle != NULL && is_over(lanes, lanes->idle, now); i++) {
+        struct lane *lane = lanes->idle;
+        lane->refused = false;
+        lanes_set(lanes, lane, LANE_FLOWS);
+        lanes_tidy(lanes, lane);
+    }
+}
+
+void lanes_wake(struct lanes *lanes, uint64_t now, const uint64_t taken[2]) {
+    halve_tries(lanes, now);
+    struct budget all = budget_of(lanes, now, taken[0]), budget = all;
+    wake_resting(lanes, now, taken, &budget);
+    forget_idle(lanes, now);
+    if (budget.others < all.others)
         lanes->tried_at = now;
+    lanes->taken_then = taken[0];
 }
 
 // --- ending ---
 
 static void drop(struct lanes *lanes, struct lane *lane) {
-    lanes_set(lanes, lane, LANE_FLOWS);
+    leave_list(lanes, lane);
+    while (!parked_is_empty(&lane->parked))
+        parked_take(&lane->parked);
     HASH_DEL(lanes->by_topic, lane);
     free(lane);
 }
 
 void lanes_tidy(struct lanes *lanes, struct lane *lane) {
-    if (lane->count == 0 && lane->under_way == 0 && lane->skipped == 0 && !lane->refused)
+    if (!lane_has_more(lane) && lane->under_way == 0 && lane->skipped == 0 && !lane->refused)
         drop(lanes, lane);
 }
 
-void lanes_empty(struct lanes *lanes) {
-    struct lane *lane, *next;
-    memset(lanes->unsure, 0, sizeof lanes->unsure);
-    memset(lanes->sure, 0, sizeof lanes->sure);
-    HASH_ITER(hh, lanes->by_topic, lane, next) {
-        lane->waiting = NULL;
-        lane->count = lane->under_way = lane->skipped = 0;
-        lane->solo = false;
-        lanes_set(lanes, lane, lane->refused ? LANE_RESTS : LANE_FLOWS);
-        lanes_tidy(lanes, lane);
-    }
+void lanes_settle(struct lanes *lanes, struct lane *lane) {
+    if (lane->count > 0 || lane->under_way > 0 || lane->skipped > 0)
+        return;
+    lane->solo = false;
+    lanes_set(lanes, lane,
+              lane->refused                    ? LANE_RESTS
+              : parked_is_empty(&lane->parked) ? LANE_FLOWS
+                                               : LANE_READS);
+    lanes_tidy(lanes, lane);
 }
 
 void lanes_free(struct lanes *lanes) {

@@ -4,33 +4,41 @@
 // What is refused "for now" may be the topic's own quota, or one of ours altogether. Only what the broker takes meanwhile
 // tells: a lane was passed when others were taken since it was refused. So no share of refused topics, however large, says
 // anything of the others:
+//  - A topic that was not refused goes out as always, whatever share of the others is refused, and however much waits for
+//    these: it waits on disk.
 //  - A lane that was passed goes out again after a pause that grows with each refusal that was passed. After LANES_SURE of
-//    these the topic is to blame, and only so many of its kind wait beside the others.
+//    these the topic is to blame: its refusals count, until it has had all its tries.
 //  - Of lanes that were not passed one is tried every second, each in its turn, until something is taken.
-//  - A topic that was not refused goes out as always, whatever share of the others is refused. Only when too many messages
-//    wait, and nothing tells yet whether their topics are to blame or not all tries of these were in vain, the queue waits:
-//    nothing is set aside before that.
-//  - Where a notable share of what goes out again is taken, the quota is one of ours (so many messages a second), and no
-//    topic is to blame; the pauses stay short, and more lanes are tried.
+//  - Where a notable share of first tries is refused, and of what goes out again a notable share is taken, the quota is one
+//    of ours (so many messages a second), and no topic is to blame; the pauses stay short, and as many lanes are tried as
+//    the broker takes messages, and some more.
 //
-// (The other design judged the broker: it "takes" while it has taken something since the last refusal, or within the last
-// seconds, or among the last answers; otherwise everything waits. With many refused topics each such measure says sooner or
-// later that it takes nothing.)
+// Other designs that were tried or thought of:
+//  - To judge the broker: it "takes" while it has taken something since the last refusal, or within the last seconds, or
+//    among the last answers; otherwise everything waits. With many refused topics each such measure says sooner or later
+//    that it takes nothing.
+//  - To keep in memory what waits, and let the queue wait when that is too much before it is known whose quota it is. A
+//    fleet of which a part is refused has that much within seconds, and then all the others stood still.
+//  - To move what waits to a table of its own on disk, with an index by topic. At each start it would have to go back
+//    among the others, in order, which takes long; a flag and an index in the table of all messages would cost each
+//    message that is written. The rows stay where they are instead, and memory knows their numbers; see parked.h.
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <uthash.h>
 
-#define LANES_SURE       2    // refusals that were passed, after which the topic is to blame
-#define LANES_BESIDE_MAX 1000 // messages to topics that are to blame that wait, of reports and of others
-#define LANES_UNSURE_MAX 2500 // messages that wait before it is known, beyond which the queue waits
+#include "gateway/base/table.h"
+#include "gateway/broker/parked.h"
+
+#define LANES_SURE     2     // refusals that were passed, after which the topic is to blame
+#define LANES_IDLE_MAX 10000 // topics with nothing to send whose refusal is remembered
 
 enum lane_state {
     LANE_FLOWS, // or waits for an answer
     LANE_RESTS, // it was refused for now, and nothing of it is at the broker
     LANE_READY, // the first that waits may go out
+    LANE_READS, // it may, and stands on disk alone
 };
 
 struct item; // of the outbox
@@ -44,47 +52,60 @@ struct lane {
     bool solo;                // the one at the broker must be alone
     unsigned under_way;       // messages at the broker
     unsigned skipped;         // messages that others are tried in place of
-    struct item *waiting;     // messages, in order; the outbox's own
+    struct item *waiting;     // messages in memory, in order; the outbox's own
     size_t count;             // of these
+    struct parked parked;     // and on disk alone
+    size_t reading;           // of those, the first: they are being read back
     unsigned refusals;        // that were passed or without a reason, since something was taken
     unsigned passed;          // refusals that were passed, since then
     uint64_t not_before;      // by uv_now(), while it rests
     uint64_t refused_at;      // by uv_now()
     uint64_t others;          // messages taken of its kind (see lanes_wake()) when it was refused
-    struct lane *prev, *next; // that are in its state; none of those that flow
+    struct lane **list;       // that it is in, or NULL
+    struct lane *prev, *next; // in it
     char topic[];
+};
+
+// Of messages that went out, lately.
+struct lanes_tries {
+    unsigned count, other; // other: first tries that were refused; later ones that were taken
 };
 
 // All zero: none.
 struct lanes {
     struct lane *by_topic;
-    struct lane *resting, *ready; // the one that was refused, or is ready, longest first
-    size_t
-        unsure[2];  // messages that wait in lanes that were refused and are not to blame yet: others, reports
-    size_t sure[2]; // and in those that are
-    unsigned retries, retaken; // messages that went out again, and those of them that were taken, lately
-    uint64_t halved_at;        // by uv_now(): when these were halved, as they are now and then
-    uint64_t tried_at;         // by uv_now(): when one that was not passed had its turn last
+    struct lane *resting, *ready, *reading; // the one that was refused, or is ready, longest first
+    struct lane *idle;                      // those that rest with nothing to send, likewise
+    size_t idle_count;
+    size_t waiting, parked;   // messages in memory, and on disk alone
+    struct lanes_tries first; // of topics that were not refused
+    struct lanes_tries again; // of those that were
+    uint64_t halved_at;       // by uv_now(): when these were halved, as they are now and then
+    uint64_t tried_at;        // by uv_now(): when one that was not passed had its turn last
+    uint64_t taken_then;      // messages that the broker had taken at the last lanes_wake()
 };
 
 // The lane of a topic, or NULL; one that is made when there is none.
 struct lane *lanes_find(const struct lanes *lanes, const char *topic);
 struct lane *lanes_get(struct lanes *lanes, const char *topic, bool report);
 
-// One more waits, or one less (by is 1 or -1). To be called for each.
+// One more waits in memory, or one less (by is 1 or -1). To be called for each.
 void lanes_count(struct lanes *lanes, struct lane *lane, int by);
+// One more waits on disk alone, if parked_may_take() it; the oldest does no more, and its size is returned.
+void lanes_park(struct lanes *lanes, struct lane *lane, uint64_t number, size_t size);
+size_t lanes_unpark(struct lanes *lanes, struct lane *lane);
+// Whether any waits.
+bool lane_has_more(const struct lane *lane);
 
 // One of its messages was refused for now, at now (by uv_now()), when others messages of its kind were taken. unreasoned:
 // the broker has not said that it passes.
 void lanes_defer(struct lanes *lanes, struct lane *lane, uint64_t now, uint64_t others, bool unreasoned);
 // Whether others of its kind were taken since it was refused: others is how many were altogether.
 bool lane_was_passed(const struct lane *lane, uint64_t others);
-// What went out again was taken, or refused again.
-void lanes_note_retry(struct lanes *lanes, bool taken);
-// Whether the topic is to blame; and how many messages wait, of reports or of others, for topics of which that is not known, or
-// beyond LANES_BESIDE_MAX for those that are.
+// What went out for the first time, or again after its topic was refused, was taken or refused.
+void lanes_note_try(struct lanes *lanes, bool again, bool taken);
+// Whether the topic is to blame.
 bool lanes_blame(const struct lanes *lanes, const struct lane *lane);
-size_t lanes_unsure(const struct lanes *lanes, bool reports);
 // One of its messages was taken after the refusal.
 void lanes_note_taken(struct lanes *lanes, struct lane *lane);
 
@@ -95,8 +116,9 @@ void lanes_set(struct lanes *lanes, struct lane *lane, enum lane_state state);
 // long over.
 void lanes_wake(struct lanes *lanes, uint64_t now, const uint64_t taken[2]);
 
-// Everything is back in the queue: nothing waits, nothing is at the broker. What was refused is remembered.
-void lanes_empty(struct lanes *lanes);
+// Of its messages one less waits in memory, or is at the broker: it is back in the queue. With the last of them the lane is
+// as if it had just begun; what was refused is remembered.
+void lanes_settle(struct lanes *lanes, struct lane *lane);
 
 // Frees the lane when nothing is left of it that matters.
 void lanes_tidy(struct lanes *lanes, struct lane *lane);

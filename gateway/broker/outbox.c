@@ -13,8 +13,9 @@
 //     them.
 //   - Safe are all up to written_through (the high-water mark of the disk) and all before the first that the
 //     broker does not have and the disk neither. Only what is safe is acknowledged to a device.
-//   - On disk are those above deleted_through up to written_through. What the broker has taken is deleted
-//     from there in batches: after a crash a message may go out twice, never not at all.
+//   - On disk are those from there, and what waits beside the queue, which is written by itself. Of the latter only so much
+//     is kept in memory; the lane knows the numbers of the others, and has them read back when their turn comes. What the
+//     broker has taken is deleted from disk in batches: after a crash a message may go out twice, never not at all.
 #include "gateway/broker/outbox.h"
 
 #include <stdlib.h>
@@ -39,6 +40,7 @@
 #define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
 #define UNWRITTEN_FAILED (4U << 20)  // the same when the disk has just failed to take them
 #define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
+#define SAVE_WITHIN      250         // the same beside the queue, because its topic is refused
 #define TICK             500         // milliseconds
 #define OVERDUE          10000       // milliseconds that the broker may leave out one answer among others
 #define LOAD_COUNT       4000        // messages that are read back at once, at most
@@ -48,6 +50,11 @@
 #define SHARE            2           // messages that go out for each that is taken in while a backlog goes
 #define SHARE_AGAIN      200         // allowance at which devices are read again
 #define DELETE_COUNT     1000        // messages that are deleted from the disk at once
+#define GONE_MAX         4000        // and at most, however busy it is
+#define BESIDE_COUNT     5000 // messages that wait beside the queue beyond which those on disk stay there alone
+#define BESIDE_BYTES     (8U << 20) // and bytes
+#define READ_COUNT       500        // of those that are read back at once, at most
+#define READ_LANE        32         // and of one topic
 #define REFUSALS_MAX     10 // of a message, while others are taken or without a reason, until it is dropped
 #define REFUSED_KEPT     64 // refused messages that are remembered for who waits for them later
 #define SILENCE_MAX      15000  // milliseconds without an answer to anything that is under way
@@ -56,6 +63,14 @@
 #define LOOK_MAX         500    // messages among which one to another topic is looked for
 #define OVERDUE_MAX      3      // times that the answer to a message may be left out
 #define ROW_OVERHEAD     64     // bytes of a message on disk besides its text
+
+// Where it stands on disk, of a message that waits beside the queue, or did.
+enum saved {
+    NOT_SAVED, // with the others, if it does
+    UNSAVED,   // nowhere; it is to be written
+    SAVING,    // it is being written
+    SAVED,
+};
 
 enum place {
     IN_QUEUE,
@@ -76,6 +91,10 @@ struct item {
     struct lane *lane;                  // unless it is in the queue
     struct item *lane_prev, *lane_next; // at the broker, or in the lane
     bool refused;                       // for now, once at least
+    bool apart;                         // it waited for such a one, or was one
+    enum saved saved;
+    uint64_t write;                     // the one that it is written with
+    struct item *save_prev, *save_next; // of those that are to be written, or are being written
     bool again;                         // it went out after its lane was refused for now
     struct strikes strikes;
     uint64_t taken_then;  // messages taken before the first strike, or the first answer that was left out
@@ -87,7 +106,8 @@ struct item {
 
 // Messages that were given to the store and are not on disk yet.
 struct written {
-    uint64_t through; // the last of them
+    uint64_t through; // the last of them, and all before it; those beside the queue are told by the write
+    uint64_t write;   // its number
     size_t bytes;
     struct written *prev, *next;
 };
@@ -119,9 +139,16 @@ struct outbox {
     struct item *under_way; // items at the broker, the one handed over first before all others
     struct item *flow;      // all before it stand apart
     size_t count, bytes;    // of items
+    size_t beside_bytes;    // of those that wait beside the queue
+    struct item *unsaved;   // of these: they are to be written
+    struct item *saving;    // they are being written, in order
+    uint64_t parked_since;  // by uv_now(): when the first of those that wait on disk alone did
+    bool reading;           // some of these are being read back
+    size_t reading_lanes;   // so many topics
+    struct item *read_last; // the last of them that has come
     bool pumping;           // messages are being handed over
-    bool may_try;         // a report, though too many wait beside the queue: a tick has passed since the last
-    uint64_t answered_at; // by uv_now(): the last answer to an item on this connection; 0: none
+    uint64_t answered_at;   // by uv_now(): the last answer to an item on this connection; 0: none
+    uint64_t held_at;       // by uv_now(): when nothing was read from the broker, on purpose, last
     struct suspects suspects;
     struct refusals refusals;
     struct refused *refused; // messages that were refused: all since the last tick, and some before it
@@ -141,11 +168,15 @@ struct outbox {
     bool catching_up;      // these are being read back
     int allowance;         // SHARE times the messages that may be taken in while a backlog goes
     bool stopped;
-    uint64_t written_through, last_spilled, next_load, deleted_through;
-    size_t disk_count; // messages on disk that are not in items
-    size_t disk_bytes; // of all on disk that are not deleted
+    uint64_t written_through, last_spilled, next_load;
+    size_t disk_count; // messages on disk that are not in items, nor beside the queue
+    size_t disk_rows;  // all on disk that are not deleted
+    size_t disk_bytes; // of these
+    uint64_t *gone;    // numbers of messages that are to be deleted there
+    size_t gone_count;
     struct written *writes;
-    size_t unwritten_bytes; // given to the store and not on disk yet
+    uint64_t writes_begun, writes_done; // since the start
+    size_t unwritten_bytes;             // given to the store and not on disk yet
     bool disk_fails;
     struct limiter log_limiter; // of lines about messages that are lost
 
@@ -171,7 +202,25 @@ static size_t disk_size(const struct mqtt_publish *publish) {
 }
 
 size_t outbox_count(const struct outbox *outbox) {
-    return outbox->count + outbox->disk_count + sideline_count(outbox->sideline);
+    return outbox->count + outbox->disk_count + outbox->lanes.parked + sideline_count(outbox->sideline);
+}
+
+// Whether it is on disk, or on its way there; and whether it is there.
+static bool is_given(const struct outbox *outbox, const struct item *item) {
+    return item->number <= outbox->last_spilled || item->saved >= SAVING;
+}
+
+static bool is_on_disk(const struct outbox *outbox, const struct item *item) {
+    return item->number <= outbox->written_through || item->saved == SAVED;
+}
+
+// Messages and bytes that wait in the queue or are at the broker. What waits beside it, and can go to disk, holds up nothing.
+static size_t queue_count(const struct outbox *outbox) {
+    return outbox->count - (outbox->disk_fails ? 0 : outbox->lanes.waiting);
+}
+
+static size_t queue_bytes(const struct outbox *outbox) {
+    return outbox->bytes - (outbox->disk_fails ? 0 : outbox->beside_bytes);
 }
 
 size_t outbox_set_aside_count(const struct outbox *outbox) {
@@ -186,13 +235,13 @@ void outbox_put_result(struct outbox *outbox, const struct mqtt_publish *publish
 size_t outbox_unsafe_count(const struct outbox *outbox) {
     const struct item *item;
     size_t count = 0;
-    DL_FOREACH(outbox->items, item) count += item->number > outbox->written_through;
+    DL_FOREACH(outbox->items, item) count += !is_on_disk(outbox, item);
     return count;
 }
 
 bool outbox_keeps_up(const struct outbox *outbox) {
     return carrier_is_up(outbox) && !outbox->spilling && !outbox_is_full(outbox) &&
-           outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
+           queue_count(outbox) < MEMORY_COUNT / 2 && queue_bytes(outbox) < MEMORY_BYTES / 2;
 }
 
 bool outbox_is_full(const struct outbox *outbox) {
@@ -232,7 +281,7 @@ static bool is_busy(const struct outbox *outbox) {
         return false;
     if (outbox->spilling)
         return is_over_share(outbox);
-    return outbox->count > BUSY_COUNT / part || outbox->bytes > BUSY_BYTES / part;
+    return queue_count(outbox) > BUSY_COUNT / part || queue_bytes(outbox) > BUSY_BYTES / part;
 }
 
 static void note_intake(struct outbox *outbox) {
@@ -337,11 +386,11 @@ static bool is_faulty(const struct item *item) {
     return strikes_accuse(&item->strikes) || item->overdue >= OVERDUE_MAX - 1;
 }
 
-// A report that the broker perhaps never takes, or what waits beside the others, when it is on disk: nothing waits for
-// it, however long that is.
+// A report that the broker perhaps never takes, or what waits beside the others, or did because it was refused for now,
+// when it is on disk: nothing waits for it, however long that is.
 static bool stands_apart(const struct outbox *outbox, const struct item *item) {
-    return ((is_faulty(item) && item->report) || item->place == BESIDE) &&
-           item->number <= outbox->written_through;
+    return ((is_faulty(item) && item->report) || item->place == BESIDE || item->apart) &&
+           is_on_disk(outbox, item);
 }
 
 static struct item *oldest_in_flow(const struct outbox *outbox) {
@@ -356,18 +405,49 @@ static uint64_t flowed_through(const struct outbox *outbox) {
     return number_before(outbox, oldest_in_flow(outbox));
 }
 
+// --- what is deleted from disk ---
+
+static int compare_numbers(const void *left, const void *right) {
+    const uint64_t *one = left, *other = right;
+    return (*one > *other) - (*one < *other);
+}
+
+// Numbers that follow each other are deleted together.
+static void delete_gone(struct outbox *outbox) {
+    const uint64_t *gone = outbox->gone;
+    size_t first = 0;
+    qsort(outbox->gone, outbox->gone_count, sizeof *gone, compare_numbers);
+    for (size_t i = 0; i < outbox->gone_count; i++) {
+        if (i + 1 < outbox->gone_count && gone[i + 1] == gone[i] + 1)
+            continue;
+        store_delete_messages(outbox->store, gone[first], gone[i]);
+        first = i + 1;
+    }
+    outbox->gone_count = 0;
+}
+
 static void delete_taken(struct outbox *outbox, size_t at_least) {
-    uint64_t through = taken_through(outbox);
-    if (through > outbox->last_spilled)
-        through = outbox->last_spilled;
-    if (through <= outbox->deleted_through || through - outbox->deleted_through < at_least)
+    if (outbox->gone_count == 0 || outbox->gone_count < at_least)
         return;
-    outbox->deleted_through = through;
-    store_delete_messages(outbox->store, through);
-    if (through < outbox->last_spilled)
+    delete_gone(outbox);
+    if (outbox->disk_rows > 0)
         return;
     outbox->disk_bytes = 0;
     store_tidy(outbox->store);
+}
+
+static void forget_row(struct outbox *outbox, size_t size) {
+    outbox->disk_rows -= outbox->disk_rows > 0;
+    outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
+}
+
+// It is on disk, or on its way there.
+static void note_gone(struct outbox *outbox, uint64_t number, size_t size) {
+    if (outbox->gone == NULL)
+        outbox->gone = must_have(malloc(GONE_MAX * sizeof *outbox->gone));
+    outbox->gone[outbox->gone_count++] = number;
+    forget_row(outbox, size);
+    delete_taken(outbox, GONE_MAX);
 }
 
 // --- where an item is ---
@@ -384,6 +464,21 @@ static void insert_beside(struct lane *lane, struct item *item) {
     DL_PREPEND_ELEM2(lane->waiting, next, item, lane_prev, lane_next);
 }
 
+// What waits beside the queue is written by itself, before long.
+static void save_soon(struct outbox *outbox, struct item *item) {
+    if (item->saved != NOT_SAVED || is_given(outbox, item))
+        return;
+    item->saved = UNSAVED;
+    DL_APPEND2(outbox->unsaved, item, save_prev, save_next);
+}
+
+static void stop_saving(struct outbox *outbox, struct item *item) {
+    if (item->saved == UNSAVED)
+        DL_DELETE2(outbox->unsaved, item, save_prev, save_next);
+    if (item->saved == SAVING)
+        DL_DELETE2(outbox->saving, item, save_prev, save_next);
+}
+
 // From the queue.
 static void enter(struct outbox *outbox, struct item *item, enum place place) {
     struct lane *lane = lanes_get(&outbox->lanes, item->publish.topic, item->report);
@@ -395,6 +490,9 @@ static void enter(struct outbox *outbox, struct item *item, enum place place) {
     } else if (place == BESIDE) {
         insert_beside(lane, item);
         lanes_count(&outbox->lanes, lane, 1);
+        outbox->beside_bytes += item->size;
+        item->apart = item->apart || lane->refused;
+        save_soon(outbox, item);
     } else {
         lane->skipped++;
     }
@@ -410,6 +508,7 @@ static struct lane *leave(struct outbox *outbox, struct item *item) {
     } else if (item->place == BESIDE) {
         DL_DELETE2(lane->waiting, item, lane_prev, lane_next);
         lanes_count(&outbox->lanes, lane, -1);
+        outbox->beside_bytes -= item->size;
     } else if (item->place == PASSED_OVER) {
         lane->skipped--;
     }
@@ -418,7 +517,8 @@ static struct lane *leave(struct outbox *outbox, struct item *item) {
     return lane;
 }
 
-static void drop_item(struct outbox *outbox, struct item *item) {
+// From memory.
+static void remove_item(struct outbox *outbox, struct item *item) {
     struct lane *lane = leave(outbox, item);
     if (lane != NULL)
         lanes_tidy(&outbox->lanes, lane);
@@ -426,12 +526,20 @@ static void drop_item(struct outbox *outbox, struct item *item) {
         outbox->next_out = item->next;
     if (item == outbox->flow)
         outbox->flow = item->next;
+    if (item == outbox->read_last)
+        outbox->read_last = NULL;
+    stop_saving(outbox, item);
     DL_DELETE(outbox->items, item);
-    if (item->number <= outbox->last_spilled && item->number > outbox->deleted_through) {
-        size_t size = disk_size(&item->publish);
-        outbox->disk_bytes -= size < outbox->disk_bytes ? size : outbox->disk_bytes;
-    }
     free_item(outbox, item);
+}
+
+static void drop_item(struct outbox *outbox, struct item *item) {
+    bool given = is_given(outbox, item);
+    uint64_t number = item->number;
+    size_t size = disk_size(&item->publish);
+    remove_item(outbox, item);
+    if (given)
+        note_gone(outbox, number, size);
 }
 
 // --- waiting for safety ---
@@ -451,8 +559,8 @@ bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
 bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
     const struct sideline *sideline = outbox->sideline;
     if (number == UINT64_MAX)
-        return taken_through(outbox) == number && sideline_count(sideline) == 0 &&
-               !sideline_is_under_way(sideline);
+        return taken_through(outbox) == number && outbox->lanes.parked == 0 &&
+               sideline_count(sideline) == 0 && !sideline_is_under_way(sideline);
     return number <= outbox->written_through || number <= flowed_through(outbox);
 }
 
@@ -530,6 +638,94 @@ void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
 
 // --- to the disk ---
 
+static void on_written(void *context, bool ok);
+
+static size_t write_row(struct outbox *outbox, uint64_t number, const struct mqtt_publish *publish) {
+    size_t size = disk_size(publish);
+    store_put_message(outbox->store, number, publish);
+    outbox->disk_rows++;
+    outbox->disk_bytes += size;
+    outbox->unwritten_bytes += size;
+    return size;
+}
+
+static size_t write_message(struct outbox *outbox, uint64_t number, const struct mqtt_publish *publish) {
+    outbox->last_spilled = number;
+    return write_row(outbox, number, publish);
+}
+
+static void tell_when_written(struct outbox *outbox, size_t bytes) {
+    struct written *written = must_have(malloc(sizeof *written));
+    *written =
+        (struct written){.through = outbox->last_spilled, .write = ++outbox->writes_begun, .bytes = bytes};
+    DL_APPEND(outbox->writes, written);
+    store_when_written(outbox->store, on_written, outbox);
+}
+
+// With the next write.
+static size_t save(struct outbox *outbox, struct item *item) {
+    DL_DELETE2(outbox->unsaved, item, save_prev, save_next);
+    item->saved = SAVING;
+    item->write = outbox->writes_begun + 1;
+    DL_APPEND2(outbox->saving, item, save_prev, save_next);
+    return write_row(outbox, item->number, &item->publish);
+}
+
+// How long it may wait beside the queue unwritten: those behind it that were taken are not safe before it is.
+static uint64_t patience_of(const struct item *item) {
+    return item->apart ? SAVE_WITHIN : SAFE_WITHIN;
+}
+
+// What has waited so for a moment goes to disk; where much waits, all of it.
+static void save_beside(struct outbox *outbox, bool all) {
+    struct item *item, *next;
+    size_t bytes = 0;
+    DL_FOREACH_SAFE2(outbox->unsaved, item, next, save_next) {
+        if (all || uv_now(outbox->loop) - item->since >= patience_of(item))
+            bytes += save(outbox, item);
+    }
+    if (bytes > 0)
+        tell_when_written(outbox, bytes);
+}
+
+// --- what waits on disk alone ---
+//
+// Only so much waits beside the queue in memory. More of it is on disk alone, and its lane knows the numbers. What goes out
+// next to a topic is the one with the lowest number, wherever it is.
+
+static bool has_many_beside(const struct outbox *outbox) {
+    return outbox->lanes.waiting > BESIDE_COUNT || outbox->beside_bytes > BESIDE_BYTES;
+}
+
+static bool may_park(const struct outbox *outbox, const struct item *item) {
+    return item->place == BESIDE && is_on_disk(outbox, item) &&
+           parked_may_take(&item->lane->parked, item->number);
+}
+
+// Too many wait: it is on disk, and stays there alone; or it is written at once, and does so later.
+static void park_if_many(struct outbox *outbox, struct item *item) {
+    if (!has_many_beside(outbox))
+        return;
+    if (item->saved == UNSAVED)
+        save_beside(outbox, true);
+    if (!may_park(outbox, item))
+        return;
+    if (outbox->lanes.parked == 0)
+        outbox->parked_since = uv_now(outbox->loop);
+    lanes_park(&outbox->lanes, item->lane, item->number, disk_size(&item->publish));
+    remove_item(outbox, item);
+}
+
+// Those that are on disk now.
+static void end_saving(struct outbox *outbox) {
+    while (outbox->saving != NULL && outbox->saving->write <= outbox->writes_done) {
+        struct item *item = outbox->saving;
+        DL_DELETE2(outbox->saving, item, save_prev, save_next);
+        item->saved = SAVED;
+        park_if_many(outbox, item);
+    }
+}
+
 // Writes are reported in the order in which they were asked for.
 static void on_written(void *context, bool ok) {
     struct outbox *outbox = context;
@@ -542,27 +738,15 @@ static void on_written(void *context, bool ok) {
     }
     DL_DELETE(outbox->writes, written);
     outbox->written_through = written->through;
+    outbox->writes_done = written->write;
     outbox->unwritten_bytes -= written->bytes;
     free(written);
+    end_saving(outbox);
     update_intake(outbox);
     call_waiters(outbox);
 }
 
-static size_t write_message(struct outbox *outbox, uint64_t number, const struct mqtt_publish *publish) {
-    size_t size = disk_size(publish);
-    store_put_message(outbox->store, number, publish);
-    outbox->last_spilled = number;
-    outbox->disk_bytes += size;
-    outbox->unwritten_bytes += size;
-    return size;
-}
-
-static void tell_when_written(struct outbox *outbox, size_t bytes) {
-    struct written *written = must_have(malloc(sizeof *written));
-    *written = (struct written){.through = outbox->last_spilled, .bytes = bytes};
-    DL_APPEND(outbox->writes, written);
-    store_when_written(outbox->store, on_written, outbox);
-}
+// --- all to the disk ---
 
 // Writes all in memory that is not on disk; from now on messages go there.
 static void begin_spilling(struct outbox *outbox, const char *why) {
@@ -574,8 +758,10 @@ static void begin_spilling(struct outbox *outbox, const char *why) {
     outbox->spilling_since = outbox->items != NULL ? outbox->items->since : uv_now(outbox->loop);
     outbox->allowance = SHARE * BUSY_COUNT;
     DL_FOREACH(outbox->items, item) {
-        if (item->number > before)
-            bytes += write_message(outbox, item->number, &item->publish);
+        if (item->saved == UNSAVED)
+            bytes += save(outbox, item);
+        else if (item->number > before && item->saved == NOT_SAVED)
+            bytes += write_row(outbox, item->number, &item->publish);
     }
     outbox->last_spilled = outbox->last_number;
     outbox->next_load = outbox->last_number + 1;
@@ -596,12 +782,17 @@ static void spill_late(struct outbox *outbox) {
 
 // --- back from the disk ---
 
+static void note_missing_rows(struct outbox *outbox, uint64_t count) {
+    outbox->disk_rows -= count < outbox->disk_rows ? (size_t)count : outbox->disk_rows;
+}
+
 // Of this run all messages from next_load on were written, without gaps.
 static void note_gap(struct outbox *outbox, uint64_t until) {
     uint64_t from = outbox->next_load > outbox->earlier ? outbox->next_load : outbox->earlier + 1;
     if (until <= from)
         return;
     outbox->missing += until - from;
+    note_missing_rows(outbox, until - from);
     outbox->disk_count -= until - from < outbox->disk_count ? (size_t)(until - from) : outbox->disk_count;
 }
 
@@ -655,7 +846,7 @@ static void on_loaded(void *context, bool ok) {
 
 // Whether memory has room for what is on disk.
 static bool has_room(const struct outbox *outbox) {
-    return outbox->count < MEMORY_COUNT / 2 && outbox->bytes < MEMORY_BYTES / 2;
+    return queue_count(outbox) < MEMORY_COUNT / 2 && queue_bytes(outbox) < MEMORY_BYTES / 2;
 }
 
 static bool waits_within(const struct outbox *outbox, const struct item *item, uint64_t milliseconds) {
@@ -674,7 +865,7 @@ static bool has_caught_up(const struct outbox *outbox) {
 
 // Each reading waits for what is being written, so as many are read as memory has room for.
 static size_t load_limit(const struct outbox *outbox) {
-    size_t count = (size_t)(outbox->last_spilled - outbox->deleted_through);
+    size_t count = outbox->disk_rows;
     size_t most =
         count > 0 && outbox->disk_bytes > 0 ? LOAD_BYTES / (outbox->disk_bytes / count + 1) : LOAD_COUNT;
     return most > LOAD_COUNT ? LOAD_COUNT : most < LOAD_COUNT_MIN ? LOAD_COUNT_MIN : most;
@@ -712,7 +903,7 @@ static bool is_retained(const struct item *item) {
 
 // Its topic was refused for now, and its pause is not over.
 static bool is_resting(const struct outbox *outbox, const struct item *item) {
-    if (outbox->lanes.resting == NULL)
+    if (outbox->lanes.resting == NULL && outbox->lanes.idle == NULL)
         return false;
     const struct lane *lane = lanes_find(&outbox->lanes, item->publish.topic);
     return lane != NULL && lane->state == LANE_RESTS && lane->not_before > uv_now(outbox->loop);
@@ -725,13 +916,24 @@ static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publis
     return rest != NULL && topic_after(rest, TOPIC_STATE) != NULL && strstr(rest, TOPIC_QUEUE) == NULL;
 }
 
-// It waits beside the others, which go on. Of values that wait for one topic only the last counts.
+// Of values that wait for one topic only the last counts.
+static void replace_earlier(struct outbox *outbox, struct item *item) {
+    struct lane *lane = item->lane;
+    while (lane->waiting != item)
+        drop_item(outbox, lane->waiting);
+    while (!parked_is_empty(&lane->parked) && parked_first(&lane->parked) < item->number) {
+        uint64_t number = parked_first(&lane->parked);
+        note_gone(outbox, number, lanes_unpark(&outbox->lanes, lane));
+    }
+}
+
+// It waits beside the others, which go on.
 static void hold_back(struct outbox *outbox, struct item *item) {
-    struct item *next = item->next;
+    outbox->next_out = item->next;
     enter(outbox, item, BESIDE);
-    while (is_replaceable(outbox, &item->publish) && item->lane->waiting != item)
-        drop_item(outbox, item->lane->waiting);
-    outbox->next_out = next;
+    if (is_replaceable(outbox, &item->publish))
+        replace_earlier(outbox, item);
+    park_if_many(outbox, item);
 }
 
 // Whether a message must be alone at the broker with those to its topic.
@@ -743,23 +945,32 @@ static bool may_follow(const struct lane *lane, const struct item *item) {
     return lane->under_way == 0 || (!lane->solo && !goes_alone(lane, item));
 }
 
+// Whether the first that waits for the topic is in memory.
+static bool has_first(const struct lane *lane) {
+    return lane->count > 0 &&
+           (parked_is_empty(&lane->parked) || lane->waiting->number < parked_first(&lane->parked));
+}
+
 // An answer has come: those that wait for the topic may go, unless it is refused for now.
 static void go_on(struct outbox *outbox, struct lane *lane) {
-    if (lane->refused && lane->state == LANE_FLOWS && lane->under_way == 0 && lane->count > 0)
+    if (lane->refused && lane->state == LANE_FLOWS && lane->under_way == 0 && lane_has_more(lane))
         lanes_set(&outbox->lanes, lane, LANE_RESTS); // what was tried of it is gone: the next has its turn
-    if (lane->count > 0 && lane->skipped == 0 && !lane->refused && may_follow(lane, lane->waiting))
-        lanes_set(&outbox->lanes, lane, LANE_READY);
+    if (lane_has_more(lane) && lane->skipped == 0 && !lane->refused) {
+        if (!has_first(lane))
+            lanes_set(&outbox->lanes, lane, LANE_READS);
+        else if (may_follow(lane, lane->waiting))
+            lanes_set(&outbox->lanes, lane, LANE_READY);
+    }
     lanes_tidy(&outbox->lanes, lane);
 }
 
 // What is not under way waits again in its place.
 static void restart(struct outbox *outbox) {
     for (struct item *item = outbox->items; item != outbox->next_out; item = item->next) {
-        item->place = IN_QUEUE;
-        item->lane = NULL;
+        struct lane *lane = leave(outbox, item);
+        if (lane != NULL)
+            lanes_settle(&outbox->lanes, lane);
     }
-    lanes_empty(&outbox->lanes);
-    outbox->under_way = NULL;
     outbox->next_out = outbox->flow = outbox->items;
 }
 
@@ -821,27 +1032,30 @@ static void log_deferred(struct outbox *outbox, const struct item *item, const c
 }
 
 // A value that waits behind it takes its place.
-static void wait_again(struct outbox *outbox, struct item *item) {
+static void wait_again(struct outbox *outbox, struct lane *lane, struct item *item) {
     item->refused = true;
-    if (is_replaceable(outbox, &item->publish) && lanes_find(&outbox->lanes, item->publish.topic)->count > 0)
+    if (is_replaceable(outbox, &item->publish) && lane_has_more(lane)) {
         drop_item(outbox, item);
-    else
-        enter(outbox, item, BESIDE);
+        return;
+    }
+    enter(outbox, item, BESIDE);
+    park_if_many(outbox, item);
 }
 
-// Whether one more, to a topic that is to blame, is too many. Entries of commands stay, and so do reports before all tries
-// were in vain: the queue waits then.
-static bool is_over_bound(const struct outbox *outbox, const struct lane *lane, const struct item *item,
-                          size_t more) {
-    return lanes_blame(&outbox->lanes, lane) && outbox->lanes.sure[item->report] + more > LANES_BESIDE_MAX &&
-           (!item->report || lane->refusals >= REFUSALS_MAX) &&
+// Whether those that wait for the topic give way to what comes: all its tries were in vain, and half the disk is used. Entries of
+// commands stay.
+static bool gives_way(const struct outbox *outbox, const struct lane *lane, const struct item *item) {
+    return lanes_blame(&outbox->lanes, lane) && lane->refusals >= REFUSALS_MAX &&
+           outbox->disk_bytes > outbox->max_bytes / 2 &&
            (!is_retained(item) || is_replaceable(outbox, &item->publish));
 }
 
-// Once a topic is to blame, what is too much of those that wait for it.
-static void trim(struct outbox *outbox, const struct lane *lane) {
-    while (lane->count > 0 && is_over_bound(outbox, lane, lane->waiting, 0))
+// Then it is tried soon again, until it is no more.
+static void trim(struct outbox *outbox, struct lane *lane) {
+    while (has_first(lane) && gives_way(outbox, lane, lane->waiting)) {
         refuse_item(outbox, lane->waiting, "it does not take those before it");
+        lane->not_before = 0;
+    }
 }
 
 // The broker does not take it for now: it goes out again after a pause, or was refused often enough.
@@ -851,15 +1065,13 @@ static void defer_item(struct outbox *outbox, struct item *item, bool unreasoned
     bool enough = lane->refusals >= REFUSALS_MAX, passed = lane_was_passed(lane, others);
     log_deferred(outbox, item, reason);
     if (lane->refused && !item->again) { // it was under way together with the one that was refused first
-        wait_again(outbox, item);
-        trim(outbox, lane);
+        wait_again(outbox, lane, item);
         return;
     }
-    if (item->again)
-        lanes_note_retry(&outbox->lanes, false);
+    lanes_note_try(&outbox->lanes, item->again, false);
     lanes_defer(&outbox->lanes, lane, uv_now(outbox->loop), others, unreasoned);
     if (!enough) {
-        wait_again(outbox, item);
+        wait_again(outbox, lane, item);
     } else {
         lane->refusals = passed ? lane->refusals : 0; // the broker may be in trouble: the next has its tries
         refuse_item(outbox, item, reason);
@@ -995,14 +1207,7 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     item->lane->solo = goes_alone(item->lane, item);
     item->again = item->lane->refused;
     item->handed_over = uv_now(outbox->loop);
-    outbox->may_try = outbox->may_try && !item->report;
     outbox->in_flight++;
-}
-
-// Too many wait, and nothing tells yet whether the broker takes others: it may be a quota of ours. Or their topics are to
-// blame, and have not had all their tries.
-static bool waits_for_others(const struct outbox *outbox, const struct item *item) {
-    return item->report && lanes_unsure(&outbox->lanes, true) >= LANES_UNSURE_MAX && !outbox->may_try;
 }
 
 // Whether the next message may be handed over now.
@@ -1013,7 +1218,7 @@ static bool has_place(const struct outbox *outbox) {
     if (is_suspected(outbox))
         return outbox->suspects.left > 0 && may_be_tried(outbox, next) &&
                (suspects_include(&outbox->suspects, next->number) || is_first_accused(outbox));
-    return outbox->in_flight < window_of(outbox) && !waits_for_others(outbox, next);
+    return outbox->in_flight < window_of(outbox);
 }
 
 static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item *item) {
@@ -1036,17 +1241,11 @@ static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item 
     return result;
 }
 
-// Beside the others, where there is room.
-static void let_wait(struct outbox *outbox, struct lane *lane, struct item *item) {
-    if (is_over_bound(outbox, lane, item, 1))
-        refuse_item(outbox, item, "it does not take those before it");
-    else
-        hold_back(outbox, item);
-}
-
 // Whether the next of the queue must wait for others to its topic. Among suspects all go out in order, once their pause is
 // over.
 static bool must_wait(const struct outbox *outbox, const struct lane *lane, const struct item *item) {
+    if (!parked_is_empty(&lane->parked) && parked_first(&lane->parked) < item->number)
+        return true;
     if (lane->count > 0 || lane->solo || (is_retained(item) && lane->under_way + lane->skipped > 0))
         return true;
     return lane->refused && !(lane->under_way == 0 && is_suspected(outbox) && !is_resting(outbox, item));
@@ -1058,7 +1257,7 @@ static bool hand_over_next(struct outbox *outbox) {
     struct lane *lane = lanes_find(&outbox->lanes, item->publish.topic);
     if (lane == NULL || !must_wait(outbox, lane, item))
         return give_to_link(outbox, item) != MQTT_NOT_NOW;
-    let_wait(outbox, lane, item);
+    hold_back(outbox, item);
     return true;
 }
 
@@ -1066,8 +1265,8 @@ static bool hand_over_next(struct outbox *outbox) {
 static bool hand_over_ready(struct outbox *outbox) {
     struct lane *lane = outbox->lanes.ready;
     struct item *item = lane->waiting;
-    lanes_set(&outbox->lanes, lane, LANE_FLOWS);
-    if (!may_follow(lane, item))
+    lanes_set(&outbox->lanes, lane, has_first(lane) ? LANE_FLOWS : LANE_READS);
+    if (!has_first(lane) || !may_follow(lane, item))
         return true;
     enum mqtt_publish_result result = give_to_link(outbox, item);
     if (result == MQTT_SENT)
@@ -1089,8 +1288,20 @@ static bool hand_over_one(struct outbox *outbox, bool lanes_too) {
     return outbox->lane_had_turn ? hand_over_ready(outbox) : hand_over_next(outbox);
 }
 
+// Nobody is suspected any more once all that were wait beside the others.
+static void end_suspicion(struct outbox *outbox) {
+    const struct item *item = outbox->items;
+    if (outbox->suspects.through == 0 || outbox->in_flight > 0)
+        return;
+    while (item != NULL && item->place == BESIDE)
+        item = item->next;
+    if (item == NULL || !suspects_include(&outbox->suspects, item->number))
+        outbox->suspects.through = 0;
+}
+
 // Only when all that was at the broker is answered is it known what goes out again: all that is left of it.
 static void prepare(struct outbox *outbox) {
+    end_suspicion(outbox);
     if (!is_suspected(outbox) || outbox->in_flight > 0)
         return;
     restart(outbox);
@@ -1108,6 +1319,99 @@ static void hand_over(struct outbox *outbox) {
     while (hand_over_one(
         outbox, true)) { // those that became ready meanwhile: others may have replaced what waited there
     }
+}
+
+// --- those on disk alone whose turn it is ---
+
+// Back to its place among those in memory. The queue has passed it, unless it began anew meanwhile.
+static void insert_read(struct outbox *outbox, struct lane *lane, struct item *item) {
+    struct item *after = outbox->read_last, *next = after != NULL ? after->next : outbox->items;
+    while (next != NULL && next->number < item->number)
+        next = next->next;
+    if (next != NULL)
+        DL_PREPEND_ELEM(outbox->items, next, item);
+    else
+        DL_APPEND(outbox->items, item);
+    outbox->read_last = item;
+    item->apart = true;
+    item->saved = SAVED;
+    if (outbox->next_out != NULL && item->number >= outbox->next_out->number)
+        return;
+    enter(outbox, item, BESIDE);
+    if (lane->state == LANE_READS)
+        lanes_set(&outbox->lanes, lane, LANE_READY);
+}
+
+// The oldest of the lane is not there any more.
+static void lose_parked(struct outbox *outbox, struct lane *lane) {
+    forget_row(outbox, lanes_unpark(&outbox->lanes, lane));
+    outbox->missing++;
+}
+
+static void take_read(void *context, uint64_t number, const struct mqtt_publish *publish) {
+    struct outbox *outbox = context;
+    struct lane *lane = lanes_find(&outbox->lanes, publish->topic);
+    while (lane != NULL && lane->reading > 0 && parked_first(&lane->parked) < number)
+        lose_parked(outbox, lane);
+    if (lane == NULL || lane->reading == 0 || parked_first(&lane->parked) != number)
+        return; // a later value has replaced it
+    lanes_unpark(&outbox->lanes, lane);
+    insert_read(outbox, lane, new_item(outbox, publish, number));
+}
+
+// Of those that were to be read what was not there is lost.
+static void end_reading_lane(struct outbox *outbox, struct lane *lane, bool ok) {
+    while (ok && lane->reading > 0)
+        lose_parked(outbox, lane);
+    lane->reading = 0;
+    if (!lane_has_more(lane))
+        lanes_settle(&outbox->lanes, lane);
+}
+
+static void on_read(void *context, bool ok) {
+    struct outbox *outbox = context;
+    struct lane *lane = outbox->lanes.reading;
+    outbox->reading = false;
+    outbox->read_last = NULL;
+    for (size_t i = 0; i < outbox->reading_lanes && lane != NULL; i++) {
+        struct lane *next = lane->next;
+        end_reading_lane(outbox, lane, ok);
+        lane = next;
+    }
+    tell_missing(outbox);
+    if (ok)
+        pump(outbox);
+}
+
+// Of one that is refused the first is enough to try it.
+static size_t add_to_read(struct lane *lane, uint64_t *numbers, size_t room) {
+    size_t most = lane->refused && lane->refusals < REFUSALS_MAX ? 1 : READ_LANE,
+           count = parked_count(&lane->parked);
+    most = most < room ? most : room;
+    lane->reading = count < most ? count : most;
+    for (size_t i = 0; i < lane->reading; i++)
+        numbers[i] = parked_at(&lane->parked, i);
+    return lane->reading;
+}
+
+// Those of the lanes whose turn it is, in order, so that each finds its place behind the one before.
+static void read_lanes(struct outbox *outbox) {
+    uint64_t numbers[READ_COUNT];
+    size_t count = 0;
+    struct lane *lane;
+    if (outbox->lanes.reading == NULL || outbox->reading || !carrier_is_up(outbox) || is_suspected(outbox) ||
+        queue_count(outbox) > MEMORY_COUNT || queue_bytes(outbox) > MEMORY_BYTES)
+        return;
+    outbox->reading_lanes = 0;
+    DL_FOREACH(outbox->lanes.reading, lane) {
+        if (count == READ_COUNT)
+            break;
+        count += add_to_read(lane, numbers + count, READ_COUNT - count);
+        outbox->reading_lanes++;
+    }
+    qsort(numbers, count, sizeof *numbers, compare_numbers);
+    outbox->reading = true;
+    store_load_some(outbox->store, numbers, count, take_read, on_read, outbox);
 }
 
 static void note_up(struct outbox *outbox) {
@@ -1147,6 +1451,7 @@ static void pump(struct outbox *outbox) {
     pump_sideline(outbox);
     outbox->pumping = false;
     load_more(outbox);
+    read_lanes(outbox);
     call_waiters(outbox);
 }
 
@@ -1299,8 +1604,8 @@ static void take_item(struct outbox *outbox, struct item *item) {
     outbox->taken++;
     note_outflow(outbox);
     sideline_note_taken(outbox->sideline);
-    if (item->again)
-        lanes_note_retry(&outbox->lanes, true);
+    if (!lane->refused || item->again)
+        lanes_note_try(&outbox->lanes, item->again, true);
     if (!lane->refused || item->again) // otherwise it was under way together with the one that was refused
         lanes_note_taken(&outbox->lanes, lane);
     drop_item(outbox, item);
@@ -1354,20 +1659,17 @@ void outbox_link_ready(struct outbox *outbox) {
 
 // --- beginning, time, ending ---
 
-// What was read back from the disk, and still stands there, may wait in front of the oldest unsafe one.
+// What was read back from the disk, and still stands there, may wait in front of the oldest unsafe one. What waits beside
+// the queue is written by itself.
 static bool waits_too_long(const struct outbox *outbox) {
     const struct item *oldest = outbox->items;
-    while (oldest != NULL && oldest->number <= outbox->written_through)
+    while (oldest != NULL && (is_on_disk(outbox, oldest) || oldest->place == BESIDE))
         oldest = oldest->next;
     return oldest != NULL && uv_now(outbox->loop) - oldest->since > SAFE_WITHIN;
 }
 
 static const char *why_it_waits(const struct outbox *outbox) {
-    const struct lanes *lanes = &outbox->lanes;
-    bool rejects = lanes->unsure[0] + lanes->unsure[1] + lanes->sure[0] + lanes->sure[1] > 0;
-    if (!carrier_is_up(outbox))
-        return "it is disconnected";
-    return rejects ? "it rejects some for now" : "it does not acknowledge messages";
+    return carrier_is_up(outbox) ? "it does not acknowledge messages" : "it is disconnected";
 }
 
 static void refuse_unanswered(struct outbox *outbox, struct item *item) {
@@ -1394,9 +1696,21 @@ static bool note_left_out(struct outbox *outbox, struct item *item) {
     return suspects_would_have_answered(&outbox->suspects, waited);
 }
 
+// While nothing is read from the broker, on purpose, that is no silence of its.
+static void note_held(struct outbox *outbox) {
+    const struct mqtt_carrier *carrier = outbox->carrier;
+    if (carrier->is_held != NULL && carrier->is_held(carrier->context))
+        outbox->held_at = uv_now(outbox->loop);
+}
+
+static uint64_t later_of(uint64_t one, uint64_t other) {
+    return one > other ? one : other;
+}
+
 static bool is_overdue(const struct outbox *outbox) {
-    return outbox->passed_over != 0 && uv_now(outbox->loop) - outbox->passed_since >
-                                           longer_of(suspects_patience(&outbox->suspects), OVERDUE);
+    uint64_t since = later_of(outbox->passed_since, outbox->held_at);
+    return outbox->passed_over != 0 &&
+           uv_now(outbox->loop) - since > longer_of(suspects_patience(&outbox->suspects), OVERDUE);
 }
 
 // The broker answers others and not this one: it goes out again on a new connection, but not for ever.
@@ -1414,7 +1728,7 @@ static void end_overdue(struct outbox *outbox) {
 }
 
 static bool is_silent(const struct outbox *outbox, const struct item *oldest) {
-    uint64_t since = oldest->handed_over > outbox->answered_at ? oldest->handed_over : outbox->answered_at;
+    uint64_t since = later_of(later_of(oldest->handed_over, outbox->answered_at), outbox->held_at);
     unsigned patience = suspects_patience(&outbox->suspects); // suspects are few
     return uv_now(outbox->loop) - since >
            (is_suspected(outbox) ? patience : longer_of(patience, SILENCE_MAX));
@@ -1454,15 +1768,16 @@ static void try_accused_again(struct outbox *outbox) {
 
 static void on_tick(uv_timer_t *timer) {
     struct outbox *outbox = timer->data;
+    note_held(outbox);
     end_silence(outbox);
-    sideline_tick(outbox->sideline, outbox->last_answer, &outbox->suspects);
+    sideline_tick(outbox->sideline, later_of(outbox->last_answer, outbox->held_at), &outbox->suspects);
     try_accused_again(outbox);
     if (!outbox->spilling && waits_too_long(outbox))
         begin_spilling(outbox, why_it_waits(outbox));
     if (is_overdue(outbox))
         end_overdue(outbox);
     delete_taken(outbox, 1);
-    outbox->may_try = true;
+    save_beside(outbox, false);
     forget_refused(outbox);
     pump(outbox); // others are tried before those that were refused
     lanes_wake(&outbox->lanes, uv_now(outbox->loop),
@@ -1490,8 +1805,8 @@ struct outbox *outbox_new(uv_loop_t *loop, struct store *store, const char *pref
         .written_through = stored.last,
         .last_spilled = stored.last,
         .next_load = stored.first,
-        .deleted_through = stored.count > 0 ? stored.first - 1 : 0,
         .disk_count = stored.count,
+        .disk_rows = stored.count,
         .disk_bytes = stored.bytes + stored.count * ROW_OVERHEAD,
         .allowance = SHARE * BUSY_COUNT,
     };
@@ -1522,13 +1837,14 @@ void outbox_stop(struct outbox *outbox) {
 void outbox_free(struct outbox *outbox) {
     struct written *written, *next;
     while (outbox->items != NULL)
-        drop_item(outbox, outbox->items);
+        remove_item(outbox, outbox->items);
     DL_FOREACH_SAFE(outbox->writes, written, next) {
         free(written);
     }
     lanes_free(&outbox->lanes);
     sideline_free(outbox->sideline);
     free(outbox->refused);
+    free(outbox->gone);
     free(outbox);
 }
 
@@ -1538,6 +1854,8 @@ uint64_t outbox_taken(const struct outbox *outbox) {
 
 uint64_t outbox_oldest_age(const struct outbox *outbox) {
     uint64_t now = uv_now(outbox->loop);
+    if (outbox->lanes.parked > 0 && (!outbox->spilling || outbox->parked_since < outbox->spilling_since))
+        return now - outbox->parked_since;
     if (outbox->spilling)
         return now - outbox->spilling_since;
     return outbox->items != NULL ? now - outbox->items->since : 0;

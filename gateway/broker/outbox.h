@@ -8,11 +8,12 @@
 // taken in as goes out, at most: the devices keep the rest (OUTBOX_BUSY).
 //
 // A message that the broker refuses for now waits beside the queue, with what follows to its topic, and goes out again
-// after a pause; see lanes.h. Whether others are taken meanwhile tells whether the topic is to blame, so any share of
-// refused topics costs the others nothing, and a quota of ours costs no message. One that it refuses without a reason is
-// retried a few times only. A message that it refuses for good, or closes the connection at (see suspects.h), is set aside
-// in the store, and everything else goes on. The order changes only here: of messages that were at the broker together,
-// later ones may have been taken before it; and topics no longer wait for each other.
+// after a pause; see lanes.h. It is on disk then, and so much of it in memory as well. Whether others are taken meanwhile tells
+// whether the topic is to blame, so any share of refused topics costs the others nothing, and a quota of ours costs no
+// message. After so many tries in vain it is set aside; and what waits behind it gives way when half of max_bytes is used. One
+// that the broker refuses without a reason is retried a few times only. A message that it refuses for good, or closes the
+// connection at (see suspects.h), is set aside in the store, and everything else goes on. The order changes only here: of
+// messages that were at the broker together, later ones may have been taken before it; and topics no longer wait for each other.
 //
 // Two retained messages to one topic are never at the broker together, because not every broker keeps their
 // order. A later one waits beside the queue, which goes on. Of state only the last value that waits goes out.

@@ -43,7 +43,7 @@
 #define TIDY_PAGES_FEW  "64"        // when the disk is short of room: this is written too
 #define TIDY_LAST       1000000000  // nanoseconds that it may go on when the store is closed
 
-// What waits for its turn on the thread. Those up to DELETE_DEVICE write; those up to LOAD_MESSAGES have a
+// What waits for its turn on the thread. Those up to DELETE_PLACE write; those up to LOAD_MESSAGES have a
 // statement that is prepared when the file is opened.
 enum kind {
     PUT_COMMAND,
@@ -56,6 +56,8 @@ enum kind {
     DELETE_RESULT,
     PUT_DEVICE,
     DELETE_DEVICE,
+    PUT_PLACE,
+    DELETE_PLACE,
     TIDY,
     CHECK,
     RESTORE, // the file, which every batch does
@@ -67,7 +69,8 @@ static const char *const statement_texts[STATEMENTS] = {
     [PUT_COMMAND] = "INSERT OR REPLACE INTO commands VALUES(?,?)",
     [DELETE_COMMAND] = "DELETE FROM commands WHERE id=?",
     [PUT_MESSAGE] = "INSERT OR REPLACE INTO messages VALUES(?,?,?,?,?,?)",
-    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number<=min(?, ? + (SELECT min(number) FROM messages))",
+    [DELETE_MESSAGES] = "DELETE FROM messages WHERE number>=?3 AND "
+                        "number<=min(?1, ?2 + (SELECT min(number) FROM messages WHERE number>=?3))",
     [LOAD_MESSAGES] =
         ("SELECT number, topic, payload, qos, retain, correlation FROM messages WHERE number>=? "
          "ORDER BY number LIMIT ?"),
@@ -75,12 +78,14 @@ static const char *const statement_texts[STATEMENTS] = {
 
 struct operation {
     enum kind kind;
-    int64_t id;  // of a command, or number of a message or a device
-    char *entry; // of PUT_COMMAND and PUT_DEVICE; of SET_ASIDE the reason
+    int64_t id;   // of a command, or number of a message, a device or a place; of DELETE_MESSAGES the last
+    int64_t from; // of DELETE_MESSAGES: the first
+    char *entry;  // of PUT_COMMAND, PUT_DEVICE and PUT_PLACE; of SET_ASIDE the reason
     struct mqtt_publish
         publish;            // of PUT_MESSAGE, PUT_RESULT, SET_ASIDE and rows; its pointers point into bytes
     bool repeat;            // of SET_ASIDE: the same report stands there already
     size_t limit;           // of LOAD_MESSAGES
+    uint64_t *numbers;      // of it: so many, in place of those from one on; NULL
     struct operation *rows; // that it found
     store_message_fn *take;
     store_done_fn *done;
@@ -165,6 +170,9 @@ static const char result_layout[] =
 static const char device_layout[] =
     "CREATE TABLE IF NOT EXISTS devices(number INTEGER PRIMARY KEY, entry TEXT NOT NULL);";
 
+static const char place_layout[] =
+    "CREATE TABLE IF NOT EXISTS places(number INTEGER PRIMARY KEY, entry TEXT NOT NULL);";
+
 // Of a store of an earlier version: it is made when there is room.
 static const char secret_layout[] =
     "INSERT OR IGNORE INTO meta VALUES('secret', lower(hex(randomblob(32))));";
@@ -173,6 +181,7 @@ static const char secret_query[] = "SELECT value FROM meta WHERE name='secret'";
 static const char aside_query[] =
     "SELECT number, topic, payload, qos, retain, correlation, at, reason FROM set_aside ORDER BY number";
 static const char device_query[] = "SELECT number, entry FROM devices ORDER BY number";
+static const char place_query[] = "SELECT number, entry FROM places";
 static const char result_query[] =
     "SELECT number, topic, payload, qos, retain, correlation FROM results ORDER BY number";
 
@@ -227,7 +236,10 @@ static bool has_table(struct store *store, const char *name) {
 static const char *find_strange_table(struct store *store) {
     static const struct {
         const char *name, *query;
-    } tables[] = {{"set_aside", aside_query}, {"results", result_query}, {"devices", device_query}};
+    } tables[] = {{"set_aside", aside_query},
+                  {"results", result_query},
+                  {"devices", device_query},
+                  {"places", place_query}};
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         sqlite3_stmt *statement = NULL;
         int result = sqlite3_prepare_v2(store->database, tables[i].query, -1, &statement, NULL);
@@ -485,6 +497,10 @@ bool store_each_device(struct store *store, store_command_fn *fn, void *context)
     return each_row(store, "devices", device_query, take_device, &fn, context);
 }
 
+bool store_each_place(struct store *store, store_command_fn *fn, void *context) {
+    return each_row(store, "places", place_query, take_device, &fn, context);
+}
+
 static void take_result(sqlite3_stmt *row, void *fn, void *context) {
     struct mqtt_publish publish = publish_of(row);
     (*(store_message_fn **)fn)(context, (uint64_t)sqlite3_column_int64(row, 0), &publish);
@@ -569,12 +585,13 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
 }
 
 static bool is_write(const struct operation *operation) {
-    return operation->kind <= DELETE_DEVICE && operation->kind != LOAD_MESSAGES;
+    return operation->kind <= DELETE_PLACE && operation->kind != LOAD_MESSAGES;
 }
 
 static bool is_deletion(const struct operation *operation) {
     return operation->kind == DELETE_COMMAND || operation->kind == DELETE_MESSAGES ||
-           operation->kind == DELETE_RESULT || operation->kind == DELETE_DEVICE;
+           operation->kind == DELETE_RESULT || operation->kind == DELETE_DEVICE ||
+           operation->kind == DELETE_PLACE;
 }
 
 // Bytes that it brings to the disk.
@@ -662,7 +679,7 @@ static int write_aside(struct store *store, struct operation *operation) {
     return result;
 }
 
-// --- results, devices ---
+// --- results, devices, places ---
 
 // They are written seldom: no statement is kept.
 static int write_row(struct store *store, const char *layout_of, const char *query,
@@ -676,7 +693,7 @@ static int write_row(struct store *store, const char *layout_of, const char *que
     sqlite3_bind_int64(statement, 1, operation->id);
     if (operation->kind == PUT_RESULT)
         bind_message(statement, &operation->publish);
-    if (operation->kind == PUT_DEVICE)
+    if (operation->kind == PUT_DEVICE || operation->kind == PUT_PLACE)
         sqlite3_bind_text(statement, 2, operation->entry, -1, SQLITE_STATIC);
     result = sqlite3_step(statement);
     sqlite3_finalize(statement);
@@ -687,6 +704,13 @@ static int write_device(struct store *store, const struct operation *operation) 
     return write_row(store, device_layout,
                      operation->kind == PUT_DEVICE ? "INSERT OR REPLACE INTO devices VALUES(?,?)"
                                                    : "DELETE FROM devices WHERE number=?",
+                     operation);
+}
+
+static int write_place(struct store *store, const struct operation *operation) {
+    return write_row(store, place_layout,
+                     operation->kind == PUT_PLACE ? "INSERT OR REPLACE INTO places VALUES(?,?)"
+                                                  : "DELETE FROM places WHERE number=?",
                      operation);
 }
 
@@ -706,6 +730,8 @@ static int write_one(struct store *store, struct operation *operation) {
         return write_result(store, operation);
     if (operation->kind == PUT_DEVICE || operation->kind == DELETE_DEVICE)
         return write_device(store, operation);
+    if (operation->kind == PUT_PLACE || operation->kind == DELETE_PLACE)
+        return write_place(store, operation);
     sqlite3_stmt *statement = store->statements[operation->kind];
     sqlite3_bind_int64(statement, 1, operation->id);
     if (operation->kind == PUT_COMMAND)
@@ -748,15 +774,27 @@ static int64_t deletion_step(struct store *store) {
     return sum.count > 0 ? bytes / (sum.bytes / sum.count + ROW_OVERHEAD) : 0;
 }
 
+// Whether any is left of those that are to be deleted. Of one alone that need not be asked.
+static bool has_more_to_delete(struct store *store, const struct operation *operation) {
+    char query[80];
+    if (operation->from == operation->id)
+        return false;
+    snprintf(query, sizeof query, "SELECT min(number) FROM messages WHERE number>=%lld",
+             (long long)operation->from);
+    int64_t first = read_number(store, query);
+    return first != 0 && first <= operation->id;
+}
+
 // Some of them; *more says whether there are others.
 static int delete_messages(struct store *store, const struct operation *operation, bool *more) {
     sqlite3_stmt *statement = store->statements[DELETE_MESSAGES];
+    bool one = operation->from == operation->id;
     sqlite3_bind_int64(statement, 1, operation->id);
-    sqlite3_bind_int64(statement, 2, deletion_step(store));
+    sqlite3_bind_int64(statement, 2, one ? 0 : deletion_step(store));
+    sqlite3_bind_int64(statement, 3, operation->from);
     int result = sqlite3_step(statement);
     sqlite3_reset(statement);
-    int64_t first = read_number(store, "SELECT min(number) FROM messages");
-    *more = first != 0 && first <= operation->id;
+    *more = has_more_to_delete(store, operation);
     return result == SQLITE_DONE ? SQLITE_OK : result;
 }
 
@@ -859,19 +897,50 @@ static void drop_replaced(struct operation *batch, enum kind put, enum kind dele
     HASH_CLEAR(hh, table);
 }
 
+static int compare_deletions(const void *left, const void *right) {
+    const struct operation *const *one = left, *const *other = right;
+    return ((*one)->from > (*other)->from) - ((*one)->from < (*other)->from);
+}
+
+// The deletions of messages in a batch, in order; *count is how many. For the caller to free.
+static const struct operation **sort_deletions(const struct operation *batch, size_t *count) {
+    const struct operation *operation, **all;
+    *count = 0;
+    DL_FOREACH(batch, operation) *count += operation->kind == DELETE_MESSAGES;
+    all = must_have(malloc((*count + 1) * sizeof(*all)));
+    *count = 0;
+    DL_FOREACH(batch, operation) {
+        if (operation->kind == DELETE_MESSAGES)
+            all[(*count)++] = operation;
+    }
+    qsort(all, *count, sizeof(*all), compare_deletions);
+    return all;
+}
+
+// No two of them delete the same.
+static bool is_deleted(const struct operation **deletions, size_t count, int64_t number) {
+    size_t from = 0;
+    while (count > 0) {
+        size_t half = count / 2;
+        const struct operation *deletion = deletions[from + half];
+        if (deletion->from <= number && number <= deletion->id)
+            return true;
+        from += deletion->from < number ? half + 1 : 0;
+        count = deletion->from < number ? count - half - 1 : half;
+    }
+    return false;
+}
+
 // Messages that were deleted before they could be written are not to be written later.
 static void drop_deleted(struct operation *batch) {
-    const struct operation *last = NULL;
     struct operation *operation;
+    size_t count;
+    const struct operation **deletions = sort_deletions(batch, &count);
     DL_FOREACH(batch, operation) {
-        if (operation->kind == DELETE_MESSAGES && (last == NULL || operation->id >= last->id))
-            last = operation;
-    }
-    DL_FOREACH(batch, operation) {
-        bool deleted = operation->kind == PUT_MESSAGE || operation->kind == DELETE_MESSAGES;
-        if (last != NULL && operation != last && deleted && operation->id <= last->id)
+        if (operation->kind == PUT_MESSAGE && is_deleted(deletions, count, operation->id))
             operation->finished = true;
     }
+    free(deletions);
 }
 
 // While the disk takes nothing, what waits for it must not grow with every change of the same row.
@@ -880,6 +949,7 @@ static void drop_what_is_past(struct operation *batch) {
     drop_replaced(batch, PUT_COMMAND, DELETE_COMMAND);
     drop_replaced(batch, PUT_RESULT, DELETE_RESULT);
     drop_replaced(batch, PUT_DEVICE, DELETE_DEVICE);
+    drop_replaced(batch, PUT_PLACE, DELETE_PLACE);
 }
 
 static bool is_all_written(const struct operation *batch) {
@@ -903,19 +973,40 @@ static void load_unwritten(struct store *store, struct operation *load, size_t l
     }
 }
 
-static int load_one(struct store *store, struct operation *load) {
+// Adds those from one number through another to what it has found, and how many these are to *count.
+static int load_range(struct store *store, struct operation *load, uint64_t first, uint64_t last,
+                      size_t *count) {
     sqlite3_stmt *statement = store->statements[LOAD_MESSAGES];
-    size_t count = 0;
-    sqlite3_bind_int64(statement, 1, load->id);
-    sqlite3_bind_int64(statement, 2, (sqlite3_int64)load->limit);
+    sqlite3_bind_int64(statement, 1, (sqlite3_int64)first);
+    sqlite3_bind_int64(statement, 2, (sqlite3_int64)(load->numbers != NULL ? 1 : load->limit));
     int result;
     while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
         struct mqtt_publish publish = publish_of(statement);
-        struct operation *row = make_message((uint64_t)sqlite3_column_int64(statement, 0), &publish);
+        uint64_t number = (uint64_t)sqlite3_column_int64(statement, 0);
+        if (number > last)
+            continue;
+        struct operation *row = make_message(number, &publish);
         DL_APPEND(load->rows, row);
-        count++;
+        ++*count;
     }
     sqlite3_reset(statement);
+    return result;
+}
+
+static int load_some(struct store *store, struct operation *load) {
+    int result = SQLITE_DONE;
+    size_t count = 0;
+    for (size_t i = 0; i < load->limit && result == SQLITE_DONE; i++)
+        result = load_range(store, load, load->numbers[i], load->numbers[i], &count);
+    load->failed = result != SQLITE_DONE;
+    return result;
+}
+
+static int load_one(struct store *store, struct operation *load) {
+    size_t count = 0;
+    if (load->numbers != NULL)
+        return load_some(store, load);
+    int result = load_range(store, load, (uint64_t)load->id, UINT64_MAX, &count);
     load->failed = result != SQLITE_DONE;
     if (!load->failed)
         load_unwritten(store, load, load->limit - count);
@@ -1089,6 +1180,7 @@ static void free_operation(struct operation *operation) {
         free(row);
     }
     free(operation->entry);
+    free(operation->numbers);
     free(operation);
 }
 
@@ -1243,12 +1335,21 @@ void store_delete_device(struct store *store, int64_t number) {
     add_copy(store, &(struct operation){.kind = DELETE_DEVICE, .id = number});
 }
 
+void store_put_place(struct store *store, int64_t number, const char *entry) {
+    add_copy(store, &(struct operation){.kind = PUT_PLACE, .id = number, .entry = must_have(strdup(entry))});
+}
+
+void store_delete_place(struct store *store, int64_t number) {
+    add_copy(store, &(struct operation){.kind = DELETE_PLACE, .id = number});
+}
+
 void store_put_message(struct store *store, uint64_t number, const struct mqtt_publish *publish) {
     add(store, make_message(number, publish));
 }
 
-void store_delete_messages(struct store *store, uint64_t through) {
-    add_copy(store, &(struct operation){.kind = DELETE_MESSAGES, .id = (int64_t)through});
+void store_delete_messages(struct store *store, uint64_t first, uint64_t through) {
+    add_copy(store,
+             &(struct operation){.kind = DELETE_MESSAGES, .from = (int64_t)first, .id = (int64_t)through});
 }
 
 void store_put_result(struct store *store, uint64_t number, const struct mqtt_publish *publish) {
@@ -1266,6 +1367,18 @@ void store_load_messages(struct store *store, uint64_t first, size_t limit, stor
     add_copy(store, &(struct operation){.kind = LOAD_MESSAGES,
                                         .id = (int64_t)first,
                                         .limit = limit,
+                                        .take = take,
+                                        .done = done,
+                                        .context = context});
+}
+
+void store_load_some(struct store *store, const uint64_t *numbers, size_t count, store_message_fn *take,
+                     store_done_fn *done, void *context) {
+    uint64_t *copy = must_have(malloc(count * sizeof *numbers));
+    memcpy(copy, numbers, count * sizeof *numbers);
+    add_copy(store, &(struct operation){.kind = LOAD_MESSAGES,
+                                        .numbers = copy,
+                                        .limit = count,
                                         .take = take,
                                         .done = done,
                                         .context = context});

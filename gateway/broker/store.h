@@ -62,6 +62,13 @@ void store_delete_device(struct store *store, int64_t number);
 // Those in the file, by number, before anything is written. False when they cannot be read, which is logged.
 bool store_each_device(struct store *store, store_command_fn *fn, void *context);
 
+// --- places that a geolocation service has said, by numbers that surroundings have ---
+
+// The same for them.
+void store_put_place(struct store *store, int64_t number, const char *entry);
+void store_delete_place(struct store *store, int64_t number);
+bool store_each_place(struct store *store, store_command_fn *fn, void *context);
+
 // --- messages that wait for the broker, by their number in the outbox ---
 
 struct store_messages {
@@ -72,7 +79,8 @@ struct store_messages store_messages(struct store *store);
 
 // Copies all of publish.
 void store_put_message(struct store *store, uint64_t number, const struct mqtt_publish *publish);
-void store_delete_messages(struct store *store, uint64_t through);
+// Those from number first through another.
+void store_delete_messages(struct store *store, uint64_t first, uint64_t through);
 
 // Gets up to limit messages from number first on, in order, once all that was put until now is written, or
 // has failed to be. take is called for each and then done; ok is false when the disk could not be read, and
@@ -81,6 +89,9 @@ typedef void store_message_fn(void *context, uint64_t number, const struct mqtt_
 typedef void store_done_fn(void *context, bool ok);
 void store_load_messages(struct store *store, uint64_t first, size_t limit, store_message_fn *take,
                          store_done_fn *done, void *context);
+// The same of count messages that are on disk, by their numbers, as far as they are still there.
+void store_load_some(struct store *store, const uint64_t *numbers, size_t count, store_message_fn *take,
+                     store_done_fn *done, void *context);
 
 // --- results for response topics that wait for the broker, by their number in the sideline ---
 

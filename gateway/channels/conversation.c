@@ -10,7 +10,9 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/event.h"
 #include "gateway/channels/guess.h"
+#include "gateway/channels/held.h"
 #include "gateway/channels/message_stamp.h"
+#include "gateway/channels/report.h"
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
 #include "gateway/channels/tap.h"
@@ -177,66 +179,27 @@ static void log_removed(const struct peer *peer, const struct message *message) 
     }
 }
 
-// A message as JSON, and when it was measured.
-struct text {
-    const char *json;
-    size_t length;
-    int64_t timestamp;
-};
-
-static void put_message(struct peer *peer, const char *topic, const struct text *text) {
-    uint64_t number =
-        outbox_put(peer->parts->outbox, &(struct mqtt_publish){.topic = topic,
-                                                               .payload = text->json,
-                                                               .length = text->length,
-                                                               .qos = peer->parts->config->mqtt.qos,
-                                                               .measured = text->timestamp});
-    if (peer->first_number == 0)
-        peer->first_number = number;
-    peer->last_number = number;
-}
-
-// {prefix}{middle}{id}; returns its end. Not by printf, as this is done for every message.
-static char *put_topic(char topic[TOPIC_MAX], const struct config *config, const char *middle, int64_t id) {
-    char *end = stpcpy(stpcpy(topic, config->mqtt.topic_prefix), middle);
-    return end + decimal_write(decimal_integer(id), end);
-}
-
 static void on_message(void *context, struct message *message) {
-    static char json[MESSAGE_JSON_MAX];
-    static struct message_member members[MESSAGE_VALUES_MAX];
-    size_t member_count;
     struct peer *peer = context;
     if (peer->close_code != CLOSE_NONE || !has_speaker(peer))
         return;
-    const struct config *config = peer->parts->config;
-    const struct device *device = &peer->session->device;
-    char topic[TOPIC_MAX];
+    struct session *session = peer->session;
+    const struct report_origin origin = {.session = session,
+                                         .ident = session->ident,
+                                         .channel_id = peer->channel->id,
+                                         .received = clock_now()};
     peer->messages++;
-    charge(peer, device);
-    int64_t now = clock_now();
+    charge(peer, &session->device);
     message_stamp(message, &(struct message_origin){.codec = peer->channel->codec,
-                                                    .received = now,
-                                                    .channel_id = peer->channel->id,
+                                                    .received = origin.received,
+                                                    .channel_id = origin.channel_id,
                                                     .peer = peer->address,
-                                                    .device = device});
+                                                    .device = &session->device});
     log_removed(peer, message);
-    const struct text text = {.json = json,
-                              .length =
-                                  message_write_members(message, json, sizeof json, members, &member_count),
-                              .timestamp = decimal_at(message_get(message, FIELD_TIMESTAMP)->number, 6)};
-    if (config->on_channels || !device->known) {
-        char *end = put_topic(topic, config, "/" TOPIC_MESSAGE TOPIC_CHANNELS, peer->channel->id);
-        stpcpy(stpcpy(end, "/"), peer->session->ident);
-        put_message(peer, topic, &text);
-    }
-    if (config->on_devices && device->known) {
-        put_topic(topic, config, "/" TOPIC_MESSAGE TOPIC_DEVICES, device->id);
-        put_message(peer, topic, &text);
-    }
-    const struct channel_report report = {
-        .members = members, .count = member_count, .timestamp = text.timestamp, .received = now};
-    peer->parts->observer->reported(peer->parts->observer->context, peer->session, &report);
+    if (held_take(peer->parts->held, peer, &session->held, &origin, message))
+        return;
+    struct report_numbers numbers = report_publish(peer->parts, &origin, message);
+    peer_note_put(peer, numbers.first, numbers.last);
 }
 
 static void report_unidentified(const struct peer *peer, const struct codec_answer *answer) {

@@ -15,6 +15,7 @@
 #include "gateway/config/registry.h"
 
 struct captures;
+struct held;
 struct session_table;
 
 // Where a channel listens, as "ip:port"; an empty text where it does not.
@@ -30,6 +31,7 @@ struct channel_parts {
     const struct bus *bus;
     struct gate *gate;
     struct captures *captures; // or NULL: nobody can ask for any
+    struct held *held;         // or NULL: no report waits for its position
     struct session_table *sessions;
     struct channel_place *places; // one for each of config->channels
     const struct channel_observer *observer;

@@ -15,8 +15,28 @@
 #define REPEATS_LOOKED 256
 #define DATAGRAM_MAX   65536
 
-struct pending_reply {
+// Reports that are held, and that the same replies wait for.
+struct hold {
+    struct peer *peer; // NULL: it is gone
+    uint64_t number;   // of the peer's
+    unsigned held;     // reports that are not in the outbox, or not safe, yet
+    bool answered;     // a reply waits for them
+    struct held_waiter *waiters;
+    struct hold *prev, *next;
+};
+
+// Waits until a report that was held is safe.
+struct held_waiter {
     struct outbox_waiter waiter; // first, so that the one is the other
+    struct hold *hold;
+    struct held_waiter *prev, *next;
+};
+
+struct pending_reply {
+    struct outbox_waiter waiter;    // first, so that the one is the other
+    uint64_t first_hold, last_hold; // it waits for these as well; 0: for none
+    bool put_safe;                  // what the waiter waits for
+    bool refused;                   // a message was
     struct peer *peer;
     struct pending_reply *prev, *next;
     uint64_t datagram;               // that it answers; 0 over TCP
@@ -84,6 +104,25 @@ bool peer_warn(const struct peer *peer, const char *kind, unsigned *suppressed, 
     return true;
 }
 
+// --- what is put, and what is held ---
+
+void peer_note_put(struct peer *peer, uint64_t first, uint64_t last) {
+    if (peer->first_number == 0)
+        peer->first_number = first;
+    peer->last_number = last;
+}
+
+struct hold *peer_hold(struct peer *peer) {
+    if (peer->hold == NULL) {
+        peer->hold = must_have(calloc(1, sizeof *peer->hold));
+        peer->hold->peer = peer;
+        peer->hold->number = ++peer->last_hold;
+        DL_APPEND(peer->holds, peer->hold);
+    }
+    peer->hold->held++;
+    return peer->hold;
+}
+
 // --- replies ---
 
 static void free_reply(struct pending_reply *reply) {
@@ -131,9 +170,32 @@ static void send_together(struct peer *peer, struct pending_reply *reply, bool s
         peer->transport->send(peer, packet, total);
 }
 
-static void on_safe(struct outbox_waiter *waiter, bool safe) {
-    struct pending_reply *reply = (struct pending_reply *)waiter;
+static bool waits_for(const struct pending_reply *reply, const struct hold *hold) {
+    return reply->first_hold <= hold->number && hold->number <= reply->last_hold;
+}
+
+static void mark_answered(const struct pending_reply *reply) {
+    struct hold *hold;
+    DL_FOREACH(reply->peer->holds, hold) {
+        hold->answered = hold->answered || waits_for(reply, hold);
+    }
+}
+
+static bool waits_for_any(const struct pending_reply *reply) {
+    const struct hold *hold;
+    DL_FOREACH(reply->peer->holds, hold) {
+        if (waits_for(reply, hold))
+            return true;
+    }
+    return false;
+}
+
+// Once all that it waits for is safe.
+static void finish_reply(struct pending_reply *reply) {
     struct peer *peer = reply->peer;
+    bool safe = !reply->refused;
+    if (!reply->put_safe || waits_for_any(reply))
+        return;
     if (reply->datagram == 0)
         send_alone(peer, reply, safe);
     else
@@ -142,6 +204,96 @@ static void on_safe(struct outbox_waiter *waiter, bool safe) {
         note_refusal(peer, reply->ident);
     DL_DELETE(peer->replies, reply);
     free_reply(reply);
+}
+
+static void on_safe(struct outbox_waiter *waiter, bool safe) {
+    struct pending_reply *reply = (struct pending_reply *)waiter;
+    reply->put_safe = true;
+    reply->refused = reply->refused || !safe;
+    finish_reply(reply);
+}
+
+// --- replies to what was held ---
+
+// Being finished takes a reply out of the list.
+static void finish_those_for(struct peer *peer, const struct hold *hold) {
+    struct pending_reply *reply, *next;
+    DL_FOREACH_SAFE(peer->replies, reply, next) {
+        if (waits_for(reply, hold))
+            finish_reply(reply);
+    }
+}
+
+static void end_hold(struct hold *hold) {
+    struct peer *peer = hold->peer;
+    if (peer != NULL) {
+        DL_DELETE(peer->holds, hold);
+        if (peer->hold == hold)
+            peer->hold = NULL;
+        finish_those_for(peer, hold);
+        if (peer->holds == NULL && peer->transport->all_out != NULL)
+            peer->transport->all_out(peer);
+    }
+    free(hold);
+}
+
+static void note_out(struct hold *hold) {
+    if (--hold->held == 0)
+        end_hold(hold);
+}
+
+static void on_held_safe(struct outbox_waiter *waiter, bool safe) {
+    struct held_waiter *held = (struct held_waiter *)waiter;
+    struct hold *hold = held->hold;
+    struct pending_reply *reply;
+    DL_DELETE(hold->waiters, held);
+    free(held);
+    DL_FOREACH(hold->peer->replies, reply) {
+        if (!safe && waits_for(reply, hold))
+            reply->refused = true;
+    }
+    note_out(hold);
+}
+
+// Without a reply that waits for it, it is as if it had come now.
+static void put_late(const struct hold *hold, uint64_t first, uint64_t last) {
+    struct peer *peer = hold->peer;
+    if (peer->first_number == 0 && peer->hold == hold)
+        peer->first_number = first;
+    peer->last_number = last;
+}
+
+void peer_hold_out(struct hold *hold, uint64_t first, uint64_t last) {
+    struct peer *peer = hold->peer;
+    if (peer != NULL)
+        put_late(hold, first, last);
+    if (peer == NULL || !hold->answered) {
+        note_out(hold);
+        return;
+    }
+    struct held_waiter *held = must_have(calloc(1, sizeof *held));
+    held->waiter =
+        (struct outbox_waiter){.first = first, .last = last, .reports = true, .done = on_held_safe};
+    held->hold = hold;
+    DL_APPEND(hold->waiters, held);
+    outbox_when_safe(peer->parts->outbox, &held->waiter);
+}
+
+// The peer goes, and nobody is told any more what becomes of its reports.
+static void leave_holds(struct peer *peer) {
+    struct hold *hold, *next;
+    struct held_waiter *held, *after;
+    DL_FOREACH_SAFE(peer->holds, hold, next) {
+        hold->peer = NULL;
+        DL_FOREACH_SAFE(hold->waiters, held, after) {
+            outbox_forget(peer->parts->outbox, &held->waiter);
+            free(held);
+            hold->held--;
+        }
+        if (hold->held == 0)
+            free(hold);
+    }
+    peer->holds = peer->hold = NULL;
 }
 
 // Whether the device repeats what is not safe yet. A codec knows the last frames of a connection again, and puts out
@@ -174,16 +326,31 @@ static bool has_too_many(const struct peer *peer) {
     return peer->reply_count >= PEER_REPLIES_MAX || peer->parts->reply_count >= PEER_REPLIES_ALL_MAX;
 }
 
+// Of a reply to what was put, held, or both, or to nothing new: then all must be safe that was said before.
+static void set_conditions(struct pending_reply *reply, uint64_t first, struct hold *hold) {
+    const struct peer *peer = reply->peer;
+    bool repeats = first == 0 && hold == NULL;
+    if (first != 0 || repeats) {
+        reply->waiter.first = first != 0 ? first : peer->last_number;
+        reply->waiter.last = peer->last_number;
+    }
+    reply->last_hold = hold != NULL ? hold->number : repeats ? peer->last_hold : 0;
+    reply->first_hold = hold != NULL ? hold->number : repeats;
+    mark_answered(reply);
+}
+
 void peer_send_when_safe(struct peer *peer, const uint8_t *bytes, size_t length) {
     uint64_t first = peer->first_number;
+    struct hold *hold = peer->hold;
     peer->first_number = 0;
     peer->latest_reply = NULL;
-    if (peer->refused || (first == 0 && (has_too_many(peer) || is_pending(peer, bytes, length))))
+    if (!peer->transport->is_udp)
+        peer->hold = NULL; // over UDP it is that of the whole datagram
+    if (peer->refused ||
+        (first == 0 && hold == NULL && (has_too_many(peer) || is_pending(peer, bytes, length))))
         return;
-    struct pending_reply *reply = add_reply(peer, bytes, length);
-    reply->waiter.first = first != 0 ? first : peer->last_number;
-    reply->waiter.last = peer->last_number;
-    peer->latest_reply = reply;
+    peer->latest_reply = add_reply(peer, bytes, length);
+    set_conditions(peer->latest_reply, first, hold);
 }
 
 void peer_send_now(struct peer *peer, const uint8_t *bytes, size_t length) {
@@ -211,14 +378,26 @@ static struct pending_reply *first_unsettled(const struct peer *peer) {
     return reply;
 }
 
+static uint64_t earlier_of(uint64_t one, uint64_t other) {
+    return one == 0 || (other != 0 && other < one) ? other : one;
+}
+
 // All replies to a datagram wait for all of its messages.
 static void join_replies(const struct peer *peer, struct pending_reply *replies) {
-    struct pending_reply *reply, *first = replies;
-    while (first != NULL && first->now)
-        first = first->next;
-    for (reply = replies; reply != NULL && first != NULL; reply = reply->next) {
-        reply->waiter.first = first->waiter.first;
-        reply->waiter.last = peer->last_number;
+    uint64_t first = peer->first_number, first_hold = peer->hold != NULL ? peer->hold->number : 0;
+    struct pending_reply *reply;
+    bool all_now = true;
+    for (reply = replies; reply != NULL; reply = reply->next) {
+        first = earlier_of(first, reply->waiter.first);
+        first_hold = earlier_of(first_hold, reply->first_hold);
+        all_now = all_now && reply->now;
+    }
+    for (reply = all_now ? NULL : replies; reply != NULL; reply = reply->next) {
+        reply->waiter.first = first;
+        reply->waiter.last = first != 0 ? peer->last_number : 0;
+        reply->first_hold = first_hold;
+        reply->last_hold = first_hold != 0 ? peer->last_hold : 0;
+        mark_answered(reply);
     }
 }
 
@@ -243,6 +422,7 @@ void peer_settle_replies(struct peer *peer, size_t taken) {
         join_replies(peer, reply);
         bound_replies(peer, reply, taken);
         peer->first_number = 0;
+        peer->hold = NULL;
     }
     peer->unsettled = 0;
     peer->latest_reply = NULL;
@@ -265,9 +445,11 @@ void peer_drop_unsettled(struct peer *peer) {
 
 void peer_drop_replies(struct peer *peer) {
     struct pending_reply *reply, *next;
+    leave_holds(peer);
     peer_drop_unsettled(peer);
     DL_FOREACH_SAFE(peer->replies, reply, next) {
-        outbox_forget(peer->parts->outbox, &reply->waiter);
+        if (!reply->put_safe)
+            outbox_forget(peer->parts->outbox, &reply->waiter);
         free_reply(reply);
     }
     peer->replies = NULL;

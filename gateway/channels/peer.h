@@ -12,6 +12,7 @@
 #define PEER_REPLIES_MAX     1000   // of a peer that wait, beyond which one without a message is left out
 #define PEER_REPLIES_ALL_MAX 100000 // and of all peers
 
+struct hold;
 struct peer;
 struct pending_reply;
 struct place;
@@ -24,6 +25,8 @@ struct peer_transport {
     void (*send)(struct peer *peer, const uint8_t *bytes, size_t length);
     // Ends the conversation; the peer is freed some time after the call.
     void (*close)(struct peer *peer, enum close_code code);
+    // No report of the peer is held any more. NULL: it does not matter.
+    void (*all_out)(struct peer *peer);
 };
 
 struct peer {
@@ -58,13 +61,25 @@ struct peer {
     uint64_t messages;           // taken from it
     uint64_t first_number;       // in the outbox: of the messages since the last reply; 0: none
     uint64_t last_number;        // of the last message
-    bool refused; // the broker did not take a message: what it says again is not to be acknowledged
+    bool refused;       // the broker did not take a message: what it says again is not to be acknowledged
+    struct hold *holds; // of reports that are held, the oldest first
+    struct hold *hold;  // the one of the reports since the last reply, or NULL
+    uint64_t last_hold; // the last one's number; 0: there was none
     struct pending_reply *replies;      // that wait until messages are safe
     size_t reply_count;                 // of these
     size_t unsettled;                   // of those: the last ones, which do not wait yet
     struct pending_reply *latest_reply; // of these, the one put out last; NULL: it was left out
     uint64_t datagrams;                 // over UDP, taken from it
 };
+
+// Messages of the peer were put into the outbox: from the first to the last number.
+void peer_note_put(struct peer *peer, uint64_t first, uint64_t last);
+
+// A report of the peer is held: it goes into the outbox later. Returns what to tell then, by peer_hold_out(). Replies to
+// it, and to what is repeated of it, wait until it is safe.
+struct hold *peer_hold(struct peer *peer);
+// It has gone into the outbox now, as these messages. The peer may be gone by then.
+void peer_hold_out(struct hold *hold, uint64_t first, uint64_t last);
 
 // Sends bytes once the messages since the last reply are safe; over UDP all messages of the datagram. Nothing
 // goes out before peer_settle_replies(). A reply without a message of its own is left out when too many wait: the

@@ -10,6 +10,7 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/captures.h"
 #include "gateway/channels/event.h"
+#include "gateway/channels/held.h"
 
 #define ALIVE       60000 // milliseconds for which a connection that was heard counts as alive
 #define MINUTE      60000
@@ -151,9 +152,16 @@ static void forget_device(struct peer *peer, const char *ident) {
         stream_forget(&peer->stream, ident);
 }
 
+static bool is_last(const struct place *place) {
+    const struct session *session = place->session;
+    return (session->tcp == NULL || session->tcp == place) && (session->udp == NULL || session->udp == place);
+}
+
 static void end_place(struct place *place) {
     struct session *session = place->session;
     struct peer *peer = place->peer;
+    if (is_last(place)) // what the device has said comes before that it leaves
+        held_release(peer->parts->held, &session->held);
     if (peer->session == session)
         session_silence(peer);
     if (*place_of(session, peer) == place)
@@ -432,6 +440,7 @@ static void set_device(struct session *session, const struct device *device) {
 // The device begins anew under its new id. While ids are exchanged, two may briefly have the same one.
 static void take_identity(struct session_table *table, struct session *session, const struct device *device) {
     struct peer *peer = session_any_peer(session);
+    held_release(peer->parts->held, &session->held);
     leave(session, peer);
     leave_id(table, session);
     set_device(session, device);

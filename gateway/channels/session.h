@@ -30,6 +30,7 @@ struct session {
     bool elsewhere;    // it has gone to another gateway
     bool settled;      // said has come back: what other gateways said before it has been heard
     bool takeover_told, rivalry_told;
+    struct held_report *held; // reports that wait for their position, the oldest first
     UT_hash_handle by_ident, by_id;
 };
 

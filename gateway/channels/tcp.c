@@ -19,6 +19,7 @@
 #define RECEIVE_BUFFER  32768 // bytes that the system keeps of what a connection has sent and was not read
 #define WRITE_QUEUE_MAX 65536 // bytes that a connection may have waiting to be written
 #define DRAIN_TIME      5000  // milliseconds that a connection lives on after its end, for replies that wait
+#define HELD_TIME       90000 // and for reports that wait for their position: more than these may
 #define WAIT_STEP       100   // milliseconds after which one that waits for its device first tries again
 #define WAIT_MAX        10000 // milliseconds after which it waits no longer
 
@@ -190,8 +191,17 @@ static bool is_behind(const struct peer *peer) {
     return !connection->ended && (waits_for_quiet(connection) || has_unread(connection));
 }
 
+// It is we who made it wait.
+static void all_out(struct peer *peer) {
+    struct tcp_connection *connection = (struct tcp_connection *)peer;
+    if (!connection->ended || connection->closing)
+        return;
+    peer->last_heard = uv_now(peer->parts->loop);
+    set_timer(connection);
+}
+
 static const struct peer_transport tcp_transport = {
-    .is_behind = is_behind, .send = send_bytes, .close = close_connection};
+    .is_behind = is_behind, .send = send_bytes, .close = close_connection, .all_out = all_out};
 
 // Less and less often: there may be thousands that say the same ident.
 static void try_later(struct tcp_connection *connection) {
@@ -245,8 +255,10 @@ static uint64_t next_deadline(const struct tcp_connection *connection) {
     uint64_t quiet = peer->last_heard + stream_quiet_ms(&peer->stream);
     if (connection->waits)
         return connection->tries_at;
+    if (connection->ended && peer->holds != NULL)
+        return peer->last_heard + HELD_TIME;
     if (connection->ended)
-        return peer->replies != NULL ? peer->last_heard + DRAIN_TIME : 0;
+        return peer->replies != NULL && peer->loss == NULL ? peer->last_heard + DRAIN_TIME : 0;
     if (peer->places == NULL && identify < deadline)
         deadline = identify;
     return waits_for_quiet(connection) && quiet < deadline ? quiet : deadline;
@@ -276,6 +288,10 @@ static enum close_code code_of_silence(const struct peer *peer) {
     return peer->places == NULL && peer->foreign ? CLOSE_NOT_THIS_PROTOCOL : CLOSE_INACTIVE;
 }
 
+static enum close_code code_of_end(const struct peer *peer) {
+    return peer->loss != NULL ? CLOSE_INACTIVE : CLOSE_BY_DEVICE;
+}
+
 static void take_silence(struct tcp_connection *connection, uint64_t now) {
     bool nameless = is_nameless(connection, now);
     // Timers run before reads: after a long turn, or when the connection was held until now, it need not be
@@ -283,7 +299,7 @@ static void take_silence(struct tcp_connection *connection, uint64_t now) {
     if (!connection->ended && !nameless && has_unread(connection))
         uv_timer_start(&connection->timer, on_timer, 1, 0);
     else if (connection->ended)
-        close_connection(&connection->peer, CLOSE_BY_DEVICE);
+        close_connection(&connection->peer, code_of_end(&connection->peer));
     else if (nameless || is_idle(connection, now))
         close_connection(&connection->peer, code_of_silence(&connection->peer));
     else
@@ -354,14 +370,13 @@ static void hold(struct tcp_connection *connection) {
 }
 
 // All that it has said was taken. A device that closes its side may still read: it gets the replies that wait for its
-// messages to be safe. Not so when the system gave the connection up, or something on the way cut it.
+// messages to be safe. Not so when the system gave the connection up, or something on the way cut it. In any case it is
+// here until its reports are out.
 static void finish(struct tcp_connection *connection) {
     struct peer *peer = &connection->peer;
     peer->loss = connection->lost;
-    if (peer->loss != NULL)
-        close_connection(peer, CLOSE_INACTIVE);
-    else if (peer->replies == NULL)
-        close_connection(peer, CLOSE_BY_DEVICE);
+    if (peer->holds == NULL && (peer->loss != NULL || peer->replies == NULL))
+        close_connection(peer, code_of_end(peer));
     else
         set_timer(connection);
 }

@@ -249,14 +249,14 @@ void command_set_deadlines(struct command *command, const struct clock_mark *now
 
 // --- rows ---
 
-static json_t *row_mark(void) {
+json_t *command_row_clock(void) {
     const struct clock_mark mark = clock_mark();
     return json_pack("{s:s, s:I, s:I}", "boot", mark.boot, "ticks", (json_int_t)mark.ticks, "wall",
                      (json_int_t)mark.wall);
 }
 
-// A deadline of a row, by our clock. Rows of earlier versions do not say which clock theirs is of.
-static int64_t row_deadline(const json_t *row, const char *name, const struct clock_mark *now) {
+// Rows of earlier versions do not say which clock theirs is of.
+int64_t command_row_time(const json_t *row, const char *name, const struct clock_mark *now) {
     const json_t *clock = json_object_get(row, "clock");
     if (clock == NULL)
         return now->ticks + ANSWER_MAX;
@@ -286,8 +286,8 @@ static void write_origin(const struct command *command, json_t *row) {
 json_t *command_to_row(const struct command *command, json_t *entry) {
     json_t *row =
         json_pack("{s:s, s:O, s:I, s:b, s:o, s:I, s:I}", "key", command->key, "entry", entry, "twin",
-                  (json_int_t)command->twin, "begun", command->has_begun, "clock", row_mark(), "expires_at",
-                  (json_int_t)command->expires_at, "answer_at", (json_int_t)command->answer_at);
+                  (json_int_t)command->twin, "begun", command->has_begun, "clock", command_row_clock(),
+                  "expires_at", (json_int_t)command->expires_at, "answer_at", (json_int_t)command->answer_at);
     write_origin(command, row);
     return row;
 }
@@ -304,8 +304,8 @@ struct command *command_from_row(int64_t id, const json_t *row, char **reason) {
     command->has_begun = json_is_true(json_object_get(row, "begun"));
     command_set_deadlines(command, &now);
     if (json_object_get(row, "clock") != NULL) { // missing in rows of earlier versions
-        command->expires_at = row_deadline(row, "expires_at", &now);
-        command->answer_at = row_deadline(row, "answer_at", &now);
+        command->expires_at = command_row_time(row, "expires_at", &now);
+        command->answer_at = command_row_time(row, "answer_at", &now);
     }
     if (command->id == id)
         return command;
@@ -317,7 +317,7 @@ struct command *command_from_row(int64_t id, const json_t *row, char **reason) {
 
 json_t *command_to_tombstone(const struct command *command) {
     json_t *row = json_pack("{s:s, s:i, s:o, s:I}", "key", command->key, "ended", (int)command->state,
-                            "clock", row_mark(), "forget_at", (json_int_t)command->forget_at);
+                            "clock", command_row_clock(), "forget_at", (json_int_t)command->forget_at);
     write_origin(command, row);
     return row;
 }
@@ -330,7 +330,7 @@ struct command *command_from_tombstone(int64_t id, const json_t *row) {
         return NULL;
     struct command *command = new_command(id, key);
     command->state = (enum command_state)end;
-    command->forget_at = row_deadline(row, "forget_at", &now);
+    command->forget_at = command_row_time(row, "forget_at", &now);
     read_origin(command, row);
     return command;
 }

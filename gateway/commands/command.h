@@ -119,6 +119,11 @@ bool command_is_same(const struct command *one, const struct command *other);
 // is not checked against the protocol's schemas.
 struct command *command_from_json(const char *key, json_t *entry, char **reason);
 
+// For rows of the disk: what the clocks say; and a time by clock_ticks() that a row says, by the clock of this run. now
+// is what the clocks say.
+json_t *command_row_clock(void);
+int64_t command_row_time(const json_t *row, const char *name, const struct clock_mark *now);
+
 // The row of the disk: key, entry, and what is not in the entry; for the caller to free.
 json_t *command_to_row(const struct command *command, json_t *entry);
 struct command *command_from_row(int64_t id, const json_t *row, char **reason);

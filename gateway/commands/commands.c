@@ -19,6 +19,7 @@ struct commands {
     struct command_queue queue;
     struct command_sync sync;
     struct command_intake intake;
+    struct command_journal journal;
     uv_timer_t sweep;
     uv_prepare_t turn; // looks whether something is left for the next turn of the loop
     uv_idle_t portion; // runs while there is
@@ -45,9 +46,12 @@ static void wire(struct commands *commands) {
                                              .voice = &commands->voice,
                                              .roll_call = parts->roll_call,
                                              .roads = &parts->roads};
-    commands->sync = (struct command_sync){.queue = &commands->queue, .roll_call = parts->roll_call};
-    commands->intake = (struct command_intake){
-        .queue = &commands->queue, .registry = parts->registry, .redelivery = redelivery_new()};
+    commands->sync = (struct command_sync){
+        .queue = &commands->queue, .roll_call = parts->roll_call, .journal = &commands->journal};
+    commands->intake = (struct command_intake){.queue = &commands->queue,
+                                               .registry = parts->registry,
+                                               .redelivery = redelivery_new(),
+                                               .journal = &commands->journal};
 }
 
 struct commands *commands_new(const struct commands_parts *parts) {
@@ -66,7 +70,7 @@ const struct command_counts *commands_counts(const struct commands *commands) {
 }
 
 size_t commands_waiting(const struct commands *commands) {
-    return commands->table.pending;
+    return commands->table.pending + commands->journal.waiting;
 }
 
 static void on_sweep(uv_timer_t *timer) {
@@ -80,9 +84,8 @@ static void on_sweep(uv_timer_t *timer) {
 // No turn of the loop takes long: what is much work is done in portions.
 static void on_portion(uv_idle_t *idle) {
     struct commands *commands = idle->data;
-    bool was_taking = commands->intake.batch != NULL;
-    if (was_taking && !command_intake_go_on(&commands->intake))
-        command_sync_mark(&commands->sync); // it leaves together with the acknowledgement
+    if (command_intake_has_more(&commands->intake))
+        command_intake_go_on(&commands->intake);
     if (command_sync_has_more(&commands->sync))
         command_sync_go_on(&commands->sync);
     if (command_queue_has_more(&commands->queue))
@@ -93,7 +96,7 @@ static void on_portion(uv_idle_t *idle) {
 static void on_turn(uv_prepare_t *prepare) {
     struct commands *commands = prepare->data;
     commands->queue.effort = 0;
-    if (commands->intake.batch != NULL || command_sync_has_more(&commands->sync) ||
+    if (command_intake_has_more(&commands->intake) || command_sync_has_more(&commands->sync) ||
         command_queue_has_more(&commands->queue))
         uv_idle_start(&commands->portion, on_portion);
 }
@@ -150,8 +153,10 @@ void commands_device_talks(struct commands *commands, int64_t device_id, int64_t
 void commands_device_gone(struct commands *commands, int64_t device_id) {
     char key[COMMAND_KEY_MAX];
     command_key(key, device_id, 0, "");
-    if (commands->queue.config->commands.intake)
-        command_queue_cancel_all(&commands->queue, key);
+    if (!commands->queue.config->commands.intake)
+        return;
+    command_journal_cancel(&commands->journal, key);
+    command_queue_cancel_all(&commands->queue, key);
 }
 
 void commands_answered(struct commands *commands, const struct road *from,

@@ -7,6 +7,7 @@
 #include <utlist.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/hex.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
@@ -25,6 +26,7 @@
 // One that waits until it is on disk.
 struct command_fresh {
     int64_t id;
+    bool holds; // the link, meanwhile
     struct command_fresh *prev, *next;
 };
 
@@ -35,21 +37,17 @@ struct address {
     int64_t channel_id; // 0: any
     char ident[CODEC_IDENT_MAX + 1];
     const struct codec *codec; // that the device speaks, or NULL where that is not known
-    uint64_t publish;          // its fingerprint, for the first command that comes of it; then 0
-    int mid;                   // its packet id
-    uint64_t nth;              // its number
-    int64_t twin;              // see struct command
-    int64_t leader;            // the same: the first command of it; 0: there is none yet
-    int64_t root;              // of twin: the command of the first time
-    size_t known;              // so many of its commands were taken in before: those of twin, or of leader
 };
 
-// A publish whose commands are being taken in, a portion in each turn of the loop.
+// A publish whose commands are taken in. It is in the journal when first_id is not 0: then that is the number of its first
+// command, and it is acknowledged.
 struct command_batch {
     struct address address;
-    struct mqtt_received received; // without the payload
-    json_t *definitions;
-    size_t next;
+    struct command_origin *origin;
+    struct mqtt_received received;
+    json_t *definitions; // NULL: there are none to take in
+    int64_t first_id;
+    int64_t created, came_at; // microseconds since 1970, and by clock_ticks()
 };
 
 static const struct config_channel *find_channel(const struct command_intake *intake, int64_t id) {
@@ -129,12 +127,13 @@ static int option_of(const json_t *definition, const char *name, int standard) {
     return value != NULL ? (int)json_schema_integer(value) : standard;
 }
 
-static void set_definition(struct command *command, json_t *definition, const struct config *config) {
+static void set_definition(struct command *command, json_t *definition, const struct config *config,
+                           const struct command_batch *batch) {
     int ttl = option_of(definition, "ttl", config->commands.ttl);
     command->definition = definition;
-    command->created = clock_now();
+    command->created = batch->created;
     command->expires = command->created + ttl * 1000000LL;
-    command->expires_at = clock_ticks() + ttl * 1000000LL;
+    command->expires_at = batch->came_at + ttl * 1000000LL;
     int attempts = command_is_once(definition, config) ? 1 : config->commands.max_attempts;
     command->max_attempts = option_of(definition, "max_attempts", attempts);
     command->timeout = option_of(definition, "timeout", 0);
@@ -152,16 +151,17 @@ static void set_response(struct command *command, const struct mqtt_received *re
 }
 
 // Takes over definition.
-static struct command *make_command(struct command_intake *intake, const struct address *address,
-                                    const struct mqtt_received *received, json_t *definition) {
+static struct command *make_command(struct command_intake *intake, const struct command_batch *batch,
+                                    int64_t id, json_t *definition) {
+    const struct address *address = &batch->address;
     struct command *command = must_have(calloc(1, sizeof *command));
-    command->id = command_table_new_id(intake->queue->table, clock_now());
+    command->id = id;
     command->key = must_have(strdup(address->key));
     strcpy(command->ident, address->ident);
     command->device_id = address->device_id;
     command->channel_id = address->channel_id;
-    set_definition(command, definition, intake->queue->config);
-    set_response(command, received);
+    set_definition(command, definition, intake->queue->config, batch);
+    set_response(command, &batch->received);
     return command;
 }
 
@@ -226,6 +226,8 @@ static void let_go(struct command_intake *intake, struct command_fresh *fresh) {
 }
 
 static void free_batch(struct command_batch *batch) {
+    if (batch == NULL)
+        return;
     json_decref(batch->definitions);
     free((void *)batch->received.topic);
     free((void *)batch->received.response_topic);
@@ -234,9 +236,9 @@ static void free_batch(struct command_batch *batch) {
 }
 
 void command_intake_clear(struct command_intake *intake) {
-    if (intake->batch != NULL)
-        free_batch(intake->batch);
+    free_batch(intake->batch);
     intake->batch = NULL;
+    command_journal_clear(intake->journal);
     while (intake->fresh != NULL)
         let_go(intake, intake->fresh);
 }
@@ -252,8 +254,9 @@ static void on_kept(void *context, bool ok) {
     struct command_intake *intake = context;
     struct command_queue *queue = intake->queue;
     struct command *command = command_table_find(queue->table, intake->fresh->id);
+    if (intake->fresh->holds)
+        bus_release(queue->voice->bus);
     let_go(intake, intake->fresh);
-    bus_release(queue->voice->bus);
     if (command == NULL || command_has_ended(command))
         return;
     if (!ok)
@@ -262,83 +265,98 @@ static void on_kept(void *context, bool ok) {
     command_queue_send_next(queue, command->key);
 }
 
-// The broker hears nothing more from us until the disk has what was put until now. id: of a command; or 0.
-static void await_disk(struct command_intake *intake, int64_t id) {
+// id: of a command that is sent when it is on disk; or 0. holds: the broker hears nothing more from us until the disk has
+// what was put until now.
+static void await_disk(struct command_intake *intake, int64_t id, bool holds) {
     struct command_fresh *fresh = must_have(calloc(1, sizeof *fresh));
     fresh->id = id;
+    fresh->holds = holds;
     DL_APPEND(intake->fresh, fresh);
-    bus_hold(intake->queue->voice->bus);
+    if (holds)
+        bus_hold(intake->queue->voice->bus);
     store_when_written(intake->queue->voice->store, on_kept, intake);
 }
 
-// The first command of a publish carries its fingerprint, and the others the id of the first, and each its place: when
-// the gateway is killed before all are on disk, the broker delivers the publish again, and those that are missing are
-// taken in.
-static void set_origin(struct address *address, struct command *command, size_t place) {
-    bool again = place < address->known;
-    command->publish = address->publish;
-    command->mid = address->mid;
-    command->nth = address->nth;
+// The first command of a publish carries its fingerprint, and the others the id of the first, and each its place: so the
+// publish is known when the broker delivers it again.
+static void set_origin(struct command_origin *origin, struct command *command, size_t place) {
+    bool again = place < origin->known;
+    command->publish = origin->publish;
+    command->mid = origin->mid;
+    command->nth = origin->nth;
     command->part = (int)place + 1;
-    command->twin = again ? address->twin : 0;
-    command->leader = again || address->twin == 0 ? address->leader : address->root;
-    address->publish = 0;
-    if (address->leader == 0)
-        address->leader = command->id;
+    command->twin = again ? origin->twin : 0;
+    command->leader = again || origin->twin == 0 ? origin->leader : origin->root;
+    origin->publish = 0;
+    if (origin->leader == 0)
+        origin->leader = command->id;
 }
 
-// Takes the command over. The broker hears of it, and that its publish was taken, once it is on disk.
-static void take_command(struct command_intake *intake, struct command *command) {
+// Takes the command over. holds: the broker hears that its publish was taken once it is on disk.
+static void take_command(struct command_intake *intake, struct command *command, bool holds) {
     command->fresh = true;
     command_table_add(intake->queue->table, command);
     if (command->twin == 0)
         command_queue_announce(intake->queue, command);
     else
         command_voice_keep(intake->queue->voice, command);
-    await_disk(intake, command->id);
+    await_disk(intake, command->id, holds);
 }
 
-static void take_definition(struct command_intake *intake, struct command_batch *batch, size_t place) {
-    struct address *address = &batch->address;
-    const struct mqtt_received *received = &batch->received;
-    json_t *definition = json_array_get(batch->definitions, place);
-    char *fault = wrong_with(intake, address, definition);
-    struct command *command = make_command(intake, address, received, json_incref(definition));
-    if (fault == NULL) {
-        set_origin(address, command, place);
-        take_command(intake, command);
-        return;
-    }
+static int64_t id_of(const struct command_intake *intake, const struct command_batch *batch, size_t place) {
+    return batch->first_id != 0 ? batch->first_id + (int64_t)place
+                                : command_table_new_id(intake->queue->table, clock_now());
+}
+
+static void reject_definition(struct command_intake *intake, struct command *command, const char *topic,
+                              const char *fault) {
+    const json_t *definition = command->definition;
     if (is_too_large(definition) || is_too_deep(definition, DEPTH_MAX)) {
         json_object_del(command->definition, "meta");
         json_object_del(command->definition, "properties");
     }
-    reject(intake, command, received->topic, fault);
+    reject(intake, command, topic, fault);
+}
+
+static void take_definition(struct command_intake *intake, const struct command_batch *batch, size_t place) {
+    int64_t id = id_of(intake, batch, place);
+    json_t *definition = json_array_get(batch->definitions, place);
+    if (command_table_find(intake->queue->table, id) != NULL)
+        return; // the broker had its entry when the gateway was killed, and the disk had not
+    char *fault = wrong_with(intake, &batch->address, definition);
+    struct command *command = make_command(intake, batch, id, json_incref(definition));
+    if (fault == NULL) {
+        set_origin(batch->origin, command, place);
+        take_command(intake, command, batch->first_id == 0);
+        return;
+    }
+    reject_definition(intake, command, batch->received.topic, fault);
     free(fault);
 }
 
-static void reject_all(struct command_intake *intake, const struct address *address,
-                       struct mqtt_received received, const char *reason) {
-    char *fault = wrong_with_topic(intake, &received);
+static void reject_all(struct command_intake *intake, const struct command_batch *all, const char *reason) {
+    struct command_batch batch = *all;
+    const struct mqtt_received *received = &batch.received;
+    char *fault = wrong_with_topic(intake, received);
     if (fault != NULL)
-        received.response_topic = NULL; // nobody can be answered there
+        batch.received.response_topic = NULL; // nobody can be answered there
     free(fault);
-    if (address->key[0] == '\0' && received.response_topic == NULL)
-        log_about(received.topic, LOG_WARNING, "%s: command rejected: %s", received.topic, reason);
+    if (batch.address.key[0] == '\0' && received->response_topic == NULL)
+        log_about(received->topic, LOG_WARNING, "%s: command rejected: %s", received->topic, reason);
     else
-        reject(intake, make_command(intake, address, &received, json_object()), received.topic, reason);
+        reject(intake, make_command(intake, &batch, id_of(intake, &batch, 0), json_object()), received->topic,
+               reason);
 }
 
-// The commands of a payload; NULL, and *reason (for the caller to free), when something is wrong with it.
-static json_t *read_definitions(const struct command_intake *intake, const struct mqtt_received *received,
-                                char **reason) {
-    *reason = wrong_with_topic(intake, received);
-    if (*reason == NULL && received->correlation != NULL &&
+// What is wrong with a publish, whatever it holds (for the caller to free), or NULL.
+static char *wrong_with_publish(const struct command_intake *intake, const struct mqtt_received *received) {
+    char *fault = wrong_with_topic(intake, received);
+    if (fault == NULL && received->correlation != NULL &&
         received->correlation_length > COMMAND_CORRELATION_MAX)
-        *reason = text_format("the correlation data has more than %d bytes", COMMAND_CORRELATION_MAX);
-    if (*reason == NULL && received->length > PAYLOAD_MAX)
-        *reason = text_format("the payload has more than %d bytes", PAYLOAD_MAX);
-    return *reason == NULL ? command_parse(received->payload, received->length, reason) : NULL;
+        fault = text_format("the correlation data has more than %d bytes", COMMAND_CORRELATION_MAX);
+    if (fault == NULL && received->length > PAYLOAD_MAX)
+        fault = text_format("the payload has more than %d bytes", PAYLOAD_MAX);
+    return fault;
 }
 
 static void say_left_out(const char *key, int64_t twin) {
@@ -368,135 +386,270 @@ static bool has_once(const struct command_intake *intake, const json_t *definiti
 // commands must not happen twice.
 static bool is_repeated(const struct command_intake *intake, int64_t twin, int mid, bool once) {
     const struct command *first = command_table_find(intake->queue->table, twin);
-    return first != NULL && twin > intake->recent && first->mid == mid && (once || command_has_ended(first));
+    const struct command_publish *waiting = command_journal_find(intake->journal, twin);
+    if (twin <= intake->recent)
+        return false;
+    if (first == NULL) // none of it is taken in yet
+        return waiting != NULL && waiting->origin.mid == mid && once;
+    return first->mid == mid && (once || command_has_ended(first));
 }
 
 // The command of the first time, also of a publish that comes a third time before it was known that the second one was no
 // new one: the gateway was killed between. known: how many commands of that publish there are; all, when an earlier version
-// has taken them in.
+// has taken them in, or the journal has the others.
 static int64_t find_root(const struct command_intake *intake, int64_t twin, size_t *known) {
-    const struct command *command = command_table_find(intake->queue->table, twin);
+    int64_t next = twin;
     *known = twin == 0 ? 0 : SIZE_MAX;
-    for (size_t parts = 0; command != NULL; command = command_table_find(intake->queue->table, twin)) {
-        if (command->parts == 0)
-            *known = parts = SIZE_MAX;
-        if ((size_t)command->parts > parts)
-            *known = parts = (size_t)command->parts;
-        if (command->twin == 0)
+    for (size_t parts = 0; next != 0;) {
+        const struct command *command = command_table_find(intake->queue->table, twin = next);
+        const struct command_publish *waiting = command_journal_find(intake->journal, twin);
+        if (command == NULL && waiting == NULL)
             break;
-        twin = command->twin;
+        size_t its = waiting != NULL || command->parts == 0 ? SIZE_MAX : (size_t)command->parts;
+        *known = parts = its > parts ? its : parts;
+        next = command != NULL ? command->twin : waiting->origin.twin;
     }
     return twin;
 }
 
-// Of one that is surely delivered again only what is missing is taken in.
-static void compare(const struct command_intake *intake, struct address *address,
-                    const struct mqtt_received *received, const json_t *definitions) {
+static bool is_once(const struct command_intake *intake, const char *payload, size_t length) {
+    char *fault = NULL;
+    json_t *definitions = command_parse(payload, length, &fault);
     bool once = has_once(intake, definitions);
-    address->publish = redelivery_fingerprint(received);
-    address->mid = received->mid;
-    address->nth = received->nth;
-    address->twin = redelivery_twin(intake->redelivery, address->publish, received->mid, received->nth,
-                                    once && !intake->settled);
-    address->root = find_root(intake, address->twin, &address->known);
+    json_decref(definitions);
+    free(fault);
+    return once;
+}
+
+// Of one that is surely delivered again only what is missing is taken in.
+static struct command_origin compare(const struct command_intake *intake,
+                                     const struct mqtt_received *received) {
+    bool once =
+        redelivery_has_any(intake->redelivery) && is_once(intake, received->payload, received->length);
+    struct command_origin origin = {
+        .publish = redelivery_fingerprint(received), .mid = received->mid, .nth = received->nth};
+    origin.twin = redelivery_twin(intake->redelivery, origin.publish, received->mid, received->nth,
+                                  once && !intake->settled);
+    origin.root = find_root(intake, origin.twin, &origin.known);
     if (!intake->settled)
-        return;
-    if (is_repeated(intake, address->twin, received->mid, once)) {
-        address->publish = 0;
-        address->leader = address->root;
+        return origin;
+    if (is_repeated(intake, origin.twin, received->mid, once)) {
+        origin.publish = 0;
+        origin.leader = origin.root;
     } else {
-        address->known = 0;
+        origin.known = 0;
     }
-    address->twin = 0;
+    origin.twin = 0;
+    return origin;
 }
 
 // Returns where the publish begins that was compared: behind what is left out.
-static size_t begin_behind(const struct address *address, size_t count) {
-    if (address->leader == 0)
+static size_t begin_behind(const char *key, const struct command_origin *origin, size_t count) {
+    if (origin->leader == 0)
         return 0;
-    if (address->known >= count)
-        say_left_out(address->key, address->leader);
-    else
-        say_taken_up(address->key, address->known);
-    return address->known;
+    if (origin->known < count) {
+        say_taken_up(key, origin->known);
+        return origin->known;
+    }
+    say_left_out(key, origin->leader);
+    return count;
 }
 
-// False: some are left.
-static bool take_portion(struct command_intake *intake, struct command_batch *batch) {
-    size_t count = json_array_size(batch->definitions);
-    size_t end = count - batch->next > PORTION ? batch->next + PORTION : count;
-    for (; batch->next < end; batch->next++)
-        take_definition(intake, batch, batch->next);
-    return end == count;
+// --- publishes of many commands ---
+
+// What follows in this turn of the loop is bounded too.
+static void hold_when_full(struct command_intake *intake) {
+    if (intake->full || !command_journal_is_full(intake->journal))
+        return;
+    intake->full = true;
+    bus_hold(intake->queue->voice->bus);
+    bus_enough(intake->queue->voice->bus);
+}
+
+static void release_when_not_full(struct command_intake *intake) {
+    if (!intake->full || command_journal_is_full(intake->journal))
+        return;
+    intake->full = false;
+    bus_release(intake->queue->voice->bus);
+}
+
+static json_t *correlation_json(const struct mqtt_received *received) {
+    char hex[2 * COMMAND_CORRELATION_MAX + 1];
+    return received->correlation != NULL
+               ? json_string(hex_write(received->correlation, received->correlation_length, hex))
+               : json_null();
+}
+
+// NULL: the payload is no text.
+static json_t *write_batch(const struct command_batch *batch) {
+    const struct address *address = &batch->address;
+    const struct mqtt_received *received = &batch->received;
+    json_t *payload = json_stringn(received->payload, received->length);
+    if (payload == NULL)
+        return NULL;
+    return json_pack("{s:s, s:o, s:s, s:I, s:I, s:s?, s:o, s:I, s:I, s:o}", "topic", received->topic,
+                     "payload", payload, "ident", address->ident, "device_id", (json_int_t)address->device_id,
+                     "channel_id", (json_int_t)address->channel_id, "response_topic",
+                     received->response_topic, "correlation_data", correlation_json(received), "created",
+                     (json_int_t)batch->created, "came_at", (json_int_t)batch->came_at, "clock",
+                     command_row_clock());
+}
+
+// The broker hears that it was taken when it is on disk. taken: so many of its commands came before. False: it is no text.
+static bool write_down(struct command_intake *intake, const struct command_batch *batch, size_t count,
+                       size_t taken) {
+    json_t *row = write_batch(batch);
+    if (row == NULL)
+        return false;
+    int64_t id = command_table_new_ids(intake->queue->table, clock_now(), count + 1);
+    command_journal_add(intake->journal, intake->queue->voice, id, batch->address.key, count, taken,
+                        batch->origin, row);
+    await_disk(intake, 0, true);
+    hold_when_full(intake);
+    return true;
+}
+
+static const char *text_at(const json_t *row, const char *name) {
+    return json_string_value(json_object_get(row, name));
 }
 
 static char *copy_text(const char *text) {
     return text != NULL ? must_have(strdup(text)) : NULL;
 }
 
-// For the following turns of the loop. Until all of it is taken in the broker is neither read nor written to.
-static void keep_rest(struct command_intake *intake, const struct command_batch *batch) {
-    const struct mqtt_received *received = &batch->received;
-    struct command_batch *rest = must_have(malloc(sizeof *rest));
-    *rest = *batch;
-    rest->received.payload = NULL;
-    rest->received.instance = NULL;
-    rest->received.topic = copy_text(received->topic);
-    rest->received.response_topic = copy_text(received->response_topic);
-    if (received->correlation != NULL) {
-        rest->received.correlation = must_have(malloc(received->correlation_length + 1));
-        memcpy((void *)rest->received.correlation, received->correlation, received->correlation_length);
-    }
-    json_incref(rest->definitions);
-    intake->batch = rest;
-    bus_hold(intake->queue->voice->bus);
-    bus_enough(intake->queue->voice->bus);
+static void read_received(struct mqtt_received *received, const json_t *row) {
+    const char *hex = text_at(row, "correlation_data"), *topic = text_at(row, "topic");
+    received->topic = copy_text(topic != NULL ? topic : "");
+    received->response_topic = copy_text(text_at(row, "response_topic"));
+    if (hex == NULL)
+        return;
+    uint8_t *bytes = must_have(malloc(strlen(hex) / 2 + 1));
+    hex_read(hex, strlen(hex) / 2 * 2, bytes);
+    received->correlation = bytes;
+    received->correlation_length = strlen(hex) / 2;
 }
 
-static void take_payload(struct command_intake *intake, const struct address *address,
-                         const struct mqtt_received *received) {
+// Which protocol the device speaks may have become known meanwhile.
+static void read_row_address(const struct command_intake *intake, struct address *address,
+                             const struct command_publish *publish, const json_t *row) {
+    const char *ident = text_at(row, "ident");
+    snprintf(address->key, sizeof address->key, "%s", publish->key);
+    snprintf(address->ident, sizeof address->ident, "%s", ident != NULL ? ident : "");
+    address->device_id = json_integer_value(json_object_get(row, "device_id"));
+    address->channel_id = json_integer_value(json_object_get(row, "channel_id"));
+    const struct config_channel *channel = find_channel(intake, address->channel_id);
+    if (address->channel_id == 0)
+        find_device(intake, address);
+    else if (channel != NULL)
+        address->codec = channel->codec;
+}
+
+static void read_definitions(struct command_intake *intake, struct command_batch *batch,
+                             const json_t *payload) {
     char *fault = NULL;
-    struct command_batch batch = {.address = *address, .received = *received};
-    batch.definitions = read_definitions(intake, received, &fault);
-    if (batch.definitions == NULL) {
-        reject_all(intake, address, *received, fault);
-    } else {
-        compare(intake, &batch.address, received, batch.definitions);
-        size_t count = json_array_size(batch.definitions);
-        batch.next = begin_behind(&batch.address, count);
-        if (batch.next < count && !take_portion(intake, &batch))
-            keep_rest(intake, &batch);
-    }
-    json_decref(batch.definitions);
+    batch->definitions = command_parse(json_string_value(payload), json_string_length(payload), &fault);
+    if (batch->definitions == NULL)
+        reject_all(intake, batch, fault);
     free(fault);
 }
 
+static struct command_batch *open_batch(struct command_intake *intake, struct command_publish *publish) {
+    const struct clock_mark now = clock_mark();
+    struct command_batch *batch = must_have(calloc(1, sizeof *batch));
+    json_t *row = command_journal_open(publish);
+    read_row_address(intake, &batch->address, publish, row);
+    read_received(&batch->received, row);
+    batch->origin = &publish->origin;
+    batch->first_id = publish->id + 1;
+    batch->created = json_integer_value(json_object_get(row, "created"));
+    batch->came_at = command_row_time(row, "came_at", &now);
+    read_definitions(intake, batch, json_object_get(row, "payload"));
+    json_decref(row);
+    return batch;
+}
+
+static void cancel_taken(struct command_intake *intake, int64_t id) {
+    struct command *command = command_table_find(intake->queue->table, id);
+    if (command != NULL && !command_has_ended(command))
+        command_queue_cancel(intake->queue, command);
+}
+
+static void take_portion(struct command_intake *intake, struct command_publish *publish) {
+    size_t left = publish->count - publish->taken;
+    for (size_t i = left < PORTION ? left : PORTION; i > 0; i--) {
+        size_t place = publish->taken;
+        if (place < json_array_size(intake->batch->definitions))
+            take_definition(intake, intake->batch, place);
+        command_journal_took(intake->journal, publish, 1);
+        if (publish->canceled)
+            cancel_taken(intake, publish->id + 1 + (int64_t)place);
+    }
+}
+
+bool command_intake_has_more(const struct command_intake *intake) {
+    return intake->journal->publishes != NULL;
+}
+
 bool command_intake_go_on(struct command_intake *intake) {
-    if (intake->batch == NULL)
+    struct command_publish *first = intake->journal->publishes;
+    if (first == NULL)
         return false;
-    if (!take_portion(intake, intake->batch))
+    if (intake->batch == NULL)
+        intake->batch = open_batch(intake, first);
+    take_portion(intake, first);
+    if (first->taken < first->count)
         return true;
     free_batch(intake->batch);
     intake->batch = NULL;
-    bus_release(intake->queue->voice->bus);
-    return false;
+    command_journal_drop(intake->journal, intake->queue->voice, first);
+    release_when_not_full(intake);
+    return command_intake_has_more(intake);
 }
 
-// What came before is taken in before what comes now.
-static void finish_batch(struct command_intake *intake) {
-    while (command_intake_go_on(intake))
-        ;
+// --- what comes ---
+
+static void take_all(struct command_intake *intake, struct command_batch *batch, size_t place) {
+    const struct mqtt_received *received = &batch->received;
+    char *fault = NULL;
+    batch->definitions = command_parse(received->payload, received->length, &fault);
+    if (batch->definitions == NULL)
+        reject_all(intake, batch, fault);
+    for (; place < json_array_size(batch->definitions); place++)
+        take_definition(intake, batch, place);
+    json_decref(batch->definitions);
+    free(fault);
+}
+
+// What comes for somebody for whom something waits in the journal goes behind that.
+static bool is_for_journal(const struct command_intake *intake, const struct command_batch *batch,
+                           size_t count) {
+    return count <= COMMANDS_AT_ONCE_MAX &&
+           (count > PORTION || command_journal_has(intake->journal, batch->address.key));
+}
+
+static void take_payload(struct command_intake *intake, struct command_batch *batch) {
+    const struct mqtt_received *received = &batch->received;
+    size_t count = command_count(received->payload, received->length);
+    *batch->origin = compare(intake, received);
+    size_t place = begin_behind(batch->address.key, batch->origin, count);
+    if (place >= count && batch->origin->leader != 0)
+        return; // it came before
+    if (!is_for_journal(intake, batch, count) || !write_down(intake, batch, count, place))
+        take_all(intake, batch, place);
 }
 
 void command_intake_take(struct command_intake *intake, const struct mqtt_received *received) {
-    struct address address;
+    struct command_origin origin;
+    struct command_batch batch = {
+        .origin = &origin, .received = *received, .created = clock_now(), .came_at = clock_ticks()};
     const char *topic = bus_topic_after(intake->queue->voice->bus, received->topic, TOPIC_COMMAND);
-    const char *wrong = read_address(intake, topic, &address);
-    finish_batch(intake);
-    if (wrong != NULL)
-        reject_all(intake, &address, *received, wrong);
+    const char *wrong = read_address(intake, topic, &batch.address);
+    char *fault = wrong != NULL ? text_format("%s", wrong) : wrong_with_publish(intake, received);
+    if (fault != NULL)
+        reject_all(intake, &batch, fault);
     else
-        take_payload(intake, &address, received);
+        take_payload(intake, &batch);
+    free(fault);
 }
 
 // --- what the broker may have delivered again ---
@@ -511,24 +664,55 @@ static void decide(struct command_intake *intake, struct command *command, bool 
         leave_out(intake, command);
         return;
     }
-    command_table_is_no_twin(command);
+    command_table_is_no_twin(intake->queue->table, command);
     command_queue_announce(intake->queue, command);
     command_queue_send_next(intake->queue, command->key);
 }
 
-void command_intake_settled(struct command_intake *intake, int64_t vouched) {
+static bool waits_once(const struct command_intake *intake, const struct command_publish *publish) {
+    json_t *row = command_journal_open(publish);
+    const json_t *payload = json_object_get(row, "payload");
+    bool once = is_once(intake, json_string_value(payload), json_string_length(payload));
+    json_decref(row);
+    return once;
+}
+
+static void decide_waiting(struct command_intake *intake, struct command_publish *publish, bool again) {
+    if (again)
+        say_left_out(publish->key, publish->origin.twin);
+    command_journal_decide(intake->journal, intake->queue->voice, publish, again);
+}
+
+static void settle_waiting(struct command_intake *intake, int64_t vouched) {
+    struct command_publish *publish;
+    DL_FOREACH(intake->journal->publishes, publish) {
+        int64_t twin = publish->origin.twin;
+        if (twin != 0)
+            decide_waiting(intake, publish,
+                           twin > vouched ||
+                               is_repeated(intake, twin, publish->origin.mid, waits_once(intake, publish)));
+    }
+}
+
+static void settle_taken(struct command_intake *intake, int64_t vouched) {
     struct command *command, *next;
-    intake->settled = true;
     HASH_ITER(hh, intake->queue->table->by_id, command, next) {
-        bool once = command_queue_is_once(intake->queue, command);
+        bool once = command->twin != 0 && command_queue_is_once(intake->queue, command);
         if (command->twin != 0)
             decide(intake, command,
                    command->twin > vouched || is_repeated(intake, command->twin, command->mid, once));
     }
 }
 
+void command_intake_settled(struct command_intake *intake, int64_t vouched) {
+    intake->settled = true;
+    if (intake->queue->table->twins > 0)
+        settle_taken(intake, vouched);
+    settle_waiting(intake, vouched);
+}
+
 void command_intake_sweep(struct command_intake *intake, int64_t now, int64_t vouched) {
-    if (intake->batch != NULL || !redelivery_is_overdue(intake->redelivery, now))
+    if (!redelivery_is_overdue(intake->redelivery, now))
         return;
     if (!intake->settled)
         command_intake_settled(intake, vouched);
@@ -538,9 +722,15 @@ void command_intake_sweep(struct command_intake *intake, int64_t now, int64_t vo
 // Nobody will ever say what these were: one that must not happen twice is not risked.
 static void decide_without_the_session(struct command_intake *intake) {
     struct command *command, *next;
-    HASH_ITER(hh, intake->queue->table->by_id, command, next) {
-        if (command->twin != 0)
-            decide(intake, command, command_queue_is_once(intake->queue, command));
+    struct command_publish *publish;
+    if (intake->queue->table->twins > 0)
+        HASH_ITER(hh, intake->queue->table->by_id, command, next) {
+            if (command->twin != 0)
+                decide(intake, command, command_queue_is_once(intake->queue, command));
+        }
+    DL_FOREACH(intake->journal->publishes, publish) {
+        if (publish->origin.twin != 0)
+            decide_waiting(intake, publish, waits_once(intake, publish));
     }
 }
 
@@ -550,19 +740,18 @@ static void begin_session(struct command_intake *intake) {
     struct command_table *table = intake->queue->table;
     int64_t before = intake->before_session;
     decide_without_the_session(intake);
-    if (table->by_id == NULL)
+    if (table->by_id == NULL && intake->journal->publishes == NULL)
         return; // there is nothing to compare with
     intake->before_session = command_table_new_id(table, clock_now());
     command_voice_keep_session(intake->queue->voice, intake->before_session, before);
-    await_disk(intake, 0);
+    await_disk(intake, 0, true);
 }
 
 void command_intake_connected(struct command_intake *intake, bool resumed) {
-    finish_batch(intake);
     if (!resumed && intake->queue->config->commands.intake)
         begin_session(intake);
     intake->settled = false;
     intake->recent = clock_now() - RECENT_TIME;
-    redelivery_begin(intake->redelivery, resumed ? intake->queue->table : NULL, intake->before_session,
-                     clock_ticks());
+    redelivery_begin(intake->redelivery, resumed ? intake->queue->table : NULL, intake->journal,
+                     intake->before_session, clock_ticks());
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gateway/broker/mqtt.h"
+#include "gateway/commands/journal.h"
 #include "gateway/commands/queue.h"
 #include "gateway/commands/redelivery.h"
 #include "gateway/config/registry.h"
@@ -11,8 +12,10 @@ struct command_intake {
     struct command_queue *queue;
     const struct registry *registry;
     struct redelivery *redelivery;
+    struct command_journal *journal;
     struct command_fresh *fresh; // of commands that wait for the disk, the first one first; NULL at first
-    struct command_batch *batch; // a publish of many commands that are being taken in; or NULL
+    struct command_batch *batch; // the first publish of the journal, while its commands are taken in; or NULL
+    bool full;                   // the journal was, and the link is held
     bool settled;   // the broker has delivered what it had kept; what comes then is new, or comes late
     int64_t recent; // ids of commands that came shortly before the connection begin here
     int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known
@@ -25,13 +28,14 @@ void command_intake_clear(struct command_intake *intake);
 void command_intake_connected(struct command_intake *intake, bool resumed);
 
 // What came under {prefix}/command/gw/. Each command in the payload is queued, or rejected at once with a
-// reason; what the broker may be delivering again waits until command_intake_settled(). Until a command is on disk the link holds what leaves for the
-// broker, its acknowledgement first of all, and the command is not sent.
+// reason; what the broker may be delivering again waits until command_intake_settled(). A publish of many commands, and what
+// comes for the same device behind it, goes to the journal. Until the commands, or the journal's row, are on disk the link holds what leaves for the
+// broker, its acknowledgement first of all, and no command is sent before it is on disk.
 void command_intake_take(struct command_intake *intake, const struct mqtt_received *received);
 
-// Of a publish with many commands a portion is taken in at once, and the rest here, a portion in each turn of the loop;
-// nothing more is read from the broker meanwhile. Returns whether some are left.
+// Takes in a portion of what is in the journal. Returns whether some is left for the next turn of the loop.
 bool command_intake_go_on(struct command_intake *intake);
+bool command_intake_has_more(const struct command_intake *intake);
 
 // The broker has delivered what it had kept for us; vouched is the id of the last command up to which its memory
 // reaches, 0 when none. What it has delivered again is left out, the rest is queued.

@@ -60,6 +60,28 @@ static json_t *parse_string(const char *payload, size_t length, char **reason) {
     return commands;
 }
 
+// Where the string ends that begins at that place.
+static size_t end_of_string(const char *payload, size_t length, size_t at) {
+    for (at++; at < length && payload[at] != '"'; at++)
+        at += payload[at] == '\\';
+    return at;
+}
+
+size_t command_count(const char *payload, size_t length) {
+    size_t count = 1;
+    int depth = 0;
+    if (first_char(payload, length) != '[')
+        return 1;
+    for (size_t at = 0; at < length; at++) {
+        char c = payload[at];
+        if (c == '"')
+            at = end_of_string(payload, length, at);
+        depth += (c == '[' || c == '{') - (c == ']' || c == '}');
+        count += c == ',' && depth == 1;
+    }
+    return count;
+}
+
 json_t *command_parse(const char *payload, size_t length, char **reason) {
     char first = first_char(payload, length);
     if (length == 0) {

@@ -16,6 +16,9 @@
 // NULL, and *reason set (for the caller to free), when it is neither.
 json_t *command_parse(const char *payload, size_t length, char **reason);
 
+// How many commands a payload holds, if command_parse() takes it: without parsing it.
+size_t command_count(const char *payload, size_t length);
+
 // Whether the protocol has a command of that name.
 bool command_is_of(const json_t *command, const struct codec *codec);
 

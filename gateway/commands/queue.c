@@ -29,7 +29,7 @@
 // Commands of a device beyond which they are not looked at for each who asks.
 #define FEW 32
 // Messages that wait for the broker beyond which no new command is announced, but so many in each sweep.
-#define BEHIND   500
+#define BEHIND   128
 #define AT_LEAST 50
 // Of tombstones, so that what is kept of many commands is bounded.
 #define TOMBSTONES_MAX 100000
@@ -306,12 +306,6 @@ static void end_uncertain(struct command_queue *queue, struct command *command, 
 
 void command_queue_cancel(struct command_queue *queue, struct command *command) {
     fail(queue, command, COMMAND_CANCELED, "canceled");
-}
-
-void command_queue_cancel_all(struct command_queue *queue, const char *key) {
-    const struct command_target *target;
-    while ((target = command_table_target(queue->table, key)) != NULL) // it goes with its last one
-        command_queue_cancel(queue, target->commands);
 }
 
 // --- sending ---
@@ -621,9 +615,31 @@ static void send_one(struct command_queue *queue, struct command_target *target,
     }
 }
 
+// Returns whether it is over and some of the target are left, which otherwise went with its last command.
+static bool cancel_some(struct command_queue *queue, struct command_target *target) {
+    struct command *command = target->commands, *next;
+    for (; command != NULL && !is_spent(queue); command = next) {
+        bool last = target->count == 1;
+        next = command->next;
+        queue->effort++;
+        if (command->id > target->canceled)
+            continue;
+        command_queue_cancel(queue, command);
+        if (last)
+            return false;
+    }
+    if (command == NULL)
+        target->canceled = 0;
+    else
+        make_due(queue, target);
+    return command == NULL;
+}
+
 // All that wait there are for one device.
 static void send_from(struct command_queue *queue, struct command_target *target) {
     struct road road;
+    if (target->canceled != 0 && !cancel_some(queue, target))
+        return;
     queue->effort += (unsigned)target->count;
     if (!find_device(queue, target->commands, &road))
         return;
@@ -644,8 +660,30 @@ void command_queue_send_next(struct command_queue *queue, const char *key) {
         make_due(queue, target);
 }
 
+void command_queue_cancel_all(struct command_queue *queue, const char *key) {
+    struct command_target *target = command_table_target(queue->table, key);
+    if (target == NULL)
+        return;
+    target->canceled = queue->table->last_id;
+    command_queue_send_next(queue, key);
+}
+
+void command_queue_rouse(struct command_queue *queue) {
+    queue->table->roused = queue->table->targets;
+}
+
+static void rouse_some(struct command_queue *queue) {
+    struct command_table *table = queue->table;
+    while (table->roused != NULL && !is_spent(queue)) {
+        struct command_target *target = table->roused;
+        table->roused = target->hh.next;
+        queue->effort++;
+        command_queue_send_next(queue, target->key);
+    }
+}
+
 bool command_queue_has_more(const struct command_queue *queue) {
-    return queue->table->due != NULL || queue->table->ending != NULL ||
+    return queue->table->due != NULL || queue->table->roused != NULL || queue->table->ending != NULL ||
            (queue->unannounced != NULL && may_announce(queue));
 }
 
@@ -662,6 +700,7 @@ bool command_queue_go_on(struct command_queue *queue) {
         target->due = false;
         send_from(queue, target);
     }
+    rouse_some(queue);
     return command_queue_has_more(queue);
 }
 
@@ -881,8 +920,10 @@ static void sweep_unsent(struct command_queue *queue, struct command *command, i
 static void sweep_pending(struct command_queue *queue, struct command *command, int64_t now) {
     if (command->twin != 0 || may_have_ended(queue, command))
         return;
-    if (command->unsaid && !bus_is_full(queue->voice->bus)) // else it would be written to disk each time
+    if (command->unsaid && !bus_is_full(queue->voice->bus)) { // else it would be written to disk each time
+        queue->effort += COMMAND_EFFORT_SAID;
         command_voice_publish(queue->voice, command);
+    }
     if (is_unsent(command)) {
         sweep_unsent(queue, command, now);
     } else if (command->state == COMMAND_SENT) {
@@ -897,20 +938,26 @@ static void sweep_pending(struct command_queue *queue, struct command *command, 
     }
 }
 
-// The target that is next goes with its last command. It is swept again when no effort is left for all of it.
+// The target that is next goes with its last command; then the sweep stands at another one. Where no effort is left for all
+// of it, it goes on there.
 static void sweep_target(struct command_queue *queue, int64_t now) {
-    struct command_target *target = queue->table->swept;
-    struct command *command, *next;
+    struct command_table *table = queue->table;
+    struct command_target *target = table->swept;
     char key[COMMAND_KEY_MAX];
     snprintf(key, sizeof key, "%s", target->key);
-    DL_FOREACH_SAFE(target->commands, command, next) {
+    if (!table->sweeping)
+        table->swept_next = target->commands;
+    table->sweeping = true;
+    while (table->swept == target && table->swept_next != NULL) {
+        struct command *command = table->swept_next;
         if (is_spent(queue))
             return;
+        table->swept_next = command->next;
         queue->effort++;
         sweep_pending(queue, command, now);
     }
-    if (queue->table->swept == target)
-        queue->table->swept = target->hh.next;
+    if (table->swept == target)
+        command_table_sweep(table, target->hh.next);
     command_queue_send_next(queue, key); // its session may have become settled by time alone
 }
 
@@ -918,7 +965,7 @@ static void begin_sweep(struct command_queue *queue) {
     struct command_table *table = queue->table;
     size_t ended = HASH_COUNT(table->by_id) - table->pending;
     queue->surplus = ended > TOMBSTONES_MAX ? ended - TOMBSTONES_MAX : 0;
-    table->swept = table->targets;
+    command_table_sweep(table, table->targets);
     command_walk_begin(table, &queue->ended);
     for (int i = 0; i < AT_LEAST && queue->unannounced != NULL; i++)
         announce_next(queue); // the broker may never keep up

@@ -79,6 +79,9 @@ bool command_queue_is_announced(const struct command_queue *queue);
 // for all who ask for that meanwhile.
 void command_queue_send_next(struct command_queue *queue, const char *key);
 
+// The same soon for all targets.
+void command_queue_rouse(struct command_queue *queue);
+
 // What is for soon: a portion of it. Returns whether some is left for the next turn of the loop.
 bool command_queue_go_on(struct command_queue *queue);
 // Whether there is something for it to do now.
@@ -99,7 +102,7 @@ bool command_queue_sweep(struct command_queue *queue, int64_t now);
 // Whether it must not go out a second time.
 bool command_queue_is_once(const struct command_queue *queue, const struct command *command);
 
-// Somebody canceled it; or all that waits for a target.
+// Somebody canceled it; or all that waits for a target by now, which where it is much takes several turns of the loop.
 void command_queue_cancel(struct command_queue *queue, struct command *command);
 void command_queue_cancel_all(struct command_queue *queue, const char *key);
 

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "gateway/base/hash.h"
 #include "gateway/base/memory.h"
@@ -110,18 +111,32 @@ static void forget_earlier(struct redelivery *redelivery) {
     redelivery->count = 0;
 }
 
+// Of those of which a command was taken in, that stands for it.
+static void add_waiting(struct redelivery *redelivery, const struct command_journal *journal,
+                        int64_t before_session) {
+    const struct command_publish *publish;
+    DL_FOREACH(journal->publishes, publish) {
+        const struct command_origin *origin = &publish->origin;
+        if (origin->publish != 0 && publish->id > before_session)
+            redelivery->earlier[redelivery->count++] = (struct earlier){
+                .fingerprint = origin->publish, .id = publish->id, .mid = origin->mid, .nth = origin->nth};
+    }
+}
+
 void redelivery_begin(struct redelivery *redelivery, const struct command_table *table,
-                      int64_t before_session, int64_t now) {
+                      const struct command_journal *journal, int64_t before_session, int64_t now) {
     const struct command *command, *next;
     forget_earlier(redelivery);
     if (table == NULL)
         return;
-    redelivery->earlier = must_have(calloc(HASH_COUNT(table->by_id) + 1, sizeof *redelivery->earlier));
+    redelivery->earlier =
+        must_have(calloc(HASH_COUNT(table->by_id) + journal->count + 1, sizeof *redelivery->earlier));
     HASH_ITER(hh, table->by_id, command, next) {
         if (command->publish != 0 && command->id > before_session)
             redelivery->earlier[redelivery->count++] = (struct earlier){
                 .fingerprint = command->publish, .id = command->id, .mid = command->mid, .nth = command->nth};
     }
+    add_waiting(redelivery, journal, before_session);
     make_order(redelivery, &redelivery->by_publish, sort_by_publish);
     redelivery->since = now;
 }
@@ -191,6 +206,10 @@ int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int
         return 0;
     earlier->claimed = true;
     return earlier->id;
+}
+
+bool redelivery_has_any(const struct redelivery *redelivery) {
+    return redelivery->count > 0;
 }
 
 size_t redelivery_looked_at(const struct redelivery *redelivery) {

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "gateway/broker/mqtt.h"
+#include "gateway/commands/journal.h"
 #include "gateway/commands/table.h"
 
 struct redelivery;
@@ -33,17 +34,20 @@ void redelivery_free(struct redelivery *redelivery); // NULL allowed
 // that came of a publish carries it, as long as its tombstone stands.
 uint64_t redelivery_fingerprint(const struct mqtt_received *received);
 
-// A connection has begun on which a session goes on that the broker has kept: what table holds by now was taken
+// A connection has begun on which a session goes on that the broker has kept: what table and journal hold by now was taken
 // in before; what has an id up to before_session, in an earlier session. table NULL: the session is a new one, for
 // which the broker has kept nothing. now is of a clock that does not jump, in microseconds.
 void redelivery_begin(struct redelivery *redelivery, const struct command_table *table,
-                      int64_t before_session, int64_t now);
+                      const struct command_journal *journal, int64_t before_session, int64_t now);
 
-// The id of a command that came of this publish if it is delivered again, which then stands for no other one; 0 when it
+// The id of a command that came of this publish, or of the publish in the journal, if it is delivered again, which then stands for no other one; 0 when it
 // is surely a new one: packet ids go round, so that one is used again after so many publishes. nth: its number, see
 // struct mqtt_received. once: its commands must not happen twice.
 int64_t redelivery_twin(struct redelivery *redelivery, uint64_t fingerprint, int mid, uint64_t nth,
                         bool once);
+
+// Whether anything can be found.
+bool redelivery_has_any(const struct redelivery *redelivery);
 
 // How many of what came before were looked at, in all: no more than twice as many as there were, and three for each call
 // of redelivery_twin().

@@ -45,23 +45,34 @@ static void drop_row(const struct command_sync *sync, int64_t id, const char *fa
     store_delete_command(voice_of(sync)->store, id);
 }
 
+// Of a row that is no command's; false: it is one.
+static bool take_other(struct command_sync *sync, int64_t id, const json_t *row) {
+    struct command_table *table = table_of(sync);
+    if (json_is_true(json_object_get(row, "forgotten"))) {
+        table->forgotten = id;
+    } else if (json_is_true(json_object_get(row, "session"))) {
+        sync->before_session = id;
+        command_table_note_id(table, id);
+    } else if (command_journal_take_row(sync->journal, id, row)) {
+        command_table_note_id(table, id + (int64_t)sync->journal->publishes->prev->count); // the last one
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static void take_stored(void *context, int64_t id, const char *text) {
     struct command_sync *sync = context;
     char *fault = NULL;
     json_t *row = json_loads(text, 0, NULL);
-    bool is_session = json_is_true(json_object_get(row, "session"));
-    bool is_forgotten = json_is_true(json_object_get(row, "forgotten"));
-    struct command *command = is_session || is_forgotten ? NULL : read_row(id, row, &fault);
+    bool other = take_other(sync, id, row);
+    struct command *command = other ? NULL : read_row(id, row, &fault);
     json_decref(row);
-    if (!is_forgotten && (command == NULL || !command->is_foreign))
+    if (!other && (command == NULL || !command->is_foreign))
         command_table_note_id(table_of(sync), id);
-    if (is_session)
-        sync->before_session = id;
-    else if (is_forgotten)
-        table_of(sync)->forgotten = id;
-    else if (command == NULL)
+    if (!other && command == NULL)
         drop_row(sync, id, fault);
-    else
+    else if (command != NULL)
         command_table_add(table_of(sync), command);
     // The broker may not have heard of its end. Of a tombstone's it has.
     if (command != NULL && command_has_ended(command) && command->forget_at == 0)
@@ -71,9 +82,10 @@ static void take_stored(void *context, int64_t id, const char *text) {
 
 void command_sync_start(struct command_sync *sync) {
     store_each_command(voice_of(sync)->store, take_stored, sync);
-    if (table_of(sync)->pending > 0)
-        log_info("%zu command%s pending from the last run", table_of(sync)->pending,
-                 TEXT_S(table_of(sync)->pending));
+    command_journal_resume(sync->journal, table_of(sync));
+    size_t pending = table_of(sync)->pending + sync->journal->waiting;
+    if (pending > 0)
+        log_info("%zu command%s pending from the last run", pending, TEXT_S(pending));
 }
 
 // --- the marker ---
@@ -82,7 +94,7 @@ void command_sync_start(struct command_sync *sync) {
 static bool is_all_announced(struct command_sync *sync) {
     const struct command *command, *next;
     int64_t now = clock_ticks();
-    if (!command_queue_is_announced(sync->queue))
+    if (!command_queue_is_announced(sync->queue) || sync->journal->publishes != NULL)
         return false;
     if (!sync->queue->any_unsaid)
         return true;
@@ -224,20 +236,13 @@ static void take_unconfirmed(struct command_sync *sync, struct command *command)
     sync->queue->any_unsaid = sync->queue->any_unsaid || command->unsaid;
 }
 
-static void send_all(struct command_sync *sync) {
-    struct command_target *target, *next;
-    HASH_ITER(hh, table_of(sync)->targets, target, next) {
-        command_queue_send_next(sync->queue, target->key);
-    }
-}
-
 static void end_settling(struct command_sync *sync) {
     if (sync->again > 0)
         log_warning("%zu pending commands were missing at the broker, publishing them again", sync->again);
     sync->queue->unsettled = false;
     sync->marked = -1;
     command_sync_mark(sync); // behind them
-    send_all(sync);
+    command_queue_rouse(sync->queue);
 }
 
 // Gives the broker again what it lost.

@@ -12,12 +12,14 @@
 
 #include "gateway/broker/mqtt.h"
 #include "gateway/broker/roll_call.h"
+#include "gateway/commands/journal.h"
 #include "gateway/commands/queue.h"
 
 // What it works with stays the caller's; the rest is 0 at first.
 struct command_sync {
     struct command_queue *queue;
     struct roll_call *roll_call;
+    struct command_journal *journal;
 
     int64_t vouched; // the high-water mark: id up to which the broker's marker says that it had the entries;
                      // 0: it has none of ours

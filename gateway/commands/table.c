@@ -28,6 +28,16 @@ int64_t command_table_new_id(struct command_table *table, int64_t now) {
     return table->last_id;
 }
 
+int64_t command_table_new_ids(struct command_table *table, int64_t now, size_t count) {
+    int64_t first = command_table_new_id(table, now), last = first;
+    while (last < first + (int64_t)count - 1) {
+        int64_t id = command_table_new_id(table, last + 1);
+        first = id == last + 1 ? first : id; // one between is another's
+        last = id;
+    }
+    return first;
+}
+
 void command_table_note_id(struct command_table *table, int64_t id) {
     if (id > table->last_id && id < ID_MAX)
         table->last_id = id;
@@ -73,6 +83,7 @@ static void join_target(struct command_table *table, struct command *command) {
     command->target = target != NULL ? target : new_target(table, command->key);
     command->target->count++;
     command->target->twins += command->twin != 0;
+    table->twins += command->twin != 0;
     command->size = json_dumpb(command->definition, NULL, 0, JSON_COMPACT);
     table->pending++;
     table->bytes += command->size;
@@ -113,6 +124,9 @@ void command_table_leave_target(struct command_table *table, struct command *com
         DL_DELETE2(target->begun, command, prev_begun, next_begun);
     command->begun = false;
     target->twins -= command->twin != 0;
+    table->twins -= command->twin != 0;
+    if (table->swept_next == command)
+        table->swept_next = command->next;
     DL_DELETE(target->commands, command);
     command->target = NULL;
     table->pending--;
@@ -122,16 +136,26 @@ void command_table_leave_target(struct command_table *table, struct command *com
     if (target->due)
         DL_DELETE2(table->due, target, prev_due, next_due);
     if (table->swept == target)
-        table->swept = target->hh.next;
+        command_table_sweep(table, target->hh.next);
+    if (table->roused == target)
+        table->roused = target->hh.next;
     HASH_DEL(table->targets, target);
     free(target->key);
     free(target);
 }
 
-void command_table_is_no_twin(struct command *command) {
-    if (command->target != NULL && command->twin != 0)
+void command_table_is_no_twin(struct command_table *table, struct command *command) {
+    if (command->target != NULL && command->twin != 0) {
         command->target->twins--;
+        table->twins--;
+    }
     command->twin = 0;
+}
+
+void command_table_sweep(struct command_table *table, struct command_target *target) {
+    table->swept = target;
+    table->swept_next = NULL;
+    table->sweeping = false;
 }
 
 // --- walks ---

@@ -20,6 +20,7 @@ struct command_target {
     size_t count;
     size_t twins;          // of these: what the broker may have delivered again, see struct command
     struct command *begun; // those of them that were sent, or are about to be: see command_table_note_begun()
+    int64_t canceled;      // those with a number up to this one are to end as canceled; 0: none is
     bool due;              // it stands in the list of those that are to be looked at
     struct command_target *prev_due, *next_due;
     UT_hash_handle hh;
@@ -38,17 +39,23 @@ struct command_table {
     struct command *by_id;
     struct command_target *targets; // by key
     struct command_target *due;     // those whose commands are to be looked at soon, the first one first
-    struct command_target *swept; // the next one of the targets in a walk over all of them; NULL: at its end
-    struct command *ending;       // whose ends are to be published, the first one first
-    struct command_walk *walks;   // that are under way
-    size_t pending;               // commands that have not ended
-    size_t bytes;                 // of their definitions, as JSON
-    int64_t last_id;              // ids only grow, across restarts too
+    struct command_target *swept;  // the next one of the targets in a walk over all of them; NULL: at its end
+    struct command *swept_next;    // where that goes on in this target; NULL: at the end
+    bool sweeping;                 // it has begun with this target
+    struct command_target *roused; // the same of a walk over those whose commands may go out now
+    struct command *ending;        // whose ends are to be published, the first one first
+    struct command_walk *walks;    // that are under way
+    size_t pending;                // commands that have not ended
+    size_t twins;                  // of these: what the broker may have delivered again
+    size_t bytes;                  // of their definitions, as JSON
+    int64_t last_id;               // ids only grow, across restarts too
     int64_t forgotten; // up to there the intake knows of all that have not ended; 0: nothing was forgotten
 };
 
 // A number for a new command: now (microseconds since 1970), or more where that was given already.
 int64_t command_table_new_id(struct command_table *table, int64_t now);
+// The first of count numbers in a row, none of which is given yet.
+int64_t command_table_new_ids(struct command_table *table, int64_t now, size_t count);
 
 // That id is taken, and all before it. An id beyond the year 2100 is not one of ours, and does not count.
 void command_table_note_id(struct command_table *table, int64_t id);
@@ -71,7 +78,10 @@ void command_table_leave_target(struct command_table *table, struct command *com
 void command_table_note_begun(struct command *command);
 
 // What the command stands for is no repeat: its twin becomes 0.
-void command_table_is_no_twin(struct command *command);
+void command_table_is_no_twin(struct command_table *table, struct command *command);
+
+// The sweep goes on with this target, from its first command; NULL: it has ended.
+void command_table_sweep(struct command_table *table, struct command_target *target);
 
 // Begins a walk anew; the next command, NULL at the end; ends it early.
 void command_walk_begin(struct command_table *table, struct command_walk *walk);

@@ -1,6 +1,7 @@
 // Reading the configuration; see config.h.
 #include "gateway/config/config.h"
 
+#include <curl/curl.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -248,6 +249,38 @@ static void read_commands(struct faults *faults, struct config *config) {
     config->commands.udp_reachable = integer_of(commands, "udp_reachable");
 }
 
+// The same parser as libcurl has for the request.
+static bool is_web_url(const char *text) {
+    CURLU *url = must_have(curl_url());
+    char *host = NULL;
+    bool good = (strncmp(text, "http://", 7) == 0 || strncmp(text, "https://", 8) == 0) &&
+                curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK &&
+                curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK && *host != '\0';
+    curl_free(host);
+    curl_url_cleanup(url);
+    return good;
+}
+
+// Faults do not show the URL: somebody may have written the key into it.
+static void read_geolocation(struct faults *faults, struct config *config) {
+    const json_t *geolocation = json_object_get(config->json, "geolocation");
+    const char *url = text_of(geolocation, "url"), *path = text_of(geolocation, "key_file"), *wrong;
+    if (url != NULL && !is_web_url(url))
+        faults_add(faults, "$.geolocation.url", "is no URL, expected http://HOST/… or https://HOST/…");
+    config->geolocation.url = url != NULL ? must_have(strdup(url)) : NULL;
+    if (path != NULL) {
+        config->geolocation.key = read_line(path, &wrong);
+        if (wrong != NULL)
+            faults_add(faults, "$.geolocation.key_file",
+                       "is \"%s\", which cannot be read: %s, expected the key in its first line", path,
+                       wrong);
+    }
+    config->geolocation.timeout =
+        (unsigned)(json_number_value(json_object_get(geolocation, "timeout")) * 1000);
+    config->geolocation.cache = integer_of(geolocation, "cache");
+    config->geolocation.max_accuracy = json_number_value(json_object_get(geolocation, "max_accuracy"));
+}
+
 static void check_readable(struct faults *faults, const char *path, const char *file) {
     struct stat status;
     if (file == NULL)
@@ -437,6 +470,7 @@ static void read_all(struct faults *faults, struct config *config) {
     config->devices_file = text_of(config->json, "devices_file");
     config->devices = read_devices(faults, config);
     read_web(faults, config);
+    read_geolocation(faults, config);
     read_rest(config);
     rules_check_texts(faults, config);
     rules_check_channels(faults, config);
@@ -492,6 +526,8 @@ void config_free(struct config *config) {
     config_devices_free(config->devices);
     free(config->commands.key);
     free(config->password_text);
+    free(config->geolocation.url);
+    free(config->geolocation.key);
     json_decref(config->json);
     free(config);
 }

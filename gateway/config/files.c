@@ -21,6 +21,7 @@ static const struct {
     {"$.web.", FILES_OF_WEB},
     {"$.devices_file", FILES_WITH_DEVICES},
     {"$.commands.", FILES_OF_COMMANDS},
+    {"$.geolocation.", FILES_OF_GEOLOCATION},
 };
 
 struct finding {

@@ -7,11 +7,13 @@
 #include "gateway/config/faults.h"
 
 // Those of one section, which a caller needs or not.
-#define FILES_OF_MQTT      1U
-#define FILES_OF_WEB       2U
-#define FILES_WITH_DEVICES 4U
-#define FILES_OF_COMMANDS  8U
-#define FILES_ALL          (FILES_OF_MQTT | FILES_OF_WEB | FILES_WITH_DEVICES | FILES_OF_COMMANDS)
+#define FILES_OF_MQTT        1U
+#define FILES_OF_WEB         2U
+#define FILES_WITH_DEVICES   4U
+#define FILES_OF_COMMANDS    8U
+#define FILES_OF_GEOLOCATION 16U
+#define FILES_ALL                                                                                            \
+    (FILES_OF_MQTT | FILES_OF_WEB | FILES_WITH_DEVICES | FILES_OF_COMMANDS | FILES_OF_GEOLOCATION)
 
 // Takes out of json, a configuration, the files that are not among needed (FILES_…). In the others "%d/" at the beginning
 // becomes the folder of the service's credentials ($CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=).

@@ -40,6 +40,7 @@ void config_notes(const struct config *config, config_fault_fn *note, void *cont
     struct faults notes = {.fault = note, .context = context};
     const json_t *mqtt = json_object_get(config->json, "mqtt");
     const json_t *commands = json_object_get(config->json, "commands");
+    const json_t *geolocation = json_object_get(config->json, "geolocation");
     note_version(&notes, config);
     if (config->mqtt.qos == 0)
         faults_add(&notes, "$.mqtt.qos",
@@ -53,4 +54,6 @@ void config_notes(const struct config *config, config_fault_fn *note, void *cont
     note_readers(&notes, "$.mqtt.password_file", json_string_value(json_object_get(mqtt, "password_file")));
     note_readers(&notes, "$.mqtt.key_file", config->mqtt.key_file);
     note_readers(&notes, "$.commands.key_file", json_string_value(json_object_get(commands, "key_file")));
+    note_readers(&notes, "$.geolocation.key_file",
+                 json_string_value(json_object_get(geolocation, "key_file")));
 }

@@ -16,6 +16,7 @@ static const char *const changeable[] = {"devices",
                                          "telemetry_interval",
                                          "limits",
                                          "home_assistant.unknown_devices",
+                                         "geolocation",
                                          "commands.ttl",
                                          "commands.timeout",
                                          "log",
@@ -65,6 +66,14 @@ static char *list_of_restarts(const struct config *config, const struct config *
     return list;
 }
 
+// The other configuration is left with the texts of before, which it frees.
+static void take_geolocation(struct config *config, struct config *fresh) {
+    char *url = config->geolocation.url, *key = config->geolocation.key;
+    config->geolocation = fresh->geolocation;
+    fresh->geolocation.url = url;
+    fresh->geolocation.key = key;
+}
+
 // No texts, which the other configuration owns.
 static void take(struct config *config, const struct config *fresh) {
     config->unknown_devices = fresh->unknown_devices;
@@ -86,6 +95,7 @@ struct config_devices *config_take(struct config *config, struct config *fresh, 
     struct config_devices *devices = fresh->devices;
     *restart = list_of_restarts(config, fresh);
     take(config, fresh);
+    take_geolocation(config, fresh);
     fresh->devices = NULL;
     return devices;
 }

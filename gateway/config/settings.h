@@ -99,6 +99,13 @@ struct config {
         int trail;                        // points of a device
         const char *cert_file, *key_file; // or NULL
     } web;
+    struct {
+        char *url;           // or NULL: no service is asked
+        char *key;           // of the service, or NULL
+        unsigned timeout;    // milliseconds
+        int cache;           // surroundings that are remembered
+        double max_accuracy; // meters
+    } geolocation;           // owns its texts: it can change while the gateway runs
     const char *store_path;
     size_t store_max_bytes;
     unsigned worker, workers; // which one of how many processes that share the ports, from 1; 0: the only one

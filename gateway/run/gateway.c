@@ -19,10 +19,12 @@
 #include "gateway/broker/store.h"
 #include "gateway/channels/captures.h"
 #include "gateway/channels/channel.h"
+#include "gateway/channels/held.h"
 #include "gateway/channels/road.h"
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/notes.h"
+#include "gateway/geolocation/locator.h"
 #include "gateway/run/metrics.h"
 #include "gateway/run/reload.h"
 #include "gateway/run/subscriptions.h"
@@ -48,6 +50,8 @@ struct gateway {
     struct rivals *rivals;
     struct gate *gate;
     struct captures *captures;
+    struct locator *locator;
+    struct held *held;
     struct session_table sessions;
     struct channel_observer observer;
     struct channel_parts parts;
@@ -341,6 +345,8 @@ static void stop_parts(struct gateway *gateway) {
     gate_stop(gateway->gate);
     metrics_stop(gateway->metrics);
     captures_stop(gateway->captures);
+    held_stop(gateway->held);
+    locator_stop(gateway->locator);
     roll_call_stop(gateway->roll_call);
     state_stop(gateway->state);
     commands_stop(gateway->commands);
@@ -454,6 +460,7 @@ static void pass_on_settings(struct gateway *gateway) {
     gate_allow_connections(gateway->gate, config->limits.connections);
     gateway->parts.datagram_limiter.per_second = (unsigned)config->limits.datagrams_per_second;
     gateway->parts.records_limiter.per_second = records_in_all(config);
+    locator_reload(gateway->locator);
     registry_set_unknown(gateway->registry, config->unknown_devices, (size_t)config->limits.unknown_devices);
     gateway->parts.stranger_limiter.per_second = strangers_per_minute(config);
     for (size_t i = 0; i < config->channel_count; i++)
@@ -548,11 +555,14 @@ static void make_channels(struct gateway *gateway) {
                                                   .changed = on_changed};
     parts->loop = &gateway->loop;
     parts->config = config;
+    gateway->locator = locator_new(&gateway->loop, config, gateway->store);
+    gateway->held = held_new(parts, gateway->locator);
     parts->registry = gateway->registry;
     parts->outbox = gateway->outbox;
     parts->bus = gateway->bus;
     parts->gate = gateway->gate;
     parts->captures = gateway->captures;
+    parts->held = gateway->held;
     parts->sessions = &gateway->sessions;
     parts->observer = &gateway->observer;
     parts->log_limiter.per_second = LOG_LINES;
@@ -610,6 +620,8 @@ static void make_metrics(struct gateway *gateway) {
                                                            .sessions = &gateway->sessions,
                                                            .state = gateway->state,
                                                            .commands = gateway->commands,
+                                                           .locator = gateway->locator,
+                                                           .held = gateway->held,
                                                            .started = gateway->started,
                                                            .told = tell_guest,
                                                            .context = gateway});
@@ -657,6 +669,8 @@ static size_t free_parts(struct gateway *gateway) {
     bus_free(gateway->bus);
     gate_free(gateway->gate);
     captures_free(gateway->captures);
+    held_free(gateway->held);
+    locator_free(gateway->locator);
     size_t lost = close_store(gateway);
     subscriptions_free(&gateway->subscriptions);
     uv_loop_close(&gateway->loop);
@@ -745,7 +759,8 @@ int gateway_run(struct config *config, struct sign *sign, const struct gateway_g
         service_ready(&gateway.service, &gateway.loop, sign);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     bool alone = stop_guest(&gateway);
-    if (!alone || mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state))
+    if (!alone || mqtt_link_is_connecting(gateway.link) || state_is_connecting(gateway.state) ||
+        locator_is_resolving(gateway.locator))
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
     loop_lag_end(&gateway.lag);

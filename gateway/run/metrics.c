@@ -61,6 +61,17 @@ static json_t *commands_json(const struct metrics *metrics) {
                      (json_int_t)counts->canceled);
 }
 
+static json_t *geolocation_json(const struct metrics *metrics) {
+    const struct metrics_parts *parts = &metrics->parts;
+    const struct locator_counts *counts = locator_counts(parts->locator);
+    return json_pack("{s:{s:I, s:I, s:I, s:I}, s:I, s:I, s:I, s:I}", "geolocation", "cached",
+                     (json_int_t)counts->cached, "found", (json_int_t)counts->found, "not_found",
+                     (json_int_t)counts->not_found, "without", (json_int_t)counts->without,
+                     "geolocation_requests", (json_int_t)counts->requests, "geolocation_failures",
+                     (json_int_t)counts->failures, "geolocation_waiting", (json_int_t)held_count(parts->held),
+                     "geolocation_remembered", (json_int_t)locator_remembered(parts->locator));
+}
+
 static json_t *devices_json(const struct metrics *metrics) {
     const struct metrics_parts *parts = &metrics->parts;
     return json_pack("{s:I, s:I, s:I}", "devices", (json_int_t)state_devices(parts->state),
@@ -125,6 +136,7 @@ static json_t *write_all(struct metrics *metrics) {
     add(all, devices_json(metrics));
     add(all, broker_json(metrics));
     add(all, store_json(metrics));
+    add(all, geolocation_json(metrics));
     return all;
 }
 

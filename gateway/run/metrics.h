@@ -11,9 +11,11 @@
 #include "gateway/broker/outbox.h"
 #include "gateway/broker/store.h"
 #include "gateway/channels/channel.h"
+#include "gateway/channels/held.h"
 #include "gateway/channels/session.h"
 #include "gateway/commands/commands.h"
 #include "gateway/config/config.h"
+#include "gateway/geolocation/locator.h"
 #include "gateway/state/state.h"
 
 struct metrics;
@@ -30,6 +32,8 @@ struct metrics_parts {
     const struct session_table *sessions;
     const struct state *state;
     const struct commands *commands;
+    const struct locator *locator;
+    const struct held *held;
     int64_t started;                               // microseconds since 1970
     void (*told)(void *context, const char *text); // JSON; or NULL
     void *context;

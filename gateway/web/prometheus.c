@@ -1,5 +1,6 @@
 // Metrics as Prometheus reads them; see prometheus.h. What a gateway publishes as JSON (run/metrics.c) is flat but for the
-// parts that get a label: `channels`, and below them `verdicts`, and `commands` by their end.
+// parts that get a label: `channels`, and below them `verdicts`, `commands` by their end, and
+// `geolocation` by its result.
 #include "gateway/web/prometheus.h"
 
 #include <jansson.h>
@@ -7,7 +8,7 @@
 #include <string.h>
 
 // Where a metric stands in the JSON.
-enum place { IN_INSTANCE, IN_CHANNELS, IN_VERDICTS, IN_COMMANDS };
+enum place { IN_INSTANCE, IN_CHANNELS, IN_VERDICTS, IN_COMMANDS, IN_GEOLOCATION };
 
 static const struct metric {
     const char *name, *type, *help;
@@ -30,6 +31,16 @@ static const struct metric {
     {"trackbus_commands_waiting", "gauge",
      "Commands that have not ended; all gateways on a broker see the same, so do not add them up.",
      IN_INSTANCE, "commands_waiting"},
+    {"trackbus_geolocation_total", "counter",
+     "Reports without coordinates, by what a geolocation service made of them.", IN_GEOLOCATION, NULL},
+    {"trackbus_geolocation_requests_total", "counter", "Requests to it.", IN_INSTANCE,
+     "geolocation_requests"},
+    {"trackbus_geolocation_failures_total", "counter", "Requests that it did not answer, or refused.",
+     IN_INSTANCE, "geolocation_failures"},
+    {"trackbus_geolocation_waiting", "gauge", "Reports that wait for their position.", IN_INSTANCE,
+     "geolocation_waiting"},
+    {"trackbus_geolocation_remembered", "gauge", "Surroundings that need not be asked about.", IN_INSTANCE,
+     "geolocation_remembered"},
     {"trackbus_devices", "gauge", "Devices of the registry, and others that were heard.", IN_INSTANCE,
      "devices"},
     {"trackbus_devices_connected", "gauge",
@@ -126,11 +137,13 @@ static void write_channel(const struct writing *writing, const char *instance, j
     }
 }
 
-static void write_commands(const struct writing *writing, const char *instance, json_t *commands) {
-    const char *end;
+// One sample for each key of an object, which becomes the label of that name.
+static void write_each(const struct writing *writing, const char *instance, const char *label,
+                       json_t *object) {
+    const char *key;
     json_t *count;
-    json_object_foreach(commands, end, count) {
-        const struct label labels[] = {{"instance", instance}, {"end", end}, {NULL, NULL}};
+    json_object_foreach(object, key, count) {
+        const struct label labels[] = {{"instance", instance}, {label, key}, {NULL, NULL}};
         write_sample(writing->out, writing->metric->name, labels, count);
     }
 }
@@ -148,7 +161,9 @@ static void write_of_instance(void *context, const char *instance, bool online, 
     if (metric->place == IN_INSTANCE)
         write_sample(writing->out, metric->name, labels, json_object_get(json, metric->key));
     else if (metric->place == IN_COMMANDS)
-        write_commands(writing, instance, json_object_get(json, "commands"));
+        write_each(writing, instance, "end", json_object_get(json, "commands"));
+    else if (metric->place == IN_GEOLOCATION)
+        write_each(writing, instance, "result", json_object_get(json, "geolocation"));
     else
         json_array_foreach(json_object_get(json, "channels"), i, channel)
             write_channel(writing, instance, channel);

@@ -194,7 +194,7 @@ static void expect_messages(void) {
     expect_result(MESSAGES "{\"count\":2,\"fields\":\"timestamp\"}",
                   "[{'timestamp': 1547025483}, {'timestamp': 1547025543}]");
     expect_result(MESSAGES "{\"from\":1547025484,\"to\":1547025543,\"fields\":\"position.latitude\"}",
-                  "[{'position.latitude': 9.95}]");
+                  "[{'position.latitude': 8.41}]");
     expect_result(MESSAGES
                   "{\"filter\":\"position.latitude<9\",\"fields\":\"position.latitude,position.longitude\"}",
                   "[{'position.latitude': 8.41, 'position.longitude': 114.02922}]");
@@ -207,10 +207,12 @@ Test(flespi_api, gives_messages_by_time) {
     struct rig *rig = up("{'web': {'listen': '127.0.0.1:0'}, " FLEET "}");
     int device = rig_tcp(rig);
     report_at(device, "190109091803", "22.63827");
-    report_at(device, "190109092003", "8.41");
-    report_at(device, "190109091903", "9.95");
+    report_at(device, "190109092003", "9.95");
+    report_at(device, "190109091903", "8.41");
     expect_soon("devices/42/messages", "{'result': [{}, {}, {}]}");
     expect_messages();
+    expect_soon("devices/42/telemetry/position.latitude",
+                "{'result': [{'telemetry': {'position.latitude': {'ts': 1547025603, 'value': 9.95}}}]}");
     close(device);
     rig_finish(rig);
 }
