@@ -1638,10 +1638,10 @@ Test(outbox, blames_nothing_while_nothing_is_read, .timeout = 60) {
     put_to("t/message/gw/devices/2", "2");
     answer(2, MQTT_TAKEN); // so that the first counts as passed over
     broker.is_held = true;
-    run_until(has_passed, uv_now(&loop) + 40000);
+    run_until(has_passed, (size_t)uv_now(&loop) + 40000);
     cr_expect(!broker.was_reset, "while it is held");
     broker.is_held = false;
-    run_until(has_passed, uv_now(&loop) + 5000);
+    run_until(has_passed, (size_t)uv_now(&loop) + 5000);
     cr_expect(!broker.was_reset, "as soon as it is not");
     run_until(was_reset, 0);
 }
