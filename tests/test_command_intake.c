@@ -484,6 +484,47 @@ Test(command_intake, many_that_come_again_late_are_left_out) {
     run_until_written();
 }
 
+Test(command_intake, many_that_come_again_after_they_were_taken_in_are_left_out) {
+    take_array(7, "reboot");
+    restart();
+    resume();
+    take_in_all();
+    take_array(7, "reboot");
+    take_in_all();
+    cr_assert_eq(known(), ARRAY, "none is taken in twice");
+    run_until_written();
+}
+
+// Its first command is rejected: another one stands for it.
+Test(command_intake, those_behind_a_rejected_one_are_left_out_too) {
+    char *array = array_of(ARRAY, "reboot");
+    memcpy(strstr(array, "reboot"), "rebool", 6);
+    for (int times = 0; times < 2; times++) {
+        take(7, array);
+        if (times == 0) {
+            restart();
+            resume();
+        }
+        take_in_all();
+        cr_assert_eq(known(), ARRAY - 1, "none is taken in twice");
+    }
+    free(array);
+    run_until_written();
+}
+
+// Some clients send the NUL at the end of a text.
+Test(command_intake, a_payload_with_a_nul_is_rejected) {
+    char *array = array_of(ARRAY, "reboot");
+    const struct mqtt_received received = {
+        .topic = "t/command/gw/devices/42", .payload = array, .length = strlen(array) + 1, .mid = 7};
+    take_array(6, "reboot");
+    command_intake_take(&intake, &received);
+    free(array);
+    take_in_all();
+    cr_assert_eq(known(), ARRAY);
+    run_until_written();
+}
+
 // --- some in one publish, each with a row of its own ---
 
 static void note_written(void *context, bool ok) {

@@ -250,11 +250,23 @@ static void log_unkept(const struct command *command) {
               command->key, command_voice_name(command));
 }
 
+static void log_unkept_publish(const struct command_intake *intake, int64_t id) {
+    const struct command_publish *publish = command_journal_find(intake->journal, id);
+    if (publish != NULL)
+        log_about(
+            publish->key, LOG_ERROR,
+            "%s: %zu commands of a publish are not on disk, which takes nothing: they would be lost with "
+            "the gateway",
+            publish->key, publish->count - publish->taken);
+}
+
 // Called for each that waits, in their order. ok false: the disk takes nothing; then memory and broker alone have it.
 static void on_kept(void *context, bool ok) {
     struct command_intake *intake = context;
     struct command_queue *queue = intake->queue;
     struct command *command = command_table_find(queue->table, intake->fresh->id);
+    if (!ok)
+        log_unkept_publish(intake, intake->fresh->id);
     if (intake->fresh->holds)
         bus_release(queue->voice->bus);
     let_go(intake, intake->fresh);
@@ -266,7 +278,7 @@ static void on_kept(void *context, bool ok) {
     command_queue_send_next(queue, command->key);
 }
 
-// id: of a command that is sent when it is on disk; or 0. holds: the broker hears nothing more from us until the disk has
+// id: of a command that is sent when it is on disk, or of a publish in the journal; or 0. holds: the broker hears nothing more from us until the disk has
 // what was put until now.
 static void await_disk(struct command_intake *intake, int64_t id, bool holds) {
     struct command_fresh *fresh = must_have(calloc(1, sizeof *fresh));
@@ -383,13 +395,24 @@ static bool has_once(const struct command_intake *intake, const json_t *definiti
     return false;
 }
 
+// Of a publish that was in the journal, whose first place has the number of twin: there may be another one, where the
+// first was rejected.
+static const struct command *first_that_came_of(const struct command_intake *intake, int64_t twin) {
+    const struct command *first = command_table_find(intake->queue->table, twin), *next;
+    for (int64_t id = twin + 1; first == NULL && id < twin + COMMANDS_AT_ONCE_MAX; id++) {
+        next = command_table_find(intake->queue->table, id);
+        first = next != NULL && next->publish != 0 && id - next->part == twin - 1 ? next : NULL;
+    }
+    return first;
+}
+
 // Whether a publish with that packet id is the very one that command came of, whatever the broker remembers. once: its
 // commands must not happen twice.
 static bool is_repeated(const struct command_intake *intake, int64_t twin, int mid, bool once) {
-    const struct command *first = command_table_find(intake->queue->table, twin);
     const struct command_publish *waiting = command_journal_find(intake->journal, twin);
     if (twin <= intake->recent)
         return false;
+    const struct command *first = first_that_came_of(intake, twin);
     if (first == NULL) // none of it is taken in yet
         return waiting != NULL && waiting->origin.mid == mid && once;
     return first->mid == mid && (once || command_has_ended(first));
@@ -481,11 +504,12 @@ static json_t *correlation_json(const struct mqtt_received *received) {
                : json_null();
 }
 
-// NULL: the payload is no text.
+// NULL: the payload is no text that JSON may hold.
 static json_t *write_batch(const struct command_batch *batch) {
     const struct address *address = &batch->address;
     const struct mqtt_received *received = &batch->received;
-    json_t *payload = json_stringn(received->payload, received->length);
+    bool has_nul = memchr(received->payload, '\0', received->length) != NULL;
+    json_t *payload = has_nul ? NULL : json_stringn(received->payload, received->length);
     if (payload == NULL)
         return NULL;
     return json_pack("{s:s, s:o, s:s, s:I, s:I, s:s?, s:o, s:I, s:I, s:o}", "topic", received->topic,
@@ -496,16 +520,17 @@ static json_t *write_batch(const struct command_batch *batch) {
                      command_row_clock());
 }
 
-// The broker hears that it was taken when it is on disk. taken: so many of its commands came before. False: it is no text.
+// The broker hears that it was taken when it is on disk. taken: so many of its commands came before. False: it is no text,
+// or the disk takes nothing; then its commands are announced before it is acknowledged.
 static bool write_down(struct command_intake *intake, const struct command_batch *batch, size_t count,
                        size_t taken) {
-    json_t *row = write_batch(batch);
+    json_t *row = store_is_writable(intake->queue->voice->store) ? write_batch(batch) : NULL;
     if (row == NULL)
         return false;
     int64_t id = command_table_new_ids(intake->queue->table, clock_now(), count + 1);
     command_journal_add(intake->journal, intake->queue->voice, id, batch->address.key, count, taken,
                         batch->origin, row);
-    await_disk(intake, 0, true);
+    await_disk(intake, id, true);
     hold_when_full(intake);
     return true;
 }
@@ -615,11 +640,12 @@ static void tell_of(struct command_intake *intake, uint64_t fingerprint, int mid
                                                .fingerprint = fingerprint, .mid = mid, .nth = nth, .id = id});
 }
 
-// Of those of which a command was taken in, that stands for it.
+// By the number of its first place, which that command has when it is taken in. Of those of which a command was taken in,
+// that stands for it.
 static void tell_of_waiting(struct command_intake *intake) {
     const struct command_publish *publish;
     DL_FOREACH(intake->journal->publishes, publish) {
-        tell_of(intake, publish->origin.publish, publish->origin.mid, publish->origin.nth, publish->id);
+        tell_of(intake, publish->origin.publish, publish->origin.mid, publish->origin.nth, publish->id + 1);
     }
 }
 

@@ -38,7 +38,7 @@ struct redelivery_publish {
     uint64_t fingerprint;
     int mid;
     uint64_t nth; // 0: it came to an earlier run
-    int64_t id;   // of its first command, or of its row in the journal while none is taken in
+    int64_t id;   // of its first command, or of that place of it in the journal while none is taken in
 };
 
 // A connection has begun on which a session goes on that the broker has kept: redelivery_add() tells what was taken in
