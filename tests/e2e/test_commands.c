@@ -338,18 +338,19 @@ Test(commands, mosquitto_rr_gets_the_result) {
     rig_finish(rig);
 }
 
-// Mosquitto closes the connection at a topic of more than 200 levels, and would do so after each reconnection.
+// Mosquitto closes the connection at a topic of more than 200 levels, and would do so after each reconnection. From 2.0.21 on it
+// does not even take such a response topic from whoever sends the command, so this one has fewer.
 Test(commands, with_a_response_topic_that_no_broker_takes_are_refused) {
     struct rig *rig = rig_up(NULL);
     int device = van(rig);
     char topic[512] = "answers/";
-    for (int i = 0; i < 200; i++)
+    for (int i = 0; i < 150; i++)
         strcat(topic, "a/");
     rig_request(rig, TO_VAN, "{\"name\":\"reboot\"}", topic, NULL);
     rig_expect(rig, LOG_OF_VAN "/invalid/processed",
                "{'executed':false,'response':null,"
-               "'reason':'the response topic has 202 levels, expected at most 100'}");
-    rig_expect_log(rig, "command rejected: the response topic has 202 levels");
+               "'reason':'the response topic has 152 levels, expected at most 100'}");
+    rig_expect_log(rig, "command rejected: the response topic has 152 levels");
     device_send(device, report(VAN, 2));
     rig_expect(rig, REPORTS, "{'message.seqnum':2}");
     cr_assert(rig_log_count(rig, ": connected") == 1, "the broker has closed the connection");
