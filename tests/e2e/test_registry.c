@@ -834,7 +834,8 @@ Test(registry, of_20000_devices) {
     say(rig, device, "860000000012345", REPORT_AT("01"));
     rig_expect(rig, "message/gw/devices/12345", "{'device.name':'Second 12345'}");
     reload(rig, "[]"); // and what goes does not come all at once over the broker
-    rig_expect(rig, "state/gw/devices/860000000012345", "{'ident':'860000000012345'}");
+    rig_expect_message(rig, "state/gw/devices/860000000012345", "{'ident':'860000000012345'}",
+                       4 * RIG_DEADLINE);
     expect_many(rig, "state/gw/devices/+", "\"860000000012345\"", 1);
     expect_many(rig, "state/gw/devices/+/connected", "true", 1);
     cr_assert(!rig_log_has(rig, "it is slower than the devices"));
