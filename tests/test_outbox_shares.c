@@ -396,6 +396,53 @@ Test(outbox_shares, many_that_wait_hold_up_no_other) {
     cr_expect_eq(outbox_count(outbox), 0);
 }
 
+#define CHANGING 190 // topics from here on are taken, refused and taken; those before it are refused
+
+static bool changes;
+
+static enum mqtt_answer refuse_now_and_then(int topic, size_t nth) {
+    bool refused_now = topic < CHANGING || !changes || topics[topic].tried % 4 == 3;
+    return refuses_all && refused_now ? MQTT_TAKEN_LATER : MQTT_TAKEN;
+}
+
+static void fill_what_waits(void) {
+    broker.rule = refuse_now_and_then;
+    refuses_all = true;
+    put_many(0, CHANGING, 32); // more than memory keeps
+    serve_for(1000);
+}
+
+// A message that is refused waits again before those that are just read back.
+Test(outbox_shares, topics_that_change_get_all_back_from_disk) {
+    fill_what_waits();
+    put_many(CHANGING, TOPICS, 100);
+    serve_for(1000);
+    changes = true;
+    serve_for(20000);
+    refuses_all = false;
+    expect_all_within(60000, 0, "after");
+    cr_expect_eq(set_aside, 0);
+    serve_for(1000);
+    cr_expect_eq(outbox_count(outbox), 0);
+}
+
+// A later value replaces what is to be read back: that is in memory then.
+Test(outbox_shares, values_that_change_do_not_stay_behind) {
+    fill_what_waits();
+    tree = "t/state/gw/devices/1/telemetry/";
+    retain = MQTT_RETAINED;
+    for (int i = 0; i < 100; i++) {
+        changes = i % 20 > 10;
+        put_many(CHANGING, TOPICS, 1);
+        serve_for(130);
+    }
+    refuses_all = false;
+    serve_for(40000);
+    cr_expect_eq(outbox_count(outbox), 0);
+    for (int topic = CHANGING; topic < TOPICS; topic++)
+        cr_expect_eq(topics[topic].last, (int)topics[topic].put, "topic %d", topic);
+}
+
 // As with a broker that says nothing: the disk is there for that.
 Test(outbox_shares, devices_do_not_wait_while_everything_is_refused) {
     broker.rule = refuse_while_told;

@@ -100,7 +100,6 @@ void lanes_park(struct lanes *lanes, struct lane *lane, uint64_t number, size_t 
 
 size_t lanes_unpark(struct lanes *lanes, struct lane *lane) {
     size_t size = parked_take(&lane->parked);
-    lane->reading -= lane->reading > 0;
     lanes->parked--;
     update_list(lanes, lane);
     return size;
@@ -250,7 +249,8 @@ static void drop(struct lanes *lanes, struct lane *lane) {
 }
 
 void lanes_tidy(struct lanes *lanes, struct lane *lane) {
-    if (!lane_has_more(lane) && lane->under_way == 0 && lane->skipped == 0 && !lane->refused)
+    if (!lane_has_more(lane) && lane->under_way == 0 && lane->skipped == 0 && !lane->refused &&
+        !lane->reading)
         drop(lanes, lane);
 }
 

@@ -55,7 +55,7 @@ struct lane {
     struct item *waiting;     // messages in memory, in order; the outbox's own
     size_t count;             // of these
     struct parked parked;     // and on disk alone
-    size_t reading;           // of those, the first: they are being read back
+    bool reading;             // some of those are being read back: the lane stays
     unsigned refusals;        // that were passed or without a reason, since something was taken
     unsigned passed;          // refusals that were passed, since then
     uint64_t not_before;      // by uv_now(), while it rests

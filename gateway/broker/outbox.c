@@ -72,6 +72,12 @@ enum saved {
     SAVED,
 };
 
+// A message that is read back from the disk. The lane stays meanwhile.
+struct asked {
+    uint64_t number;
+    struct lane *lane;
+};
+
 enum place {
     IN_QUEUE,
     AT_BROKER,
@@ -143,8 +149,9 @@ struct outbox {
     struct item *unsaved;   // of these: they are to be written
     struct item *saving;    // they are being written, in order
     uint64_t parked_since;  // by uv_now(): when the first of those that wait on disk alone did
-    bool reading;           // some of these are being read back
-    size_t reading_lanes;   // so many topics
+    struct asked *asked;    // those of them that are being read back, in order; NULL: none
+    size_t asked_count;
+    size_t asked_next;      // all before it have come, or are not there
     struct item *read_last; // the last of them that has come
     bool pumping;           // messages are being handed over
     uint64_t answered_at;   // by uv_now(): the last answer to an item on this connection; 0: none
@@ -1343,75 +1350,122 @@ static void insert_read(struct outbox *outbox, struct lane *lane, struct item *i
         lanes_set(&outbox->lanes, lane, LANE_READY);
 }
 
-// The oldest of the lane is not there any more.
-static void lose_parked(struct outbox *outbox, struct lane *lane) {
-    forget_row(outbox, lanes_unpark(&outbox->lanes, lane));
+static bool is_oldest_parked(const struct lane *lane, uint64_t number) {
+    return !parked_is_empty(&lane->parked) && parked_first(&lane->parked) == number;
+}
+
+// It was not on disk: it is lost, unless it is not wanted any more.
+static void note_not_there(struct outbox *outbox, const struct asked *asked) {
+    if (!is_oldest_parked(asked->lane, asked->number))
+        return;
+    forget_row(outbox, lanes_unpark(&outbox->lanes, asked->lane));
     outbox->missing++;
 }
 
+// A later value may have replaced it meanwhile; or an older message was refused and waits before it: then it stays on disk
+// until its turn comes.
 static void take_read(void *context, uint64_t number, const struct mqtt_publish *publish) {
     struct outbox *outbox = context;
-    struct lane *lane = lanes_find(&outbox->lanes, publish->topic);
-    while (lane != NULL && lane->reading > 0 && parked_first(&lane->parked) < number)
-        lose_parked(outbox, lane);
-    if (lane == NULL || lane->reading == 0 || parked_first(&lane->parked) != number)
-        return; // a later value has replaced it
+    while (outbox->asked_next < outbox->asked_count && outbox->asked[outbox->asked_next].number < number)
+        note_not_there(outbox, &outbox->asked[outbox->asked_next++]);
+    if (outbox->asked_next == outbox->asked_count || outbox->asked[outbox->asked_next].number != number)
+        return;
+    struct lane *lane = outbox->asked[outbox->asked_next++].lane;
+    if (!is_oldest_parked(lane, number))
+        return;
     lanes_unpark(&outbox->lanes, lane);
     insert_read(outbox, lane, new_item(outbox, publish, number));
 }
 
-// Of those that were to be read what was not there is lost.
-static void end_reading_lane(struct outbox *outbox, struct lane *lane, bool ok) {
-    while (ok && lane->reading > 0)
-        lose_parked(outbox, lane);
-    lane->reading = 0;
-    if (!lane_has_more(lane))
+// Of a lane that is to be read: its first is in memory again, or nothing is left of it.
+static bool needs_no_reading(struct outbox *outbox, struct lane *lane) {
+    if (has_first(lane))
+        lanes_set(&outbox->lanes, lane, LANE_READY);
+    else if (lane_has_more(lane))
+        return false;
+    else if (lane->under_way + lane->skipped > 0)
+        lanes_set(&outbox->lanes, lane, LANE_FLOWS);
+    else
         lanes_settle(&outbox->lanes, lane);
+    return true;
+}
+
+static void end_reading_lane(struct outbox *outbox, struct lane *lane) {
+    if (lane->state == LANE_READS)
+        needs_no_reading(outbox, lane);
+    else if (!lane_has_more(lane))
+        lanes_settle(&outbox->lanes, lane);
+}
+
+// Each lane once, of which several were asked for: it may be gone then.
+static void end_reading(struct outbox *outbox, const struct asked *asked, size_t count) {
+    struct lane *lanes[READ_COUNT];
+    size_t used = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (asked[i].lane->reading)
+            lanes[used++] = asked[i].lane;
+        asked[i].lane->reading = false;
+    }
+    for (size_t i = 0; i < used; i++)
+        end_reading_lane(outbox, lanes[i]);
 }
 
 static void on_read(void *context, bool ok) {
     struct outbox *outbox = context;
-    struct lane *lane = outbox->lanes.reading;
-    outbox->reading = false;
+    struct asked *asked = outbox->asked;
+    size_t count = outbox->asked_count;
+    while (ok && outbox->asked_next < count)
+        note_not_there(outbox, &asked[outbox->asked_next++]);
+    outbox->asked = NULL;
+    outbox->asked_count = outbox->asked_next = 0;
     outbox->read_last = NULL;
-    for (size_t i = 0; i < outbox->reading_lanes && lane != NULL; i++) {
-        struct lane *next = lane->next;
-        end_reading_lane(outbox, lane, ok);
-        lane = next;
-    }
+    end_reading(outbox, asked, count);
+    free(asked);
     tell_missing(outbox);
     if (ok)
         pump(outbox);
 }
 
 // Of one that is refused the first is enough to try it.
-static size_t add_to_read(struct lane *lane, uint64_t *numbers, size_t room) {
+static size_t ask_lane(struct lane *lane, struct asked *asked, size_t room) {
     size_t most = lane->refused && lane->refusals < REFUSALS_MAX ? 1 : READ_LANE,
            count = parked_count(&lane->parked);
     most = most < room ? most : room;
-    lane->reading = count < most ? count : most;
-    for (size_t i = 0; i < lane->reading; i++)
-        numbers[i] = parked_at(&lane->parked, i);
-    return lane->reading;
+    count = count < most ? count : most;
+    for (size_t i = 0; i < count; i++)
+        asked[i] = (struct asked){parked_at(&lane->parked, i), lane};
+    lane->reading = true;
+    return count;
 }
 
 // Those of the lanes whose turn it is, in order, so that each finds its place behind the one before.
-static void read_lanes(struct outbox *outbox) {
-    uint64_t numbers[READ_COUNT];
+static size_t ask_lanes(struct outbox *outbox, struct asked asked[READ_COUNT]) {
     size_t count = 0;
-    struct lane *lane;
-    if (outbox->lanes.reading == NULL || outbox->reading || !carrier_is_up(outbox) || is_suspected(outbox) ||
-        queue_count(outbox) > MEMORY_COUNT || queue_bytes(outbox) > MEMORY_BYTES)
-        return;
-    outbox->reading_lanes = 0;
-    DL_FOREACH(outbox->lanes.reading, lane) {
+    struct lane *lane, *next;
+    DL_FOREACH_SAFE(outbox->lanes.reading, lane, next) {
         if (count == READ_COUNT)
             break;
-        count += add_to_read(lane, numbers + count, READ_COUNT - count);
-        outbox->reading_lanes++;
+        if (!needs_no_reading(outbox, lane))
+            count += ask_lane(lane, asked + count, READ_COUNT - count);
     }
-    qsort(numbers, count, sizeof *numbers, compare_numbers);
-    outbox->reading = true;
+    qsort(asked, count, sizeof *asked, compare_numbers); // each begins with its number
+    return count;
+}
+
+static void read_lanes(struct outbox *outbox) {
+    struct asked asked[READ_COUNT];
+    uint64_t numbers[READ_COUNT];
+    if (outbox->lanes.reading == NULL || outbox->asked != NULL || !carrier_is_up(outbox) ||
+        is_suspected(outbox) || queue_count(outbox) > MEMORY_COUNT || queue_bytes(outbox) > MEMORY_BYTES)
+        return;
+    size_t count = ask_lanes(outbox, asked);
+    if (count == 0)
+        return;
+    for (size_t i = 0; i < count; i++)
+        numbers[i] = asked[i].number;
+    outbox->asked = must_have(malloc(count * sizeof *asked));
+    memcpy(outbox->asked, asked, count * sizeof *asked);
+    outbox->asked_count = count;
     store_load_some(outbox->store, numbers, count, take_read, on_read, outbox);
 }
 
@@ -1846,6 +1900,7 @@ void outbox_free(struct outbox *outbox) {
     sideline_free(outbox->sideline);
     free(outbox->refused);
     free(outbox->gone);
+    free(outbox->asked);
     free(outbox);
 }
 
