@@ -1128,7 +1128,8 @@ void devices_remove(struct devices *devices, int64_t id, const char *ident) {
     if (ident != NULL)
         remove_from_owntracks(devices, ident);
     home_assistant_remove(devices->parts.home_assistant, id); // before what its entities read
-    if (state == NULL || !state->alarms.known || !is_to_be_announced(devices, state))
+    if (devices->parts.config->home_assistant.enabled &&
+        (state == NULL || !state->alarms.known || !is_to_be_announced(devices, state)))
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ALARMS,
                     (long long)id);
     // Early, as the identity tells the next run that there is something to be removed.

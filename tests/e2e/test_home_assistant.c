@@ -421,7 +421,7 @@ Test(home_assistant, battery_that_is_low_stays_low) {
     rig_expect_count(rig, ALARMS, 2);
     cr_expect(!is_raised(rig, "battery.low.alarm"));
     rig_gateway_stop(rig);
-    rig_gateway_start(rig, "{'unknown_devices':'reject'}");
+    rig_gateway_start(rig, "{'home_assistant':{'enabled':true},'unknown_devices':'reject'}");
     rig_expect_none_retained(rig, "state/gw/devices/" VAN "/#");
     rig_finish(rig);
 }
