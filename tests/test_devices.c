@@ -758,6 +758,12 @@ Test(devices, that_are_announced_no_longer_leave_no_alarms) {
     report_alarm(true, 0);
     report_alarm(false, 0);
     cr_expect_str_eq(alarms_published(), "on - ");
+    config.home_assistant.unknown_devices = true;
+    reload();
+    cr_expect_str_eq(alarms_published(), "on - off ", "it is announced again");
+    config.home_assistant.unknown_devices = false;
+    reload();
+    publish();
     carrier.count = 0;
     clearing_begin(clearing, 11, "11"); // an earlier run had it in the registry
     cr_expect_str_eq(alarms_published(), "- ");

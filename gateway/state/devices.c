@@ -1359,10 +1359,14 @@ static void take_whether_strangers_are_announced(struct devices *devices) {
         return;
     devices->strangers_announced = announced;
     DL_FOREACH(devices->by_age, state) {
-        if (!state->listed && announced)
-            announce_anew(devices, state);
-        else if (!state->listed)
+        if (state->listed)
+            continue;
+        if (!announced)
             withdraw(devices, state);
+        else if (state->alarms.known)
+            mark_due(devices, state, STATE_ALARMS);
+        if (announced)
+            announce_anew(devices, state);
     }
 }
 
