@@ -8,12 +8,12 @@
 #include "gateway/broker/store.h"
 #include "tests/temporary.h"
 
-#define CARRIED_MAX   64        // messages of one test
+#define CARRIED_MAX   256       // messages of one test
 #define CARRIER_BYTES (1 << 20) // that its outbox keeps on disk
 
 struct carried {
     char topic[256];
-    char payload[512];
+    char payload[2048];
     int qos;
     enum mqtt_retain retain;
     int64_t measured;

@@ -403,6 +403,32 @@ Test(conversation, of_all_strangers_over_udp_has_a_bound) {
     cr_expect_eq(say_by_datagrams(true, 1, "r\nr\n"), 2, "in the next second");
 }
 
+static size_t count_told(const char *text) {
+    size_t told = 0;
+    carrier_answer_all(&broker);
+    for (size_t i = 0; i < broker.count; i++)
+        told += strstr(broker.carried[i].payload, text) != NULL;
+    return told;
+}
+
+// Entries of the log as many as there are addresses would take the place of reports.
+Test(conversation, of_all_strangers_over_udp_that_is_too_much_is_told_once_a_minute) {
+    configure("{}");
+    carrier_go_up(&broker);
+    broker.loop.time = 600000;
+    parts.stranger_limiter.per_second = 1000;
+    parts.records_limiter.per_second = 1;
+    say_by_datagrams(true, 10, "r\n");
+    cr_expect_eq(count_told("too much over UDP"), 1, "%zu", count_told("too much over UDP"));
+    broker.loop.time += 59000;
+    say_by_datagrams(true, 3, "r\n");
+    cr_expect_eq(count_told("too much over UDP"), 1);
+    broker.loop.time += 1000;
+    say_by_datagrams(true, 3, "r\n");
+    cr_expect_eq(count_told("too much over UDP"), 2);
+    cr_expect_eq(count_told("\"suppressed\":"), 1, "those that nobody was told of are counted");
+}
+
 // Its id is that of a listed one, so that it never gets an identity.
 Test(conversation, of_who_can_have_no_identity_takes_no_place_of_others) {
     struct peer peer;

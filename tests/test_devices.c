@@ -656,6 +656,120 @@ Test(devices, are_last_active_once_in_the_interval) {
     HASH_CLEAR(by_id, sessions.by_id);
 }
 
+// --- alarms ---
+
+#define ALARMS_11 "trackbus/state/gw/devices/11/alarms"
+
+static char discovery_prefix[] = "homeassistant";
+
+static void arrive_with_alarms(int64_t interval) {
+    config.home_assistant.enabled = config.home_assistant.unknown_devices = true;
+    config.home_assistant.prefix = discovery_prefix;
+    config.home_assistant.alarm_hold = 600;
+    config.telemetry = TELEMETRY_PARAMETERS;
+    config.telemetry_interval = interval;
+    arrive();
+    carrier.count = 0; // it was announced
+}
+
+// Does not publish what waits for the broker.
+static void report_alarm(bool raised, int seconds_ago) {
+    const struct message_member said[] = {
+        {.field = FIELD_IDENT, .index = "", .value = "\"11\"", .length = 4},
+        {.field = FIELD_ALARM_EVENT, .index = "", .value = "true", .length = 4},
+    };
+    int64_t now = clock_now(), then = (now / 1000000 - seconds_ago) * 1000000;
+    uv_run(&carrier.loop, UV_RUN_NOWAIT); // another turn
+    devices_reported(devices, &eleven,
+                     &(struct channel_report){
+                         .members = said, .count = raised ? 2 : 1, .timestamp = then, .received = now});
+}
+
+// "on off" as it was published, and "-" where the topic was emptied.
+static const char *alarms_published(void) {
+    static char said[128];
+    said[0] = '\0';
+    publish();
+    for (size_t i = 0; i < carrier.count; i++) {
+        const char *payload = carrier.carried[i].payload;
+        if (strcmp(carrier.carried[i].topic, ALARMS_11) == 0)
+            strcat(said, *payload == '\0' ? "- " : strstr(payload, "alarm.event") != NULL ? "on " : "off ");
+    }
+    return said;
+}
+
+// Also when it is over before the interval is.
+Test(devices, whose_alarms_go_on_and_off_tell_it_within_the_interval) {
+    arrive_with_alarms(3600000000);
+    report_alarm(false, 3);
+    cr_expect_str_eq(alarms_published(), "off ");
+    report_alarm(true, 2);
+    cr_expect_str_eq(alarms_published(), "off on ");
+    report_alarm(true, 1);
+    cr_expect_str_eq(alarms_published(), "off on ", "that it goes on can wait");
+    report_alarm(false, 0);
+    cr_expect_str_eq(alarms_published(), "off on off ");
+    cr_expect_eq(count_of(IDENT_11), 1);
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+// While the broker has not taken what came before, or is away.
+Test(devices, whose_alarms_are_over_before_they_are_published_tell_them) {
+    arrive_with_alarms(0);
+    report_alarm(false, 3);
+    report_alarm(true, 2);
+    report_alarm(false, 1);
+    cr_expect_str_eq(alarms_published(), "off on off ");
+    carrier_go_down(&carrier);
+    report_alarm(true, 1);
+    report_alarm(false, 0);
+    cr_expect_str_eq(alarms_published(), "off on off on off ");
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+// Newer than the alarm, but stored by the tracker since.
+Test(devices, whose_reports_come_late_neither_raise_nor_end_alarms) {
+    arrive_with_alarms(0);
+    hear_measured(11, "/last_active", seconds_ago(3000), (clock_now() / 1000000 - 3001) * 1000000);
+    report_alarm(true, 2000);
+    cr_expect_str_eq(alarms_published(), "", "its clock was right before we started");
+    report_alarm(true, 1000);
+    cr_expect_str_eq(alarms_published(), "");
+    report_alarm(false, 500);
+    cr_expect_str_eq(alarms_published(), "off ");
+    report_alarm(true, 400);
+    cr_expect_str_eq(alarms_published(), "off on ");
+    config.home_assistant.alarm_hold = 100;
+    report_alarm(false, 300);
+    cr_expect_str_eq(alarms_published(), "off on ", "it ends with one that does not come late");
+    report_alarm(false, 0);
+    cr_expect_str_eq(alarms_published(), "off on off ");
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
+// Nothing would empty the topic any more.
+Test(devices, that_are_announced_no_longer_leave_no_alarms) {
+    arrive_with_alarms(0);
+    report_alarm(true, 0);
+    cr_expect_str_eq(alarms_published(), "on ");
+    config.home_assistant.unknown_devices = false;
+    reload();
+    cr_expect_str_eq(alarms_published(), "on - ");
+    report_alarm(true, 0);
+    report_alarm(false, 0);
+    cr_expect_str_eq(alarms_published(), "on - ");
+    config.home_assistant.unknown_devices = true;
+    reload();
+    cr_expect_str_eq(alarms_published(), "on - off ", "it is announced again");
+    config.home_assistant.unknown_devices = false;
+    reload();
+    publish();
+    carrier.count = 0;
+    clearing_begin(clearing, 11, "11"); // an earlier run had it in the registry
+    cr_expect_str_eq(alarms_published(), "- ");
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
 Test(devices, outside_the_registry_expire_in_a_time_that_brokers_can_count) {
     config.limits.forget_unknown_after = 3600;
     cr_assert_eq(mqtt_link_expiry(&config), 3600);

@@ -17,7 +17,8 @@
 #include "gateway/channels/session.h"
 #include "gateway/channels/tap.h"
 
-#define QUOTE_MAX     160  // of bytes in a log line
+#define QUOTE_MAX     160 // of bytes in a log line
+#define MINUTE        60000
 #define BEGINNING_MAX 1024 // bytes that are looked at to guess a protocol
 
 // --- replies ---
@@ -55,14 +56,18 @@ static void forget_turned_away(struct peer *peer) {
 }
 
 // It costs what this device says. The others that have spoken here, as behind a relay, stay.
-static enum codec_identity turn_away(struct peer *peer, const char *ident, const char *why,
-                                     enum close_code code) {
-    char text[160];
-    snprintf(text, sizeof text, "device %s %s", ident, why);
+static void refuse_device(struct peer *peer, const char *ident, enum close_code code) {
     session_silence(peer);
     forget_turned_away(peer);
     peer->turned_away = must_have(strdup(ident));
     peer->refusal = code;
+}
+
+static enum codec_identity turn_away(struct peer *peer, const char *ident, const char *why,
+                                     enum close_code code) {
+    char text[160];
+    snprintf(text, sizeof text, "device %s %s", ident, why);
+    refuse_device(peer, ident, code);
     conversation_report(peer, "rejected", "REJECTED", text);
     return CODEC_REFUSED;
 }
@@ -107,9 +112,32 @@ static void charge(const struct peer *peer, const struct device *device) {
         limiter_charge(&parts->records_limiter, uv_now(parts->loop), "", 0, 1);
 }
 
+// Once a minute of all together: as many as there are addresses would fill the outbox.
+static void tell_too_much(const struct peer *peer, const char *ident) {
+    struct channel_parts *parts = peer->parts;
+    uint64_t now = uv_now(parts->loop);
+    char text[160], note[LIMITER_NOTE_MAX];
+    struct event_error error = {.code = EVENT_CHANNEL_ERROR,
+                                .text = text,
+                                .verdict = "REJECTED",
+                                .suppressed = parts->too_much_untold};
+    if (parts->too_much_told != 0 && now - parts->too_much_told < MINUTE) {
+        parts->too_much_untold++;
+        return;
+    }
+    snprintf(text, sizeof text,
+             "device %s is not in the registry, and such devices say too much over UDP together", ident);
+    log_warning("channel %s, %s, device %s: %s%s", peer->channel->name, peer->address, peer_ident(peer), text,
+                limiter_note(parts->too_much_untold, note));
+    event_error(peer, &error);
+    parts->too_much_told = now;
+    parts->too_much_untold = 0;
+}
+
 static enum codec_identity turn_away_for_now(struct peer *peer, const char *ident) {
-    return turn_away(peer, ident, "is not in the registry, and such devices say too much over UDP together",
-                     CLOSE_LIMIT);
+    refuse_device(peer, ident, CLOSE_LIMIT);
+    tell_too_much(peer, ident);
+    return CODEC_REFUSED;
 }
 
 static enum codec_identity on_identify(void *context, const char *ident) {

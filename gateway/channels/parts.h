@@ -41,6 +41,8 @@ struct channel_parts {
     struct limiter stranger_limiter; // of new devices outside the registry, from one address in a minute
     struct limiter moved_limiter;    // of devices that another gateway has taken over from us
     uint64_t full_told;              // by uv_now(): that no more of these get an identity; 0: never
+    uint64_t too_much_told;          // the same: that they say too much over UDP
+    unsigned too_much_untold;        // how often that was not told since
     uint64_t last_serial;            // of a peer
     uint64_t last_place;             // serial number of a device's place at a peer
     size_t place_count;              // of devices, at all peers

@@ -62,11 +62,7 @@ struct device_state {
     int64_t heard;         // by clock_ticks()
     char *location;        // for OwnTracks; NULL: none is known
     int64_t located;       // the time of it, by which reports are ordered: microseconds since 1970
-    char *alarms;          // for Home Assistant; NULL: none are known
-    int64_t alarmed;       // as located
-    uint32_t raised;       // see alarms.h
-    bool punctual;         // the same
-    uint32_t alarms_in;    // as located_in
+    struct alarms alarms;  // for Home Assistant
     int64_t active;        // Unix seconds: when its last report came; 0: none has in this run
     bool undated;          // an earlier run heard it, and the broker has not said when
     int64_t renewed;       // of a stranger: all values, which expire at the broker; by clock_ticks()
@@ -86,6 +82,7 @@ struct device_state {
     uint32_t stated;       // generation in which identity, instance and connected were; 0: never
     uint32_t active_in;    // the same for active
     uint32_t located_in;   // and location
+    uint32_t alarms_in;    // and alarms
     uint32_t carded_in;    // and the card
     uint32_t announced_in; // and what is for Home Assistant
     bool watched;          // its telemetry is, by itself
@@ -168,14 +165,19 @@ static struct device_state *find(const struct devices *devices, int64_t id) {
     return state;
 }
 
-// What it reported waits: for telemetry_interval, or until it is known that another gateway has nothing newer.
-static bool reports_wait(const struct devices *devices, const struct device_state *state) {
-    return state->rests || newest_is_asked(devices->newest, state->id);
+// Parts of what it reported that wait: for telemetry_interval, or until it is known that another gateway has nothing newer. An
+// alarm that goes on or off does not rest.
+static unsigned parts_that_wait(const struct devices *devices, const struct device_state *state) {
+    if (newest_is_asked(devices->newest, state->id))
+        return STATE_OF_REPORTS;
+    if (!state->rests)
+        return 0;
+    return alarms_are_urgent(&state->alarms) ? STATE_OF_REPORTS & ~STATE_ALARMS : STATE_OF_REPORTS;
 }
 
-// It is due, unless all that it has is of reports, and these wait.
+// It is due, unless all that it has waits.
 static void wait_for_turn(struct devices *devices, struct device_state *state) {
-    bool may = reports_wait(devices, state) ? (state->due & ~STATE_OF_REPORTS) != 0 : state->due != 0;
+    bool may = (state->due & ~parts_that_wait(devices, state)) != 0;
     if (!may || state->waiting != WAITING_FOR_NOTHING)
         return;
     DL_APPEND2(devices->due, state, prev_due, next_due);
@@ -297,12 +299,6 @@ static void forget_location(struct device_state *state) {
     state->location = NULL;
 }
 
-static void forget_alarms(struct device_state *state) {
-    free(state->alarms);
-    state->alarms = NULL;
-    state->raised = 0;
-}
-
 static void forget(struct devices *devices, struct device_state *state) {
     leave_list(devices, state);
     end_rest(devices, state);
@@ -313,7 +309,6 @@ static void forget(struct devices *devices, struct device_state *state) {
     free(state->name);
     values_free(&state->values);
     forget_location(state);
-    forget_alarms(state);
     free(state);
 }
 
@@ -436,8 +431,16 @@ static bool is_to_be_announced(const struct devices *devices, const struct devic
 static void mark_all_of_reports(struct devices *devices, struct device_state *state) {
     values_mark(&state->values);
     if (state->values.length > 0 || state->active != 0)
-        mark_due(devices, state, STATE_OF_REPORTS & ~(state->alarms == NULL ? STATE_ALARMS : 0));
+        mark_due(devices, state, STATE_OF_REPORTS & ~STATE_ALARMS);
+    if (state->alarms.known && is_to_be_announced(devices, state))
+        mark_due(devices, state, STATE_ALARMS);
     mark_due(devices, state, STATE_CARD);
+}
+
+// It is announced no longer: it goes from Home Assistant, with what only that reads.
+static void withdraw(struct devices *devices, struct device_state *state) {
+    home_assistant_remove(devices->parts.home_assistant, state->id);
+    mark_due(devices, state, STATE_ALARMS);
 }
 
 static void take_listing(struct devices *devices, struct device_state *state, bool listed) {
@@ -445,7 +448,7 @@ static void take_listing(struct devices *devices, struct device_state *state, bo
     bool changed = state->listed != listed;
     state->listed = listed;
     if (changed && before && !is_to_be_announced(devices, state))
-        home_assistant_remove(devices->parts.home_assistant, state->id);
+        withdraw(devices, state);
     if (!changed)
         return;
     announce_anew(devices, state);
@@ -513,7 +516,7 @@ static void wake_at_end_of_rest(struct devices *devices) {
 // Telemetry of a device goes out once in telemetry_interval: a change is published at once, and what changes after
 // that when the interval is over, as it then is.
 static void begin_rest(struct devices *devices, struct device_state *state) {
-    if (devices->interval == 0)
+    if (devices->interval == 0 || state->rests)
         return;
     state->rests_until = clock_ticks() + devices->interval;
     state->rests = true;
@@ -573,15 +576,26 @@ static void publish_location(struct devices *devices, struct device_state *state
     state->located_in = generation_write(devices->parts.generation);
 }
 
-// Of a device that has none any more the topic is emptied.
-static void publish_alarms(struct devices *devices, struct device_state *state) {
-    char topic[TOPIC_MAX];
-    if (state->elsewhere || !is_to_be_announced(devices, state))
-        return;
+static void publish_text_of_alarms(struct devices *devices, const struct device_state *state) {
+    bool any = state->alarms.known && is_to_be_announced(devices, state);
+    char topic[TOPIC_MAX], *text = any ? alarms_write(&state->alarms, state->codec) : NULL;
     bus_topic(devices->parts.bus, topic, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ALARMS, (long long)state->id);
-    bus_publish_text(devices->parts.bus, topic, state->alarms,
-                     state->alarms != NULL ? strlen(state->alarms) : 0, retention_of(state));
-    state->alarms_in = generation_write(devices->parts.generation);
+    bus_publish_text(devices->parts.bus, topic, text, any ? strlen(text) : 0,
+                     any ? retention_of(state) : MQTT_RETAINED);
+    free(text);
+}
+
+// Of a device that has none any more, or is announced no longer, the topic is emptied. What is over already, but nobody was
+// told, is published first, and then this is due again.
+static void publish_alarms(struct devices *devices, struct device_state *state) {
+    state->due &= (uint8_t)~STATE_ALARMS;
+    if (!state->elsewhere) {
+        publish_text_of_alarms(devices, state);
+        state->alarms_in = generation_write(devices->parts.generation);
+    }
+    alarms_note_told(&state->alarms);
+    if (alarms_are_urgent(&state->alarms))
+        state->due |= STATE_ALARMS;
 }
 
 static void publish_card(struct devices *devices, struct device_state *state) {
@@ -595,7 +609,8 @@ static void publish_card(struct devices *devices, struct device_state *state) {
 
 // False when the broker does not keep up any more.
 static bool publish_of_reports(struct devices *devices, struct device_state *state, unsigned due) {
-    if ((due & STATE_OF_REPORTS) == 0 || reports_wait(devices, state))
+    due &= STATE_OF_REPORTS & ~parts_that_wait(devices, state);
+    if (due == 0)
         return true;
     if ((due & STATE_ACTIVE) != 0)
         publish_active(devices, state);
@@ -603,10 +618,10 @@ static bool publish_of_reports(struct devices *devices, struct device_state *sta
         publish_location(devices, state);
     if ((due & STATE_ALARMS) != 0)
         publish_alarms(devices, state);
-    state->due &= (uint8_t) ~(STATE_ACTIVE | STATE_LOCATION | STATE_ALARMS);
+    state->due &= (uint8_t) ~(due & (STATE_ACTIVE | STATE_LOCATION));
     if ((due & STATE_VALUES) != 0 && !publish_values(devices, state))
         return false;
-    state->due &= (uint8_t)~STATE_VALUES;
+    state->due &= (uint8_t) ~(due & STATE_VALUES);
     begin_rest(devices, state);
     return true;
 }
@@ -737,11 +752,14 @@ static bool publish_device(struct devices *devices, struct device_state *state) 
     return true;
 }
 
+bool devices_are_removed(const struct devices *devices) {
+    return clearing_is_clear(devices->parts.clearing) && bus_has_taken(devices->parts.bus, devices->removed);
+}
+
 static void publish_due(struct devices *devices) {
     const struct bus *bus = devices->parts.bus;
     // Otherwise clearing would remove what was published in its place.
-    bool may = publisher_is_open(devices->parts.publisher) && clearing_is_clear(devices->parts.clearing) &&
-               bus_has_taken(bus, devices->removed);
+    bool may = publisher_is_open(devices->parts.publisher) && devices_are_removed(devices);
     while (may && devices->due != NULL && bus_keeps_up(bus) && publisher_goes_on(devices->parts.publisher))
         if (!publish_device(devices, devices->due))
             break;
@@ -861,9 +879,9 @@ static void take_codec(struct devices *devices, struct device_state *state, cons
         return;
     state->left |= bit_of(state->codec);
     state->codec = codec;
-    if (state->alarms != NULL)
+    if (state->alarms.known)
         mark_due(devices, state, STATE_ALARMS);
-    forget_alarms(state);
+    alarms_forget(&state->alarms);
     mark_due(devices, state, STATE_IDENTITY);
     announce_anew(devices, state);
 }
@@ -981,20 +999,18 @@ static void take_location(struct devices *devices, struct device_state *state,
 static void take_alarms(struct devices *devices, struct device_state *state,
                         const struct channel_report *report, int64_t timestamp) {
     const struct config *config = devices->parts.config;
+    struct alarms *alarms = &state->alarms;
     if (!config->home_assistant.enabled || state->codec == NULL || state->codec->alarms == NULL)
         return;
-    bool old = alarms_are_old(&state->punctual, report, timestamp, config->home_assistant.alarm_hold);
-    if (timestamp < state->since || (state->alarms != NULL && timestamp < state->alarmed))
-        return;
-    uint32_t raised = old ? 0 : alarms_raised(state->codec, config_battery(config, state->codec), report);
-    bool same = state->alarms != NULL && raised == 0 && state->raised == 0;
-    state->alarmed = timestamp;
-    state->raised = raised;
-    if (same)
-        return;
-    free(state->alarms);
-    state->alarms = alarms_write(state->codec, raised, timestamp, report->received);
-    mark_due(devices, state, STATE_ALARMS);
+    bool old = alarms_are_old(&alarms->punctual, report, timestamp, config->home_assistant.alarm_hold);
+    uint32_t raised = alarms_raised(state->codec, config_battery(config, state->codec), report);
+    bool news = timestamp >= state->since &&
+                (old ? alarms_take_late(alarms, state->codec, raised, timestamp, report->received)
+                     : alarms_take(alarms, raised, timestamp, report->received));
+    if (news && is_to_be_announced(devices, state))
+        mark_due(devices, state, STATE_ALARMS);
+    else if (news)
+        alarms_note_told(alarms);
 }
 
 static void take_report(struct devices *devices, struct device_state *state, const struct session *session,
@@ -1112,7 +1128,8 @@ void devices_remove(struct devices *devices, int64_t id, const char *ident) {
     if (ident != NULL)
         remove_from_owntracks(devices, ident);
     home_assistant_remove(devices->parts.home_assistant, id); // before what its entities read
-    if (devices->parts.config->home_assistant.enabled && (state == NULL || state->alarms == NULL))
+    if (devices->parts.config->home_assistant.enabled &&
+        (state == NULL || !state->alarms.known || !is_to_be_announced(devices, state)))
         bus_publish(devices->parts.bus, NULL, MQTT_RETAINED, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ALARMS,
                     (long long)id);
     // Early, as the identity tells the next run that there is something to be removed.
@@ -1233,7 +1250,7 @@ static void begin_anew(struct devices *devices, struct device_state *state) {
     values_free(&state->values);
     state->values = (struct values){0};
     forget_location(state);
-    forget_alarms(state);
+    alarms_forget(&state->alarms);
     state->active = 0;
     state->reported = 0;
     free(state->name);
@@ -1342,10 +1359,14 @@ static void take_whether_strangers_are_announced(struct devices *devices) {
         return;
     devices->strangers_announced = announced;
     DL_FOREACH(devices->by_age, state) {
-        if (!state->listed && announced)
+        if (state->listed)
+            continue;
+        if (!announced)
+            withdraw(devices, state);
+        else if (state->alarms.known)
+            mark_due(devices, state, STATE_ALARMS);
+        if (announced)
             announce_anew(devices, state);
-        else if (!state->listed)
-            home_assistant_remove(devices->parts.home_assistant, state->id);
     }
 }
 
@@ -1816,9 +1837,11 @@ static int64_t time_of(const struct mqtt_received *received) {
     return time > 0 && time <= (double)clock_now() ? (int64_t)time : 0;
 }
 
-// When the last report of an earlier run came, by a gateway's clock.
+// When the last report of an earlier run, or to another gateway, came, by a gateway's clock.
 static void hear_arrival(struct device_state *state, const struct mqtt_received *received) {
     int64_t arrived = time_of(received);
+    if (arrived != 0 && received->measured != 0)
+        alarms_recall(&state->alarms, received->measured, arrived);
     if (state->undated && arrived != 0)
         state->heard = clock_ticks() - (clock_now() - arrived);
     state->undated = false;
@@ -1837,8 +1860,8 @@ static void hear_newest(struct devices *devices, struct device_state *state, int
     values_remove_before(&state->values, state->since);
     if (state->located < state->since)
         forget_location(state);
-    if (state->alarmed < state->since && state->alarms != NULL) {
-        forget_alarms(state);
+    if (state->alarms.timestamp < state->since && state->alarms.known) {
+        alarms_forget(&state->alarms);
         state->due &= (uint8_t)~STATE_ALARMS;
     }
 }

@@ -112,3 +112,6 @@ bool devices_know(const struct devices *devices, int64_t id);
 // Clears what is retained under an id, except telemetry; only what is for Home Assistant, where a device has
 // that id. And what is for OwnTracks of that ident (or NULL), unless a device has it.
 void devices_remove(struct devices *devices, int64_t id, const char *ident);
+
+// Whether the broker has taken all that devices_remove() cleared, and clearing has no more to be removed.
+bool devices_are_removed(const struct devices *devices);

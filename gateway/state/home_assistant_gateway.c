@@ -32,6 +32,13 @@ static const struct entity {
 };
 #define ENTITY_COUNT (sizeof entities / sizeof entities[0])
 
+struct home_assistant_gateway {
+    const struct config *config;
+    const struct bus *bus;
+    struct publisher *publisher;
+    size_t left; // entities at the end of the list that are still to be announced
+};
+
 const char *home_assistant_gateway_node(const struct bus *bus, char node[HOME_ASSISTANT_GATEWAY_MAX]) {
     snprintf(node, HOME_ASSISTANT_GATEWAY_MAX, "%s_gateway_%s", bus_prefix(bus), bus_client_id(bus));
     for (char *c = node; *c != '\0'; c++)
@@ -68,16 +75,45 @@ static json_t *describe(const struct bus *bus, const struct entity *entity, cons
     return config;
 }
 
-void home_assistant_gateway_announce(const struct config *config, const struct bus *bus) {
+// Whether the broker, or the outbox, has it.
+static bool publish_entity(const struct home_assistant_gateway *gateway, const struct entity *entity) {
     char node[HOME_ASSISTANT_GATEWAY_MAX], topic[DISCOVERY_TOPIC_MAX];
-    home_assistant_gateway_node(bus, node);
-    for (size_t i = 0; config->home_assistant.enabled && i < ENTITY_COUNT; i++) {
-        json_t *json = describe(bus, &entities[i], node);
-        char *text = text_of_json(json, TEXT_VALUE_DIGITS);
-        snprintf(topic, sizeof topic, "%s/%s/%s_%s/config", config->home_assistant.prefix,
-                 entities[i].component, node, entities[i].object_id);
-        bus_publish_text(bus, topic, text, strlen(text), MQTT_RETAINED);
-        free(text);
-        json_decref(json);
-    }
+    home_assistant_gateway_node(gateway->bus, node);
+    json_t *json = describe(gateway->bus, entity, node);
+    char *text = text_of_json(json, TEXT_VALUE_DIGITS);
+    snprintf(topic, sizeof topic, "%s/%s/%s_%s/config", gateway->config->home_assistant.prefix,
+             entity->component, node, entity->object_id);
+    uint64_t number = bus_publish_text(gateway->bus, topic, text, strlen(text), MQTT_RETAINED);
+    free(text);
+    json_decref(json);
+    return number != 0;
+}
+
+static bool publish(void *context) {
+    struct home_assistant_gateway *gateway = context;
+    while (gateway->left > 0 && bus_keeps_up(gateway->bus) &&
+           publish_entity(gateway, &entities[ENTITY_COUNT - gateway->left]))
+        gateway->left--;
+    return gateway->left == 0;
+}
+
+void home_assistant_gateway_announce(struct home_assistant_gateway *gateway) {
+    if (!gateway->config->home_assistant.enabled)
+        return;
+    gateway->left = ENTITY_COUNT;
+    publisher_wake(gateway->publisher);
+}
+
+struct home_assistant_gateway *home_assistant_gateway_new(const struct config *config, const struct bus *bus,
+                                                          struct publisher *publisher) {
+    struct home_assistant_gateway *gateway = must_have(calloc(1, sizeof *gateway));
+    gateway->config = config;
+    gateway->bus = bus;
+    gateway->publisher = publisher;
+    publisher_add(publisher, publish, gateway);
+    return gateway;
+}
+
+void home_assistant_gateway_free(struct home_assistant_gateway *gateway) {
+    free(gateway);
 }

@@ -34,6 +34,7 @@ struct state {
     struct channel_state *channel_state;
     struct clearing *clearing;
     struct home_assistant *home_assistant;
+    struct home_assistant_gateway *home_assistant_gateway;
     struct instance_state *instance_state;
     struct devices *devices;
     struct registrar *registrar;
@@ -42,6 +43,7 @@ struct state {
     enum watching watching;
     bool settled;                // the broker has said, in this connection, which instances there are
     bool remembered;             // the broker had something of us when this connection began
+    bool configured_changed;     // what the store says of it is still that of an earlier configuration
     bool was_offline;            // so the broker said of us when this connection began
     struct state_reader *reader; // or NULL
     uv_timer_t timer;            // runs until reading begins
@@ -73,7 +75,7 @@ static void on_all_read(void *context) {
     struct state *state = context;
     publisher_open(state->publisher);
     devices_all_read(state->devices);
-    registrar_remember_configured(state->registrar);
+    state->configured_changed = true;
     take_over(state);
     publisher_publish(state->publisher);
 }
@@ -140,7 +142,7 @@ static void drop_what_earlier_runs_asked(const struct state *state) {
 
 void state_link_up(struct state *state) {
     drop_what_earlier_runs_asked(state);
-    home_assistant_gateway_announce(state->parts.config, state->parts.bus);
+    home_assistant_gateway_announce(state->home_assistant_gateway);
     if (!begin_reading(state))
         begin_reading_soon(state);
 }
@@ -213,7 +215,7 @@ void state_heard_home_assistant(struct state *state, const struct mqtt_received 
     if (home_assistant_topic_id(state->home_assistant, received->topic, &id))
         devices_heard_discovery(state->devices, id, received);
     else if (home_assistant_received(state->home_assistant, received)) {
-        home_assistant_gateway_announce(state->parts.config, state->parts.bus);
+        home_assistant_gateway_announce(state->home_assistant_gateway);
         devices_announce(state->devices);
     }
 }
@@ -268,6 +270,19 @@ static bool watch(void *context) {
         state->watching = wanted;
     }
     return devices_watch_some(state->devices, WATCHED);
+}
+
+// What has left the configuration stands in the store until the broker has all that clears it: should we end before, the
+// next run begins with that again.
+static bool remember_configured(void *context) {
+    struct state *state = context;
+    if (!state->configured_changed)
+        return true;
+    if (devices_are_reloading(state->devices) || !devices_are_removed(state->devices))
+        return false;
+    registrar_remember_configured(state->registrar);
+    state->configured_changed = false;
+    return true;
 }
 
 void state_roll_call_answered(struct state *state) {
@@ -333,8 +348,10 @@ void state_reload_begin(struct state *state) {
 
 bool state_reload_some(struct state *state, size_t count) {
     bool all = devices_reload_some(state->devices, count);
-    if (all && state_is_answered(state)) // until then it is what the last run had that counts
-        registrar_remember_configured(state->registrar);
+    if (all && state_is_answered(state)) { // until then it is what the last run had that counts
+        state->configured_changed = true;
+        publisher_wake(state->publisher);
+    }
     return all;
 }
 
@@ -414,7 +431,9 @@ static void make_publishing(struct state *state) {
                                    state->generation, remove_device, emptied, state);
     state->registrar = make_registrar(state);
     state->devices = make_devices(state);
+    state->home_assistant_gateway = home_assistant_gateway_new(parts->config, parts->bus, state->publisher);
     publisher_add(state->publisher, watch, state);
+    publisher_add(state->publisher, remember_configured, state);
     instances_when_gone(state->instances, take_over, state);
 }
 
@@ -448,6 +467,7 @@ void state_free(struct state *state) {
     guard_free(state->guard);
     generation_free(state->generation);
     publisher_free(state->publisher);
+    home_assistant_gateway_free(state->home_assistant_gateway);
     home_assistant_free(state->home_assistant);
     instance_state_free(state->instance_state);
     instances_free(state->instances);

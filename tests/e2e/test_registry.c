@@ -385,6 +385,29 @@ Test(registry, changes_while_the_gateway_is_away) {
     rig_finish(rig);
 }
 
+// Nothing that clears it was with the broker when we ended: the next run knows that it left the configuration, and is
+// no stranger of an earlier run, whose entities would stay in Home Assistant.
+Test(registry, what_left_while_the_broker_was_away_is_cleared_by_the_next_run) {
+    struct rig *rig = rig_with_broker(RIG_BROKER_KEEPS);
+    rig_write_json(rig, DEVICES, "[{'ident':'" VAN "'},{'ident':'" CAR "'}]");
+    start(rig, "'home_assistant':{'enabled':true}");
+    reporting_van(rig);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/telemetry/battery.voltage", "3.744");
+    json_decref(rig_expect_standing_json(
+        rig, "/homeassistant/device_tracker/trackbus_" VAN "/position/config", "{}"));
+    rig_broker_kill(rig);
+    rig_expect_log(rig, "retrying in");
+    reload(rig, "[{'ident':'" CAR "'}]");
+    rig_expect_log(rig, "the configuration is read again");
+    rig_gateway_stop(rig);
+    rig_broker_start(rig, RIG_BROKER_KEEPS);
+    start(rig, "'home_assistant':{'enabled':true}");
+    rig_expect_standing(rig, "state/gw/devices/" CAR "/connected", "false");
+    rig_expect_none_retained(rig, "/homeassistant/+/trackbus_" VAN "/#");
+    expect_gone(rig, "state/gw/devices/" VAN);
+    rig_finish(rig);
+}
+
 // What changed while the broker was away is right when it is back, even when it has lost everything.
 static void change_while_away(const char *broker) {
     struct rig *rig = rig_with_broker(broker);
