@@ -9,11 +9,13 @@
 #include "gateway/base/memory.h"
 #include "gateway/broker/topic.h"
 #include "gateway/web/flespi_asked.h"
+#include "gateway/web/flespi_walk.h"
 #include "schema/field.h"
 #include "schema/schemas.h"
 
-#define BASE      "/gw/"
-#define TYPES_MAX 100
+#define BASE        "/gw/"
+#define TYPES_MAX   100
+#define AT_ONCE_MAX 1000 // devices of a fleet that are listed in one piece
 
 bool flespi_has(const char *path) {
     return topic_after(path, BASE) != NULL;
@@ -25,9 +27,25 @@ static void list_device(void *context, const struct fleet_device *device) {
     flespi_list_device(context, device);
 }
 
+static struct http_answer walk_devices(struct flespi_asked *asked) {
+    struct flespi_walk *walk = flespi_walk_new(asked->call->parts->fleet, &asked->selector[0], &asked->list);
+    if (walk == NULL)
+        return flespi_fault(503, "too many are reading lists of devices; try again");
+    const struct http_source source = {walk, flespi_walk_read, flespi_walk_free};
+    struct http_answer answer;
+    if (http_stream(asked->call->request, "application/json", &source, &answer) != NULL) {
+        http_add(answer, "Cache-Control", "no-store");
+        return answer;
+    }
+    flespi_walk_free(walk);
+    return flespi_fault(503, "too many are reading streams; try again");
+}
+
 static struct http_answer get_devices(struct flespi_asked *asked) {
-    flespi_each_device(asked->call->parts->fleet, &asked->selector[0], &asked->list, list_device,
-                       &asked->list);
+    struct fleet *fleet = asked->call->parts->fleet;
+    if (asked->selector[0].kind != SELECT_IDS && fleet->count > AT_ONCE_MAX)
+        return walk_devices(asked);
+    flespi_each_device(fleet, &asked->selector[0], &asked->list, list_device, &asked->list);
     return flespi_list_end(&asked->list);
 }
 

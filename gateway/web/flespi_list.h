@@ -11,8 +11,9 @@
 
 struct flespi_list {
     struct text_out result, errors;
-    const char *fields; // that are wanted, see selector_wants(); or NULL
-    size_t count;       // items so far, those that the query leaves out included
+    struct fields fields; // that are wanted
+    size_t count;         // items so far, those that the query leaves out included
+    size_t written;       // of these
     size_t offset, limit;
     bool paged;
 };
@@ -31,6 +32,8 @@ void flespi_list_member(struct flespi_list *list, const char *name, const json_t
 // The answer: 404 when nothing of what was asked for by id is there. The list is empty afterwards.
 struct http_answer flespi_list_end(struct flespi_list *list);
 void flespi_list_free(struct flespi_list *list); // instead of that
+// Writes what stands after the last item to the result.
+void flespi_list_close(struct flespi_list *list);
 
 __attribute__((format(printf, 2, 3))) struct http_answer flespi_fault(unsigned status, const char *format,
                                                                       ...);
@@ -40,6 +43,10 @@ __attribute__((format(printf, 2, 3))) struct http_answer flespi_fault(unsigned s
 // Calls fn for each device with an id that the selector takes; those asked for by id that are not there are missing in the list.
 void flespi_each_device(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
                         void (*fn)(void *context, const struct fleet_device *device), void *context);
+// Whether a device (or NULL) has what makes it one of flespi's: an id.
+bool flespi_is_there(const struct fleet_device *device);
+// Whether it is there, and the selector takes it.
+bool flespi_device_taken(const struct fleet_device *device, const struct selector *selector);
 // Writes a device as an item, when the query wants it.
 void flespi_list_device(struct flespi_list *list, const struct fleet_device *device);
 

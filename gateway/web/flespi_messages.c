@@ -14,7 +14,7 @@ struct query {
     double from, to;
     size_t count;
     bool reverse;
-    const char *fields;
+    const char *fields;       // or NULL: those of the query of the address
     struct expression filter; // text NULL: none
 };
 
@@ -99,7 +99,8 @@ static char *read_query(const json_t *data, struct query *query) {
         !is_text(data, "filter"))
         return must_have(strdup("data.reverse is true or false, data.fields and data.filter are texts"));
     query->fields = json_string_value(json_object_get(data, "fields"));
-    return read_filter(data, query);
+    char *reason = fields_fault(query->fields);
+    return reason != NULL ? reason : read_filter(data, query);
 }
 
 // --- what there is ---
@@ -205,7 +206,8 @@ static struct http_answer answer(struct flespi_asked *asked, const struct query 
         add_device(&items, parts, devices.device[i]);
     if (items.count > 0)
         qsort(items.item, items.count, sizeof *items.item, by_time);
-    asked->list.fields = query->fields;
+    if (query->fields != NULL)
+        asked->list.fields.text = query->fields; // nothing is decided yet
     write_items(&asked->list, &items, query);
     free(items.item);
     return flespi_list_end(&asked->list);

@@ -204,8 +204,8 @@ static void free_stream(void *context) {
     free(stream);
 }
 
-struct http_stream *http_stream(struct http_request *request, const struct http_source *source,
-                                struct http_answer *answer) {
+struct http_stream *http_stream(struct http_request *request, const char *type,
+                                const struct http_source *source, struct http_answer *answer) {
     struct http *http = request->http;
     if (http->stream_count >= HTTP_STREAMS_MAX)
         return NULL;
@@ -216,7 +216,7 @@ struct http_stream *http_stream(struct http_request *request, const struct http_
     *answer = (struct http_answer){.status = 200,
                                    .response = must_have(MHD_create_response_from_callback(
                                        MHD_SIZE_UNKNOWN, BLOCK, read_stream, stream, free_stream))};
-    http_add(*answer, "Content-Type", "text/event-stream");
+    http_add(*answer, "Content-Type", type);
     return stream;
 }
 

@@ -68,7 +68,7 @@ struct http_answer http_snapshot_answer(struct http_snapshot *snapshot);
 // Whether so many are still in memory, released ones with their readers included, that no more may be made.
 bool http_snapshots_full(void);
 
-// Where a stream's bytes come from.
+// Where the bytes of an answer come from that is written as it is read.
 struct http_source {
     void *context;
     // Puts up to max bytes into buffer and returns how many; 0: nothing now, wait for http_stream_wake(); -1: the
@@ -76,9 +76,9 @@ struct http_source {
     ssize_t (*read)(void *context, char *buffer, size_t max);
     void (*closed)(void *context); // it has ended, however; the stream is gone
 };
-// A stream of server-sent events in answer to the request. NULL when there are too many; the source is then not used.
-struct http_stream *http_stream(struct http_request *request, const struct http_source *source,
-                                struct http_answer *answer);
+// A stream in answer to the request, such as of server-sent events. NULL when there are too many; the source is then not used.
+struct http_stream *http_stream(struct http_request *request, const char *type,
+                                const struct http_source *source, struct http_answer *answer);
 // There is something to read. Cheap.
 void http_stream_wake(struct http_stream *stream);
 size_t http_streams(const struct http *http);
