@@ -66,9 +66,18 @@ bool flespi_list_next(struct flespi_list *list) {
     return true;
 }
 
+void flespi_list_error(struct flespi_list *list, unsigned code, int64_t id, const char *reason) {
+    if (list->errors.length == 0)
+        list->code = code;
+    text_out_print(&list->errors,
+                   "%s{\"code\":%u,\"id\":%lld,\"reason\":", list->errors.length > 0 ? "," : "", code,
+                   (long long)id);
+    text_out_string(&list->errors, reason);
+    text_out_bytes(&list->errors, "}", 1);
+}
+
 void flespi_list_missing(struct flespi_list *list, int64_t id) {
-    text_out_print(&list->errors, "%s{\"code\":404,\"id\":%lld,\"reason\":\"there is no such item\"}",
-                   list->errors.length > 0 ? "," : "", (long long)id);
+    flespi_list_error(list, 404, id, "there is no such item");
 }
 
 void flespi_list_member(struct flespi_list *list, const char *name, const json_t *value) {
@@ -124,7 +133,7 @@ struct http_answer flespi_list_end(struct flespi_list *list) {
     bool nothing = list->count == 0 && list->errors.length > 0;
     flespi_list_close(list);
     text_out_free(&list->errors);
-    return reply_text(nothing ? 404 : 200, &list->result);
+    return reply_text(nothing ? list->code : 200, &list->result);
 }
 
 // --- devices ---

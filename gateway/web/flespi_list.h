@@ -14,6 +14,7 @@ struct flespi_list {
     struct fields fields; // that are wanted
     size_t count;         // items so far, those that the query leaves out included
     size_t written;       // of these
+    unsigned code;        // of the first error
     size_t offset, limit;
     bool paged;
 };
@@ -23,13 +24,15 @@ bool flespi_list_begin(struct flespi_list *list, const struct http_request *requ
                        struct http_answer *fault);
 // Another item: whether the query wants it. Then it is to be written to result, which has the comma before it.
 bool flespi_list_next(struct flespi_list *list);
+// Something is wrong with the item of that id: code is a status of HTTP, and that of the answer when nothing else is in it.
+void flespi_list_error(struct flespi_list *list, unsigned code, int64_t id, const char *reason);
 // An item with that id is not there.
 void flespi_list_missing(struct flespi_list *list, int64_t id);
 // Adds those of an array of objects that the selector takes, each with an "id", with the members that are wanted.
 void flespi_list_add(struct flespi_list *list, const json_t *items, const struct selector *selector);
 // Writes a member of an item, when it is wanted.
 void flespi_list_member(struct flespi_list *list, const char *name, const json_t *value);
-// The answer: 404 when nothing of what was asked for by id is there. The list is empty afterwards.
+// The answer: when there are errors and nothing else, its status is the code of the first. The list is empty afterwards.
 struct http_answer flespi_list_end(struct flespi_list *list);
 void flespi_list_free(struct flespi_list *list); // instead of that
 // Writes what stands after the last item to the result.

@@ -301,9 +301,8 @@ static bool file_has(const struct rig *rig, const char *name, const char *text) 
     return strstr(content, text) != NULL;
 }
 
-static struct rig *up_with_token(void) {
+static void start_with_token(struct rig *rig) {
     char changes[600];
-    struct rig *rig = rig_with_broker(NULL);
     add_token(rig);
     cr_assert(file_has(rig, "users", "fleet:$token$"));
     cr_assert_not(file_has(rig, "users", strstr(token, "Token ") + strlen("Token ")));
@@ -313,7 +312,6 @@ static struct rig *up_with_token(void) {
     rig_gateway_start(rig, changes);
     rig_expect_state(rig);
     port = http_page_port(rig);
-    return rig;
 }
 
 #define QUEUE "devices/42/commands-queue"
@@ -360,7 +358,8 @@ static void expect_an_end_of_the_token(struct rig *rig) {
 }
 
 Test(flespi_api, commands_need_the_token_of_a_user) {
-    struct rig *rig = up_with_token();
+    struct rig *rig = rig_with_broker(NULL);
+    start_with_token(rig);
     int device = rig_tcp(rig);
     device_send(device, report(VAN, 1));
     expect_soon("devices/all?fields=id,connected", "{'result': [{'id': 42, 'connected': true}, {'id': 43}]}");
@@ -368,6 +367,36 @@ Test(flespi_api, commands_need_the_token_of_a_user) {
     expect_commands(rig, device);
     expect_an_end_of_the_token(rig);
     close(device);
+    rig_finish(rig);
+}
+
+// A broker that takes commands for 42 alone.
+static struct rig *with_a_choosy_broker(void) {
+    char extra[256];
+    struct rig *rig = rig_new();
+    snprintf(extra, sizeof extra, "acl_file %s/acl\n" RIG_BROKER_LIMITS, rig->directory);
+    rig_write_file(rig, "acl",
+                   "topic read #\n" // of the gateway, which has no name
+                   "topic write trackbus/state/#\n"
+                   "topic write trackbus/log/#\n"
+                   "topic write trackbus/command/gw/devices/42\n"
+                   "user " RIG_USER "\n"
+                   "topic read #\n");
+    rig_broker_start(rig, extra);
+    rig_client_start(rig);
+    return rig;
+}
+
+// Who sends it again sends it to those alone.
+Test(flespi_api, says_which_devices_commands_were_not_sent_to) {
+    struct rig *rig = with_a_choosy_broker();
+    start_with_token(rig);
+    expect_soon("devices/all?fields=id", "{'result': [{}, {}]}");
+    expect_post("devices/42,43/commands-queue", "\"where?\"", 200,
+                "{'result': [{'device_id': 42}], 'errors': [{'code': 502, 'id': 43}]}");
+    expect_post("devices/43/commands-queue", "\"where?\"", 502,
+                "{'result': [], 'errors': [{'code': 502, 'id': 43}]}");
+    expect_post(QUEUE, "\"where?\"", 200, "{'result': [{'device_id': 42}]}");
     rig_finish(rig);
 }
 
