@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "gateway/web/flespi_walk.h"
@@ -362,8 +364,68 @@ Test(flespi, tokens_stand_beside_passwords) {
     expect_hashes_are_no_tokens(login, path);
     expect_nobody(login, "Basic ", "ZmxlZXQ6YSBmaXJzdCBwYXNzd29yZA==", LOGIN_WRONG);
     expect_user(login, LOGIN_TOKEN, first, "fleet"); // it is known, and not checked again
-    expect_nobody(login, LOGIN_TOKEN, "", LOGIN_TOO_OFTEN);
     login_free(login);
     unlink(path);
     rmdir(folder);
+}
+
+// Many may have one address, behind a proxy.
+Test(flespi, wrong_tokens_keep_out_nobody_else) {
+    char folder[TEMPORARY_MAX], path[TEMPORARY_MAX + 16], token[LOGIN_TOKEN_SIZE];
+    make_temporary(folder, "tokens");
+    snprintf(path, sizeof path, "%s/users", folder);
+    cr_assert_null(login_add_user(path, "fleet", "a good password"));
+    cr_assert_null(login_add_token(path, "fleet", token));
+    struct login *login = login_new(path);
+    for (int i = 0; i < 5; i++)
+        expect_nobody(login, LOGIN_TOKEN, "0123", LOGIN_WRONG);
+    for (int i = 0; i < 200; i++)
+        expect_nobody(login, LOGIN_TOKEN, "0123", LOGIN_TOO_OFTEN);
+    expect_user(login, LOGIN_TOKEN, token, "fleet");
+    expect_user(login, "Basic ", "ZmxlZXQ6YSBnb29kIHBhc3N3b3Jk", "fleet");
+    login_free(login);
+    unlink(path);
+    rmdir(folder);
+}
+
+#define AT_ONCE 8
+#define EACH    10
+
+static void add_tokens(const char *path) {
+    char token[LOGIN_TOKEN_SIZE];
+    for (int i = 0; i < EACH; i++)
+        if (login_add_token(path, "fleet", token) != NULL)
+            _exit(1);
+    _exit(0);
+}
+
+static size_t lines_of(const char *path) {
+    FILE *file = fopen(path, "re");
+    size_t lines = 0;
+    for (int c = getc(file); c != EOF; c = getc(file))
+        lines += c == '\n';
+    fclose(file);
+    return lines;
+}
+
+// Each token that was given out is in the file; and who could read the file can still do so.
+Test(flespi, tokens_that_are_added_at_once_are_all_in_the_file) {
+    char folder[TEMPORARY_MAX], path[TEMPORARY_MAX + 16], token[LOGIN_TOKEN_SIZE];
+    struct stat before, after;
+    make_temporary(folder, "tokens");
+    snprintf(path, sizeof path, "%s/users", folder);
+    cr_assert_null(login_add_token(path, "fleet", token));
+    chmod(path, 0640);
+    cr_assert_eq(stat(path, &before), 0);
+    for (int i = 0; i < AT_ONCE; i++)
+        if (fork() == 0)
+            add_tokens(path);
+    for (int i = 0, status; i < AT_ONCE; i++)
+        cr_expect(wait(&status) > 0 && status == 0);
+    cr_expect_eq(lines_of(path), 1 + AT_ONCE * EACH, "%zu", lines_of(path));
+    cr_assert_eq(stat(path, &after), 0);
+    cr_expect(after.st_mode == before.st_mode && after.st_uid == before.st_uid &&
+              after.st_gid == before.st_gid);
+    unlink(path);
+    cr_expect_eq(rmdir(folder), 0); // nothing is left beside it
 }
