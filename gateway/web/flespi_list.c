@@ -220,32 +220,32 @@ bool flespi_device_taken(const struct fleet_device *device, const struct selecto
 }
 
 static void each_by_id(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
-                       void (*fn)(void *context, const struct fleet_device *device), void *context) {
+                       bool (*fn)(void *context, const struct fleet_device *device), void *context) {
     for (size_t i = 0; i < selector->count; i++) {
         const struct fleet_device *device = fleet_by_id(fleet, selector->ids[i]);
-        if (flespi_is_there(device))
-            fn(context, device);
-        else
+        if (!flespi_is_there(device))
             flespi_list_missing(list, selector->ids[i]);
+        else if (!fn(context, device))
+            return;
     }
 }
 
 void flespi_each_device(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
-                        void (*fn)(void *context, const struct fleet_device *device), void *context) {
+                        bool (*fn)(void *context, const struct fleet_device *device), void *context) {
     if (selector->kind == SELECT_IDS) {
         each_by_id(fleet, selector, list, fn, context);
         return;
     }
     for (const struct fleet_device *device = fleet_newest(fleet); device != NULL; device = device->next)
-        if (flespi_device_taken(device, selector))
-            fn(context, device);
+        if (flespi_device_taken(device, selector) && !fn(context, device))
+            return;
 }
 
-static void collect(void *context, const struct fleet_device *device) {
+static bool collect(void *context, const struct fleet_device *device) {
     struct flespi_devices *devices = context;
     if (devices->count < FLESPI_DEVICES_MAX)
         devices->device[devices->count] = device;
-    devices->count++;
+    return ++devices->count <= FLESPI_DEVICES_MAX;
 }
 
 bool flespi_devices_select(struct flespi_devices *devices, struct fleet *fleet,
@@ -256,8 +256,8 @@ bool flespi_devices_select(struct flespi_devices *devices, struct fleet *fleet,
     if (devices->count <= FLESPI_DEVICES_MAX)
         return true;
     *fault = flespi_fault(400,
-                          "these are %zu devices: ask for at most %d at once, such as a page of "
+                          "these are more than %d devices: ask for at most %d at once, such as a page of "
                           "/gw/devices/all?fields=id&limit=%d",
-                          devices->count, FLESPI_DEVICES_MAX, FLESPI_DEVICES_MAX);
+                          FLESPI_DEVICES_MAX, FLESPI_DEVICES_MAX, FLESPI_DEVICES_MAX);
     return false;
 }

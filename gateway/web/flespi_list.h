@@ -43,9 +43,10 @@ __attribute__((format(printf, 2, 3))) struct http_answer flespi_fault(unsigned s
 
 // --- devices ---
 
-// Calls fn for each device with an id that the selector takes; those asked for by id that are not there are missing in the list.
+// Calls fn for each device with an id that the selector takes, until it returns false; those asked for by id that are not there
+// are missing in the list.
 void flespi_each_device(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
-                        void (*fn)(void *context, const struct fleet_device *device), void *context);
+                        bool (*fn)(void *context, const struct fleet_device *device), void *context);
 // Whether a device (or NULL) has what makes it one of flespi's: an id.
 bool flespi_is_there(const struct fleet_device *device);
 // Whether it is there, and the selector takes it.
@@ -57,7 +58,7 @@ void flespi_list_device(struct flespi_list *list, const struct fleet_device *dev
 
 struct flespi_devices {
     const struct fleet_device *device[FLESPI_DEVICES_MAX];
-    size_t count; // may be more: then there are too many
+    size_t count; // one more: then there are too many
 };
 
 // Collects them. False, and *fault, when they are too many.
