@@ -92,6 +92,12 @@ static bool is_of_name(char c) {
            (c != '\0' && strchr("._-#", c) != NULL);
 }
 
+// As a text; it is known to fit, and to have no NUL.
+static void copy(char *out, const char *from, size_t length) {
+    memcpy(out, from, length);
+    out[length] = '\0';
+}
+
 static bool read_name(struct reading *reading, char name[NAME_MAX_]) {
     size_t length = 0;
     take(reading, "$");
@@ -99,7 +105,7 @@ static bool read_name(struct reading *reading, char name[NAME_MAX_]) {
         length++;
     if (length == 0 || length >= NAME_MAX_)
         return fail(reading, "a name is expected");
-    snprintf(name, NAME_MAX_, "%.*s", (int)length, reading->next);
+    copy(name, reading->next, length);
     reading->next += length;
     return true;
 }
@@ -121,7 +127,7 @@ static bool read_quoted(struct reading *reading, char value[VALUE_MAX]) {
     const char *close = memchr(reading->next, mark, (size_t)(reading->end - reading->next));
     if (close == NULL || close - reading->next >= VALUE_MAX)
         return fail(reading, "a quotation mark has no other");
-    snprintf(value, VALUE_MAX, "%.*s", (int)(close - reading->next), reading->next);
+    copy(value, reading->next, (size_t)(close - reading->next));
     reading->next = close + 1;
     return true;
 }
@@ -136,7 +142,7 @@ static bool read_value(struct reading *reading, char value[VALUE_MAX]) {
         length++;
     if (length == 0 || length >= VALUE_MAX)
         return fail(reading, "a value of 1 to 255 bytes is expected");
-    snprintf(value, VALUE_MAX, "%.*s", (int)length, reading->next);
+    copy(value, reading->next, length);
     reading->next += length;
     return true;
 }

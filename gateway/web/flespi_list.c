@@ -147,7 +147,9 @@ static json_t *name_value(const struct fleet_device *device) {
 }
 
 static json_t *configuration_value(const struct fleet_device *device) {
-    return json_pack("{s:s}", "ident", device->ident);
+    json_t *configuration = must_have(json_object()); // json_pack() takes as long as all the rest
+    json_object_set_new_nocheck(configuration, "ident", json_string(device->ident));
+    return configuration;
 }
 
 static json_t *type_value(const struct fleet_device *device) {
