@@ -299,6 +299,31 @@ Test(flespi, a_fleet_that_changes_while_it_is_listed_is_listed_right) {
     fleet_free(&fleet);
 }
 
+static bool add_id(void *context, const struct fleet_device *device) {
+    *(int64_t *)context += device->id;
+    return true;
+}
+
+// Each call looks at a bounded number of devices. What went meanwhile is not told.
+Test(flespi, few_of_a_large_fleet_are_found_in_portions) {
+    struct fleet fleet = {0};
+    int64_t sum = 0;
+    size_t calls = 1;
+    add_devices(&fleet, 1, LARGE + 1);
+    struct flespi_walk *walk = walk_of(&fleet, "{id==7||id==700||id==2300}", NULL);
+    for (; !flespi_walk_choose(walk); calls++)
+        ;
+    cr_expect_eq(calls, LARGE / FLESPI_LOOKS_MAX, "%zu", calls);
+    fleet_identity(&fleet, 700, NULL);
+    flespi_walk_chosen(walk, add_id, &sum);
+    cr_expect_eq(sum, 2307);
+    flespi_walk_free(walk);
+    walk = walk_of(&fleet, "{id>0}", NULL);
+    cr_expect(flespi_walk_choose(walk), "the first 51 are too many already");
+    flespi_walk_free(walk);
+    fleet_free(&fleet);
+}
+
 Test(flespi, lists_that_are_read_at_once_have_a_bound) {
     struct fleet fleet = {0};
     const struct selector all = {.kind = SELECT_ALL};

@@ -237,7 +237,7 @@ static struct errand *begin_errand(const struct call *call, unsigned status) {
     struct errand *errand = must_have(calloc(1, sizeof *errand));
     errand->until = clock_ticks() + DESK_TIME;
     errand->status = status;
-    http_set_note(call->request, errand);
+    http_set_note(call->request, errand, free);
     return errand;
 }
 

@@ -8,14 +8,13 @@
 #include "codecs/codec.h"
 #include "gateway/base/memory.h"
 #include "gateway/broker/topic.h"
-#include "gateway/web/flespi_asked.h"
+#include "gateway/web/flespi_choice.h"
 #include "gateway/web/flespi_walk.h"
 #include "schema/field.h"
 #include "schema/schemas.h"
 
-#define BASE        "/gw/"
-#define TYPES_MAX   100
-#define AT_ONCE_MAX 1000 // devices of a fleet that are listed in one piece
+#define BASE      "/gw/"
+#define TYPES_MAX 100
 
 bool flespi_has(const char *path) {
     return topic_after(path, BASE) != NULL;
@@ -44,7 +43,7 @@ static struct http_answer walk_devices(struct flespi_asked *asked) {
 
 static struct http_answer get_devices(struct flespi_asked *asked) {
     struct fleet *fleet = asked->call->parts->fleet;
-    if (asked->selector[0].kind != SELECT_IDS && fleet->count > AT_ONCE_MAX)
+    if (asked->selector[0].kind != SELECT_IDS && fleet->count > FLESPI_AT_ONCE_MAX)
         return walk_devices(asked);
     flespi_each_device(fleet, &asked->selector[0], &asked->list, list_device, &asked->list);
     return flespi_list_end(&asked->list);

@@ -9,7 +9,7 @@
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/topic.h"
-#include "gateway/web/flespi_asked.h"
+#include "gateway/web/flespi_choice.h"
 #include "gateway/web/reply.h"
 #include "gateway/web/row.h"
 
@@ -46,7 +46,7 @@ struct http_answer flespi_get_commands(struct flespi_asked *asked) {
     const struct api_parts *parts = asked->call->parts;
     struct flespi_devices devices;
     struct http_answer fault;
-    if (!flespi_devices_select(&devices, parts->fleet, &asked->selector[0], &asked->list, &fault))
+    if (!flespi_choose(asked, &devices, &fault))
         return fault;
     json_t *commands = must_have(json_array());
     for (size_t i = 0; i < devices.count; i++)
@@ -68,7 +68,8 @@ struct errand {
 
 // What is under way for a request.
 struct sending {
-    int64_t until; // by clock_ticks()
+    enum flespi_note note; // FLESPI_WAITS
+    int64_t until;         // by clock_ticks()
     char mark[DESK_MARK_SIZE];
     struct errand errands[FLESPI_DEVICES_MAX];
     size_t count;
@@ -181,7 +182,8 @@ static json_t *check_all(const struct flespi_asked *asked, const struct sending 
 // All are checked before the first is sent.
 static struct http_answer send_all(struct flespi_asked *asked, const struct flespi_devices *devices) {
     struct sending *sending = must_have(calloc(1, sizeof *sending));
-    http_set_note(asked->call->request, sending);
+    sending->note = FLESPI_WAITS;
+    http_set_note(asked->call->request, sending, free);
     sending->until = clock_ticks() + DESK_TIME;
     desk_mark(sending->mark);
     json_t *fault = check_all(asked, sending, devices);
@@ -194,12 +196,12 @@ static struct http_answer send_all(struct flespi_asked *asked, const struct fles
 
 struct http_answer flespi_post_commands(struct flespi_asked *asked) {
     const struct api_parts *parts = asked->call->parts;
-    struct sending *sending = http_note(asked->call->request);
+    struct sending *sending = flespi_waits(asked);
     struct flespi_devices devices;
     struct http_answer fault;
     if (sending != NULL)
         return follow(asked, sending);
-    if (!flespi_devices_select(&devices, parts->fleet, &asked->selector[0], &asked->list, &fault))
+    if (!flespi_choose(asked, &devices, &fault))
         return fault;
     if (asked->list.errors.length > 0 || devices.count == 0)
         return flespi_fault(404, "not all of these devices are there; nothing was sent");

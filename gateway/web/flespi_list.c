@@ -242,24 +242,3 @@ void flespi_each_device(struct fleet *fleet, const struct selector *selector, st
         if (flespi_device_taken(device, selector) && !fn(context, device))
             return;
 }
-
-static bool collect(void *context, const struct fleet_device *device) {
-    struct flespi_devices *devices = context;
-    if (devices->count < FLESPI_DEVICES_MAX)
-        devices->device[devices->count] = device;
-    return ++devices->count <= FLESPI_DEVICES_MAX;
-}
-
-bool flespi_devices_select(struct flespi_devices *devices, struct fleet *fleet,
-                           const struct selector *selector, struct flespi_list *list,
-                           struct http_answer *fault) {
-    devices->count = 0;
-    flespi_each_device(fleet, selector, list, collect, devices);
-    if (devices->count <= FLESPI_DEVICES_MAX)
-        return true;
-    *fault = flespi_fault(400,
-                          "these are more than %d devices: ask for at most %d at once, such as a page of "
-                          "/gw/devices/all?fields=id&limit=%d",
-                          FLESPI_DEVICES_MAX, FLESPI_DEVICES_MAX, FLESPI_DEVICES_MAX);
-    return false;
-}

@@ -55,13 +55,3 @@ bool flespi_device_taken(const struct fleet_device *device, const struct selecto
 void flespi_list_device(struct flespi_list *list, const struct fleet_device *device);
 
 #define FLESPI_DEVICES_MAX 50 // whose values, messages and commands are asked for at once
-
-struct flespi_devices {
-    const struct fleet_device *device[FLESPI_DEVICES_MAX];
-    size_t count; // one more: then there are too many
-};
-
-// Collects them. False, and *fault, when they are too many.
-bool flespi_devices_select(struct flespi_devices *devices, struct fleet *fleet,
-                           const struct selector *selector, struct flespi_list *list,
-                           struct http_answer *fault);

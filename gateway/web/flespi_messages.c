@@ -6,7 +6,7 @@
 
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
-#include "gateway/web/flespi_asked.h"
+#include "gateway/web/flespi_choice.h"
 
 #define COUNT_MAX 10000 // messages in an answer
 
@@ -200,7 +200,7 @@ static struct http_answer answer(struct flespi_asked *asked, const struct query 
     struct flespi_devices devices;
     struct items items = {0};
     struct http_answer fault;
-    if (!flespi_devices_select(&devices, parts->fleet, &asked->selector[0], &asked->list, &fault))
+    if (!flespi_choose(asked, &devices, &fault))
         return fault;
     for (size_t i = 0; i < devices.count; i++)
         add_device(&items, parts, devices.device[i]);

@@ -6,13 +6,14 @@
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/topic.h"
-#include "gateway/web/flespi_asked.h"
+#include "gateway/web/flespi_choice.h"
 
 #define WAIT 10000000 // microseconds; with very many who look at once, values may not come
 
 // A request that waits.
 struct looking {
-    int64_t begun; // by clock_ticks()
+    enum flespi_note note; // FLESPI_WAITS
+    int64_t begun;         // by clock_ticks()
     size_t count;
     int64_t ids[FLESPI_DEVICES_MAX]; // of the devices that were selected
 };
@@ -88,7 +89,7 @@ static bool open_all(const struct api_parts *parts, const struct flespi_devices 
 // A request that waits looks through the fleet once, and for the same devices afterwards.
 static bool select_devices(struct flespi_asked *asked, struct flespi_devices *devices,
                            struct http_answer *fault) {
-    const struct looking *looking = http_note(asked->call->request);
+    const struct looking *looking = flespi_waits(asked);
     struct selector *selector = &asked->selector[0];
     if (looking != NULL && selector->kind != SELECT_IDS) {
         selector->kind = SELECT_IDS;
@@ -96,19 +97,20 @@ static bool select_devices(struct flespi_asked *asked, struct flespi_devices *de
         selector->ids = must_have(malloc(sizeof looking->ids));
         memcpy(selector->ids, looking->ids, sizeof looking->ids);
     }
-    return flespi_devices_select(devices, asked->call->parts->fleet, selector, &asked->list, fault);
+    return flespi_choose(asked, devices, fault);
 }
 
-static struct http_answer wait_for(struct http_request *request, const struct flespi_devices *devices) {
-    struct looking *looking = http_note(request);
+static struct http_answer wait_for(const struct flespi_asked *asked, const struct flespi_devices *devices) {
+    struct looking *looking = flespi_waits(asked);
     if (looking != NULL && clock_ticks() - looking->begun > WAIT)
         return flespi_fault(503, "too many look at other devices; try again");
     if (looking == NULL) {
         looking = must_have(calloc(1, sizeof *looking));
+        looking->note = FLESPI_WAITS;
         looking->begun = clock_ticks();
         for (; looking->count < devices->count; looking->count++)
             looking->ids[looking->count] = devices->device[looking->count]->id;
-        http_set_note(request, looking);
+        http_set_note(asked->call->request, looking, free);
     }
     return HTTP_LATER;
 }
@@ -139,6 +141,6 @@ struct http_answer flespi_get_telemetry(struct flespi_asked *asked) {
     if (open_all(parts, &devices))
         return write_devices(asked, &devices);
     return parts->carrier->is_up(parts->carrier->context)
-               ? wait_for(asked->call->request, &devices)
+               ? wait_for(asked, &devices)
                : flespi_fault(503, "the broker is not connected, and not all of these values are known");
 }

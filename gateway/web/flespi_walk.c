@@ -18,6 +18,8 @@ struct flespi_walk {
     struct flespi_list list;  // its result is the portion
     size_t sent;              // bytes of the portion
     bool ended;               // the portion is the last one
+    int64_t found[FLESPI_DEVICES_MAX + 1];
+    size_t found_count;
 };
 
 static size_t walks;
@@ -56,13 +58,39 @@ void flespi_walk_free(void *context) {
     free(walk);
 }
 
+// The next one, when the selector takes it; or NULL.
+static const struct fleet_device *look(struct flespi_walk *walk) {
+    const struct fleet_device *device = fleet_by_id(walk->fleet, walk->ids[walk->next++]);
+    return flespi_device_taken(device, &walk->selector) ? device : NULL;
+}
+
 static void look_on(struct flespi_walk *walk) {
     struct text_out *out = &walk->list.result;
     for (size_t looks = 0; looks < FLESPI_LOOKS_MAX && walk->next < walk->count && out->length < PORTION;
          looks++) {
-        const struct fleet_device *device = fleet_by_id(walk->fleet, walk->ids[walk->next++]);
-        if (flespi_device_taken(device, &walk->selector))
+        const struct fleet_device *device = look(walk);
+        if (device != NULL)
             flespi_list_device(&walk->list, device);
+    }
+}
+
+bool flespi_walk_choose(struct flespi_walk *walk) {
+    for (size_t looks = 0;
+         looks < FLESPI_LOOKS_MAX && walk->next < walk->count && walk->found_count <= FLESPI_DEVICES_MAX;
+         looks++) {
+        const struct fleet_device *device = look(walk);
+        if (device != NULL)
+            walk->found[walk->found_count++] = device->id;
+    }
+    return walk->next == walk->count || walk->found_count > FLESPI_DEVICES_MAX;
+}
+
+void flespi_walk_chosen(const struct flespi_walk *walk,
+                        bool (*fn)(void *context, const struct fleet_device *device), void *context) {
+    bool more = true;
+    for (size_t i = 0; i < walk->found_count && more; i++) {
+        const struct fleet_device *device = fleet_by_id(walk->fleet, walk->found[i]);
+        more = !flespi_is_there(device) || fn(context, device);
     }
 }
 

@@ -36,9 +36,9 @@ const char *http_query(const struct http_request *request, const char *name);  /
 const char *http_header(const struct http_request *request, const char *name); // or NULL
 const char *http_cookie(const struct http_request *request, const char *name); // or NULL
 
-// What the handler noted at an earlier call for this request; freed with free() when the request ends.
+// What the handler noted at an earlier call for this request; release() gets it when another is noted, or the request ends.
 void *http_note(const struct http_request *request);
-void http_set_note(struct http_request *request, void *note);
+void http_set_note(struct http_request *request, void *note, void (*release)(void *note));
 
 // --- answers ---
 
@@ -46,10 +46,12 @@ void http_set_note(struct http_request *request, void *note);
 struct http_answer {
     unsigned status; // 0: not now, ask again after http_wake()
     struct MHD_Response *response;
+    bool soon;     // the same, and ask again in another turn of the loop, whatever happens
     bool shared;   // the response stays its maker's
     size_t length; // of a text that was made for it
 };
 #define HTTP_LATER ((struct http_answer){0})
+#define HTTP_SOON  ((struct http_answer){.soon = true})
 
 // Takes ownership of text (from malloc). When those that are not read yet are too many bytes, a large one becomes a 503.
 struct http_answer http_text(unsigned status, const char *type, char *text, size_t length);

@@ -475,5 +475,9 @@ Test(flespi_api, many_devices_are_asked_for_in_parts) {
            "{'result': [{}, {}], 'pagination': {'count': 1200, 'limit': 2}}");
     expect_result("devices/{id==700&&name==\"<700>\"}?fields=name", "[{'name': '<700>'}]");
     expect_result("devices/name=nobody", "[]");
+    expect_result("devices/name=<3>,id=3/telemetry/all", "[{'id': 3, 'telemetry': {}}]");
+    expect_result("devices/name=nobody/messages", "[]");
+    expect("devices/{id>1149}/telemetry/all", 400, "{'errors': [{'code': 400}]}");
+    expect_result("devices/{id==1150}/commands-queue", "[]");
     rig_finish(rig);
 }
