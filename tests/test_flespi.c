@@ -3,8 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "gateway/web/flespi_walk.h"
 #include "gateway/web/login.h"
 #include "gateway/web/selector.h"
 #include "tests/temporary.h"
@@ -130,15 +133,209 @@ Test(flespi, patterns_take_no_time, .timeout = 15) {
     free(text);
 }
 
+static bool wants(const char *text, const char *name) {
+    struct fields fields = {.text = text};
+    bool result = fields_want(&fields, name);
+    cr_expect_eq(fields_want(&fields, name), result);
+    fields_free(&fields);
+    return result;
+}
+
 Test(flespi, fields_are_wanted_by_name_and_by_pattern) {
-    cr_expect(selector_wants(NULL, "id"));
-    cr_expect(selector_wants("", "id"));
-    cr_expect(selector_wants("all", "id"));
-    cr_expect(selector_wants("name,id", "id"));
-    cr_expect(selector_wants("position.*", "position.speed"));
-    cr_expect_not(selector_wants("name,position.*", "id"));
-    cr_expect_not(selector_wants("identity", "id"));
-    cr_expect_not(selector_wants(",", "id"));
+    cr_expect(wants(NULL, "id"));
+    cr_expect(wants("", "id"));
+    cr_expect(wants("all", "id"));
+    cr_expect(wants("name,all", "id"));
+    cr_expect(wants("name,id", "id"));
+    cr_expect(wants("position.*", "position.speed"));
+    cr_expect_not(wants("name,position.*", "id"));
+    cr_expect_not(wants("identity", "id"));
+    cr_expect_not(wants(",", "id"));
+}
+
+// Another text after it was read changes nothing: it is not read for each item.
+Test(flespi, fields_are_read_once_for_each_name) {
+    char text[] = "name,position.*";
+    struct fields fields = {.text = text};
+    cr_expect(fields_want(&fields, "name"));
+    cr_expect_not(fields_want(&fields, "id"));
+    strcpy(text, "id");
+    cr_expect(fields_want(&fields, "name"));
+    cr_expect_not(fields_want(&fields, "id"));
+    cr_expect_eq(json_object_size(fields.decided), 2);
+    fields_free(&fields);
+}
+
+static void refuses_fields(char *text, const char *why) {
+    char *reason = fields_fault(text);
+    cr_assert(reason != NULL && strcmp(reason, why) == 0, "%.60s: %s", text, reason);
+    free(reason);
+    free(text);
+}
+
+Test(flespi, fields_have_bounds) {
+    char *most = many(",", FIELDS_MAX - 1), *longest = many("x", FIELDS_LENGTH_MAX);
+    cr_expect_null(fields_fault(NULL));
+    cr_expect_null(fields_fault(most));
+    cr_expect_null(fields_fault(longest));
+    refuses_fields(many(",", FIELDS_MAX), "there are more than 100 fields");
+    refuses_fields(many("x", FIELDS_LENGTH_MAX + 1), "fields are longer than 1024 bytes");
+    free(most);
+    free(longest);
+}
+
+static json_t *count_up(void *context, const char *name) {
+    ++*(unsigned *)context;
+    return strcmp(name, "name") == 0 ? json_string("Van 1") : NULL;
+}
+
+Test(flespi, a_value_is_asked_for_once_however_often_it_is_compared) {
+    unsigned asked = 0;
+    const char *text = "(name=V*||names||name=x)&&name&&!names&&name==\"Van 1\"&&(nam||name)";
+    const struct expression expression = {text, strlen(text), false};
+    cr_assert_null(expression_fault(&expression));
+    cr_expect(expression_holds(&expression, count_up, &asked));
+    cr_expect_eq(asked, 3, "%u", asked);
+}
+
+// --- a large fleet ---
+
+#define LARGE 2500
+
+static void add_devices(struct fleet *fleet, int64_t first, int64_t end) {
+    for (int64_t id = first; id < end; id++) {
+        struct report identity = {.id = id, .type = -1, .channel = -1};
+        snprintf(identity.ident, sizeof identity.ident, "%lld", 866425000000000LL + (long long)id);
+        snprintf(identity.name, sizeof identity.name, "Van %lld", (long long)id);
+        fleet_identity(fleet, id, &identity);
+    }
+}
+
+// What a walk gives.
+struct walked {
+    char *text;
+    size_t length, portions;
+};
+
+static void read_portion(struct walked *walked, struct flespi_walk *walk, ssize_t *length) {
+    walked->text = realloc(walked->text, walked->length + 4097);
+    *length = flespi_walk_read(walk, walked->text + walked->length, 4096);
+    cr_assert(*length == -1 || (*length > 0 && *length <= 4096), "%zd", *length);
+    if (*length > 0)
+        walked->length += (size_t)*length;
+    walked->portions++;
+}
+
+static struct flespi_walk *walk_of(struct fleet *fleet, const char *text, const char *fields) {
+    struct selector selector;
+    struct flespi_list list = {.fields.text = fields, .limit = SIZE_MAX};
+    text_out_bytes(&list.result, "{\"result\":[", 11);
+    char *copy = strdup(text);
+    cr_assert_null(selector_read(&selector, copy, strlen(copy)));
+    struct flespi_walk *walk = flespi_walk_new(fleet, &selector, &list);
+    memset(copy, '!', strlen(copy)); // it has texts of its own
+    free(copy);
+    return walk;
+}
+
+// Reads to the end, and frees the walk.
+static json_t *rest_of(struct walked *walked, struct flespi_walk *walk) {
+    ssize_t length;
+    do
+        read_portion(walked, walk, &length);
+    while (length > 0);
+    flespi_walk_free(walk);
+    json_t *whole = json_loadb(walked->text, walked->length, 0, NULL);
+    cr_assert_not_null(whole, "%.*s", (int)walked->length, walked->text);
+    free(walked->text);
+    return whole;
+}
+
+static size_t walk_all(struct fleet *fleet, const char *selector, size_t *portions) {
+    struct walked walked = {0};
+    json_t *whole = rest_of(&walked, walk_of(fleet, selector, "id,name"));
+    size_t count = json_array_size(json_object_get(whole, "result"));
+    json_decref(whole);
+    *portions = walked.portions;
+    return count;
+}
+
+// A portion looks at a bounded number of devices, whether they are taken or not.
+Test(flespi, a_large_fleet_is_listed_in_portions) {
+    struct fleet fleet = {0};
+    size_t portions;
+    add_devices(&fleet, 1, LARGE + 1);
+    cr_expect_eq(walk_all(&fleet, "all", &portions), LARGE);
+    cr_expect_eq(walk_all(&fleet, "{name=Van* && configuration.ident=8664*}", &portions), LARGE);
+    cr_expect_eq(walk_all(&fleet, "name=Van 7", &portions), 1);
+    cr_expect_eq(walk_all(&fleet, "name=Lorry", &portions), 0);
+    cr_expect_geq(portions, LARGE / FLESPI_LOOKS_MAX, "%zu", portions);
+    fleet_free(&fleet);
+}
+
+// Each that is there from the beginning to the end comes once.
+Test(flespi, a_fleet_that_changes_while_it_is_listed_is_listed_right) {
+    struct fleet fleet = {0};
+    struct walked walked = {0};
+    ssize_t length;
+    add_devices(&fleet, 1, LARGE + 1);
+    struct flespi_walk *walk = walk_of(&fleet, "all", "id");
+    read_portion(&walked, walk, &length); // what stands before the first
+    for (int64_t id = 1; id <= LARGE; id += 2)
+        fleet_identity(&fleet, id, NULL);
+    for (int64_t id = 2; id <= LARGE; id += 10)
+        fleet_heard(&fleet, id, 1700000000000000 + id); // to the front
+    add_devices(&fleet, LARGE + 1, 2 * LARGE);
+    json_t *whole = rest_of(&walked, walk), *item;
+    bool came[LARGE + 1] = {false};
+    size_t i;
+    json_array_foreach(json_object_get(whole, "result"), i, item) {
+        json_int_t id = json_integer_value(json_object_get(item, "id"));
+        cr_assert(id >= 1 && id <= LARGE && id % 2 == 0 && !came[id], "%lld", (long long)id);
+        came[id] = true;
+    }
+    cr_expect_eq(i, LARGE / 2);
+    json_decref(whole);
+    fleet_free(&fleet);
+}
+
+static bool add_id(void *context, const struct fleet_device *device) {
+    *(int64_t *)context += device->id;
+    return true;
+}
+
+// Each call looks at a bounded number of devices. What went meanwhile is not told.
+Test(flespi, few_of_a_large_fleet_are_found_in_portions) {
+    struct fleet fleet = {0};
+    int64_t sum = 0;
+    size_t calls = 1;
+    add_devices(&fleet, 1, LARGE + 1);
+    struct flespi_walk *walk = walk_of(&fleet, "{id==7||id==700||id==2300}", NULL);
+    for (; !flespi_walk_choose(walk); calls++)
+        ;
+    cr_expect_eq(calls, LARGE / FLESPI_LOOKS_MAX, "%zu", calls);
+    fleet_identity(&fleet, 700, NULL);
+    flespi_walk_chosen(walk, add_id, &sum);
+    cr_expect_eq(sum, 2307);
+    flespi_walk_free(walk);
+    walk = walk_of(&fleet, "{id>0}", NULL);
+    cr_expect(flespi_walk_choose(walk), "the first 51 are too many already");
+    flespi_walk_free(walk);
+    fleet_free(&fleet);
+}
+
+Test(flespi, lists_that_are_read_at_once_have_a_bound) {
+    struct fleet fleet = {0};
+    const struct selector all = {.kind = SELECT_ALL};
+    struct flespi_walk *walks[FLESPI_WALKS_MAX];
+    struct flespi_list list = {0};
+    for (size_t i = 0; i < FLESPI_WALKS_MAX; i++)
+        cr_assert_not_null(walks[i] = flespi_walk_new(&fleet, &all, &list));
+    cr_expect_null(flespi_walk_new(&fleet, &all, &list));
+    flespi_walk_free(walks[0]);
+    cr_expect_not_null(walks[0] = flespi_walk_new(&fleet, &all, &list));
+    for (size_t i = 0; i < FLESPI_WALKS_MAX; i++)
+        flespi_walk_free(walks[i]);
 }
 
 // --- tokens ---
@@ -192,8 +389,68 @@ Test(flespi, tokens_stand_beside_passwords) {
     expect_hashes_are_no_tokens(login, path);
     expect_nobody(login, "Basic ", "ZmxlZXQ6YSBmaXJzdCBwYXNzd29yZA==", LOGIN_WRONG);
     expect_user(login, LOGIN_TOKEN, first, "fleet"); // it is known, and not checked again
-    expect_nobody(login, LOGIN_TOKEN, "", LOGIN_TOO_OFTEN);
     login_free(login);
     unlink(path);
     rmdir(folder);
+}
+
+// Many may have one address, behind a proxy.
+Test(flespi, wrong_tokens_keep_out_nobody_else) {
+    char folder[TEMPORARY_MAX], path[TEMPORARY_MAX + 16], token[LOGIN_TOKEN_SIZE];
+    make_temporary(folder, "tokens");
+    snprintf(path, sizeof path, "%s/users", folder);
+    cr_assert_null(login_add_user(path, "fleet", "a good password"));
+    cr_assert_null(login_add_token(path, "fleet", token));
+    struct login *login = login_new(path);
+    for (int i = 0; i < 5; i++)
+        expect_nobody(login, LOGIN_TOKEN, "0123", LOGIN_WRONG);
+    for (int i = 0; i < 200; i++)
+        expect_nobody(login, LOGIN_TOKEN, "0123", LOGIN_TOO_OFTEN);
+    expect_user(login, LOGIN_TOKEN, token, "fleet");
+    expect_user(login, "Basic ", "ZmxlZXQ6YSBnb29kIHBhc3N3b3Jk", "fleet");
+    login_free(login);
+    unlink(path);
+    rmdir(folder);
+}
+
+#define AT_ONCE 8
+#define EACH    10
+
+static void add_tokens(const char *path) {
+    char token[LOGIN_TOKEN_SIZE];
+    for (int i = 0; i < EACH; i++)
+        if (login_add_token(path, "fleet", token) != NULL)
+            _exit(1);
+    _exit(0);
+}
+
+static size_t lines_of(const char *path) {
+    FILE *file = fopen(path, "re");
+    size_t lines = 0;
+    for (int c = getc(file); c != EOF; c = getc(file))
+        lines += c == '\n';
+    fclose(file);
+    return lines;
+}
+
+// Each token that was given out is in the file; and who could read the file can still do so.
+Test(flespi, tokens_that_are_added_at_once_are_all_in_the_file) {
+    char folder[TEMPORARY_MAX], path[TEMPORARY_MAX + 16], token[LOGIN_TOKEN_SIZE];
+    struct stat before, after;
+    make_temporary(folder, "tokens");
+    snprintf(path, sizeof path, "%s/users", folder);
+    cr_assert_null(login_add_token(path, "fleet", token));
+    chmod(path, 0640);
+    cr_assert_eq(stat(path, &before), 0);
+    for (int i = 0; i < AT_ONCE; i++)
+        if (fork() == 0)
+            add_tokens(path);
+    for (int i = 0, status; i < AT_ONCE; i++)
+        cr_expect(wait(&status) > 0 && status == 0);
+    cr_expect_eq(lines_of(path), 1 + AT_ONCE * EACH, "%zu", lines_of(path));
+    cr_assert_eq(stat(path, &after), 0);
+    cr_expect(after.st_mode == before.st_mode && after.st_uid == before.st_uid &&
+              after.st_gid == before.st_gid);
+    unlink(path);
+    cr_expect_eq(rmdir(folder), 0); // nothing is left beside it
 }

@@ -237,12 +237,14 @@ static struct errand *begin_errand(const struct call *call, unsigned status) {
     struct errand *errand = must_have(calloc(1, sizeof *errand));
     errand->until = clock_ticks() + DESK_TIME;
     errand->status = status;
-    http_set_note(call->request, errand);
+    http_set_note(call->request, errand, free);
     return errand;
 }
 
-static struct http_answer broker_is_away(void) {
-    return reply_fault(503, "the broker is not connected; nothing was published");
+static struct http_answer not_now(const struct call *call, unsigned published) {
+    const char *why = desk_hindrance(call->api->parts.desk);
+    return published == 0 ? reply_fault(503, "%s; nothing was published", why)
+                          : reply_fault(503, "%s; %u were published", why, published);
 }
 
 static struct http_answer post_command(struct call *call) {
@@ -267,7 +269,7 @@ static struct http_answer post_command(struct call *call) {
     errand->count = 1;
     free(topic);
     json_decref(commands);
-    return errand->first == 0 ? broker_is_away() : follow(call, errand);
+    return errand->first == 0 ? not_now(call, 0) : follow(call, errand);
 }
 
 struct canceling {
@@ -285,6 +287,8 @@ static void cancel(void *context, const char *id) {
     unsigned number = desk_publish(canceling->call->api->parts.desk, topic, NULL, MQTT_RETAINED);
     free(topic);
     canceling->away = number == 0;
+    if (canceling->away)
+        return;
     canceling->errand->first = canceling->errand->count++ == 0 ? number : canceling->errand->first;
 }
 
@@ -303,7 +307,7 @@ static struct http_answer delete_commands(struct call *call) {
     errand = begin_errand(call, 200);
     struct canceling canceling = {.call = call, .errand = errand, .place = place, .only = only};
     waiting_each(call->api->parts.waiting, place, cancel, &canceling);
-    return canceling.away ? broker_is_away() : follow(call, errand);
+    return canceling.away ? not_now(call, errand->count) : follow(call, errand);
 }
 
 static struct http_answer get_capture(struct call *call) {
@@ -351,7 +355,7 @@ static struct http_answer ask_for_capture(const struct call *call, const struct 
         desk_publish(call->api->parts.desk, TOPIC_REQUEST TOPIC_CAPTURE, request, MQTT_NOT_RETAINED);
     errand->count = 1;
     json_decref(request);
-    return errand->first == 0 ? broker_is_away() : follow(call, errand);
+    return errand->first == 0 ? not_now(call, 0) : follow(call, errand);
 }
 
 static struct http_answer post_capture(struct call *call) {
@@ -389,7 +393,7 @@ static struct http_answer publish_listing(const struct call *call, const json_t 
     errand->first = desk_publish(call->api->parts.desk, topic, listing, MQTT_RETAINED);
     errand->count = 1;
     free(topic);
-    return errand->first == 0 ? broker_is_away() : follow(call, errand);
+    return errand->first == 0 ? not_now(call, 0) : follow(call, errand);
 }
 
 static struct http_answer put_listing(struct call *call) {

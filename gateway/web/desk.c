@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/hex.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
@@ -22,8 +23,9 @@ struct desk {
     const struct mqtt_carrier *carrier;
     unsigned last;
     struct {
-        unsigned number;
+        unsigned number; // 0: nobody asks about it
         int mid;
+        int64_t at; // by clock_ticks()
         enum desk_state state;
         char reason[REASON_MAX];
     } places[PLACES]; // by number
@@ -151,17 +153,44 @@ json_t *desk_check_listing(const char *ident, const char *body, size_t length, j
 
 // --- publishing ---
 
+static unsigned number_after(unsigned number) {
+    return number + 1 != 0 ? number + 1 : 1;
+}
+
+// The place of a request that has gone is free after a while.
+static bool is_free(const struct desk *desk, unsigned number) {
+    size_t place = number % PLACES;
+    return desk->places[place].number == 0 || clock_ticks() - desk->places[place].at > 2 * DESK_TIME;
+}
+
+size_t desk_room(const struct desk *desk) {
+    size_t room = 0;
+    for (unsigned number = number_after(desk->last); room < PLACES && is_free(desk, number);
+         number = number_after(number))
+        room++;
+    return room;
+}
+
+const char *desk_hindrance(const struct desk *desk) {
+    if (!desk->carrier->is_up(desk->carrier->context))
+        return "the broker is not connected";
+    return is_free(desk, number_after(desk->last)) ? "the broker wants it slower" : "too much is under way";
+}
+
 static unsigned remember(struct desk *desk, int mid, enum desk_state state, const char *reason) {
-    desk->last = desk->last + 1 != 0 ? desk->last + 1 : 1;
+    desk->last = number_after(desk->last);
     size_t place = desk->last % PLACES;
     desk->places[place].number = desk->last;
     desk->places[place].mid = mid;
+    desk->places[place].at = clock_ticks();
     desk->places[place].state = state;
     snprintf(desk->places[place].reason, REASON_MAX, "%s", reason);
     return desk->last;
 }
 
 unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payload, enum mqtt_retain retain) {
+    if (!is_free(desk, number_after(desk->last)))
+        return 0;
     char *whole = text_format("%s/%s", desk->prefix, topic);
     char *text = payload != NULL ? text_of_json(payload, TEXT_TIME_DIGITS) : must_have(strdup(""));
     int mid = 0;
@@ -179,19 +208,37 @@ unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payloa
                                : remember(desk, 0, DESK_REFUSED, "it is too large for the broker");
 }
 
-enum desk_state desk_state(const struct desk *desk, unsigned number, const char **reason) {
+// What is said of it, which stays to be asked about.
+static enum desk_state look_up(const struct desk *desk, unsigned number, const char **reason) {
     size_t place = number % PLACES;
     *reason = desk->places[place].reason;
     if (desk->places[place].number == number)
         return desk->places[place].state;
-    *reason = "too many were published at once";
+    *reason = "it was asked about too late";
     return DESK_REFUSED;
 }
 
-enum desk_state desk_states(const struct desk *desk, unsigned first, unsigned count, const char **reason) {
+// It has been told; one that waits may come to be asked about.
+static void forget(struct desk *desk, unsigned number) {
+    size_t place = number % PLACES;
+    if (desk->places[place].number == number && desk->places[place].state != DESK_WAITS)
+        desk->places[place].number = 0;
+}
+
+enum desk_state desk_state(struct desk *desk, unsigned number, const char **reason) {
+    enum desk_state state = look_up(desk, number, reason);
+    forget(desk, number);
+    return state;
+}
+
+enum desk_state desk_states(struct desk *desk, unsigned first, unsigned count, const char **reason) {
     enum desk_state state = DESK_TAKEN;
-    for (unsigned i = 0; i < count && state == DESK_TAKEN; i++)
-        state = desk_state(desk, first + i, reason);
+    unsigned number = first;
+    for (unsigned i = 0; i < count && state == DESK_TAKEN; i++, number = number_after(number))
+        state = look_up(desk, number, reason);
+    number = first;
+    for (unsigned i = 0; i < count && state != DESK_WAITS; i++, number = number_after(number))
+        forget(desk, number);
     return state;
 }
 

@@ -31,14 +31,20 @@ json_t *desk_check(const char *body, size_t length, const char *protocol, const 
 // *fault as above.
 json_t *desk_check_listing(const char *ident, const char *body, size_t length, json_t **fault);
 
-// Publishes at QoS 1 to {prefix}/{topic…}: JSON, or with NULL nothing, which is always retained: it empties the topic. Returns
-// a number to ask with; 0 when the broker is away.
-unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payload, enum mqtt_retain retain);
+// How many publishes there is room for: of those before, all that somebody may still ask about are remembered.
+size_t desk_room(const struct desk *desk);
 
-// What the broker has said of it; *reason is why it refused. A number is asked for until it does not wait any more.
-enum desk_state desk_state(const struct desk *desk, unsigned number, const char **reason);
+// Publishes at QoS 1 to {prefix}/{topic…}: JSON, or with NULL nothing, which is always retained: it empties the topic. Returns
+// a number to ask with; 0 when that is not possible now, see desk_hindrance(). Numbers follow one another, but 0 is none.
+unsigned desk_publish(struct desk *desk, const char *topic, const json_t *payload, enum mqtt_retain retain);
+// Why nothing can be published now, where that is so: a constant.
+const char *desk_hindrance(const struct desk *desk);
+
+// What the broker has said of it; *reason is why it refused, good until something is published. A number is asked for until it
+// does not wait any more, for twice DESK_TIME at most.
+enum desk_state desk_state(struct desk *desk, unsigned number, const char **reason);
 // The same of count numbers, from first on: what the first that is not taken says.
-enum desk_state desk_states(const struct desk *desk, unsigned first, unsigned count, const char **reason);
+enum desk_state desk_states(struct desk *desk, unsigned first, unsigned count, const char **reason);
 
 // What the link reports.
 void desk_published(struct desk *desk, int mid, enum mqtt_answer answer, const char *reason);

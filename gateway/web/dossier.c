@@ -25,7 +25,7 @@ struct value {
 struct dossier {
     int64_t id;
     int64_t asked, looked; // by clock_ticks()
-    bool ready;
+    bool ready, told;      // all that is retained has come, or may have; it has
     struct value *values;
     UT_hash_handle hh;
 };
@@ -116,6 +116,11 @@ bool dossier_open(struct dossiers *dossiers, int64_t id, int64_t now) {
     return dossier->ready;
 }
 
+bool dossier_is_known(const struct dossiers *dossiers, int64_t id) {
+    const struct dossier *dossier = find(dossiers, id);
+    return dossier != NULL && (dossier->told || dossier->values != NULL);
+}
+
 void dossiers_tidy(struct dossiers *dossiers, int64_t now) {
     struct dossier *dossier, *next;
     HASH_ITER(hh, dossiers->table, dossier, next)
@@ -176,7 +181,7 @@ bool dossier_take(struct dossiers *dossiers, int64_t id, const char *rest, const
     if (dossier == NULL)
         return false;
     if (strcmp(rest, TOPIC_CONNECTED) == 0)
-        dossier->ready = true;
+        dossier->ready = dossier->told = true;
     if (name == NULL || !is_name(name) || strcmp(name, TOPIC_POSITION) == 0)
         return false;
     if (length == 0)

@@ -25,6 +25,8 @@ void dossiers_free(struct dossiers *dossiers);
 // Somebody looks at the device of that id. Whether what the broker retains of it has come, or has not come within
 // a second; now is clock_ticks().
 bool dossier_open(struct dossiers *dossiers, int64_t id, int64_t now);
+// Whether values of it have come, or the word that it has none. Nobody looks at it by that, so this is for when the broker is away.
+bool dossier_is_known(const struct dossiers *dossiers, int64_t id);
 // Closes those that nobody has looked at for a minute.
 void dossiers_tidy(struct dossiers *dossiers, int64_t now);
 // The connection is there (again): all of them are asked for.

@@ -14,6 +14,13 @@
 #define NAME_MAX_ 128
 #define VALUE_MAX 256
 
+// A value that was asked for.
+struct known {
+    const char *name; // in the text of the expression
+    size_t length;
+    json_t *value; // or NULL
+};
+
 struct reading {
     const char *next, *end;
     bool list;
@@ -21,6 +28,8 @@ struct reading {
     const char *fault; // the first one, where next stands
     expression_value *value;
     void *context;
+    struct known known[EXPRESSION_COMPARISONS];
+    size_t known_count;
 };
 
 enum comparison { EXISTS, LIKE, EQUAL, UNEQUAL, LESS, GREATER, AT_MOST, AT_LEAST };
@@ -83,6 +92,12 @@ static bool is_of_name(char c) {
            (c != '\0' && strchr("._-#", c) != NULL);
 }
 
+// As a text; it is known to fit, and to have no NUL.
+static void copy(char *out, const char *from, size_t length) {
+    memcpy(out, from, length);
+    out[length] = '\0';
+}
+
 static bool read_name(struct reading *reading, char name[NAME_MAX_]) {
     size_t length = 0;
     take(reading, "$");
@@ -90,7 +105,7 @@ static bool read_name(struct reading *reading, char name[NAME_MAX_]) {
         length++;
     if (length == 0 || length >= NAME_MAX_)
         return fail(reading, "a name is expected");
-    snprintf(name, NAME_MAX_, "%.*s", (int)length, reading->next);
+    copy(name, reading->next, length);
     reading->next += length;
     return true;
 }
@@ -112,7 +127,7 @@ static bool read_quoted(struct reading *reading, char value[VALUE_MAX]) {
     const char *close = memchr(reading->next, mark, (size_t)(reading->end - reading->next));
     if (close == NULL || close - reading->next >= VALUE_MAX)
         return fail(reading, "a quotation mark has no other");
-    snprintf(value, VALUE_MAX, "%.*s", (int)(close - reading->next), reading->next);
+    copy(value, reading->next, (size_t)(close - reading->next));
     reading->next = close + 1;
     return true;
 }
@@ -127,7 +142,7 @@ static bool read_value(struct reading *reading, char value[VALUE_MAX]) {
         length++;
     if (length == 0 || length >= VALUE_MAX)
         return fail(reading, "a value of 1 to 255 bytes is expected");
-    snprintf(value, VALUE_MAX, "%.*s", (int)length, reading->next);
+    copy(value, reading->next, length);
     reading->next += length;
     return true;
 }
@@ -170,20 +185,30 @@ static bool compare(const json_t *value, enum comparison how, const char *text) 
     return how == LIKE ? expression_is_like(text, strlen(text), own) : holds_order(how, strcmp(own, text));
 }
 
+// The value of the name that stands at start in the text; it stays the reading's.
+static const json_t *value_of(struct reading *reading, const char *name, const char *start) {
+    size_t length = strlen(name);
+    for (size_t i = 0; i < reading->known_count; i++)
+        if (reading->known[i].length == length && memcmp(reading->known[i].name, name, length) == 0)
+            return reading->known[i].value;
+    struct known *known = &reading->known[reading->known_count++]; // of each comparison one at most
+    *known = (struct known){start, length, reading->value(reading->context, name)};
+    return known->value;
+}
+
 static bool read_comparison(struct reading *reading) {
     char name[NAME_MAX_], text[VALUE_MAX];
     if (reading->comparisons++ == EXPRESSION_COMPARISONS)
         return fail(reading, "there are more than 20 comparisons");
     if (!read_name(reading, name))
         return false;
+    const char *start = reading->next - strlen(name);
     enum comparison how = read_operator(reading);
     if (how != EXISTS && !read_value(reading, text))
         return false;
-    json_t *value = reading->value(reading->context, name);
-    bool holds = how == EXISTS ? value != NULL && !json_is_false(value) && !json_is_null(value)
-                               : compare(value, how, text);
-    json_decref(value);
-    return holds;
+    const json_t *value = value_of(reading, name, start);
+    return how == EXISTS ? value != NULL && !json_is_false(value) && !json_is_null(value)
+                         : compare(value, how, text);
 }
 
 // --- what stands between ---
@@ -253,5 +278,8 @@ char *expression_fault(const struct expression *expression) {
 
 bool expression_holds(const struct expression *expression, expression_value *value, void *context) {
     struct reading reading = begin(expression, value, context);
-    return read_either(&reading);
+    bool holds = read_either(&reading);
+    for (size_t i = 0; i < reading.known_count; i++)
+        json_decref(reading.known[i].value);
+    return holds;
 }

@@ -12,7 +12,8 @@
 #define EXPRESSION_MAX         1024 // bytes
 #define EXPRESSION_COMPARISONS 20   // each costs a look at every item
 
-// The value of that name, a new reference; NULL when the item does not have it.
+// The value of that name, a new reference; NULL when the item does not have it. Asked for once an item, however often the name stands
+// in the expression.
 typedef json_t *expression_value(void *context, const char *name);
 
 struct expression {

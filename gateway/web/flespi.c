@@ -8,7 +8,8 @@
 #include "codecs/codec.h"
 #include "gateway/base/memory.h"
 #include "gateway/broker/topic.h"
-#include "gateway/web/flespi_asked.h"
+#include "gateway/web/flespi_choice.h"
+#include "gateway/web/flespi_walk.h"
 #include "schema/field.h"
 #include "schema/schemas.h"
 
@@ -21,13 +22,30 @@ bool flespi_has(const char *path) {
 
 // --- lists ---
 
-static void list_device(void *context, const struct fleet_device *device) {
+static bool list_device(void *context, const struct fleet_device *device) {
     flespi_list_device(context, device);
+    return true;
+}
+
+static struct http_answer walk_devices(struct flespi_asked *asked) {
+    struct flespi_walk *walk = flespi_walk_new(asked->call->parts->fleet, &asked->selector[0], &asked->list);
+    if (walk == NULL)
+        return flespi_fault(503, "too many are reading lists of devices; try again");
+    const struct http_source source = {walk, flespi_walk_read, flespi_walk_free};
+    struct http_answer answer;
+    if (http_stream(asked->call->request, "application/json", &source, &answer) != NULL) {
+        http_add(answer, "Cache-Control", "no-store");
+        return answer;
+    }
+    flespi_walk_free(walk);
+    return flespi_fault(503, "too many are reading streams; try again");
 }
 
 static struct http_answer get_devices(struct flespi_asked *asked) {
-    flespi_each_device(asked->call->parts->fleet, &asked->selector[0], &asked->list, list_device,
-                       &asked->list);
+    struct fleet *fleet = asked->call->parts->fleet;
+    if (asked->selector[0].kind != SELECT_IDS && fleet->count > FLESPI_AT_ONCE_MAX)
+        return walk_devices(asked);
+    flespi_each_device(fleet, &asked->selector[0], &asked->list, list_device, &asked->list);
     return flespi_list_end(&asked->list);
 }
 
@@ -82,29 +100,39 @@ static json_t *type_json(int64_t type, const struct codec *codec) {
                      (int)codec->id);
 }
 
-static bool has_type(const json_t *types, int64_t type, int protocol) {
-    size_t i;
-    const json_t *known;
-    json_array_foreach(types, i, known) {
-        if (json_integer_value(json_object_get(known, "id")) == type &&
-            json_integer_value(json_object_get(known, "protocol_id")) == protocol)
-            return true;
-    }
-    return false;
+// Of a protocol it is decided once, however many devices speak it.
+static bool is_taken(const struct selector *protocols, const struct codec *codec, json_t *decided) {
+    const json_t *known = json_object_get(decided, codec->name);
+    if (known != NULL)
+        return json_is_true(known);
+    json_t *protocol = json_pack("{s:i, s:s}", "id", (int)codec->id, "name", codec->name);
+    bool taken = selector_takes(protocols, codec->id, expression_member, protocol);
+    json_object_set_new(decided, codec->name, json_boolean(taken));
+    json_decref(protocol);
+    return taken;
+}
+
+// seen: those that are among the types already.
+static void add_type(json_t *types, json_t *seen, int64_t type, const struct codec *codec) {
+    char key[48];
+    snprintf(key, sizeof key, "%lld of %u", (long long)type, codec->id);
+    if (json_object_get(seen, key) != NULL)
+        return;
+    json_object_set_new(seen, key, json_true());
+    json_array_append_new(types, type_json(type, codec));
 }
 
 static json_t *types_json(struct fleet *fleet, const struct selector *protocols) {
-    json_t *types = must_have(json_array());
+    json_t *types = must_have(json_array()), *seen = must_have(json_object()),
+           *decided = must_have(json_object());
     const struct fleet_device *device = fleet_newest(fleet);
     for (; device != NULL && json_array_size(types) < TYPES_MAX; device = device->next) {
         const struct codec *codec = codec_by_id((unsigned)device->protocol);
-        if (codec == NULL || device->type <= 0 || has_type(types, device->type, device->protocol))
-            continue;
-        json_t *protocol = json_pack("{s:i, s:s}", "id", (int)codec->id, "name", codec->name);
-        if (selector_takes(protocols, codec->id, expression_member, protocol))
-            json_array_append_new(types, type_json(device->type, codec));
-        json_decref(protocol);
+        if (codec != NULL && device->type > 0 && is_taken(protocols, codec, decided))
+            add_type(types, seen, device->type, codec);
     }
+    json_decref(seen);
+    json_decref(decided);
     return types;
 }
 

@@ -37,37 +37,51 @@ static bool read_count(const struct http_request *request, const char *name, siz
 
 bool flespi_list_begin(struct flespi_list *list, const struct http_request *request,
                        struct http_answer *fault) {
-    *list = (struct flespi_list){.fields = http_query(request, "fields"), .limit = SIZE_MAX};
-    text_out_bytes(&list->result, "{\"result\":[", 11);
-    if (read_count(request, "limit", &list->limit, &list->paged) &&
-        read_count(request, "offset", &list->offset, &list->paged))
-        return true;
-    flespi_list_free(list);
-    *fault = flespi_fault(400, "limit and offset are numbers of up to nine digits");
-    return false;
+    *list = (struct flespi_list){.fields.text = http_query(request, "fields"), .limit = SIZE_MAX};
+    char *reason = fields_fault(list->fields.text);
+    if (reason == NULL && !(read_count(request, "limit", &list->limit, &list->paged) &&
+                            read_count(request, "offset", &list->offset, &list->paged)))
+        reason = must_have(strdup("limit and offset are numbers of up to nine digits"));
+    if (reason != NULL)
+        *fault = flespi_fault(400, "%s", reason);
+    else
+        text_out_bytes(&list->result, "{\"result\":[", 11);
+    bool right = reason == NULL;
+    free(reason);
+    return right;
 }
 
 void flespi_list_free(struct flespi_list *list) {
     text_out_free(&list->result);
     text_out_free(&list->errors);
+    fields_free(&list->fields);
 }
 
 bool flespi_list_next(struct flespi_list *list) {
     size_t place = list->count++;
     if (place < list->offset || place - list->offset >= list->limit)
         return false;
-    if (list->result.text[list->result.length - 1] != '[')
+    if (list->written++ > 0)
         text_out_bytes(&list->result, ",\n", 2);
     return true;
 }
 
+void flespi_list_error(struct flespi_list *list, unsigned code, int64_t id, const char *reason) {
+    if (list->errors.length == 0)
+        list->code = code;
+    text_out_print(&list->errors,
+                   "%s{\"code\":%u,\"id\":%lld,\"reason\":", list->errors.length > 0 ? "," : "", code,
+                   (long long)id);
+    text_out_string(&list->errors, reason);
+    text_out_bytes(&list->errors, "}", 1);
+}
+
 void flespi_list_missing(struct flespi_list *list, int64_t id) {
-    text_out_print(&list->errors, "%s{\"code\":404,\"id\":%lld,\"reason\":\"there is no such item\"}",
-                   list->errors.length > 0 ? "," : "", (long long)id);
+    flespi_list_error(list, 404, id, "there is no such item");
 }
 
 void flespi_list_member(struct flespi_list *list, const char *name, const json_t *value) {
-    if (!selector_wants(list->fields, name))
+    if (value == NULL || !fields_want(&list->fields, name))
         return;
     char *text = text_of_value(value);
     if (list->result.text[list->result.length - 1] != '{')
@@ -91,27 +105,21 @@ static int64_t id_of(const json_t *item) {
     return json_is_integer(id) ? json_integer_value(id) : -1;
 }
 
-static bool has(const json_t *items, int64_t id) {
-    size_t i;
-    const json_t *item;
-    json_array_foreach(items, i, item) if (id_of(item) == id) return true;
-    return false;
-}
-
 void flespi_list_add(struct flespi_list *list, const json_t *items, const struct selector *selector) {
     size_t i;
     json_t *item;
+    bool is_there[SELECTOR_IDS_MAX + 1] = {false}; // the last one is of those that are not asked for by id
     json_array_foreach(items, i, item) {
+        is_there[selector_place(selector, id_of(item))] = true;
         if (selector_takes(selector, id_of(item), expression_member, item) && flespi_list_next(list))
             add_item(list, item);
     }
     for (i = 0; i < selector->count; i++)
-        if (!has(items, selector->ids[i]))
+        if (!is_there[i])
             flespi_list_missing(list, selector->ids[i]);
 }
 
-struct http_answer flespi_list_end(struct flespi_list *list) {
-    bool nothing = list->count == 0 && list->errors.length > 0;
+void flespi_list_close(struct flespi_list *list) {
     text_out_bytes(&list->result, "]", 1);
     if (list->errors.length > 0)
         text_out_print(&list->result, ",\"errors\":[%s]", list->errors.text);
@@ -119,93 +127,85 @@ struct http_answer flespi_list_end(struct flespi_list *list) {
         text_out_print(&list->result, ",\"pagination\":{\"count\":%zu,\"limit\":%zu,\"offset\":%zu}",
                        list->count, list->limit < list->count ? list->limit : list->count, list->offset);
     text_out_bytes(&list->result, "}", 1);
+}
+
+struct http_answer flespi_list_end(struct flespi_list *list) {
+    bool nothing = list->count == 0 && list->errors.length > 0;
+    flespi_list_close(list);
     text_out_free(&list->errors);
-    return reply_text(nothing ? 404 : 200, &list->result);
+    return reply_text(nothing ? list->code : 200, &list->result);
 }
 
 // --- devices ---
 
-static void write_id(const struct fleet_device *device, struct text_out *out) {
-    text_out_print(out, "%lld", (long long)device->id);
+static json_t *id_value(const struct fleet_device *device) {
+    return json_integer(device->id);
 }
 
-static void write_name(const struct fleet_device *device, struct text_out *out) {
-    text_out_string(out, *device->name != '\0' ? device->name : device->ident);
+static json_t *name_value(const struct fleet_device *device) {
+    return json_string(*device->name != '\0' ? device->name : device->ident);
 }
 
-static void write_configuration(const struct fleet_device *device, struct text_out *out) {
-    text_out_print(out, "{\"ident\":\"%s\"}", device->ident);
+static json_t *configuration_value(const struct fleet_device *device) {
+    json_t *configuration = must_have(json_object()); // json_pack() takes as long as all the rest
+    json_object_set_new_nocheck(configuration, "ident", json_string(device->ident));
+    return configuration;
 }
 
-static void write_type(const struct fleet_device *device, struct text_out *out) {
-    text_out_print(out, "%lld", (long long)device->type);
+static json_t *type_value(const struct fleet_device *device) {
+    return json_integer(device->type);
 }
 
-static void write_protocol(const struct fleet_device *device, struct text_out *out) {
-    if (device->protocol > 0)
-        text_out_print(out, "%d", device->protocol);
+static json_t *protocol_value(const struct fleet_device *device) {
+    return device->protocol > 0 ? json_integer(device->protocol) : NULL;
 }
 
-static void write_channel(const struct fleet_device *device, struct text_out *out) {
-    if (device->channel >= 0)
-        text_out_print(out, "%lld", (long long)device->channel);
+static json_t *channel_value(const struct fleet_device *device) {
+    return device->channel >= 0 ? json_integer(device->channel) : NULL;
 }
 
-static void write_connected(const struct fleet_device *device, struct text_out *out) {
-    if (device->connection != FLEET_UNKNOWN)
-        text_out_print(out, "%s", device->connection == FLEET_CONNECTED ? "true" : "false");
+static json_t *connected_value(const struct fleet_device *device) {
+    return device->connection != FLEET_UNKNOWN ? json_boolean(device->connection == FLEET_CONNECTED) : NULL;
 }
 
-static void write_active(const struct fleet_device *device, struct text_out *out) {
-    if (device->heard > 0)
-        text_out_print(out, "%lld", (long long)(device->heard / 1000000));
+static json_t *active_value(const struct fleet_device *device) {
+    return device->heard > 0 ? json_integer(device->heard / 1000000) : NULL;
 }
 
-// A field that is not known writes nothing.
+// The value of a field that is not known is NULL.
 static const struct device_field {
     const char *name;
-    void (*write)(const struct fleet_device *device, struct text_out *out);
-} device_fields[] = {{"id", write_id},
-                     {"name", write_name},
-                     {"configuration", write_configuration},
-                     {"device_type_id", write_type},
-                     {"protocol_id", write_protocol},
-                     {"channel_id", write_channel},
-                     {"connected", write_connected},
-                     {"last_active", write_active}};
+    json_t *(*value)(const struct fleet_device *device);
+} device_fields[] = {{"id", id_value},
+                     {"name", name_value},
+                     {"configuration", configuration_value},
+                     {"device_type_id", type_value},
+                     {"protocol_id", protocol_value},
+                     {"channel_id", channel_value},
+                     {"connected", connected_value},
+                     {"last_active", active_value}};
 #define DEVICE_FIELDS (sizeof device_fields / sizeof device_fields[0])
-
-static void write_field(const struct device_field *field, const struct fleet_device *device,
-                        struct text_out *out) {
-    size_t before = out->length;
-    text_out_member(out, field->name);
-    size_t begin = out->length;
-    field->write(device, out);
-    if (out->length == begin)
-        out->length = before;
-}
 
 void flespi_list_device(struct flespi_list *list, const struct fleet_device *device) {
     if (!flespi_list_next(list))
         return;
     text_out_bytes(&list->result, "{", 1);
     for (size_t i = 0; i < DEVICE_FIELDS; i++)
-        if (selector_wants(list->fields, device_fields[i].name))
-            write_field(&device_fields[i], device, &list->result);
+        if (fields_want(&list->fields, device_fields[i].name)) {
+            json_t *value = device_fields[i].value(device);
+            flespi_list_member(list, device_fields[i].name, value);
+            json_decref(value);
+        }
     text_out_bytes(&list->result, "}", 1);
 }
 
 // A value of a device for an expression: an expression_value.
 static json_t *device_value(void *context, const char *name) {
-    struct text_out out = {0};
     size_t length = strcspn(name, ".");
     json_t *value = NULL;
-    for (size_t i = 0; i < DEVICE_FIELDS; i++)
+    for (size_t i = 0; i < DEVICE_FIELDS && value == NULL; i++)
         if (strncmp(device_fields[i].name, name, length) == 0 && device_fields[i].name[length] == '\0')
-            device_fields[i].write(context, &out);
-    if (out.length > 0)
-        value = json_loadb(out.text, out.length, JSON_DECODE_ANY, NULL);
-    text_out_free(&out);
+            value = device_fields[i].value(context);
     if (name[length] == '\0')
         return value;
     json_t *member = expression_member(value, name + length + 1);
@@ -213,49 +213,32 @@ static json_t *device_value(void *context, const char *name) {
     return member;
 }
 
-static bool is_there(const struct fleet_device *device) {
+bool flespi_is_there(const struct fleet_device *device) {
     return device != NULL && device->id >= 0 && *device->ident != '\0';
 }
 
+bool flespi_device_taken(const struct fleet_device *device, const struct selector *selector) {
+    return flespi_is_there(device) && selector_takes(selector, device->id, device_value, (void *)device);
+}
+
 static void each_by_id(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
-                       void (*fn)(void *context, const struct fleet_device *device), void *context) {
+                       bool (*fn)(void *context, const struct fleet_device *device), void *context) {
     for (size_t i = 0; i < selector->count; i++) {
         const struct fleet_device *device = fleet_by_id(fleet, selector->ids[i]);
-        if (is_there(device))
-            fn(context, device);
-        else
+        if (!flespi_is_there(device))
             flespi_list_missing(list, selector->ids[i]);
+        else if (!fn(context, device))
+            return;
     }
 }
 
 void flespi_each_device(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
-                        void (*fn)(void *context, const struct fleet_device *device), void *context) {
+                        bool (*fn)(void *context, const struct fleet_device *device), void *context) {
     if (selector->kind == SELECT_IDS) {
         each_by_id(fleet, selector, list, fn, context);
         return;
     }
-    for (struct fleet_device *device = fleet_newest(fleet); device != NULL; device = device->next)
-        if (is_there(device) && selector_takes(selector, device->id, device_value, device))
-            fn(context, device);
-}
-
-static void collect(void *context, const struct fleet_device *device) {
-    struct flespi_devices *devices = context;
-    if (devices->count < FLESPI_DEVICES_MAX)
-        devices->device[devices->count] = device;
-    devices->count++;
-}
-
-bool flespi_devices_select(struct flespi_devices *devices, struct fleet *fleet,
-                           const struct selector *selector, struct flespi_list *list,
-                           struct http_answer *fault) {
-    devices->count = 0;
-    flespi_each_device(fleet, selector, list, collect, devices);
-    if (devices->count <= FLESPI_DEVICES_MAX)
-        return true;
-    *fault = flespi_fault(400,
-                          "these are %zu devices: ask for at most %d at once, such as a page of "
-                          "/gw/devices/all?fields=id&limit=%d",
-                          devices->count, FLESPI_DEVICES_MAX, FLESPI_DEVICES_MAX);
-    return false;
+    for (const struct fleet_device *device = fleet_newest(fleet); device != NULL; device = device->next)
+        if (flespi_device_taken(device, selector) && !fn(context, device))
+            return;
 }

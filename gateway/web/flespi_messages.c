@@ -6,7 +6,7 @@
 
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
-#include "gateway/web/flespi_asked.h"
+#include "gateway/web/flespi_choice.h"
 
 #define COUNT_MAX 10000 // messages in an answer
 
@@ -14,7 +14,7 @@ struct query {
     double from, to;
     size_t count;
     bool reverse;
-    const char *fields;
+    const char *fields;       // or NULL: those of the query of the address
     struct expression filter; // text NULL: none
 };
 
@@ -99,7 +99,8 @@ static char *read_query(const json_t *data, struct query *query) {
         !is_text(data, "filter"))
         return must_have(strdup("data.reverse is true or false, data.fields and data.filter are texts"));
     query->fields = json_string_value(json_object_get(data, "fields"));
-    return read_filter(data, query);
+    char *reason = fields_fault(query->fields);
+    return reason != NULL ? reason : read_filter(data, query);
 }
 
 // --- what there is ---
@@ -199,13 +200,14 @@ static struct http_answer answer(struct flespi_asked *asked, const struct query 
     struct flespi_devices devices;
     struct items items = {0};
     struct http_answer fault;
-    if (!flespi_devices_select(&devices, parts->fleet, &asked->selector[0], &asked->list, &fault))
+    if (!flespi_choose(asked, &devices, &fault))
         return fault;
     for (size_t i = 0; i < devices.count; i++)
         add_device(&items, parts, devices.device[i]);
     if (items.count > 0)
         qsort(items.item, items.count, sizeof *items.item, by_time);
-    asked->list.fields = query->fields;
+    if (query->fields != NULL)
+        asked->list.fields.text = query->fields; // nothing is decided yet
     write_items(&asked->list, &items, query);
     free(items.item);
     return flespi_list_end(&asked->list);

@@ -6,12 +6,20 @@
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/topic.h"
-#include "gateway/web/flespi_asked.h"
+#include "gateway/web/flespi_choice.h"
 
 #define WAIT 10000000 // microseconds; with very many who look at once, values may not come
 
+// A request that waits.
+struct looking {
+    enum flespi_note note; // FLESPI_WAITS
+    int64_t begun;         // by clock_ticks()
+    size_t count;
+    int64_t ids[FLESPI_DEVICES_MAX]; // of the devices that were selected
+};
+
 struct writing {
-    const char *wanted;
+    struct fields *wanted;
     struct text_out *out, position;
     double moved; // when the position was measured
 };
@@ -43,20 +51,21 @@ static void write_value(void *context, const char *name, const char *text, doubl
     const char *part = topic_after(name, "position.");
     if (part != NULL)
         add_to_position(writing, part, text, timestamp);
-    if (!selector_wants(writing->wanted, name))
+    if (!fields_want(writing->wanted, name))
         return;
     begin_value(writing->out, name, timestamp);
     text_out_bytes(writing->out, text, strlen(text));
     text_out_bytes(writing->out, "}", 1);
 }
 
-static void write_device(struct flespi_asked *asked, const struct fleet_device *device) {
-    struct writing writing = {.wanted = asked->part[1], .out = &asked->list.result};
+static void write_device(struct flespi_asked *asked, const struct fleet_device *device,
+                         struct fields *wanted) {
+    struct writing writing = {.wanted = wanted, .out = &asked->list.result};
     if (!flespi_list_next(&asked->list))
         return;
     text_out_print(writing.out, "{\"id\":%lld,\"telemetry\":{", (long long)device->id);
     dossier_each(asked->call->parts->dossiers, device->id, write_value, &writing);
-    if (writing.position.length > 0 && selector_wants(writing.wanted, TOPIC_POSITION)) {
+    if (writing.position.length > 0 && fields_want(writing.wanted, TOPIC_POSITION)) {
         begin_value(writing.out, TOPIC_POSITION, writing.moved);
         text_out_bytes(writing.out, writing.position.text, writing.position.length);
         text_out_bytes(writing.out, "}}", 2);
@@ -65,34 +74,73 @@ static void write_device(struct flespi_asked *asked, const struct fleet_device *
     text_out_bytes(writing.out, "}}", 2);
 }
 
-// Asks the broker for what is not known yet. Whether all of it has come.
+// Asks the broker, when it is there, for what is not known yet. Whether all of it has come.
 static bool open_all(const struct api_parts *parts, const struct flespi_devices *devices) {
-    bool ready = true;
-    for (size_t i = 0; i < devices->count; i++)
-        ready = dossier_open(parts->dossiers, devices->device[i]->id, clock_ticks()) && ready;
-    return ready || !parts->carrier->is_up(parts->carrier->context);
+    bool ready = true, up = parts->carrier->is_up(parts->carrier->context);
+    for (size_t i = 0; i < devices->count; i++) {
+        int64_t id = devices->device[i]->id;
+        bool known =
+            up ? dossier_open(parts->dossiers, id, clock_ticks()) : dossier_is_known(parts->dossiers, id);
+        ready = known && ready;
+    }
+    return ready;
 }
 
-static bool is_late(struct http_request *request) {
-    int64_t *begun = http_note(request);
-    if (begun == NULL) {
-        begun = must_have(malloc(sizeof *begun));
-        *begun = clock_ticks();
-        http_set_note(request, begun);
+// A request that waits looks through the fleet once, and for the same devices afterwards.
+static bool select_devices(struct flespi_asked *asked, struct flespi_devices *devices,
+                           struct http_answer *fault) {
+    const struct looking *looking = flespi_waits(asked);
+    struct selector *selector = &asked->selector[0];
+    if (looking != NULL && selector->kind != SELECT_IDS) {
+        selector->kind = SELECT_IDS;
+        selector->count = looking->count;
+        selector->ids = must_have(malloc(sizeof looking->ids));
+        memcpy(selector->ids, looking->ids, sizeof looking->ids);
     }
-    return clock_ticks() - *begun > WAIT;
+    return flespi_choose(asked, devices, fault);
+}
+
+static struct http_answer wait_for(const struct flespi_asked *asked, const struct flespi_devices *devices) {
+    struct looking *looking = flespi_waits(asked);
+    if (looking != NULL && clock_ticks() - looking->begun > WAIT)
+        return flespi_fault(503, "too many look at other devices; try again");
+    if (looking == NULL) {
+        looking = must_have(calloc(1, sizeof *looking));
+        looking->note = FLESPI_WAITS;
+        looking->begun = clock_ticks();
+        for (; looking->count < devices->count; looking->count++)
+            looking->ids[looking->count] = devices->device[looking->count]->id;
+        http_set_note(asked->call->request, looking, free);
+    }
+    return HTTP_LATER;
+}
+
+static struct http_answer write_devices(struct flespi_asked *asked, const struct flespi_devices *devices) {
+    struct fields wanted = {.text = asked->part[1]};
+    for (size_t i = 0; i < devices->count; i++)
+        write_device(asked, devices->device[i], &wanted);
+    fields_free(&wanted);
+    return flespi_list_end(&asked->list);
+}
+
+static struct http_answer refuse_fields(char *reason) {
+    struct http_answer fault = flespi_fault(400, "%s", reason);
+    free(reason);
+    return fault;
 }
 
 struct http_answer flespi_get_telemetry(struct flespi_asked *asked) {
     const struct api_parts *parts = asked->call->parts;
     struct flespi_devices devices;
     struct http_answer fault;
-    if (!flespi_devices_select(&devices, parts->fleet, &asked->selector[0], &asked->list, &fault))
+    char *reason = fields_fault(asked->part[1]);
+    if (reason != NULL)
+        return refuse_fields(reason);
+    if (!select_devices(asked, &devices, &fault))
         return fault;
-    if (!open_all(parts, &devices))
-        return is_late(asked->call->request) ? flespi_fault(503, "too many look at other devices; try again")
-                                             : HTTP_LATER;
-    for (size_t i = 0; i < devices.count; i++)
-        write_device(asked, devices.device[i]);
-    return flespi_list_end(&asked->list);
+    if (open_all(parts, &devices))
+        return write_devices(asked, &devices);
+    return parts->carrier->is_up(parts->carrier->context)
+               ? wait_for(asked, &devices)
+               : flespi_fault(503, "the broker is not connected, and not all of these values are known");
 }

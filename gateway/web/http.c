@@ -41,6 +41,7 @@ struct http {
     struct http_stream *streams;
     size_t stream_count;
     char name[ADDRESS_TEXT_MAX];
+    bool soon; // some of these want to be asked in the next turn
     bool stopped;
 };
 
@@ -52,6 +53,7 @@ struct http_request {
     bool too_large, waits;
     char address[ADDRESS_TEXT_MAX];
     void *note;
+    void (*release)(void *note);
     struct http_request *prev, *next;
 };
 
@@ -98,9 +100,11 @@ void *http_note(const struct http_request *request) {
     return request->note;
 }
 
-void http_set_note(struct http_request *request, void *note) {
-    free(request->note);
+void http_set_note(struct http_request *request, void *note, void (*release)(void *note)) {
+    if (request->note != NULL)
+        request->release(request->note);
     request->note = note;
+    request->release = release;
 }
 
 // --- answers ---
@@ -204,8 +208,8 @@ static void free_stream(void *context) {
     free(stream);
 }
 
-struct http_stream *http_stream(struct http_request *request, const struct http_source *source,
-                                struct http_answer *answer) {
+struct http_stream *http_stream(struct http_request *request, const char *type,
+                                const struct http_source *source, struct http_answer *answer) {
     struct http *http = request->http;
     if (http->stream_count >= HTTP_STREAMS_MAX)
         return NULL;
@@ -216,7 +220,7 @@ struct http_stream *http_stream(struct http_request *request, const struct http_
     *answer = (struct http_answer){.status = 200,
                                    .response = must_have(MHD_create_response_from_callback(
                                        MHD_SIZE_UNKNOWN, BLOCK, read_stream, stream, free_stream))};
-    http_add(*answer, "Content-Type", "text/event-stream");
+    http_add(*answer, "Content-Type", type);
     return stream;
 }
 
@@ -232,14 +236,32 @@ static void run_soon(struct http *http, uint64_t milliseconds) {
     uv_timer_start(&http->timer, on_timer, milliseconds, 0);
 }
 
+static void resume_waiting(struct http *http) {
+    struct http_request *request, *next;
+    DL_FOREACH_SAFE(http->waiting, request, next) {
+        DL_DELETE(http->waiting, request);
+        request->waits = false;
+        MHD_resume_connection(request->connection);
+    }
+}
+
+static void ask_soon(struct http *http) {
+    if (http->soon)
+        resume_waiting(http);
+    http->soon = false;
+}
+
 // The library asks to go on at once while it has something to do, and also for a request that it cannot take any
 // further: a chunk whose head is larger than its memory. With a timer of 0 the loop would do nothing else until then.
 static void turn(struct http *http) {
     MHD_UNSIGNED_LONG_LONG wait;
     if (http->stopped)
         return;
+    ask_soon(http);
     MHD_run(http->daemon);
-    if (MHD_get_timeout(http->daemon, &wait) == MHD_YES)
+    if (http->soon)
+        run_soon(http, 1);
+    else if (MHD_get_timeout(http->daemon, &wait) == MHD_YES)
         run_soon(http, wait > 0 ? wait : 1);
     else
         uv_timer_stop(&http->timer);
@@ -265,15 +287,6 @@ void http_stream_wake(struct http_stream *stream) {
         return;
     wake_stream(stream);
     run_soon(stream->http, 0);
-}
-
-static void resume_waiting(struct http *http) {
-    struct http_request *request, *next;
-    DL_FOREACH_SAFE(http->waiting, request, next) {
-        DL_DELETE(http->waiting, request);
-        request->waits = false;
-        MHD_resume_connection(request->connection);
-    }
 }
 
 void http_wake(struct http *http) {
@@ -435,6 +448,7 @@ static enum MHD_Result ask_handler(struct http_request *request) {
     }
     if (answer.status != 0)
         return send_answer(request, answer);
+    http->soon = http->soon || answer.soon;
     request->waits = true;
     DL_APPEND(http->waiting, request);
     MHD_suspend_connection(request->connection);
@@ -469,7 +483,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         return;
     if (request->waits)
         DL_DELETE(request->http->waiting, request);
-    free(request->note);
+    http_set_note(request, NULL, NULL);
     free(request->body);
     free(request);
     *place = NULL;

@@ -36,9 +36,9 @@ const char *http_query(const struct http_request *request, const char *name);  /
 const char *http_header(const struct http_request *request, const char *name); // or NULL
 const char *http_cookie(const struct http_request *request, const char *name); // or NULL
 
-// What the handler noted at an earlier call for this request; freed with free() when the request ends.
+// What the handler noted at an earlier call for this request; release() gets it when another is noted, or the request ends.
 void *http_note(const struct http_request *request);
-void http_set_note(struct http_request *request, void *note);
+void http_set_note(struct http_request *request, void *note, void (*release)(void *note));
 
 // --- answers ---
 
@@ -46,10 +46,12 @@ void http_set_note(struct http_request *request, void *note);
 struct http_answer {
     unsigned status; // 0: not now, ask again after http_wake()
     struct MHD_Response *response;
+    bool soon;     // the same, and ask again in another turn of the loop, whatever happens
     bool shared;   // the response stays its maker's
     size_t length; // of a text that was made for it
 };
 #define HTTP_LATER ((struct http_answer){0})
+#define HTTP_SOON  ((struct http_answer){.soon = true})
 
 // Takes ownership of text (from malloc). When those that are not read yet are too many bytes, a large one becomes a 503.
 struct http_answer http_text(unsigned status, const char *type, char *text, size_t length);
@@ -68,7 +70,7 @@ struct http_answer http_snapshot_answer(struct http_snapshot *snapshot);
 // Whether so many are still in memory, released ones with their readers included, that no more may be made.
 bool http_snapshots_full(void);
 
-// Where a stream's bytes come from.
+// Where the bytes of an answer come from that is written as it is read.
 struct http_source {
     void *context;
     // Puts up to max bytes into buffer and returns how many; 0: nothing now, wait for http_stream_wake(); -1: the
@@ -76,9 +78,9 @@ struct http_source {
     ssize_t (*read)(void *context, char *buffer, size_t max);
     void (*closed)(void *context); // it has ended, however; the stream is gone
 };
-// A stream of server-sent events in answer to the request. NULL when there are too many; the source is then not used.
-struct http_stream *http_stream(struct http_request *request, const struct http_source *source,
-                                struct http_answer *answer);
+// A stream in answer to the request, such as of server-sent events. NULL when there are too many; the source is then not used.
+struct http_stream *http_stream(struct http_request *request, const char *type,
+                                const struct http_source *source, struct http_answer *answer);
 // There is something to read. Cheap.
 void http_stream_wake(struct http_stream *stream);
 size_t http_streams(const struct http *http);

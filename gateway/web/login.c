@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -63,6 +64,7 @@ struct login {
     uint64_t last_session;
     uint64_t key[2];
     struct failures all, places[FAILURE_PLACES]; // by a hash of the address
+    struct failures tokens[FAILURE_PLACES];      // of tokens, the same
 };
 
 // --- the file ---
@@ -197,32 +199,79 @@ static void write_users(FILE *file, const struct user *users, const struct user 
     fprintf(file, "%s:%s\n", added->name, added->hash);
 }
 
-// Whole or not at all.
-static char *replace_file(const char *path, const struct user *users, const struct user *added) {
-    char *beside = text_format("%s.new", path), *reason = NULL;
-    int descriptor = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    FILE *file = descriptor >= 0 ? fdopen(descriptor, "w") : NULL;
-    bool written = false;
-    if (file != NULL) {
-        write_users(file, users, added);
-        written = fflush(file) == 0 && fsync(descriptor) == 0;
-        written = fclose(file) == 0 && written;
+// As the file is that it takes the place of, or for its owner alone when there is none. False: errno says why.
+static bool take_after(int descriptor, const char *path) {
+    struct stat status;
+    if (stat(path, &status) != 0)
+        return errno == ENOENT;
+    return fchown(descriptor, status.st_uid, status.st_gid) == 0 &&
+           fchmod(descriptor, status.st_mode & 07777) == 0;
+}
+
+// Closes the descriptor. False: errno says why.
+static bool write_beside(int descriptor, const char *path, const struct user *users,
+                         const struct user *added) {
+    FILE *file = fdopen(descriptor, "w");
+    if (file == NULL) {
+        close(descriptor);
+        return false;
     }
-    if (!written || rename(beside, path) != 0)
+    write_users(file, users, added);
+    bool written = fflush(file) == 0 && take_after(descriptor, path) && fsync(descriptor) == 0;
+    int error = errno;
+    if (fclose(file) == 0 && written)
+        return true;
+    errno = written ? errno : error;
+    return false;
+}
+
+// Whole or not at all, and with the owner and the mode that it has: the service may be another user, and must be able to read it.
+static char *replace_file(const char *path, const struct user *users, const struct user *added) {
+    char *beside = text_format("%s.XXXXXX", path), *reason = NULL;
+    int descriptor = mkostemp(beside, O_CLOEXEC);
+    if (descriptor < 0 || !write_beside(descriptor, path, users, added) || rename(beside, path) != 0) {
         reason = text_format("%s cannot be written: %s", path, strerror(errno));
+        if (descriptor >= 0)
+            unlink(beside);
+    }
     free(beside);
     return reason;
 }
 
-static char *add(const char *path, const struct user *added) {
+// Only one at a time, until the descriptor is closed: what another adds meanwhile would be lost. The file is replaced, so
+// that its folder has the lock. -1: errno says why.
+static int lock_folder(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *folder =
+        slash != NULL ? must_have(strndup(path, (size_t)(slash - path) + 1)) : must_have(strdup("."));
+    int descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    free(folder);
+    if (descriptor < 0 || flock(descriptor, LOCK_EX) == 0)
+        return descriptor;
+    int error = errno;
+    close(descriptor);
+    errno = error;
+    return -1;
+}
+
+static char *add_line(const char *path, const struct user *added) {
     struct user *users = NULL;
-    if (!is_name(added->name))
-        return text_format("the name '%s' is not 1 to %d letters, digits and ._@-", added->name,
-                           LOGIN_USER_MAX);
     if (!read_users(path, &users) && errno != ENOENT)
         return text_format("%s cannot be read: %s", path, strerror(errno));
     char *reason = replace_file(path, users, added);
     free_users(users);
+    return reason;
+}
+
+static char *add(const char *path, const struct user *added) {
+    if (!is_name(added->name))
+        return text_format("the name '%s' is not 1 to %d letters, digits and ._@-", added->name,
+                           LOGIN_USER_MAX);
+    int lock = lock_folder(path);
+    if (lock < 0)
+        return text_format("%s cannot be written: %s", path, strerror(errno));
+    char *reason = add_line(path, added);
+    close(lock);
     return reason;
 }
 
@@ -272,7 +321,7 @@ static void count_failure(struct failures *failures, int64_t now) {
 }
 
 // Who has an address of IPv6 has its whole network of 64 bits.
-static struct failures *failures_of(struct login *login, const char *address) {
+static size_t place_of(const struct login *login, const char *address) {
     struct in6_addr six;
     const void *key = address;
     size_t length = strlen(address);
@@ -280,20 +329,27 @@ static struct failures *failures_of(struct login *login, const char *address) {
         key = &six;
         length = 8;
     }
-    return &login->places[limiter_hash(login->key, key, length) % FAILURE_PLACES];
+    return limiter_hash(login->key, key, length) % FAILURE_PLACES;
 }
 
-static bool is_too_often(struct login *login, const char *address, int64_t now) {
-    const struct failures *place = failures_of(login, address);
-    return (!is_over(place, now) && place->count >= FAILURES_MAX) ||
-           (!is_over(&login->all, now) && login->all.count >= FAILURES_ALL);
+static bool are_too_many(const struct failures *failures, unsigned most, int64_t now) {
+    return !is_over(failures, now) && failures->count >= most;
+}
+
+static bool is_too_often(const struct login *login, const char *address, int64_t now) {
+    return are_too_many(&login->places[place_of(login, address)], FAILURES_MAX, now) ||
+           are_too_many(&login->all, FAILURES_ALL, now);
+}
+
+static void tell_failure(const char *address, const char *why, const char *name) {
+    log_about(address, LOG_WARNING, "a login from %s failed: %s%s", address, why, name);
 }
 
 static void note_failure(struct login *login, const char *address, const char *why, const char *name,
                          int64_t now) {
     count_failure(&login->all, now);
-    count_failure(failures_of(login, address), now);
-    log_about(address, LOG_WARNING, "a login from %s failed: %s%s", address, why, name);
+    count_failure(&login->places[place_of(login, address)], now);
+    tell_failure(address, why, name);
 }
 
 // name is what somebody gave as his: perhaps a password, which belongs in no log, so that only users are named.
@@ -437,22 +493,33 @@ static const struct user *check_pair(struct login *login, const char *address, c
     return *result == LOGIN_DONE ? find_user(login, pair) : NULL;
 }
 
-// The same for a token.
-static const struct user *check_token(struct login *login, const char *address, const char *token,
-                                      int64_t now, enum login_result *result) {
-    if (login->path == NULL || is_too_often(login, address, now)) {
-        *result = login->path == NULL ? LOGIN_WRONG : LOGIN_TOO_OFTEN;
-        return NULL;
-    }
-    login_refresh(login);
+static const struct user *find_token(const struct login *login, const char *token) {
     char *hash = hash_of_token(token);
     const struct user *user = login->users;
     while (user != NULL && !(user->token && is_equal(user->hash, hash)))
         user = user->next;
     free(hash);
-    if (user == NULL)
-        note_failure(login, address, "no such token", "", now);
     return user;
+}
+
+// The same for a token. Nobody guesses one, so that failures keep out no right one; and a program that goes on with one that
+// was taken out keeps out no password, although it may have the address of many.
+static const struct user *check_token(struct login *login, const char *address, const char *token,
+                                      int64_t now, enum login_result *result) {
+    struct failures *failures = &login->tokens[place_of(login, address)];
+    if (login->path == NULL)
+        return NULL;
+    login_refresh(login);
+    const struct user *user = find_token(login, token);
+    if (user != NULL)
+        return user;
+    if (are_too_many(failures, FAILURES_MAX, now)) {
+        *result = LOGIN_TOO_OFTEN;
+        return NULL;
+    }
+    count_failure(failures, now);
+    tell_failure(address, "no such token", "");
+    return NULL;
 }
 
 const char *login_header(struct login *login, const char *address, const char *authorization, int64_t now,

@@ -29,7 +29,8 @@ enum login_result { LOGIN_NONE, LOGIN_DONE, LOGIN_WRONG, LOGIN_TOO_OFTEN }; // N
 enum login_result login_begin(struct login *login, const char *address, const char *name,
                               const char *password, int64_t now, char *token);
 // The same for an Authorization header ("Basic …", or "FlespiToken …"), as programs send it with each request: the header is the
-// token of the session. Returns the user's name, or NULL.
+// token of the session. Wrong tokens are counted apart, and keep out neither a right one nor a password. Returns the user's
+// name, or NULL.
 const char *login_header(struct login *login, const char *address, const char *authorization, int64_t now,
                          enum login_result *result);
 // The name of the session's user, or NULL.
@@ -43,7 +44,7 @@ void login_end(struct login *login, const char *token, int64_t now);
 // password has changed. Cheap.
 void login_refresh(struct login *login);
 
-// Adds a user to the file, or changes his password. NULL when that is done, else why not, for the caller to free.
+// Adds a user to the file, or changes his password; the file keeps its owner and its mode. NULL when that is done, else why not, for the caller to free.
 char *login_add_user(const char *path, const char *name, const char *password);
 
 // Adds a token of that user to the file, and writes it to token. The rest as with login_add_user().

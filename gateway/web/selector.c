@@ -8,11 +8,15 @@
 #include "gateway/base/text.h"
 #include "gateway/broker/topic.h"
 
+size_t selector_place(const struct selector *selector, int64_t id) {
+    size_t place = 0;
+    while (place < selector->count && selector->ids[place] != id)
+        place++;
+    return place;
+}
+
 static bool has_id(const struct selector *selector, int64_t id) {
-    for (size_t i = 0; i < selector->count; i++)
-        if (selector->ids[i] == id)
-            return true;
-    return false;
+    return selector_place(selector, id) < selector->count;
 }
 
 // Digits and commas only. text ends at a NUL.
@@ -63,15 +67,44 @@ bool selector_takes(const struct selector *selector, int64_t id, expression_valu
                                           : expression_holds(&selector->expression, value, context);
 }
 
-bool selector_wants(const char *fields, const char *name) {
-    if (fields == NULL || *fields == '\0')
-        return true;
-    for (;; fields++) {
-        size_t length = strcspn(fields, ",");
-        if ((length == 3 && memcmp(fields, "all", 3) == 0) || expression_is_like(fields, length, name))
+// --- fields ---
+
+char *fields_fault(const char *text) {
+    size_t names = 1;
+    if (text == NULL)
+        return NULL;
+    if (strlen(text) > FIELDS_LENGTH_MAX)
+        return text_format("fields are longer than %d bytes", FIELDS_LENGTH_MAX);
+    for (; *text != '\0'; text++)
+        names += *text == ',';
+    return names > FIELDS_MAX ? text_format("there are more than %d fields", FIELDS_MAX) : NULL;
+}
+
+static bool has_name(const char *text, const char *name) {
+    for (;; text++) {
+        size_t length = strcspn(text, ",");
+        if ((length == 3 && memcmp(text, "all", 3) == 0) || expression_is_like(text, length, name))
             return true;
-        fields += length;
-        if (*fields == '\0')
+        text += length;
+        if (*text == '\0')
             return false;
     }
+}
+
+bool fields_want(struct fields *fields, const char *name) {
+    if (fields->text == NULL || *fields->text == '\0' || strcmp(fields->text, "all") == 0)
+        return true;
+    if (fields->decided == NULL)
+        fields->decided = must_have(json_object());
+    const json_t *known = json_object_get(fields->decided, name);
+    if (known != NULL)
+        return json_is_true(known);
+    bool wanted = has_name(fields->text, name);
+    json_object_set_new_nocheck(fields->decided, name, json_boolean(wanted));
+    return wanted;
+}
+
+void fields_free(struct fields *fields) {
+    json_decref(fields->decided);
+    fields->decided = NULL;
 }

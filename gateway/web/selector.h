@@ -24,5 +24,20 @@ void selector_free(struct selector *selector);
 // Whether it is about the item with that id.
 bool selector_takes(const struct selector *selector, int64_t id, expression_value *value, void *context);
 
-// Whether a list of fields ("id,name,position.*"; NULL: all of them) has that name.
-bool selector_wants(const char *fields, const char *name);
+// The place of that id among those of the selector; count when it is not there.
+size_t selector_place(const struct selector *selector, int64_t id);
+
+#define FIELDS_LENGTH_MAX 1024 // bytes
+#define FIELDS_MAX        100  // names between the commas
+
+// A list of fields: id,name,position.*. It is read once for each name that is asked about, however many items have it.
+struct fields {
+    const char *text; // the caller's; NULL, "" and "all" have every name
+    json_t *decided;  // by name
+};
+
+// NULL, or why the list is refused, for the caller to free.
+char *fields_fault(const char *text);
+// Whether the list has that name.
+bool fields_want(struct fields *fields, const char *name);
+void fields_free(struct fields *fields);

@@ -168,7 +168,7 @@ struct http_answer streams_open(struct streams *streams, struct http_request *re
     const struct http_source source = {.context = reader, .read = on_read, .closed = on_closed};
     struct http_answer answer;
     reader->streams = streams;
-    reader->stream = http_stream(request, &source, &answer);
+    reader->stream = http_stream(request, "text/event-stream", &source, &answer);
     if (reader->stream == NULL) {
         free(reader);
         static const char reason[] = "{\"reason\":\"too many event streams are open\"}\n";

@@ -34,14 +34,33 @@ static char *coded(const char *path) {
     return line;
 }
 
+// The body of an answer, which may come in chunks.
+static const char *body_of(const char *answer) {
+    static char body[20000];
+    const char *start = strstr(answer, "\r\n\r\n");
+    size_t used = 0, size;
+    if (start == NULL)
+        return "";
+    if (strstr(answer, "Transfer-Encoding: chunked") == NULL)
+        return start + 4;
+    for (start += 4; sscanf(start, "%zx", &size) == 1 && size > 0; start += size + 2) {
+        start = strstr(start, "\r\n") + 2;
+        cr_assert(used + size < sizeof body && strlen(start) > size, "%s", answer);
+        memcpy(body + used, start, size);
+        used += size;
+    }
+    body[used] = '\0';
+    return body;
+}
+
 // The answer as JSON, for the caller to release; *status is its status.
 static json_t *ask(const char *method, const char *path, const char *body, int *status) {
     char *line = NULL;
     cr_assert_gt(asprintf(&line, "%s /gw/%s", method, coded(path)), 0);
-    const char *answer = http_ask(port, line, token, body), *start = strstr(answer, "\r\n\r\n");
+    const char *answer = http_ask(port, line, token, body);
     *status = 0;
     sscanf(answer, "HTTP/1.1 %d", status);
-    json_t *json = json_loads(start != NULL ? start : "", 0, NULL);
+    json_t *json = json_loads(body_of(answer), 0, NULL);
     cr_assert(json_is_object(json), "%s: %s", line, answer);
     free(line);
     return json;
@@ -199,8 +218,22 @@ static void expect_messages(void) {
                   "{\"filter\":\"position.latitude<9\",\"fields\":\"position.latitude,position.longitude\"}",
                   "[{'position.latitude': 8.41, 'position.longitude': 114.02922}]");
     expect_result(MESSAGES "{\"filter\":\"position.altitude,position.latitude\"}", "[]");
+    expect_result("devices/42/messages?fields=timestamp&limit=1", "[{'timestamp': 1547025483}]");
+    expect_result("devices/42/messages?fields=ident&limit=1&data={\"fields\":\"timestamp\"}",
+                  "[{'timestamp': 1547025483}]");
     expect(MESSAGES "{\"from\":0,\"to\":0,\"count\":0}", 200, "{'result': [{'ident': '" VAN "'}, {}, {}]}");
     expect("devices/all/messages", 200, "{'result': [{}, {}, {'device.name': 'Van 1'}]}");
+}
+
+// That nothing is known of a device is not that it has no values.
+static void expect_what_is_known_without_the_broker(struct rig *rig) {
+    rig_broker_kill(rig);
+    rig_expect_log(rig, ", the page: The connection was lost; retrying");
+    expect_result("devices/42/telemetry/position.latitude",
+                  "[{'id': 42, 'telemetry': {'position.latitude': {'ts': 1547025603, 'value': 9.95}}}]");
+    expect("devices/43/telemetry/all", 503, "{'errors': [{'code': 503}]}");
+    expect("devices/42,43/telemetry/all", 503, "{'errors': [{'code': 503}]}");
+    rig_broker_start(rig, NULL);
 }
 
 Test(flespi_api, gives_messages_by_time) {
@@ -216,6 +249,7 @@ Test(flespi_api, gives_messages_by_time) {
                      "{\"ts\":1547025603,\"value\":9.95}");
     http_expect_soon(port, "GET /api/devices/42", "", "\"position.latitude\":{\"value\":9.95,");
     close(device);
+    expect_what_is_known_without_the_broker(rig);
     rig_finish(rig);
 }
 
@@ -267,9 +301,8 @@ static bool file_has(const struct rig *rig, const char *name, const char *text) 
     return strstr(content, text) != NULL;
 }
 
-static struct rig *up_with_token(void) {
+static void start_with_token(struct rig *rig) {
     char changes[600];
-    struct rig *rig = rig_with_broker(NULL);
     add_token(rig);
     cr_assert(file_has(rig, "users", "fleet:$token$"));
     cr_assert_not(file_has(rig, "users", strstr(token, "Token ") + strlen("Token ")));
@@ -279,7 +312,6 @@ static struct rig *up_with_token(void) {
     rig_gateway_start(rig, changes);
     rig_expect_state(rig);
     port = http_page_port(rig);
-    return rig;
 }
 
 #define QUEUE "devices/42/commands-queue"
@@ -326,7 +358,8 @@ static void expect_an_end_of_the_token(struct rig *rig) {
 }
 
 Test(flespi_api, commands_need_the_token_of_a_user) {
-    struct rig *rig = up_with_token();
+    struct rig *rig = rig_with_broker(NULL);
+    start_with_token(rig);
     int device = rig_tcp(rig);
     device_send(device, report(VAN, 1));
     expect_soon("devices/all?fields=id,connected", "{'result': [{'id': 42, 'connected': true}, {'id': 43}]}");
@@ -334,6 +367,36 @@ Test(flespi_api, commands_need_the_token_of_a_user) {
     expect_commands(rig, device);
     expect_an_end_of_the_token(rig);
     close(device);
+    rig_finish(rig);
+}
+
+// A broker that takes commands for 42 alone.
+static struct rig *with_a_choosy_broker(void) {
+    char extra[256];
+    struct rig *rig = rig_new();
+    snprintf(extra, sizeof extra, "acl_file %s/acl\n" RIG_BROKER_LIMITS, rig->directory);
+    rig_write_file(rig, "acl",
+                   "topic read #\n" // of the gateway, which has no name
+                   "topic write trackbus/state/#\n"
+                   "topic write trackbus/log/#\n"
+                   "topic write trackbus/command/gw/devices/42\n"
+                   "user " RIG_USER "\n"
+                   "topic read #\n");
+    rig_broker_start(rig, extra);
+    rig_client_start(rig);
+    return rig;
+}
+
+// Who sends it again sends it to those alone.
+Test(flespi_api, says_which_devices_commands_were_not_sent_to) {
+    struct rig *rig = with_a_choosy_broker();
+    start_with_token(rig);
+    expect_soon("devices/all?fields=id", "{'result': [{}, {}]}");
+    expect_post("devices/42,43/commands-queue", "\"where?\"", 200,
+                "{'result': [{'device_id': 42}], 'errors': [{'code': 502, 'id': 43}]}");
+    expect_post("devices/43/commands-queue", "\"where?\"", 502,
+                "{'result': [], 'errors': [{'code': 502, 'id': 43}]}");
+    expect_post(QUEUE, "\"where?\"", 200, "{'result': [{'device_id': 42}]}");
     rig_finish(rig);
 }
 
@@ -374,6 +437,10 @@ Test(flespi_api, what_makes_no_sense_is_refused_with_a_reason) {
     expect_refused("devices/1", ",1", 400, ",");
     expect_refused("devices/{name==\"", "x", 2000, "\"}");
     expect_refused("devices/all/messages?data=", "[", 700, "");
+    expect_refused("devices/all?fields=", ",", 101, "");
+    expect_refused("devices/all?fields=", "id", 600, "");
+    expect_refused("devices/all/telemetry/", ",", 101, "");
+    expect_refused("devices/all/messages?data={\"fields\":\"", ",", 101, "\"}");
     expect("devices", 404, "{'errors': [{'code': 404}]}");
     expect("devices/all/", 404, "{'errors': [{'code': 404}]}");
     expect("devices/all/telemetry", 404, "{'errors': [{'code': 404}]}");
@@ -383,20 +450,34 @@ Test(flespi_api, what_makes_no_sense_is_refused_with_a_reason) {
     rig_finish(rig);
 }
 
-Test(flespi_api, many_devices_are_asked_for_in_parts) {
+static void publish_devices(struct rig *rig, int first, int last) {
     char topic[64], payload[200];
-    struct rig *rig = up("{'web': {'listen': '127.0.0.1:0'}}");
-    for (int i = 1; i <= 51; i++) {
+    for (int i = first; i <= last; i++) {
         snprintf(topic, sizeof topic, "state/gw/devices/%d", i);
         snprintf(payload, sizeof payload, "{\"id\":%d,\"ident\":\"86642500000%04d\",\"name\":\"<%d>\"}", i, i,
                  i);
         rig_publish_soon(rig, topic, payload);
     }
+}
+
+Test(flespi_api, many_devices_are_asked_for_in_parts) {
+    struct rig *rig = up("{'web': {'listen': '127.0.0.1:0'}}");
+    publish_devices(rig, 1, 51);
     expect_soon("devices/51?fields=name", "{'result': [{'name': '<51>'}]}");
     expect("devices/all?limit=50&fields=id", 200, "{'pagination': {'count': 51, 'limit': 50}}");
     expect("devices/all/telemetry/all", 400, "{'errors': [{'code': 400}]}");
     expect("devices/all/messages", 400, "{'errors': [{'code': 400}]}");
     expect("devices/all/commands-queue/all", 400, "{'errors': [{'code': 400}]}");
     expect("devices/{id<=50}/messages", 200, "{'result': []}");
+    publish_devices(rig, 52, 1200);
+    expect_soon("devices/1200?fields=name", "{'result': [{'name': '<1200>'}]}");
+    expect("devices/all?limit=2&fields=id", 200,
+           "{'result': [{}, {}], 'pagination': {'count': 1200, 'limit': 2}}");
+    expect_result("devices/{id==700&&name==\"<700>\"}?fields=name", "[{'name': '<700>'}]");
+    expect_result("devices/name=nobody", "[]");
+    expect_result("devices/name=<3>,id=3/telemetry/all", "[{'id': 3, 'telemetry': {}}]");
+    expect_result("devices/name=nobody/messages", "[]");
+    expect("devices/{id>1149}/telemetry/all", 400, "{'errors': [{'code': 400}]}");
+    expect_result("devices/{id==1150}/commands-queue", "[]");
     rig_finish(rig);
 }
