@@ -7,8 +7,11 @@
 #include "gateway/geolocation/answer.h"
 #include "gateway/geolocation/breaker.h"
 #include "gateway/geolocation/places.h"
+#include "gateway/geolocation/requests.h"
 #include "gateway/geolocation/surroundings.h"
 #include "tests/carrier.h"
+#include "tests/e2e/rig.h"
+#include "tests/geo_service.h"
 
 static struct message message;
 static struct surroundings seen;
@@ -168,6 +171,11 @@ static const struct answer_case {
 } answers[] = {
     {200, "{\"location\":{\"lat\":-22.5,\"lng\":114.1},\"accuracy\":35.04}", ANSWER_FOUND, ""},
     {404, "{\"error\":{\"code\":404}}", ANSWER_NOT_FOUND, ""},
+    {404, "<html>", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
+    {404, "", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
+    {404, "{}", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
+    {404, "{\"error\":{\"code\":403}}", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
+    {404, "{\"error\":404}", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
     {200, "{\"location\":{\"lat\":0,\"lng\":0},\"accuracy\":1}", ANSWER_NOT_FOUND, ""},
     {200, "{\"location\":{\"lat\":1,\"lng\":1},\"accuracy\":1,\"fallback\":\"ipf\"}", ANSWER_NOT_FOUND, ""},
     {200, "", ANSWER_FAILED, "not JSON"},
@@ -215,6 +223,54 @@ Test(locating, says_what_an_answer_comes_from) {
     cr_expect(is_by_wifi(2, 1, "500"));
     cr_expect(!is_by_wifi(2, 1, "501"));
     cr_expect(is_by_wifi(2, 0, "1e300"));
+}
+
+// --- requests ---
+
+struct heard {
+    uv_loop_t *loop;
+    char error[160];
+    long status;
+};
+
+static void note_heard(void *context, const struct requests_result *result) {
+    struct heard *heard = context;
+    snprintf(heard->error, sizeof heard->error, "%s", result->error != NULL ? result->error : "");
+    heard->status = result->status;
+    uv_stop(heard->loop);
+}
+
+static void expect_answer(struct geo_service *service, const char *host) {
+    uv_loop_t loop;
+    struct heard heard = {.loop = &loop};
+    char url[64];
+    uv_loop_init(&loop);
+    struct requests *requests = requests_new(&loop);
+    snprintf(url, sizeof url, "http://%s:%d/", host, geo_service_port(service));
+    cr_expect(requests_takes(url));
+    requests_post(requests, url, NULL, "{}", 15000, note_heard, &heard);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_expect(heard.status == 200, "%s: HTTP %ld, '%s'", url, heard.status, heard.error);
+    requests_stop(requests);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    requests_free(requests);
+    cr_expect_eq(uv_loop_close(&loop), 0);
+}
+
+Test(locating, asks_at_a_name_and_at_an_address) {
+    struct geo_service *service = geo_service_start(NULL, NULL);
+    expect_answer(service, "localhost");
+    expect_answer(service, "127.0.0.1");
+    geo_service_stop(service);
+}
+
+Test(locating, asks_at_an_address_of_ipv6) {
+    if (!rig_has_ipv6())
+        cr_skip_test("this machine has no IPv6");
+    struct geo_service *service = geo_service_start_on_ipv6();
+    expect_answer(service, "[::1]");
+    expect_answer(service, "[0:0::1]");
+    geo_service_stop(service);
 }
 
 // --- pauses ---
