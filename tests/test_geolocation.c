@@ -9,6 +9,7 @@
 #include "gateway/geolocation/places.h"
 #include "gateway/geolocation/requests.h"
 #include "gateway/geolocation/surroundings.h"
+#include "tests/allocations.h"
 #include "tests/carrier.h"
 #include "tests/e2e/rig.h"
 #include "tests/geo_service.h"
@@ -416,5 +417,62 @@ Test(places, are_forgotten_by_who_wants_none) {
     expect_none(places);
     places = start_again(places, 3);
     cr_expect_eq(places_count(places), 0, "nor are they in the store");
+    end(places);
+}
+
+#define MANY 2500 // more than go at once
+
+static struct places *with_many(void) {
+    struct places *places = places_new(&broker.loop, broker.store, MANY);
+    for (uint64_t key = 1; key <= MANY; key++)
+        places_remember(places, key, 1000 + (int64_t)key, &here);
+    return start_again(places, MANY);
+}
+
+static void on_tick(uv_timer_t *tick) {
+}
+
+static void run_until_count(struct places *places, size_t count) {
+    uint64_t end = uv_hrtime() + 15 * (uint64_t)1000000000;
+    uv_timer_t tick;
+    uv_timer_init(&broker.loop, &tick);
+    uv_timer_start(&tick, on_tick, 10, 10);
+    while (places_count(places) > count && uv_hrtime() < end)
+        uv_run(&broker.loop, UV_RUN_ONCE);
+    uv_close((uv_handle_t *)&tick, NULL);
+    uv_run(&broker.loop, UV_RUN_NOWAIT);
+    cr_assert_eq(places_count(places), count);
+}
+
+// Nothing else gets on while they do.
+Test(places, go_a_few_at_a_time) {
+    struct places *places = with_many();
+    struct location location;
+    places_bound(places, 10);
+    cr_expect(places_count(places) >= MANY / 2, "%zu go at once", MANY - places_count(places));
+    run_until_count(places, 10);
+    cr_expect_eq(places_find(places, MANY, 5000, &location), PLACES_FOUND, "it was used last");
+    places = start_again(places, MANY);
+    cr_expect_eq(places_count(places), 10);
+    places = start_again(places, 3);
+    run_until_count(places, 3);
+    end(places);
+}
+
+// Also by who starts without any; what comes later stays.
+Test(places, go_all_together_when_none_are_wanted) {
+    struct places *places = with_many();
+    size_t before = allocations_count();
+    places_bound(places, 0);
+    cr_expect_lt(allocations_count() - before, MANY / 2, "each by itself");
+    cr_expect_eq(places_count(places), 0);
+    places_bound(places, 5);
+    places_remember(places, 7, 3000, &here);
+    places = start_again(places, 5);
+    cr_expect_eq(places_count(places), 1);
+    places = start_again(places, 0);
+    cr_expect_eq(places_count(places), 0);
+    places = start_again(places, 5);
+    cr_expect_eq(places_count(places), 0);
     end(places);
 }
