@@ -420,7 +420,7 @@ Test(places, are_forgotten_by_who_wants_none) {
     end(places);
 }
 
-#define MANY 2500 // more than go at once
+#define MANY 1000 // more than go at once
 
 static struct places *with_many(void) {
     struct places *places = places_new(&broker.loop, broker.store, MANY);

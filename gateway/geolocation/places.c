@@ -15,9 +15,9 @@
 #define NOWHERE_HOLDS  (6 * 3600)   // and that there is none
 #define USED_STEP      86400        // seconds after which the store is told that one was used again
 #define WRITE_INTERVAL 5000         // milliseconds until what has changed is written: nothing depends on it
-#define PORTION        1000         // entries that are written, and that are dropped, at once
-#define NEXT_PORTION   100          // milliseconds until the next ones: the store has others to write for
-#define ENTRY_MAX      128          // bytes of a row's text
+#define PORTION        250 // entries that are written, and that are dropped, at once: some 10 ms of the disk
+#define NEXT_PORTION   100 // milliseconds until the next ones: the store has others to write for
+#define ENTRY_MAX      128 // bytes of a row's text
 
 struct entry {
     uint64_t key;
