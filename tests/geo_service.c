@@ -85,10 +85,9 @@ static void on_ended(void *context, struct MHD_Connection *connection, void **ow
     *own = NULL;
 }
 
-struct geo_service *geo_service_start(const char *certificate, const char *key) {
+static struct geo_service *start_at(const void *address, unsigned flags, const char *certificate,
+                                    const char *key) {
     struct geo_service *service = calloc(1, sizeof *service);
-    const struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION;
     const struct MHD_OptionItem tls[] = {
         {certificate != NULL ? MHD_OPTION_HTTPS_MEM_CERT : MHD_OPTION_END, 0, (void *)certificate},
         {MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)key},
@@ -97,11 +96,21 @@ struct geo_service *geo_service_start(const char *certificate, const char *key) 
     pthread_cond_init(&service->changed, NULL);
     geo_service_say(service, 200, GEO_FOUND);
     service->daemon =
-        MHD_start_daemon(flags | (certificate != NULL ? MHD_USE_TLS : 0), 0, NULL, NULL, on_request, service,
-                         MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_NOTIFY_COMPLETED, on_ended, NULL,
-                         MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+        MHD_start_daemon(flags | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION, 0, NULL,
+                         NULL, on_request, service, MHD_OPTION_SOCK_ADDR, address,
+                         MHD_OPTION_NOTIFY_COMPLETED, on_ended, NULL, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
     cr_assert(service->daemon != NULL, "the service does not start");
     return service;
+}
+
+struct geo_service *geo_service_start(const char *certificate, const char *key) {
+    const struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    return start_at(&address, certificate != NULL ? MHD_USE_TLS : 0, certificate, key);
+}
+
+struct geo_service *geo_service_start_on_ipv6(void) {
+    const struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_addr = in6addr_loopback};
+    return start_at(&address, MHD_USE_IPv6, NULL, NULL);
 }
 
 void geo_service_stop(struct geo_service *service) {

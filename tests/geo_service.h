@@ -12,6 +12,8 @@ struct geo_service;
 // On a free port of 127.0.0.1; answers 200 and GEO_FOUND. With a certificate and its key (texts, PEM) it speaks HTTPS;
 // without them (NULL) HTTP.
 struct geo_service *geo_service_start(const char *certificate, const char *key);
+// The same on ::1, over HTTP.
+struct geo_service *geo_service_start_on_ipv6(void);
 void geo_service_stop(struct geo_service *service);
 int geo_service_port(const struct geo_service *service);
 

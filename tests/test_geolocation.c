@@ -7,8 +7,12 @@
 #include "gateway/geolocation/answer.h"
 #include "gateway/geolocation/breaker.h"
 #include "gateway/geolocation/places.h"
+#include "gateway/geolocation/requests.h"
 #include "gateway/geolocation/surroundings.h"
+#include "tests/allocations.h"
 #include "tests/carrier.h"
+#include "tests/e2e/rig.h"
+#include "tests/geo_service.h"
 
 static struct message message;
 static struct surroundings seen;
@@ -168,6 +172,11 @@ static const struct answer_case {
 } answers[] = {
     {200, "{\"location\":{\"lat\":-22.5,\"lng\":114.1},\"accuracy\":35.04}", ANSWER_FOUND, ""},
     {404, "{\"error\":{\"code\":404}}", ANSWER_NOT_FOUND, ""},
+    {404, "<html>", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
+    {404, "", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
+    {404, "{}", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
+    {404, "{\"error\":{\"code\":403}}", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
+    {404, "{\"error\":404}", ANSWER_FAILED, "HTTP 404 (geolocation.url)"},
     {200, "{\"location\":{\"lat\":0,\"lng\":0},\"accuracy\":1}", ANSWER_NOT_FOUND, ""},
     {200, "{\"location\":{\"lat\":1,\"lng\":1},\"accuracy\":1,\"fallback\":\"ipf\"}", ANSWER_NOT_FOUND, ""},
     {200, "", ANSWER_FAILED, "not JSON"},
@@ -215,6 +224,54 @@ Test(locating, says_what_an_answer_comes_from) {
     cr_expect(is_by_wifi(2, 1, "500"));
     cr_expect(!is_by_wifi(2, 1, "501"));
     cr_expect(is_by_wifi(2, 0, "1e300"));
+}
+
+// --- requests ---
+
+struct heard {
+    uv_loop_t *loop;
+    char error[160];
+    long status;
+};
+
+static void note_heard(void *context, const struct requests_result *result) {
+    struct heard *heard = context;
+    snprintf(heard->error, sizeof heard->error, "%s", result->error != NULL ? result->error : "");
+    heard->status = result->status;
+    uv_stop(heard->loop);
+}
+
+static void expect_answer(struct geo_service *service, const char *host) {
+    uv_loop_t loop;
+    struct heard heard = {.loop = &loop};
+    char url[64];
+    uv_loop_init(&loop);
+    struct requests *requests = requests_new(&loop);
+    snprintf(url, sizeof url, "http://%s:%d/", host, geo_service_port(service));
+    cr_expect(requests_takes(url));
+    requests_post(requests, url, NULL, "{}", 15000, note_heard, &heard);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cr_expect(heard.status == 200, "%s: HTTP %ld, '%s'", url, heard.status, heard.error);
+    requests_stop(requests);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    requests_free(requests);
+    cr_expect_eq(uv_loop_close(&loop), 0);
+}
+
+Test(locating, asks_at_a_name_and_at_an_address) {
+    struct geo_service *service = geo_service_start(NULL, NULL);
+    expect_answer(service, "localhost");
+    expect_answer(service, "127.0.0.1");
+    geo_service_stop(service);
+}
+
+Test(locating, asks_at_an_address_of_ipv6) {
+    if (!rig_has_ipv6())
+        cr_skip_test("this machine has no IPv6");
+    struct geo_service *service = geo_service_start_on_ipv6();
+    expect_answer(service, "[::1]");
+    expect_answer(service, "[0:0::1]");
+    geo_service_stop(service);
 }
 
 // --- pauses ---
@@ -360,5 +417,62 @@ Test(places, are_forgotten_by_who_wants_none) {
     expect_none(places);
     places = start_again(places, 3);
     cr_expect_eq(places_count(places), 0, "nor are they in the store");
+    end(places);
+}
+
+#define MANY 1000 // more than go at once
+
+static struct places *with_many(void) {
+    struct places *places = places_new(&broker.loop, broker.store, MANY);
+    for (uint64_t key = 1; key <= MANY; key++)
+        places_remember(places, key, 1000 + (int64_t)key, &here);
+    return start_again(places, MANY);
+}
+
+static void on_tick(uv_timer_t *tick) {
+}
+
+static void run_until_count(struct places *places, size_t count) {
+    uint64_t end = uv_hrtime() + 15 * (uint64_t)1000000000;
+    uv_timer_t tick;
+    uv_timer_init(&broker.loop, &tick);
+    uv_timer_start(&tick, on_tick, 10, 10);
+    while (places_count(places) > count && uv_hrtime() < end)
+        uv_run(&broker.loop, UV_RUN_ONCE);
+    uv_close((uv_handle_t *)&tick, NULL);
+    uv_run(&broker.loop, UV_RUN_NOWAIT);
+    cr_assert_eq(places_count(places), count);
+}
+
+// Nothing else gets on while they do.
+Test(places, go_a_few_at_a_time) {
+    struct places *places = with_many();
+    struct location location;
+    places_bound(places, 10);
+    cr_expect(places_count(places) >= MANY / 2, "%zu go at once", MANY - places_count(places));
+    run_until_count(places, 10);
+    cr_expect_eq(places_find(places, MANY, 5000, &location), PLACES_FOUND, "it was used last");
+    places = start_again(places, MANY);
+    cr_expect_eq(places_count(places), 10);
+    places = start_again(places, 3);
+    run_until_count(places, 3);
+    end(places);
+}
+
+// Also by who starts without any; what comes later stays.
+Test(places, go_all_together_when_none_are_wanted) {
+    struct places *places = with_many();
+    size_t before = allocations_count();
+    places_bound(places, 0);
+    cr_expect_lt(allocations_count() - before, MANY / 2, "each by itself");
+    cr_expect_eq(places_count(places), 0);
+    places_bound(places, 5);
+    places_remember(places, 7, 3000, &here);
+    places = start_again(places, 5);
+    cr_expect_eq(places_count(places), 1);
+    places = start_again(places, 0);
+    cr_expect_eq(places_count(places), 0);
+    places = start_again(places, 5);
+    cr_expect_eq(places_count(places), 0);
     end(places);
 }

@@ -294,6 +294,36 @@ Test(held, a_repeat_is_not_acknowledged_before_what_it_repeats) {
     conversation_end(&one);
 }
 
+// So does one behind what another device has said, and nobody has acknowledged.
+Test(held, a_repeat_behind_another_device_waits_for_what_it_repeats) {
+    struct peer one;
+    begin(&one, &by_tcp);
+    say(&one, "=A\n?1\n=B\n-0\n=A\n!1\n");
+    carrier_answer_all(&broker);
+    cr_expect_str_eq(sent, "");
+    speak_until("-0 ?1* ");
+    carrier_answer_all(&broker);
+    cr_expect_str_eq(sent, "?1 !1 ");
+    conversation_end(&one);
+}
+
+// In one datagram with what another device says.
+Test(held, a_repeat_in_a_datagram_waits_for_what_it_repeats) {
+    struct peer one;
+    begin(&one, &by_udp);
+    say(&one, "=A\n?1\n");
+    say(&one, "=B\n?2\n=A\n!1\n");
+    say(&one, "=B\n");
+    held_release(parts.held, &one.session->held);
+    carrier_answer_all(&broker);
+    cr_expect_str_eq(reported, "?2 ");
+    cr_expect_str_eq(sent, "");
+    speak_until("?2 ?1* ");
+    carrier_answer_all(&broker);
+    cr_expect_str_eq(sent, "?1 ?2!1 ");
+    conversation_end(&one);
+}
+
 // An acknowledgement that covers several, of which the first goes out before it is written.
 Test(held, an_acknowledgement_covers_all_before_it) {
     struct peer one;

@@ -48,7 +48,8 @@
 
 #define CONNACK_SESSION_PRESENT 1 // flag
 #define CONNACK_TIMEOUT         10000 // milliseconds of silence until the broker has answered CONNECT, and SUBSCRIBE
-#define MISC_INTERVAL           1000 // milliseconds
+#define SUBSCRIBE_MAX           600000 // milliseconds that the answers to all of SUBSCRIBE may take
+#define MISC_INTERVAL           1000   // milliseconds
 #define CLOSE_TIME              500 // milliseconds that the broker is given to close the connection at the end
 #define READ_PACKETS            256     // packets to read or write in one turn
 #define READ_TIME               5000000 // nanoseconds of a turn in which packets are read
@@ -88,6 +89,7 @@ struct mqtt_link {
     bool tls_said;        // the log has why TLS failed
     bool rival_said;      // in the log
     bool resumed;         // the session, on this connection
+    uint64_t accepted;    // when it was, by uv_now()
     struct backoff backoff;
     struct subscriber *subscriber;
     struct hearing *hearing;
@@ -419,10 +421,17 @@ static void on_connack_timeout(uv_timer_t *timer) {
     break_link(link, "no answer to %s", link->state == SUBSCRIBING ? "SUBSCRIBE" : "CONNECT");
 }
 
-// What is retained may come before the answers to the subscriptions, and be much.
+// Not for ever: an answer may be lost.
 static void wait_for_subscriptions(struct mqtt_link *link) {
-    if (link->state == SUBSCRIBING)
-        uv_timer_start(&link->timer, on_connack_timeout, CONNACK_TIMEOUT, 0);
+    uint64_t passed = uv_now(link->loop) - link->accepted;
+    uint64_t left = passed < SUBSCRIBE_MAX ? SUBSCRIBE_MAX - passed : 0;
+    uv_timer_start(&link->timer, on_connack_timeout, left < CONNACK_TIMEOUT ? left : CONNACK_TIMEOUT, 0);
+}
+
+// What is retained, or was kept for the session, may come before the answers to the subscriptions, and be much. What others
+// publish meanwhile says nothing of them.
+static bool may_come_before_answers(const struct mqtt_link *link, const struct mosquitto_message *message) {
+    return link->state == SUBSCRIBING && (message->retain || (link->resumed && message->mid != 0));
 }
 
 // --- what the broker says of the connection ---
@@ -525,6 +534,7 @@ static void on_connect(struct mosquitto *client, void *context, int reason, int 
     link->limits = broker_limits_read(properties);
     say_what_does_not_work(link);
     link->state = SUBSCRIBING;
+    link->accepted = uv_now(link->loop);
     wait_for_subscriptions(link);
     link->handlers->connected(link->context);
     subscriber_begin(link->subscriber, client, link->attempt.version,
@@ -675,7 +685,8 @@ static void on_message(struct mosquitto *client, void *context, const struct mos
                        const mosquitto_property *properties) {
     struct mqtt_link *link = context;
     link->numbered += message->mid != 0;
-    wait_for_subscriptions(link);
+    if (may_come_before_answers(link, message))
+        wait_for_subscriptions(link);
     if (subscriber_ignores(link->subscriber, message->topic, message->retain))
         return;
     struct packet_extras extras = packet_read_extras(properties);

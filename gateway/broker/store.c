@@ -43,7 +43,7 @@
 #define TIDY_PAGES_FEW  "64"        // when the disk is short of room: this is written too
 #define TIDY_LAST       1000000000  // nanoseconds that it may go on when the store is closed
 
-// What waits for its turn on the thread. Those up to DELETE_PLACE write; those up to LOAD_MESSAGES have a
+// What waits for its turn on the thread. Those up to DELETE_PLACES write; those up to LOAD_MESSAGES have a
 // statement that is prepared when the file is opened.
 enum kind {
     PUT_COMMAND,
@@ -58,6 +58,7 @@ enum kind {
     DELETE_DEVICE,
     PUT_PLACE,
     DELETE_PLACE,
+    DELETE_PLACES,
     TIDY,
     CHECK,
     RESTORE, // the file, which every batch does
@@ -585,13 +586,18 @@ static void bind_message(sqlite3_stmt *statement, const struct mqtt_publish *pub
 }
 
 static bool is_write(const struct operation *operation) {
-    return operation->kind <= DELETE_PLACE && operation->kind != LOAD_MESSAGES;
+    return operation->kind <= DELETE_PLACES && operation->kind != LOAD_MESSAGES;
 }
 
 static bool is_deletion(const struct operation *operation) {
     return operation->kind == DELETE_COMMAND || operation->kind == DELETE_MESSAGES ||
            operation->kind == DELETE_RESULT || operation->kind == DELETE_DEVICE ||
-           operation->kind == DELETE_PLACE;
+           operation->kind == DELETE_PLACE || operation->kind == DELETE_PLACES;
+}
+
+static bool is_of_places(const struct operation *operation) {
+    return operation->kind == PUT_PLACE || operation->kind == DELETE_PLACE ||
+           operation->kind == DELETE_PLACES;
 }
 
 // Bytes that it brings to the disk.
@@ -709,8 +715,9 @@ static int write_device(struct store *store, const struct operation *operation) 
 
 static int write_place(struct store *store, const struct operation *operation) {
     return write_row(store, place_layout,
-                     operation->kind == PUT_PLACE ? "INSERT OR REPLACE INTO places VALUES(?,?)"
-                                                  : "DELETE FROM places WHERE number=?",
+                     operation->kind == PUT_PLACE      ? "INSERT OR REPLACE INTO places VALUES(?,?)"
+                     : operation->kind == DELETE_PLACE ? "DELETE FROM places WHERE number=?"
+                                                       : "DELETE FROM places",
                      operation);
 }
 
@@ -730,7 +737,7 @@ static int write_one(struct store *store, struct operation *operation) {
         return write_result(store, operation);
     if (operation->kind == PUT_DEVICE || operation->kind == DELETE_DEVICE)
         return write_device(store, operation);
-    if (operation->kind == PUT_PLACE || operation->kind == DELETE_PLACE)
+    if (is_of_places(operation))
         return write_place(store, operation);
     sqlite3_stmt *statement = store->statements[operation->kind];
     sqlite3_bind_int64(statement, 1, operation->id);
@@ -943,9 +950,21 @@ static void drop_deleted(struct operation *batch) {
     free(deletions);
 }
 
+// What was said of places before all were deleted.
+static void drop_deleted_places(struct operation *batch) {
+    struct operation *operation, *deletion = NULL;
+    DL_FOREACH(batch, operation) {
+        if (operation->kind == DELETE_PLACES)
+            deletion = operation;
+    }
+    for (operation = batch; deletion != NULL && operation != deletion; operation = operation->next)
+        operation->finished = operation->finished || is_of_places(operation);
+}
+
 // While the disk takes nothing, what waits for it must not grow with every change of the same row.
 static void drop_what_is_past(struct operation *batch) {
     drop_deleted(batch);
+    drop_deleted_places(batch);
     drop_replaced(batch, PUT_COMMAND, DELETE_COMMAND);
     drop_replaced(batch, PUT_RESULT, DELETE_RESULT);
     drop_replaced(batch, PUT_DEVICE, DELETE_DEVICE);
@@ -1341,6 +1360,10 @@ void store_put_place(struct store *store, int64_t number, const char *entry) {
 
 void store_delete_place(struct store *store, int64_t number) {
     add_copy(store, &(struct operation){.kind = DELETE_PLACE, .id = number});
+}
+
+void store_delete_places(struct store *store) {
+    add_copy(store, &(struct operation){.kind = DELETE_PLACES});
 }
 
 void store_put_message(struct store *store, uint64_t number, const struct mqtt_publish *publish) {

@@ -67,6 +67,7 @@ bool store_each_device(struct store *store, store_command_fn *fn, void *context)
 // The same for them.
 void store_put_place(struct store *store, int64_t number, const char *entry);
 void store_delete_place(struct store *store, int64_t number);
+void store_delete_places(struct store *store); // all
 bool store_each_place(struct store *store, store_command_fn *fn, void *context);
 
 // --- messages that wait for the broker, by their number in the outbox ---

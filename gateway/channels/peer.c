@@ -110,9 +110,11 @@ void peer_note_put(struct peer *peer, uint64_t first, uint64_t last) {
     if (peer->first_number == 0)
         peer->first_number = first;
     peer->last_number = last;
+    peer->said_at = peer->stream.offset;
 }
 
 struct hold *peer_hold(struct peer *peer) {
+    peer->said_at = peer->stream.offset;
     if (peer->hold == NULL) {
         peer->hold = must_have(calloc(1, sizeof *peer->hold));
         peer->hold->peer = peer;
@@ -326,16 +328,21 @@ static bool has_too_many(const struct peer *peer) {
     return peer->reply_count >= PEER_REPLIES_MAX || peer->parts->reply_count >= PEER_REPLIES_ALL_MAX;
 }
 
-// Of a reply to what was put, held, or both, or to nothing new: then all must be safe that was said before.
+// A frame without a message may repeat any other, also where what somebody else has said waits for a reply.
+static bool may_repeat(const struct peer *peer, uint64_t first, const struct hold *hold) {
+    return (first == 0 && hold == NULL) || peer->said_at != peer->stream.offset;
+}
+
+// Of a reply to what was put, held, or both, or to what may be a repeat: then all must be safe that was said before.
 static void set_conditions(struct pending_reply *reply, uint64_t first, struct hold *hold) {
     const struct peer *peer = reply->peer;
-    bool repeats = first == 0 && hold == NULL;
+    bool repeats = may_repeat(peer, first, hold);
     if (first != 0 || repeats) {
         reply->waiter.first = first != 0 ? first : peer->last_number;
         reply->waiter.last = peer->last_number;
     }
-    reply->last_hold = hold != NULL ? hold->number : repeats ? peer->last_hold : 0;
-    reply->first_hold = hold != NULL ? hold->number : repeats;
+    reply->last_hold = repeats ? peer->last_hold : hold != NULL ? hold->number : 0;
+    reply->first_hold = repeats ? 1 : hold != NULL ? hold->number : 0;
     mark_answered(reply);
 }
 

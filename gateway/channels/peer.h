@@ -62,6 +62,7 @@ struct peer {
     uint64_t messages;           // taken from it
     uint64_t first_number;       // in the outbox: of the messages since the last reply; 0: none
     uint64_t last_number;        // of the last message
+    uint64_t said_at;            // in the stream: the frame of that one
     bool refused;       // the broker did not take a message: what it says again is not to be acknowledged
     struct hold *holds; // of reports that are held, the oldest first
     struct hold *hold;  // the one of the reports since the last reply, or NULL

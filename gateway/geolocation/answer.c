@@ -59,8 +59,18 @@ static enum answer_verdict read_body(const char *body, size_t length, const stru
     return verdict;
 }
 
+// Only one that says so itself: whoever else answers there, such as a proxy, says 404 to everything.
+static bool says_not_found(const char *body, size_t length) {
+    json_t *answer = json_loadb(body, length, 0, NULL);
+    bool says = json_integer_value(json_object_get(json_object_get(answer, "error"), "code")) == 404;
+    json_decref(answer);
+    return says;
+}
+
 static const char *meaning_of(long status) {
     switch (status) {
+    case 404:
+        return " (geolocation.url)";
     case 401:
     case 403:
         return " (geolocation.key_file)";
@@ -75,7 +85,7 @@ enum answer_verdict answer_read(long status, const char *body, size_t length,
                                 const struct surroundings *asked, struct location *place, char *reason) {
     if (status == 200)
         return read_body(body, length, asked, place, reason);
-    if (status == 404)
+    if (status == 404 && says_not_found(body, length))
         return ANSWER_NOT_FOUND;
     snprintf(reason, ANSWER_REASON_MAX, "it answers HTTP %ld%s", status, meaning_of(status));
     return status == 401 || status == 403 || status == 429 ? ANSWER_REFUSED : ANSWER_FAILED;

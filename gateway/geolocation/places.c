@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "gateway/base/memory.h"
 #include "gateway/base/table.h"
@@ -14,7 +15,9 @@
 #define NOWHERE_HOLDS  (6 * 3600)   // and that there is none
 #define USED_STEP      86400        // seconds after which the store is told that one was used again
 #define WRITE_INTERVAL 5000         // milliseconds until what has changed is written: nothing depends on it
-#define ENTRY_MAX      128          // bytes of a row's text
+#define PORTION        250 // entries that are written, and that are dropped, at once: some 10 ms of the disk
+#define NEXT_PORTION   100 // milliseconds until the next ones: the store has others to write for
+#define ENTRY_MAX      128 // bytes of a row's text
 
 struct entry {
     uint64_t key;
@@ -24,14 +27,16 @@ struct entry {
     int64_t asked, used;  // Unix seconds
     int64_t used_written; // as the store has it; 0: it does not have the entry
     UT_hash_handle hh;
+    struct entry *prev, *next; // among those to be written
 };
 
 struct places {
     struct store *store;
     size_t most;
     struct entry *entries; // in the order in which they were used, the one to go first in front
-    uint64_t *due;         // keys of those to be written; some may be gone
-    size_t due_count, due_capacity;
+    struct entry *due;     // those to be written
+    struct entry *gone;    // that are forgotten, and only take memory
+    bool stored;           // the store may have some
     uv_timer_t timer;
 };
 
@@ -44,6 +49,7 @@ static void write_entry(struct places *places, struct entry *entry) {
              entry->place.accuracy, entry->place.wifi);
     store_put_place(places->store, (int64_t)entry->key, text);
     entry->used_written = entry->used;
+    places->stored = true;
 }
 
 // One that is no row of this version says nothing, and goes first.
@@ -66,32 +72,48 @@ static struct entry *find(struct places *places, uint64_t key) {
     return entry;
 }
 
-static void forget(struct places *places, struct entry *entry) {
+static void mark_due(struct places *places, struct entry *entry) {
+    if (!entry->due)
+        DL_APPEND(places->due, entry);
+    entry->due = true;
+}
+
+static void mark_written(struct places *places, struct entry *entry) {
+    if (entry->due)
+        DL_DELETE(places->due, entry);
+    entry->due = false;
+}
+
+static void forget_first(struct places *places) {
+    struct entry *entry = places->entries;
     if (entry->used_written != 0)
         store_delete_place(places->store, (int64_t)entry->key);
+    mark_written(places, entry);
     HASH_DEL(places->entries, entry);
     free(entry);
 }
 
-static void keep_last(struct places *places, size_t count) {
-    while (HASH_COUNT(places->entries) > count)
-        forget(places, places->entries);
-}
-
-void places_bound(struct places *places, size_t most) {
-    places->most = most;
-    keep_last(places, most);
-}
-
-static void mark_due(struct places *places, struct entry *entry) {
-    if (entry->due)
-        return;
-    if (places->due_count == places->due_capacity) {
-        places->due_capacity = places->due_capacity * 2 + 64;
-        places->due = must_have(realloc(places->due, places->due_capacity * sizeof *places->due));
+// Returns whether any are left.
+static bool free_some(struct entry **entries, size_t count) {
+    struct entry *entry;
+    while ((entry = *entries) != NULL && count-- > 0) {
+        HASH_DEL(*entries, entry);
+        free(entry);
     }
-    places->due[places->due_count++] = entry->key;
-    entry->due = true;
+    return *entries != NULL;
+}
+
+// At once, however many they are; their memory is given back later.
+static void forget_all(struct places *places) {
+    if (places->stored)
+        store_delete_places(places->store);
+    places->stored = false;
+    places->due = NULL;
+    if (places->gone == NULL) {
+        places->gone = places->entries;
+        places->entries = NULL;
+    }
+    free_some(&places->entries, SIZE_MAX); // the few that have come since the last time
 }
 
 static void use(struct places *places, struct entry *entry, int64_t now) {
@@ -121,7 +143,8 @@ static struct entry *find_or_make(struct places *places, uint64_t key) {
     struct entry *entry = find(places, key);
     if (entry != NULL)
         return entry;
-    keep_last(places, places->most - 1);
+    if (HASH_COUNT(places->entries) >= places->most)
+        forget_first(places);
     entry = must_have(calloc(1, sizeof *entry));
     entry->key = key;
     HASH_ADD(hh, places->entries, key, sizeof entry->key, entry);
@@ -145,24 +168,41 @@ size_t places_count(const struct places *places) {
 
 // --- the store ---
 
-// A disk that takes nothing gets no more to do; they stay due.
-static void write_due(struct places *places) {
-    if (!store_is_writable(places->store))
-        return;
-    for (size_t i = 0; i < places->due_count; i++) {
-        struct entry *entry = find(places, places->due[i]);
-        if (entry == NULL || !entry->due)
-            continue;
-        entry->due = false;
+static void write_some(struct places *places, size_t count) {
+    struct entry *entry;
+    while ((entry = places->due) != NULL && count-- > 0) {
+        mark_written(places, entry);
         write_entry(places, entry);
     }
-    places->due_count = 0;
 }
 
+static bool are_too_many(const struct places *places) {
+    return HASH_COUNT(places->entries) > places->most;
+}
+
+static void forget_some(struct places *places) {
+    if (places->most == 0)
+        forget_all(places);
+    for (size_t i = 0; i < PORTION && are_too_many(places); i++)
+        forget_first(places);
+}
+
+// A disk that takes nothing gets no more to do; they stay due.
 static void on_timer(uv_timer_t *timer) {
     struct places *places = timer->data;
-    keep_last(places, places->most);
-    write_due(places);
+    bool more = free_some(&places->gone, PORTION);
+    if (store_is_writable(places->store)) {
+        forget_some(places);
+        write_some(places, PORTION);
+        more = more || are_too_many(places) || places->due != NULL;
+    }
+    uv_timer_start(timer, on_timer, more ? NEXT_PORTION : WRITE_INTERVAL, 0);
+}
+
+void places_bound(struct places *places, size_t most) {
+    places->most = most;
+    forget_some(places);
+    uv_timer_start(&places->timer, on_timer, NEXT_PORTION, 0);
 }
 
 static int compare_use(const struct entry *one, const struct entry *other) {
@@ -171,6 +211,9 @@ static int compare_use(const struct entry *one, const struct entry *other) {
 
 static void load_one(void *context, int64_t number, const char *text) {
     struct places *places = context;
+    places->stored = true;
+    if (places->most == 0)
+        return;
     struct entry *entry = must_have(calloc(1, sizeof *entry));
     entry->key = (uint64_t)number;
     read_entry(text, entry);
@@ -180,27 +223,26 @@ static void load_one(void *context, int64_t number, const char *text) {
 struct places *places_new(uv_loop_t *loop, struct store *store, size_t most) {
     struct places *places = must_have(calloc(1, sizeof *places));
     places->store = store;
-    store_each_place(store, load_one, places);
+    places->most = most;
+    store_each_place(store, load_one, places); // what is more goes later: others still read the store
     HASH_SORT(places->entries, compare_use);
-    places->most = most; // what is more goes later: others still read the store
     uv_timer_init(loop, &places->timer);
     places->timer.data = places;
-    uv_timer_start(&places->timer, on_timer, WRITE_INTERVAL, WRITE_INTERVAL);
+    uv_timer_start(&places->timer, on_timer, WRITE_INTERVAL, 0);
     uv_unref((uv_handle_t *)&places->timer);
     return places;
 }
 
 void places_stop(struct places *places) {
-    write_due(places);
+    if (places->most == 0)
+        forget_all(places);
+    if (store_is_writable(places->store))
+        write_some(places, SIZE_MAX);
     uv_close((uv_handle_t *)&places->timer, NULL);
 }
 
 void places_free(struct places *places) {
-    struct entry *entry, *next;
-    HASH_ITER(hh, places->entries, entry, next) {
-        HASH_DEL(places->entries, entry);
-        free(entry);
-    }
-    free(places->due);
+    free_some(&places->entries, SIZE_MAX);
+    free_some(&places->gone, SIZE_MAX);
     free(places);
 }

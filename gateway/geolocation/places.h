@@ -15,14 +15,14 @@ struct store;
 
 enum places_verdict { PLACES_UNKNOWN, PLACES_FOUND, PLACES_NOWHERE };
 
-// Reads those of the store, before anything is written there; of them the last most stay, and others go within seconds. 0
+// Reads those of the store, before anything is written there; of them the last most stay, and others go a few at a time. 0
 // remembers nothing, and empties the store of them.
 struct places *places_new(uv_loop_t *loop, struct store *store, size_t most);
 // Writes what is not written yet, and closes the handle on the loop.
 void places_stop(struct places *places);
 void places_free(struct places *places);
 
-// From now on so many.
+// From now on so many. Those beyond go a few at a time, with 0 all at once; so much for the memory and the store.
 void places_bound(struct places *places, size_t most);
 
 // What is known of the surroundings of that key at this time (Unix seconds); fills place when it is found. Counts as used.

@@ -38,6 +38,7 @@ struct watched {
 struct name {
     uv_getaddrinfo_t work;
     char *host, *port; // that are known, or looked for; NULL at first
+    bool is_address;   // there is nothing to look for
     bool looking;
     char *addresses; // "HOST:PORT:ADDRESS,ADDRESS" as libcurl takes it, or NULL
     const char *fault;
@@ -306,6 +307,16 @@ static void on_resolved(uv_getaddrinfo_t *work, int status, struct addrinfo *fou
         go_on(requests);
 }
 
+static bool is_known(const struct name *name) {
+    return name->is_address || name->addresses != NULL;
+}
+
+static bool must_look(const struct requests *requests) {
+    const struct name *name = &requests->name;
+    return !name->is_address && !name->looking &&
+           (name->addresses == NULL || uv_now(requests->loop) - name->known_at > NAME_HOLDS);
+}
+
 static void look_for_name(struct requests *requests) {
     static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     struct name *name = &requests->name;
@@ -334,6 +345,11 @@ static char *without_brackets(char *host) {
     return host;
 }
 
+static bool is_address(const char *host) {
+    unsigned char bytes[16];
+    return uv_inet_pton(AF_INET, host, bytes) == 0 || uv_inet_pton(AF_INET6, host, bytes) == 0;
+}
+
 static bool same_name(const struct name *name, const char *host, const char *port) {
     return name->host != NULL && strcmp(name->host, host) == 0 && strcmp(name->port, port) == 0;
 }
@@ -347,7 +363,7 @@ static bool take_name(struct requests *requests, CURLU *url) {
         free(name->host);
         free(name->port);
         free(name->addresses);
-        *name = (struct name){.host = host, .port = port};
+        *name = (struct name){.host = host, .port = port, .is_address = is_address(host)};
         return true;
     }
     free(host);
@@ -407,7 +423,6 @@ static struct request *make_request(struct requests *requests, CURLU *url, const
 void requests_post(struct requests *requests, const char *url, const char *key, const char *body,
                    unsigned timeout, requests_done_fn *done, void *context) {
     CURLU *parsed = must_have(parse(url));
-    struct name *name = &requests->name;
     struct request *request = make_request(requests, parsed, key, body, timeout);
     request->done = done;
     request->context = context;
@@ -415,10 +430,9 @@ void requests_post(struct requests *requests, const char *url, const char *key, 
     curl_url_cleanup(parsed);
     if (!named)
         request->deadline = uv_now(requests->loop);
-    if (named && !name->looking &&
-        (name->addresses == NULL || uv_now(requests->loop) - name->known_at > NAME_HOLDS))
+    if (named && must_look(requests))
         look_for_name(requests);
-    if (named && name->addresses != NULL)
+    if (named && is_known(&requests->name))
         start(request);
     if (!request->started)
         wait_for_name(requests); // which fails it when nothing else does

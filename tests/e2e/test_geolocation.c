@@ -104,7 +104,7 @@ Test(positions, come_from_what_a_device_sees) {
     int device = rig_tcp(rig), datagrams = rig_udp(rig);
     say(rig, device, VAN, kinds[0].items);
     rig_write_file(rig, "key", "a key\n");
-    snprintf(key, sizeof key, ",'key_file':'%s/key'", rig->directory);
+    snprintf(key, sizeof key, ",'timeout':60,'key_file':'%s/key'", rig->directory);
     reload(rig, asking(key, ""));
     expect_asked(0);
     say(rig, device, VAN, R0(9));
@@ -220,19 +220,19 @@ Test(positions, are_asked_for_once) {
 // What stands in the store is known after a restart; what is too inaccurate is left out until it no longer is.
 Test(positions, are_remembered) {
     service = geo_service_start(NULL, NULL);
-    struct rig *rig = rig_up(asking(",'max_accuracy':30", ""));
+    struct rig *rig = rig_up(asking(",'timeout':60,'max_accuracy':30", ""));
     int device = rig_tcp(rig);
     say(rig, device, VAN, R1("01", 1));
     expect_nowhere(rig, 1);
-    reload(rig, asking(",'max_accuracy':35", ""));
+    reload(rig, asking(",'timeout':60,'max_accuracy':35", ""));
     say(rig, device, VAN, R1("01", 2));
     rig_expect(rig, OF_VAN, "{'message.seqnum':2," BY_WIFI "}");
-    geo_service_say(service, 404, "{}");
+    geo_service_say(service, 404, "{\"error\":{\"code\":404,\"message\":\"Not found\"}}");
     say(rig, device, VAN, R1("02", 3));
     expect_nowhere(rig, 3);
     rig_gateway_stop(rig);
     geo_service_say(service, 200, GEO_FOUND);
-    rig_gateway_start(rig, asking("", ""));
+    rig_gateway_start(rig, asking(",'timeout':60", ""));
     device = rig_tcp(rig);
     say(rig, device, VAN, R1("01", 4));
     rig_expect(rig, OF_VAN, "{'message.seqnum':4," BY_WIFI "}");
@@ -249,6 +249,8 @@ static const struct {
     unsigned questions; // until it is left alone
 } failures[] = {
     {429, "{}", "it answers HTTP 429 (too many requests); reports go out without a position, retrying in", 1},
+    {404, "<html>", "it answers HTTP 404 (geolocation.url); reports go out without a position, retrying in",
+     3},
     {503, "", "it answers HTTP 503; reports go out without a position, retrying in", 3},
     {302, "", "it answers HTTP 302 (redirects are not followed); reports go out", 3},
     {200, "<html>", "its answer is not JSON; reports go out", 3},
