@@ -408,6 +408,7 @@ static void expect_fault(const char *command, const char *config, const char *pa
 // watch does not need it.
 static bool is_file_of_the_gateway_alone(const char *config) {
     return strstr(config, "{\"commands\":{\"key_file\"") != NULL ||
+           strstr(config, "{\"geolocation\":{\"key_file\"") != NULL ||
            strstr(config, "\"devices_file\"") != NULL;
 }
 
