@@ -72,6 +72,10 @@ bool alarms_take(struct alarms *alarms, uint32_t raised, int64_t timestamp, int6
     alarms->raised = raised;
     alarms->timestamp = timestamp;
     alarms->received = received;
+    if (news) { // what is published again, to a broker that has lost it, says the same
+        alarms->said_timestamp = timestamp;
+        alarms->said_received = received;
+    }
     return news;
 }
 
@@ -88,8 +92,8 @@ bool alarms_are_urgent(const struct alarms *alarms) {
 
 char *alarms_write(const struct alarms *alarms, const struct codec *codec) {
     bool missed = alarms->missed != 0;
-    int64_t timestamp = missed ? alarms->missed_timestamp : alarms->timestamp;
-    int64_t received = missed ? alarms->missed_received : alarms->received;
+    int64_t timestamp = missed ? alarms->missed_timestamp : alarms->said_timestamp;
+    int64_t received = missed ? alarms->missed_received : alarms->said_received;
     json_t *json = json_pack("{s:f, s:f}", "server.timestamp", (double)received / 1e6, "timestamp",
                              (double)timestamp / 1e6);
     for (unsigned i = 0; codec->alarms[i] != FIELD_NONE; i++)

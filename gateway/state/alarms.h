@@ -18,6 +18,7 @@ struct alarms {
     int64_t timestamp; // of the newest report: by which it is ordered
     int64_t received;  // the same, when it came
     int64_t missed_timestamp, missed_received;
+    int64_t said_timestamp, said_received; // of the newest that there was something to publish of
 };
 
 // A bit for each of the codec's alarms that the report raises. Who has a battery that is nearly empty says so, whatever the
