@@ -518,6 +518,7 @@ Test(state_kept, when_a_slow_broker_has_lost_all) {
     wake(set.rig, VAN);
     rig_expect(set.rig, VAN_STATE "/connected", "true");
     rig_expect(set.rig, INSTANCE "/queue", NULL);
+    rig_expect(set.rig, GENERATION, NULL); // by which it knows what the broker had
     scripted_broker_set(set.broker, (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE,
                                                            .client = GATEWAY,
                                                            .topic = OWN "/#",
