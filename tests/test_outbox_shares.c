@@ -26,9 +26,12 @@ typedef enum mqtt_answer rule_fn(int topic, size_t nth);
 static struct {
     bool up;
     unsigned window;
+    int at_once; // answers in a turn
     rule_fn *rule;
-    int too_large; // value that cannot be sent to topic 0; 0: none
-    size_t count;  // publishes since the start
+    int too_large;    // value that cannot be sent to topic 0; 0: none
+    int closes_at;    // topic whose messages it closes the connection at; -1: none
+    uint64_t back_at; // by uv_now(): when one that it has closed comes back
+    size_t count;     // publishes since the start
     size_t answered;
     int topics[UNDER_WAY]; // of those
     int values[UNDER_WAY];
@@ -92,13 +95,33 @@ static void note_taken(int topic, int value) {
         topics[topic].last = value;
 }
 
+// It takes no notice of what was under way, and is back soon.
+static void close_connection(void) {
+    broker.up = false;
+    broker.answered = broker.count;
+    broker.back_at = uv_now(&loop) + 100;
+    outbox_link_down(outbox, MQTT_ENDED_BY_BROKER);
+}
+
+static void come_back(void) {
+    if (broker.up || uv_now(&loop) < broker.back_at)
+        return;
+    broker.up = true;
+    outbox_link_up(outbox);
+}
+
 // Answers some of what it was handed, also of what goes out meanwhile.
 static void serve(void) {
-    for (int i = 0; i < 20 && broker.answered < broker.count; i++) {
+    come_back();
+    for (int i = 0; i < broker.at_once && broker.answered < broker.count; i++) {
         int topic = broker.topics[broker.answered % UNDER_WAY];
         int value = broker.values[broker.answered % UNDER_WAY];
         enum mqtt_answer answer = broker.rule(topic, broker.answered);
         topics[topic].tried++;
+        if (topic == broker.closes_at) {
+            close_connection();
+            return;
+        }
         if (answer == MQTT_TAKEN)
             note_taken(topic, value);
         outbox_published(outbox, (int)++broker.answered, answer, "a reason");
@@ -118,6 +141,8 @@ static void set_up(void) {
     store = store_open(&loop, path, &reason);
     cr_assert(store != NULL, "%s", reason);
     broker.window = 20;
+    broker.at_once = 20;
+    broker.closes_at = -1;
     outbox =
         outbox_new(&loop, store, "t", 20, BYTES, &(struct outbox_handlers){NULL, note_intake, note_aside});
     outbox_set_carrier(outbox, &carrier);
@@ -233,6 +258,22 @@ ParameterizedTest(size_t *row, outbox_shares, refused_topics_hold_up_no_other) {
     if (share->refusal == MQTT_TAKEN_LATER)
         cr_expect_eq(set_aside, 0, "%s: %d were set aside", name, set_aside);
     cr_expect_eq(outbox_count(outbox) + (unsigned)set_aside, (unsigned)refused * 5, "%s: none is lost", name);
+}
+
+// It is not known which of those under way the broker closes at. Those that are refused for now tell nothing of that, and
+// are many; the others have their turn among them.
+Test(outbox_shares, one_that_it_closes_at_is_found_among_many_that_are_refused) {
+    broker.rule = refuse_share;
+    broker.window = 1000;
+    refusal = MQTT_TAKEN_LATER;
+    refused = TOPICS - 20;
+    report_for(4000);
+    broker.closes_at = refused; // the first of those that are taken
+    for (int topic = 0; topic < TOPICS; topic++)
+        put(topic);
+    broker.at_once = 1;
+    expect_all_within(20000, refused + 1, "those that are neither refused nor closed at");
+    cr_expect_geq(set_aside, 1);
 }
 
 // What was refused goes out once the quota of its topic is over, in order.

@@ -98,6 +98,7 @@ struct item {
     struct item *lane_prev, *lane_next; // at the broker, or in the lane
     bool refused;                       // for now, once at least
     bool apart;                         // it waited for such a one, or was one
+    bool fetched;                       // read back from those that wait on disk alone, and not sent since
     enum saved saved;
     uint64_t write;                     // the one that it is written with
     struct item *save_prev, *save_next; // of those that are to be written, or are being written
@@ -146,6 +147,8 @@ struct outbox {
     struct item *flow;      // all before it stand apart
     size_t count, bytes;    // of items
     size_t beside_bytes;    // of those that wait beside the queue
+    size_t skipped;         // those that others are tried in place of
+    size_t fetched;         // those that were read back, and have not gone out since
     struct item *unsaved;   // of these: they are to be written
     struct item *saving;    // they are being written, in order
     uint64_t parked_since;  // by uv_now(): when the first of those that wait on disk alone did
@@ -228,6 +231,11 @@ static size_t queue_count(const struct outbox *outbox) {
 
 static size_t queue_bytes(const struct outbox *outbox) {
     return outbox->bytes - (outbox->disk_fails ? 0 : outbox->beside_bytes);
+}
+
+// What waits beside the queue has a bound of its own.
+static bool is_over_memory(const struct outbox *outbox) {
+    return queue_count(outbox) > MEMORY_COUNT || queue_bytes(outbox) > MEMORY_BYTES;
 }
 
 size_t outbox_set_aside_count(const struct outbox *outbox) {
@@ -502,6 +510,7 @@ static void enter(struct outbox *outbox, struct item *item, enum place place) {
         save_soon(outbox, item);
     } else {
         lane->skipped++;
+        outbox->skipped++;
     }
 }
 
@@ -518,10 +527,17 @@ static struct lane *leave(struct outbox *outbox, struct item *item) {
         outbox->beside_bytes -= item->size;
     } else if (item->place == PASSED_OVER) {
         lane->skipped--;
+        outbox->skipped--;
     }
     item->place = IN_QUEUE;
     item->lane = NULL;
     return lane;
+}
+
+// It goes out, or is gone.
+static void note_not_fetched(struct outbox *outbox, struct item *item) {
+    outbox->fetched -= item->fetched;
+    item->fetched = false;
 }
 
 // From memory.
@@ -536,6 +552,7 @@ static void remove_item(struct outbox *outbox, struct item *item) {
     if (item == outbox->read_last)
         outbox->read_last = NULL;
     stop_saving(outbox, item);
+    note_not_fetched(outbox, item);
     DL_DELETE(outbox->items, item);
     free_item(outbox, item);
 }
@@ -909,14 +926,6 @@ static bool is_retained(const struct item *item) {
     return item->publish.retain != MQTT_NOT_RETAINED;
 }
 
-// Its topic was refused for now, and its pause is not over.
-static bool is_resting(const struct outbox *outbox, const struct item *item) {
-    if (outbox->lanes.resting == NULL && outbox->lanes.idle == NULL)
-        return false;
-    const struct lane *lane = lanes_find(&outbox->lanes, item->publish.topic);
-    return lane != NULL && lane->state == LANE_RESTS && lane->not_before > uv_now(outbox->loop);
-}
-
 // Whether only the last value counts: of state. Not of commands, where an entry that is emptied means another
 // thing when nobody saw how it ended.
 static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publish *publish) {
@@ -935,6 +944,18 @@ static void replace_earlier(struct outbox *outbox, struct item *item) {
     }
 }
 
+// Whether the next of the queue must wait for others to its topic, or because that is refused for now.
+static bool must_wait(const struct outbox *outbox, const struct item *item) {
+    const struct lane *lane = lanes_find(&outbox->lanes, item->publish.topic);
+    if (lane == NULL)
+        return false;
+    if (!parked_is_empty(&lane->parked) && parked_first(&lane->parked) < item->number)
+        return true;
+    if (lane->count > 0 || lane->solo || lane->refused)
+        return true;
+    return is_retained(item) && lane->under_way + lane->skipped > 0;
+}
+
 // It waits beside the others, which go on.
 static void hold_back(struct outbox *outbox, struct item *item) {
     outbox->next_out = item->next;
@@ -942,6 +963,12 @@ static void hold_back(struct outbox *outbox, struct item *item) {
     if (is_replaceable(outbox, &item->publish))
         replace_earlier(outbox, item);
     park_if_many(outbox, item);
+}
+
+// All of those, up to one that may go.
+static void hold_back_waiting(struct outbox *outbox) {
+    while (outbox->next_out != NULL && must_wait(outbox, outbox->next_out))
+        hold_back(outbox, outbox->next_out);
 }
 
 // Whether a message must be alone at the broker with those to its topic.
@@ -1120,12 +1147,23 @@ static bool is_beside_accused(const struct outbox *outbox, const struct item *it
     return false;
 }
 
+static struct item *oldest_under_way(const struct outbox *outbox) {
+    struct item *oldest = outbox->under_way, *item;
+    DL_FOREACH2(outbox->under_way, item, lane_next) {
+        if (item->number < oldest->number)
+            oldest = item;
+    }
+    return oldest;
+}
+
 // The oldest that does not wait beside the others.
-static struct item *first_in_turn(const struct outbox *outbox) {
-    struct item *item = outbox->items;
-    while (item != NULL && (item->place == BESIDE || (item->place == IN_QUEUE && is_resting(outbox, item))))
-        item = item->next;
-    return item;
+static const struct item *first_in_turn(const struct outbox *outbox) {
+    const struct item *first = outbox->skipped > 0 ? outbox->items : oldest_under_way(outbox);
+    if (first == NULL || (outbox->next_out != NULL && outbox->next_out->number < first->number))
+        return outbox->next_out;
+    while (first->place == BESIDE)
+        first = first->next;
+    return first;
 }
 
 static bool is_first_accused(const struct outbox *outbox) {
@@ -1137,7 +1175,8 @@ static void go_on_from(struct outbox *outbox, struct item *next) {
     struct item *item;
     outbox->next_out = next;
     for (item = outbox->items; item != next; item = item->next)
-        enter(outbox, item, is_resting(outbox, item) ? BESIDE : PASSED_OVER);
+        if (item->place == IN_QUEUE)
+            enter(outbox, item, must_wait(outbox, item) ? BESIDE : PASSED_OVER);
 }
 
 // Those to the topics of the accused tell the least: another is tried first, if there is one. So are reports, where
@@ -1147,7 +1186,7 @@ static void pass_over_accused(struct outbox *outbox) {
     if (!is_first_accused(outbox))
         return;
     for (unsigned looked = 0; item != NULL; item = item->next) {
-        if (is_accused(outbox, item) || is_resting(outbox, item))
+        if (item->place == BESIDE || is_accused(outbox, item) || must_wait(outbox, item))
             continue;
         if (first == NULL)
             first = item;
@@ -1210,6 +1249,7 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
         outbox->next_out = item->next;
     leave(outbox, item);
     enter(outbox, item, AT_BROKER);
+    note_not_fetched(outbox, item);
     if (!stands_apart(outbox, item) && (outbox->flow == NULL || item->number < outbox->flow->number))
         outbox->flow = item;
     item->lane->solo = goes_alone(item->lane, item);
@@ -1249,27 +1289,7 @@ static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item 
     return result;
 }
 
-// Whether the next of the queue must wait for others to its topic. Among suspects all go out in order, once their pause is
-// over.
-static bool must_wait(const struct outbox *outbox, const struct lane *lane, const struct item *item) {
-    if (!parked_is_empty(&lane->parked) && parked_first(&lane->parked) < item->number)
-        return true;
-    if (lane->count > 0 || lane->solo || (is_retained(item) && lane->under_way + lane->skipped > 0))
-        return true;
-    return lane->refused && !(lane->under_way == 0 && is_suspected(outbox) && !is_resting(outbox, item));
-}
-
-// False when the link takes nothing more now.
-static bool hand_over_next(struct outbox *outbox) {
-    struct item *item = outbox->next_out;
-    struct lane *lane = lanes_find(&outbox->lanes, item->publish.topic);
-    if (lane == NULL || !must_wait(outbox, lane, item))
-        return give_to_link(outbox, item) != MQTT_NOT_NOW;
-    hold_back(outbox, item);
-    return true;
-}
-
-// The same for the first of a lane that is ready. It is the last lane in turn then.
+// The first of a lane that is ready. It is the last lane in turn then. False when the link takes nothing more now.
 static bool hand_over_ready(struct outbox *outbox) {
     struct lane *lane = outbox->lanes.ready;
     struct item *item = lane->waiting;
@@ -1284,35 +1304,56 @@ static bool hand_over_ready(struct outbox *outbox) {
     return result != MQTT_NOT_NOW;
 }
 
-// The queue and the lanes that are ready, in turn: neither many that were refused nor what comes anew takes all places.
-// False when nothing more goes out now.
+// One with strikes, on a connection that is too young for it, rests again: others go on.
+static void rest_struck(struct outbox *outbox) {
+    struct lane *lane;
+    while ((lane = outbox->lanes.ready) != NULL && lane->waiting != NULL) {
+        unsigned wait = strikes_wait(&lane->waiting->strikes);
+        if (age_of_connection(outbox) >= wait)
+            return;
+        lane->not_before = outbox->up_since + wait;
+        lanes_set(&outbox->lanes, lane, LANE_RESTS);
+    }
+}
+
+// Whether the first lane that is ready has a place now.
+static bool has_ready_place(const struct outbox *outbox) {
+    const struct lane *lane = outbox->lanes.ready;
+    if (lane == NULL)
+        return false;
+    if (is_suspected(outbox))
+        return outbox->suspects.left > 0 && (lane->waiting == NULL || may_be_tried(outbox, lane->waiting));
+    return outbox->in_flight < window_of(outbox);
+}
+
+// The queue and the lanes that are ready, in turn: neither many that were refused nor what comes anew takes all places,
+// among suspects too. False when nothing more goes out now.
 static bool hand_over_one(struct outbox *outbox, bool lanes_too) {
-    bool has_ready = lanes_too && outbox->lanes.ready != NULL && !is_suspected(outbox) &&
-                     outbox->in_flight < window_of(outbox);
-    bool has_next = has_place(outbox);
+    hold_back_waiting(outbox);
+    bool has_ready = lanes_too && has_ready_place(outbox), has_next = has_place(outbox);
     if (!has_ready && !has_next)
         return false;
     outbox->lane_had_turn = has_ready && (!has_next || !outbox->lane_had_turn);
-    return outbox->lane_had_turn ? hand_over_ready(outbox) : hand_over_next(outbox);
+    return outbox->lane_had_turn ? hand_over_ready(outbox)
+                                 : give_to_link(outbox, outbox->next_out) != MQTT_NOT_NOW;
 }
 
-// Nobody is suspected any more once all that were wait beside the others.
+// Nobody is suspected any more once all that were are gone, or wait beside the others.
 static void end_suspicion(struct outbox *outbox) {
-    const struct item *item = outbox->items;
-    if (outbox->suspects.through == 0 || outbox->in_flight > 0)
-        return;
-    while (item != NULL && item->place == BESIDE)
-        item = item->next;
-    if (item == NULL || !suspects_include(&outbox->suspects, item->number))
+    if (outbox->suspects.through > 0 && !is_suspected(outbox))
         outbox->suspects.through = 0;
 }
 
-// Only when all that was at the broker is answered is it known what goes out again: all that is left of it.
+// Only when all that was at the broker is answered is it known what goes out again: those that were passed over come first.
 static void prepare(struct outbox *outbox) {
+    hold_back_waiting(outbox);
     end_suspicion(outbox);
+    rest_struck(outbox);
     if (!is_suspected(outbox) || outbox->in_flight > 0)
         return;
-    restart(outbox);
+    if (outbox->skipped > 0)
+        restart(outbox);
+    hold_back_waiting(outbox);
     suspects_begin_portion(&outbox->suspects);
     pass_over_accused(outbox);
 }
@@ -1343,6 +1384,8 @@ static void insert_read(struct outbox *outbox, struct lane *lane, struct item *i
     outbox->read_last = item;
     item->apart = true;
     item->saved = SAVED;
+    item->fetched = true;
+    outbox->fetched++;
     if (outbox->next_out != NULL && item->number >= outbox->next_out->number)
         return;
     enter(outbox, item, BESIDE);
@@ -1456,7 +1499,7 @@ static void read_lanes(struct outbox *outbox) {
     struct asked asked[READ_COUNT];
     uint64_t numbers[READ_COUNT];
     if (outbox->lanes.reading == NULL || outbox->asked != NULL || !carrier_is_up(outbox) ||
-        is_suspected(outbox) || queue_count(outbox) > MEMORY_COUNT || queue_bytes(outbox) > MEMORY_BYTES)
+        is_suspected(outbox) || outbox->fetched >= READ_COUNT || is_over_memory(outbox))
         return;
     size_t count = ask_lanes(outbox, asked);
     if (count == 0)
@@ -1516,7 +1559,7 @@ static void put_behind(struct outbox *outbox, const struct mqtt_publish *publish
     if (outbox->catching_up) {
         struct item *item = new_item(outbox, publish, number);
         DL_APPEND(outbox->late, item);
-        if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
+        if (is_over_memory(outbox))
             spill_late(outbox);
     } else {
         tell_when_written(outbox, write_message(outbox, number, publish));
@@ -1533,7 +1576,7 @@ uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish) {
     }
     append_item(outbox, publish, number);
     pump(outbox);
-    if (outbox->count > MEMORY_COUNT || outbox->bytes > MEMORY_BYTES)
+    if (is_over_memory(outbox))
         begin_spilling(outbox, "it is slower than the devices");
     else if (outbox->stopped)
         begin_spilling(outbox, "gateway stopped");
@@ -1545,15 +1588,6 @@ void outbox_link_up(struct outbox *outbox) {
     outbox->answered_at = 0;
     outbox->up_since = 0;
     pump(outbox);
-}
-
-static struct item *oldest_under_way(const struct outbox *outbox) {
-    struct item *oldest = outbox->under_way, *item;
-    DL_FOREACH2(outbox->under_way, item, lane_next) {
-        if (item->number < oldest->number)
-            oldest = item;
-    }
-    return oldest;
 }
 
 // It will soon be known which message is to blame: no long waits meanwhile.

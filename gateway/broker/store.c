@@ -14,6 +14,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
+#include "gateway/broker/aside_repeats.h"
 #include "gateway/broker/disk_reserve.h"
 #include "gateway/broker/store_check.h"
 #include "gateway/broker/store_damaged.h"
@@ -123,12 +124,14 @@ struct store {
         uint64_t took; // nanoseconds
     } check;
     struct {
-        bool known;           // the rest is
-        int64_t count, bytes; // that stand there; the thread's
-        size_t told;          // the count as of the last write; the loop's
-        size_t dropped;       // since the store could be written; the loop's
-        size_t waiting;       // bytes that wait for their turn; the loop's
-        bool repeat_said;     // the loop's
+        bool known;                   // the rest is
+        int64_t count, bytes;         // that stand there; the thread's
+        size_t told;                  // the count as of the last write; the loop's
+        size_t dropped;               // since the store could be written; the loop's
+        size_t waiting;               // bytes that wait for their turn; the loop's
+        bool repeat_said;             // the loop's
+        bool compared;                // repeats are known
+        struct aside_repeats repeats; // the thread's
     } aside;
     uv_work_t work;
     uv_timer_t retry, pause, look; // pause: of the check
@@ -322,6 +325,7 @@ static void learn_aside(struct store *store) {
     store->aside.count = sum.count;
     store->aside.bytes = sum.bytes + sum.count * ASIDE_OVERHEAD;
     store->aside.known = true;
+    store->aside.compared = false;
 }
 
 // On a disk that takes nothing it holds for this run.
@@ -643,41 +647,28 @@ static int drop_oldest_aside(struct store *store) {
                         NULL, NULL);
 }
 
-// What two reports must have in common to be the same one that a device has repeated: all but when and from
-// where it came. The time of one from a device without a clock is when it came.
-#define REPORT_OF(text)                                                                                      \
-    "json_remove(" text ", '$.\"server.timestamp\"', '$.peer', iif(json_extract(" text                       \
-    ", '$.timestamp') = json_extract(" text ", '$.\"server.timestamp\"'), '$.timestamp', '$.peer'))"
-
-// Whether such a report is among the last that stand there: to compare with all of them takes too long. When
-// that cannot be told it is as if none were.
-static bool is_aside_already(struct store *store, const struct mqtt_publish *publish) {
-    static const char query[] =
-        "WITH texts(text) AS (SELECT CAST(payload AS TEXT) FROM set_aside WHERE topic = ?1 "
-        "AND number > (SELECT max(number) FROM set_aside) - 1000) "
-        "SELECT 1 FROM texts WHERE CASE WHEN json_valid(?2) AND json_valid(text) "
-        "THEN json_type(?2) = 'object' AND " REPORT_OF("text") " = " REPORT_OF("?2") " END LIMIT 1";
-    sqlite3_stmt *statement = NULL;
-    if (sqlite3_prepare_v2(store->database, query, -1, &statement, NULL) != SQLITE_OK)
-        return false;
-    sqlite3_bind_text(statement, 1, publish->topic, -1, SQLITE_STATIC);
-    sqlite3_bind_text(statement, 2, publish->payload, (int)publish->length, SQLITE_STATIC);
-    bool found = sqlite3_step(statement) == SQLITE_ROW;
-    sqlite3_finalize(statement);
-    return found;
+// With the first that is set aside, as most stores never have any.
+static void learn_repeats(struct store *store) {
+    if (!store->aside.compared)
+        aside_repeats_learn(&store->aside.repeats, store->database);
+    store->aside.compared = true;
 }
 
 static int write_aside(struct store *store, struct operation *operation) {
     int result = sqlite3_exec(store->database, aside_layout, NULL, NULL, NULL);
     if (result == SQLITE_OK)
         result = store_sums_keep(store->database, "set_aside");
-    operation->repeat = result == SQLITE_OK && is_aside_already(store, &operation->publish);
-    if (operation->repeat)
-        return SQLITE_OK;
-    if (result == SQLITE_OK)
-        result = insert_aside(store, operation);
     if (result != SQLITE_OK)
         return result;
+    learn_repeats(store);
+    uint64_t print = aside_print_of(&operation->publish);
+    operation->repeat = aside_repeats_has(&store->aside.repeats, store->database, &operation->publish, print);
+    if (operation->repeat)
+        return SQLITE_OK;
+    result = insert_aside(store, operation);
+    if (result != SQLITE_OK)
+        return result;
+    aside_repeats_add(&store->aside.repeats, print, sqlite3_last_insert_rowid(store->database));
     store->aside.count++;
     store->aside.bytes += (int64_t)aside_size(&operation->publish);
     while (result == SQLITE_OK && store->aside.bytes > STORE_ASIDE_MAX && store->aside.count > 1)

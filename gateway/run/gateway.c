@@ -340,6 +340,7 @@ static void stop_parts(struct gateway *gateway) {
     uv_close((uv_handle_t *)&gateway->minute_timer, NULL);
     state_publish_instance(gateway->state, false); // when the link is down, the Last Will says it
     reload_stop(gateway->reload);
+    loop_lag_end(&gateway->lag); // the link waits for the broker to close the connection
     mqtt_link_stop(gateway->link);
     outbox_stop(gateway->outbox);
     gate_stop(gateway->gate);
@@ -763,7 +764,6 @@ int gateway_run(struct config *config, struct sign *sign, const struct gateway_g
         locator_is_resolving(gateway.locator))
         end_without_the_thread(&gateway, code);
     uv_close((uv_handle_t *)&gateway.drain_timer, NULL);
-    loop_lag_end(&gateway.lag);
     uv_run(&gateway.loop, UV_RUN_DEFAULT);
     if (free_parts(&gateway) > 0)
         code = 1;
