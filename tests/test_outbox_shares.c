@@ -166,14 +166,18 @@ TestSuite(outbox_shares, .init = set_up, .fini = tear_down, .timeout = 60);
 
 static const char *tree = "t/message/gw/devices/"; // in which messages are put
 static enum mqtt_retain retain;
+static bool background;
 
 static void put(int topic) {
     char name[64], text[16];
     snprintf(name, sizeof name, "%s%d", tree, topic);
     snprintf(text, sizeof text, "%u", ++topics[topic].put);
-    outbox_put(outbox,
-               &(struct mqtt_publish){
-                   .topic = name, .payload = text, .length = strlen(text), .qos = 1, .retain = retain});
+    outbox_put(outbox, &(struct mqtt_publish){.topic = name,
+                                              .payload = text,
+                                              .length = strlen(text),
+                                              .qos = 1,
+                                              .retain = retain,
+                                              .background = background});
 }
 
 static void serve_for(unsigned milliseconds) {
@@ -597,4 +601,41 @@ Test(outbox_shares, a_share_that_changes_holds_up_no_other) {
     refuses_all = false;
     expect_all_within(4 * SOON, 0, "after");
     cr_expect_eq(set_aside, 0);
+}
+
+// --- what is in the background ---
+
+static enum mqtt_answer take_all(int topic, size_t nth) {
+    return MQTT_TAKEN;
+}
+
+static void expect_reports_within(size_t answers, const char *what) {
+    size_t began = broker.answered;
+    for (uint64_t end = uv_now(&loop) + 60000; count_missing(TOPICS / 2) > 0 && uv_now(&loop) < end;)
+        serve_for(20);
+    cr_expect_leq(broker.answered - began, answers, "%s: %zu answers", what, broker.answered - began);
+    cr_expect_geq(count_missing(0), 500, "%s: all of what is in the background went before", what);
+}
+
+// What tells of reports, and their last values, do not go before them where not all can go at once, and come in the end.
+Test(outbox_shares, reports_do_not_wait_behind_log_entries_and_state) {
+    static const char *const trees[] = {"t/log/gw/channels/", "t/state/gw/devices/7/telemetry/",
+                                        "t/message/gw/devices/"};
+    broker.rule = take_all;
+    for (int i = 0; i < 3; i++) {
+        tree = trees[i];
+        background = i == 2; // of devices that nobody knows
+        retain = i == 1 ? MQTT_RETAINED : MQTT_NOT_RETAINED;
+        memset(topics, 0, sizeof topics);
+        put_many(0, TOPICS / 2, i == 1 ? 1 : 20);
+        cr_expect_eq(outbox_keeps_up(outbox), true);
+        tree = trees[2];
+        background = false;
+        retain = MQTT_NOT_RETAINED;
+        put_many(TOPICS / 2, TOPICS, 1);
+        if (i != 1)
+            expect_reports_within(TOPICS / 2 * 3 + 100, trees[i]);
+        expect_all_within(60000, 0, "in the end");
+        cr_expect_eq(out_of_order, 0, "%u were out of order", out_of_order);
+    }
 }

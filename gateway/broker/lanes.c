@@ -53,9 +53,14 @@ bool lane_has_more(const struct lane *lane) {
 }
 
 static struct lane **list_of(struct lanes *lanes, const struct lane *lane) {
+    bool behind = lane->background && !lane->refused;
     if (lane->state == LANE_RESTS)
         return lane_has_more(lane) ? &lanes->resting : &lanes->idle;
-    return lane->state == LANE_READY ? &lanes->ready : lane->state == LANE_READS ? &lanes->reading : NULL;
+    if (lane->state == LANE_READY)
+        return behind ? &lanes->ready_behind : &lanes->ready;
+    if (lane->state == LANE_READS)
+        return behind ? &lanes->reading_behind : &lanes->reading;
+    return NULL;
 }
 
 static void leave_list(struct lanes *lanes, struct lane *lane) {
@@ -86,21 +91,44 @@ void lanes_set(struct lanes *lanes, struct lane *lane, enum lane_state state) {
 
 // --- how many wait ---
 
+static void count_background(struct lanes *lanes, const struct lane *lane, size_t by) {
+    bool counts = lane->background && !lane->refused;
+    lanes->background += counts ? by : 0;
+    lanes->values += counts && lane->value ? by : 0;
+}
+
+static void set_refused(struct lanes *lanes, struct lane *lane, bool refused) {
+    size_t count = lane->count + parked_count(&lane->parked);
+    count_background(lanes, lane, -count);
+    lane->refused = refused;
+    count_background(lanes, lane, count);
+}
+
+void lanes_set_background(struct lane *lane, bool background, bool retained) {
+    if (lane_has_more(lane))
+        return;
+    lane->background = background;
+    lane->value = background && retained;
+}
+
 void lanes_count(struct lanes *lanes, struct lane *lane, int by) {
     lane->count += (size_t)by;
     lanes->waiting += (size_t)by;
+    count_background(lanes, lane, (size_t)by);
     update_list(lanes, lane);
 }
 
 void lanes_park(struct lanes *lanes, struct lane *lane, uint64_t number, size_t size) {
     parked_add(&lane->parked, number, size);
     lanes->parked++;
+    count_background(lanes, lane, 1);
     update_list(lanes, lane);
 }
 
 size_t lanes_unpark(struct lanes *lanes, struct lane *lane) {
     size_t size = parked_take(&lane->parked);
     lanes->parked--;
+    count_background(lanes, lane, (size_t)-1);
     update_list(lanes, lane);
     return size;
 }
@@ -143,7 +171,8 @@ static uint64_t pause_of(const struct lanes *lanes, const struct lane *lane, boo
 
 void lanes_defer(struct lanes *lanes, struct lane *lane, uint64_t now, uint64_t others, bool unreasoned) {
     bool passed = lane_was_passed(lane, others), blamed = passed && !has_quota_of_ours(lanes);
-    lane->refused = lane->one_by_one = true;
+    lane->one_by_one = true;
+    set_refused(lanes, lane, true);
     lane->refusals += blamed || unreasoned;
     lane->passed += blamed;
     lane->not_before = now + pause_of(lanes, lane, passed, unreasoned);
@@ -154,7 +183,8 @@ void lanes_defer(struct lanes *lanes, struct lane *lane, uint64_t now, uint64_t 
 }
 
 void lanes_note_taken(struct lanes *lanes, struct lane *lane) {
-    lane->refused = lane->one_by_one = false;
+    lane->one_by_one = false;
+    set_refused(lanes, lane, false);
     lane->refusals = lane->passed = 0;
     lanes_set(lanes, lane, LANE_FLOWS);
 }
@@ -222,7 +252,7 @@ static bool is_over(const struct lanes *lanes, const struct lane *lane, uint64_t
 static void forget_idle(struct lanes *lanes, uint64_t now) {
     for (unsigned i = 0; i < LOOK_MAX && lanes->idle != NULL && is_over(lanes, lanes->idle, now); i++) {
         struct lane *lane = lanes->idle;
-        lane->refused = false;
+        set_refused(lanes, lane, false);
         lanes_set(lanes, lane, LANE_FLOWS);
         lanes_tidy(lanes, lane);
     }

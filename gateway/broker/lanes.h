@@ -1,6 +1,9 @@
 // Lanes: the topics that have messages at the broker, or waiting beside the queue, and those that the broker has refused
 // for now. They say which topic may go out again, and when.
 //
+// What is in the background (state, log entries) waits in lanes as well where not all can go at once. Its lanes are ready
+// from the start, and in lists of their own, so that they have their share and reports do not wait behind them.
+//
 // What is refused "for now" may be the topic's own quota, or one of ours altogether. Only what the broker takes meanwhile
 // tells: a lane was passed when others were taken since it was refused. So no share of refused topics, however large, says
 // anything of the others:
@@ -47,6 +50,7 @@ struct lane {
     UT_hash_handle hh;
     enum lane_state state;
     bool report;              // its messages are
+    bool background, value;   // they are in the background; and retained there
     bool refused;             // for now, and nothing was taken since
     bool one_by_one;          // until something is taken again
     bool solo;                // the one at the broker must be alone
@@ -74,10 +78,13 @@ struct lanes_tries {
 // All zero: none.
 struct lanes {
     struct lane *by_topic;
-    struct lane *resting, *ready, *reading; // the one that was refused, or is ready, longest first
-    struct lane *idle;                      // those that rest with nothing to send, likewise
+    struct lane *resting, *ready, *reading;     // the one that was refused, or is ready, longest first
+    struct lane *ready_behind, *reading_behind; // the same in the background, unless they were refused
+    struct lane *idle;                          // those that rest with nothing to send, likewise
     size_t idle_count;
-    size_t waiting, parked;   // messages in memory, and on disk alone
+    size_t waiting, parked; // messages in memory, and on disk alone
+    size_t background,
+        values; // of both, in the background, unless their topics were refused; retained ones of these
     struct lanes_tries first; // of topics that were not refused
     struct lanes_tries again; // of those that were
     uint64_t halved_at;       // by uv_now(): when these were halved, as they are now and then
@@ -88,6 +95,9 @@ struct lanes {
 // The lane of a topic, or NULL; one that is made when there is none.
 struct lane *lanes_find(const struct lanes *lanes, const char *topic);
 struct lane *lanes_get(struct lanes *lanes, const char *topic, bool report);
+
+// Says so of the messages that are to come, when none is there.
+void lanes_set_background(struct lane *lane, bool background, bool retained);
 
 // One more waits in memory, or one less (by is 1 or -1). To be called for each.
 void lanes_count(struct lanes *lanes, struct lane *lane, int by);

@@ -39,6 +39,8 @@ struct mqtt_publish {
         measured; // when that was, which MQTT 5 says in the user property "timestamp": microseconds since 1970; 0:
                   // no such time. Never together with a correlation
     bool urgent; // goes out also while the broker wants us to send more slowly
+    bool
+        background; // others go first where not all can go at once; state and log entries do without being told
 };
 
 struct mqtt_received {

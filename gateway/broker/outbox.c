@@ -37,6 +37,9 @@
 #define MEMORY_BYTES     (32U << 20) // and bytes
 #define BUSY_COUNT       5000        // messages beyond which nothing more is read, if it can wait
 #define BUSY_BYTES       (16U << 20) // and bytes
+#define BACKGROUND_MAX   50000       // messages in the background beyond which it is so too
+#define BACKGROUND_MANY  2000        // and beyond which no more of them are read
+#define VALUES_SOON      1000        // values among these beyond which state waits with its owner
 #define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
 #define UNWRITTEN_FAILED (4U << 20)  // the same when the disk has just failed to take them
 #define SAFE_WITHIN      2000        // milliseconds that a message may wait without being safe
@@ -92,7 +95,8 @@ struct item {
     size_t size;
     int mid; // while it is at the broker; 0: it is not
     bool report;
-    uint64_t hash; // of the topic
+    bool background; // others go first
+    uint64_t hash;   // of the topic
     enum place place;
     struct lane *lane;                  // unless it is in the queue
     struct item *lane_prev, *lane_next; // at the broker, or in the lane
@@ -133,7 +137,7 @@ struct outbox {
     const char *prefix; // of our topics
     unsigned window, in_flight;
     struct lanes lanes;
-    bool lane_had_turn;            // before the one that was handed over last
+    unsigned turn;                 // which of enum source had it last
     uint64_t up_since;             // by uv_now(); 0: not connected
     uint64_t last_answer;          // on this connection, by uv_now(); 0: none
     uint64_t taken, taken_reports; // messages that the broker took: of any kind, reports alone
@@ -256,7 +260,8 @@ size_t outbox_unsafe_count(const struct outbox *outbox) {
 
 bool outbox_keeps_up(const struct outbox *outbox) {
     return carrier_is_up(outbox) && !outbox->spilling && !outbox_is_full(outbox) &&
-           queue_count(outbox) < MEMORY_COUNT / 2 && queue_bytes(outbox) < MEMORY_BYTES / 2;
+           outbox->lanes.values < VALUES_SOON && queue_count(outbox) < MEMORY_COUNT / 2 &&
+           queue_bytes(outbox) < MEMORY_BYTES / 2;
 }
 
 bool outbox_is_full(const struct outbox *outbox) {
@@ -296,7 +301,14 @@ static bool is_busy(const struct outbox *outbox) {
         return false;
     if (outbox->spilling)
         return is_over_share(outbox);
-    return queue_count(outbox) > BUSY_COUNT / part || queue_bytes(outbox) > BUSY_BYTES / part;
+    return queue_count(outbox) > BUSY_COUNT / part || queue_bytes(outbox) > BUSY_BYTES / part ||
+           outbox->lanes.background > BACKGROUND_MAX / part;
+}
+
+// What is in the background waits beside the queue, and no report behind it.
+static bool is_crowded(const struct outbox *outbox) {
+    return carrier_is_up(outbox) &&
+           outbox->lanes.background > BACKGROUND_MANY / (outbox->intake == OUTBOX_CROWDED ? 2 : 1);
 }
 
 static void note_intake(struct outbox *outbox) {
@@ -315,7 +327,10 @@ static size_t written_bytes(const struct outbox *outbox) {
 
 static void update_intake(struct outbox *outbox) {
     enum outbox_intake was = outbox->intake;
-    outbox->intake = is_full(outbox) ? OUTBOX_FULL : is_busy(outbox) ? OUTBOX_BUSY : OUTBOX_TAKES;
+    outbox->intake = is_full(outbox)      ? OUTBOX_FULL
+                     : is_busy(outbox)    ? OUTBOX_BUSY
+                     : is_crowded(outbox) ? OUTBOX_CROWDED
+                                          : OUTBOX_TAKES;
     if (outbox->intake == was)
         return;
     if (outbox->intake == OUTBOX_FULL)
@@ -360,11 +375,28 @@ static bool is_report(const struct outbox *outbox, const struct mqtt_publish *pu
     return rest != NULL && topic_after(rest, TOPIC_MESSAGE) != NULL;
 }
 
+// Whether only the last value counts: of state. Not of commands, where an entry that is emptied means another
+// thing when nobody saw how it ended.
+static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publish *publish) {
+    const char *rest = own_topic(outbox, publish);
+    return rest != NULL && topic_after(rest, TOPIC_STATE) != NULL && strstr(rest, TOPIC_QUEUE) == NULL;
+}
+
+// State, log entries, and what is published for other programs (discovery, OwnTracks): where not all can go at once, reports
+// and commands do not wait for them.
+static bool is_background(const struct outbox *outbox, const struct mqtt_publish *publish) {
+    const char *rest = own_topic(outbox, publish);
+    if (rest == NULL)
+        return publish->background || publish->retain != MQTT_NOT_RETAINED;
+    return publish->background || topic_after(rest, TOPIC_LOG) != NULL || is_replaceable(outbox, publish);
+}
+
 static struct item *new_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
     struct item *item = make_item(publish);
     item->number = number;
     item->since = uv_now(outbox->loop);
     item->report = is_report(outbox, publish);
+    item->background = is_background(outbox, publish);
     outbox->bytes += item->size;
     outbox->count++;
     return item;
@@ -467,6 +499,10 @@ static void note_gone(struct outbox *outbox, uint64_t number, size_t size) {
 
 // --- where an item is ---
 
+static bool is_retained(const struct item *item) {
+    return item->publish.retain != MQTT_NOT_RETAINED;
+}
+
 // Those that wait in a lane are in order. What is refused is older than nearly all of them.
 static void insert_beside(struct lane *lane, struct item *item) {
     struct item *next = lane->waiting;
@@ -497,6 +533,7 @@ static void stop_saving(struct outbox *outbox, struct item *item) {
 // From the queue.
 static void enter(struct outbox *outbox, struct item *item, enum place place) {
     struct lane *lane = lanes_get(&outbox->lanes, item->publish.topic, item->report);
+    lanes_set_background(lane, item->background, is_retained(item));
     item->lane = lane;
     item->place = place;
     if (place == AT_BROKER) {
@@ -922,17 +959,6 @@ static bool is_same_topic(const struct item *one, const struct item *other) {
     return one->hash == other->hash && strcmp(one->publish.topic, other->publish.topic) == 0;
 }
 
-static bool is_retained(const struct item *item) {
-    return item->publish.retain != MQTT_NOT_RETAINED;
-}
-
-// Whether only the last value counts: of state. Not of commands, where an entry that is emptied means another
-// thing when nobody saw how it ended.
-static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publish *publish) {
-    const char *rest = own_topic(outbox, publish);
-    return rest != NULL && topic_after(rest, TOPIC_STATE) != NULL && strstr(rest, TOPIC_QUEUE) == NULL;
-}
-
 // Of values that wait for one topic only the last counts.
 static void replace_earlier(struct outbox *outbox, struct item *item) {
     struct lane *lane = item->lane;
@@ -957,18 +983,14 @@ static bool must_wait(const struct outbox *outbox, const struct item *item) {
 }
 
 // It waits beside the others, which go on.
-static void hold_back(struct outbox *outbox, struct item *item) {
+static struct lane *hold_back(struct outbox *outbox, struct item *item) {
     outbox->next_out = item->next;
     enter(outbox, item, BESIDE);
+    struct lane *lane = item->lane;
     if (is_replaceable(outbox, &item->publish))
         replace_earlier(outbox, item);
     park_if_many(outbox, item);
-}
-
-// All of those, up to one that may go.
-static void hold_back_waiting(struct outbox *outbox) {
-    while (outbox->next_out != NULL && must_wait(outbox, outbox->next_out))
-        hold_back(outbox, outbox->next_out);
+    return lane;
 }
 
 // Whether a message must be alone at the broker with those to its topic.
@@ -997,6 +1019,24 @@ static void go_on(struct outbox *outbox, struct lane *lane) {
             lanes_set(&outbox->lanes, lane, LANE_READY);
     }
     lanes_tidy(&outbox->lanes, lane);
+}
+
+// Whether it lets those behind it go first, as not all have a place at the broker now.
+static bool steps_aside(const struct outbox *outbox, const struct item *item) {
+    return item->background && outbox->in_flight >= window_of(outbox);
+}
+
+// All of those, up to one that may go.
+static void hold_back_waiting(struct outbox *outbox) {
+    struct item *item;
+    while ((item = outbox->next_out) != NULL) {
+        bool waits = must_wait(outbox, item);
+        if (!waits && !steps_aside(outbox, item))
+            return;
+        struct lane *lane = hold_back(outbox, item);
+        if (!waits)
+            go_on(outbox, lane);
+    }
 }
 
 // What is not under way waits again in its place.
@@ -1289,9 +1329,15 @@ static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item 
     return result;
 }
 
+// Where the next message comes from.
+enum source { FROM_QUEUE, FROM_READY, FROM_BEHIND, SOURCES };
+
+static struct lane *ready_lane(const struct outbox *outbox, enum source source) {
+    return source == FROM_READY ? outbox->lanes.ready : outbox->lanes.ready_behind;
+}
+
 // The first of a lane that is ready. It is the last lane in turn then. False when the link takes nothing more now.
-static bool hand_over_ready(struct outbox *outbox) {
-    struct lane *lane = outbox->lanes.ready;
+static bool hand_over_ready(struct outbox *outbox, struct lane *lane) {
     struct item *item = lane->waiting;
     lanes_set(&outbox->lanes, lane, has_first(lane) ? LANE_FLOWS : LANE_READS);
     if (!has_first(lane) || !may_follow(lane, item))
@@ -1305,9 +1351,9 @@ static bool hand_over_ready(struct outbox *outbox) {
 }
 
 // One with strikes, on a connection that is too young for it, rests again: others go on.
-static void rest_struck(struct outbox *outbox) {
+static void rest_struck(struct outbox *outbox, enum source source) {
     struct lane *lane;
-    while ((lane = outbox->lanes.ready) != NULL && lane->waiting != NULL) {
+    while ((lane = ready_lane(outbox, source)) != NULL && lane->waiting != NULL) {
         unsigned wait = strikes_wait(&lane->waiting->strikes);
         if (age_of_connection(outbox) >= wait)
             return;
@@ -1317,8 +1363,7 @@ static void rest_struck(struct outbox *outbox) {
 }
 
 // Whether the first lane that is ready has a place now.
-static bool has_ready_place(const struct outbox *outbox) {
-    const struct lane *lane = outbox->lanes.ready;
+static bool has_ready_place(const struct outbox *outbox, const struct lane *lane) {
     if (lane == NULL)
         return false;
     if (is_suspected(outbox))
@@ -1326,16 +1371,27 @@ static bool has_ready_place(const struct outbox *outbox) {
     return outbox->in_flight < window_of(outbox);
 }
 
-// The queue and the lanes that are ready, in turn: neither many that were refused nor what comes anew takes all places,
-// among suspects too. False when nothing more goes out now.
+static bool hand_over_from(struct outbox *outbox, enum source source) {
+    if (source == FROM_QUEUE)
+        return give_to_link(outbox, outbox->next_out) != MQTT_NOT_NOW;
+    return hand_over_ready(outbox, ready_lane(outbox, source));
+}
+
+// The queue, the lanes that are ready and those in the background, in turn: neither many that were refused nor what comes
+// anew takes all places, among suspects too. False when nothing more goes out now.
 static bool hand_over_one(struct outbox *outbox, bool lanes_too) {
     hold_back_waiting(outbox);
-    bool has_ready = lanes_too && has_ready_place(outbox), has_next = has_place(outbox);
-    if (!has_ready && !has_next)
-        return false;
-    outbox->lane_had_turn = has_ready && (!has_next || !outbox->lane_had_turn);
-    return outbox->lane_had_turn ? hand_over_ready(outbox)
-                                 : give_to_link(outbox, outbox->next_out) != MQTT_NOT_NOW;
+    for (unsigned i = 1; i <= SOURCES; i++) {
+        enum source source = (outbox->turn + i) % SOURCES;
+        bool may = source == FROM_QUEUE ? has_place(outbox)
+                                        : (lanes_too || source == FROM_BEHIND) &&
+                                              has_ready_place(outbox, ready_lane(outbox, source));
+        if (!may)
+            continue;
+        outbox->turn = source;
+        return hand_over_from(outbox, source);
+    }
+    return false;
 }
 
 // Nobody is suspected any more once all that were are gone, or wait beside the others.
@@ -1348,7 +1404,8 @@ static void end_suspicion(struct outbox *outbox) {
 static void prepare(struct outbox *outbox) {
     hold_back_waiting(outbox);
     end_suspicion(outbox);
-    rest_struck(outbox);
+    rest_struck(outbox, FROM_READY);
+    rest_struck(outbox, FROM_BEHIND);
     if (!is_suspected(outbox) || outbox->in_flight > 0)
         return;
     if (outbox->skipped > 0)
@@ -1481,29 +1538,31 @@ static size_t ask_lane(struct lane *lane, struct asked *asked, size_t room) {
     return count;
 }
 
-// Those of the lanes whose turn it is, in order, so that each finds its place behind the one before.
-static size_t ask_lanes(struct outbox *outbox, struct asked asked[READ_COUNT]) {
-    size_t count = 0;
+static size_t ask_lanes(struct outbox *outbox, struct lane *list, struct asked *asked, size_t count) {
     struct lane *lane, *next;
-    DL_FOREACH_SAFE(outbox->lanes.reading, lane, next) {
+    DL_FOREACH_SAFE(list, lane, next) {
         if (count == READ_COUNT)
             break;
         if (!needs_no_reading(outbox, lane))
             count += ask_lane(lane, asked + count, READ_COUNT - count);
     }
-    qsort(asked, count, sizeof *asked, compare_numbers); // each begins with its number
     return count;
 }
 
+// Those of the lanes whose turn it is.
 static void read_lanes(struct outbox *outbox) {
     struct asked asked[READ_COUNT];
     uint64_t numbers[READ_COUNT];
-    if (outbox->lanes.reading == NULL || outbox->asked != NULL || !carrier_is_up(outbox) ||
-        is_suspected(outbox) || outbox->fetched >= READ_COUNT || is_over_memory(outbox))
+    if ((outbox->lanes.reading == NULL && outbox->lanes.reading_behind == NULL) || outbox->asked != NULL ||
+        !carrier_is_up(outbox) || is_suspected(outbox) || outbox->fetched >= READ_COUNT ||
+        is_over_memory(outbox))
         return;
-    size_t count = ask_lanes(outbox, asked);
+    size_t count = ask_lanes(outbox, outbox->lanes.reading, asked, 0);
+    count = ask_lanes(outbox, outbox->lanes.reading_behind, asked, count);
     if (count == 0)
         return;
+    // In order, so that each finds its place behind the one before. Each begins with its number.
+    qsort(asked, count, sizeof *asked, compare_numbers);
     for (size_t i = 0; i < count; i++)
         numbers[i] = asked[i].number;
     outbox->asked = must_have(malloc(count * sizeof *asked));

@@ -41,8 +41,9 @@ struct outbox_waiter {
 
 // What the outbox takes in.
 enum outbox_intake {
-    OUTBOX_TAKES, // all that comes
-    OUTBOX_BUSY,  // the broker is slower than the devices: what can wait is better left with the device
+    OUTBOX_TAKES,   // all that comes
+    OUTBOX_CROWDED, // much waits in the background: what belongs there is better left with the device
+    OUTBOX_BUSY,    // the broker is slower than the devices: what can wait is better left with the device
     // Nothing more may be read from devices (store.max_bytes, or a disk that takes nothing). It still takes
     // what was already read, so that a report that nobody sends again is not lost.
     OUTBOX_FULL,

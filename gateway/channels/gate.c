@@ -28,6 +28,7 @@ struct gate {
     size_t turn_left;     // bytes that may still be read in this turn
     uv_idle_t resumer;    // runs while connections that were held are let go
     bool holding;         // connections are not read: the outbox is busy or full
+    bool crowded;         // those of strangers are not
     bool closed;          // nothing is read from devices: the outbox is full
     uint64_t turned_away; // datagrams, while closed
     int connections, connections_max;
@@ -45,6 +46,10 @@ static void on_turn(uv_prepare_t *turn) {
 
 bool gate_reads(const struct gate *gate) {
     return !gate->holding && gate->turn_left > 0;
+}
+
+bool gate_lets_strangers(const struct gate *gate) {
+    return !gate->crowded;
 }
 
 void gate_has_read(struct gate *gate, size_t bytes) {
@@ -69,7 +74,8 @@ void gate_resume_soon(struct gate *gate) {
 bool gate_set_intake(struct gate *gate, enum outbox_intake intake) {
     bool full = intake == OUTBOX_FULL, changed = full != gate->closed;
     gate->closed = full;
-    gate->holding = intake != OUTBOX_TAKES;
+    gate->holding = intake >= OUTBOX_BUSY;
+    gate->crowded = intake >= OUTBOX_CROWDED;
     if (changed && !full)
         log_warning("reading from devices again; %llu datagrams were dropped",
                     (unsigned long long)gate->turned_away);

@@ -1,8 +1,8 @@
 // The gate: whether devices are read now, and how many may be connected.
 //
 // A broker waits while devices are read, so what is read in one turn of the loop is bounded. While the outbox
-// is busy, connections are not read (back-pressure: they are "held"); while it is full, datagrams are turned
-// away as well. Held connections are let go a few at a time, so that they do not all come at once.
+// is busy, connections are not read (back-pressure: they are "held"); while it is crowded, those of strangers are not;
+// while it is full, datagrams are turned away as well. Held connections are let go a few at a time, so that they do not all come at once.
 #pragma once
 
 #include <stdbool.h>
@@ -28,8 +28,10 @@ void gate_free(struct gate *gate);
 // What the outbox takes in from now on. True when it became full, or is no longer full.
 bool gate_set_intake(struct gate *gate, enum outbox_intake intake);
 
-// Whether connections may be read now. When not, they are held, and gate_resume_soon() lets them go later.
+// Whether connections may be read now; and whether those of devices outside the registry may then, where it has any. When
+// not, they are held, and gate_resume_soon() lets them go later.
 bool gate_reads(const struct gate *gate);
+bool gate_lets_strangers(const struct gate *gate);
 void gate_resume_soon(struct gate *gate);
 
 // That many bytes were read from a connection in this turn of the loop.

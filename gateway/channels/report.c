@@ -8,6 +8,7 @@ struct text {
     const char *json;
     size_t length;
     int64_t timestamp;
+    bool background;
 };
 
 static void put(const struct channel_parts *parts, const char *topic, const struct text *text,
@@ -16,7 +17,8 @@ static void put(const struct channel_parts *parts, const char *topic, const stru
                                                                        .payload = text->json,
                                                                        .length = text->length,
                                                                        .qos = parts->config->mqtt.qos,
-                                                                       .measured = text->timestamp});
+                                                                       .measured = text->timestamp,
+                                                                       .background = text->background});
     if (numbers->first == 0)
         numbers->first = number;
     numbers->last = number;
@@ -57,6 +59,7 @@ struct report_numbers report_publish(const struct channel_parts *parts, const st
         .json = json,
         .length = length,
         .timestamp = decimal_at(message_get(message, FIELD_TIMESTAMP)->number, 6),
+        .background = origin->background,
     };
     struct report_numbers numbers =
         put_on_topics(parts, origin, message_get(message, FIELD_DEVICE_ID), &text);

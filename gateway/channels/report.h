@@ -14,6 +14,7 @@ struct report_origin {
     const char *ident;
     int64_t channel_id;
     int64_t received; // microseconds since 1970
+    bool background;  // those of other devices go first where not all can go at once
 };
 
 // Its messages in the outbox, by their numbers there.

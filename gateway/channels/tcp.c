@@ -36,9 +36,10 @@ struct tcp_connection {
     bool header_due; // a balancer's, which says where the tracker is
     uint8_t *header; // the beginning of it, or NULL
     size_t header_length;
-    bool quiet_asked;               // the silence after the last bytes was told to the codec
-    bool held;                      // it has something to say, and is not read, until tcp_resume()
-    bool waits;                     // the same, until its device may leave the other connection
+    bool quiet_asked; // the silence after the last bytes was told to the codec
+    struct tcp_connection *
+        *held;  // while it has something to say and is not read: the list it is in, until tcp_resume()
+    bool waits; // the same, until its device may leave the other connection
     uint64_t waits_since, tries_at; // then, by uv_now()
     enum codec_follow waits_follow; // then: what is known of the bytes to come
     bool ended;                     // the device sends no more
@@ -111,10 +112,15 @@ static void tell_changed(const struct tcp_listener *listener) {
     listener->parts->observer->changed(listener->parts->observer->context, listener->channel);
 }
 
+static void leave_held(struct tcp_connection *connection) {
+    if (connection->held != NULL)
+        DL_DELETE2(*connection->held, connection, prev_held, next_held);
+    connection->held = NULL;
+}
+
 static void leave_listener(struct tcp_connection *connection) {
     struct tcp_listener *listener = connection->listener;
-    if (connection->held)
-        DL_DELETE2(listener->held, connection, prev_held, next_held);
+    leave_held(connection);
     DL_DELETE(listener->connections, connection);
     listener->count--;
     gate_leave(listener->parts->gate, connection->address);
@@ -357,9 +363,19 @@ static void set_timer(struct tcp_connection *connection) {
 
 static char memory[16384]; // one for all connections: what is not taken at once the stream keeps itself
 
+// Of a device outside the registry, where that has any.
+static bool is_strangers(const struct tcp_connection *connection) {
+    return connection->guest.stranger && registry_count_listed(connection->peer.parts->registry) > 0;
+}
+
+static bool may_be_read(const struct tcp_connection *connection) {
+    const struct gate *gate = connection->peer.parts->gate;
+    return gate_reads(gate) && (gate_lets_strangers(gate) || !is_strangers(connection));
+}
+
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
     const struct tcp_connection *connection = handle->data;
-    *buffer = uv_buf_init(memory, gate_reads(connection->peer.parts->gate) ? sizeof memory : 0);
+    *buffer = uv_buf_init(memory, may_be_read(connection) ? sizeof memory : 0);
 }
 
 // Only connections that have something to say are held, and only those have to be let go: read, or tried again.
@@ -367,8 +383,9 @@ static void hold(struct tcp_connection *connection) {
     if (connection->held)
         return;
     uv_read_stop((uv_stream_t *)&connection->tcp);
-    connection->held = true;
-    DL_APPEND2(connection->listener->held, connection, prev_held, next_held);
+    struct tcp_listener *listener = connection->listener;
+    connection->held = is_strangers(connection) ? &listener->strangers_held : &listener->held;
+    DL_APPEND2(*connection->held, connection, prev_held, next_held);
     gate_resume_soon(connection->peer.parts->gate);
 }
 
@@ -634,8 +651,7 @@ void tcp_close(struct tcp_listener *listener) {
 }
 
 static void let_go(struct tcp_connection *connection) {
-    DL_DELETE2(connection->listener->held, connection, prev_held, next_held);
-    connection->held = false;
+    leave_held(connection);
     if (connection->waits)
         try_again(connection);
     else
@@ -646,5 +662,8 @@ size_t tcp_resume(struct tcp_listener *listener, size_t count) {
     size_t resumed = 0;
     for (; listener->held != NULL && resumed < count; resumed++)
         let_go(listener->held);
+    bool strangers_too = gate_lets_strangers(listener->parts->gate);
+    for (; strangers_too && listener->strangers_held != NULL && resumed < count; resumed++)
+        let_go(listener->strangers_held);
     return resumed;
 }

@@ -12,9 +12,11 @@ struct tcp_listener {
     uv_tcp_t socket;
     struct tcp_connection *connections;
     struct tcp_connection
-        *held;        // with something to read, while nothing is read (back-pressure), or to try again
-    size_t count;     // of connections
-    uint64_t refused; // connections beyond limits.connections or connections_per_address
+        *held; // with something to read, while nothing is read (back-pressure), or to try again
+    struct tcp_connection
+        *strangers_held; // the same outside the registry, or while much waits in the background
+    size_t count;        // of connections
+    uint64_t refused;    // connections beyond limits.connections or connections_per_address
 };
 
 // Listens on channel->tcp. 0 or an error of libuv; tcp_close() is due in either case.
