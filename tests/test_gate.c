@@ -76,6 +76,16 @@ Test(gate, holds_connections_while_the_outbox_is_busy_and_datagrams_only_when_it
     }
 }
 
+// What is in the background waits then: of strangers there is enough.
+Test(gate, reads_no_strangers_while_it_is_crowded) {
+    gate_set_intake(gate, OUTBOX_CROWDED);
+    turn();
+    cr_expect(gate_reads(gate) && !gate_lets_strangers(gate));
+    gate_set_intake(gate, OUTBOX_TAKES);
+    turn();
+    cr_expect(gate_reads(gate) && gate_lets_strangers(gate));
+}
+
 Test(gate, lets_held_connections_go_a_few_at_a_time) {
     gate_set_intake(gate, OUTBOX_BUSY);
     held = 30;

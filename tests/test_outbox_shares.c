@@ -41,8 +41,8 @@ static struct {
     unsigned put, tried, taken;
     int last; // value that was taken
 } topics[TOPICS];
-static unsigned out_of_order;           // values that were taken after a later one
-static enum outbox_intake worst_intake; // that devices had
+static unsigned out_of_order;                        // values that were taken after a later one
+static enum outbox_intake worst_intake, last_intake; // that devices had
 
 static char directory[TEMPORARY_MAX];
 static uv_loop_t loop;
@@ -86,6 +86,7 @@ static void note_aside(void *context) {
 
 static void note_intake(void *context, enum outbox_intake intake) {
     worst_intake = intake > worst_intake ? intake : worst_intake;
+    last_intake = intake;
 }
 
 static void note_taken(int topic, int value) {
@@ -638,4 +639,34 @@ Test(outbox_shares, reports_do_not_wait_behind_log_entries_and_state) {
         expect_all_within(60000, 0, "in the end");
         cr_expect_eq(out_of_order, 0, "%u were out of order", out_of_order);
     }
+}
+
+// First strangers wait with what they have to say, then all; and state waits where it is made.
+Test(outbox_shares, what_is_in_the_background_has_a_bound) {
+    broker.rule = take_all;
+    tree = "t/log/gw/channels/";
+    put_many(0, TOPICS, 9);
+    cr_expect_eq(worst_intake, OUTBOX_TAKES);
+    put_many(0, TOPICS, 2);
+    cr_expect_eq(worst_intake, OUTBOX_CROWDED);
+    put_many(0, TOPICS, 240);
+    cr_expect_eq(worst_intake, OUTBOX_BUSY);
+    cr_expect(outbox_keeps_up(outbox), "log entries hold up no state");
+    expect_all_within(600000, 0, "in the end");
+    cr_expect_eq(last_intake, OUTBOX_TAKES);
+}
+
+Test(outbox_shares, state_that_waits_has_a_bound) {
+    static const char *const trees[] = {"t/state/gw/a/", "t/state/gw/b/", "t/state/gw/c/",
+                                        "t/state/gw/d/", "t/state/gw/e/", "t/state/gw/f/"};
+    broker.rule = take_all;
+    retain = MQTT_RETAINED;
+    for (int i = 0; i < 6; i++) {
+        cr_expect_eq(outbox_keeps_up(outbox), true, "%d", i);
+        tree = trees[i];
+        put_many(0, TOPICS, 1);
+    }
+    cr_expect_eq(outbox_keeps_up(outbox), false);
+    expect_all_within(60000, 0, "in the end");
+    cr_expect_eq(outbox_keeps_up(outbox), true);
 }

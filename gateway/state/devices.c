@@ -86,6 +86,7 @@ struct device_state {
     uint32_t carded_in;    // and the card
     uint32_t announced_in; // and what is for Home Assistant
     bool watched;          // its telemetry is, by itself
+    uint32_t round;        // that last came by
     struct values values;
     uint32_t reported; // Home Assistant's entities that have a value
     struct home_assistant_announced announced;
@@ -128,8 +129,18 @@ struct reload {
     const struct config_device *adopted; // the last that was taken of the broker's registry
 };
 
+// What is to be done for all devices, in portions: what the broker has lost becomes due again, and so does what is for Home
+// Assistant. One that begins while another is under way begins with that anew.
+struct round {
+    enum { ROUND_NONE, ROUND_RESTORES = 1, ROUND_ANNOUNCES = 2, ROUND_ASSERTS = 4 } tasks; // one or more
+    struct generation_span lost;
+    uint32_t number;
+    struct device_state *next; // by age
+};
+
 struct devices {
     struct devices_parts parts;
+    struct round round;
     struct changes *changes;
     struct newest *newest;
     struct reload reload;
@@ -304,6 +315,8 @@ static void forget(struct devices *devices, struct device_state *state) {
     end_rest(devices, state);
     unwatch(devices, state);
     registry_dismiss(devices->parts.registry, state->ident);
+    if (devices->round.next == state)
+        devices->round.next = state->next;
     DL_DELETE(devices->by_age, state);
     leave_table(devices, state);
     free(state->name);
@@ -1052,6 +1065,14 @@ static bool speaks(const struct session *session, const struct codec *codec) {
            (session->udp != NULL && session->udp->peer->channel->codec == codec);
 }
 
+// Whom a round has not reached yet it reaches there.
+static void to_the_end(struct devices *devices, struct device_state *state) {
+    if (devices->round.next == state && state->next != NULL)
+        devices->round.next = state->next;
+    DL_DELETE(devices->by_age, state);
+    DL_APPEND(devices->by_age, state);
+}
+
 void devices_reported(struct devices *devices, const struct session *session,
                       const struct channel_report *report) {
     struct device_state *state = state_of(devices, session);
@@ -1059,8 +1080,7 @@ void devices_reported(struct devices *devices, const struct session *session,
         return;
     if (!speaks(session, state->codec)) // of two channels that it was on, the later one has ended
         take_codec(devices, state, session_any_peer(session)->channel->codec);
-    DL_DELETE(devices->by_age, state);
-    DL_APPEND(devices->by_age, state);
+    to_the_end(devices, state);
     state->heard = clock_ticks();
     state->undated = false;
     renew_values(devices, state);
@@ -1070,39 +1090,87 @@ void devices_reported(struct devices *devices, const struct session *session,
     publish_due(devices);
 }
 
-// Where another gateway has the device, that one remembers what is newer.
-static bool is_ours(const struct devices *devices, const struct device_state *state) {
-    return !state->elsewhere || session_by_device_id(devices->parts.sessions, state->id) != NULL;
+static bool is_here(const struct devices *devices, int64_t id) {
+    return session_by_device_id(devices->parts.sessions, id) != NULL;
 }
 
-void devices_restore(struct devices *devices, struct generation_span lost) {
-    struct device_state *state;
-    DL_FOREACH(devices->by_age, state) {
-        if (!is_ours(devices, state))
-            continue;
-        if (values_mark_between(&state->values, lost.after, lost.before))
-            mark_due_now(devices, state, STATE_VALUES);
-        if (state->active_in > lost.after && state->active_in < lost.before)
-            mark_due_now(devices, state, STATE_ACTIVE);
-        if (state->located_in > lost.after && state->located_in < lost.before)
-            mark_due_now(devices, state, STATE_LOCATION);
-        if (state->alarms_in > lost.after && state->alarms_in < lost.before)
-            mark_due_now(devices, state, STATE_ALARMS);
-        if (state->carded_in > lost.after)
-            mark_due(devices, state, STATE_CARD);
-        // Each of these is the latest generation of several topics, some of which may be older.
-        if (state->stated > lost.after)
-            mark_due(devices, state, STATE_IDENTITY | STATE_CONNECTED);
-        if (state->announced_in > lost.after)
-            announce_anew(devices, state);
+// Where another gateway has the device, that one remembers what is newer.
+static bool is_ours(const struct devices *devices, const struct device_state *state) {
+    return !state->elsewhere || is_here(devices, state->id);
+}
+
+static void restore(struct devices *devices, struct device_state *state) {
+    struct generation_span lost = devices->round.lost;
+    if (!is_ours(devices, state))
+        return;
+    if (values_mark_between(&state->values, lost.after, lost.before))
+        mark_due_now(devices, state, STATE_VALUES);
+    if (state->active_in > lost.after && state->active_in < lost.before)
+        mark_due_now(devices, state, STATE_ACTIVE);
+    if (state->located_in > lost.after && state->located_in < lost.before)
+        mark_due_now(devices, state, STATE_LOCATION);
+    if (state->alarms_in > lost.after && state->alarms_in < lost.before)
+        mark_due_now(devices, state, STATE_ALARMS);
+    if (state->carded_in > lost.after)
+        mark_due(devices, state, STATE_CARD);
+    // Each of these is the latest generation of several topics, some of which may be older.
+    if (state->stated > lost.after)
+        mark_due(devices, state, STATE_IDENTITY | STATE_CONNECTED);
+    if (state->announced_in > lost.after)
+        announce_anew(devices, state);
+}
+
+// --- what is done for all ---
+
+static void come_by(struct devices *devices, struct device_state *state) {
+    unsigned tasks = devices->round.tasks;
+    if (state->round == devices->round.number)
+        return; // it reported meanwhile, and went to the end
+    state->round = devices->round.number;
+    if ((tasks & ROUND_RESTORES) != 0)
+        restore(devices, state);
+    if ((tasks & ROUND_ASSERTS) != 0 && is_here(devices, state->id))
+        mark_due(devices, state, STATE_CONNECTED);
+    if ((tasks & ROUND_ANNOUNCES) != 0 || ((tasks & ROUND_ASSERTS) != 0 && is_here(devices, state->id)))
+        announce_anew(devices, state);
+}
+
+static bool go_round(void *context) {
+    struct devices *devices = context;
+    struct round *round = &devices->round;
+    while (round->next != NULL && publisher_goes_on(devices->parts.publisher)) {
+        struct device_state *state = round->next;
+        round->next = state->next;
+        come_by(devices, state);
     }
+    if (round->next == NULL)
+        round->tasks = ROUND_NONE;
+    return round->next == NULL;
+}
+
+static void begin_round(struct devices *devices, unsigned task) {
+    struct round *round = &devices->round;
+    round->tasks |= task;
+    round->number++;
+    round->next = devices->by_age;
+    publisher_wake(devices->parts.publisher);
+}
+
+// What an earlier round has not reached the broker has lost as well, whatever it says now.
+void devices_restore(struct devices *devices, struct generation_span lost) {
+    struct generation_span *all = &devices->round.lost;
+    bool both = (devices->round.tasks & ROUND_RESTORES) != 0;
+    all->after = both && all->after < lost.after ? all->after : lost.after;
+    all->before = both && all->before > lost.before ? all->before : lost.before;
+    begin_round(devices, ROUND_RESTORES);
 }
 
 void devices_announce(struct devices *devices) {
-    struct device_state *state;
-    DL_FOREACH(devices->by_age, state) {
-        announce_anew(devices, state);
-    }
+    begin_round(devices, ROUND_ANNOUNCES);
+}
+
+void devices_assert_connected(struct devices *devices) {
+    begin_round(devices, ROUND_ASSERTS);
 }
 
 // --- what is removed ---
@@ -1502,10 +1570,6 @@ static bool is_by_us(const struct devices *devices, int64_t id, const struct mqt
     return state != NULL ? state->holder == devices->us : is_claimed(devices, id);
 }
 
-static bool is_here(const struct devices *devices, int64_t id) {
-    return session_by_device_id(devices->parts.sessions, id) != NULL;
-}
-
 // What has come is not what we have for that topic. Of a device that is nowhere, another gateway may know
 // better.
 static void note_wrong(struct devices *devices, const struct device_state *state, const char *topic,
@@ -1802,16 +1866,6 @@ void devices_take_over(struct devices *devices, const char *client_id) {
     deny_foreign_of(devices, holder);
 }
 
-void devices_assert_connected(struct devices *devices) {
-    struct device_state *state;
-    DL_FOREACH(devices->by_age, state) {
-        if (!is_here(devices, state->id))
-            continue;
-        mark_due(devices, state, STATE_CONNECTED);
-        announce_anew(devices, state);
-    }
-}
-
 // Two gateways may each announce a device that neither has: what is merely not the same is wrong only where it is known
 // that the device is ours.
 void devices_heard_discovery(struct devices *devices, int64_t id, const struct mqtt_received *received) {
@@ -2033,6 +2087,7 @@ struct devices *devices_new(const struct devices_parts *parts) {
     devices->strangers_announced = parts->config->home_assistant.unknown_devices;
     devices->newest = newest_new(parts->bus, &parts->asker);
     take_registry(devices);
+    publisher_add(parts->publisher, go_round, devices);
     publisher_add(parts->publisher, publish_again, devices);
     devices->changes = changes_new(parts->bus, parts->publisher);
     return devices;
