@@ -267,7 +267,7 @@ Test(command_intake, what_comes_behind_many_for_the_same_device_stays_behind_the
 Test(command_intake, of_many_that_were_not_taken_in_yet_all_are_canceled_with_their_device) {
     take_array(7, "rconf");
     command_intake_go_on(&intake);
-    command_journal_cancel(&journal, "devices/42");
+    command_journal_cancel(&journal, queue.voice, "devices/42");
     command_queue_cancel_all(&queue, "devices/42");
     take(8, "where?");
     take_in_all();
@@ -412,6 +412,22 @@ Test(command_intake, what_was_acknowledged_of_many_is_taken_in_after_each_kill) 
     take_in_all();
     cr_assert(command_table_find(&table, first) == NULL);
     expect_each_once(ARRAY - 1);
+    run_until_written();
+}
+
+// A device that was removed: its commands are not sent because the gateway ended before they were taken in.
+Test(command_intake, what_was_canceled_of_many_is_not_sent_after_a_kill) {
+    take_array(7, "rconf");
+    take_in_portions(1);
+    command_journal_cancel(&journal, queue.voice, "devices/42");
+    command_queue_cancel_all(&queue, "devices/42");
+    for (bool more = true; more;)
+        more = command_queue_go_on(&queue);
+    restart();
+    take_in_all();
+    for (bool more = true; more;)
+        more = command_queue_go_on(&queue);
+    cr_assert_eq(table.pending, 0, "%zu wait", table.pending);
     run_until_written();
 }
 

@@ -175,7 +175,7 @@ void commands_device_gone(struct commands *commands, int64_t device_id) {
     command_key(key, device_id, 0, "");
     if (!commands->queue.config->commands.intake)
         return;
-    command_journal_cancel(&commands->journal, key);
+    command_journal_cancel(&commands->journal, commands->queue.voice, key);
     command_queue_cancel_all(&commands->queue, key);
 }
 

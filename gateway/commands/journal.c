@@ -97,6 +97,7 @@ bool command_journal_take_row(struct command_journal *journal, int64_t id, const
         return false;
     struct command_publish *publish = new_publish(journal, id, key, (size_t)count);
     publish->origin = read_origin(origin);
+    publish->canceled = json_is_true(json_object_get(row, "canceled"));
     command_journal_took(journal, publish, (size_t)taken);
     set_row(journal, publish, row);
     return true;
@@ -156,10 +157,22 @@ void command_journal_decide(struct command_journal *journal, const struct comman
     json_decref(row);
 }
 
-void command_journal_cancel(struct command_journal *journal, const char *key) {
+static void cancel(struct command_journal *journal, const struct command_voice *voice,
+                   struct command_publish *publish) {
+    json_t *row = command_journal_open(publish);
+    publish->canceled = true;
+    json_object_set_new(row, "canceled", json_true());
+    set_row(journal, publish, row);
+    store_put_command(voice->store, publish->id, publish->row);
+    json_decref(row);
+}
+
+void command_journal_cancel(struct command_journal *journal, const struct command_voice *voice,
+                            const char *key) {
     struct command_publish *publish;
     DL_FOREACH(journal->publishes, publish) {
-        publish->canceled = publish->canceled || strcmp(publish->key, key) == 0;
+        if (!publish->canceled && strcmp(publish->key, key) == 0)
+            cancel(journal, voice, publish);
     }
 }
 

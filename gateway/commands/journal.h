@@ -85,8 +85,9 @@ void command_journal_took(struct command_journal *journal, struct command_publis
 void command_journal_decide(struct command_journal *journal, const struct command_voice *voice,
                             struct command_publish *publish, bool again);
 
-// What waits for that key, but not what comes later, is to end as canceled when it is taken in.
-void command_journal_cancel(struct command_journal *journal, const char *key);
+// What waits for that key, but not what comes later, is to end as canceled when it is taken in, also after a crash.
+void command_journal_cancel(struct command_journal *journal, const struct command_voice *voice,
+                            const char *key);
 
 // Forgets a publish, here and on disk.
 void command_journal_drop(struct command_journal *journal, const struct command_voice *voice,
