@@ -637,6 +637,23 @@ Test(devices, are_last_active_when_they_report) {
     HASH_CLEAR(by_id, sessions.by_id);
 }
 
+// A connection that broke before all was looked at: what the next broker has does not say that it has the rest.
+Test(devices, what_the_broker_lost_twice_is_due_again) {
+    config.telemetry = TELEMETRY_OFF;
+    config.telemetry_interval = 0;
+    arrive();
+    report_at(1800000005);
+    expect_active(1, "1800000005");
+    devices_restore(devices, (struct generation_span){0, UINT32_MAX});
+    devices_restore(devices, (struct generation_span){UINT32_MAX - 1, UINT32_MAX});
+    publish();
+    expect_active(2, "1800000005");
+    devices_restore(devices, (struct generation_span){UINT32_MAX - 1, UINT32_MAX});
+    publish();
+    expect_active(2, "1800000005");
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
 Test(devices, are_last_active_once_in_the_interval) {
     config.telemetry = TELEMETRY_OFF;
     config.telemetry_interval = 3600000000;
