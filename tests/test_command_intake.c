@@ -415,6 +415,36 @@ Test(command_intake, what_was_acknowledged_of_many_is_taken_in_after_each_kill) 
     run_until_written();
 }
 
+static void note_told(void *context, bool ok) {
+    *(bool *)context = true;
+}
+
+// On a disk that takes nothing they are in memory, and with the broker as far as they are announced; the log says so. Once it
+// takes something they are on it.
+Test(command_intake, of_many_on_a_disk_that_takes_nothing_none_is_lost_once_it_takes_something,
+     .timeout = 60) {
+    let_files_grow(false);
+    take_some(7, ARRAY / 2, "rconf");
+    cr_assert_eq(journal.count, 1);
+    run_until_written();
+    cr_assert_eq(held, 0, "the broker waits for a disk that takes nothing");
+    cr_assert(!store_is_writable(carrier.store));
+    take_some(8, ARRAY / 2, "rconf");
+    cr_assert_eq(journal.count, 1, "what cannot be written down is taken in at once");
+    take_in_all();
+    let_files_grow(true);
+    for (bool written = false; !written;) {
+        bool told = false;
+        store_when_written(carrier.store, note_told, &told);
+        carrier_run_until(&carrier, &told);
+        written = store_is_writable(carrier.store);
+    }
+    cr_assert_eq(known(), ARRAY, "%zu", known());
+    restart();
+    cr_assert_eq(known(), ARRAY, "%zu", known());
+    run_until_written();
+}
+
 // A device that was removed: its commands are not sent because the gateway ended before they were taken in.
 Test(command_intake, what_was_canceled_of_many_is_not_sent_after_a_kill) {
     take_array(7, "rconf");

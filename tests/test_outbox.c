@@ -2,11 +2,9 @@
 // order, and what becomes of what the broker does not take.
 #include <criterion/criterion.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -1563,13 +1561,6 @@ Test(outbox, blames_nothing_for_an_answer_that_was_left_out_before, .timeout = 6
 }
 
 // --- a disk that takes nothing ---
-
-// Files that may not grow are as good as a full disk.
-static void let_files_grow(bool may) {
-    struct rlimit limit = {.rlim_cur = may ? RLIM_INFINITY : 0, .rlim_max = RLIM_INFINITY};
-    signal(SIGXFSZ, SIG_IGN);
-    setrlimit(RLIMIT_FSIZE, &limit);
-}
 
 static bool broker_keeps_up(size_t value) {
     return outbox_keeps_up(outbox);
