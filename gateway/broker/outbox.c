@@ -264,6 +264,11 @@ bool outbox_keeps_up(const struct outbox *outbox) {
            queue_bytes(outbox) < MEMORY_BYTES / 2;
 }
 
+bool outbox_has_ahead_fewer_than(const struct outbox *outbox, size_t count) {
+    return carrier_is_up(outbox) && !outbox->spilling && !outbox_is_full(outbox) &&
+           queue_count(outbox) < outbox->in_flight + count;
+}
+
 bool outbox_is_full(const struct outbox *outbox) {
     return outbox->intake == OUTBOX_FULL;
 }

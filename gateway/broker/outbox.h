@@ -83,6 +83,8 @@ size_t outbox_set_aside_count(const struct outbox *outbox);
 // Whether what is put now will soon be with the broker: it is connected, nothing is on disk, and little
 // waits.
 bool outbox_keeps_up(const struct outbox *outbox);
+// The same for what is not in the background: fewer than so many go before it, besides those that are at the broker.
+bool outbox_has_ahead_fewer_than(const struct outbox *outbox, size_t count);
 
 // The number of the message that was put last; and whether the broker has that of a number, and all before it:
 // taken, or refused for good. A report on disk that others are tried in place of does not count: state does not

@@ -140,7 +140,7 @@ static void announce_first(struct command_queue *queue, struct command *command)
 // While the broker is away nobody waits behind them.
 static bool may_announce(const struct command_queue *queue) {
     const struct command_voice *voice = queue->voice;
-    return !bus_is_up(voice->bus) || (bus_keeps_up(voice->bus) && outbox_count(voice->outbox) < BEHIND);
+    return !bus_is_up(voice->bus) || outbox_has_ahead_fewer_than(voice->outbox, BEHIND);
 }
 
 void command_queue_announce(struct command_queue *queue, struct command *command) {
