@@ -1099,6 +1099,29 @@ Test(outbox, finds_what_makes_the_broker_mute, .timeout = 120) {
     is_mute = false;
 }
 
+// One device, whose reports go to two topics each, and the values of the last that was taken.
+static void put_whole_report(const char *text) {
+    put_to("t/message/gw/channels/1/a", text);
+    put_to("t/message/gw/devices/1", text);
+}
+
+Test(outbox, finds_what_makes_the_broker_mute_among_reports_of_one_device, .timeout = 120) {
+    time_t end = time(NULL) + 90;
+    broker.endless = true;
+    broker.window = 20;
+    go_up();
+    for (const char *const *text = (const char *const[]){"1", "2", "3", "4", "P", "5", "6", "7", "8", NULL};
+         *text != NULL; text++)
+        put_whole_report(*text);
+    uint64_t began = uv_now(&loop);
+    while (!is_mute_maker_found(0) && time(NULL) < end)
+        calm_clock_step(&loop);
+    cr_expect_leq(uv_now(&loop) - began, 120000, "%llu ms", (unsigned long long)(uv_now(&loop) - began));
+    cr_expect_eq(outbox_count(outbox), 0);
+    cr_expect_eq(set_aside, 2);
+    is_mute = false;
+}
+
 // --- a broker that answers late ---
 
 static unsigned resets; // of the connection, by us

@@ -1839,10 +1839,12 @@ static unsigned longer_of(unsigned one, unsigned other) {
 // Its answer was left out once more. Whether the broker will never answer it: it has answered others meanwhile, and much
 // sooner. Otherwise others go out in its place again. Of state, or a log entry, once is enough where it has not answered
 // others of the kind.
-static bool note_left_out(struct outbox *outbox, struct item *item) {
+static bool note_left_out(struct outbox *outbox, struct item *item, bool alone) {
     uint64_t now = uv_now(outbox->loop), waited = now - item->handed_over;
     bool known = !item->report && refusals_has(&outbox->refusals, item->publish.topic, rule_of(item), now);
     note_first_fault(outbox, item);
+    if (alone && item->overdue < OVERDUE_MAX - 2)
+        item->overdue = OVERDUE_MAX - 2; // no other can be the reason: others go first now
     if ((++item->overdue < OVERDUE_MAX && !known) || !has_taken_others(outbox, item))
         return false;
     note_taken_then(outbox, item);
@@ -1872,7 +1874,7 @@ static void end_overdue(struct outbox *outbox) {
     while (item != NULL && item->number != outbox->passed_over)
         item = item->lane_next;
     outbox->passed_over = 0;
-    if (item != NULL && note_left_out(outbox, item)) {
+    if (item != NULL && note_left_out(outbox, item, false)) {
         refuse_unanswered(outbox, item);
         return;
     }
@@ -1907,7 +1909,8 @@ static void end_silence(struct outbox *outbox) {
     if (is_suspected(outbox))
         suspects_note_silence(&outbox->suspects);
     suspect_unanswered(outbox);
-    if (note_left_out(outbox, oldest) && outbox->in_flight == 1)
+    bool alone = outbox->in_flight == 1;
+    if (note_left_out(outbox, oldest, alone) && alone)
         refuse_unanswered(outbox, oldest);
     outbox->carrier->reset(outbox->carrier->context, "it does not acknowledge messages");
 }

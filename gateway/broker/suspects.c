@@ -53,7 +53,9 @@ unsigned suspects_patience(const struct suspects *suspects) {
 }
 
 void suspects_note_silence(struct suspects *suspects) {
-    suspects->doubled += suspects_patience(suspects) < SUSPECTS_PATIENCE_MAX;
+    bool late = suspects->quick == 0 || suspects->slowest > QUICK_MAX;
+    suspects->doubled += late && suspects_patience(suspects) < SUSPECTS_PATIENCE_MAX;
+    suspects->quick = 0;
 }
 
 // One quick answer tells little: some are quick where others are late.

@@ -19,7 +19,7 @@
 //
 // A broker that has stalled may answer late for a while, and a wait for an answer that is shorter than what it needs
 // would end one connection after the other. So each wait in vain doubles the next one, up to SUSPECTS_PATIENCE_MAX, until
-// it answers quickly again. For the same reason an answer counts as left out for good only after a wait that is many
+// it answers quickly again; not where it has answered others quickly since the one before, and none late. For the same reason an answer counts as left out for good only after a wait that is many
 // times as long as those for the others.
 //
 // How many strikes it takes depends on how clear they are. When each time the broker closed the connection in

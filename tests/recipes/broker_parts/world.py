@@ -10,6 +10,7 @@ import time
 
 HOST = "127.0.0.1"
 PATIENCE = 30  # seconds
+KEY = "of the gateways of this recipe"
 FORBIDDEN = "866425031300099"  # a tracker whose messages some brokers are told to refuse
 LARGEST = 1500  # bytes of a message; the others are told to refuse what is larger
 
@@ -206,11 +207,14 @@ class Gateway:
         self.port = free_port()
         self.log = world.work / f"{name}.log"
         self.config = world.work / f"{name}.json"
+        key = world.work / "commands.key"  # of all gateways on a broker
+        key.touch(mode=0o600)
+        key.write_text(KEY)
         self.config.write_text(json.dumps({
             "channels": [{"id": 1, "name": "mictrack", "protocol": "mictrack", "tcp": f"{HOST}:{self.port}"}],
             "mqtt": {"url": f"mqtt://{HOST}:{broker_port}", "client_id": name},
             "store": {"path": str(world.work / f"{name}.db")},
-            "commands": {"intake": intake},
+            "commands": {"intake": intake, "key_file": str(key)},
         }))
 
     def start(self):
