@@ -21,6 +21,7 @@
 #include "gateway/state/owntracks.h"
 #include "gateway/state/position.h"
 #include "gateway/state/set_back.h"
+#include "gateway/state/together.h"
 #include "gateway/state/values.h"
 
 // Devices that we do not know and of which the broker tells something; of more, nothing is heard.
@@ -420,6 +421,22 @@ static void take_position(struct devices *devices, struct device_state *state,
         .field = FIELD_NONE, .index = "", .value = position.text, .length = position.length};
     size_t hint = 0;
     take_value(devices, state, &member, timestamp, &hint);
+}
+
+// What the report has replaced without saying it is empty from now on, which its topic is told like any value.
+static void empty_what_ended(struct devices *devices, struct device_state *state,
+                             const struct channel_report *report, int64_t timestamp) {
+    struct together together;
+    together_read(&together, report);
+    struct value *value =
+        timestamp >= state->since && together.any ? values_next(&state->values, NULL) : NULL;
+    for (; value != NULL; value = values_next(&state->values, value)) {
+        const struct message_member nothing = {.field = (enum field)value->field, .index = "", .value = ""};
+        size_t hint = 0;
+        if (together_ends(&together, nothing.field) &&
+            values_put(&state->values, value, &nothing, timestamp, &hint) == VALUE_CHANGED)
+            mark_due(devices, state, STATE_VALUES);
+    }
 }
 
 // --- identity ---
@@ -1087,6 +1104,8 @@ static void take_report(struct devices *devices, struct device_state *state, con
     if (wanted == TELEMETRY_PARAMETERS)
         for (size_t i = 0; i < report->count; i++)
             take_value(devices, state, &report->members[i], timestamp, &hint);
+    if (wanted == TELEMETRY_PARAMETERS)
+        empty_what_ended(devices, state, report, timestamp);
     if (wanted != TELEMETRY_OFF)
         take_position(devices, state, report, timestamp);
     take_location(devices, state, report, timestamp);
@@ -1982,6 +2001,28 @@ static void hear_active(struct devices *devices, int64_t id, const struct mqtt_r
         hear_newest(devices, state, received->measured);
 }
 
+// Of an earlier run, so that the report that replaces it empties it; one that has come already does so now.
+static void hear_retained_part(struct devices *devices, struct device_state *state, const char *field,
+                               const struct mqtt_received *received) {
+    bool replaced = value_of(state, FIELD_POSITION_LATITUDE) != NULL;
+    for (size_t i = 0; i < TOGETHER_FOUND_COUNT; i++) {
+        const struct message_member member = {.field = together_found[i],
+                                              .index = "",
+                                              .value = received->payload,
+                                              .length = replaced ? 0 : received->length};
+        size_t hint = 0;
+        if (strcmp(field, field_table[member.field].key) != 0 ||
+            values_named(&state->values, field) != NULL ||
+            values_put(&state->values, NULL, &member, state->since, &hint) != VALUE_CHANGED)
+            continue;
+        struct value *value = values_named(&state->values, field);
+        if (replaced)
+            mark_due(devices, state, STATE_VALUES);
+        else
+            value->generation = generation_write(devices->parts.generation);
+    }
+}
+
 // Somebody has written a value of ours. What is due goes out anyway, but if it waits for telemetry_interval it may take
 // long. Where what we publish comes back, that would be taken for somebody else's while it waits.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
@@ -2006,6 +2047,8 @@ static void hear_telemetry(struct devices *devices, int64_t id, const char *fiel
         clearing_goes_on(devices->parts.clearing);
     if (retained && !goes && strcmp(field, "timestamp") == 0)
         hear_retained_timestamp(devices, id, state, received);
+    if (retained && !goes && state != NULL)
+        hear_retained_part(devices, state, field, received);
     if (retained && goes && (state == NULL || values_named(&state->values, field) == NULL))
         clearing_heard_telemetry(devices->parts.clearing, id, field);
     if (!received->retain && !goes && state != NULL)

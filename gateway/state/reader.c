@@ -10,6 +10,7 @@
 #include "gateway/broker/bus.h"
 #include "gateway/broker/mqtt_link.h"
 #include "gateway/state/home_assistant_gateway.h"
+#include "gateway/state/together.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
 #define QUIET_TIME 1000  // milliseconds without a message after which the last one is asked for again
@@ -289,6 +290,9 @@ static void fill_subscriptions(struct state_reader *reader, const struct config 
     add_of_devices(reader, TOPIC_CONNECTED);
     add_of_devices(reader, TOPIC_TELEMETRY "timestamp");
     add_of_devices(reader, TOPIC_ACTIVE);
+    for (size_t i = 0; i < TOGETHER_FOUND_COUNT; i++)
+        add(reader, text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "%s", reader->base,
+                                field_table[together_found[i]].key));
     add_discovered(reader, config);
     add(reader, text_format("%s" TOPIC_INSTANCES "%s", reader->base, config->mqtt.client_id));
 }
