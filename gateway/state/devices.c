@@ -726,10 +726,10 @@ static bool leave_protocols(const struct devices *devices, struct device_state *
 
 static void settle(struct devices *devices, struct device_state *state) {
     end_settling(devices, state);
-    state->settled_at = clock_ticks() + HOME_ASSISTANT_SETTLES;
+    state->settled_at = clock_ticks() + DISCOVERY_SETTLES;
     state->settles = true;
     DL_APPEND2(devices->settling, state, prev_settling, next_settling);
-    publisher_wake_in(devices->parts.publisher, HOME_ASSISTANT_SETTLES / 1000);
+    publisher_wake_in(devices->parts.publisher, DISCOVERY_SETTLES / 1000);
 }
 
 // before: the last number in the outbox before it was announced, unless it was already.

@@ -53,26 +53,26 @@ void former_free(struct former *former) {
     free(former);
 }
 
-static struct home_assistant_place place_then(const struct former *former) {
+static struct discovery_place place_then(const struct former *former) {
     const char *kind = text_of(former->then, "discovery");
     bool whole = kind != NULL && strcmp(kind, kinds[DISCOVERY_DEVICE]) == 0;
-    return (struct home_assistant_place){text_of(former->then, "prefix"),
-                                         whole ? DISCOVERY_DEVICE : DISCOVERY_ENTITIES};
+    return (struct discovery_place){text_of(former->then, "prefix"),
+                                    whole ? DISCOVERY_DEVICE : DISCOVERY_ENTITIES};
 }
 
 static bool is_same(const struct former *former, const char *key) {
     return json_equal(json_object_get(former->then, key), json_object_get(former->now, key));
 }
 
-struct home_assistant_place former_of_trackers(const struct former *former) {
+struct discovery_place former_of_trackers(const struct former *former) {
     bool left = former->then != NULL && !is_same(former, "prefix") && !former->config->hand_over;
-    return left ? place_then(former) : (struct home_assistant_place){0};
+    return left ? place_then(former) : (struct discovery_place){0};
 }
 
-struct home_assistant_place former_of_gateway(const struct former *former, const char **node) {
+struct discovery_place former_of_gateway(const struct former *former, const char **node) {
     bool left = former->then != NULL && !(is_same(former, "prefix") && is_same(former, "node"));
     *node = text_of(former->then, "node");
-    return left ? place_then(former) : (struct home_assistant_place){0};
+    return left ? place_then(former) : (struct discovery_place){0};
 }
 
 bool former_differs(const struct former *former) {

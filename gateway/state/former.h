@@ -1,13 +1,13 @@
 // What the last run has announced to Home Assistant, as the store says: so that this one takes away what it does not
 // announce any more, because it is switched off, or does so at another place or as another gateway. Who switches between the
-// kinds of discovery is found by what the broker retains; see home_assistant.h.
+// kinds of discovery is found by what the broker retains; see discovery.h.
 #pragma once
 
 #include <stdbool.h>
 
 #include "gateway/broker/store.h"
 #include "gateway/config/config.h"
-#include "gateway/state/home_assistant.h"
+#include "gateway/state/discovery.h"
 
 struct former;
 
@@ -17,9 +17,9 @@ struct former *former_new(const struct config *config, const char *node, struct 
 void former_free(struct former *former);
 
 // Where the last run announced trackers, and this one does not; prefix NULL: nowhere.
-struct home_assistant_place former_of_trackers(const struct former *former);
+struct discovery_place former_of_trackers(const struct former *former);
 // The same of the gateway itself, whose node was *node.
-struct home_assistant_place former_of_gateway(const struct former *former, const char **node);
+struct discovery_place former_of_gateway(const struct former *former, const char **node);
 
 // Whether what this run announces differs from what the store says. Then it says this, from now on.
 bool former_differs(const struct former *former);

@@ -18,12 +18,9 @@
 #include "gateway/state/home_assistant_gateway.h"
 #include "schema/schemas.h"
 
-#define DISCOVERY_TOPIC_MAX 2048
-#define NODE_MAX            640 // a prefix of 128 characters, a device id
-#define OBJECT_ID_MAX       64
-#define OTHERS_MAX          400000 // of more nothing is moved
-
-static const char migrate[] = "{\"migrate_discovery\":true}";
+#define NODE_MAX      640 // a prefix of 128 characters, a device id
+#define OBJECT_ID_MAX 64
+#define OTHERS_MAX    400000 // of more nothing is moved
 
 // A device of which the broker retains what the other kind of discovery has announced.
 struct other {
@@ -35,7 +32,7 @@ struct other {
 struct home_assistant {
     const struct config *config;
     const struct bus *bus;
-    struct home_assistant_place former; // prefix NULL: none that is left
+    struct discovery_place former; // prefix NULL: none that is left
     struct other *others;
 };
 
@@ -200,21 +197,7 @@ static bool find_own(const struct codec *codec, size_t index, struct entity *ent
 // Names the device among all gateways' on the broker, in the letters that Home Assistant allows in topics.
 static void write_node(const struct home_assistant *home_assistant, int64_t device_id, char *node) {
     snprintf(node, NODE_MAX, "%s_%lld", bus_prefix(home_assistant->bus), (long long)device_id);
-    for (char *c = node; *c != '\0'; c++)
-        if (strchr("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-", *c) == NULL)
-            *c = '_';
-}
-
-static struct home_assistant_place place_now(const struct home_assistant *home_assistant) {
-    return (struct home_assistant_place){home_assistant->config->home_assistant.prefix,
-                                         home_assistant->config->home_assistant.discovery};
-}
-
-// Where the other kind announces.
-static struct home_assistant_place place_of_others(const struct home_assistant *home_assistant) {
-    struct home_assistant_place place = place_now(home_assistant);
-    place.discovery = place.discovery == DISCOVERY_DEVICE ? DISCOVERY_ENTITIES : DISCOVERY_DEVICE;
-    return place;
+    discovery_clean(node);
 }
 
 // entity: NULL for the device's own topic.
@@ -639,9 +622,9 @@ static void say_controls(const struct home_assistant *home_assistant, const char
 }
 
 // On all topics that a device may have there. Only those of that kind: others may not be known to Home Assistant.
-static void say_everywhere(const struct home_assistant *home_assistant,
-                           const struct home_assistant_place *place, int64_t device_id, const char *text) {
-    if (place->discovery == DISCOVERY_DEVICE) {
+static void say_everywhere(const struct home_assistant *home_assistant, const struct discovery_place *place,
+                           int64_t device_id, const char *text) {
+    if (place->kind == DISCOVERY_DEVICE) {
         publish(home_assistant, place->prefix, device_id, NULL, text);
         return;
     }
@@ -663,7 +646,8 @@ static void drop_other(struct home_assistant *home_assistant, struct other *othe
 }
 
 void home_assistant_remove(struct home_assistant *home_assistant, int64_t device_id) {
-    struct home_assistant_place now = place_now(home_assistant), others = place_of_others(home_assistant);
+    struct discovery_place now = discovery_place(home_assistant->config, false),
+                           others = discovery_place(home_assistant->config, true);
     struct other *other = find_other(home_assistant, device_id);
     home_assistant_remove_former(home_assistant, device_id);
     if (!home_assistant->config->home_assistant.enabled)
@@ -675,8 +659,7 @@ void home_assistant_remove(struct home_assistant *home_assistant, int64_t device
     drop_other(home_assistant, other);
 }
 
-void home_assistant_set_former(struct home_assistant *home_assistant,
-                               const struct home_assistant_place *former) {
+void home_assistant_set_former(struct home_assistant *home_assistant, const struct discovery_place *former) {
     home_assistant->former = *former;
 }
 
@@ -689,10 +672,10 @@ void home_assistant_remove_former(const struct home_assistant *home_assistant, i
 
 enum home_assistant_move home_assistant_move(struct home_assistant *home_assistant, int64_t device_id) {
     struct other *other = find_other(home_assistant, device_id);
-    struct home_assistant_place others = place_of_others(home_assistant);
+    struct discovery_place others = discovery_place(home_assistant->config, true);
     if (other == NULL)
         return MOVE_NONE;
-    say_everywhere(home_assistant, &others, device_id, other->told ? "" : migrate);
+    say_everywhere(home_assistant, &others, device_id, other->told ? "" : discovery_migrate);
     if (!other->told) {
         other->told = true;
         return MOVE_BEGINS;
@@ -770,7 +753,7 @@ bool home_assistant_topic_id(const struct home_assistant *home_assistant, const 
 
 bool home_assistant_found(struct home_assistant *home_assistant, const struct mqtt_received *received,
                           int64_t *device_id) {
-    enum config_discovery others = place_of_others(home_assistant).discovery;
+    enum config_discovery others = discovery_place(home_assistant->config, true).kind;
     if (received->length == 0 || !read_topic(home_assistant, others, received->topic, device_id))
         return false;
     if (find_other(home_assistant, *device_id) != NULL || HASH_COUNT(home_assistant->others) >= OTHERS_MAX)

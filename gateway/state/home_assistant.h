@@ -1,18 +1,6 @@
 // Home Assistant's MQTT discovery: what it needs to know to show a device, retained under its own prefix.
-// Does nothing unless the configuration enables it.
-//
-// There are two kinds: a topic for each entity, which grow one by one as fields appear and which every Home Assistant knows,
-// or one for each device, which it knows since 2024.11. MQTT does not tell which Home Assistant listens, so the
-// configuration says it. Publishing both would be wrong with any: an entity that is announced twice is refused or refers to
-// two topics. Whoever switches keeps the entities with their history: they have the same unique ids, and the gateway goes
-// through Home Assistant's own procedure for each device of which the broker retains the other kind, as it is told when a
-// run starts: it says {"migrate_discovery":true} on the old topics, which unloads the entities, empties these topics, and
-// announces in the new way once Home Assistant has had HOME_ASSISTANT_SETTLES for it. (Emptied after that, as its page says,
-// they make Home Assistant complain of each entity.) What is retained is found by one topic a device, so that a start reads
-// little.
-//
-// A device's own topic must not come again while Home Assistant works on what came before: it then leaves out some of the
-// entities (seen in 2026.2.3). So it is published HOME_ASSISTANT_SETTLES apart, and each time once more after that.
+// Does nothing unless the configuration enables it. Of the kinds
+// that there are, discovery.h tells.
 #pragma once
 
 #include <stdbool.h>
@@ -21,11 +9,10 @@
 #include "codecs/codec.h"
 #include "gateway/broker/bus.h"
 #include "gateway/config/config.h"
+#include "gateway/state/discovery.h"
 #include "schema/field.h"
 
 struct home_assistant;
-
-#define HOME_ASSISTANT_SETTLES 5000000 // microseconds
 
 // How far a device is announced; all zero: not at all.
 struct home_assistant_announced {
@@ -41,12 +28,6 @@ struct home_assistant_device {
     const struct codec *codec; // or NULL
     uint32_t reported;         // a bit for each entity whose field has a value
     struct home_assistant_announced announced;
-};
-
-// Where something is announced, and how.
-struct home_assistant_place {
-    const char *prefix;
-    enum config_discovery discovery;
 };
 
 // config and bus stay the caller's.
@@ -66,8 +47,7 @@ void home_assistant_remove(struct home_assistant *home_assistant, int64_t device
 
 // Where the last run announced, if this one does not; its prefix stays the caller's, NULL: nowhere. home_assistant_remove()
 // removes a device there too, the other function there alone, also when the configuration does not enable it now.
-void home_assistant_set_former(struct home_assistant *home_assistant,
-                               const struct home_assistant_place *former);
+void home_assistant_set_former(struct home_assistant *home_assistant, const struct discovery_place *former);
 void home_assistant_remove_former(const struct home_assistant *home_assistant, int64_t device_id);
 
 // Something is retained on a topic of the other kind: true, with the device's id, when it is a device of ours. It is
@@ -75,7 +55,7 @@ void home_assistant_remove_former(const struct home_assistant *home_assistant, i
 bool home_assistant_found(struct home_assistant *home_assistant, const struct mqtt_received *received,
                           int64_t *device_id);
 // Publishes what comes next of moving the device, if the other kind was found. MOVE_BEGINS: it is to be called again once
-// the broker has taken that. MOVE_ENDS: the device may be announced after HOME_ASSISTANT_SETTLES.
+// the broker has taken that. MOVE_ENDS: the device may be announced after DISCOVERY_SETTLES.
 enum home_assistant_move { MOVE_NONE, MOVE_BEGINS, MOVE_ENDS };
 enum home_assistant_move home_assistant_move(struct home_assistant *home_assistant, int64_t device_id);
 

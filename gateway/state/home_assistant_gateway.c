@@ -11,8 +11,7 @@
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 
-#define DISCOVERY_TOPIC_MAX 2048
-#define ONLINE              "{{ value_json.state }}"
+#define ONLINE "{{ value_json.state }}"
 
 static const struct entity {
     const char *component, *object_id, *name;
@@ -33,8 +32,6 @@ static const struct entity {
 };
 #define ENTITY_COUNT (sizeof entities / sizeof entities[0])
 
-static const char migrate[] = "{\"migrate_discovery\":true}";
-
 struct home_assistant_gateway {
     const struct config *config;
     const struct bus *bus;
@@ -49,9 +46,7 @@ struct home_assistant_gateway {
 
 static void write_node(const char *prefix, const char *client_id, char node[HOME_ASSISTANT_GATEWAY_MAX]) {
     snprintf(node, HOME_ASSISTANT_GATEWAY_MAX, "%s_gateway_%s", prefix, client_id);
-    for (char *c = node; *c != '\0'; c++)
-        if (strchr("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-", *c) == NULL)
-            *c = '_';
+    discovery_clean(node);
 }
 
 const char *home_assistant_gateway_node(const struct bus *bus, char node[HOME_ASSISTANT_GATEWAY_MAX]) {
@@ -66,39 +61,33 @@ static size_t count_topics(enum config_discovery discovery) {
 }
 
 // Topic number index of those.
-static void write_topic(const struct home_assistant_place *place, const char *node, size_t index,
+static void write_topic(const struct discovery_place *place, const char *node, size_t index,
                         char topic[DISCOVERY_TOPIC_MAX]) {
-    if (place->discovery == DISCOVERY_DEVICE)
+    if (place->kind == DISCOVERY_DEVICE)
         snprintf(topic, DISCOVERY_TOPIC_MAX, "%s/device/%s/config", place->prefix, node);
     else
         snprintf(topic, DISCOVERY_TOPIC_MAX, "%s/%s/%s_%s/config", place->prefix, entities[index].component,
                  node, entities[index].object_id);
 }
 
-static struct home_assistant_place place_of(const struct config *config, bool other) {
-    bool whole = (config->home_assistant.discovery == DISCOVERY_DEVICE) != other;
-    return (struct home_assistant_place){config->home_assistant.prefix,
-                                         whole ? DISCOVERY_DEVICE : DISCOVERY_ENTITIES};
-}
-
 char *home_assistant_gateway_found_filter(const struct config *config) {
-    struct home_assistant_place place = place_of(config, true);
+    struct discovery_place place = discovery_place(config, true);
     char node[HOME_ASSISTANT_GATEWAY_MAX], topic[DISCOVERY_TOPIC_MAX];
     write_node(config->mqtt.topic_prefix, config->mqtt.client_id, node);
     write_topic(&place, node, 0, topic);
     return must_have(strdup(topic));
 }
 
-static void say_everywhere(const struct bus *bus, const struct home_assistant_place *place, const char *node,
+static void say_everywhere(const struct bus *bus, const struct discovery_place *place, const char *node,
                            const char *text) {
-    for (size_t i = 0; i < count_topics(place->discovery); i++) {
+    for (size_t i = 0; i < count_topics(place->kind); i++) {
         char topic[DISCOVERY_TOPIC_MAX];
         write_topic(place, node, i, topic);
         bus_publish_text(bus, topic, text, strlen(text), MQTT_RETAINED);
     }
 }
 
-void home_assistant_gateway_remove(const struct bus *bus, const struct home_assistant_place *place,
+void home_assistant_gateway_remove(const struct bus *bus, const struct discovery_place *place,
                                    const char *node) {
     say_everywhere(bus, place, node, "");
 }
@@ -159,7 +148,7 @@ static json_t *describe(const struct home_assistant_gateway *gateway, size_t ind
 
 // Whether the broker, or the outbox, has it.
 static bool publish_topic(const struct home_assistant_gateway *gateway, size_t index) {
-    struct home_assistant_place place = place_of(gateway->config, false);
+    struct discovery_place place = discovery_place(gateway->config, false);
     char node[HOME_ASSISTANT_GATEWAY_MAX], topic[DISCOVERY_TOPIC_MAX];
     home_assistant_gateway_node(gateway->bus, node);
     json_t *json = describe(gateway, index, node);
@@ -172,18 +161,18 @@ static bool publish_topic(const struct home_assistant_gateway *gateway, size_t i
 }
 
 static void say_to_others(const struct home_assistant_gateway *gateway, const char *text) {
-    struct home_assistant_place place = place_of(gateway->config, true);
+    struct discovery_place place = discovery_place(gateway->config, true);
     char node[HOME_ASSISTANT_GATEWAY_MAX];
     say_everywhere(gateway->bus, &place, home_assistant_gateway_node(gateway->bus, node), text);
 }
 
 static void move_on(struct home_assistant_gateway *gateway) {
-    say_to_others(gateway, gateway->told ? "" : migrate);
+    say_to_others(gateway, gateway->told ? "" : discovery_migrate);
     gateway->found = !gateway->told;
     gateway->told = gateway->found;
     if (gateway->found)
         return;
-    gateway->from = clock_ticks() + HOME_ASSISTANT_SETTLES;
+    gateway->from = clock_ticks() + DISCOVERY_SETTLES;
     gateway->left = count_topics(gateway->config->home_assistant.discovery);
 }
 
@@ -210,7 +199,7 @@ static bool publish(void *context) {
 }
 
 static void remove_now(const struct home_assistant_gateway *gateway) {
-    struct home_assistant_place place = place_of(gateway->config, false);
+    struct discovery_place place = discovery_place(gateway->config, false);
     char node[HOME_ASSISTANT_GATEWAY_MAX];
     say_everywhere(gateway->bus, &place, home_assistant_gateway_node(gateway->bus, node), "");
 }
@@ -230,10 +219,10 @@ void home_assistant_gateway_announce(struct home_assistant_gateway *gateway) {
 
 static bool find_topic(const struct home_assistant_gateway *gateway, bool other, const char *topic,
                        size_t *index) {
-    struct home_assistant_place place = place_of(gateway->config, other);
+    struct discovery_place place = discovery_place(gateway->config, other);
     char node[HOME_ASSISTANT_GATEWAY_MAX], ours[DISCOVERY_TOPIC_MAX];
     home_assistant_gateway_node(gateway->bus, node);
-    for (*index = 0; *index < count_topics(place.discovery); (*index)++) {
+    for (*index = 0; *index < count_topics(place.kind); (*index)++) {
         write_topic(&place, node, *index, ours);
         if (strcmp(ours, topic) == 0)
             return true;

@@ -1,11 +1,11 @@
 // The gateway itself as a device of Home Assistant, through which the trackers' devices are connected there. As those it is
-// announced in one of two kinds, and moves from the other one; see home_assistant.h.
+// announced in one of two kinds, and moves from the other one; see discovery.h.
 #pragma once
 
 #include "gateway/broker/bus.h"
 #include "gateway/config/config.h"
+#include "gateway/state/discovery.h"
 #include "gateway/state/guard.h"
-#include "gateway/state/home_assistant.h"
 #include "gateway/state/publisher.h"
 
 struct home_assistant_gateway;
@@ -30,7 +30,7 @@ bool home_assistant_gateway_received(struct home_assistant_gateway *gateway,
                                      const struct mqtt_received *received);
 
 // Removes what a gateway of that node has announced there.
-void home_assistant_gateway_remove(const struct bus *bus, const struct home_assistant_place *place,
+void home_assistant_gateway_remove(const struct bus *bus, const struct discovery_place *place,
                                    const char *node);
 
 // The topic by which a run finds that the gateway has been announced in the other kind; for the caller to free.

@@ -293,8 +293,8 @@ static bool watch(void *context) {
 
 static void publish_leaving(struct state *state) {
     const char *node;
-    struct home_assistant_place of_gateway = former_of_gateway(state->former, &node);
-    struct home_assistant_place of_trackers = former_of_trackers(state->former);
+    struct discovery_place of_gateway = former_of_gateway(state->former, &node);
+    struct discovery_place of_trackers = former_of_trackers(state->former);
     if (of_trackers.prefix != NULL && !devices_leave_former(state->devices))
         return;
     if (of_gateway.prefix != NULL)
@@ -314,7 +314,7 @@ static bool leave_former(void *context) {
         publish_leaving(state);
     if (!state->leaving || !bus_has_taken(state->parts.bus, state->left))
         return false;
-    home_assistant_set_former(state->home_assistant, &(struct home_assistant_place){0});
+    home_assistant_set_former(state->home_assistant, &(struct discovery_place){0});
     former_remember(state->former);
     return true;
 }
@@ -491,7 +491,7 @@ static void make_home_assistant(struct state *state) {
     char node[HOME_ASSISTANT_GATEWAY_MAX];
     state->home_assistant = home_assistant_new(parts->config, parts->bus);
     state->former = former_new(parts->config, home_assistant_gateway_node(parts->bus, node), parts->store);
-    struct home_assistant_place place = former_of_trackers(state->former);
+    struct discovery_place place = former_of_trackers(state->former);
     home_assistant_set_former(state->home_assistant, &place);
 }
 
