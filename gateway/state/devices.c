@@ -1913,11 +1913,14 @@ void devices_heard_discovery(struct devices *devices, int64_t id, const struct m
 
 bool devices_found_discovery(struct devices *devices, const struct mqtt_received *received) {
     int64_t id;
-    if (!home_assistant_found(devices->parts.home_assistant, received, &id))
+    uint32_t reported;
+    if (!home_assistant_found(devices->parts.home_assistant, received, &id, &reported))
         return false;
     struct device_state *state = find(devices, id);
-    if (state != NULL)
-        mark_due(devices, state, STATE_DISCOVERY);
+    if (state == NULL)
+        return true;
+    state->reported |= reported;
+    mark_due(devices, state, STATE_DISCOVERY);
     return true;
 }
 
@@ -2023,6 +2026,13 @@ static void hear_retained_part(struct devices *devices, struct device_state *sta
     }
 }
 
+// A device that is announced as a whole is so with all that it has ever reported, also to an earlier run.
+static void hear_retained_field(struct devices *devices, struct device_state *state, const char *name) {
+    for (enum field field = FIELD_NONE + 1; field < FIELD_COUNT; field++)
+        if (home_assistant_entity_of(field) != 0 && strcmp(field_table[field].key, name) == 0)
+            note_field(devices, state, field);
+}
+
 // Somebody has written a value of ours. What is due goes out anyway, but if it waits for telemetry_interval it may take
 // long. Where what we publish comes back, that would be taken for somebody else's while it waits.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
@@ -2049,6 +2059,9 @@ static void hear_telemetry(struct devices *devices, int64_t id, const char *fiel
         hear_retained_timestamp(devices, id, state, received);
     if (retained && !goes && state != NULL)
         hear_retained_part(devices, state, field, received);
+    if (retained && !goes && state != NULL &&
+        devices->parts.config->home_assistant.discovery == DISCOVERY_DEVICE)
+        hear_retained_field(devices, state, field);
     if (retained && goes && (state == NULL || values_named(&state->values, field) == NULL))
         clearing_heard_telemetry(devices->parts.clearing, id, field);
     if (!received->retain && !goes && state != NULL)

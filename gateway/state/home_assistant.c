@@ -751,11 +751,25 @@ bool home_assistant_topic_id(const struct home_assistant *home_assistant, const 
     return read_topic(home_assistant, home_assistant->config->home_assistant.discovery, topic, device_id);
 }
 
+// A component of which nothing but the kind is said has gone.
+static uint32_t read_reported(const struct mqtt_received *received) {
+    json_t *config = json_loadb(received->payload, received->length, 0, NULL);
+    const json_t *components = json_object_get(config, "cmps");
+    uint32_t reported = 0;
+    for (size_t i = 0; i < ENTITY_COUNT; i++)
+        if (entities[i].field != FIELD_NONE &&
+            json_object_size(json_object_get(components, entities[i].object_id)) > 1)
+            reported |= home_assistant_entity_of(entities[i].field);
+    json_decref(config);
+    return reported;
+}
+
 bool home_assistant_found(struct home_assistant *home_assistant, const struct mqtt_received *received,
-                          int64_t *device_id) {
+                          int64_t *device_id, uint32_t *reported) {
     enum config_discovery others = discovery_place(home_assistant->config, true).kind;
     if (received->length == 0 || !read_topic(home_assistant, others, received->topic, device_id))
         return false;
+    *reported = read_reported(received);
     if (find_other(home_assistant, *device_id) != NULL || HASH_COUNT(home_assistant->others) >= OTHERS_MAX)
         return true;
     struct other *other = must_have(calloc(1, sizeof *other));

@@ -51,9 +51,9 @@ void home_assistant_set_former(struct home_assistant *home_assistant, const stru
 void home_assistant_remove_former(const struct home_assistant *home_assistant, int64_t device_id);
 
 // Something is retained on a topic of the other kind: true, with the device's id, when it is a device of ours. It is
-// remembered until the device has moved.
+// remembered until the device has moved. *reported has the bits of the entities that a payload of a whole device says.
 bool home_assistant_found(struct home_assistant *home_assistant, const struct mqtt_received *received,
-                          int64_t *device_id);
+                          int64_t *device_id, uint32_t *reported);
 // Publishes what comes next of moving the device, if the other kind was found. MOVE_BEGINS: it is to be called again once
 // the broker has taken that. MOVE_ENDS: the device may be announced after DISCOVERY_SETTLES.
 enum home_assistant_move { MOVE_NONE, MOVE_BEGINS, MOVE_ENDS };

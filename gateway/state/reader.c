@@ -9,6 +9,7 @@
 #include "gateway/base/text.h"
 #include "gateway/broker/bus.h"
 #include "gateway/broker/mqtt_link.h"
+#include "gateway/state/home_assistant.h"
 #include "gateway/state/home_assistant_gateway.h"
 #include "gateway/state/together.h"
 
@@ -20,7 +21,7 @@
 
 #define DOWNS_MAX 2 // that the second connection may be lost
 
-enum { FILTERS_MAX = 10 };
+enum { FILTERS_MAX = 32 };
 
 struct state_reader {
     struct state_reader_handlers handlers;
@@ -270,6 +271,17 @@ static void add_of_devices(struct state_reader *reader, const char *rest) {
     add(reader, text_format("%s" TOPIC_DEVICES "+%s", reader->base, rest));
 }
 
+// Which fields a device has reported, where it is announced with all of them at once.
+static void add_reported(struct state_reader *reader, const struct config *config) {
+    bool any = config->home_assistant.enabled && config->home_assistant.discovery == DISCOVERY_DEVICE &&
+               config->telemetry == TELEMETRY_PARAMETERS;
+    for (enum field field = FIELD_NONE + 1; any && field < FIELD_COUNT; field++)
+        if (home_assistant_entity_of(field) != 0 &&
+            field != FIELD_TIMESTAMP) // which is asked for in any case
+            add(reader, text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "%s", reader->base,
+                                    field_table[field].key));
+}
+
 // One topic of each device that is announced as the configuration does not say.
 static void add_discovered(struct state_reader *reader, const struct config *config) {
     if (!config->home_assistant.enabled)
@@ -293,6 +305,7 @@ static void fill_subscriptions(struct state_reader *reader, const struct config 
     for (size_t i = 0; i < TOGETHER_FOUND_COUNT; i++)
         add(reader, text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "%s", reader->base,
                                 field_table[together_found[i]].key));
+    add_reported(reader, config);
     add_discovered(reader, config);
     add(reader, text_format("%s" TOPIC_INSTANCES "%s", reader->base, config->mqtt.client_id));
 }
