@@ -59,6 +59,7 @@ struct entity {
     char object_id[OBJECT_ID_MAX];
     const char *name;                                  // beside the device's; NULL: the device's alone
     const char *device_class, *unit, *category, *icon; // or NULL
+    int digits;                                        // shown behind the point; 0: as Home Assistant likes
 };
 
 // The entities that do not depend on the protocol. Alarms, and what sends commands, are the protocol's own.
@@ -73,10 +74,11 @@ static const struct entity entities[] = {
     {BATTERY, FIELD_BATTERY_VOLTAGE, .component = "sensor", .object_id = "battery", .name = "Battery",
      .device_class = "battery", .unit = "%", .category = "diagnostic"},
     {VALUE, FIELD_BATTERY_VOLTAGE, .component = "sensor", .object_id = "battery_voltage",
-     .name = "Battery voltage", .device_class = "voltage", .unit = "V", .category = "diagnostic"},
+     .name = "Battery voltage", .device_class = "voltage", .unit = "V", .category = "diagnostic",
+     .digits = 2},
     {VALUE, FIELD_EXTERNAL_POWERSOURCE_VOLTAGE, .component = "sensor",
      .object_id = "external_powersource_voltage", .name = "External power voltage", .device_class = "voltage",
-     .unit = "V", .category = "diagnostic"},
+     .unit = "V", .category = "diagnostic", .digits = 2},
     // Not of the class signal_strength, which is in dB or dBm.
     {VALUE, FIELD_GSM_SIGNAL_LEVEL, .component = "sensor", .object_id = "gsm_signal_level",
      .name = "Mobile signal", .unit = "%", .category = "diagnostic", .icon = "mdi:signal"},
@@ -438,6 +440,8 @@ static json_t *describe_entity(const struct home_assistant *home_assistant,
                                "device_class", entity->device_class, "unit_of_measurement", entity->unit,
                                "entity_category", entity->category, "icon", entity->icon, "qos", 1);
     describe_topics(must_have(config), home_assistant, device, entity);
+    if (entity->digits > 0) // a volt has none otherwise
+        json_object_set_new(config, "suggested_display_precision", json_integer(entity->digits));
     return config;
 }
 

@@ -198,19 +198,9 @@ static bool publish(void *context) {
     return gateway->left == 0 && !gateway->found;
 }
 
-static void remove_now(const struct home_assistant_gateway *gateway) {
-    struct discovery_place place = discovery_place(gateway->config, false);
-    char node[HOME_ASSISTANT_GATEWAY_MAX];
-    say_everywhere(gateway->bus, &place, home_assistant_gateway_node(gateway->bus, node), "");
-}
-
 void home_assistant_gateway_announce(struct home_assistant_gateway *gateway) {
-    if (!gateway->config->home_assistant.enabled)
+    if (!gateway->config->home_assistant.enabled || gateway->config->hand_over)
         return;
-    if (gateway->config->hand_over) {
-        remove_now(gateway);
-        return;
-    }
     gateway->left = count_topics(gateway->config->home_assistant.discovery);
     publisher_wake(gateway->publisher);
 }

@@ -20,8 +20,7 @@ struct home_assistant_gateway *home_assistant_gateway_new(const struct config *c
                                                           struct publisher *publisher, struct guard *guard);
 void home_assistant_gateway_free(struct home_assistant_gateway *gateway);
 
-// Its entities are due to be announced, retained, if the configuration enables that. Of an instance that will not run again
-// they are removed instead, at once.
+// Its entities are due to be announced, retained, if the configuration enables that and the instance is to run again.
 void home_assistant_gateway_announce(struct home_assistant_gateway *gateway);
 
 // Something has come on a discovery topic: true when it is one of this gateway's. What somebody else has written there is

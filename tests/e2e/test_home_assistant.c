@@ -60,6 +60,7 @@ static const struct documented {
     {"source_type", JSON_STRING, "device_tracker", ""},
     {"state_class", JSON_STRING, "sensor", ""},
     {"state_topic", JSON_STRING, "sensor binary_sensor event", "sensor binary_sensor event"},
+    {"suggested_display_precision", JSON_INTEGER, "sensor", ""},
     {"unique_id", JSON_STRING, ALL_OF_THEM, ALL_OF_THEM},
     {"unit_of_measurement", JSON_STRING, "sensor", ""},
     {"value_template", JSON_STRING, "sensor binary_sensor event", ""},
@@ -280,7 +281,8 @@ Test(home_assistant, entities_of_a_tracker) {
     expect_first_entities(rig, "{}");
     expect_entity(rig, "sensor/battery_voltage",
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/battery.voltage',"
-                  "'unit_of_measurement':'V','device_class':'voltage','state_class':'measurement'}");
+                  "'unit_of_measurement':'V','device_class':'voltage','state_class':'measurement',"
+                  "'suggested_display_precision':2}");
     expect_entity(rig, "sensor/position_speed",
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/position.speed',"
                   "'unit_of_measurement':'km/h','device_class':'speed','name':'Speed'}");
