@@ -11,7 +11,7 @@
 // little.
 //
 // A device's own topic must not come again while Home Assistant works on what came before: it then leaves out some of the
-// entities (so says the source of 2026.2.3). So it is published DISCOVERY_SETTLES apart, and each time once more after that.
+// entities (so says the source of 2026.11.0). So it is published DISCOVERY_SETTLES apart, and each time once more after that.
 #pragma once
 
 #include <stdbool.h>
