@@ -478,6 +478,50 @@ static void report_of(double seconds) {
 #define IDENT_11  "trackbus/state/gw/devices/11/telemetry/ident"
 #define ACTIVE_11 "trackbus/state/gw/devices/11/last_active"
 
+static void report_members(const struct message_member *said, size_t count, int64_t at) {
+    uv_run(&carrier.loop, UV_RUN_NOWAIT); // another turn
+    devices_reported(
+        devices, &eleven,
+        &(struct channel_report){
+            .members = said, .count = count, .timestamp = at * 1000000, .received = clock_now()});
+    publish();
+}
+
+static const char *last_on(const char *topic) {
+    const char *payload = "none";
+    for (size_t i = 0; i < carrier.count; i++)
+        if (strcmp(carrier.carried[i].topic, topic) == 0)
+            payload = carrier.carried[i].payload;
+    return payload;
+}
+
+#define CELLS_11 "trackbus/state/gw/devices/11/telemetry/gsm.cells"
+#define LAC_11   "trackbus/state/gw/devices/11/telemetry/gsm.lac"
+
+// What is said of one serving cell is not said of the next. A report of nothing of the kind changes nothing, nor does one from
+// before.
+Test(devices, that_report_another_cell_leave_nothing_of_the_last_one) {
+    const struct message_member said[] = {
+        {.field = FIELD_GSM_CELLID, .index = "", .value = "1", .length = 1},
+        {.field = FIELD_GSM_LAC, .index = "", .value = "2", .length = 1},
+        {.field = FIELD_GSM_CELLS, .index = "", .value = "[{}]", .length = 4},
+    };
+    config.telemetry = TELEMETRY_PARAMETERS;
+    config.telemetry_interval = 0;
+    arrive();
+    report_members(said, 3, 1600000005);
+    report_members(said, 0, 1600000006);
+    report_members(said, 2, 1600000004);
+    cr_expect_str_eq(last_on(CELLS_11), "[{}]");
+    report_members(said, 2, 1600000007);
+    cr_expect_str_eq(last_on(CELLS_11), "");
+    cr_expect_str_eq(last_on(LAC_11), "2");
+    size_t count = count_of(CELLS_11);
+    report_members(said, 2, 1600000008);
+    cr_expect_eq(count_of(CELLS_11), count, "once is enough");
+    HASH_CLEAR(by_id, sessions.by_id);
+}
+
 // --- one that another gateway had ---
 
 static char prefix[] = "owntracks";

@@ -8,22 +8,32 @@
 static struct carrier carrier;
 static struct bus *bus;
 static struct publisher *publisher;
+static struct guard *guard;
 static struct home_assistant_gateway *gateway;
 static char prefix[] = "homeassistant";
 static const struct config config = {.home_assistant = {.enabled = true, .prefix = prefix}};
+
+static void again(void *context, const char *topic) {
+}
+
+static void all_again(void *context) {
+}
 
 static void set_up(void) {
     carrier_open(&carrier);
     bus = bus_new("trackbus", "me", carrier.outbox, &carrier.carrier);
     publisher = publisher_new(&carrier.loop);
-    gateway = home_assistant_gateway_new(&config, bus, publisher);
+    guard = guard_new(&carrier.loop, &(struct guard_handlers){NULL, again, all_again});
+    gateway = home_assistant_gateway_new(&config, bus, publisher, guard);
     publisher_open(publisher);
 }
 
 static void tear_down(void) {
     publisher_stop(publisher);
+    guard_stop(guard);
     carrier_close(&carrier);
     home_assistant_gateway_free(gateway);
+    guard_free(guard);
     publisher_free(publisher);
     bus_free(bus);
 }

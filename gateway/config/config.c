@@ -446,6 +446,7 @@ static void read_rest(struct config *config) {
     static const char *const takeovers[] = {"newest", "keep", NULL};
     static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
     static const char *const formats[] = {"text", "json", NULL};
+    static const char *const discoveries[] = {"entities", "device", NULL};
     const json_t *limits = json_object_get(config->json, "limits"), *entry;
     const json_t *log = json_object_get(config->json, "log");
     const json_t *home_assistant = json_object_get(config->json, "home_assistant");
@@ -457,6 +458,8 @@ static void read_rest(struct config *config) {
     config->home_assistant.prefix = text_of(home_assistant, "prefix");
     config->home_assistant.unknown_devices = json_is_true(json_object_get(home_assistant, "unknown_devices"));
     config->home_assistant.alarm_hold = integer_of(home_assistant, "alarm_hold");
+    config->home_assistant.discovery =
+        (enum config_discovery)choice_of(home_assistant, "discovery", discoveries);
     config->owntracks.enabled = json_is_true(json_object_get(owntracks, "enabled"));
     config->owntracks.prefix = text_of(owntracks, "prefix");
     config->unknown_devices = (enum config_unknown)choice_of(config->json, "unknown_devices", unknown);

@@ -40,6 +40,7 @@ struct config_devices {
 };
 
 enum config_unknown { UNKNOWN_ACCEPT, UNKNOWN_CHANNEL, UNKNOWN_REJECT };
+enum config_discovery { DISCOVERY_ENTITIES, DISCOVERY_DEVICE };
 enum config_telemetry { TELEMETRY_PARAMETERS, TELEMETRY_POSITION, TELEMETRY_OFF };
 // Who stays when a second connection says the same ident.
 enum config_takeover { TAKEOVER_NEWEST, TAKEOVER_KEEP };
@@ -72,6 +73,7 @@ struct config {
         const char *prefix;
         bool unknown_devices;
         int alarm_hold; // seconds; 0: until the next report
+        enum config_discovery discovery;
     } home_assistant;
     struct {
         bool enabled;

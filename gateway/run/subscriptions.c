@@ -16,6 +16,17 @@ __attribute__((format(printf, 4, 5))) static void add(struct subscriptions *subs
     va_end(arguments);
 }
 
+// The gateway's own device has topics without a node in between.
+static void add_announced(struct subscriptions *list, const struct config *config, int options) {
+    const char *prefix = config->home_assistant.prefix;
+    if (config->home_assistant.discovery == DISCOVERY_DEVICE) {
+        add(list, 0, options, "%s/device/+/config", prefix);
+        return;
+    }
+    add(list, 0, options, "%s/+/+/+/config", prefix);
+    add(list, 0, options, "%s/+/+/config", prefix);
+}
+
 // What others write to topics that may be ours: where devices are, and what has to be put right. Telemetry is
 // heard as state/ decides.
 static void add_written_by_others(struct subscriptions *list, const struct config *config) {
@@ -26,7 +37,7 @@ static void add_written_by_others(struct subscriptions *list, const struct confi
     add(list, 0, options, "%s/" TOPIC_STATE TOPIC_DEVICES "+", prefix);
     add(list, 0, options, "%s/" TOPIC_STATE TOPIC_CHANNELS "+", prefix);
     if (config->home_assistant.enabled)
-        add(list, 0, options, "%s/+/+/+/config", config->home_assistant.prefix);
+        add_announced(list, config, options);
 }
 
 static void add_commands(struct subscriptions *list, const char *prefix) {

@@ -7,7 +7,7 @@
 #include "gateway/config/config.h"
 
 struct subscriptions {
-    struct mqtt_subscription list[16];
+    struct mqtt_subscription list[20];
     size_t count;
     const char *own;      // filter of the one to our own topics
     const char *commands; // of the one that brings commands; NULL: none does

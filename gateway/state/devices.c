@@ -21,6 +21,7 @@
 #include "gateway/state/owntracks.h"
 #include "gateway/state/position.h"
 #include "gateway/state/set_back.h"
+#include "gateway/state/together.h"
 #include "gateway/state/values.h"
 
 // Devices that we do not know and of which the broker tells something; of more, nothing is heard.
@@ -90,9 +91,14 @@ struct device_state {
     struct values values;
     uint32_t reported; // Home Assistant's entities that have a value
     struct home_assistant_announced announced;
+    bool settles;       // Home Assistant was told something, and nothing more is said until then:
+    int64_t settled_at; // by clock_ticks()
+    bool comes_again;   // what was announced is announced once more after that
+    bool is_again;      // which is what is due
     struct device_state *prev, *next;
     struct device_state *prev_due, *next_due;
     struct device_state *prev_resting, *next_resting;
+    struct device_state *prev_settling, *next_settling;
     UT_hash_handle hh; // by id
 };
 
@@ -150,12 +156,15 @@ struct devices {
     struct device_state *due;    // those with something to publish, the longest first
     struct device_state *held;   // the same, but the broker has not taken yet what was published before
     struct device_state
-        *resting;      // those whose telemetry was published within telemetry_interval, the longest first
-    int64_t interval;  // telemetry_interval in microseconds
-    uint64_t removed;  // number in the outbox of what was cleared last
-    bool watches_each; // what others write to telemetry is heard device by device
+        *resting; // those whose telemetry was published within telemetry_interval, the longest first
+    struct device_state *settling; // those that settle, the longest first
+    int64_t interval;              // telemetry_interval in microseconds
+    uint64_t removed;              // number in the outbox of what was cleared last
+    bool watches_each;             // what others write to telemetry is heard device by device
     struct device_state *to_watch; // those of which that is still to be done begin here
     bool watched_any;              // or was decided to be heard otherwise
+    struct device_state *to_leave; // those that are still announced where the last run did begin here
+    bool leaves;                   // that has begun
     bool all_read;                 // what the broker retained when we started
     struct claim *claims;          // while we hear what the broker retains
     struct denied *denied;         // those of which it is due to say that they are not
@@ -177,13 +186,15 @@ static struct device_state *find(const struct devices *devices, int64_t id) {
 }
 
 // Parts of what it reported that wait: for telemetry_interval, or until it is known that another gateway has nothing newer. An
-// alarm that goes on or off does not rest.
+// alarm that goes on or off does not rest. And what is for Home Assistant, while that settles.
 static unsigned parts_that_wait(const struct devices *devices, const struct device_state *state) {
+    unsigned discovery = state->settles ? STATE_DISCOVERY : 0;
     if (newest_is_asked(devices->newest, state->id))
-        return STATE_OF_REPORTS;
+        return discovery | STATE_OF_REPORTS;
     if (!state->rests)
-        return 0;
-    return alarms_are_urgent(&state->alarms) ? STATE_OF_REPORTS & ~STATE_ALARMS : STATE_OF_REPORTS;
+        return discovery;
+    return discovery |
+           (alarms_are_urgent(&state->alarms) ? STATE_OF_REPORTS & ~STATE_ALARMS : STATE_OF_REPORTS);
 }
 
 // It is due, unless all that it has waits.
@@ -290,6 +301,12 @@ static void end_rest(struct devices *devices, struct device_state *state) {
     state->rests = false;
 }
 
+static void end_settling(struct devices *devices, struct device_state *state) {
+    if (state->settles)
+        DL_DELETE2(devices->settling, state, prev_settling, next_settling);
+    state->settles = false;
+}
+
 // What the broker should have already does not wait for telemetry_interval.
 static void mark_due_now(struct devices *devices, struct device_state *state, unsigned parts) {
     end_rest(devices, state);
@@ -301,6 +318,8 @@ static void leave_table(struct devices *devices, struct device_state *state) {
         devices->reload.next = state->hh.next;
     if (devices->to_watch == state)
         devices->to_watch = state->hh.next;
+    if (devices->to_leave == state)
+        devices->to_leave = state->hh.next;
     newest_end(devices->newest, state->id);
     HASH_DEL(devices->by_id, state);
 }
@@ -313,6 +332,7 @@ static void forget_location(struct device_state *state) {
 static void forget(struct devices *devices, struct device_state *state) {
     leave_list(devices, state);
     end_rest(devices, state);
+    end_settling(devices, state);
     unwatch(devices, state);
     registry_dismiss(devices->parts.registry, state->ident);
     if (devices->round.next == state)
@@ -414,6 +434,22 @@ static void take_position(struct devices *devices, struct device_state *state,
         .field = FIELD_NONE, .index = "", .value = position.text, .length = position.length};
     size_t hint = 0;
     take_value(devices, state, &member, timestamp, &hint);
+}
+
+// What the report has replaced without saying it is empty from now on, which its topic is told like any value.
+static void empty_what_ended(struct devices *devices, struct device_state *state,
+                             const struct channel_report *report, int64_t timestamp) {
+    struct together together;
+    together_read(&together, report);
+    struct value *value =
+        timestamp >= state->since && together.any ? values_next(&state->values, NULL) : NULL;
+    for (; value != NULL; value = values_next(&state->values, value)) {
+        const struct message_member nothing = {.field = (enum field)value->field, .index = "", .value = ""};
+        size_t hint = 0;
+        if (together_ends(&together, nothing.field) &&
+            values_put(&state->values, value, &nothing, timestamp, &hint) == VALUE_CHANGED)
+            mark_due(devices, state, STATE_VALUES);
+    }
 }
 
 // --- identity ---
@@ -589,7 +625,7 @@ static void publish_location(struct devices *devices, struct device_state *state
     state->located_in = generation_write(devices->parts.generation);
 }
 
-static void publish_text_of_alarms(struct devices *devices, const struct device_state *state) {
+static void publish_text_of_alarms(const struct devices *devices, const struct device_state *state) {
     bool any = state->alarms.known && is_to_be_announced(devices, state);
     char topic[TOPIC_MAX], *text = any ? alarms_write(&state->alarms, state->codec) : NULL;
     bus_topic(devices->parts.bus, topic, TOPIC_STATE TOPIC_DEVICES "%lld" TOPIC_ALARMS, (long long)state->id);
@@ -701,17 +737,61 @@ static bool leave_protocols(const struct devices *devices, struct device_state *
     return true;
 }
 
-// True when nothing is left to announce. Whatever makes a device ours to announce makes this due again.
-static bool publish_discovery(const struct devices *devices, struct device_state *state) {
+static void settle(struct devices *devices, struct device_state *state) {
+    end_settling(devices, state);
+    state->settled_at = clock_ticks() + DISCOVERY_SETTLES;
+    state->settles = true;
+    DL_APPEND2(devices->settling, state, prev_settling, next_settling);
+    publisher_wake_in(devices->parts.publisher, DISCOVERY_SETTLES / 1000);
+}
+
+// before: the last number in the outbox before it was announced, unless it was already.
+static void settle_if_announced(struct devices *devices, struct device_state *state, uint64_t before) {
+    if (bus_last_number(devices->parts.bus) == before)
+        return;
+    state->comes_again = !state->is_again;
+    state->is_again = false;
+    settle(devices, state);
+}
+
+// Home Assistant has had its time. What has become due meanwhile is no repetition.
+static void end_settled(struct devices *devices) {
+    int64_t now = devices->settling != NULL ? clock_ticks() : 0;
+    struct device_state *state;
+    while ((state = devices->settling) != NULL && state->settled_at <= now) {
+        end_settling(devices, state);
+        state->is_again = state->comes_again && (state->due & STATE_DISCOVERY) == 0;
+        state->comes_again = false;
+        if (state->is_again)
+            announce_anew(devices, state);
+        wait_for_turn(devices, state);
+    }
+    if (state != NULL)
+        publisher_wake_in(devices->parts.publisher, (uint64_t)(state->settled_at - now) / 1000 + 1);
+}
+
+// What becomes of something that was due. One that goes on does so once the broker has taken what was published.
+enum published { PUBLISHED_ALL, PUBLISHED_SOME, PUBLISHED_GOES_ON };
+
+// Whatever makes a device ours to announce makes this due again.
+static enum published publish_discovery(struct devices *devices, struct device_state *state) {
     if (!leave_protocols(devices, state))
-        return false;
+        return PUBLISHED_SOME;
     if (!is_ours_to_announce(devices, state))
-        return true;
+        return PUBLISHED_ALL;
+    enum home_assistant_move move = home_assistant_move(devices->parts.home_assistant, state->id);
+    if (move == MOVE_ENDS)
+        settle(devices, state);
+    if (move != MOVE_NONE)
+        return PUBLISHED_GOES_ON;
     struct home_assistant_device device = describe_for_home_assistant(state);
+    uint64_t number = bus_last_number(devices->parts.bus);
     bool all = home_assistant_announce(devices->parts.home_assistant, &device);
     state->announced = device.announced;
     state->announced_in = generation_write(devices->parts.generation);
-    return all;
+    if (all && devices->parts.config->home_assistant.discovery == DISCOVERY_DEVICE)
+        settle_if_announced(devices, state, number);
+    return all ? PUBLISHED_ALL : PUBLISHED_SOME;
 }
 
 static void publish_statement(struct devices *devices, struct device_state *state, unsigned due) {
@@ -737,10 +817,12 @@ static bool publish_parts(struct devices *devices, struct device_state *state) {
     state->due &= (uint8_t)~STATE_CARD;
     if (!publish_of_reports(devices, state, due))
         return false;
-    if ((due & STATE_DISCOVERY) != 0 && !publish_discovery(devices, state))
-        return false;
-    state->due &= (uint8_t)~STATE_DISCOVERY;
-    return true;
+    due &= ~parts_that_wait(devices, state);
+    enum published discovery =
+        (due & STATE_DISCOVERY) != 0 ? publish_discovery(devices, state) : PUBLISHED_GOES_ON;
+    if (discovery == PUBLISHED_ALL)
+        state->due &= (uint8_t)~STATE_DISCOVERY;
+    return discovery != PUBLISHED_SOME;
 }
 
 static void hold(struct devices *devices, struct device_state *state) {
@@ -873,6 +955,7 @@ static bool publish_again(void *context) {
     end_questions(devices);
     wake_rested(devices);
     wake_at_end_of_rest(devices);
+    end_settled(devices);
     release(devices);
     publish_due(devices);
     return devices->due == NULL && devices->held == NULL && devices->denied == NULL;
@@ -1034,6 +1117,8 @@ static void take_report(struct devices *devices, struct device_state *state, con
     if (wanted == TELEMETRY_PARAMETERS)
         for (size_t i = 0; i < report->count; i++)
             take_value(devices, state, &report->members[i], timestamp, &hint);
+    if (wanted == TELEMETRY_PARAMETERS)
+        empty_what_ended(devices, state, report, timestamp);
     if (wanted != TELEMETRY_OFF)
         take_position(devices, state, report, timestamp);
     take_location(devices, state, report, timestamp);
@@ -1880,6 +1965,40 @@ void devices_heard_discovery(struct devices *devices, int64_t id, const struct m
         guard_wrong(devices->parts.guard, topic);
 }
 
+bool devices_found_discovery(struct devices *devices, const struct mqtt_received *received) {
+    int64_t id;
+    uint32_t reported;
+    if (!home_assistant_found(devices->parts.home_assistant, received, &id, &reported))
+        return false;
+    struct device_state *state = find(devices, id);
+    if (state == NULL)
+        return true;
+    state->reported |= reported;
+    mark_due(devices, state, STATE_DISCOVERY);
+    return true;
+}
+
+// What only Home Assistant reads goes with it.
+static void leave_former(const struct devices *devices, const struct device_state *state) {
+    home_assistant_remove_former(devices->parts.home_assistant, state->id);
+    if (!devices->parts.config->home_assistant.enabled)
+        publish_text_of_alarms(devices, state);
+}
+
+bool devices_leave_former(struct devices *devices) {
+    if (!devices->leaves)
+        devices->to_leave = devices->by_id;
+    devices->leaves = true;
+    while (devices->to_leave != NULL && bus_keeps_up(devices->parts.bus) &&
+           publisher_goes_on(devices->parts.publisher)) {
+        const struct device_state *state = devices->to_leave;
+        devices->to_leave = state->hh.next;
+        if (is_ours(devices, state))
+            leave_former(devices, state);
+    }
+    return devices->to_leave == NULL;
+}
+
 // Microseconds since 1970; 0 when it is none, or a clock that was ahead.
 static int64_t time_of(const struct mqtt_received *received) {
     char text[DECIMAL_TEXT_MAX];
@@ -1939,6 +2058,35 @@ static void hear_active(struct devices *devices, int64_t id, const struct mqtt_r
         hear_newest(devices, state, received->measured);
 }
 
+// Of an earlier run, so that the report that replaces it empties it; one that has come already does so now.
+static void hear_retained_part(struct devices *devices, struct device_state *state, const char *field,
+                               const struct mqtt_received *received) {
+    bool replaced = value_of(state, FIELD_POSITION_LATITUDE) != NULL;
+    for (size_t i = 0; i < TOGETHER_FOUND_COUNT; i++) {
+        const struct message_member member = {.field = together_found[i],
+                                              .index = "",
+                                              .value = received->payload,
+                                              .length = replaced ? 0 : received->length};
+        size_t hint = 0;
+        if (strcmp(field, field_table[member.field].key) != 0 ||
+            values_named(&state->values, field) != NULL ||
+            values_put(&state->values, NULL, &member, state->since, &hint) != VALUE_CHANGED)
+            continue;
+        struct value *value = values_named(&state->values, field);
+        if (replaced)
+            mark_due(devices, state, STATE_VALUES);
+        else
+            value->generation = generation_write(devices->parts.generation);
+    }
+}
+
+// A device that is announced as a whole is so with all that it has ever reported, also to an earlier run.
+static void hear_retained_field(struct devices *devices, struct device_state *state, const char *name) {
+    for (enum field field = FIELD_NONE + 1; field < FIELD_COUNT; field++)
+        if (home_assistant_entity_of(field) != 0 && strcmp(field_table[field].key, name) == 0)
+            note_field(devices, state, field);
+}
+
 // Somebody has written a value of ours. What is due goes out anyway, but if it waits for telemetry_interval it may take
 // long. Where what we publish comes back, that would be taken for somebody else's while it waits.
 static void compare_telemetry(struct devices *devices, const struct device_state *state, const char *field,
@@ -1963,6 +2111,11 @@ static void hear_telemetry(struct devices *devices, int64_t id, const char *fiel
         clearing_goes_on(devices->parts.clearing);
     if (retained && !goes && strcmp(field, "timestamp") == 0)
         hear_retained_timestamp(devices, id, state, received);
+    if (retained && !goes && state != NULL)
+        hear_retained_part(devices, state, field, received);
+    if (retained && !goes && state != NULL &&
+        devices->parts.config->home_assistant.discovery == DISCOVERY_DEVICE)
+        hear_retained_field(devices, state, field);
     if (retained && goes && (state == NULL || values_named(&state->values, field) == NULL))
         clearing_heard_telemetry(devices->parts.clearing, id, field);
     if (!received->retain && !goes && state != NULL)

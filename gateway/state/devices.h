@@ -31,7 +31,7 @@ struct devices_parts {
     struct clearing *clearing;
     struct generation *generation;
     struct guard *guard;
-    const struct home_assistant *home_assistant;
+    struct home_assistant *home_assistant;
     const struct session_table *sessions;
     // A device has gone out of the registry, or has another id now: nothing is for that id any more. Or NULL.
     void (*gone)(void *context, int64_t id);
@@ -79,6 +79,14 @@ void devices_rest_no_more(struct devices *devices);
 
 // Something has come on a discovery topic of Home Assistant's that is about the device of that id.
 void devices_heard_discovery(struct devices *devices, int64_t id, const struct mqtt_received *received);
+
+// Something is retained on a discovery topic: true when that announces a device of ours in the kind of discovery that is not
+// in use.
+bool devices_found_discovery(struct devices *devices, const struct mqtt_received *received);
+
+// Removes what the last run has announced of our devices at a place where this one does not, as far as the broker keeps up.
+// True once all is published. The first call of a run begins it.
+bool devices_leave_former(struct devices *devices);
 
 // Whether to hear device by device what others write to the telemetry of ours.
 void devices_watch_each(struct devices *devices, bool each);

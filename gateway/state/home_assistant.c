@@ -1,7 +1,8 @@
 // Home Assistant's MQTT discovery; see home_assistant.h.
 //
 // The keys are those that Home Assistant documents for MQTT device trackers, sensors, binary sensors, events, buttons,
-// selects and texts. An entity has a retained topic of its own, so that they can grow one by one as fields appear.
+// selects and texts. What an entity is says one function; what kind of discovery there is decides only around it, so that
+// both give the same unique ids.
 #include "gateway/state/home_assistant.h"
 
 #include <inttypes.h>
@@ -10,19 +11,29 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uthash.h>
 
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/state/home_assistant_gateway.h"
 #include "schema/schemas.h"
 
-#define DISCOVERY_TOPIC_MAX 2048
-#define NODE_MAX            640 // a prefix of 128 characters, a device id
-#define OBJECT_ID_MAX       64
+#define NODE_MAX      640 // a prefix of 128 characters, a device id
+#define OBJECT_ID_MAX 64
+#define OTHERS_MAX    400000 // of more nothing is moved
+
+// A device of which the broker retains what the other kind of discovery has announced.
+struct other {
+    int64_t device_id;
+    bool told; // Home Assistant, that it moves
+    UT_hash_handle hh;
+};
 
 struct home_assistant {
     const struct config *config;
     const struct bus *bus;
+    struct discovery_place former; // prefix NULL: none that is left
+    struct other *others;
 };
 
 // What an entity shows or does, and so when a device has it.
@@ -48,6 +59,7 @@ struct entity {
     char object_id[OBJECT_ID_MAX];
     const char *name;                                  // beside the device's; NULL: the device's alone
     const char *device_class, *unit, *category, *icon; // or NULL
+    int digits;                                        // shown behind the point; 0: as Home Assistant likes
 };
 
 // The entities that do not depend on the protocol. Alarms, and what sends commands, are the protocol's own.
@@ -62,10 +74,11 @@ static const struct entity entities[] = {
     {BATTERY, FIELD_BATTERY_VOLTAGE, .component = "sensor", .object_id = "battery", .name = "Battery",
      .device_class = "battery", .unit = "%", .category = "diagnostic"},
     {VALUE, FIELD_BATTERY_VOLTAGE, .component = "sensor", .object_id = "battery_voltage",
-     .name = "Battery voltage", .device_class = "voltage", .unit = "V", .category = "diagnostic"},
+     .name = "Battery voltage", .device_class = "voltage", .unit = "V", .category = "diagnostic",
+     .digits = 2},
     {VALUE, FIELD_EXTERNAL_POWERSOURCE_VOLTAGE, .component = "sensor",
      .object_id = "external_powersource_voltage", .name = "External power voltage", .device_class = "voltage",
-     .unit = "V", .category = "diagnostic"},
+     .unit = "V", .category = "diagnostic", .digits = 2},
     // Not of the class signal_strength, which is in dB or dBm.
     {VALUE, FIELD_GSM_SIGNAL_LEVEL, .component = "sensor", .object_id = "gsm_signal_level",
      .name = "Mobile signal", .unit = "%", .category = "diagnostic", .icon = "mdi:signal"},
@@ -186,24 +199,27 @@ static bool find_own(const struct codec *codec, size_t index, struct entity *ent
 // Names the device among all gateways' on the broker, in the letters that Home Assistant allows in topics.
 static void write_node(const struct home_assistant *home_assistant, int64_t device_id, char *node) {
     snprintf(node, NODE_MAX, "%s_%lld", bus_prefix(home_assistant->bus), (long long)device_id);
-    for (char *c = node; *c != '\0'; c++)
-        if (strchr("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-", *c) == NULL)
-            *c = '_';
+    discovery_clean(node);
 }
 
-static void write_topic(const struct home_assistant *home_assistant, int64_t device_id,
+// entity: NULL for the device's own topic.
+static void write_topic(const struct home_assistant *home_assistant, const char *prefix, int64_t device_id,
                         const struct entity *entity, char topic[DISCOVERY_TOPIC_MAX]) {
     char node[NODE_MAX];
     write_node(home_assistant, device_id, node);
-    snprintf(topic, DISCOVERY_TOPIC_MAX, "%s/%s/%s/%s/config", home_assistant->config->home_assistant.prefix,
-             entity->component, node, entity->object_id);
+    if (entity == NULL)
+        snprintf(topic, DISCOVERY_TOPIC_MAX, "%s/device/%s/config", prefix, node);
+    else
+        snprintf(topic, DISCOVERY_TOPIC_MAX, "%s/%s/%s/%s/config", prefix, entity->component, node,
+                 entity->object_id);
 }
 
-static uint64_t publish(const struct home_assistant *home_assistant, int64_t device_id,
-                        const struct entity *entity, const char *text, size_t length) {
+// False when the outbox is full.
+static bool publish(const struct home_assistant *home_assistant, const char *prefix, int64_t device_id,
+                    const struct entity *entity, const char *text) {
     char topic[DISCOVERY_TOPIC_MAX];
-    write_topic(home_assistant, device_id, entity, topic);
-    return bus_publish_text(home_assistant->bus, topic, text, length, MQTT_RETAINED);
+    write_topic(home_assistant, prefix, device_id, entity, topic);
+    return bus_publish_text(home_assistant->bus, topic, text, strlen(text), MQTT_RETAINED) != 0;
 }
 
 // --- the payload ---
@@ -224,20 +240,21 @@ static void set_text(json_t *config, const char *key, const char *text) {
     json_object_set_new(config, key, json_string(text));
 }
 
-static void describe_device(json_t *config, const struct bus *bus, const struct home_assistant_device *device,
-                            const char *node) {
+static json_t *describe_device(const struct bus *bus, const struct home_assistant_device *device,
+                               const char *node) {
     const json_t *known = schema_of_model(device->type_id);
     const char *model = known != NULL           ? text_of(known, "model")
                         : device->codec != NULL ? device->codec->title
                                                 : NULL;
     char gateway[HOME_ASSISTANT_GATEWAY_MAX];
-    json_object_set_new(config, "device",
-                        json_pack("{s:[s], s:s, s:s, s:s*, s:s*, s:s}", "identifiers", node, "name",
-                                  device->name, "serial_number", device->ident, "manufacturer",
-                                  text_of(known, "manufacturer"), "model", model, "via_device",
-                                  home_assistant_gateway_node(bus, gateway)));
-    json_object_set_new(config, "origin",
-                        json_pack("{s:s, s:s}", "name", "trackbus", "sw_version", TRACKBUS_VERSION));
+    return must_have(json_pack("{s:[s], s:s, s:s, s:s*, s:s*, s:s}", "identifiers", node, "name",
+                               device->name, "serial_number", device->ident, "manufacturer",
+                               text_of(known, "manufacturer"), "model", model, "via_device",
+                               home_assistant_gateway_node(bus, gateway)));
+}
+
+static json_t *describe_origin(void) {
+    return must_have(json_pack("{s:s, s:s}", "name", "trackbus", "sw_version", TRACKBUS_VERSION));
 }
 
 // A tracker that sleeps is not unavailable: what it said last still holds, and commands wait for it. The
@@ -413,17 +430,74 @@ static void describe_topics(json_t *config, const struct home_assistant *home_as
     }
 }
 
-static json_t *describe(const struct home_assistant *home_assistant,
-                        const struct home_assistant_device *device, const struct entity *entity) {
+// But for what all entities of the device have alike.
+static json_t *describe_entity(const struct home_assistant *home_assistant,
+                               const struct home_assistant_device *device, const struct entity *entity) {
     char node[NODE_MAX];
     write_node(home_assistant, device->id, node);
     json_t *config = json_pack("{s:o, s:s?, s:s*, s:s*, s:s*, s:s*, s:i}", "unique_id",
                                json_sprintf("%s_%s", node, entity->object_id), "name", entity->name,
                                "device_class", entity->device_class, "unit_of_measurement", entity->unit,
                                "entity_category", entity->category, "icon", entity->icon, "qos", 1);
-    describe_device(must_have(config), home_assistant->bus, device, node);
+    describe_topics(must_have(config), home_assistant, device, entity);
+    if (entity->digits > 0) // a volt has none otherwise
+        json_object_set_new(config, "suggested_display_precision", json_integer(entity->digits));
+    return config;
+}
+
+static void add_component(json_t *components, json_t *config, const struct entity *entity) {
+    set_text(config, "p", entity->component);
+    json_object_set_new(components, entity->object_id, config);
+}
+
+static bool has_own(const struct codec *codec, const struct entity *wanted);
+
+// A component that is merely left out would stay at Home Assistant: it goes when nothing but its kind is said.
+static void add_those_of_others(json_t *components, const struct home_assistant *home_assistant,
+                                const struct home_assistant_device *device) {
+    struct entity own;
+    if (device->codec == NULL) // it may be one that speaks, and has not yet
+        return;
+    for (size_t i = 0; i < ENTITY_COUNT; i++)
+        if (entities[i].kind == BATTERY && config_battery(home_assistant->config, device->codec) == NULL)
+            add_component(components, must_have(json_object()), &entities[i]);
+    for (size_t i = 0; codec_at(i) != NULL; i++)
+        for (size_t n = 0; find_own(codec_at(i), n, &own); n++)
+            if (json_object_get(components, own.object_id) == NULL)
+                add_component(components, must_have(json_object()), &own);
+}
+
+// All of the device, for its own topic.
+static json_t *describe_whole(const struct home_assistant *home_assistant,
+                              const struct home_assistant_device *device) {
+    char node[NODE_MAX];
+    struct entity own;
+    json_t *components = must_have(json_object());
+    write_node(home_assistant, device->id, node);
+    json_t *config =
+        must_have(json_pack("{s:o, s:o, s:o}", "dev", describe_device(home_assistant->bus, device, node), "o",
+                            describe_origin(), "cmps", components));
     describe_availability(config, home_assistant);
-    describe_topics(config, home_assistant, device, entity);
+    for (size_t i = 0; i < ENTITY_COUNT; i++)
+        if (has_entity(home_assistant, device, &entities[i]))
+            add_component(components, describe_entity(home_assistant, device, &entities[i]), &entities[i]);
+    for (size_t i = 0; find_own(device->codec, i, &own); i++)
+        add_component(components, describe_entity(home_assistant, device, &own), &own);
+    add_those_of_others(components, home_assistant, device);
+    return config;
+}
+
+// What stands on the topic of an entity; NULL: of the device.
+static json_t *describe(const struct home_assistant *home_assistant,
+                        const struct home_assistant_device *device, const struct entity *entity) {
+    char node[NODE_MAX];
+    if (entity == NULL)
+        return describe_whole(home_assistant, device);
+    json_t *config = describe_entity(home_assistant, device, entity);
+    write_node(home_assistant, device->id, node);
+    json_object_set_new(config, "device", describe_device(home_assistant->bus, device, node));
+    json_object_set_new(config, "origin", describe_origin());
+    describe_availability(config, home_assistant);
     return config;
 }
 
@@ -433,7 +507,8 @@ static bool announce(const struct home_assistant *home_assistant, const struct h
                      const struct entity *entity) {
     json_t *config = describe(home_assistant, device, entity);
     char *text = text_of_json(config, TEXT_VALUE_DIGITS);
-    bool published = publish(home_assistant, device->id, entity, text, strlen(text)) != 0;
+    bool published =
+        publish(home_assistant, home_assistant->config->home_assistant.prefix, device->id, entity, text);
     free(text);
     json_decref(config);
     return published;
@@ -445,9 +520,26 @@ static bool announce_if_it_keeps_up(const struct home_assistant *home_assistant,
     return bus_keeps_up(home_assistant->bus) && announce(home_assistant, device, entity);
 }
 
+// Of the device's own topic: own is 1 once it is published, with these entities.
+static bool announce_whole(const struct home_assistant *home_assistant,
+                           struct home_assistant_device *device) {
+    uint32_t wanted = 0;
+    for (size_t i = 0; i < ENTITY_COUNT; i++)
+        if (has_entity(home_assistant, device, &entities[i]))
+            wanted |= bit_of(&entities[i]);
+    if (device->announced.own == 1 && device->announced.entities == wanted)
+        return true;
+    if (!announce_if_it_keeps_up(home_assistant, device, NULL))
+        return false;
+    device->announced = (struct home_assistant_announced){.entities = wanted, .own = 1};
+    return true;
+}
+
 bool home_assistant_announce(const struct home_assistant *home_assistant,
                              struct home_assistant_device *device) {
     struct entity own;
+    if (home_assistant->config->home_assistant.discovery == DISCOVERY_DEVICE)
+        return announce_whole(home_assistant, device);
     for (size_t i = 0; i < ENTITY_COUNT; i++) {
         uint32_t bit = bit_of(&entities[i]);
         if ((device->announced.entities & bit) != 0 || !has_entity(home_assistant, device, &entities[i]))
@@ -468,7 +560,7 @@ static bool is_topic_of(const struct home_assistant *home_assistant,
                         const struct home_assistant_device *device, const struct entity *entity,
                         const char *topic) {
     char ours[DISCOVERY_TOPIC_MAX];
-    write_topic(home_assistant, device->id, entity, ours);
+    write_topic(home_assistant, home_assistant->config->home_assistant.prefix, device->id, entity, ours);
     return strcmp(ours, topic) == 0;
 }
 
@@ -492,10 +584,12 @@ bool home_assistant_is_right(const struct home_assistant *home_assistant,
                              const struct home_assistant_device *device,
                              const struct mqtt_received *received) {
     struct entity entity;
-    if (!find_announced(home_assistant, device, received->topic, &entity))
+    bool whole = home_assistant->config->home_assistant.discovery == DISCOVERY_DEVICE;
+    if (whole ? device->announced.own == 0
+              : !find_announced(home_assistant, device, received->topic, &entity))
         return true;
     json_t *json = json_loadb(received->payload, received->length, 0, NULL);
-    json_t *ours = describe(home_assistant, device, &entity);
+    json_t *ours = describe(home_assistant, device, whole ? NULL : &entity);
     bool right = json_equal(json, ours);
     json_decref(ours);
     json_decref(json);
@@ -504,43 +598,94 @@ bool home_assistant_is_right(const struct home_assistant *home_assistant,
 
 // --- removing ---
 
-static void remove_entity(const struct home_assistant *home_assistant, int64_t device_id,
-                          const struct entity *entity) {
-    publish(home_assistant, device_id, entity, "", 0);
-}
-
-static void remove_alarms(const struct home_assistant *home_assistant, int64_t device_id) {
+static void say_alarms(const struct home_assistant *home_assistant, const char *prefix, int64_t device_id,
+                       const char *text) {
     for (enum field field = FIELD_NONE + 1; field < FIELD_COUNT; field++) {
         struct entity alarm = alarm_entity(field);
         if (field_table[field].alarm)
-            remove_entity(home_assistant, device_id, &alarm);
+            publish(home_assistant, prefix, device_id, &alarm, text);
     }
-    remove_entity(home_assistant, device_id, &alarm_event);
+    publish(home_assistant, prefix, device_id, &alarm_event, text);
 }
 
 // Protocols may have the same one.
-static void remove_controls(const struct home_assistant *home_assistant, int64_t device_id) {
+static void say_controls(const struct home_assistant *home_assistant, const char *prefix, int64_t device_id,
+                         const char *text) {
     struct entity control;
-    json_t *removed = must_have(json_object());
+    json_t *said = must_have(json_object());
     for (size_t i = 0; codec_at(i) != NULL; i++)
         for (size_t n = 0; find_control(codec_at(i), n, &control); n++) {
             char key[2 * OBJECT_ID_MAX];
             snprintf(key, sizeof key, "%s/%s", control.component, control.object_id);
-            if (json_object_get(removed, key) != NULL)
+            if (json_object_get(said, key) != NULL)
                 continue;
-            remove_entity(home_assistant, device_id, &control);
-            json_object_set_new(removed, key, json_true());
+            publish(home_assistant, prefix, device_id, &control, text);
+            json_object_set_new(said, key, json_true());
         }
-    json_decref(removed);
+    json_decref(said);
 }
 
-void home_assistant_remove(const struct home_assistant *home_assistant, int64_t device_id) {
+// On all topics that a device may have there. Only those of that kind: others may not be known to Home Assistant.
+static void say_everywhere(const struct home_assistant *home_assistant, const struct discovery_place *place,
+                           int64_t device_id, const char *text) {
+    if (place->kind == DISCOVERY_DEVICE) {
+        publish(home_assistant, place->prefix, device_id, NULL, text);
+        return;
+    }
+    for (size_t i = 0; i < ENTITY_COUNT; i++)
+        publish(home_assistant, place->prefix, device_id, &entities[i], text);
+    say_alarms(home_assistant, place->prefix, device_id, text);
+    say_controls(home_assistant, place->prefix, device_id, text);
+}
+
+static struct other *find_other(const struct home_assistant *home_assistant, int64_t device_id) {
+    struct other *other;
+    HASH_FIND(hh, home_assistant->others, &device_id, sizeof device_id, other);
+    return other;
+}
+
+static void drop_other(struct home_assistant *home_assistant, struct other *other) {
+    HASH_DEL(home_assistant->others, other);
+    free(other);
+}
+
+void home_assistant_remove(struct home_assistant *home_assistant, int64_t device_id) {
+    struct discovery_place now = discovery_place(home_assistant->config, false),
+                           others = discovery_place(home_assistant->config, true);
+    struct other *other = find_other(home_assistant, device_id);
+    home_assistant_remove_former(home_assistant, device_id);
     if (!home_assistant->config->home_assistant.enabled)
         return;
-    for (size_t i = 0; i < ENTITY_COUNT; i++)
-        remove_entity(home_assistant, device_id, &entities[i]);
-    remove_alarms(home_assistant, device_id);
-    remove_controls(home_assistant, device_id);
+    say_everywhere(home_assistant, &now, device_id, "");
+    if (other == NULL)
+        return;
+    say_everywhere(home_assistant, &others, device_id, "");
+    drop_other(home_assistant, other);
+}
+
+void home_assistant_set_former(struct home_assistant *home_assistant, const struct discovery_place *former) {
+    home_assistant->former = *former;
+}
+
+void home_assistant_remove_former(const struct home_assistant *home_assistant, int64_t device_id) {
+    if (home_assistant->former.prefix != NULL)
+        say_everywhere(home_assistant, &home_assistant->former, device_id, "");
+}
+
+// --- moving from the other kind ---
+
+enum home_assistant_move home_assistant_move(struct home_assistant *home_assistant, int64_t device_id) {
+    struct other *other = find_other(home_assistant, device_id);
+    struct discovery_place others = discovery_place(home_assistant->config, true);
+    if (other == NULL)
+        return MOVE_NONE;
+    say_everywhere(home_assistant, &others, device_id, other->told ? "" : discovery_migrate);
+    if (!other->told) {
+        other->told = true;
+        return MOVE_BEGINS;
+    }
+    drop_other(home_assistant, other);
+    return MOVE_ENDS;
 }
 
 static bool has_own(const struct codec *codec, const struct entity *wanted) {
@@ -565,31 +710,76 @@ bool home_assistant_leave_protocol(const struct home_assistant *home_assistant, 
                                    const struct codec *former, const struct codec *now) {
     struct entity own;
     const struct entity *battery = former != NULL ? battery_left(home_assistant->config, former, now) : NULL;
+    const char *prefix = home_assistant->config->home_assistant.prefix;
+    if (home_assistant->config->home_assistant.discovery == DISCOVERY_DEVICE)
+        return true; // what is announced says it
     if (battery != NULL &&
-        (!bus_keeps_up(home_assistant->bus) || publish(home_assistant, device_id, battery, "", 0) == 0))
+        (!bus_keeps_up(home_assistant->bus) || !publish(home_assistant, prefix, device_id, battery, "")))
         return false;
     for (size_t i = 0; find_own(former, i, &own); i++) {
         if (has_own(now, &own))
             continue;
-        if (!bus_keeps_up(home_assistant->bus) || publish(home_assistant, device_id, &own, "", 0) == 0)
+        if (!bus_keeps_up(home_assistant->bus) || !publish(home_assistant, prefix, device_id, &own, ""))
             return false;
     }
     return true;
 }
 
-// The node is all that tells: {prefix}/{component}/{node}/{object_id}/config.
-bool home_assistant_topic_id(const struct home_assistant *home_assistant, const char *topic,
-                             int64_t *device_id) {
-    char node[NODE_MAX], rest[16];
-    const char *component = topic_after(topic, home_assistant->config->home_assistant.prefix);
-    const char *start = component != NULL && *component == '/' ? strchr(component + 1, '/') : NULL;
-    const char *end = start != NULL ? strchr(start + 1, '/') : NULL;
-    const char *digits = end != NULL ? memrchr(start, '_', (size_t)(end - start)) : NULL;
-    if (!home_assistant->config->home_assistant.enabled || digits == NULL ||
-        sscanf(digits, "_%" SCNd64 "%15[^/]", device_id, rest) != 1)
+// Whether text begins with the node of a device, whose id is set; *end is behind it.
+static bool read_node(const struct home_assistant *home_assistant, const char *text, int64_t *device_id,
+                      const char **end) {
+    char node[NODE_MAX];
+    *end = text + strcspn(text, "/");
+    const char *digits = memrchr(text, '_', (size_t)(*end - text));
+    if (digits == NULL || sscanf(digits, "_%" SCNd64, device_id) != 1)
         return false;
     write_node(home_assistant, *device_id, node);
-    return (size_t)(end - start - 1) == strlen(node) && memcmp(start + 1, node, strlen(node)) == 0;
+    return (size_t)(*end - text) == strlen(node) && memcmp(text, node, strlen(node)) == 0;
+}
+
+// The node is all that tells: {prefix}/{component}/{node}/{object_id}/config, or {prefix}/device/{node}/config.
+static bool read_topic(const struct home_assistant *home_assistant, enum config_discovery discovery,
+                       const char *topic, int64_t *device_id) {
+    const char *component = topic_after(topic, home_assistant->config->home_assistant.prefix), *end;
+    const char *node = component != NULL && *component == '/' ? strchr(component + 1, '/') : NULL;
+    if (node == NULL || !home_assistant->config->home_assistant.enabled ||
+        !read_node(home_assistant, node + 1, device_id, &end))
+        return false;
+    bool whole = strcmp(end, "/config") == 0;
+    return whole == (discovery == DISCOVERY_DEVICE) &&
+           (!whole || topic_after(component, "/device/") == node + 1);
+}
+
+bool home_assistant_topic_id(const struct home_assistant *home_assistant, const char *topic,
+                             int64_t *device_id) {
+    return read_topic(home_assistant, home_assistant->config->home_assistant.discovery, topic, device_id);
+}
+
+// A component of which nothing but the kind is said has gone.
+static uint32_t read_reported(const struct mqtt_received *received) {
+    json_t *config = json_loadb(received->payload, received->length, 0, NULL);
+    const json_t *components = json_object_get(config, "cmps");
+    uint32_t reported = 0;
+    for (size_t i = 0; i < ENTITY_COUNT; i++)
+        if (entities[i].field != FIELD_NONE &&
+            json_object_size(json_object_get(components, entities[i].object_id)) > 1)
+            reported |= home_assistant_entity_of(entities[i].field);
+    json_decref(config);
+    return reported;
+}
+
+bool home_assistant_found(struct home_assistant *home_assistant, const struct mqtt_received *received,
+                          int64_t *device_id, uint32_t *reported) {
+    enum config_discovery others = discovery_place(home_assistant->config, true).kind;
+    if (received->length == 0 || !read_topic(home_assistant, others, received->topic, device_id))
+        return false;
+    *reported = read_reported(received);
+    if (find_other(home_assistant, *device_id) != NULL || HASH_COUNT(home_assistant->others) >= OTHERS_MAX)
+        return true;
+    struct other *other = must_have(calloc(1, sizeof *other));
+    other->device_id = *device_id;
+    HASH_ADD(hh, home_assistant->others, device_id, sizeof other->device_id, other);
+    return true;
 }
 
 bool home_assistant_received(const struct home_assistant *home_assistant,
@@ -606,5 +796,7 @@ struct home_assistant *home_assistant_new(const struct config *config, const str
 }
 
 void home_assistant_free(struct home_assistant *home_assistant) {
+    while (home_assistant->others != NULL)
+        drop_other(home_assistant, home_assistant->others);
     free(home_assistant);
 }

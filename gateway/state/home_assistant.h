@@ -1,5 +1,6 @@
 // Home Assistant's MQTT discovery: what it needs to know to show a device, retained under its own prefix.
-// Does nothing unless the configuration enables it.
+// Does nothing unless the configuration enables it. Of the kinds
+// that there are, discovery.h tells.
 #pragma once
 
 #include <stdbool.h>
@@ -8,6 +9,7 @@
 #include "codecs/codec.h"
 #include "gateway/broker/bus.h"
 #include "gateway/config/config.h"
+#include "gateway/state/discovery.h"
 #include "schema/field.h"
 
 struct home_assistant;
@@ -41,7 +43,21 @@ bool home_assistant_announce(const struct home_assistant *home_assistant,
                              struct home_assistant_device *device);
 
 // Removes all entities of a device, whenever they were announced.
-void home_assistant_remove(const struct home_assistant *home_assistant, int64_t device_id);
+void home_assistant_remove(struct home_assistant *home_assistant, int64_t device_id);
+
+// Where the last run announced, if this one does not; its prefix stays the caller's, NULL: nowhere. home_assistant_remove()
+// removes a device there too, the other function there alone, also when the configuration does not enable it now.
+void home_assistant_set_former(struct home_assistant *home_assistant, const struct discovery_place *former);
+void home_assistant_remove_former(const struct home_assistant *home_assistant, int64_t device_id);
+
+// Something is retained on a topic of the other kind: true, with the device's id, when it is a device of ours. It is
+// remembered until the device has moved. *reported has the bits of the entities that a payload of a whole device says.
+bool home_assistant_found(struct home_assistant *home_assistant, const struct mqtt_received *received,
+                          int64_t *device_id, uint32_t *reported);
+// Publishes what comes next of moving the device, if the other kind was found. MOVE_BEGINS: it is to be called again once
+// the broker has taken that. MOVE_ENDS: the device may be announced after DISCOVERY_SETTLES.
+enum home_assistant_move { MOVE_NONE, MOVE_BEGINS, MOVE_ENDS };
+enum home_assistant_move home_assistant_move(struct home_assistant *home_assistant, int64_t device_id);
 
 // Removes the entities that only the protocol former has (NULL: none), of a device that speaks now (or NULL). False
 // when the broker does not keep up: it is to be called again.

@@ -9,6 +9,9 @@
 #include "gateway/base/text.h"
 #include "gateway/broker/bus.h"
 #include "gateway/broker/mqtt_link.h"
+#include "gateway/state/home_assistant.h"
+#include "gateway/state/home_assistant_gateway.h"
+#include "gateway/state/together.h"
 
 #define INTERVAL   100   // milliseconds between looks at the time
 #define QUIET_TIME 1000  // milliseconds without a message after which the last one is asked for again
@@ -18,7 +21,7 @@
 
 #define DOWNS_MAX 2 // that the second connection may be lost
 
-enum { FILTERS = 6 };
+enum { FILTERS_MAX = 32 };
 
 struct state_reader {
     struct state_reader_handlers handlers;
@@ -28,7 +31,8 @@ struct state_reader {
     char *client_id;         // config's
     char *base;              // {prefix}/state/gw/
     struct mqtt_link *link;
-    struct mqtt_subscription subscriptions[FILTERS];
+    struct mqtt_subscription subscriptions[FILTERS_MAX];
+    size_t filters;
     uv_timer_t timer;
     uint64_t heard;   // something retained, or that we are connected; by uv_now()
     uint64_t longest; // silence before the broker went on, in milliseconds
@@ -48,7 +52,7 @@ static uint64_t silence(const struct state_reader *reader) {
 }
 
 static const char *last_filter(const struct state_reader *reader) {
-    return reader->subscriptions[FILTERS - 1].filter;
+    return reader->subscriptions[reader->filters - 1].filter;
 }
 
 static void stop_link(struct state_reader *reader) {
@@ -85,7 +89,7 @@ static void say_how_it_went(const struct state_reader *reader) {
 }
 
 static void leave_main(struct state_reader *reader) {
-    for (size_t i = 0; i < FILTERS && reader->asked; i++)
+    for (size_t i = 0; i < reader->filters && reader->asked; i++)
         reader->asker.unsubscribe(reader->asker.context, reader->subscriptions[i].filter);
     reader->asked = false;
 }
@@ -104,7 +108,7 @@ static void finish(struct state_reader *reader) {
 
 static void ask_main(struct state_reader *reader) {
     stop_link(reader);
-    for (size_t i = 0; i < FILTERS; i++)
+    for (size_t i = 0; i < reader->filters; i++)
         if (!reader->asker.subscribe(reader->asker.context, reader->subscriptions[i].filter))
             return; // it has gone, and is asked again when it is back
     reader->asked = true;
@@ -196,8 +200,11 @@ void state_reader_received(struct state_reader *reader, const char *topic,
 static void on_received(void *context, const struct mqtt_received *received) {
     struct state_reader *reader = context;
     const char *topic = topic_after(received->topic, reader->base);
-    if (topic == NULL)
+    if (topic == NULL) {
+        reader->heard = uv_now(reader->timer.loop);
+        reader->handlers.discovered(reader->handlers.context, received);
         return;
+    }
     hear(reader, topic, received);
     reader->handlers.received(reader->handlers.context, topic, received);
 }
@@ -256,22 +263,56 @@ static const struct mqtt_link_handlers link_handlers = {.purpose = "what it reta
 
 // --- making and taking apart ---
 
+static void add(struct state_reader *reader, char *filter) {
+    reader->subscriptions[reader->filters++].filter = filter;
+}
+
+static void add_of_devices(struct state_reader *reader, const char *rest) {
+    add(reader, text_format("%s" TOPIC_DEVICES "+%s", reader->base, rest));
+}
+
+// Which fields a device has reported, where it is announced with all of them at once.
+static void add_reported(struct state_reader *reader, const struct config *config) {
+    bool any = config->home_assistant.enabled && config->home_assistant.discovery == DISCOVERY_DEVICE &&
+               config->telemetry == TELEMETRY_PARAMETERS;
+    for (enum field field = FIELD_NONE + 1; any && field < FIELD_COUNT; field++)
+        if (home_assistant_entity_of(field) != 0 &&
+            field != FIELD_TIMESTAMP) // which is asked for in any case
+            add(reader, text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "%s", reader->base,
+                                    field_table[field].key));
+}
+
+// One topic of each device that is announced as the configuration does not say.
+static void add_discovered(struct state_reader *reader, const struct config *config) {
+    if (!config->home_assistant.enabled)
+        return;
+    if (config->home_assistant.discovery == DISCOVERY_DEVICE) {
+        add(reader, text_format("%s/binary_sensor/+/connected/config", config->home_assistant.prefix));
+        add(reader, home_assistant_gateway_found_filter(config));
+    } else {
+        add(reader, text_format("%s/device/+/config", config->home_assistant.prefix));
+    }
+}
+
 // Whose a device is comes first, then identities, because the rest is of use only for devices that are known; what
 // we have published just now comes last.
-static void fill_subscriptions(struct state_reader *reader, const char *client_id) {
-    const char *base = reader->base;
-    struct mqtt_subscription *subscriptions = reader->subscriptions;
-    subscriptions[0].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_HOLDER, base);
-    subscriptions[1].filter = text_format("%s" TOPIC_DEVICES "+", base);
-    subscriptions[2].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_CONNECTED, base);
-    subscriptions[3].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "timestamp", base);
-    subscriptions[4].filter = text_format("%s" TOPIC_DEVICES "+" TOPIC_ACTIVE, base);
-    subscriptions[5].filter = text_format("%s" TOPIC_INSTANCES "%s", base, client_id);
+static void fill_subscriptions(struct state_reader *reader, const struct config *config) {
+    add_of_devices(reader, TOPIC_HOLDER);
+    add_of_devices(reader, "");
+    add_of_devices(reader, TOPIC_CONNECTED);
+    add_of_devices(reader, TOPIC_TELEMETRY "timestamp");
+    add_of_devices(reader, TOPIC_ACTIVE);
+    for (size_t i = 0; i < TOGETHER_FOUND_COUNT; i++)
+        add(reader, text_format("%s" TOPIC_DEVICES "+" TOPIC_TELEMETRY "%s", reader->base,
+                                field_table[together_found[i]].key));
+    add_reported(reader, config);
+    add_discovered(reader, config);
+    add(reader, text_format("%s" TOPIC_INSTANCES "%s", reader->base, config->mqtt.client_id));
 }
 
 static void start(struct state_reader *reader, uv_loop_t *loop) {
-    reader->link = mqtt_link_new(loop, &reader->config, reader->subscriptions, FILTERS, MQTT_SESSION_NONE,
-                                 NULL, NULL, &link_handlers, reader);
+    reader->link = mqtt_link_new(loop, &reader->config, reader->subscriptions, reader->filters,
+                                 MQTT_SESSION_NONE, NULL, NULL, &link_handlers, reader);
     uv_timer_init(loop, &reader->timer);
     reader->timer.data = reader;
     reader->heard = uv_now(loop);
@@ -290,7 +331,7 @@ struct state_reader *state_reader_new(uv_loop_t *loop, const struct config *conf
     reader->client_id = text_format("%s-reader", config->mqtt.client_id);
     reader->config.mqtt.client_id = reader->client_id;
     reader->base = text_format("%s/" TOPIC_STATE, config->mqtt.topic_prefix);
-    fill_subscriptions(reader, config->mqtt.client_id);
+    fill_subscriptions(reader, config);
     start(reader, loop);
     return reader;
 }
@@ -307,7 +348,7 @@ void state_reader_free(struct state_reader *reader) {
     if (reader == NULL)
         return;
     mqtt_link_free(reader->link);
-    for (size_t i = 0; i < FILTERS; i++)
+    for (size_t i = 0; i < reader->filters; i++)
         free(reader->subscriptions[i].filter);
     free(reader->client_id);
     free(reader->base);

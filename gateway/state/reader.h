@@ -16,6 +16,8 @@ struct state_reader_handlers {
     void *context;
     // Something is retained, and came on the reader's own connection; topic is what follows {prefix}/state/gw/.
     void (*received)(void *context, const char *topic, const struct mqtt_received *received);
+    // The same of what is announced to Home Assistant in the kind of discovery that is not in use.
+    void (*discovered)(void *context, const struct mqtt_received *received);
     // All of it was heard, or it takes too long, which the log says. Called once.
     void (*answered)(void *context);
 };

@@ -8,6 +8,7 @@
 #include "gateway/state/channel_state.h"
 #include "gateway/state/clearing.h"
 #include "gateway/state/devices.h"
+#include "gateway/state/former.h"
 #include "gateway/state/generation.h"
 #include "gateway/state/guard.h"
 #include "gateway/state/home_assistant.h"
@@ -35,6 +36,9 @@ struct state {
     struct clearing *clearing;
     struct home_assistant *home_assistant;
     struct home_assistant_gateway *home_assistant_gateway;
+    struct former *former;
+    uint64_t left; // number in the outbox of what was emptied last where the last run announced
+    bool leaving;  // all of that is published, and not all of it taken
     struct instance_state *instance_state;
     struct devices *devices;
     struct registrar *registrar;
@@ -71,6 +75,10 @@ static void on_read(void *context, const char *topic, const struct mqtt_received
     state_received(context, topic, received);
 }
 
+static void on_discovered(void *context, const struct mqtt_received *received) {
+    state_heard_home_assistant(context, received);
+}
+
 static void on_all_read(void *context) {
     struct state *state = context;
     publisher_open(state->publisher);
@@ -85,7 +93,7 @@ static void on_all_read(void *context) {
 static bool begin_reading(struct state *state) {
     const struct outbox *outbox = state->parts.outbox;
     const struct state_reader_handlers handlers = {
-        .context = state, .received = on_read, .answered = on_all_read};
+        .context = state, .received = on_read, .discovered = on_discovered, .answered = on_all_read};
     if (state->reader == NULL && outbox_keeps_up(outbox) && outbox_is_rid_of_earlier(outbox))
         state->reader = state_reader_new(state->parts.loop, state->parts.config, state->parts.bus,
                                          &state->parts.asker, &handlers);
@@ -162,6 +170,11 @@ static bool is_generation(const struct state *state, const char *instance) {
     return rest != NULL && strcmp(rest, TOPIC_GENERATION) == 0;
 }
 
+static bool is_discovery(const struct state *state, const char *instance) {
+    const char *rest = bus_after_own(state->parts.bus, instance);
+    return rest != NULL && strcmp(rest, TOPIC_DISCOVERY) == 0;
+}
+
 // Our own topics, where what we publish comes back: a Last Will that is late, or what somebody else writes.
 static void compare_own(struct state *state, const char *topic, const char *instance,
                         const struct mqtt_received *received) {
@@ -212,6 +225,9 @@ void state_received_registry(struct state *state, const char *ident, const struc
 
 void state_heard_home_assistant(struct state *state, const struct mqtt_received *received) {
     int64_t id;
+    if (home_assistant_gateway_received(state->home_assistant_gateway, received) ||
+        (received->retain && devices_found_discovery(state->devices, received)))
+        return;
     if (home_assistant_topic_id(state->home_assistant, received->topic, &id))
         devices_heard_discovery(state->devices, id, received);
     else if (home_assistant_received(state->home_assistant, received)) {
@@ -233,6 +249,8 @@ static void on_again(void *context, const char *topic) {
         state_publish_instance(state, true);
     else if (is_generation(state, instance))
         generation_say_again(state->generation);
+    else if (is_discovery(state, instance))
+        home_assistant_gateway_announce(state->home_assistant_gateway);
     else
         channel_state_again(state->channel_state, topic);
 }
@@ -243,6 +261,7 @@ static void on_all_again(void *context) {
     devices_restore(state->devices, everything);
     channel_state_all_changed(state->channel_state);
     generation_say_again(state->generation);
+    home_assistant_gateway_announce(state->home_assistant_gateway);
     state_publish_instance(state, true);
 }
 
@@ -270,6 +289,34 @@ static bool watch(void *context) {
         state->watching = wanted;
     }
     return devices_watch_some(state->devices, WATCHED);
+}
+
+static void publish_leaving(struct state *state) {
+    const char *node;
+    struct discovery_place of_gateway = former_of_gateway(state->former, &node);
+    struct discovery_place of_trackers = former_of_trackers(state->former);
+    if (of_trackers.prefix != NULL && !devices_leave_former(state->devices))
+        return;
+    if (of_gateway.prefix != NULL)
+        home_assistant_gateway_remove(state->parts.bus, &of_gateway, node);
+    state->left = bus_last_number(state->parts.bus);
+    state->leaving = true;
+}
+
+// What the last run has announced, and this one does not. The store says so until the broker has taken that it is gone.
+static bool leave_former(void *context) {
+    struct state *state = context;
+    if (!former_differs(state->former))
+        return true;
+    if (!bus_keeps_up(state->parts.bus))
+        return false;
+    if (!state->leaving)
+        publish_leaving(state);
+    if (!state->leaving || !bus_has_taken(state->parts.bus, state->left))
+        return false;
+    home_assistant_set_former(state->home_assistant, &(struct discovery_place){0});
+    former_remember(state->former);
+    return true;
 }
 
 // What has left the configuration stands in the store until the broker has all that clears it: should we end before, the
@@ -431,10 +478,21 @@ static void make_publishing(struct state *state) {
                                    state->generation, remove_device, emptied, state);
     state->registrar = make_registrar(state);
     state->devices = make_devices(state);
-    state->home_assistant_gateway = home_assistant_gateway_new(parts->config, parts->bus, state->publisher);
+    state->home_assistant_gateway =
+        home_assistant_gateway_new(parts->config, parts->bus, state->publisher, state->guard);
+    publisher_add(state->publisher, leave_former, state);
     publisher_add(state->publisher, watch, state);
     publisher_add(state->publisher, remember_configured, state);
     instances_when_gone(state->instances, take_over, state);
+}
+
+static void make_home_assistant(struct state *state) {
+    const struct state_parts *parts = &state->parts;
+    char node[HOME_ASSISTANT_GATEWAY_MAX];
+    state->home_assistant = home_assistant_new(parts->config, parts->bus);
+    state->former = former_new(parts->config, home_assistant_gateway_node(parts->bus, node), parts->store);
+    struct discovery_place place = former_of_trackers(state->former);
+    home_assistant_set_former(state->home_assistant, &place);
 }
 
 struct state *state_new(const struct state_parts *parts) {
@@ -442,7 +500,7 @@ struct state *state_new(const struct state_parts *parts) {
     state->parts = *parts;
     state->instances = instances_new(parts->bus, parts->config->commands.intake);
     state->instance_state = instance_state_new(parts->config, parts->bus, parts->started);
-    state->home_assistant = home_assistant_new(parts->config, parts->bus);
+    make_home_assistant(state);
     make_publishing(state);
     uv_timer_init(parts->loop, &state->timer);
     state->timer.data = state;
@@ -469,6 +527,7 @@ void state_free(struct state *state) {
     publisher_free(state->publisher);
     home_assistant_gateway_free(state->home_assistant_gateway);
     home_assistant_free(state->home_assistant);
+    former_free(state->former);
     instance_state_free(state->instance_state);
     instances_free(state->instances);
     free(state);

@@ -348,3 +348,40 @@ Test(positions, are_not_taken_from_a_stranger) {
     rig_finish(rig);
     geo_service_stop(service);
 }
+
+#define POSITION        VAN_STATE "/telemetry/position."
+#define WIFI_AT(minute) "R1;1901090918" minute "+b0:b2:dc:bd:43:0f,-91+3+3831+1"
+#define GPS_AT(minute)  "R0;10+1901090918" minute "+21.5+114.02922+2.14+69+2+3744+2"
+
+// What a service said of a place is not said of the next one, which is by GPS; also after a restart.
+Test(positions, by_gps_leave_nothing_of_those_without) {
+    service = geo_service_start(NULL, NULL);
+    struct rig *rig = rig_up(asking("", ""));
+    int device = rig_tcp(rig);
+    say(rig, device, VAN, WIFI_AT("01"));
+    rig_expect_standing(rig, POSITION "accuracy", "35");
+    rig_expect_standing(rig, POSITION "source", "\"wifi\"");
+    say(rig, device, VAN, GPS_AT("02"));
+    rig_expect_none_retained(rig, POSITION "accuracy");
+    rig_expect_none_retained(rig, POSITION "source");
+    rig_expect_standing(rig, POSITION "satellites", "10");
+    say(rig, device, VAN, WIFI_AT("03"));
+    rig_expect_standing(rig, POSITION "accuracy", "35");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, asking("", ""));
+    rig_expect_log(rig, ": connected");
+    device = rig_tcp(rig);
+    say(rig, device, VAN, GPS_AT("04")); // before the broker has told what it retains
+    rig_expect_none_retained(rig, POSITION "accuracy");
+    rig_expect_none_retained(rig, POSITION "source");
+    say(rig, device, VAN, WIFI_AT("05"));
+    rig_expect_standing(rig, POSITION "accuracy", "35");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, asking("", ""));
+    rig_expect_state(rig);
+    say(rig, rig_tcp(rig), VAN, GPS_AT("06"));
+    rig_expect_none_retained(rig, POSITION "accuracy");
+    rig_expect_none_retained(rig, POSITION "source");
+    rig_finish(rig);
+    geo_service_stop(service);
+}

@@ -60,6 +60,7 @@ static const struct documented {
     {"source_type", JSON_STRING, "device_tracker", ""},
     {"state_class", JSON_STRING, "sensor", ""},
     {"state_topic", JSON_STRING, "sensor binary_sensor event", "sensor binary_sensor event"},
+    {"suggested_display_precision", JSON_INTEGER, "sensor", ""},
     {"unique_id", JSON_STRING, ALL_OF_THEM, ALL_OF_THEM},
     {"unit_of_measurement", JSON_STRING, "sensor", ""},
     {"value_template", JSON_STRING, "sensor binary_sensor event", ""},
@@ -280,7 +281,8 @@ Test(home_assistant, entities_of_a_tracker) {
     expect_first_entities(rig, "{}");
     expect_entity(rig, "sensor/battery_voltage",
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/battery.voltage',"
-                  "'unit_of_measurement':'V','device_class':'voltage','state_class':'measurement'}");
+                  "'unit_of_measurement':'V','device_class':'voltage','state_class':'measurement',"
+                  "'suggested_display_precision':2}");
     expect_entity(rig, "sensor/position_speed",
                   "{'state_topic':'trackbus/state/gw/devices/" VAN "/telemetry/position.speed',"
                   "'unit_of_measurement':'km/h','device_class':'speed','name':'Speed'}");
@@ -836,5 +838,227 @@ Test(home_assistant, device_whose_later_channel_ends) {
     device_send(first, report(LORRY, 2));
     json_decref(rig_expect_standing_json(rig, "state/gw/devices/" LORRY, "{'protocol_id':1}"));
     expect_entity(rig, "button/reboot", "{}");
+    rig_finish(rig);
+}
+
+// --- one topic a device ---
+
+#define WHOLE       "/homeassistant/device/+/config"
+#define VAN_WHOLE   "/homeassistant/device/trackbus_42/config"
+#define OWN_WHOLE   "/homeassistant/device/trackbus_gateway_trackbus/config"
+#define OWN         "/homeassistant/+/+/config"
+#define IN_REGISTRY "'devices':[{'ident':'" VAN "','id':42,'name':'Van 1'}]"
+#define ENTITIES    "{'home_assistant':{'enabled':true}," IN_REGISTRY "}"
+#define DEVICES     "{'home_assistant':{'enabled':true,'discovery':'device'}," IN_REGISTRY "}"
+
+// The unique ids of what is retained on topics that match, as the keys of an object. One that is there twice is an error.
+static void add_unique_id(json_t *ids, const json_t *config) {
+    const char *id = text_of(config, "unique_id");
+    if (*id == '\0')
+        return; // a component that goes
+    cr_assert(json_object_get(ids, id) == NULL, "%s is there twice", id);
+    json_object_set_new(ids, id, json_true());
+}
+
+static void add_unique_ids(json_t *ids, const char *payload) {
+    json_t *config = json_loads(payload, 0, NULL), *component;
+    json_t *components = json_object_get(config, "cmps");
+    const char *key;
+    if (components == NULL)
+        add_unique_id(ids, config);
+    json_object_foreach(components, key, component) {
+        add_unique_id(ids, component);
+    }
+    json_decref(config);
+}
+
+static json_t *unique_ids(struct rig *rig) {
+    static const char *const filters[] = {CONFIGS, OWN};
+    json_t *ids = json_object(), *payload;
+    const char *topic;
+    for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++) {
+        json_t *all = rig_retained(rig, filters[i]);
+        json_object_foreach(all, topic, payload) {
+            add_unique_ids(ids, json_string_value(payload));
+        }
+        json_decref(all);
+    }
+    return ids;
+}
+
+static void expect_whole(struct rig *rig, const char *topic, const char *subset) {
+    json_decref(rig_expect_standing_json(rig, topic, subset));
+}
+
+Test(home_assistant, whole_device) {
+    struct rig *rig = rig_up(DEVICES);
+    van_that_said(rig, report(VAN, 113));
+    expect_whole(
+        rig, VAN_WHOLE,
+        "{'dev':{'identifiers':['trackbus_42'],'name':'Van 1','model':'Mictrack MT821, MT825',"
+        "'via_device':'trackbus_gateway_trackbus'},'o':{'name':'trackbus'},"
+        "'availability_topic':'trackbus/state/gw/instances/trackbus',"
+        "'cmps':{'position_speed':{'p':'sensor','unique_id':'trackbus_42_position_speed','name':'Speed',"
+        "'state_topic':'trackbus/state/gw/devices/42/telemetry/position.speed'},"
+        "'position':{'p':'device_tracker','name':null},"
+        "'reboot':{'p':'button','command_topic':'trackbus/command/gw/devices/42'}}}");
+    expect_whole(rig, OWN_WHOLE, "{'cmps':{'link':{'p':'binary_sensor'},'version':{'p':'sensor'}}}");
+    cr_assert_eq(rig_count_retained(rig, CONFIGS), 0);
+    cr_assert_eq(rig_count_retained(rig, OWN), 2);
+    rig_finish(rig);
+}
+
+// Home Assistant leaves out some of a device that comes again while it is at work on it.
+Test(home_assistant, whole_device_comes_again_later) {
+    struct rig *rig = rig_up(DEVICES);
+    van_that_said(rig, report(VAN, 113));
+    rig_expect(rig, VAN_WHOLE, "{'cmps':{}}");
+    int64_t first = rig_clock();
+    device_send(rig_tcp(rig), "MT;6;" VAN ";R0;10+190109091903+22.63827+114.02922+2.14+69+13+3744+3\r\n");
+    rig_expect(rig, VAN_WHOLE, "{'cmps':{'battery_charging_status':{'p':'binary_sensor'}}}");
+    cr_assert(rig_clock() - first > 3000, "after %lld ms", (long long)(rig_clock() - first));
+    rig_expect(rig, VAN_WHOLE, "{'cmps':{'battery_charging_status':{'p':'binary_sensor'}}}");
+    rig_finish(rig);
+}
+
+// What the other kind has left is told that it moves, and emptied; the same entities are there, each once. And back.
+Test(home_assistant, another_kind_of_discovery) {
+    struct rig *rig = rig_up(ENTITIES);
+    close(van_that_said(rig, report(VAN, 113)));
+    rig_expect(rig, "/homeassistant/button/trackbus_42/reboot/config", NULL);
+    rig_expect(rig, "state/gw/devices/42/connected", "false");
+    expect_whole(rig, "/homeassistant/sensor/trackbus_gateway_trackbus_version/config", "{}");
+    json_t *before = unique_ids(rig), *after;
+    cr_assert_eq(json_object_size(before), 17 + 5);
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, DEVICES);
+    rig_expect(rig, "/homeassistant/button/trackbus_42/reboot/config", "{'migrate_discovery':true}");
+    rig_expect(rig, "/homeassistant/sensor/trackbus_gateway_trackbus_outbox/config",
+               "{'migrate_discovery':true}");
+    rig_expect_none_retained(rig, CONFIGS);
+    expect_whole(rig, OWN_WHOLE, "{'cmps':{'link':{}}}");
+    expect_whole(rig, VAN_WHOLE, "{'cmps':{'reboot':{}}}"); // with what it has reported to the earlier run
+    after = unique_ids(rig);
+    cr_assert(json_equal(before, after), "%zu entities", json_object_size(after));
+    json_decref(after);
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, ENTITIES);
+    rig_expect(rig, VAN_WHOLE, "{'migrate_discovery':true}");
+    rig_expect(rig, OWN_WHOLE, "{'migrate_discovery':true}");
+    rig_expect_none_retained(rig, WHOLE);
+    expect_whole(rig, "/homeassistant/sensor/trackbus_42/position_speed/config", "{'name':'Speed'}");
+    expect_whole(rig, "/homeassistant/button/trackbus_42/reboot/config", "{'qos':1}");
+    after = unique_ids(rig);
+    cr_assert(json_equal(before, after), "%zu entities", json_object_size(after));
+    json_decref(after);
+    json_decref(before);
+    rig_finish(rig);
+}
+
+// Also when the device has left the registry meanwhile.
+Test(home_assistant, another_kind_of_discovery_of_a_device_that_is_gone) {
+    struct rig *rig = rig_up(ENTITIES);
+    close(van_that_said(rig, report(VAN, 113)));
+    rig_expect(rig, "/homeassistant/button/trackbus_42/reboot/config", NULL);
+    rig_expect(rig, "state/gw/devices/42/connected", "false");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, "{'home_assistant':{'enabled':true,'discovery':'device'}}");
+    expect_whole(rig, OWN_WHOLE, "{'cmps':{}}");
+    rig_expect_none_retained(rig, CONFIGS);
+    rig_expect_none_retained(rig, VAN_WHOLE);
+    rig_finish(rig);
+}
+
+#define LORRY_WHOLE "/homeassistant/device/trackbus_" LORRY "/config"
+
+// What only the former protocol has is named without more.
+Test(home_assistant, whole_device_that_moves_to_another_protocol) {
+    struct rig *rig = rig_up(
+        "{'home_assistant':{'enabled':true,'unknown_devices':true,'discovery':'device'},'channels':[{'id':1,"
+        "'name':'mictrack','protocol':'mictrack','tcp':'127.0.0.1:0'},{'id':2,'name':'magicyo','protocol':"
+        "'magicyo','tcp':'127.0.0.1:0'}]}");
+    device_send(rig_tcp(rig), report(LORRY, 1));
+    expect_whole(rig, LORRY_WHOLE, "{'cmps':{'reboot':{'p':'button','name':'Restart'}}}");
+    device_send_hex(rig_tcp_to(rig, "magicyo"), LORRY_POSITIONS);
+    json_t *config = rig_expect_standing_json(rig, LORRY_WHOLE, "{'dev':{'model':'Magicyo'}}");
+    const json_t *components = json_object_get(config, "cmps");
+    cr_assert_eq(json_object_size(json_object_get(components, "reboot")), 1, "its kind alone");
+    cr_assert_eq(json_object_size(json_object_get(components, "battery")), 1, "the same");
+    cr_assert(json_object_size(json_object_get(components, "connected")) > 1);
+    json_decref(config);
+    rig_finish(rig);
+}
+
+// What it has reported to an earlier run is there from the beginning.
+Test(home_assistant, whole_device_of_a_gateway_that_starts_again) {
+    struct rig *rig = rig_up(DEVICES);
+    close(van_that_said(rig, report(VAN, 113)));
+    expect_whole(rig, VAN_WHOLE, "{'cmps':{'position_speed':{}}}");
+    json_t *before = unique_ids(rig), *after;
+    rig_gateway_stop(rig);
+    rig_publish_retained(rig, VAN_WHOLE, "");
+    rig_gateway_start(rig, DEVICES);
+    expect_whole(rig, VAN_WHOLE, "{'cmps':{'position_speed':{}}}");
+    after = unique_ids(rig);
+    cr_assert(json_equal(before, after), "%zu entities", json_object_size(after));
+    json_decref(after);
+    json_decref(before);
+    rig_finish(rig);
+}
+
+Test(home_assistant, whole_device_that_is_removed) {
+    struct rig *rig = rig_up(DEVICES);
+    van_that_said(rig, report(VAN, 113));
+    expect_whole(rig, VAN_WHOLE, "{'cmps':{'reboot':{}}}");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig,
+                      "{'home_assistant':{'enabled':true,'discovery':'device'},'unknown_devices':'reject'}");
+    rig_expect_none_retained(rig, VAN_WHOLE);
+    rig_finish(rig);
+}
+
+// --- switched off, or elsewhere ---
+
+static void announce_all(struct rig *rig, const char *last) {
+    close(van_that_said(rig, report(VAN, 1)));
+    expect_whole(rig, last, "{}");
+    rig_expect(rig, "state/gw/devices/42/connected", "false");
+    rig_gateway_stop(rig);
+}
+
+Test(home_assistant, switched_off) {
+    struct rig *rig = rig_up(ENTITIES);
+    announce_all(rig, "/homeassistant/button/trackbus_42/reboot/config");
+    rig_gateway_start(rig, "{" IN_REGISTRY "}");
+    rig_expect_none_retained(rig, "/homeassistant/#");
+    rig_expect_none_retained(rig, "state/gw/devices/42/alarms");
+    rig_gateway_stop(rig);
+    rig_gateway_start(rig, DEVICES);
+    announce_all(rig, VAN_WHOLE);
+    rig_gateway_start(rig, "{" IN_REGISTRY "}");
+    rig_expect_none_retained(rig, "/homeassistant/#");
+    rig_finish(rig);
+}
+
+Test(home_assistant, another_prefix) {
+    struct rig *rig = rig_up(ENTITIES);
+    announce_all(rig, "/homeassistant/button/trackbus_42/reboot/config");
+    rig_gateway_start(rig, "{'home_assistant':{'enabled':true,'prefix':'ha'}," IN_REGISTRY "}");
+    expect_whole(rig, "/ha/button/trackbus_42/reboot/config", "{}");
+    expect_whole(rig, "/ha/sensor/trackbus_gateway_trackbus_version/config", "{}");
+    rig_expect_none_retained(rig, "/homeassistant/#");
+    rig_finish(rig);
+}
+
+Test(home_assistant, another_client_id) {
+    struct rig *rig = rig_up(ENTITIES);
+    announce_all(rig, "/homeassistant/button/trackbus_42/reboot/config");
+    rig_gateway_start(rig, "{'mqtt':{'client_id':'other'},"
+                           "'home_assistant':{'enabled':true}," IN_REGISTRY "}");
+    expect_whole(rig, "/homeassistant/sensor/trackbus_gateway_other_version/config", "{}");
+    expect_whole(rig, "/homeassistant/binary_sensor/trackbus_42/connected/config",
+                 "{'device':{'via_device':'trackbus_gateway_other'}}");
+    rig_expect_none_retained(rig, "/homeassistant/sensor/trackbus_gateway_trackbus_version/config");
+    rig_expect_none_retained(rig, "/homeassistant/binary_sensor/trackbus_gateway_trackbus_link/config");
     rig_finish(rig);
 }

@@ -330,6 +330,33 @@ Test(state_kept, when_somebody_overwrites_what_is_for_home_assistant_or_the_mark
     rig_finish(rig);
 }
 
+static const char *const gateways[] = {"/homeassistant/binary_sensor/trackbus_gateway_trackbus_link/config",
+                                       "/homeassistant/sensor/trackbus_gateway_trackbus_version/config",
+                                       "/homeassistant/sensor/trackbus_gateway_trackbus_outbox/config",
+                                       "/homeassistant/sensor/trackbus_gateway_trackbus_messages/config"};
+
+// What stands there of the gateway itself.
+Test(state_kept, when_somebody_overwrites_what_home_assistant_has_of_the_gateway) {
+    struct rig *rig = rig_up("{" HOME_ASSISTANT "}");
+    for (size_t i = 0; i < sizeof gateways / sizeof gateways[0]; i++)
+        rig_expect(rig, gateways[i], NULL);
+    spoil_all(rig, gateways, sizeof gateways / sizeof gateways[0]);
+    rig_finish(rig);
+}
+
+static const char *const whole[] = {"/homeassistant/device/trackbus_" VAN "/config",
+                                    "/homeassistant/device/trackbus_gateway_trackbus/config"};
+
+Test(state_kept, when_somebody_overwrites_what_home_assistant_has_of_a_whole_device) {
+    struct rig *rig =
+        rig_up("{'home_assistant':{'enabled':true,'unknown_devices':true,'discovery':'device'}}");
+    wake(rig, VAN);
+    for (size_t i = 0; i < sizeof whole / sizeof whole[0]; i++)
+        rig_expect(rig, whole[i], NULL);
+    spoil_all(rig, whole, sizeof whole / sizeof whole[0]);
+    rig_finish(rig);
+}
+
 // What is not the command that stands there.
 Test(state_kept, when_somebody_overwrites_a_command) {
     struct rig *rig = rig_up(NULL);

@@ -685,6 +685,22 @@ Test(workers, fewer_send_what_more_have_left) {
     rig_finish(rig);
 }
 
+// Home Assistant would show a gateway that is away for ever.
+Test(workers, fewer_take_away_what_home_assistant_has_of_more) {
+    const char *third = "/homeassistant/sensor/trackbus_gateway_trackbus-3_version/config";
+    struct rig *rig = up(3, "{'home_assistant':{'enabled':true}}");
+    json_decref(rig_expect_standing_json(rig, third, "{'name':'Version'}"));
+    rig_gateway_stop(rig);
+    rig->workers = 2;
+    rig_gateway_start(rig, "{'home_assistant':{'enabled':true}}");
+    cr_assert(rig_wait(is_removed, rig, RIG_DEADLINE), "the store is not removed");
+    rig_expect_none_retained(rig, "/homeassistant/+/trackbus_gateway_trackbus-3_version/config");
+    rig_expect_none_retained(rig, "/homeassistant/+/trackbus_gateway_trackbus-3_link/config");
+    json_decref(rig_expect_standing_json(
+        rig, "/homeassistant/sensor/trackbus_gateway_trackbus-2_version/config", "{'name':'Version'}"));
+    rig_finish(rig);
+}
+
 Test(workers, what_is_left_waits_for_the_broker) {
     struct rig *rig = with_leftover();
     rig_broker_kill(rig);

@@ -15,6 +15,7 @@ debian_root() {
     mkdir "$2"
     tar -C "$2" -xf "$tar"
     printf 'path-exclude=/usr/share/doc/*\npath-include=/usr/share/doc/trackbus/*\nforce-unsafe-io\n' >"$2/etc/dpkg/dpkg.cfg.d/recipe"
+    echo 'Acquire::Check-Valid-Until "false";' >"$2/etc/apt/apt.conf.d/recipe" # a mirror of sid may lag
     cp /etc/resolv.conf "$2/etc/"
 }
 
