@@ -48,10 +48,34 @@ static void make_calm(struct timespec *time) {
     pthread_mutex_unlock(&lock);
 }
 
+#ifdef SYS_clock_gettime64 // where a long has 32 bits; time_t has 64 all the same (_TIME_BITS)
+#define CLOCK_CALL SYS_clock_gettime64
+#else
+#define CLOCK_CALL SYS_clock_gettime
+#endif
+
 // In front of the C library's, for the whole program.
 int clock_gettime(clockid_t clock, struct timespec *time) {
-    int result = (int)syscall(SYS_clock_gettime, clock, time);
+    int result = (int)syscall(CLOCK_CALL, clock, time);
     if (result == 0 && is_calm && (clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_COARSE))
         make_calm(time);
     return result;
 }
+
+#ifdef SYS_clock_gettime64
+// There, a library that was built with a time_t of 32 bits, as Debian 12's libuv, asks by the name that ours does not have.
+struct short_time {
+    int32_t seconds, nanoseconds;
+};
+
+int clock_gettime_short(clockid_t clock, struct short_time *time) __asm__("clock_gettime");
+
+int clock_gettime_short(clockid_t clock, struct short_time *time) {
+    struct timespec precise;
+    int result = clock_gettime(clock, &precise);
+    if (result == 0)
+        *time =
+            (struct short_time){.seconds = (int32_t)precise.tv_sec, .nanoseconds = (int32_t)precise.tv_nsec};
+    return result;
+}
+#endif

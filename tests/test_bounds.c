@@ -465,6 +465,7 @@ Test(bounds, whose_bytes_a_capture_counts_has_a_bound) {
     size_t up = allocations_for(&peer, 5 * CAPTURE_CHUNKS_MAX);
     cr_expect(up >= CAPTURE_CHUNKS_MAX && up < CAPTURE_CHUNKS_MAX + 1000, "%zu allocations", up);
     captures_stop(parts.captures);
+    uv_run(&carrier.loop, UV_RUN_NOWAIT);
     captures_free(parts.captures);
     parts.captures = NULL;
 }

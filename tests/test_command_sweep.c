@@ -383,14 +383,14 @@ Test(command_sweep, looks_at_the_many_commands_of_a_device_once_for_all_who_ask)
 Test(command_sweep, sends_a_few_of_many_in_a_turn) {
     static struct codec many_at_a_time;
     struct command_queue *queue = own_queue();
-    size_t out = 1, turns = 0;
+    size_t out = 1;
     many_at_a_time = *channel.codec;
     many_at_a_time.one_at_a_time = false;
     channel.codec = &many_at_a_time;
     config.commands.timeout = 30;
     add_many();
     command_queue_send_next(queue, "devices/1");
-    for (bool more = true; more; turns++) {
+    for (bool more = true; more;) {
         more = command_queue_go_on(queue);
         size_t now = 0;
         for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)

@@ -22,7 +22,7 @@ struct captures;
 struct captures *captures_new(uv_loop_t *loop, const struct bus *bus);
 void captures_end(struct captures *captures);  // all that run
 void captures_stop(struct captures *captures); // closes the handle on the loop
-void captures_free(struct captures *captures);
+void captures_free(struct captures *captures); // once the loop has gone on after that
 
 // What came on {prefix}/request/gw/capture. An empty payload ends all captures; seconds 0 ends that one. What cannot be
 // understood is refused, which the log and a log entry say.

@@ -1,5 +1,6 @@
-// Runs the tests where Criterion cannot: runner [--filter PATTERN] [--without FOLDER]…, with suite/test for a pattern, and a
-// folder whose tests are left out. Prints what fails and a last line as Criterion's; exits 0 when nothing failed.
+// Runs the tests where Criterion cannot: runner [--filter PATTERN] [--without FOLDER]… [--list suites], with suite/test for a pattern,
+// and a folder whose tests are left out. Prints what fails and a last line as Criterion's; exits 0 when nothing failed. With --list it
+// runs nothing and prints the names of the suites, one a line.
 #include <fnmatch.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 static struct criterion_case *cases;
 static const char *filter = "*", *without[WITHOUT_MAX];
 static size_t without_count;
+static bool lists;
 static bool failed; // of the test that runs
 static unsigned tested, passing, crashing, skipped;
 
@@ -127,14 +129,33 @@ static void read_arguments(int count, char **arguments) {
             filter = arguments[i + 1];
         else if (strcmp(arguments[i], "--without") == 0 && without_count < WITHOUT_MAX)
             without[without_count++] = arguments[i + 1];
+        else if (strcmp(arguments[i], "--list") == 0)
+            lists = true;
         else
             exit(2);
     }
 }
 
+static bool was_before(const struct criterion_case *test) {
+    for (const struct criterion_case *before = cases; before != test; before = before->next)
+        if (before->name != NULL && is_wanted(before) && strcmp(before->suite, test->suite) == 0)
+            return true;
+    return false;
+}
+
+static void list_suites(void) {
+    for (const struct criterion_case *test = cases; test != NULL; test = test->next)
+        if (test->name != NULL && is_wanted(test) && !was_before(test))
+            puts(test->suite);
+}
+
 int main(int count, char **arguments) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     read_arguments(count, arguments);
+    if (lists) {
+        list_suites();
+        return EXIT_SUCCESS;
+    }
     for (const struct criterion_case *test = cases; test != NULL; test = test->next)
         if (test->name != NULL && is_wanted(test))
             run_each(test);
