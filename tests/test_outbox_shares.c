@@ -670,3 +670,31 @@ Test(outbox_shares, state_that_waits_has_a_bound) {
     expect_all_within(60000, 0, "in the end");
     cr_expect_eq(outbox_keeps_up(outbox), true);
 }
+
+// A device that expects an acknowledgement does not wait for what is in the background, unless its own report is there.
+static bool safe[3];
+
+static void note_safe(struct outbox_waiter *waiter, bool is_safe) {
+    safe[waiter->first % 3] = is_safe;
+}
+
+Test(outbox_shares, an_acknowledgement_does_not_wait_for_the_background) {
+    struct outbox_waiter waiters[3] = {{.done = note_safe}, {.done = note_safe}, {.done = note_safe}};
+    broker.rule = take_all;
+    put_many(0, TOPICS, 1); // more than a window
+    for (int i = 0; i < 3; i++) {
+        tree = i == 0 ? "t/log/gw/channels/" : "t/message/gw/devices/";
+        background = i == 1;
+        put(TOPICS - 1 - i);
+        waiters[i].first = waiters[i].last = outbox_last_number(outbox);
+        waiters[i].background = i == 1;
+        outbox_when_safe(outbox, &waiters[i]);
+    }
+    cr_assert(!safe[waiters[2].first % 3]);
+    while (topics[TOPICS - 3].taken < 2) // the report; the broker is fast, and the disk has had no time
+        serve();
+    cr_expect(safe[waiters[2].first % 3], "its report was taken");
+    cr_expect(!safe[waiters[1].first % 3] || topics[TOPICS - 2].taken == 2, "that of a stranger was not");
+    expect_all_within(60000, 0, "in the end");
+    cr_expect(safe[0] && safe[1] && safe[2]);
+}

@@ -128,6 +128,9 @@ struct refused {
     bool report;
 };
 
+// What is waited for: who waits for a report does not wait for what is in the background before it.
+enum flow { FOREGROUND, ALL, FLOWS };
+
 struct outbox {
     uv_loop_t *loop;
     uv_timer_t tick;
@@ -147,16 +150,16 @@ struct outbox {
 
     struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
-    struct item *under_way; // items at the broker, the one handed over first before all others
-    struct item *flow;      // all before it stand apart
-    size_t count, bytes;    // of items
-    size_t beside_bytes;    // of those that wait beside the queue
-    size_t skipped;         // those that others are tried in place of
-    size_t fetched;         // those that were read back, and have not gone out since
-    struct item *unsaved;   // of these: they are to be written
-    struct item *saving;    // they are being written, in order
-    uint64_t parked_since;  // by uv_now(): when the first of those that wait on disk alone did
-    struct asked *asked;    // those of them that are being read back, in order; NULL: none
+    struct item *under_way;   // items at the broker, the one handed over first before all others
+    struct item *flow[FLOWS]; // all before it stand apart
+    size_t count, bytes;      // of items
+    size_t beside_bytes;      // of those that wait beside the queue
+    size_t skipped;           // those that others are tried in place of
+    size_t fetched;           // those that were read back, and have not gone out since
+    struct item *unsaved;     // of these: they are to be written
+    struct item *saving;      // they are being written, in order
+    uint64_t parked_since;    // by uv_now(): when the first of those that wait on disk alone did
+    struct asked *asked;      // those of them that are being read back, in order; NULL: none
     size_t asked_count;
     size_t asked_next;      // all before it have come, or are not there
     struct item *read_last; // the last of them that has come
@@ -195,7 +198,7 @@ struct outbox {
     struct limiter log_limiter; // of lines about messages that are lost
 
     enum outbox_intake intake;
-    struct outbox_waiter *waiters;
+    struct outbox_waiter *waiters[FLOWS];
 };
 
 static void pump(struct outbox *outbox);
@@ -412,8 +415,8 @@ static void append_item(struct outbox *outbox, const struct mqtt_publish *publis
     DL_APPEND(outbox->items, item);
     if (outbox->next_out == NULL)
         outbox->next_out = item;
-    if (outbox->flow == NULL)
-        outbox->flow = item;
+    for (int i = 0; i < FLOWS; i++)
+        outbox->flow[i] = outbox->flow[i] != NULL ? outbox->flow[i] : item;
 }
 
 static void free_item(struct outbox *outbox, struct item *item) {
@@ -445,16 +448,27 @@ static bool stands_apart(const struct outbox *outbox, const struct item *item) {
            is_on_disk(outbox, item);
 }
 
-static struct item *oldest_in_flow(const struct outbox *outbox) {
-    struct item *item = outbox->flow;
-    while (item != NULL && stands_apart(outbox, item))
+static struct item *oldest_in_flow(const struct outbox *outbox, enum flow flow) {
+    struct item *item = outbox->flow[flow];
+    while (item != NULL && ((flow == FOREGROUND && item->background) || stands_apart(outbox, item)))
         item = item->next;
     return item;
 }
 
 // The broker has all up to this number but for those that stand apart.
-static uint64_t flowed_through(const struct outbox *outbox) {
-    return number_before(outbox, oldest_in_flow(outbox));
+static uint64_t flowed_through(const struct outbox *outbox, enum flow flow) {
+    return number_before(outbox, oldest_in_flow(outbox, flow));
+}
+
+// Many may wait beside the queue: they are passed once.
+static void pass_those_apart(struct outbox *outbox) {
+    for (enum flow flow = 0; flow < FLOWS; flow++)
+        outbox->flow[flow] = oldest_in_flow(outbox, flow);
+}
+
+static void flow_anew(struct outbox *outbox) {
+    for (enum flow flow = 0; flow < FLOWS; flow++)
+        outbox->flow[flow] = outbox->items;
 }
 
 // --- what is deleted from disk ---
@@ -589,8 +603,8 @@ static void remove_item(struct outbox *outbox, struct item *item) {
         lanes_tidy(&outbox->lanes, lane);
     if (item == outbox->next_out)
         outbox->next_out = item->next;
-    if (item == outbox->flow)
-        outbox->flow = item->next;
+    for (int i = 0; i < FLOWS; i++)
+        outbox->flow[i] = outbox->flow[i] == item ? item->next : outbox->flow[i];
     if (item == outbox->read_last)
         outbox->read_last = NULL;
     stop_saving(outbox, item);
@@ -615,30 +629,44 @@ uint64_t outbox_last_number(const struct outbox *outbox) {
 }
 
 bool outbox_has_taken(const struct outbox *outbox, uint64_t number) {
-    return flowed_through(outbox) >= number;
+    return flowed_through(outbox, ALL) >= number;
 }
 
 bool outbox_is_rid_of_earlier(const struct outbox *outbox) {
-    return flowed_through(outbox) >= outbox->earlier;
+    return flowed_through(outbox, ALL) >= outbox->earlier;
 }
 
-bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
+static bool is_safe(const struct outbox *outbox, uint64_t number, enum flow flow) {
     const struct sideline *sideline = outbox->sideline;
     if (number == UINT64_MAX)
         return taken_through(outbox) == number && outbox->lanes.parked == 0 &&
                sideline_count(sideline) == 0 && !sideline_is_under_way(sideline);
-    return number <= outbox->written_through || number <= flowed_through(outbox);
+    return number <= outbox->written_through || number <= flowed_through(outbox, flow);
+}
+
+bool outbox_is_safe(const struct outbox *outbox, uint64_t number) {
+    return is_safe(outbox, number, FOREGROUND);
+}
+
+static enum flow flow_of(const struct outbox_waiter *waiter) {
+    return waiter->background ? ALL : FOREGROUND;
 }
 
 // A waiter behind one that waits for more is called with it, which is late but safe; and a callback may
 // forget any other waiter, so each time the first one is taken anew.
-static void call_waiters(struct outbox *outbox) {
-    outbox->flow = oldest_in_flow(outbox); // many may wait beside the queue: they are passed once
-    while (outbox->waiters != NULL && outbox_is_safe(outbox, outbox->waiters->last)) {
-        struct outbox_waiter *waiter = outbox->waiters;
-        DL_DELETE(outbox->waiters, waiter);
+static void call_waiters_of(struct outbox *outbox, enum flow flow) {
+    struct outbox_waiter **waiters = &outbox->waiters[flow];
+    while (*waiters != NULL && is_safe(outbox, (*waiters)->last, flow)) {
+        struct outbox_waiter *waiter = *waiters;
+        DL_DELETE(*waiters, waiter);
         waiter->done(waiter, true);
     }
+}
+
+static void call_waiters(struct outbox *outbox) {
+    pass_those_apart(outbox);
+    for (enum flow flow = 0; flow < FLOWS; flow++)
+        call_waiters_of(outbox, flow);
 }
 
 static bool concerns(const struct outbox_waiter *waiter, const struct refused *refused) {
@@ -648,17 +676,18 @@ static bool concerns(const struct outbox_waiter *waiter, const struct refused *r
 
 static struct outbox_waiter *find_waiter(const struct outbox *outbox, const struct refused *refused) {
     struct outbox_waiter *waiter;
-    DL_FOREACH(outbox->waiters, waiter) {
-        if (concerns(waiter, refused))
-            return waiter;
-    }
+    for (enum flow flow = 0; flow < FLOWS; flow++)
+        DL_FOREACH(outbox->waiters[flow], waiter) {
+            if (concerns(waiter, refused))
+                return waiter;
+        }
     return NULL;
 }
 
 static void fail_waiters(struct outbox *outbox, const struct refused *refused) {
     struct outbox_waiter *waiter;
     while ((waiter = find_waiter(outbox, refused)) != NULL) {
-        DL_DELETE(outbox->waiters, waiter);
+        outbox_forget(outbox, waiter);
         waiter->done(waiter, false);
     }
 }
@@ -693,14 +722,14 @@ static void forget_refused(struct outbox *outbox) {
 void outbox_when_safe(struct outbox *outbox, struct outbox_waiter *waiter) {
     if (was_refused(outbox, waiter))
         waiter->done(waiter, false);
-    else if (outbox_is_safe(outbox, waiter->last))
+    else if (is_safe(outbox, waiter->last, flow_of(waiter)))
         waiter->done(waiter, true);
     else
-        DL_APPEND(outbox->waiters, waiter);
+        DL_APPEND(outbox->waiters[flow_of(waiter)], waiter);
 }
 
 void outbox_forget(struct outbox *outbox, struct outbox_waiter *waiter) {
-    DL_DELETE(outbox->waiters, waiter);
+    DL_DELETE(outbox->waiters[flow_of(waiter)], waiter);
 }
 
 // --- to the disk ---
@@ -886,8 +915,8 @@ static void end_spilling(struct outbox *outbox) {
     DL_CONCAT(outbox->items, outbox->late);
     if (outbox->next_out == NULL)
         outbox->next_out = outbox->late;
-    if (outbox->flow == NULL)
-        outbox->flow = outbox->late;
+    for (int i = 0; i < FLOWS; i++)
+        outbox->flow[i] = outbox->flow[i] != NULL ? outbox->flow[i] : outbox->late;
     outbox->late = NULL;
     log_info("the broker is keeping up again; messages are no longer written to disk");
     call_waiters(outbox);
@@ -924,7 +953,7 @@ static bool waits_within(const struct outbox *outbox, const struct item *item, u
 // comes. Before that, new messages would only wait in memory until they are written after all. A disk that takes
 // nothing is only a detour, but not while the broker answers nothing either.
 static bool has_caught_up(const struct outbox *outbox) {
-    const struct item *oldest = oldest_in_flow(outbox);
+    const struct item *oldest = oldest_in_flow(outbox, ALL);
     bool keeps_pace = has_answered_within(outbox, LOAD_SOON) && waits_within(outbox, oldest, LOAD_SOON);
     return keeps_pace ||
            (waits_within(outbox, oldest, SAFE_WITHIN) && (outbox->disk_fails || outbox->next_out == NULL));
@@ -1051,7 +1080,8 @@ static void restart(struct outbox *outbox) {
         if (lane != NULL)
             lanes_settle(&outbox->lanes, lane);
     }
-    outbox->next_out = outbox->flow = outbox->items;
+    outbox->next_out = outbox->items;
+    flow_anew(outbox);
 }
 
 // --- to the broker ---
@@ -1275,7 +1305,7 @@ static void forgive(struct outbox *outbox) {
         item->strikes = (struct strikes){.count = 0};
         item->overdue = 0;
     }
-    outbox->flow = outbox->items;
+    flow_anew(outbox);
 }
 
 // --- handing over ---
@@ -1287,6 +1317,13 @@ static bool is_suspected(const struct outbox *outbox) {
     return first != NULL && suspects_include(&outbox->suspects, first->number);
 }
 
+// One that stood apart may do so no more.
+static void flow_again(struct outbox *outbox, struct item *item) {
+    for (int i = 0; i < FLOWS && !stands_apart(outbox, item); i++)
+        if (outbox->flow[i] == NULL || item->number < outbox->flow[i]->number)
+            outbox->flow[i] = item;
+}
+
 // The link has the item. What becomes of it is told later, also with QoS 0.
 static void note_handed_over(struct outbox *outbox, struct item *item) {
     outbox->suspects.left -= is_suspected(outbox) && outbox->suspects.left > 0;
@@ -1295,8 +1332,7 @@ static void note_handed_over(struct outbox *outbox, struct item *item) {
     leave(outbox, item);
     enter(outbox, item, AT_BROKER);
     note_not_fetched(outbox, item);
-    if (!stands_apart(outbox, item) && (outbox->flow == NULL || item->number < outbox->flow->number))
-        outbox->flow = item;
+    flow_again(outbox, item);
     item->lane->solo = goes_alone(item->lane, item);
     item->again = item->lane->refused;
     item->handed_over = uv_now(outbox->loop);
@@ -1478,8 +1514,11 @@ static void take_read(void *context, uint64_t number, const struct mqtt_publish 
     struct lane *lane = outbox->asked[outbox->asked_next++].lane;
     if (!is_oldest_parked(lane, number))
         return;
+    bool background = lane->background; // the disk does not know
     lanes_unpark(&outbox->lanes, lane);
-    insert_read(outbox, lane, new_item(outbox, publish, number));
+    struct item *item = new_item(outbox, publish, number);
+    item->background = background;
+    insert_read(outbox, lane, item);
 }
 
 // Of a lane that is to be read: its first is in memory again, or nothing is left of it.
@@ -1607,7 +1646,7 @@ static void pump(struct outbox *outbox) {
     if (outbox->pumping)
         return; // the loop below goes on with what there is
     outbox->pumping = true;
-    outbox->flow = oldest_in_flow(outbox);
+    pass_those_apart(outbox);
     note_up(outbox);
     hand_over(outbox);
     pump_sideline(outbox);

@@ -33,6 +33,8 @@ struct store;
 struct outbox_waiter {
     uint64_t first, last; // of the messages to wait for; last 0: none
     bool
+        background; // its messages may be in the background; without it what is there before them is not waited for
+    bool
         reports; // of what was put there only reports count, and nothing that tells of them, such as log entries
     // safe is false when the broker refused one of them for good.
     void (*done)(struct outbox_waiter *waiter, bool safe);

@@ -233,7 +233,7 @@ static void on_message(void *context, struct message *message) {
     if (held_take(peer->parts->held, peer, &session->held, &origin, message))
         return;
     struct report_numbers numbers = report_publish(peer->parts, &origin, message);
-    peer_note_put(peer, numbers.first, numbers.last);
+    peer_note_put(peer, numbers.first, numbers.last, origin.background);
 }
 
 static void report_unidentified(const struct peer *peer, const struct codec_answer *answer) {

@@ -76,7 +76,7 @@ static void let_go(struct held_report *report) {
     if (report->found)
         locator_set(&message, &report->location);
     struct report_numbers numbers = report_publish(held->parts, &report->origin, &message);
-    peer_hold_out(report->hold, numbers.first, numbers.last);
+    peer_hold_out(report->hold, numbers.first, numbers.last, report->origin.background);
     free(report);
 }
 

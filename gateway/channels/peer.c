@@ -106,7 +106,8 @@ bool peer_warn(const struct peer *peer, const char *kind, unsigned *suppressed, 
 
 // --- what is put, and what is held ---
 
-void peer_note_put(struct peer *peer, uint64_t first, uint64_t last) {
+void peer_note_put(struct peer *peer, uint64_t first, uint64_t last, bool background) {
+    peer->background = peer->background || background;
     if (peer->first_number == 0)
         peer->first_number = first;
     peer->last_number = last;
@@ -258,24 +259,25 @@ static void on_held_safe(struct outbox_waiter *waiter, bool safe) {
 }
 
 // Without a reply that waits for it, it is as if it had come now.
-static void put_late(const struct hold *hold, uint64_t first, uint64_t last) {
+static void put_late(const struct hold *hold, uint64_t first, uint64_t last, bool background) {
     struct peer *peer = hold->peer;
+    peer->background = peer->background || background;
     if (peer->first_number == 0 && peer->hold == hold)
         peer->first_number = first;
     peer->last_number = last;
 }
 
-void peer_hold_out(struct hold *hold, uint64_t first, uint64_t last) {
+void peer_hold_out(struct hold *hold, uint64_t first, uint64_t last, bool background) {
     struct peer *peer = hold->peer;
     if (peer != NULL)
-        put_late(hold, first, last);
+        put_late(hold, first, last, background);
     if (peer == NULL || !hold->answered) {
         note_out(hold);
         return;
     }
     struct held_waiter *held = must_have(calloc(1, sizeof *held));
-    held->waiter =
-        (struct outbox_waiter){.first = first, .last = last, .reports = true, .done = on_held_safe};
+    held->waiter = (struct outbox_waiter){
+        .first = first, .last = last, .background = background, .reports = true, .done = on_held_safe};
     held->hold = hold;
     DL_APPEND(hold->waiters, held);
     outbox_when_safe(peer->parts->outbox, &held->waiter);
@@ -435,6 +437,7 @@ void peer_settle_replies(struct peer *peer, size_t taken) {
     peer->latest_reply = NULL;
     for (; reply != NULL; reply = next) {
         next = reply->next;
+        reply->waiter.background = peer->background;
         outbox_when_safe(peer->parts->outbox, &reply->waiter);
     }
 }

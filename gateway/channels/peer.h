@@ -63,6 +63,7 @@ struct peer {
     uint64_t first_number;       // in the outbox: of the messages since the last reply; 0: none
     uint64_t last_number;        // of the last message
     uint64_t said_at;            // in the stream: the frame of that one
+    bool background;             // a message of it was, in the outbox
     bool refused;       // the broker did not take a message: what it says again is not to be acknowledged
     struct hold *holds; // of reports that are held, the oldest first
     struct hold *hold;  // the one of the reports since the last reply, or NULL
@@ -74,14 +75,14 @@ struct peer {
     uint64_t datagrams;                 // over UDP, taken from it
 };
 
-// Messages of the peer were put into the outbox: from the first to the last number.
-void peer_note_put(struct peer *peer, uint64_t first, uint64_t last);
+// Messages of the peer were put into the outbox: from the first to the last number. background: as in struct mqtt_publish.
+void peer_note_put(struct peer *peer, uint64_t first, uint64_t last, bool background);
 
 // A report of the peer is held: it goes into the outbox later. Returns what to tell then, by peer_hold_out(). Replies to
 // it, and to what is repeated of it, wait until it is safe.
 struct hold *peer_hold(struct peer *peer);
 // It has gone into the outbox now, as these messages. The peer may be gone by then.
-void peer_hold_out(struct hold *hold, uint64_t first, uint64_t last);
+void peer_hold_out(struct hold *hold, uint64_t first, uint64_t last, bool background);
 
 // Sends bytes once the messages since the last reply are safe; over UDP all messages of the datagram. Nothing
 // goes out before peer_settle_replies(). A reply without a message of its own is left out when too many wait: the
