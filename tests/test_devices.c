@@ -853,7 +853,10 @@ static void hear_from(const char *instance, int64_t id, const char *rest, const 
 // How often it was said that one is not connected.
 static size_t count_denied(void) {
     size_t count = 0;
-    publisher_publish(publisher);
+    do { // a slow machine needs several turns
+        uv_run(&carrier.loop, UV_RUN_NOWAIT);
+        carrier_answer_all(&carrier);
+    } while (!publisher_publish(publisher));
     carrier_answer_all(&carrier);
     for (size_t i = 0; i < carrier.count; i++)
         count += strstr(carrier.carried[i].topic, "/connected") != NULL &&

@@ -1,11 +1,11 @@
 // What the link to the broker decides, piece by piece, without a broker: backoff, pace, version, route, causes,
 // sizes of packets.
 #include <criterion/criterion.h>
-#include <mqtt_protocol.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "gateway/broker/backoff.h"
 #include "gateway/broker/broker_book.h"
 #include "gateway/broker/broker_limits.h"

@@ -1,7 +1,7 @@
 // Asking again for subscriptions; see asking_again.h.
 #include "gateway/broker/asking_again.h"
 
-#include <mqtt_protocol.h>
+#include "gateway/base/libmosquitto.h"
 
 void asking_again_init(struct asking_again *again, uv_loop_t *loop, void (*ask)(void *context),
                        void *context) {

@@ -1,10 +1,10 @@
 // What a broker says of itself; see broker_limits.h.
 #include "gateway/broker/broker_limits.h"
 
-#include <mqtt_protocol.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "gateway/base/memory.h"
 
 #define RECEIVE_MAXIMUM 65535

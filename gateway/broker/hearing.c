@@ -1,12 +1,12 @@
 // What is heard of others; see hearing.h.
 #include "gateway/broker/hearing.h"
 
-#include <mqtt_protocol.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
 #include <utlist.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "gateway/base/memory.h"
 
 struct heard {

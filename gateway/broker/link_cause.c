@@ -1,11 +1,10 @@
 // Why a connection did not come about or ended; see link_cause.h.
 #include "gateway/broker/link_cause.h"
 
-#include <mosquitto.h>
-#include <mqtt_protocol.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "gateway/broker/protocol_version.h"
 
 const char link_cause_speaks_tls[] = "this port speaks TLS: mqtts:// instead of mqtt:// in mqtt.url";

@@ -2,7 +2,6 @@
 #include "gateway/broker/link_client.h"
 
 #include <errno.h>
-#include <mqtt_protocol.h>
 #include <netdb.h>
 #include <poll.h>
 #include <stdio.h>
@@ -10,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "gateway/base/memory.h"
 #include "gateway/broker/protocol_version.h"
 

@@ -22,8 +22,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <mosquitto.h>
-#include <mqtt_protocol.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -34,6 +32,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"

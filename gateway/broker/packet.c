@@ -1,12 +1,12 @@
 // Messages as libmosquitto and MQTT 5 have them; see packet.h.
 #include "gateway/broker/packet.h"
 
-#include <mqtt_protocol.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/libmosquitto.h"
 #include "schema/decimal.h"
 
 // User properties.

@@ -1,11 +1,11 @@
 // The subscriptions of a connection; see subscriber.h.
 #include "gateway/broker/subscriber.h"
 
-#include <mqtt_protocol.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "gateway/base/memory.h"
 #include "gateway/broker/protocol_version.h"
 

@@ -2,12 +2,12 @@
 #include "gateway/fleet/listener.h"
 
 #include <errno.h>
-#include <mqtt_protocol.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/base/hash.h"
+#include "gateway/base/libmosquitto.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/bus.h"

@@ -1,9 +1,9 @@
 // The gateway's subscriptions; see subscriptions.h.
 #include "gateway/run/subscriptions.h"
 
-#include <mqtt_protocol.h>
 #include <stdlib.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "gateway/base/text.h"
 #include "gateway/broker/topic.h"
 

@@ -1,7 +1,6 @@
 // The page; see web.h. Puts the parts together, and takes what comes from the broker to those whom it concerns.
 #include "gateway/web/web.h"
 
-#include <mqtt_protocol.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/libmosquitto.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/text.h"

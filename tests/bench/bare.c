@@ -1,12 +1,11 @@
 // trackbus-bare: publishes the messages that a gateway would publish, without one. What it reaches is as much
 // as libmosquitto and the broker allow. Its loop is the gateway's: libuv polls, libmosquitto reads and
 // writes.
-#include <mosquitto.h>
-#include <mqtt_protocol.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "tests/bench/course.h"
 
 #define PACKETS       64   // to read or write in one turn

@@ -1,7 +1,5 @@
 // The rig's MQTT client; see rig.h.
 #include <criterion/criterion.h>
-#include <mosquitto.h>
-#include <mqtt_protocol.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -9,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "gateway/base/libmosquitto.h"
 #include "tests/e2e/rig_parts.h"
 
 #define RETRY_INTERVAL 20000 // microseconds between attempts to connect

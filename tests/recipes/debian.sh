@@ -15,7 +15,8 @@ debian_root() {
     mkdir "$2"
     tar -C "$2" -xf "$tar"
     printf 'path-exclude=/usr/share/doc/*\npath-include=/usr/share/doc/trackbus/*\nforce-unsafe-io\n' >"$2/etc/dpkg/dpkg.cfg.d/recipe"
-    echo 'Acquire::Check-Valid-Until "false";' >"$2/etc/apt/apt.conf.d/recipe" # a mirror of sid may lag
+    # A mirror may be behind with sid, whose index is good for a week; that it is signed is looked at all the same.
+    [ "$1" != sid ] || echo 'Acquire::Check-Valid-Until "false";' >"$2/etc/apt/apt.conf.d/90recipe"
     cp /etc/resolv.conf "$2/etc/"
 }
 
