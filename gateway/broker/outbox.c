@@ -1947,6 +1947,8 @@ static void end_silence(struct outbox *outbox) {
         return;
     if (is_suspected(outbox))
         suspects_note_silence(&outbox->suspects);
+    else
+        suspects_fall_silent(&outbox->suspects);
     suspect_unanswered(outbox);
     bool alone = outbox->in_flight == 1;
     if (note_left_out(outbox, oldest, alone) && alone)

@@ -52,17 +52,21 @@ unsigned suspects_patience(const struct suspects *suspects) {
     return patience < SUSPECTS_PATIENCE_MAX ? patience : SUSPECTS_PATIENCE_MAX;
 }
 
-void suspects_note_silence(struct suspects *suspects) {
-    bool late = suspects->quick == 0 || suspects->slowest > QUICK_MAX;
-    suspects->doubled += late && suspects_patience(suspects) < SUSPECTS_PATIENCE_MAX;
-    suspects->quick = 0;
+void suspects_fall_silent(struct suspects *suspects) {
+    suspects->prompt = false;
 }
 
-// One quick answer tells little: some are quick where others are late.
+void suspects_note_silence(struct suspects *suspects) {
+    suspects->doubled += !suspects->prompt && suspects_patience(suspects) < SUSPECTS_PATIENCE_MAX;
+}
+
+// Where some are late, one that is quick tells little.
 void suspects_note_answer(struct suspects *suspects, uint64_t after) {
     if (after > suspects->slowest)
         suspects->slowest = after < SUSPECTS_PATIENCE_MAX ? (unsigned)after : SUSPECTS_PATIENCE_MAX;
     suspects->quick = after <= QUICK_MAX ? suspects->quick + 1 : 0;
+    suspects->prompt = suspects->slowest <= QUICK_MAX;
+    suspects->doubled = suspects->prompt ? 0 : suspects->doubled;
     if (suspects->quick < SUSPECTS_CLEARED)
         return;
     suspects->quick = suspects->doubled = suspects->slowest = 0;

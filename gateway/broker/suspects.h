@@ -19,7 +19,7 @@
 //
 // A broker that has stalled may answer late for a while, and a wait for an answer that is shorter than what it needs
 // would end one connection after the other. So each wait in vain doubles the next one, up to SUSPECTS_PATIENCE_MAX, until
-// it answers quickly again; not where it has answered others quickly since the one before, and none late. For the same reason an answer counts as left out for good only after a wait that is many
+// it answers quickly again; not where it has answered others quickly since they were suspected, and none late. For the same reason an answer counts as left out for good only after a wait that is many
 // times as long as those for the others.
 //
 // How many strikes it takes depends on how clear they are. When each time the broker closed the connection in
@@ -63,11 +63,14 @@ struct suspects {
     uint64_t closer_until;  // by uv_now(): until then the broker is known to close at what it refuses
     unsigned doubled;       // times that the wait for an answer was
     unsigned slowest;       // milliseconds: the longest that one was waited for, while the broker is late
-    unsigned quick;         // answers in a row that came quickly
+    bool prompt;    // since the silence that made them suspects it has answered some quickly, and none late
+    unsigned quick; // answers in a row that came quickly
 };
 
 // Milliseconds that the answer to a suspect is waited for before the connection is ended.
 unsigned suspects_patience(const struct suspects *suspects);
+// The broker answers nothing any more, and nobody was suspected.
+void suspects_fall_silent(struct suspects *suspects);
 // There was none in that time: the next wait is longer.
 void suspects_note_silence(struct suspects *suspects);
 // There was one, so many milliseconds after the message was handed over.
