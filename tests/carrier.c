@@ -41,6 +41,10 @@ static void note_intake(void *context, enum outbox_intake intake) {
 }
 
 void carrier_open(struct carrier *carrier) {
+    carrier_open_as(carrier, "trackbus");
+}
+
+void carrier_open_as(struct carrier *carrier, const char *prefix) {
     char path[96], *reason;
     *carrier = (struct carrier){0};
     make_temporary(carrier->directory, "carrier");
@@ -50,7 +54,7 @@ void carrier_open(struct carrier *carrier) {
     cr_assert(carrier->store != NULL, "%s", reason);
     carrier->carrier =
         (struct mqtt_carrier){.context = carrier, .is_up = is_up, .publish = publish, .reset = reset};
-    carrier->outbox = outbox_new(&carrier->loop, carrier->store, "trackbus", 1000, CARRIER_BYTES,
+    carrier->outbox = outbox_new(&carrier->loop, carrier->store, prefix, 1000, CARRIER_BYTES,
                                  &(struct outbox_handlers){NULL, note_intake, ignore_aside});
     outbox_set_carrier(carrier->outbox, &carrier->carrier);
 }

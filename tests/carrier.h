@@ -31,7 +31,8 @@ struct carrier {
 };
 
 // Opens everything, with the broker away; closes everything, and fails when a handle is left on the loop.
-void carrier_open(struct carrier *carrier);
+void carrier_open(struct carrier *carrier);                        // with the prefix trackbus
+void carrier_open_as(struct carrier *carrier, const char *prefix); // which stays the caller's
 void carrier_close(struct carrier *carrier);
 
 void carrier_go_up(struct carrier *carrier);

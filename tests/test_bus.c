@@ -9,7 +9,7 @@ static struct carrier broker;
 static struct bus *bus;
 
 static void set_up(void) {
-    carrier_open(&broker);
+    carrier_open_as(&broker, "a/prefix");
     bus = bus_new("a/prefix", "gateway-1", broker.outbox, &broker.carrier);
 }
 

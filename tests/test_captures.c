@@ -48,7 +48,7 @@ static struct config_devices *list(const char *ident, int64_t id, const char *na
 }
 
 static void set_up(void) {
-    carrier_open(&carrier);
+    carrier_open_as(&carrier, "t");
     bus = bus_new("t", "me", carrier.outbox, &carrier.carrier);
     channel.codec = codec_find("mictrack");
     parts = (struct channel_parts){.loop = &carrier.loop,

@@ -101,7 +101,7 @@ static void add_command(void) {
 }
 
 static void set_up(void) {
-    carrier_open(&carrier);
+    carrier_open_as(&carrier, "t");
     carrier_go_up(&carrier);
     bus = bus_new("t", "me", carrier.outbox, &carrier.carrier);
     roll_call = roll_call_new(&carrier.loop, bus,

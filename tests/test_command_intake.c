@@ -69,7 +69,7 @@ static enum mqtt_publish_result count_published(void *context, const struct mqtt
 }
 
 static void set_up(void) {
-    carrier_open(&carrier);
+    carrier_open_as(&carrier, "t");
     carrier.carrier.hold = hold;
     carrier.carrier.release = release;
     carrier.carrier.enough = note_enough;

@@ -29,6 +29,8 @@ static struct {
     int at_once; // answers in a turn
     rule_fn *rule;
     int too_large;    // value that cannot be sent to topic 0; 0: none
+    bool paced;       // by the link
+    int paced_left;   // publishes that it takes now
     int closes_at;    // topic whose messages it closes the connection at; -1: none
     uint64_t back_at; // by uv_now(): when one that it has closed comes back
     size_t count;     // publishes since the start
@@ -60,6 +62,8 @@ static enum mqtt_publish_result publish(void *context, const struct mqtt_publish
     const char *level = strrchr(publish->topic, '/');
     char text[16] = "";
     cr_assert(broker.count - broker.answered < UNDER_WAY);
+    if (broker.paced && broker.paced_left-- <= 0)
+        return MQTT_NOT_NOW;
     memcpy(text, publish->payload, publish->length);
     if (atoi(level + 1) == 0 && broker.too_large != 0 && atoi(text) == broker.too_large)
         return MQTT_REFUSED;
@@ -649,7 +653,7 @@ Test(outbox_shares, what_is_in_the_background_has_a_bound) {
     cr_expect_eq(worst_intake, OUTBOX_TAKES);
     put_many(0, TOPICS, 2);
     cr_expect_eq(worst_intake, OUTBOX_CROWDED);
-    put_many(0, TOPICS, 240);
+    put_many(0, TOPICS, 1000);
     cr_expect_eq(worst_intake, OUTBOX_BUSY);
     cr_expect(outbox_keeps_up(outbox), "log entries hold up no state");
     expect_all_within(600000, 0, "in the end");
@@ -698,4 +702,38 @@ Test(outbox_shares, an_acknowledgement_does_not_wait_for_the_background) {
     cr_expect(topics[151].taken == 0 && !safe[waiters[1].first % 3], "that of a stranger was not");
     expect_all_within(60000, 0, "in the end");
     cr_expect(safe[0] && safe[1] && safe[2]);
+}
+
+// The broker has taken something of what it says until then: it must not be there before that.
+Test(outbox_shares, what_the_instance_says_goes_in_its_turn) {
+    broker.rule = take_all;
+    put_many(0, 50, 1);
+    tree = "t/state/gw/devices/7/commands-queue/";
+    put_many(50, 100, 1);
+    tree = "t/state/gw/instances/me/marker/";
+    put(150);
+    while (topics[150].taken == 0)
+        serve();
+    for (int topic = 50; topic < 100; topic++)
+        cr_expect_eq(topics[topic].taken, 1, "topic %d", topic);
+}
+
+// A link that sends slowly has no place either, however few are under way.
+Test(outbox_shares, a_link_that_sends_slowly_takes_reports_first) {
+    broker.rule = take_all;
+    broker.window = 1000;
+    broker.paced = true;
+    tree = "t/log/gw/channels/";
+    put_many(0, TOPICS / 2, 1);
+    tree = "t/message/gw/devices/";
+    put_many(TOPICS / 2, TOPICS, 1);
+    for (int i = 0; i < TOPICS && count_missing(TOPICS / 2) > 0; i++) {
+        broker.paced_left = 1;
+        outbox_link_ready(outbox);
+        serve();
+    }
+    cr_expect_eq(count_missing(TOPICS / 2), 0);
+    cr_expect_geq(count_missing(0), 1, "all log entries went before");
+    broker.paced = false;
+    expect_all_within(60000, 0, "in the end");
 }

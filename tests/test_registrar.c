@@ -51,7 +51,7 @@ static struct config_devices *no_devices(void) {
 }
 
 static void set_up(void) {
-    carrier_open(&broker);
+    carrier_open_as(&broker, "t");
     bus = bus_new("t", "me", broker.outbox, &broker.carrier);
     publisher = publisher_new(&broker.loop);
     generation = generation_new(&broker.loop, bus, publisher);

@@ -26,7 +26,7 @@ static void on_unheard(void *context) {
 }
 
 static void set_up(void) {
-    carrier_open(&broker);
+    carrier_open_as(&broker, "t");
     bus = bus_new("t", "me", broker.outbox, &broker.carrier);
     roll_call = roll_call_new(
         &broker.loop, bus,

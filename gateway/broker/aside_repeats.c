@@ -61,7 +61,8 @@ void aside_repeats_add(struct aside_repeats *repeats, uint64_t print, int64_t nu
 }
 
 void aside_repeats_learn(struct aside_repeats *repeats, sqlite3 *database) {
-    static const char query[] = "SELECT number, topic, payload FROM set_aside ORDER BY number DESC LIMIT ?";
+    static const char query[] = "SELECT number, topic, payload FROM set_aside WHERE number > "
+                                "(SELECT max(number) FROM set_aside) - ? ORDER BY number";
     sqlite3_stmt *statement = NULL;
     memset(repeats, 0, sizeof *repeats);
     if (sqlite3_prepare_v2(database, query, -1, &statement, NULL) != SQLITE_OK)

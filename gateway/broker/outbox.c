@@ -37,7 +37,7 @@
 #define MEMORY_BYTES     (32U << 20) // and bytes
 #define BUSY_COUNT       5000        // messages beyond which nothing more is read, if it can wait
 #define BUSY_BYTES       (16U << 20) // and bytes
-#define BACKGROUND_MAX   50000       // messages in the background beyond which it is so too
+#define BACKGROUND_MAX   200000      // messages in the background beyond which it is so too
 #define BACKGROUND_MANY  2000        // and beyond which no more of them are read
 #define VALUES_SOON      1000        // values among these beyond which state waits with its owner
 #define UNWRITTEN_MAX    (64U << 20) // bytes on their way to the disk beyond which the outbox is full
@@ -141,6 +141,7 @@ struct outbox {
     unsigned window, in_flight;
     struct lanes lanes;
     unsigned turn;                 // which of enum source had it last
+    bool paced;                    // the link took nothing more when it was handed a message last
     uint64_t up_since;             // by uv_now(); 0: not connected
     uint64_t last_answer;          // on this connection, by uv_now(); 0: none
     uint64_t taken, taken_reports; // messages that the broker took: of any kind, reports alone
@@ -391,11 +392,13 @@ static bool is_replaceable(const struct outbox *outbox, const struct mqtt_publis
 }
 
 // State, log entries, and what is published for other programs (discovery, OwnTracks): where not all can go at once, reports
-// and commands do not wait for them.
+// and commands do not wait for them. Not what the instance says of commands and state, which must not be there before these.
 static bool is_background(const struct outbox *outbox, const struct mqtt_publish *publish) {
     const char *rest = own_topic(outbox, publish);
     if (rest == NULL)
         return publish->background || publish->retain != MQTT_NOT_RETAINED;
+    if (topic_after(rest, TOPIC_STATE TOPIC_INSTANCES) != NULL)
+        return false;
     return publish->background || topic_after(rest, TOPIC_LOG) != NULL || is_replaceable(outbox, publish);
 }
 
@@ -1055,9 +1058,11 @@ static void go_on(struct outbox *outbox, struct lane *lane) {
     lanes_tidy(&outbox->lanes, lane);
 }
 
-// Whether it lets those behind it go first, as not all have a place at the broker now.
+// Whether it lets those behind it go first, as not all have a place at the broker now. What was never there is not to blame
+// for anything.
 static bool steps_aside(const struct outbox *outbox, const struct item *item) {
-    return item->background && outbox->in_flight >= window_of(outbox);
+    bool no_suspect = item->handed_over == 0 && outbox->suspects.through > 0;
+    return item->background && (no_suspect || outbox->paced || outbox->in_flight >= window_of(outbox));
 }
 
 // All of those, up to one that may go.
@@ -1168,6 +1173,16 @@ static void trim(struct outbox *outbox, struct lane *lane) {
     }
 }
 
+// What was read back to go out behind it waits on disk again, so that others can be read.
+static void park_fetched(struct outbox *outbox, struct lane *lane) {
+    while (lane->count > 1 && lane->waiting->lane_prev->fetched &&
+           may_park(outbox, lane->waiting->lane_prev)) {
+        struct item *last = lane->waiting->lane_prev;
+        lanes_park(&outbox->lanes, lane, last->number, disk_size(&last->publish));
+        remove_item(outbox, last);
+    }
+}
+
 // The broker does not take it for now: it goes out again after a pause, or was refused often enough.
 static void defer_item(struct outbox *outbox, struct item *item, bool unreasoned, const char *reason) {
     struct lane *lane = leave(outbox, item);
@@ -1187,6 +1202,7 @@ static void defer_item(struct outbox *outbox, struct item *item, bool unreasoned
         refuse_item(outbox, item, reason);
     }
     trim(outbox, lane);
+    park_fetched(outbox, lane);
 }
 
 // --- messages that the connection breaks on, or that are never answered; see suspects.h ---
@@ -1320,7 +1336,8 @@ static bool is_suspected(const struct outbox *outbox) {
 // One that stood apart may do so no more.
 static void flow_again(struct outbox *outbox, struct item *item) {
     for (int i = 0; i < FLOWS && !stands_apart(outbox, item); i++)
-        if (outbox->flow[i] == NULL || item->number < outbox->flow[i]->number)
+        if (!(i == FOREGROUND && item->background) &&
+            (outbox->flow[i] == NULL || item->number < outbox->flow[i]->number))
             outbox->flow[i] = item;
 }
 
@@ -1361,6 +1378,8 @@ static enum mqtt_publish_result give_to_link(struct outbox *outbox, struct item 
         outbox->carrier->publish(outbox->carrier->context, &item->publish, &item->mid);
     if (result != MQTT_SENT)
         item->mid = 0;
+    if (result != MQTT_REFUSED)
+        outbox->paced = result == MQTT_NOT_NOW;
     if (result == MQTT_REFUSED)
         refuse_item(outbox, item, "it is too large, or its topic is not valid");
     if (result != MQTT_SENT)
@@ -1582,13 +1601,14 @@ static size_t ask_lane(struct lane *lane, struct asked *asked, size_t room) {
     return count;
 }
 
-static size_t ask_lanes(struct outbox *outbox, struct lane *list, struct asked *asked, size_t count) {
+static size_t ask_lanes(struct outbox *outbox, struct lane *list, struct asked *asked, size_t count,
+                        size_t most) {
     struct lane *lane, *next;
     DL_FOREACH_SAFE(list, lane, next) {
-        if (count == READ_COUNT)
+        if (count == most)
             break;
         if (!needs_no_reading(outbox, lane))
-            count += ask_lane(lane, asked + count, READ_COUNT - count);
+            count += ask_lane(lane, asked + count, most - count);
     }
     return count;
 }
@@ -1601,8 +1621,9 @@ static void read_lanes(struct outbox *outbox) {
         !carrier_is_up(outbox) || is_suspected(outbox) || outbox->fetched >= READ_COUNT ||
         is_over_memory(outbox))
         return;
-    size_t count = ask_lanes(outbox, outbox->lanes.reading, asked, 0);
-    count = ask_lanes(outbox, outbox->lanes.reading_behind, asked, count);
+    size_t share = outbox->lanes.reading_behind != NULL ? READ_COUNT / 4 : 0;
+    size_t count = ask_lanes(outbox, outbox->lanes.reading, asked, 0, READ_COUNT - share);
+    count = ask_lanes(outbox, outbox->lanes.reading_behind, asked, count, READ_COUNT);
     if (count == 0)
         return;
     // In order, so that each finds its place behind the one before. Each begins with its number.
@@ -1715,9 +1736,13 @@ static void note_strike(struct outbox *outbox, struct item *item, enum mqtt_end 
 }
 
 // While anything is under way.
-static const struct item *last_handed_over(const struct outbox *outbox) {
-    // The list's first item knows its last.
-    return outbox->next_out != NULL ? outbox->next_out->prev : outbox->items->prev;
+static const struct item *last_under_way(const struct outbox *outbox) {
+    const struct item *last = outbox->under_way, *item;
+    DL_FOREACH2(outbox->under_way, item, lane_next) {
+        if (item->number > last->number)
+            last = item;
+    }
+    return last;
 }
 
 // The broker broke the connection, or the network: what was under way may be the reason; see suspects.h.
@@ -1733,7 +1758,7 @@ static void blame_unanswered(struct outbox *outbox, enum mqtt_end end) {
                                      &(struct suspects_break){.now = uv_now(outbox->loop),
                                                               .under_way = outbox->in_flight,
                                                               .first = first->number,
-                                                              .last = last_handed_over(outbox)->number,
+                                                              .last = last_under_way(outbox)->number,
                                                               .answered = outbox->answered_at != 0});
     if (is_suspected(outbox) && count_accused(outbox) < HURRY_MAX)
         hurry(outbox);
@@ -1931,7 +1956,7 @@ static bool is_silent(const struct outbox *outbox, const struct item *oldest) {
 // All that were under way go out again one at a time. The oldest is the likely reason: others go out in its place
 // when it stays without an answer.
 static void suspect_unanswered(struct outbox *outbox) {
-    uint64_t last = last_handed_over(outbox)->number;
+    uint64_t last = last_under_way(outbox)->number;
     if (outbox->suspects.through < last)
         outbox->suspects.through = last;
     outbox->suspects.portion = 1;

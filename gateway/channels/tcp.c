@@ -365,7 +365,8 @@ static char memory[16384]; // one for all connections: what is not taken at once
 
 // Of a device outside the registry, where that has any.
 static bool is_strangers(const struct tcp_connection *connection) {
-    return connection->guest.stranger && registry_count_listed(connection->peer.parts->registry) > 0;
+    const struct peer *peer = &connection->peer;
+    return peer->device != NULL && !peer->device->listed && registry_count_listed(peer->parts->registry) > 0;
 }
 
 static bool may_be_read(const struct tcp_connection *connection) {

@@ -225,8 +225,12 @@ void command_queue_publish_end(struct command_queue *queue, struct command *comm
     command_voice_publish_end(queue->voice, command);
     if (command->published == 0)
         return; // the outbox is full: the sweep tries again
-    command->waiter = (struct outbox_waiter){
-        .first = command->published, .last = command->published, .done = on_end_published};
+    command->waiter =
+        (struct outbox_waiter){// Its result is a log entry, and would be said by nobody after a crash.
+                               .first = command->published,
+                               .last = command->published,
+                               .background = true,
+                               .done = on_end_published};
     outbox_when_safe(queue->voice->outbox, &command->waiter);
 }
 
