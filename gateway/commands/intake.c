@@ -406,16 +406,16 @@ static const struct command *first_that_came_of(const struct command_intake *int
     return first;
 }
 
-// Whether a publish with that packet id is the very one that command came of, whatever the broker remembers. once: its
-// commands must not happen twice.
+// Whether a publish with that packet id is taken for the very one that command came of, whatever the broker remembers.
+// once: its commands must not happen twice; any other rather runs twice than not at all, since packet ids go round.
 static bool is_repeated(const struct command_intake *intake, int64_t twin, int mid, bool once) {
-    const struct command_publish *waiting = command_journal_find(intake->journal, twin);
-    if (twin <= intake->recent)
+    if (!once || twin <= intake->recent)
         return false;
+    const struct command_publish *waiting = command_journal_find(intake->journal, twin);
     const struct command *first = first_that_came_of(intake, twin);
     if (first == NULL) // none of it is taken in yet
-        return waiting != NULL && waiting->origin.mid == mid && once;
-    return first->mid == mid && (once || command_has_ended(first));
+        return waiting != NULL && waiting->origin.mid == mid;
+    return first->mid == mid;
 }
 
 // The command of the first time, also of a publish that comes a third time before it was known that the second one was no

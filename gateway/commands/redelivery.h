@@ -9,9 +9,8 @@
 // time).
 //
 // A broker may remember the marker and not the acknowledgement all the same. So for a minute from the connection a
-// publish with a packet id and content that came shortly before it is left out when its command has ended since, or
-// must not happen twice. Where a broker numbers anew, one that is meant again within that minute may hit upon both, and
-// is left out too; the log says so.
+// publish of a command that must not happen twice is left out when one with the same packet id and content came shortly
+// before; the log says so. Any other is taken in: packet ids go round, and it rather runs twice than not at all.
 //
 // A broker may number anew on each connection (RabbitMQ does). So a command that must not happen twice is left out
 // whatever its packet id; another one rather runs twice. The DUP flag tells nothing of this: a broker that fell back

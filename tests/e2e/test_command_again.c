@@ -138,14 +138,14 @@ static void reconnect(struct rig *rig, struct scripted_broker *broker, int rule)
     scripted_broker_disconnect(broker, "trackbus", 0);
 }
 
-Test(command_again, after_it_has_ended_is_taken_in_once) {
+Test(command_again, that_must_not_happen_twice_is_taken_in_once_after_it_has_ended) {
     struct rig *rig = rig_new();
     struct scripted_broker *broker = up(rig);
-    int rule = deliver_again(broker, WHERE), device = wake(rig, VAN);
-    rig_publish(rig, TO_VAN, WHERE);
+    int rule = deliver_again(broker, "reboot,0#"), device = wake(rig, VAN);
+    rig_publish(rig, TO_VAN, "reboot,0#");
     expect_marked(rig, expect_queued(rig));
-    device_expect(device, WHERE);
-    talk(rig, device, VAN);
+    device_expect(device, "reboot,0#");
+    device_send(device, "reboot=Success!\r\n");
     expect_step(rig, VAN, "custom", "processed", "{'executed':true}");
     reconnect(rig, broker, rule);
     rig_expect_log(rig, LEFT_OUT);
@@ -243,6 +243,24 @@ Test(command_again, that_is_meant_again_with_the_same_packet_id_runs_again) {
     scripted_broker_unset(broker, rule);
     scripted_broker_disconnect(broker, "trackbus", 0);
     expect_queued(rig);
+    cr_assert(!rig_log_has(rig, LEFT_OUT));
+    scripted_broker_finish(broker);
+}
+
+// A broker whose packet ids have gone round since the first time.
+Test(command_again, that_is_meant_again_after_it_has_ended_runs_again) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = up(rig);
+    int rule = deliver_again(broker, WHERE), device = wake(rig, VAN);
+    rig_publish(rig, TO_VAN, WHERE);
+    expect_marked(rig, expect_queued(rig));
+    device_expect(device, WHERE);
+    talk(rig, device, VAN);
+    expect_step(rig, VAN, "custom", "processed", "{'executed':true}");
+    reconnect(rig, broker, rule);
+    device_expect(device, WHERE);
+    talk(rig, device, VAN);
+    expect_step(rig, VAN, "custom", "processed", "{'executed':true}");
     cr_assert(!rig_log_has(rig, LEFT_OUT));
     scripted_broker_finish(broker);
 }
