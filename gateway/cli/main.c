@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "gateway/base/clean.h"
+#include "gateway/base/memory.h"
 #include "gateway/cli/cli.h"
 #include "gateway/config/config.h"
 #include "gateway/config/environment.h"
@@ -120,6 +121,7 @@ static void print_version(void) {
 }
 
 int main(int argc, char **argv) {
+    memory_join_at_once();
     if (argc < 2) {
         fputs(help, stderr);
         return EXIT_USAGE;

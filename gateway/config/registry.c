@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/hash.h"
 #include "gateway/base/memory.h"
 #include "gateway/base/table.h"
 
@@ -28,6 +29,8 @@ struct registry_index {
     struct config_devices *devices;
     struct entry *entries; // one per device
     struct entry *by_ident, *by_id;
+    char *idents; // with a space behind each
+    uint64_t hash;
 };
 
 struct registry {
@@ -38,6 +41,21 @@ struct registry {
     struct registry_index *index; // the configuration's
     struct adopted *adopted_by_ident, *adopted_by_id;
 };
+
+uint64_t registry_hash_of(const char *idents) {
+    return *idents != '\0' ? hash_fnv1a(idents, strlen(idents)) : 0;
+}
+
+static char *write_idents(const struct config_devices *devices) {
+    size_t size = 1;
+    for (size_t i = 0; i < devices->count; i++)
+        size += strlen(devices->list[i].ident) + 1;
+    char *text = must_have(malloc(size)), *at = text;
+    for (size_t i = 0; i < devices->count; i++)
+        at = stpcpy(stpcpy(at, devices->list[i].ident), " ");
+    *at = '\0';
+    return text;
+}
 
 struct registry_index *registry_index_new(struct config_devices *devices) {
     struct registry_index *index = must_have(calloc(1, sizeof *index));
@@ -50,7 +68,14 @@ struct registry_index *registry_index_new(struct config_devices *devices) {
         HASH_ADD_KEYPTR(by_ident, index->by_ident, device->ident, strlen(device->ident), entry);
         HASH_ADD_KEYPTR(by_id, index->by_id, &device->id, sizeof device->id, entry);
     }
+    index->idents = write_idents(devices);
+    index->hash = registry_hash_of(index->idents);
     return index;
+}
+
+const char *registry_configured(const struct registry *registry, uint64_t *hash) {
+    *hash = registry->index->hash;
+    return registry->index->idents;
 }
 
 size_t registry_index_count(const struct registry_index *index) {
@@ -63,6 +88,7 @@ void registry_index_free(struct registry_index *index) {
     HASH_CLEAR(by_ident, index->by_ident);
     HASH_CLEAR(by_id, index->by_id);
     free(index->entries);
+    free(index->idents);
     config_devices_free(index->devices);
     free(index);
 }

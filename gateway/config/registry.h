@@ -82,6 +82,11 @@ bool registry_is_full(const struct registry *registry);
 // The device with this ident; its name points to ident when it is not listed.
 struct device registry_device(const struct registry *registry, const char *ident);
 
+// The idents of the configuration, with a space behind each, and a hash of them: 0 when there are none. They are written
+// with the index, since that takes long when there are many. Until registry_swap().
+const char *registry_configured(const struct registry *registry, uint64_t *hash);
+uint64_t registry_hash_of(const char *idents);
+
 // The device of the configuration at index, from 0; NULL after the last.
 const struct config_device *registry_at(const struct registry *registry, size_t index);
 

@@ -9,7 +9,6 @@
 
 #include "gateway/base/clean.h"
 #include "gateway/base/clock.h"
-#include "gateway/base/hash.h"
 #include "gateway/base/limiter.h"
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
@@ -766,36 +765,23 @@ void registrar_received(struct registrar *registrar, const char *ident,
 
 // --- what the configuration has ---
 
-// Their idents, which have no spaces, for the caller to free.
-static char *write_configured(const struct registry *registry) {
-    static const char begin[] = "{\"configured\":\"", end[] = "\"}";
-    const struct config_device *device;
-    size_t size = sizeof begin + sizeof end;
-    for (size_t i = 0; (device = registry_at(registry, i)) != NULL; i++)
-        size += strlen(device->ident) + 1;
-    char *text = must_have(malloc(size)), *at = stpcpy(text, begin);
-    for (size_t i = 0; (device = registry_at(registry, i)) != NULL; i++)
-        at = stpcpy(stpcpy(at, device->ident), " ");
-    stpcpy(at, end);
-    return text;
-}
-
 void registrar_remember_configured(struct registrar *registrar) {
     struct store *store = registrar->parts.store;
-    bool any = registry_at(registrar->parts.registry, 0) != NULL;
-    char *text = write_configured(registrar->parts.registry);
-    uint64_t hash = any ? hash_fnv1a(text, strlen(text)) : 0;
-    if (store != NULL && hash != registrar->configured && any)
-        store_put_device(store, CONFIGURED, text);
-    else if (store != NULL && hash != registrar->configured)
+    uint64_t hash;
+    const char *idents = registry_configured(registrar->parts.registry, &hash);
+    if (store != NULL && hash != registrar->configured && hash != 0) {
+        char *row = text_format("{\"configured\":\"%s\"}", idents); // there is nothing to escape in an ident
+        store_put_device(store, CONFIGURED, row);
+        free(row);
+    } else if (store != NULL && hash != registrar->configured) {
         store_delete_device(store, CONFIGURED);
+    }
     registrar->configured = hash;
-    free(text);
 }
 
-static void take_configured(struct registrar *registrar, const char *entry, const char *idents) {
+static void take_configured(struct registrar *registrar, const char *idents) {
     char *copy = must_have(strdup(idents)), *rest = NULL;
-    registrar->configured = hash_fnv1a(entry, strlen(entry));
+    registrar->configured = registry_hash_of(idents);
     for (char *ident = strtok_r(copy, " ", &rest); ident != NULL; ident = strtok_r(NULL, " ", &rest))
         if (!registry_is_configured(registrar->parts.registry, ident))
             registry_note_left(registrar->parts.registry, ident);
@@ -841,7 +827,7 @@ static void take_stored(void *context, int64_t number, const char *entry) {
     if (number > registrar->last_number)
         registrar->last_number = number;
     if (number == CONFIGURED && configured != NULL)
-        take_configured(registrar, entry, configured);
+        take_configured(registrar, configured);
     if (ident != NULL && payload != NULL)
         take_row(registrar, number, ident, payload, (uint32_t)generation);
     json_decref(row);
