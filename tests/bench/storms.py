@@ -18,19 +18,20 @@ BACKLOG_RATE = 2000  # new reports a second while a backlog drains
 
 def telemetry_of(world, field, count):
     """The retained values of a field, of as many devices as there are, at most count."""
-    command = ["mosquitto_sub", "-p", world.broker_port, "-C", count, "-W", 5, "-F", "%p", "-t",
+    command = ["mosquitto_sub", "-p", world.broker_port, "-C", count, "-W", 10, "-F", "%p", "-t",
                f"trackbus/state/gw/devices/+/telemetry/{field}"]
-    run = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+    run = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return run.stdout.split()
 
 
 def wait_for_telemetry(world, field, count, value):
-    """Until all devices have that value; returns how many have it when patience ends."""
-    end = time.monotonic() + PATIENCE / 4
-    while True:
-        there = telemetry_of(world, field, count).count(str(value))
-        if there == count or time.monotonic() > end:
-            return there
+    """Until all devices have that value, or no other has come to have it for a while; returns how many have it."""
+    there, end = -1, 0
+    while there != count and (there == -1 or time.monotonic() < end):
+        before, there = there, telemetry_of(world, field, count).count(str(value))
+        if there > before:
+            end = time.monotonic() + PATIENCE / 4
+    return there
 
 
 def report_of(number):
