@@ -26,6 +26,9 @@ settings.httpConfig = { server: world.page, port: '' }
 assert.deepEqual(await result(settings.gw.getDevices('all', { fields: 'id' })), [{ id: 42 }])
 say('socketConfig, httpConfig and the token: given at first, and changed')
 
+const plain = connect(world.brokerWithoutWebSockets, token)
+await until('it connects without WebSockets', () => plain.socket.connected())
+await plain.socket.end()
 const stranger = connect(brokerWithPassword, 'wrong', { password: 'secret' })
 let refused
 stranger.socket.on('error', (error) => { refused = error.code })
