@@ -32,7 +32,7 @@ static void drop(struct changes *changes, struct told *told) {
     free(told);
 }
 
-// The device as flespi's clients want it.
+// The device as flespi's clients want it: older ones as item_data, newer ones as new, or as old when it is gone.
 static json_t *item_of(const struct told *told) {
     return json_pack("{s:I, s:s, s:I, s:{s:s}}", "id", (json_int_t)told->id, "name",
                      told->name != NULL ? told->name : told->ident, "device_type_id",
@@ -42,10 +42,11 @@ static json_t *item_of(const struct told *told) {
 static void publish(const struct changes *changes, const struct told *told) {
     static const char *const words[] = {
         [CHANGE_CREATED] = "created", [CHANGE_UPDATED] = "updated", [CHANGE_DELETED] = "deleted"};
-    json_t *entry =
-        json_pack("{s:i, s:f, s:I, s:s, s:s?, s:s, s:o}", "event_code", (int)told->change, "timestamp",
-                  (double)told->at / 1e6, "device_id", (json_int_t)told->id, "ident", told->ident, "name",
-                  told->name, "instance", bus_client_id(changes->bus), "item_data", item_of(told));
+    json_t *item = item_of(told);
+    json_t *entry = json_pack("{s:i, s:f, s:I, s:s, s:s?, s:s, s:O, s:o}", "event_code", (int)told->change,
+                              "timestamp", (double)told->at / 1e6, "device_id", (json_int_t)told->id, "ident",
+                              told->ident, "name", told->name, "instance", bus_client_id(changes->bus),
+                              "item_data", item, told->change == CHANGE_DELETED ? "old" : "new", item);
     bus_publish(changes->bus, entry, MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%lld/%s",
                 (long long)told->id, words[told->change]);
     json_decref(entry);

@@ -48,13 +48,15 @@ STORY(adoption, a_device_is_added_changed_and_removed) {
     expect_device(rig, STATE(42), "{'id':42,'name':'Van 1','ident':'" VAN "','device_type_id':825}", "false");
     rig_expect(rig, "log/gw/devices/42/created",
                "{'event_code':1,'ident':'" VAN "','name':'Van 1','item_data':{'id':42,'name':'Van 1',"
+               "'device_type_id':825,'configuration':{'ident':'" VAN "'}},'new':{'id':42,'name':'Van 1',"
                "'device_type_id':825,'configuration':{'ident':'" VAN "'}}}");
     int device = rig_tcp(rig);
     say(rig, device, VAN, REPORT);
     rig_expect(rig, "message/gw/devices/42", "{'device.name':'Van 1','device.type.id':825}");
     mosquitto_pub(rig, ENTRY(VAN), "{\"name\":\"Van 2\",\"id\":42}");
     expect_device(rig, STATE(42), "{'id':42,'name':'Van 2','device_type_id':0}", "true");
-    rig_expect(rig, "log/gw/devices/42/updated", "{'name':'Van 2','item_data':{'id':42,'name':'Van 2'}}");
+    rig_expect(rig, "log/gw/devices/42/updated",
+               "{'name':'Van 2','item_data':{'id':42,'name':'Van 2'},'new':{'id':42,'name':'Van 2'}}");
     say(rig, device, VAN, REPORT_LATER);
     rig_expect(rig, "message/gw/devices/42", "{'device.name':'Van 2','device.type.id':0}");
     mosquitto_pub(rig, ENTRY(VAN), "{\"id\":43}");
@@ -64,7 +66,11 @@ STORY(adoption, a_device_is_added_changed_and_removed) {
     rig_publish(rig, "command/gw/devices/" VAN, "[{\"name\":\"rconf\"},{\"name\":\"rconf\"}]");
     int64_t id = expect_step(rig, "43", "rconf", "sent", NULL);
     mosquitto_pub(rig, ENTRY(VAN), "");
-    rig_expect(rig, "log/gw/devices/43/deleted", "{'event_code':3,'ident':'" VAN "','item_data':{'id':43}}");
+    json_t *deleted = json_of(rig_expect(rig, "log/gw/devices/43/deleted",
+                                         "{'event_code':3,'ident':'" VAN "','item_data':{'id':43},"
+                                         "'old':{'id':43}}"));
+    cr_expect_null(json_object_get(deleted, "new")); // who finds it takes the device for one that is there
+    json_decref(deleted);
     device_expect(device, "rconf,1#");
     device_expect_closed(device);
     expect_entry(rig, "43", id, NULL);

@@ -1,53 +1,12 @@
-// What TrackIt and other programs do with flespi-io-js. Started by tests/recipes/flespi with: the folder that npm has filled, a
-// token, the page's address, the broker's for pages, the broker's for programs that have a password, the tracker's port.
+// What TrackIt does with flespi-io-js.
 import assert from 'node:assert/strict'
-import { createRequire } from 'node:module'
-import { existsSync, readFileSync } from 'node:fs'
-import net from 'node:net'
-import path from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { IDENT, Tracker, connect, result, say, until, version, world } from './common.mjs'
 
-const [folder, token, page, broker, brokerWithPassword, trackerPort] = process.argv.slice(2)
-const DEADLINE = 20000 // milliseconds
-const IDENT = '866425031361423'
-
-const library = path.resolve(folder, 'node_modules/flespi-io-js')
-const version = JSON.parse(readFileSync(path.join(library, 'package.json'))).version
-const module = path.join(library, 'dist/node.mjs') // version 2 has no such file
-const loaded = existsSync(module) ? await import(pathToFileURL(module)) : createRequire(import.meta.url)(path.join(library, 'dist/node.js'))
-const Connection = loaded.default ?? loaded
-
-const say = (text) => console.log(`== ${text}`)
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds))
-
-// Until it returns something true, which is returned.
-async function until (what, condition) {
-  const end = Date.now() + DEADLINE
-  for (;;) {
-    const result = await condition()
-    if (result) return result
-    if (Date.now() > end) throw new Error(`not so: ${what}`)
-    await sleep(50)
-  }
-}
-
-function connect (server, token, mqttSettings = {}) {
-  const connection = new Connection({
-    token, httpConfig: { server: page }, socketConfig: { server, mqttSettings: { protocolVersion: 5, ...mqttSettings } }
-  })
-  return connection
-}
-
-// --- the tracker ---
-
-const tracker = net.connect(Number(trackerPort), '127.0.0.1')
-let commands = ''
-tracker.on('data', (bytes) => { commands += bytes })
-const stamp = (seconds) => new Date(seconds * 1000).toISOString().replace(/\D/g, '').slice(2, 14)
-const report = (seconds, latitude) => tracker.write(`MT;6;${IDENT};R0;10+${stamp(seconds)}+${latitude}+114.02922+2.14+69+2+3744+113\r\n`)
+const { broker, brokerWithPassword, token } = world
+const tracker = new Tracker()
 const begin = Math.floor(Date.now() / 1000) - 3600
 
-// --- what TrackIt does ---
+// --- the devices ---
 
 const fleet = connect(broker, token)
 await until('it connects with the token as its user name', () => fleet.socket.connected())
@@ -78,21 +37,23 @@ await fleet.subscribeMessagesDevices(42, (message) => newer.push(JSON.parse(mess
 await fleet.subscribeStateDevicesTelemetry(42, '+', (message, topic, packet) => {
   values.set(topic.split('/').pop(), [JSON.parse(message), Number(packet.properties.userProperties.timestamp)])
 }, { filterByTimestamp: true })
+const topics = new Set()
+await everything.subscribeStateDevicesTelemetry(42, '+', (message, topic) => topics.add(topic.split('/').pop()))
 const latitude = () => values.get('position.latitude')
-report(begin, 22.5)
+tracker.report(begin, 22.5)
 await until('a report moves telemetry', () => latitude()?.[0] === 22.5)
 assert.equal(latitude()[1], begin)
-report(begin - 600, 22.1) // kept by the tracker while it was out of reach
-report(begin + 60, 22.6)
+tracker.report(begin - 600, 22.1) // kept by the tracker while it was out of reach
+tracker.report(begin + 60, 22.6)
 await until('the next report moves it', () => latitude()?.[0] === 22.6)
 await until('all messages have come', () => all.length === 3 && newer.includes(begin + 60))
 assert.deepEqual(all, [begin, begin - 600, begin + 60])
 assert.deepEqual(newer, [begin, begin + 60])
+await until('no value is left out for want of a time', () => topics.has('position') && [...topics].every((name) => values.get(name)?.[1] > 0))
 say('filterByTimestamp: a report of the past comes through without it, and not with it')
 
 // --- asked for ---
 
-const result = async (request) => (await request).data.result
 const telemetry = (await until('the page has it', async () => {
   const [device] = await result(fleet.gw.getDevicesTelemetry(42, 'position,ident'))
   return device.telemetry.position?.value.latitude === 22.6 && device
@@ -116,7 +77,7 @@ say('devices, telemetry, messages, channels and protocols, as TrackIt asks for t
 
 const [sent] = await result(fleet.gw.postDevicesCommandsQueue(42, undefined, [{ name: 'mode', properties: { mode: 6, interval: 60 } }]))
 assert.deepEqual([sent.name, sent.device_id, sent.meta.user], ['mode', 42, 'fleet'])
-await until('the tracker gets the command', () => commands.includes('mode,6,60#'))
+await until('the tracker gets the command', () => tracker.said.includes('mode,6,60#'))
 const [waiting] = await until('it waits for the answer', async () => {
   const queue = await result(fleet.gw.getDevicesCommandsQueue(42, 'all'))
   return queue.length > 0 && queue
