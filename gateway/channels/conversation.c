@@ -207,11 +207,6 @@ static void log_removed(const struct peer *peer, const struct message *message) 
     }
 }
 
-// Where the registry names the devices that matter.
-static bool is_stranger(const struct peer *peer, const struct device *device) {
-    return !device->listed && registry_count_listed(peer->parts->registry) > 0;
-}
-
 static void on_message(void *context, struct message *message) {
     struct peer *peer = context;
     if (peer->close_code != CLOSE_NONE || !has_speaker(peer))
@@ -221,7 +216,8 @@ static void on_message(void *context, struct message *message) {
                                          .ident = session->ident,
                                          .channel_id = peer->channel->id,
                                          .received = clock_now(),
-                                         .background = is_stranger(peer, &session->device)};
+                                         .background =
+                                             registry_is_outside(peer->parts->registry, &session->device)};
     peer->messages++;
     charge(peer, &session->device);
     message_stamp(message, &(struct message_origin){.codec = peer->channel->codec,

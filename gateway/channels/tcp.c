@@ -366,7 +366,7 @@ static char memory[16384]; // one for all connections: what is not taken at once
 // Of a device outside the registry, where that has any.
 static bool is_strangers(const struct tcp_connection *connection) {
     const struct peer *peer = &connection->peer;
-    return peer->device != NULL && !peer->device->listed && registry_count_listed(peer->parts->registry) > 0;
+    return peer->device != NULL && registry_is_outside(peer->parts->registry, peer->device);
 }
 
 static bool may_be_read(const struct tcp_connection *connection) {

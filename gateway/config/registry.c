@@ -214,6 +214,10 @@ static bool is_in_force(const struct registry *registry, const struct adopted *a
            configured_by_id(registry, adopted->device.id) == NULL;
 }
 
+bool registry_is_outside(const struct registry *registry, const struct device *device) {
+    return !device->listed && registry_count_listed(registry) > 0;
+}
+
 bool registry_is_in_force(const struct registry *registry, const char *ident) {
     return is_in_force(registry, find_adopted(registry, ident));
 }

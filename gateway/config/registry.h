@@ -56,6 +56,10 @@ size_t registry_count_adopted(const struct registry *registry);
 // Of the configuration and the broker; who stands in both counts twice.
 size_t registry_count_listed(const struct registry *registry);
 
+// Whether that device is outside a registry which names the devices that matter: where it has any, all others are
+// strangers.
+bool registry_is_outside(const struct registry *registry, const struct device *device);
+
 // Whether a device of the broker's registry is in force: the configuration has neither its ident nor its id.
 bool registry_is_in_force(const struct registry *registry, const char *ident);
 // The configuration of the last run had that ident, and this one does not.
