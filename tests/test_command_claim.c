@@ -511,3 +511,30 @@ Test(command_claim, a_word_that_does_not_come_back_is_said_again_soon) {
     hear("me", "sent", 1);
     cr_assert_eq(sent, 1);
 }
+
+// --- the marker ---
+
+static size_t carried(const char *topic_has) {
+    size_t count = 0;
+    for (size_t i = 0; i < carrier.count; i++)
+        count += strstr(carrier.carried[i].topic, topic_has) != NULL;
+    return count;
+}
+
+// A gateway that was killed then would know no more what the last one said of it.
+Test(command_claim, the_marker_waits_until_what_came_again_is_decided) {
+    config.commands.intake = true;
+    command->confirmed = false;
+    command_table_leave_target(&table, command);
+    HASH_DEL(table.by_id, command);
+    command->twin = ID - 1;
+    command_table_add(&table, command);
+    command_sync_settled(&sync_);
+    answer_all();
+    cr_assert(carried("me/queue") == 0 && entries("") == 0, "it is not known yet what it is");
+    command_table_is_no_twin(&table, command);
+    command_sync_mark(&sync_);
+    answer_all();
+    cr_assert_eq(carried("me/queue"), 1);
+    config.commands.intake = false;
+}

@@ -138,13 +138,26 @@ static void take_and_end(int mid, const char *payload) {
     command_queue_bury(&queue, table.by_id, COMMAND_PROCESSED);
 }
 
-Test(command_intake, one_that_has_ended_is_taken_in_once) {
+Test(command_intake, one_that_must_not_happen_twice_is_taken_in_once_when_it_has_ended) {
+    take_and_end(7, REBOOT);
+    resume();
+    take(7, REBOOT);
+    cr_assert_eq(known(), 1);
+    take(7, REBOOT); // it is delivered again once, not twice
+    cr_assert_eq(known(), 2);
+}
+
+// Packet ids go round.
+Test(command_intake, one_that_may_be_meant_again_is_taken_in_again) {
     take_and_end(7, "where?");
     resume();
     take(7, "where?");
-    cr_assert_eq(known(), 1);
-    take(7, "where?"); // it is delivered again once, not twice
     cr_assert_eq(known(), 2);
+    command_intake_connected(&intake, true);
+    take(7, "where?");
+    command_intake_settled(&intake, INT64_MAX);
+    cr_assert_eq(known(), 3);
+    cr_assert_eq(table.twins, 0);
 }
 
 Test(command_intake, one_that_must_not_happen_twice_is_taken_in_once_while_it_waits) {
@@ -684,6 +697,65 @@ Test(command_intake, recalls_all_before_it_takes_something_in) {
     take(7, "reboot#");
     cr_assert_eq(table.twins, 1, "it was not found");
     command_intake_settled(&intake, 0);
+    take_in_all();
     cr_assert_eq(known(), MANY);
+    run_until_written();
+}
+
+static void add_twin(int64_t id) {
+    struct command *command = calloc(1, sizeof *command);
+    command->id = id;
+    command->key = strdup("devices/42");
+    command->state = COMMAND_QUEUED;
+    command->definition = json_object();
+    command->twin = 1;
+    command_table_add(&table, command);
+}
+
+static void add_twins(void) {
+    take_and_end(7, REBOOT);
+    for (int64_t id = 1; id < MANY; id++)
+        add_twin(table.last_id + id);
+    command_intake_connected(&intake, true);
+    while (command_intake_recall(&intake))
+        queue.effort = 0;
+}
+
+Test(command_intake, decides_a_few_of_many_that_came_again_in_a_turn) {
+    unsigned turns = 1;
+    add_twins();
+    command_intake_settled(&intake, 0);
+    for (size_t left = MANY; table.twins > 0; turns++) {
+        cr_assert_lt(left - table.twins, MANY / 10, "%zu in one turn", left - table.twins);
+        left = table.twins;
+        cr_assert(command_intake_go_on(&intake) || table.twins == 0);
+    }
+    cr_assert_gt(turns, 10);
+    cr_assert_eq(known(), 1, "%zu are left", known());
+    run_until_written();
+}
+
+// Nothing is taken in before, and the next marker says nothing of these.
+Test(command_intake, what_came_again_is_decided_by_its_own_marker_over_a_connection) {
+    add_twins();
+    command_intake_settled(&intake, 0);
+    command_intake_connected(&intake, true);
+    cr_assert_gt(table.twins, 0);
+    for (bool more = true; more; more = command_intake_recall(&intake))
+        queue.effort = 0;
+    cr_assert_eq(table.twins, 0);
+    command_intake_settled(&intake, INT64_MAX);
+    cr_assert_eq(known(), 1, "%zu are left", known());
+    run_until_written();
+}
+
+Test(command_intake, what_came_again_is_decided_by_its_own_marker_after_the_session) {
+    add_twins();
+    command_intake_settled(&intake, 0);
+    command_intake_connected(&intake, false);
+    cr_assert_not(command_intake_is_recalling(&intake), "the link is held for nothing");
+    take_in_all();
+    cr_assert_eq(table.twins, 0);
+    cr_assert_eq(known(), 1, "%zu are left", known());
     run_until_written();
 }

@@ -142,7 +142,8 @@ void commands_link_connected(struct commands *commands, bool resumed) {
     command_sync_connected(&commands->sync);
     commands->queue.effort = 0;
     command_intake_connected(&commands->intake, resumed);
-    if (commands->recalling || !(commands->sync.recalling.under_way || commands->intake.recalling.under_way))
+    if (commands->recalling ||
+        !(commands->sync.recalling.under_way || command_intake_is_recalling(&commands->intake)))
         return;
     commands->recalling = true; // until then nothing is read
     bus_hold(commands->parts.bus);

@@ -19,9 +19,10 @@
 #define PAYLOAD_MAX    262144 // bytes of a publish
 #define DEFINITION_MAX 16384  // bytes of one command, as JSON
 // Microseconds before a connection in which a command came shortly before it: longer than a broker restarts.
-#define RECENT_TIME 600000000
-#define PORTION     50 // commands of a publish that are taken in at once
-#define DEPTH_MAX   64 // of nested objects and arrays, so that what holds it can be read too
+#define RECENT_TIME    600000000
+#define EFFORT_DECIDED 20 // see COMMAND_EFFORT_MAX: to write that a command is left out, or to put it on disk
+#define PORTION        50 // commands of a publish that are taken in at once
+#define DEPTH_MAX      64 // of nested objects and arrays, so that what holds it can be read too
 
 // One that waits until it is on disk.
 struct command_fresh {
@@ -237,6 +238,7 @@ static void free_batch(struct command_batch *batch) {
 
 void command_intake_clear(struct command_intake *intake) {
     command_walk_end(intake->queue->table, &intake->recalling);
+    command_walk_end(intake->queue->table, &intake->undecided);
     free_batch(intake->batch);
     intake->batch = NULL;
     command_journal_clear(intake->journal);
@@ -613,22 +615,115 @@ static void take_portion(struct command_intake *intake, struct command_publish *
 }
 
 bool command_intake_has_more(const struct command_intake *intake) {
-    return intake->journal->publishes != NULL;
+    return intake->deciding || intake->journal->publishes != NULL;
 }
 
-bool command_intake_go_on(struct command_intake *intake) {
+static void take_from_journal(struct command_intake *intake) {
     struct command_publish *first = intake->journal->publishes;
-    if (first == NULL)
-        return false;
     if (intake->batch == NULL)
         intake->batch = open_batch(intake, first);
     take_portion(intake, first);
     if (first->taken < first->count)
-        return true;
+        return;
     free_batch(intake->batch);
     intake->batch = NULL;
     command_journal_drop(intake->journal, intake->queue->voice, first);
     release_when_not_full(intake);
+}
+
+// --- what the broker may have delivered again ---
+
+static void leave_out(struct command_intake *intake, struct command *command) {
+    say_left_out(command->key, command->twin);
+    command_queue_forget(intake->queue, command);
+}
+
+static void decide(struct command_intake *intake, struct command *command, bool again) {
+    if (again) {
+        leave_out(intake, command);
+        return;
+    }
+    command_table_is_no_twin(intake->queue->table, command);
+    command_queue_announce(intake->queue, command);
+    command_queue_send_next(intake->queue, command->key);
+}
+
+static bool waits_once(const struct command_intake *intake, const struct command_publish *publish) {
+    json_t *row = command_journal_open(publish);
+    const json_t *payload = json_object_get(row, "payload");
+    bool once = is_once(intake, json_string_value(payload), json_string_length(payload));
+    json_decref(row);
+    return once;
+}
+
+static void decide_waiting(struct command_intake *intake, struct command_publish *publish, bool again) {
+    if (again)
+        say_left_out(publish->key, publish->origin.twin);
+    command_journal_decide(intake->journal, intake->queue->voice, publish, again);
+}
+
+static bool is_again(const struct command_intake *intake, int64_t twin, int mid, bool once) {
+    if (!intake->by_marker)
+        return once; // nobody will ever say what it was: one that must not happen twice is not risked
+    return twin > intake->vouched || is_repeated(intake, twin, mid, once);
+}
+
+static void decide_command(struct command_intake *intake, struct command *command) {
+    intake->queue->effort++;
+    if (command->twin == 0)
+        return;
+    intake->queue->effort += EFFORT_DECIDED;
+    decide(intake, command,
+           is_again(intake, command->twin, command->mid, command_queue_is_once(intake->queue, command)));
+}
+
+static void decide_publish(struct command_intake *intake, struct command_publish *publish) {
+    int64_t twin = publish->origin.twin;
+    intake->undecided_at = publish->next;
+    intake->queue->effort++;
+    if (twin == 0)
+        return;
+    intake->queue->effort += COMMAND_EFFORT_SAID; // it is parsed
+    decide_waiting(intake, publish, is_again(intake, twin, publish->origin.mid, waits_once(intake, publish)));
+}
+
+static void decide_next(struct command_intake *intake) {
+    struct command *command = command_walk_next(intake->queue->table, &intake->undecided);
+    if (command != NULL)
+        decide_command(intake, command);
+    else if (intake->undecided_at != NULL)
+        decide_publish(intake, intake->undecided_at);
+    else
+        intake->deciding = false;
+}
+
+static void decide_some(struct command_intake *intake) {
+    while (intake->deciding && intake->queue->effort < COMMAND_EFFORT_MAX)
+        decide_next(intake);
+}
+
+static void decide_all(struct command_intake *intake) {
+    while (intake->deciding)
+        decide_next(intake);
+}
+
+static void begin_deciding(struct command_intake *intake, bool by_marker, int64_t vouched) {
+    intake->deciding = true;
+    intake->by_marker = by_marker;
+    intake->vouched = vouched;
+    if (intake->queue->table->twins > 0)
+        command_walk_begin(intake->queue->table, &intake->undecided);
+    intake->undecided_at = intake->journal->publishes;
+    intake->queue->effort = 0;
+    decide_some(intake);
+}
+
+bool command_intake_go_on(struct command_intake *intake) {
+    intake->queue->effort = 0;
+    if (intake->deciding)
+        decide_some(intake);
+    else if (intake->journal->publishes != NULL)
+        take_from_journal(intake);
     return command_intake_has_more(intake);
 }
 
@@ -657,13 +752,34 @@ static bool recall_next(struct command_intake *intake) {
     return true;
 }
 
+static void begin_recalling(struct command_intake *intake) {
+    struct command_table *table = intake->queue->table;
+    intake->resumed = false;
+    redelivery_begin(intake->redelivery, HASH_COUNT(table->by_id) + intake->journal->count, clock_ticks());
+    tell_of_waiting(intake);
+    command_walk_begin(table, &intake->recalling);
+}
+
+bool command_intake_is_recalling(const struct command_intake *intake) {
+    return intake->resumed || intake->recalling.under_way;
+}
+
+// What is decided by an older marker comes first: nothing that comes now is of that.
 bool command_intake_recall(struct command_intake *intake) {
+    if (intake->resumed)
+        decide_some(intake);
+    if (intake->resumed && !intake->deciding)
+        begin_recalling(intake);
     while (intake->queue->effort++ < COMMAND_EFFORT_MAX && recall_next(intake))
         ;
-    return intake->recalling.under_way;
+    return command_intake_is_recalling(intake);
 }
 
 static void recall_all(struct command_intake *intake) {
+    if (intake->resumed) {
+        decide_all(intake);
+        begin_recalling(intake);
+    }
     while (recall_next(intake))
         ;
 }
@@ -715,63 +831,14 @@ void command_intake_take(struct command_intake *intake, const struct mqtt_receiv
     free(fault);
 }
 
-// --- what the broker may have delivered again ---
+// --- the broker ---
 
-static void leave_out(struct command_intake *intake, struct command *command) {
-    say_left_out(command->key, command->twin);
-    command_queue_forget(intake->queue, command);
-}
-
-static void decide(struct command_intake *intake, struct command *command, bool again) {
-    if (again) {
-        leave_out(intake, command);
-        return;
-    }
-    command_table_is_no_twin(intake->queue->table, command);
-    command_queue_announce(intake->queue, command);
-    command_queue_send_next(intake->queue, command->key);
-}
-
-static bool waits_once(const struct command_intake *intake, const struct command_publish *publish) {
-    json_t *row = command_journal_open(publish);
-    const json_t *payload = json_object_get(row, "payload");
-    bool once = is_once(intake, json_string_value(payload), json_string_length(payload));
-    json_decref(row);
-    return once;
-}
-
-static void decide_waiting(struct command_intake *intake, struct command_publish *publish, bool again) {
-    if (again)
-        say_left_out(publish->key, publish->origin.twin);
-    command_journal_decide(intake->journal, intake->queue->voice, publish, again);
-}
-
-static void settle_waiting(struct command_intake *intake, int64_t vouched) {
-    struct command_publish *publish;
-    DL_FOREACH(intake->journal->publishes, publish) {
-        int64_t twin = publish->origin.twin;
-        if (twin != 0)
-            decide_waiting(intake, publish,
-                           twin > vouched ||
-                               is_repeated(intake, twin, publish->origin.mid, waits_once(intake, publish)));
-    }
-}
-
-static void settle_taken(struct command_intake *intake, int64_t vouched) {
-    struct command *command, *next;
-    HASH_ITER(hh, intake->queue->table->by_id, command, next) {
-        bool once = command->twin != 0 && command_queue_is_once(intake->queue, command);
-        if (command->twin != 0)
-            decide(intake, command,
-                   command->twin > vouched || is_repeated(intake, command->twin, command->mid, once));
-    }
-}
-
+// Where something is still being decided, no session goes on: nothing has come again since.
 void command_intake_settled(struct command_intake *intake, int64_t vouched) {
+    recall_all(intake);
     intake->settled = true;
-    if (intake->queue->table->twins > 0)
-        settle_taken(intake, vouched);
-    settle_waiting(intake, vouched);
+    if (!intake->deciding)
+        begin_deciding(intake, true, vouched);
 }
 
 void command_intake_sweep(struct command_intake *intake, int64_t now, int64_t vouched) {
@@ -782,27 +849,13 @@ void command_intake_sweep(struct command_intake *intake, int64_t now, int64_t vo
     redelivery_end(intake->redelivery);
 }
 
-// Nobody will ever say what these were: one that must not happen twice is not risked.
-static void decide_without_the_session(struct command_intake *intake) {
-    struct command *command, *next;
-    struct command_publish *publish;
-    if (intake->queue->table->twins > 0)
-        HASH_ITER(hh, intake->queue->table->by_id, command, next) {
-            if (command->twin != 0)
-                decide(intake, command, command_queue_is_once(intake->queue, command));
-        }
-    DL_FOREACH(intake->journal->publishes, publish) {
-        if (publish->origin.twin != 0)
-            decide_waiting(intake, publish, waits_once(intake, publish));
-    }
-}
-
 // The packet ids of the earlier one say nothing any more. That is on disk before the broker is asked for anything: a
 // gateway that is killed must not take what comes in this session for what came in that.
 static void begin_session(struct command_intake *intake) {
     struct command_table *table = intake->queue->table;
     int64_t before = intake->before_session;
-    decide_without_the_session(intake);
+    if (!intake->deciding)
+        begin_deciding(intake, false, 0);
     if (table->by_id == NULL && intake->journal->publishes == NULL)
         return; // there is nothing to compare with
     intake->before_session = command_table_new_id(table, clock_now());
@@ -811,17 +864,12 @@ static void begin_session(struct command_intake *intake) {
 }
 
 void command_intake_connected(struct command_intake *intake, bool resumed) {
-    struct command_table *table = intake->queue->table;
     if (!resumed && intake->queue->config->commands.intake)
         begin_session(intake);
     intake->settled = false;
+    intake->resumed = resumed;
     intake->recent = clock_now() - RECENT_TIME;
     redelivery_end(intake->redelivery);
-    command_walk_end(table, &intake->recalling);
-    if (!resumed)
-        return;
-    redelivery_begin(intake->redelivery, HASH_COUNT(table->by_id) + intake->journal->count, clock_ticks());
-    tell_of_waiting(intake);
-    command_walk_begin(table, &intake->recalling);
+    command_walk_end(intake->queue->table, &intake->recalling);
     command_intake_recall(intake);
 }

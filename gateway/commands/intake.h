@@ -16,7 +16,15 @@ struct command_intake {
     struct command_fresh *fresh; // of commands that wait for the disk, the first one first; NULL at first
     struct command_batch *batch; // the first publish of the journal, while its commands are taken in; or NULL
     bool full;                   // the journal was, and the link is held
+    bool resumed;                // the session goes on, and what was taken in before is still to be recalled
     struct command_walk recalling; // over what was taken in before the connection
+    // What the broker may have delivered again is being decided: which of it is left out. Meanwhile nothing is taken out of
+    // the journal.
+    bool deciding;
+    bool by_marker;                       // as the broker's marker says; else the session is over
+    int64_t vouched;                      // the id that stands in it
+    struct command_walk undecided;        // over the commands
+    struct command_publish *undecided_at; // the next one of the journal
     bool settled;   // the broker has delivered what it had kept; what comes then is new, or comes late
     int64_t recent; // ids of commands that came shortly before the connection begin here
     int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known
@@ -29,6 +37,7 @@ void command_intake_clear(struct command_intake *intake);
 // command_intake_recall() returns false, which takes another one, nothing should be taken in.
 void command_intake_connected(struct command_intake *intake, bool resumed);
 bool command_intake_recall(struct command_intake *intake);
+bool command_intake_is_recalling(const struct command_intake *intake);
 
 // What came under {prefix}/command/gw/. Each command in the payload is queued, or rejected at once with a
 // reason; what the broker may be delivering again waits until command_intake_settled(). A publish of many commands, and what
@@ -36,12 +45,14 @@ bool command_intake_recall(struct command_intake *intake);
 // holds what leaves for the broker, its acknowledgement first of all; and no command is sent before it is on disk.
 void command_intake_take(struct command_intake *intake, const struct mqtt_received *received);
 
-// Takes in a portion of what is in the journal. Returns whether some is left for the next turn of the loop.
+// A portion of what is to be decided, or taken out of the journal. Returns whether some is left for the next turn of the
+// loop.
 bool command_intake_go_on(struct command_intake *intake);
 bool command_intake_has_more(const struct command_intake *intake);
 
 // The broker has delivered what it had kept for us; vouched is the id of the last command up to which its memory
-// reaches, 0 when none. What it has delivered again is left out, the rest is queued.
+// reaches, 0 when none. What it has delivered again is left out, the rest is queued: in portions, see
+// command_intake_go_on(). Until all is decided, which the table's twins say, no other marker may be published.
 void command_intake_settled(struct command_intake *intake, int64_t vouched);
 
 // From time to time: what came before the connection is remembered for a minute. now is by clock_ticks().

@@ -90,11 +90,13 @@ void command_sync_start(struct command_sync *sync) {
 
 // --- the marker ---
 
-// Whether the entries of all commands are published: what the broker does not have of the others was not canceled.
+// Whether the entries of all commands are published: what the broker does not have of the others was not canceled. Of what
+// may have come again, that is not known until it is decided by the last marker.
 static bool is_all_announced(struct command_sync *sync) {
     const struct command *command, *next;
     int64_t now = clock_ticks();
-    if (!command_queue_is_announced(sync->queue) || sync->journal->publishes != NULL)
+    if (!command_queue_is_announced(sync->queue) || sync->journal->publishes != NULL ||
+        table_of(sync)->twins > 0)
         return false;
     if (!sync->queue->any_unsaid)
         return true;
@@ -242,7 +244,7 @@ static bool is_lost(const struct command_sync *sync, const struct command *comma
 }
 
 static void take_unconfirmed(struct command_sync *sync, struct command *command) {
-    if (command->confirmed || command->unannounced || command_has_ended(command))
+    if (command->confirmed || command->unannounced || command->twin != 0 || command_has_ended(command))
         return;
     if (!is_lost(sync, command)) {
         take_missing(sync, command);
