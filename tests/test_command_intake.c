@@ -759,3 +759,22 @@ Test(command_intake, what_came_again_is_decided_by_its_own_marker_after_the_sess
     cr_assert_eq(known(), 1, "%zu are left", known());
     run_until_written();
 }
+
+// The session is on disk before all of what came in the one before is decided.
+Test(command_intake, what_came_again_in_a_session_that_is_over_is_taken_in_after_a_kill_meanwhile) {
+    add_twins();
+    command_table_note_id(&table, table.last_id + MANY);
+    command_intake_connected(&intake, false);
+    cr_assert_gt(table.twins, 0);
+    run_until_written();
+    int64_t before_session = intake.before_session;
+    command_walk_end(&table, &intake.undecided); // as after a kill: the rows say no more than this
+    intake.deciding = false;
+    intake.before_session = before_session;
+    command_intake_connected(&intake, true);
+    command_intake_settled(&intake, 0);
+    take_in_all();
+    cr_assert_eq(table.twins, 0);
+    cr_assert_eq(known(), MANY, "%zu are left", known());
+    run_until_written();
+}

@@ -662,8 +662,8 @@ static void decide_waiting(struct command_intake *intake, struct command_publish
     command_journal_decide(intake->journal, intake->queue->voice, publish, again);
 }
 
-static bool is_again(const struct command_intake *intake, int64_t twin, int mid, bool once) {
-    if (!intake->by_marker)
+static bool is_again(const struct command_intake *intake, int64_t id, int64_t twin, int mid, bool once) {
+    if (id <= intake->over)
         return once; // nobody will ever say what it was: one that must not happen twice is not risked
     return twin > intake->vouched || is_repeated(intake, twin, mid, once);
 }
@@ -674,7 +674,8 @@ static void decide_command(struct command_intake *intake, struct command *comman
         return;
     intake->queue->effort += EFFORT_DECIDED;
     decide(intake, command,
-           is_again(intake, command->twin, command->mid, command_queue_is_once(intake->queue, command)));
+           is_again(intake, command->id, command->twin, command->mid,
+                    command_queue_is_once(intake->queue, command)));
 }
 
 static void decide_publish(struct command_intake *intake, struct command_publish *publish) {
@@ -684,7 +685,8 @@ static void decide_publish(struct command_intake *intake, struct command_publish
     if (twin == 0)
         return;
     intake->queue->effort += COMMAND_EFFORT_SAID; // it is parsed
-    decide_waiting(intake, publish, is_again(intake, twin, publish->origin.mid, waits_once(intake, publish)));
+    decide_waiting(intake, publish,
+                   is_again(intake, publish->id, twin, publish->origin.mid, waits_once(intake, publish)));
 }
 
 static void decide_next(struct command_intake *intake) {
@@ -707,9 +709,10 @@ static void decide_all(struct command_intake *intake) {
         decide_next(intake);
 }
 
-static void begin_deciding(struct command_intake *intake, bool by_marker, int64_t vouched) {
+// over: see there. A gateway that was killed has some left of a session before.
+static void begin_deciding(struct command_intake *intake, int64_t over, int64_t vouched) {
     intake->deciding = true;
-    intake->by_marker = by_marker;
+    intake->over = over;
     intake->vouched = vouched;
     if (intake->queue->table->twins > 0)
         command_walk_begin(intake->queue->table, &intake->undecided);
@@ -838,7 +841,7 @@ void command_intake_settled(struct command_intake *intake, int64_t vouched) {
     recall_all(intake);
     intake->settled = true;
     if (!intake->deciding)
-        begin_deciding(intake, true, vouched);
+        begin_deciding(intake, intake->before_session, vouched);
 }
 
 void command_intake_sweep(struct command_intake *intake, int64_t now, int64_t vouched) {
@@ -855,7 +858,7 @@ static void begin_session(struct command_intake *intake) {
     struct command_table *table = intake->queue->table;
     int64_t before = intake->before_session;
     if (!intake->deciding)
-        begin_deciding(intake, false, 0);
+        begin_deciding(intake, INT64_MAX, 0);
     if (table->by_id == NULL && intake->journal->publishes == NULL)
         return; // there is nothing to compare with
     intake->before_session = command_table_new_id(table, clock_now());

@@ -21,8 +21,8 @@ struct command_intake {
     // What the broker may have delivered again is being decided: which of it is left out. Meanwhile nothing is taken out of
     // the journal.
     bool deciding;
-    bool by_marker;                       // as the broker's marker says; else the session is over
-    int64_t vouched;                      // the id that stands in it
+    int64_t over;                         // what came up to that id came in a session that is over
+    int64_t vouched;                      // of the rest: the id that stands in the broker's marker
     struct command_walk undecided;        // over the commands
     struct command_publish *undecided_at; // the next one of the journal
     bool settled;   // the broker has delivered what it had kept; what comes then is new, or comes late
