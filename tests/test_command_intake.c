@@ -778,3 +778,48 @@ Test(command_intake, what_came_again_in_a_session_that_is_over_is_taken_in_after
     cr_assert_eq(known(), MANY, "%zu are left", known());
     run_until_written();
 }
+
+// Its device was removed before it was known that it came again.
+static void end_one_of_two_that_came_again(void) {
+    static const char *const topics[] = {"t/command/gw/devices/42", "t/command/gw/devices/43"};
+    take_for(topics[0], 7, REBOOT);
+    take_for(topics[1], 8, REBOOT);
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take_for(topics[0], 7, REBOOT);
+    take_for(topics[1], 8, REBOOT);
+    cr_assert_eq(table.twins, 2);
+    command_queue_cancel_all(&queue, "devices/42");
+    cr_assert_eq(table.twins, 1);
+}
+
+static void publish_ends(void) {
+    run_until_written();
+    while (command_queue_has_more(&queue))
+        command_queue_go_on(&queue);
+}
+
+Test(command_intake, one_that_came_again_and_has_ended_meanwhile_is_not_left_out) {
+    end_one_of_two_that_came_again();
+    command_intake_settled(&intake, 0);
+    cr_assert_eq(table.twins, 0);
+    cr_assert_eq(known(), 3);
+    publish_ends();
+}
+
+static size_t count_waiting_for(const char *key) {
+    const struct command_target *target = command_table_target(&table, key);
+    return target != NULL ? target->count : 0;
+}
+
+Test(command_intake, one_that_is_meant_again_and_has_ended_meanwhile_stays_ended) {
+    end_one_of_two_that_came_again();
+    size_t before = outbox_count(carrier.outbox);
+    intake.recent = INT64_MAX;
+    command_intake_settled(&intake, INT64_MAX);
+    cr_assert_eq(count_waiting_for("devices/42"), 0);
+    cr_assert_eq(count_waiting_for("devices/43"), 2);
+    cr_assert_eq(outbox_count(carrier.outbox) - before, 2, "%zu are said: what has ended is queued",
+                 outbox_count(carrier.outbox) - before);
+    publish_ends();
+}

@@ -670,7 +670,7 @@ static bool is_again(const struct command_intake *intake, int64_t id, int64_t tw
 
 static void decide_command(struct command_intake *intake, struct command *command) {
     intake->queue->effort++;
-    if (command->twin == 0)
+    if (command->twin == 0 || command_has_ended(command)) // with its device: its end is on the way
         return;
     intake->queue->effort += EFFORT_DECIDED;
     decide(intake, command,
