@@ -823,3 +823,49 @@ Test(command_intake, one_that_is_meant_again_and_has_ended_meanwhile_stays_ended
                  outbox_count(carrier.outbox) - before);
     publish_ends();
 }
+
+// After a kill a marker that says more than the disk would make it one that is meant again. The broker numbers anew.
+static void expect_held_until_left_out(void) {
+    cr_assert_eq(held, 0);
+    command_intake_settled(&intake, 0);
+    cr_assert_eq(held, 1, "the next marker may leave before the disk knows that it is left out");
+    run_until_written();
+    cr_assert_eq(held, 0);
+}
+
+Test(command_intake, one_that_is_left_out_is_off_the_disk_before_the_next_marker) {
+    take_and_end(7, REBOOT);
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take(1, REBOOT);
+    run_until_written();
+    cr_assert_eq(table.twins, 1);
+    expect_held_until_left_out();
+    restart();
+    cr_assert_eq(known(), 1);
+}
+
+Test(command_intake, many_that_are_left_out_are_so_on_disk_before_the_next_marker) {
+    take_array(7, "reboot");
+    take_in_all();
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take_array(1, "reboot");
+    run_until_written();
+    expect_held_until_left_out();
+    restart();
+    take_in_all();
+    cr_assert_eq(table.twins, 0);
+    expect_each_once(ARRAY);
+}
+
+Test(command_intake, one_that_is_meant_again_holds_nothing) {
+    take(7, "where?");
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take(7, "where?");
+    run_until_written();
+    command_intake_settled(&intake, INT64_MAX);
+    cr_assert_eq(table.twins, 0);
+    cr_assert_eq(held, 0);
+}

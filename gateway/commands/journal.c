@@ -148,8 +148,10 @@ void command_journal_decide(struct command_journal *journal, const struct comman
     }
     if (again && known > publish->taken)
         command_journal_took(journal, publish, known - publish->taken);
-    if (publish->taken == publish->count)
-        return; // it goes at once
+    if (publish->taken == publish->count) {
+        store_delete_command(voice->store, publish->id); // it goes at once
+        return;
+    }
     json_t *row = command_journal_open(publish);
     json_object_set_new(row, "origin", origin_json(&publish->origin));
     set_row(journal, publish, row);
