@@ -859,6 +859,28 @@ Test(command_intake, many_that_are_left_out_are_so_on_disk_before_the_next_marke
     expect_each_once(ARRAY);
 }
 
+static size_t count_named(const char *name) {
+    size_t count = 0;
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        count += strcmp(command_name(command), name) == 0;
+    return count;
+}
+
+// The second time they go to the journal, behind others.
+Test(command_intake, of_some_that_were_cut_by_a_kill_none_is_doubled_by_a_second_one) {
+    take_some(7, PORTION, "reboot");
+    cut(20);
+    command_intake_connected(&intake, true);
+    take_some(6, PORTION + 1, "rconf");
+    take_some(7, PORTION, "reboot");
+    command_intake_settled(&intake, 0);
+    restart();
+    take_in_all();
+    cr_assert_eq(count_named("reboot"), PORTION, "%zu", count_named("reboot"));
+    cr_assert_eq(count_named("rconf"), PORTION + 1);
+    run_until_written();
+}
+
 Test(command_intake, one_that_is_meant_again_holds_nothing) {
     take(7, "where?");
     run_until_written();

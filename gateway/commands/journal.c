@@ -154,6 +154,7 @@ void command_journal_decide(struct command_journal *journal, const struct comman
     }
     json_t *row = command_journal_open(publish);
     json_object_set_new(row, "origin", origin_json(&publish->origin));
+    json_object_set_new(row, "taken", json_integer((json_int_t)publish->taken));
     set_row(journal, publish, row);
     store_put_command(voice->store, publish->id, publish->row);
     json_decref(row);
