@@ -778,3 +778,116 @@ Test(command_intake, what_came_again_in_a_session_that_is_over_is_taken_in_after
     cr_assert_eq(known(), MANY, "%zu are left", known());
     run_until_written();
 }
+
+// Its device was removed before it was known that it came again.
+static void end_one_of_two_that_came_again(void) {
+    static const char *const topics[] = {"t/command/gw/devices/42", "t/command/gw/devices/43"};
+    take_for(topics[0], 7, REBOOT);
+    take_for(topics[1], 8, REBOOT);
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take_for(topics[0], 7, REBOOT);
+    take_for(topics[1], 8, REBOOT);
+    cr_assert_eq(table.twins, 2);
+    command_queue_cancel_all(&queue, "devices/42");
+    cr_assert_eq(table.twins, 1);
+}
+
+static void publish_ends(void) {
+    run_until_written();
+    while (command_queue_has_more(&queue))
+        command_queue_go_on(&queue);
+}
+
+Test(command_intake, one_that_came_again_and_has_ended_meanwhile_is_not_left_out) {
+    end_one_of_two_that_came_again();
+    command_intake_settled(&intake, 0);
+    cr_assert_eq(table.twins, 0);
+    cr_assert_eq(known(), 3);
+    publish_ends();
+}
+
+static size_t count_waiting_for(const char *key) {
+    const struct command_target *target = command_table_target(&table, key);
+    return target != NULL ? target->count : 0;
+}
+
+Test(command_intake, one_that_is_meant_again_and_has_ended_meanwhile_stays_ended) {
+    end_one_of_two_that_came_again();
+    size_t before = outbox_count(carrier.outbox);
+    intake.recent = INT64_MAX;
+    command_intake_settled(&intake, INT64_MAX);
+    cr_assert_eq(count_waiting_for("devices/42"), 0);
+    cr_assert_eq(count_waiting_for("devices/43"), 2);
+    cr_assert_eq(outbox_count(carrier.outbox) - before, 2, "%zu are said: what has ended is queued",
+                 outbox_count(carrier.outbox) - before);
+    publish_ends();
+}
+
+// After a kill a marker that says more than the disk would make it one that is meant again. The broker numbers anew.
+static void expect_held_until_left_out(void) {
+    cr_assert_eq(held, 0);
+    command_intake_settled(&intake, 0);
+    cr_assert_eq(held, 1, "the next marker may leave before the disk knows that it is left out");
+    run_until_written();
+    cr_assert_eq(held, 0);
+}
+
+Test(command_intake, one_that_is_left_out_is_off_the_disk_before_the_next_marker) {
+    take_and_end(7, REBOOT);
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take(1, REBOOT);
+    run_until_written();
+    cr_assert_eq(table.twins, 1);
+    expect_held_until_left_out();
+    restart();
+    cr_assert_eq(known(), 1);
+}
+
+Test(command_intake, many_that_are_left_out_are_so_on_disk_before_the_next_marker) {
+    take_array(7, "reboot");
+    take_in_all();
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take_array(1, "reboot");
+    run_until_written();
+    expect_held_until_left_out();
+    restart();
+    take_in_all();
+    cr_assert_eq(table.twins, 0);
+    expect_each_once(ARRAY);
+}
+
+static size_t count_named(const char *name) {
+    size_t count = 0;
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        count += strcmp(command_name(command), name) == 0;
+    return count;
+}
+
+// The second time they go to the journal, behind others.
+Test(command_intake, of_some_that_were_cut_by_a_kill_none_is_doubled_by_a_second_one) {
+    take_some(7, PORTION, "reboot");
+    cut(20);
+    command_intake_connected(&intake, true);
+    take_some(6, PORTION + 1, "rconf");
+    take_some(7, PORTION, "reboot");
+    command_intake_settled(&intake, 0);
+    restart();
+    take_in_all();
+    cr_assert_eq(count_named("reboot"), PORTION, "%zu", count_named("reboot"));
+    cr_assert_eq(count_named("rconf"), PORTION + 1);
+    run_until_written();
+}
+
+Test(command_intake, one_that_is_meant_again_holds_nothing) {
+    take(7, "where?");
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take(7, "where?");
+    run_until_written();
+    command_intake_settled(&intake, INT64_MAX);
+    cr_assert_eq(table.twins, 0);
+    cr_assert_eq(held, 0);
+}

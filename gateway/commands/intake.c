@@ -635,6 +635,7 @@ static void take_from_journal(struct command_intake *intake) {
 
 static void leave_out(struct command_intake *intake, struct command *command) {
     say_left_out(command->key, command->twin);
+    intake->left_out = true;
     command_queue_forget(intake->queue, command);
 }
 
@@ -659,6 +660,7 @@ static bool waits_once(const struct command_intake *intake, const struct command
 static void decide_waiting(struct command_intake *intake, struct command_publish *publish, bool again) {
     if (again)
         say_left_out(publish->key, publish->origin.twin);
+    intake->left_out = intake->left_out || again;
     command_journal_decide(intake->journal, intake->queue->voice, publish, again);
 }
 
@@ -670,7 +672,7 @@ static bool is_again(const struct command_intake *intake, int64_t id, int64_t tw
 
 static void decide_command(struct command_intake *intake, struct command *command) {
     intake->queue->effort++;
-    if (command->twin == 0)
+    if (command->twin == 0 || command_has_ended(command)) // with its device: its end is on the way
         return;
     intake->queue->effort += EFFORT_DECIDED;
     decide(intake, command,
@@ -699,14 +701,24 @@ static void decide_next(struct command_intake *intake) {
         intake->deciding = false;
 }
 
+// A gateway that is killed would take it for one that is meant again, when the broker's next marker covers it and the disk
+// still has it.
+static void hold_what_is_left_out(struct command_intake *intake) {
+    if (intake->left_out)
+        await_disk(intake, 0, true);
+    intake->left_out = false;
+}
+
 static void decide_some(struct command_intake *intake) {
     while (intake->deciding && intake->queue->effort < COMMAND_EFFORT_MAX)
         decide_next(intake);
+    hold_what_is_left_out(intake);
 }
 
 static void decide_all(struct command_intake *intake) {
     while (intake->deciding)
         decide_next(intake);
+    hold_what_is_left_out(intake);
 }
 
 // over: see there. A gateway that was killed has some left of a session before.

@@ -25,6 +25,7 @@ struct command_intake {
     int64_t vouched;                      // of the rest: the id that stands in the broker's marker
     struct command_walk undecided;        // over the commands
     struct command_publish *undecided_at; // the next one of the journal
+    bool left_out;  // some of it just now: no marker may leave before the disk knows that
     bool settled;   // the broker has delivered what it had kept; what comes then is new, or comes late
     int64_t recent; // ids of commands that came shortly before the connection begin here
     int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known

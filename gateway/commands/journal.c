@@ -148,10 +148,13 @@ void command_journal_decide(struct command_journal *journal, const struct comman
     }
     if (again && known > publish->taken)
         command_journal_took(journal, publish, known - publish->taken);
-    if (publish->taken == publish->count)
-        return; // it goes at once
+    if (publish->taken == publish->count) {
+        store_delete_command(voice->store, publish->id); // it goes at once
+        return;
+    }
     json_t *row = command_journal_open(publish);
     json_object_set_new(row, "origin", origin_json(&publish->origin));
+    json_object_set_new(row, "taken", json_integer((json_int_t)publish->taken));
     set_row(journal, publish, row);
     store_put_command(voice->store, publish->id, publish->row);
     json_decref(row);
