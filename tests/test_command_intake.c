@@ -721,6 +721,12 @@ static void add_twins(void) {
         queue.effort = 0;
 }
 
+static void expect_all_left_out(void) {
+    cr_assert_eq(table.twins, 0);
+    cr_assert_eq(known(), 1, "%zu are left", known());
+    run_until_written();
+}
+
 Test(command_intake, decides_a_few_of_many_that_came_again_in_a_turn) {
     unsigned turns = 1;
     add_twins();
@@ -731,8 +737,7 @@ Test(command_intake, decides_a_few_of_many_that_came_again_in_a_turn) {
         cr_assert(command_intake_go_on(&intake) || table.twins == 0);
     }
     cr_assert_gt(turns, 10);
-    cr_assert_eq(known(), 1, "%zu are left", known());
-    run_until_written();
+    expect_all_left_out();
 }
 
 // Nothing is taken in before, and the next marker says nothing of these.
@@ -745,8 +750,7 @@ Test(command_intake, what_came_again_is_decided_by_its_own_marker_over_a_connect
         queue.effort = 0;
     cr_assert_eq(table.twins, 0);
     command_intake_settled(&intake, INT64_MAX);
-    cr_assert_eq(known(), 1, "%zu are left", known());
-    run_until_written();
+    expect_all_left_out();
 }
 
 Test(command_intake, what_came_again_is_decided_by_its_own_marker_after_the_session) {
@@ -755,9 +759,7 @@ Test(command_intake, what_came_again_is_decided_by_its_own_marker_after_the_sess
     command_intake_connected(&intake, false);
     cr_assert_not(command_intake_is_recalling(&intake), "the link is held for nothing");
     take_in_all();
-    cr_assert_eq(table.twins, 0);
-    cr_assert_eq(known(), 1, "%zu are left", known());
-    run_until_written();
+    expect_all_left_out();
 }
 
 // The session is on disk before all of what came in the one before is decided.
