@@ -304,6 +304,36 @@ static bool add_id(void *context, const struct fleet_device *device) {
     return true;
 }
 
+static bool comes_later(void *context, const struct fleet_device *device) {
+    int64_t *last = context;
+    cr_assert_gt(device->id, *last);
+    *last = device->id;
+    return true;
+}
+
+// Who reads page by page must not miss one because another was heard meanwhile.
+Test(flespi, devices_are_listed_by_id_whoever_was_heard_last) {
+    const struct selector all = {.kind = SELECT_ALL};
+    struct flespi_list list = {.limit = SIZE_MAX};
+    struct fleet fleet = {0};
+    struct walked walked = {0};
+    int64_t last = 0;
+    size_t i;
+    add_devices(&fleet, 1, 21);
+    for (int64_t id = 3; id <= 20; id += 3)
+        fleet_heard(&fleet, id, 1700000000000000 - id);
+    flespi_each_device(&fleet, &all, &list, comes_later, &last);
+    cr_assert_eq(last, 20);
+    json_t *whole = rest_of(&walked, walk_of(&fleet, "all", "id")), *item;
+    json_array_foreach(json_object_get(whole, "result"), i, item) {
+        cr_assert_eq(json_integer_value(json_object_get(item, "id")), (json_int_t)i + 1);
+    }
+    cr_assert_eq(i, 20);
+    json_decref(whole);
+    flespi_list_free(&list);
+    fleet_free(&fleet);
+}
+
 // Each call looks at a bounded number of devices. What went meanwhile is not told.
 Test(flespi, few_of_a_large_fleet_are_found_in_portions) {
     struct fleet fleet = {0};

@@ -75,7 +75,7 @@ bool flespi_choose(struct flespi_asked *asked, struct flespi_devices *devices, s
     const struct selector *selector = &asked->selector[0];
     bool begun = note_of(asked, FLESPI_CHOOSES) != NULL;
     devices->count = 0;
-    if (begun || (selector->kind == SELECT_EXPRESSION && fleet->count > FLESPI_AT_ONCE_MAX))
+    if (begun || (selector->kind != SELECT_IDS && fleet->count > FLESPI_AT_ONCE_MAX))
         return choose_in_portions(asked, devices, answer);
     flespi_each_device(fleet, selector, &asked->list, collect, devices);
     return are_few(devices, answer);

@@ -217,6 +217,21 @@ bool flespi_is_there(const struct fleet_device *device) {
     return device != NULL && device->id >= 0 && *device->ident != '\0';
 }
 
+static int compare_ids(const void *left, const void *right) {
+    int64_t a = *(const int64_t *)left, b = *(const int64_t *)right;
+    return (a > b) - (a < b);
+}
+
+int64_t *flespi_ids(struct fleet *fleet, size_t *count) {
+    int64_t *ids = must_have(calloc(fleet->count + 1, sizeof *ids));
+    *count = 0;
+    for (const struct fleet_device *device = fleet_newest(fleet); device != NULL; device = device->next)
+        if (flespi_is_there(device))
+            ids[(*count)++] = device->id;
+    qsort(ids, *count, sizeof *ids, compare_ids);
+    return ids;
+}
+
 bool flespi_device_taken(const struct fleet_device *device, const struct selector *selector) {
     return flespi_is_there(device) && selector_takes(selector, device->id, device_value, (void *)device);
 }
@@ -238,7 +253,12 @@ void flespi_each_device(struct fleet *fleet, const struct selector *selector, st
         each_by_id(fleet, selector, list, fn, context);
         return;
     }
-    for (const struct fleet_device *device = fleet_newest(fleet); device != NULL; device = device->next)
+    size_t count;
+    int64_t *ids = flespi_ids(fleet, &count);
+    for (size_t i = 0; i < count; i++) {
+        const struct fleet_device *device = fleet_by_id(fleet, ids[i]);
         if (flespi_device_taken(device, selector) && !fn(context, device))
-            return;
+            break;
+    }
+    free(ids);
 }

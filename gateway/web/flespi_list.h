@@ -47,6 +47,9 @@ __attribute__((format(printf, 2, 3))) struct http_answer flespi_fault(unsigned s
 // are missing in the list.
 void flespi_each_device(struct fleet *fleet, const struct selector *selector, struct flespi_list *list,
                         bool (*fn)(void *context, const struct fleet_device *device), void *context);
+// The ids of all devices, the lowest first: whoever reads a list page by page gets each once, whichever is heard meanwhile.
+// For the caller to free.
+int64_t *flespi_ids(struct fleet *fleet, size_t *count);
 // Whether a device (or NULL) has what makes it one of flespi's: an id.
 bool flespi_is_there(const struct fleet_device *device);
 // Whether it is there, and the selector takes it.

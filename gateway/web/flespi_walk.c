@@ -24,13 +24,6 @@ struct flespi_walk {
 
 static size_t walks;
 
-static void note_ids(struct flespi_walk *walk) {
-    walk->ids = must_have(calloc(walk->fleet->count + 1, sizeof *walk->ids));
-    for (const struct fleet_device *device = fleet_newest(walk->fleet); device != NULL; device = device->next)
-        if (flespi_is_there(device))
-            walk->ids[walk->count++] = device->id;
-}
-
 struct flespi_walk *flespi_walk_new(struct fleet *fleet, const struct selector *selector,
                                     struct flespi_list *list) {
     if (walks >= FLESPI_WALKS_MAX)
@@ -43,7 +36,7 @@ struct flespi_walk *flespi_walk_new(struct fleet *fleet, const struct selector *
             must_have(strndup(selector->expression.text, selector->expression.length));
     if (walk->list.fields.text != NULL)
         walk->list.fields.text = walk->fields = must_have(strdup(walk->list.fields.text));
-    note_ids(walk);
+    walk->ids = flespi_ids(fleet, &walk->count);
     walks++;
     return walk;
 }
