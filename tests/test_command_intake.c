@@ -861,6 +861,22 @@ Test(command_intake, many_that_are_left_out_are_so_on_disk_before_the_next_marke
     expect_each_once(ARRAY);
 }
 
+// Its device is removed before it has gone from memory.
+Test(command_intake, many_that_are_left_out_stay_off_the_disk_when_their_device_goes) {
+    take_array(7, "reboot");
+    take_in_all();
+    run_until_written();
+    command_intake_connected(&intake, true);
+    take_array(1, "reboot");
+    run_until_written();
+    command_intake_settled(&intake, 0);
+    command_journal_cancel(&journal, queue.voice, "devices/42");
+    run_until_written();
+    restart();
+    cr_assert_eq(journal.count, 0);
+    expect_each_once(ARRAY);
+}
+
 static size_t count_named(const char *name) {
     size_t count = 0;
     for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)

@@ -174,7 +174,7 @@ void command_journal_cancel(struct command_journal *journal, const struct comman
                             const char *key) {
     struct command_publish *publish;
     DL_FOREACH(journal->publishes, publish) {
-        if (!publish->canceled && strcmp(publish->key, key) == 0)
+        if (!publish->canceled && publish->taken < publish->count && strcmp(publish->key, key) == 0)
             cancel(journal, voice, publish);
     }
 }
