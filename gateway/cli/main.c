@@ -1,11 +1,11 @@
 // trackbus: the command line.
 #include <getopt.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "gateway/base/clean.h"
-#include "gateway/base/memory.h"
 #include "gateway/cli/cli.h"
 #include "gateway/config/config.h"
 #include "gateway/config/environment.h"
@@ -120,8 +120,16 @@ static void print_version(void) {
     putchar('\n');
 }
 
+// glibc keeps small pieces that were freed apart, and joins all of them at once when somebody asks for a large one: 18 ms
+// after a registry of 100,000 devices was replaced. From now on nearly each is joined when it is freed.
+static void join_memory_at_once(void) {
+#ifdef M_MXFAST
+    mallopt(M_MXFAST, 0);
+#endif
+}
+
 int main(int argc, char **argv) {
-    memory_join_at_once();
+    join_memory_at_once();
     if (argc < 2) {
         fputs(help, stderr);
         return EXIT_USAGE;

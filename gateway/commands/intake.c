@@ -721,7 +721,7 @@ static void decide_all(struct command_intake *intake) {
     hold_what_is_left_out(intake);
 }
 
-// over: see there. A gateway that was killed has some left of a session before.
+// over: see struct command_intake. A gateway that was killed has some left of a session before.
 static void begin_deciding(struct command_intake *intake, int64_t over, int64_t vouched) {
     intake->deciding = true;
     intake->over = over;
@@ -848,7 +848,7 @@ void command_intake_take(struct command_intake *intake, const struct mqtt_receiv
 
 // --- the broker ---
 
-// Where something is still being decided, no session goes on: nothing has come again since.
+// If something is still being decided here, the session is a new one, in which nothing can have come again.
 void command_intake_settled(struct command_intake *intake, int64_t vouched) {
     recall_all(intake);
     intake->settled = true;

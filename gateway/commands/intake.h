@@ -53,7 +53,7 @@ bool command_intake_has_more(const struct command_intake *intake);
 
 // The broker has delivered what it had kept for us; vouched is the id of the last command up to which its memory
 // reaches, 0 when none. What it has delivered again is left out, the rest is queued: in portions, see
-// command_intake_go_on(). Until all is decided, which the table's twins say, no other marker may be published.
+// command_intake_go_on(). No new marker may be published while the table has twins.
 void command_intake_settled(struct command_intake *intake, int64_t vouched);
 
 // From time to time: what came before the connection is remembered for a minute. now is by clock_ticks().

@@ -9,7 +9,7 @@
 // time).
 //
 // A broker may remember the marker and not the acknowledgement all the same. So for a minute from the connection a
-// publish of a command that must not happen twice is left out when one with the same packet id and content came shortly
+// publish of a command that must not happen twice is left out behind the marker too when one with the same packet id and content came shortly
 // before; the log says so. Any other is taken in: packet ids go round, and it rather runs twice than not at all.
 //
 // A broker may number anew on each connection (RabbitMQ does). So a command that must not happen twice is left out
