@@ -1017,6 +1017,8 @@ void devices_arrived(struct devices *devices, const struct session *session,
         return;
     let_it_have_its_id(devices, session);
     struct device_state *state = find_or_make(devices, session->device.id, session->ident);
+    if (state->name == NULL && find_foreign(devices, state->id) != NULL)
+        state->fresh = false; // another gateway has told of it
     identify(devices, state, &session->device, session->ident);
     take_codec(devices, state, channel->codec);
     ask_how_new(devices, state);
@@ -1341,16 +1343,29 @@ static void tell_all_created(struct devices *devices) {
     }
 }
 
-static void tell_gone(const struct devices *devices, const struct device_state *state) {
-    tell_change(devices, state, CHANGE_DELETED);
+static void end_commands(const struct devices *devices, const struct device_state *state) {
     if (state->listed && devices->parts.gone != NULL)
         devices->parts.gone(devices->parts.context, state->id);
+}
+
+static void tell_gone(const struct devices *devices, const struct device_state *state) {
+    tell_change(devices, state, CHANGE_DELETED);
+    end_commands(devices, state);
+}
+
+// Another gateway has it, where it stays under its id as a stranger. That one tells both, so that they come in this order.
+static bool begins_anew_elsewhere(const struct devices *devices, const struct device_state *state) {
+    struct device device = registry_device(devices->parts.registry, state->ident);
+    return is_held_elsewhere(state) && state->listed && device.known && !device.listed &&
+           device.id == state->id;
 }
 
 // What is retained under the id of one that is gone, and not its next holder's, is removed: by the gateway that has it, if
 // any does.
 static void remove_state(struct devices *devices, struct device_state *state) {
-    tell_gone(devices, state);
+    if (!begins_anew_elsewhere(devices, state))
+        tell_change(devices, state, CHANGE_DELETED);
+    end_commands(devices, state);
     if (is_held_elsewhere(state))
         note_foreign(devices, state);
     else
@@ -1397,7 +1412,8 @@ static void note_moved(struct reload *reload, int64_t id) {
 
 // It is in the registry no longer, and is here under the same id, as a device that has just come.
 static void begin_anew(struct devices *devices, struct device_state *state) {
-    tell_gone(devices, state);
+    changes_tell(devices->changes, CHANGE_DELETED, state->id, state->type_id, state->ident, state->name);
+    end_commands(devices, state);
     clearing_begin(devices->parts.clearing, state->id, state->ident);
     end_rest(devices, state);
     values_free(&state->values);
@@ -1677,26 +1693,46 @@ static bool has_left(const struct devices *devices, const char *ident, const str
     return !device->listed && registry_has_left(devices->parts.registry, ident);
 }
 
+// A device as an identity says who it is. Texts are those of the JSON.
+struct identity {
+    const char *ident, *name; // NULL: it does not say so
+    int64_t type_id;
+    const struct codec *codec; // or NULL
+};
+
+static struct identity read_identity(const json_t *json) {
+    return (struct identity){
+        .ident = json_string_value(json_object_get(json, "ident")),
+        .name = json_string_value(json_object_get(json, "name")),
+        .type_id = json_integer_value(json_object_get(json, "device_type_id")),
+        .codec = codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")))};
+}
+
+static void tell_former_gone(const struct devices *devices, int64_t id, const struct identity *it) {
+    changes_tell(devices->changes, CHANGE_DELETED, id, it->type_id, it->ident, it->name);
+}
+
 // It goes as one does that a configuration has lost which is read again: if it comes, then as a new one.
-static void end_listing(struct devices *devices, int64_t id, const char *ident) {
-    changes_tell(devices->changes, CHANGE_DELETED, id, 0, ident, NULL);
+static void end_listing(struct devices *devices, int64_t id, const struct identity *it) {
+    tell_former_gone(devices, id, it);
     if (devices->parts.gone != NULL)
         devices->parts.gone(devices->parts.context, id);
-    clearing_begin(devices->parts.clearing, id, ident);
+    clearing_begin(devices->parts.clearing, id, it->ident);
 }
 
 // An identity that we published in an earlier run. What the registry says now may be another one.
-static void hear_unknown(struct devices *devices, int64_t id, const char *ident, const struct codec *codec) {
+static void hear_unknown(struct devices *devices, int64_t id, const struct identity *it) {
+    const char *ident = it->ident;
     struct device device = registry_device(devices->parts.registry, ident);
     if (clearing_is_under_way(devices->parts.clearing, id))
         return; // it has been removed before this came
     if (has_left(devices, ident, &device)) {
-        end_listing(devices, id, ident);
+        end_listing(devices, id, it);
         return;
     }
     if (!device.known || device.id != id) {
         if (device.id == id)
-            changes_tell(devices->changes, CHANGE_DELETED, id, 0, ident, NULL);
+            tell_former_gone(devices, id, it);
         clearing_begin(devices->parts.clearing, id, ident);
         return;
     }
@@ -1704,28 +1740,31 @@ static void hear_unknown(struct devices *devices, int64_t id, const char *ident,
     struct device_state *state = find_or_make(devices, id, ident);
     state->fresh = false;
     state->undated = true;
-    state->codec = codec;
+    state->codec = it->codec;
     state->holder = is_claimed(devices, id) ? devices->us : 0;
     identify(devices, state, &device, ident);
 }
 
 // It has come as a stranger before the broker told that it was one of the registry.
-static void begin_as_a_stranger(struct devices *devices, struct device_state *state) {
-    end_listing(devices, state->id, state->ident);
+static void begin_as_a_stranger(struct devices *devices, struct device_state *state,
+                                const struct identity *it) {
+    end_listing(devices, state->id, it);
     state->fresh = true;
     mark_all_of_reports(devices, state);
     mark_due(devices, state, STATE_CONNECTED | STATE_IDENTITY);
 }
 
 // The id is that of a listed device: which protocol it has may be known from before; or it was another's.
-static void hear_known(struct devices *devices, struct device_state *state, const char *ident,
-                       const struct codec *codec, bool earlier) {
+static void hear_known(struct devices *devices, struct device_state *state, const struct identity *it,
+                       bool earlier) {
+    const char *ident = it->ident;
+    const struct codec *codec = it->codec;
     bool same = strcmp(state->ident, ident) == 0;
     struct device device = registry_device(devices->parts.registry, state->ident);
     state->fresh = state->fresh && !same;
     if (same && earlier && has_left(devices, ident, &device) &&
         !clearing_is_under_way(devices->parts.clearing, state->id))
-        begin_as_a_stranger(devices, state);
+        begin_as_a_stranger(devices, state, it);
     if (same && state->codec == NULL)
         take_codec(devices, state, codec);
     if (same && earlier && state->codec != codec) { // it spoke another one in an earlier run
@@ -1747,27 +1786,24 @@ static void compare_identity(struct devices *devices, const struct device_state 
 
 static void take_identity(struct devices *devices, int64_t id, const json_t *json, bool own) {
     struct device_state *state = find(devices, id);
-    const char *ident = json_string_value(json_object_get(json, "ident"));
-    const struct codec *codec =
-        codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
-    if (ident == NULL || !device_ident_valid(ident))
+    const struct identity it = read_identity(json);
+    if (it.ident == NULL || !device_ident_valid(it.ident))
         return;
     if (state != NULL)
-        hear_known(devices, state, ident, codec, own);
+        hear_known(devices, state, &it, own);
     else if (own)
-        hear_unknown(devices, id, ident, codec);
+        hear_unknown(devices, id, &it);
 }
 
 // The gateway that has it says which protocol it speaks. Who takes the device over later announces it with that.
 static void hear_identity_elsewhere(struct devices *devices, struct device_state *state, const json_t *json) {
-    const char *ident = json_string_value(json_object_get(json, "ident"));
-    const struct codec *codec =
-        codec_by_id((unsigned)json_integer_value(json_object_get(json, "protocol_id")));
-    if (codec == NULL || codec == state->codec || ident == NULL || strcmp(ident, state->ident) != 0)
+    const struct identity it = read_identity(json);
+    if (it.codec == NULL || it.codec == state->codec || it.ident == NULL ||
+        strcmp(it.ident, state->ident) != 0)
         return;
     if (state->announced.own > 0)
         state->left |= bit_of(state->codec);
-    state->codec = codec;
+    state->codec = it.codec;
     state->announced = (struct home_assistant_announced){0};
     mark_due(devices, state, STATE_DISCOVERY);
 }

@@ -12,6 +12,7 @@
 #include "gateway/config/registry.h"
 #include "gateway/web/files.h"
 #include "gateway/web/flespi.h"
+#include "gateway/web/flespi_list.h"
 #include "gateway/web/guard.h"
 #include "gateway/web/prometheus.h"
 #include "gateway/web/reply.h"
@@ -658,6 +659,10 @@ struct http_answer api_answer(void *context, struct http_request *request) {
     if (answer.status != 0 && !answer.shared)
         guard_add_headers(&api->guard, answer);
     return answer;
+}
+
+struct http_answer api_refusal(const char *path, unsigned status, const char *why) {
+    return flespi_has(path) ? flespi_fault(status, "%s", why) : reply_fault(status, "%s", why);
 }
 
 struct api *api_new(const struct api_parts *parts) {

@@ -11,3 +11,5 @@ void api_free(struct api *api);
 
 // Answers a request: an http_handler.
 struct http_answer api_answer(void *context, struct http_request *request);
+// Refuses one that is not to be asked: an http_refusal.
+struct http_answer api_refusal(const char *path, unsigned status, const char *why);

@@ -350,10 +350,15 @@ static enum MHD_Result send_answer(struct http_request *request, struct http_ans
     return result;
 }
 
+static struct http_answer plain_refusal(const char *path, unsigned status, const char *why) {
+    char *reason = text_format("{\"reason\":\"%s\"}\n", why);
+    return http_text(status, "application/json", reason, strlen(reason));
+}
+
 // Reads no further: what follows may be part of a body.
 static enum MHD_Result refuse(struct http_request *request, unsigned status, const char *why) {
-    char *reason = text_format("{\"reason\":\"%s\"}\n", why);
-    struct http_answer answer = http_text(status, "application/json", reason, strlen(reason));
+    http_refusal *refusal = request->http->setting.refusal;
+    struct http_answer answer = (refusal != NULL ? refusal : plain_refusal)(request->view.path, status, why);
     http_add(answer, "Connection", "close");
     http_add(answer, "X-Content-Type-Options", "nosniff");
     return send_answer(request, answer);

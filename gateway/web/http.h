@@ -90,12 +90,16 @@ size_t http_streams(const struct http *http);
 // Called on the loop for each request, and again for one that was to wait.
 typedef struct http_answer http_handler(void *context, struct http_request *request);
 
+// What is refused before the handler is asked, in the form that is usual at that path.
+typedef struct http_answer http_refusal(const char *path, unsigned status, const char *why);
+
 struct http_setting {
     const char *address;     // "127.0.0.1:7780", port 0 for a free one
     char *certificate, *key; // PEM, or NULL: without TLS
     bool behind_proxy;
     unsigned request_time; // milliseconds until a request must be whole; 0: 60,000
     http_handler *handler;
+    http_refusal *refusal; // NULL: {"reason":why}
     void *context;
 };
 

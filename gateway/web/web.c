@@ -502,6 +502,7 @@ static struct http *listen_at(struct web *web, const char *address, char **reaso
                                            .key = web->key,
                                            .behind_proxy = config->web.behind_proxy,
                                            .handler = on_request,
+                                           .refusal = api_refusal,
                                            .context = web},
                     reason);
 }

@@ -421,6 +421,50 @@ STORY(adoption, all_gateways_follow) {
     rig_finish(rig);
 }
 
+// Whichever gateway it comes to, or comes back to.
+STORY(adoption, a_stranger_that_moves_is_told_of_once) {
+    struct rig *rig = three_up();
+    expect_that_all_have(rig, VAN);
+    expect_that_all_have(rig, VAN);
+    cr_assert_eq(rig_count(rig, "log/gw/devices/" VAN "/created"), 1);
+    rig_finish(rig);
+}
+
+#define VAN_IS_LISTED "'devices':[{'ident':'" VAN "','name':'Van 1'}]"
+#define IS_SECOND     "'mqtt':{'client_id':'second'},'commands':{'intake':false}"
+
+static void lose_all(struct rig *rig, const char *changes) {
+    char path[96];
+    rig_write_config(rig, changes, path, sizeof path);
+    rig_gateway_signal(rig, SIGHUP);
+    rig_expect_log(rig, "the configuration is read again");
+}
+
+// Who hears last that it has gone takes it for gone, though it is there.
+STORY(adoption, what_another_gateway_has_goes_before_it_comes_as_a_stranger) {
+    struct rig *rig = rig_up("{" VAN_IS_LISTED "}"), *second = rig_beside(rig);
+    rig_gateway_start(second, "{" IS_SECOND "," VAN_IS_LISTED "}");
+    rig_expect(rig, "state/gw/instances/second", "{'state':'online'}");
+    say(rig, rig_tcp(second), VAN, REPORT);
+    expect_device(rig, VAN_STATE, "{'name':'Van 1'}", "true");
+    lose_all(second, "{" IS_SECOND "}");
+    rig_expect(rig, "log/gw/devices/" VAN "/created", "{'name':'" VAN "'}");
+    lose_all(rig, NULL);
+    say(rig, rig_tcp(rig), CAR, REPORT);
+    rig_expect(rig, "log/gw/devices/" CAR "/created", NULL); // what the first had to say of the van is said
+    size_t next = 0;
+    const struct rig_message *first = rig_next(rig, "log/gw/devices/" VAN "/+", &next), *last = first;
+    size_t gone = 0;
+    for (; first != NULL; first = rig_next(rig, "log/gw/devices/" VAN "/+", &next)) {
+        bool deleted = strstr(first->topic, "/deleted") != NULL;
+        gone += deleted;
+        last = deleted || strstr(first->topic, "/created") != NULL ? first : last;
+    }
+    cr_assert(gone == 1 && strstr(last->topic, "/created") != NULL, "gone %zu times, %s is the last", gone,
+              last->topic);
+    rig_finish(rig);
+}
+
 // Who comes later, and who was there when the broker lost all.
 Test(adoption, the_one_that_speaks_gives_back_and_others_hear) {
     struct rig *rig = rig_up(NULL), *second = rig_beside(rig);

@@ -450,6 +450,18 @@ Test(flespi_api, what_makes_no_sense_is_refused_with_a_reason) {
     rig_finish(rig);
 }
 
+// It is refused before anybody has looked whose path it is.
+Test(flespi_api, what_is_too_large_is_refused_in_its_form) {
+    static const char head[] =
+        "POST /gw/devices/all/commands-queue HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 70000\r\n\r\n";
+    struct rig *rig = up("{'web': {'listen': '127.0.0.1:0', 'commands': true}}");
+    int client = http_connect(port);
+    device_send(client, head);
+    http_read_until(client, "{\"errors\":[{\"code\":413,\"reason\":\"the body is larger than 64 KiB\"}]}");
+    close(client);
+    rig_finish(rig);
+}
+
 static void publish_devices(struct rig *rig, int first, int last) {
     char topic[64], payload[200];
     for (int i = first; i <= last; i++) {

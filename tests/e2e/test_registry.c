@@ -959,3 +959,17 @@ Test(registry, a_broker_that_answers_late_is_waited_for) {
     expect_gone(rig, STATE_42);
     rig_finish(rig);
 }
+
+// What is told of it is what it was, not what its ident says.
+Test(registry, what_left_while_the_gateway_was_away_goes_as_it_was) {
+    struct rig *rig = rig_with_broker(NULL);
+    rig_write_json(rig, DEVICES, VAN_IS_42);
+    start(rig, "");
+    json_decref(rig_expect_standing_json(rig, STATE_42, "{'name':'Van 1'}"));
+    rig_gateway_stop(rig);
+    rig_write_json(rig, DEVICES, "[]");
+    start(rig, "");
+    rig_expect(rig, "log/gw/devices/42/deleted",
+               "{'ident':'" VAN "','name':'Van 1','old':{'name':'Van 1','device_type_id':825}}");
+    rig_finish(rig);
+}
