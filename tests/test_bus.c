@@ -101,3 +101,50 @@ Test(bus, knows_its_own_name) {
     cr_expect_str_eq(bus_topic(bus, topic, TOPIC_STATE TOPIC_INSTANCES "%s", bus_client_id(bus)),
                      "a/prefix/state/gw/instances/gateway-1");
 }
+
+// --- order ---
+
+#define THINGS 120
+#define PLACES 10 // messages at the broker at once
+
+static unsigned few_places(void *context) {
+    return PLACES;
+}
+
+static enum mqtt_publish_result (*publish)(void *context, const struct mqtt_publish *publish, int *mid);
+
+static enum mqtt_publish_result not_now(void *context, const struct mqtt_publish *what, int *mid) {
+    return MQTT_NOT_NOW;
+}
+
+static size_t place_of(const char *word, int id) {
+    char topic[96];
+    snprintf(topic, sizeof topic, "a/prefix/" TOPIC_LOG TOPIC_DEVICES "%d/%s", id, word);
+    for (size_t i = 0; i < broker.count; i++)
+        if (strcmp(broker.carried[i].topic, topic) == 0)
+            return i;
+    cr_assert_fail("%s never went out", topic);
+    return 0;
+}
+
+// Also where not all can go at once: who hears last that a device has gone takes it for gone.
+Test(bus, log_entries_about_one_thing_go_out_in_their_order) {
+    broker.carrier.window = few_places;
+    carrier_go_up(&broker);
+    for (int id = 0; id < THINGS; id++)
+        bus_publish(bus, json_true(), MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%d/deleted", id);
+    publish = broker.carrier.publish;
+    broker.carrier.publish = not_now; // there are places, and the library is busy
+    carrier_answer_all(&broker);
+    for (int id = THINGS - 1; id >= 0; id--)
+        bus_publish(bus, json_true(), MQTT_NOT_RETAINED, TOPIC_LOG TOPIC_DEVICES "%d/created", id);
+    broker.carrier.publish = publish;
+    outbox_link_ready(broker.outbox);
+    for (int i = 0; i < 2 * THINGS && outbox_count(broker.outbox) > 0; i++) {
+        carrier_answer_all(&broker);
+        outbox_link_ready(broker.outbox);
+    }
+    for (int id = 0; id < THINGS; id++)
+        cr_expect(place_of("deleted", id) < place_of("created", id), "device %d is told to have gone last",
+                  id);
+}

@@ -18,6 +18,7 @@
 //     broker has taken is deleted from disk in batches: after a crash a message may go out twice, never not at all.
 #include "gateway/broker/outbox.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
@@ -552,9 +553,22 @@ static void stop_saving(struct outbox *outbox, struct item *item) {
         DL_DELETE2(outbox->saving, item, save_prev, save_next);
 }
 
+// Which lane it waits in: its topic's. Log entries about one thing (devices/42/created, devices/42/deleted) stay in order,
+// whichever they are: who hears last that a device has gone takes it for gone.
+static const char *lane_topic(const struct outbox *outbox, const struct item *item, char cut[TOPIC_MAX]) {
+    const char *topic = item->publish.topic, *rest = own_topic(outbox, &item->publish);
+    const char *thing = rest != NULL ? topic_after(rest, TOPIC_LOG) : NULL;
+    const char *word = thing != NULL ? strrchr(thing, '/') : NULL;
+    if (word == NULL || strchr(thing, '/') == word || word - topic >= TOPIC_MAX)
+        return topic;
+    snprintf(cut, TOPIC_MAX, "%.*s", (int)(word - topic), topic);
+    return cut;
+}
+
 // From the queue.
 static void enter(struct outbox *outbox, struct item *item, enum place place) {
-    struct lane *lane = lanes_get(&outbox->lanes, item->publish.topic, item->report);
+    char cut[TOPIC_MAX];
+    struct lane *lane = lanes_get(&outbox->lanes, lane_topic(outbox, item, cut), item->report);
     lanes_set_background(lane, item->background, is_retained(item));
     item->lane = lane;
     item->place = place;
@@ -1009,7 +1023,8 @@ static void replace_earlier(struct outbox *outbox, struct item *item) {
 
 // Whether the next of the queue must wait for others to its topic, or because that is refused for now.
 static bool must_wait(const struct outbox *outbox, const struct item *item) {
-    const struct lane *lane = lanes_find(&outbox->lanes, item->publish.topic);
+    char cut[TOPIC_MAX];
+    const struct lane *lane = lanes_find(&outbox->lanes, lane_topic(outbox, item, cut));
     if (lane == NULL)
         return false;
     if (!parked_is_empty(&lane->parked) && parked_first(&lane->parked) < item->number)
