@@ -17,6 +17,7 @@ static char token[200]; // the header, "" for none
 static struct rig *up(const char *changes) {
     struct rig *rig = rig_up(changes);
     port = http_page_port(rig);
+    rig_expect_log(rig, ", the page: connected"); // it does not hear of what was reported before
     *token = '\0';
     return rig;
 }
