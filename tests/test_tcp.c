@@ -6,10 +6,14 @@
 
 #include "gateway/channels/session.h"
 #include "gateway/channels/tcp.h"
+#include "gateway/channels/udp.h"
 #include "tests/carrier.h"
 
 #define CONNECTIONS 100
-#define MOST        4 // of those that wait, in one turn
+#define TRIED       4  // of those that wait, at most, in one turn
+#define ACCEPTED    65 // at most in one turn, with the one that was postponed
+#define READ        9  // at most in one turn, where each takes a millisecond
+#define DONE        5  // the same of what is due
 #define DEADLINE    15
 
 static struct carrier broker;
@@ -21,8 +25,19 @@ static struct channel_parts parts; // large: it has the limiters
 static struct session_table sessions;
 static struct stream_counters counters;
 static struct tcp_listener listener;
-static size_t tries, before_turn, most; // times that somebody said who it is, in all and in one turn
+static struct udp_socket datagrams;
+static bool slow;         // each that speaks, or ends, takes a millisecond
+static size_t told, left; // times that somebody said who it is; those that are gone
+static uv_prepare_t turn;
+static const size_t *counted; // one of the two above, or the listener's count
+static size_t before_turn, most;
 static int sockets[CONNECTIONS];
+
+static void take_a_while(void) {
+    uint64_t end = uv_hrtime() + 1000000;
+    while (slow && uv_hrtime() < end)
+        ;
+}
 
 // --- a protocol: lines that say who speaks ---
 
@@ -33,8 +48,11 @@ static struct codec_frame frame(const uint8_t *bytes, size_t length, enum codec_
 }
 
 static enum codec_verdict decode(void *session, const uint8_t *bytes, size_t length, struct codec_out *out) {
-    tries++;
-    out->identify(out->context, "A");
+    char ident[8];
+    snprintf(ident, sizeof ident, "%.*s", (int)length - 1, (const char *)bytes);
+    told++;
+    take_a_while();
+    out->identify(out->context, ident);
     return CODEC_OK;
 }
 
@@ -57,11 +75,16 @@ static void note_session(void *context, const struct session *session) {
 static void note_arrival(void *context, const struct session *session, const struct config_channel *at) {
 }
 
+static void note_left(void *context, const struct session *session) {
+    left++;
+    take_a_while();
+}
+
 static void note_change(void *context, const struct config_channel *at) {
 }
 
 static const struct channel_observer observer = {
-    .arrived = note_arrival, .left = note_session, .talks = note_session, .changed = note_change};
+    .arrived = note_arrival, .left = note_left, .talks = note_session, .changed = note_change};
 
 static void note_fault(void *context, const char *path, const char *problem) {
     cr_assert_fail("%s: %s", path, problem);
@@ -71,9 +94,16 @@ static size_t resume(void *context, size_t count) {
     return tcp_resume(&listener, count);
 }
 
-static void count_turn(uv_prepare_t *prepare) {
-    most = tries - before_turn > most ? tries - before_turn : most;
-    before_turn = tries;
+static void on_turn(uv_prepare_t *prepare) {
+    most = *counted - before_turn > most ? *counted - before_turn : most;
+    before_turn = *counted;
+}
+
+// From now on most is how often in one turn, at most.
+static void count_turns(const size_t *what) {
+    counted = what;
+    before_turn = *what;
+    uv_prepare_start(&turn, on_turn);
 }
 
 static void set_up(void) {
@@ -94,11 +124,16 @@ static void set_up(void) {
                                    .observer = &observer,
                                    .log_limiter = {.per_second = 20}};
     cr_assert(address_parse("127.0.0.1:0", &channel.tcp));
+    cr_assert(address_parse("127.0.0.1:0", &channel.udp));
     cr_assert_eq(tcp_listen(&listener, &parts, &channel, &counters), 0);
+    cr_assert_eq(udp_bind(&datagrams, &parts, &channel, &counters), 0);
+    uv_prepare_init(&broker.loop, &turn);
 }
 
 static void tear_down(void) {
+    uv_close((uv_handle_t *)&turn, NULL);
     tcp_close(&listener);
+    udp_close(&datagrams);
     gate_stop(gate);
     carrier_close(&broker);
     gate_free(gate);
@@ -109,39 +144,130 @@ static void tear_down(void) {
 
 TestSuite(tcp, .init = set_up, .fini = tear_down);
 
-// --- many that say the same ident ---
+// --- many at once ---
 
-static void run_until_tried(size_t times) {
+static void run_until(const size_t *what, size_t times) {
     time_t end = time(NULL) + DEADLINE;
-    while (tries < times) {
-        cr_assert(time(NULL) < end, "tried %zu times, and not %zu", tries, times);
+    while (*what < times) {
+        cr_assert(time(NULL) < end, "%zu times, and not %zu", *what, times);
         uv_run(&broker.loop, UV_RUN_ONCE);
     }
 }
 
-static void say_all(const char *line) {
+// i: which of the sockets. Each has an address of its own, as datagrams of one have a limit.
+static void open_socket(size_t i, int type, const uv_handle_t *to) {
     struct sockaddr_in address;
-    int length = sizeof address;
-    cr_assert_eq(uv_tcp_getsockname(&listener.socket, (struct sockaddr *)&address, &length), 0);
+    socklen_t length = sizeof address;
+    int descriptor;
+    cr_assert_eq(uv_fileno(to, &descriptor), 0);
+    cr_assert_eq(getsockname(descriptor, (struct sockaddr *)&address, &length), 0);
+    sockets[i] = socket(AF_INET, type, 0);
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f010001 + (uint32_t)i)};
+    cr_assert_eq(bind(sockets[i], (struct sockaddr *)&own, sizeof own), 0);
+    cr_assert_eq(connect(sockets[i], (struct sockaddr *)&address, length), 0);
+}
+
+static void connect_all(void) {
+    for (size_t i = 0; i < CONNECTIONS; i++)
+        open_socket(i, SOCK_STREAM, (uv_handle_t *)&listener.socket);
+}
+
+static void say(size_t i, const char *line) {
+    cr_assert_eq(write(sockets[i], line, strlen(line)), (ssize_t)strlen(line));
+}
+
+// Each is a device of its own.
+static void say_all(void) {
     for (size_t i = 0; i < CONNECTIONS; i++) {
-        sockets[i] = socket(AF_INET, SOCK_STREAM, 0);
-        cr_assert_eq(connect(sockets[i], (struct sockaddr *)&address, (socklen_t)length), 0);
-        cr_assert_eq(write(sockets[i], line, strlen(line)), (ssize_t)strlen(line));
-        run_until_tried(i + 1);
+        char line[16];
+        snprintf(line, sizeof line, "D%zu\n", i);
+        say(i, line);
     }
+}
+
+static void close_all(void) {
+    for (size_t i = 0; i < CONNECTIONS; i++)
+        close(sockets[i]);
 }
 
 // All but the first wait, and are due at about the same time.
 Test(tcp, of_many_that_wait_for_their_device_a_few_are_tried_in_a_turn) {
-    static uv_prepare_t turn; // it is closed when the test has ended
-    say_all("A\n");
-    uv_prepare_init(&broker.loop, &turn);
-    uv_prepare_start(&turn, count_turn);
-    before_turn = tries;
+    for (size_t i = 0; i < CONNECTIONS; i++) {
+        open_socket(i, SOCK_STREAM, (uv_handle_t *)&listener.socket);
+        say(i, "A\n");
+        run_until(&told, i + 1);
+    }
+    count_turns(&told);
     usleep(200000); // as long as the loop may stand still: now all of them are due
-    run_until_tried(CONNECTIONS + CONNECTIONS - 1);
-    cr_expect(most <= MOST, "%zu in one turn", most);
-    uv_close((uv_handle_t *)&turn, NULL);
+    run_until(&told, CONNECTIONS + CONNECTIONS - 1);
+    cr_expect(most <= TRIED, "%zu in one turn", most);
+    close_all();
+}
+
+Test(tcp, of_many_that_connect_a_part_is_accepted_in_a_turn) {
+    connect_all();
+    count_turns(&listener.count);
+    run_until(&listener.count, CONNECTIONS);
+    cr_expect(most <= ACCEPTED, "%zu in one turn", most);
+    close_all();
+}
+
+Test(tcp, of_many_that_speak_those_are_read_that_a_turn_has_time_for) {
+    connect_all();
+    run_until(&listener.count, CONNECTIONS);
+    say_all();
+    slow = true;
+    count_turns(&told);
+    run_until(&told, CONNECTIONS);
+    cr_expect(most <= READ, "%zu in one turn", most);
+    close_all();
+}
+
+Test(tcp, of_many_that_end_those_are_closed_that_a_turn_has_time_for) {
+    connect_all();
+    say_all();
+    run_until(&told, CONNECTIONS);
+    close_all();
+    slow = true;
+    count_turns(&left);
+    run_until(&left, CONNECTIONS);
+    cr_expect(most <= READ, "%zu in one turn", most);
+}
+
+Test(tcp, of_many_that_are_silent_those_are_closed_that_a_turn_has_time_for) {
+    config->limits.idle_timeout = 1;
+    connect_all();
+    say_all();
+    run_until(&told, CONNECTIONS);
+    usleep(1100000); // as long as the loop may stand still: now all of them are due
+    slow = true;
+    count_turns(&left);
+    run_until(&left, CONNECTIONS);
+    cr_expect(most <= DONE, "%zu in one turn", most);
+    close_all();
+}
+
+Test(tcp, all_get_the_timeouts_of_a_new_configuration) {
+    connect_all();
+    say_all();
+    run_until(&told, CONNECTIONS);
+    config->limits.idle_timeout = 1;
+    tcp_set_timeouts(&listener);
+    run_until(&left, CONNECTIONS);
+    close_all();
+}
+
+Test(tcp, of_many_that_are_silent_over_udp_those_are_forgotten_that_a_turn_has_time_for) {
+    config->limits.idle_timeout = 1;
+    parts.datagram_limiter.per_second = parts.records_limiter.per_second = CONNECTIONS;
     for (size_t i = 0; i < CONNECTIONS; i++)
-        close(sockets[i]);
+        open_socket(i, SOCK_DGRAM, (uv_handle_t *)&datagrams.socket);
+    say_all();
+    run_until(&told, CONNECTIONS);
+    usleep(1100000); // now all of them are due
+    slow = true;
+    count_turns(&left);
+    run_until(&left, CONNECTIONS);
+    cr_expect(most <= DONE, "%zu in one turn", most);
+    close_all();
 }

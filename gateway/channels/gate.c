@@ -10,10 +10,15 @@
 #include "gateway/base/log.h"
 #include "gateway/base/memory.h"
 
-#define TURN_BYTES        32768 // that are read from connections in a turn of the loop
-#define RESUMED_AT_ONCE   4     // connections of a channel
-#define KEPT_SHARE        4     // of the places at most one of so many is kept for devices of the registry
-#define OTHER_DESCRIPTORS 128   // that the gateway may need beside those of connections
+// A turn of the loop: nothing else is done meanwhile, and all the others wait. How long a report, or an end, takes
+// differs much from device to device and from machine to machine, so beside what is counted there is the time.
+#define TURN_BYTES        32768 // that are read from connections in a turn
+#define READING_TIME      8000000 // nanoseconds of a turn, after which nothing more is read from connections in it
+#define DUE_TIME          4000000 // the same for what is due in it
+#define ACCEPTED_AT_ONCE  64      // connections in a turn
+#define RESUMED_AT_ONCE   4       // connections of a channel
+#define KEPT_SHARE        4       // of the places at most one of so many is kept for devices of the registry
+#define OTHER_DESCRIPTORS 128     // that the gateway may need beside those of connections
 
 struct gate_address {
     unsigned char ip[16];
@@ -26,6 +31,9 @@ struct gate {
     void *context;
     uv_prepare_t turn;    // begins a turn of the loop
     size_t turn_left;     // bytes that may still be read in this turn
+    int accepted;         // connections in this turn
+    uint64_t reads_since; // when this turn began to read, by uv_hrtime(); 0: it has not
+    uint64_t does_since;  // the same for what is due
     uv_idle_t resumer;    // runs while connections that were held are let go
     bool holding;         // connections are not read: the outbox is busy or full
     bool crowded;         // those of strangers are not
@@ -42,10 +50,28 @@ struct gate {
 static void on_turn(uv_prepare_t *turn) {
     struct gate *gate = turn->data;
     gate->turn_left = TURN_BYTES;
+    gate->accepted = 0;
+    gate->reads_since = gate->does_since = 0;
 }
 
-bool gate_reads(const struct gate *gate) {
-    return !gate->holding && gate->turn_left > 0;
+// The first one of a turn always has time.
+static bool has_time(uint64_t *since, uint64_t most) {
+    uint64_t now = uv_hrtime();
+    if (*since == 0)
+        *since = now;
+    return now - *since < most;
+}
+
+bool gate_reads(struct gate *gate) {
+    return !gate->holding && gate->turn_left > 0 && has_time(&gate->reads_since, READING_TIME);
+}
+
+bool gate_does_more(struct gate *gate) {
+    return has_time(&gate->does_since, DUE_TIME);
+}
+
+bool gate_accepts(struct gate *gate) {
+    return gate->accepted++ < ACCEPTED_AT_ONCE;
 }
 
 bool gate_lets_strangers(const struct gate *gate) {

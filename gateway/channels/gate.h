@@ -1,6 +1,6 @@
 // The gate: whether devices are read now, and how many may be connected.
 //
-// A broker waits while devices are read, so what is read in one turn of the loop is bounded. While the outbox
+// The broker and all other devices wait while one is served, so what is done in one turn of the loop is bounded. While the outbox
 // is busy, connections are not read (back-pressure: they are "held"); while it is crowded, those of strangers are not;
 // while it is full, datagrams are turned away as well. Held connections are let go a few at a time, so that they do not all come at once.
 #pragma once
@@ -30,12 +30,19 @@ bool gate_set_intake(struct gate *gate, enum outbox_intake intake);
 
 // Whether connections may be read now; and whether those of devices outside the registry may then, where it has any. When
 // not, they are held, and gate_resume_soon() lets them go later.
-bool gate_reads(const struct gate *gate);
+bool gate_reads(struct gate *gate);
 bool gate_lets_strangers(const struct gate *gate);
 void gate_resume_soon(struct gate *gate);
 
 // That many bytes were read from a connection in this turn of the loop.
 void gate_has_read(struct gate *gate, size_t bytes);
+
+// Whether more of what is due (a silence, the end of a connection) is done in this turn of the loop; if not, the caller
+// tries again a millisecond later. Thousands may be due at once.
+bool gate_does_more(struct gate *gate);
+
+// Whether one more connection is accepted in this turn of the loop, and counts it.
+bool gate_accepts(struct gate *gate);
 
 // Whether datagrams are turned away, because the outbox is full; and that one was.
 bool gate_is_closed(const struct gate *gate);

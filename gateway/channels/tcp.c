@@ -121,6 +121,8 @@ static void leave_held(struct tcp_connection *connection) {
 static void leave_listener(struct tcp_connection *connection) {
     struct tcp_listener *listener = connection->listener;
     leave_held(connection);
+    if (listener->timeouts_due == connection)
+        listener->timeouts_due = connection->next;
     DL_DELETE(listener->connections, connection);
     listener->count--;
     gate_leave(listener->parts->gate, connection->address);
@@ -340,10 +342,12 @@ static void on_timer(uv_timer_t *timer) {
     struct tcp_connection *connection = timer->data;
     struct peer *peer = &connection->peer;
     uint64_t now = uv_now(peer->parts->loop);
-    if (peer->close_code != CLOSE_NONE) {
-        close_connection(peer, peer->close_code);
-    } else if (now < next_deadline(connection)) {
+    if (now < next_deadline(connection) && peer->close_code == CLOSE_NONE) {
         set_timer(connection);
+    } else if (!gate_does_more(peer->parts->gate)) {
+        uv_timer_start(timer, on_timer, 1, 0);
+    } else if (peer->close_code != CLOSE_NONE) {
+        close_connection(peer, peer->close_code);
     } else if (connection->waits) { // its turn comes: thousands may have waited for as long
         hold(connection);
     } else if (connection->held) { // we are the ones not reading
@@ -370,7 +374,7 @@ static bool is_strangers(const struct tcp_connection *connection) {
 }
 
 static bool may_be_read(const struct tcp_connection *connection) {
-    const struct gate *gate = connection->peer.parts->gate;
+    struct gate *gate = connection->peer.parts->gate;
     return gate_reads(gate) && (gate_lets_strangers(gate) || !is_strangers(connection));
 }
 
@@ -545,12 +549,22 @@ static void be_patient(struct tcp_connection *connection) {
     socket_be_patient(&connection->tcp, config->limits.tcp_keepalive, config->limits.idle_timeout);
 }
 
-void tcp_set_timeouts(struct tcp_listener *listener) {
-    struct tcp_connection *connection;
-    DL_FOREACH(listener->connections, connection) {
+static void set_some_timeouts(uv_timer_t *timer) {
+    struct tcp_listener *listener = timer->data;
+    while (listener->timeouts_due != NULL && gate_does_more(listener->parts->gate)) {
+        struct tcp_connection *connection = listener->timeouts_due;
+        listener->timeouts_due = connection->next;
         be_patient(connection);
         set_timer(connection);
     }
+    if (listener->timeouts_due != NULL)
+        uv_timer_start(timer, set_some_timeouts, 1, 0);
+}
+
+// Those that come meanwhile have the new ones.
+void tcp_set_timeouts(struct tcp_listener *listener) {
+    listener->timeouts_due = listener->connections;
+    set_some_timeouts(&listener->timeouts);
 }
 
 static void begin(struct tcp_connection *connection, const struct sockaddr *address) {
@@ -587,14 +601,10 @@ static void log_not_accepted(const struct tcp_listener *listener, int status) {
                   uv_strerror(status), limiter_note(suppressed, note));
 }
 
-static void on_connection(uv_stream_t *server, int status) {
-    struct tcp_listener *listener = server->data;
+static void accept_one(struct tcp_listener *listener) {
+    uv_stream_t *server = (uv_stream_t *)&listener->socket;
     struct sockaddr_storage address;
     int length = sizeof address;
-    if (status < 0) {
-        log_not_accepted(listener, status);
-        return;
-    }
     struct tcp_connection *connection = must_have(calloc(1, sizeof *connection));
     connection->listener = listener;
     uv_tcp_init(listener->parts->loop, &connection->tcp);
@@ -608,11 +618,29 @@ static void on_connection(uv_stream_t *server, int status) {
     begin(connection, (struct sockaddr *)&address);
 }
 
+static void on_postponed(uv_timer_t *timer) {
+    struct tcp_listener *listener = timer->data;
+    accept_one(listener);
+}
+
+// libuv accepts all that wait, as many as there are, and stops when one of them is not taken until it is.
+static void on_connection(uv_stream_t *server, int status) {
+    struct tcp_listener *listener = server->data;
+    if (status < 0)
+        log_not_accepted(listener, status);
+    else if (gate_accepts(listener->parts->gate))
+        accept_one(listener);
+    else
+        uv_timer_start(&listener->postponed, on_postponed, 0, 0);
+}
+
 int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
                const struct config_channel *channel, struct stream_counters *counters) {
     *listener = (struct tcp_listener){.parts = parts, .channel = channel, .counters = counters};
     uv_tcp_init_ex(parts->loop, &listener->socket, channel->tcp.ss_family);
-    listener->socket.data = listener;
+    uv_timer_init(parts->loop, &listener->postponed);
+    uv_timer_init(parts->loop, &listener->timeouts);
+    listener->socket.data = listener->postponed.data = listener->timeouts.data = listener;
     int result = parts->config->workers < 2 ? 0 : socket_share_port((const uv_handle_t *)&listener->socket);
     if (result == 0)
         result = uv_tcp_bind(&listener->socket, (const struct sockaddr *)&channel->tcp, 0);
@@ -645,6 +673,8 @@ static void take_last(struct tcp_connection *connection) {
 void tcp_close(struct tcp_listener *listener) {
     struct tcp_connection *connection, *next;
     uv_close((uv_handle_t *)&listener->socket, NULL);
+    uv_close((uv_handle_t *)&listener->postponed, NULL);
+    uv_close((uv_handle_t *)&listener->timeouts, NULL);
     DL_FOREACH_SAFE(listener->connections, connection, next) {
         take_last(connection);
         close_connection(&connection->peer, CLOSE_RESTART);

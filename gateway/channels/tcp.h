@@ -10,7 +10,10 @@ struct tcp_listener {
     const struct config_channel *channel;
     struct stream_counters *counters;
     uv_tcp_t socket;
+    uv_timer_t postponed; // accepts one that this turn of the loop had no place for
     struct tcp_connection *connections;
+    uv_timer_t timeouts;                 // gives connections the timeouts of a new configuration
+    struct tcp_connection *timeouts_due; // the first of those that do not have them
     struct tcp_connection
         *held; // with something to read, while nothing is read (back-pressure), or to try again
     struct tcp_connection
