@@ -514,6 +514,10 @@ Test(command_claim, a_word_that_does_not_come_back_is_said_again_soon) {
 
 // --- the marker ---
 
+static void note_flag(void *context, bool ok) {
+    *(bool *)context = ok;
+}
+
 static size_t carried(const char *topic_has) {
     size_t count = 0;
     for (size_t i = 0; i < carrier.count; i++)
@@ -537,4 +541,54 @@ Test(command_claim, the_marker_waits_until_what_came_again_is_decided) {
     answer_all();
     cr_assert_eq(carried("me/queue"), 1);
     config.commands.intake = false;
+}
+
+static void hear_marker(const char *payload) {
+    static const char topic[] = "instances/me/queue";
+    command_sync_received(
+        &sync_, topic,
+        &(struct mqtt_received){.topic = topic, .payload = (void *)payload, .length = strlen(payload)});
+}
+
+static void publish_own_marker(void) {
+    config.commands.intake = true;
+    command->id = ID; // it is the last one
+    command_table_note_id(&table, ID);
+    command_sync_settled(&sync_);
+    answer_all();
+    cr_assert_eq(sync_.marked, ID);
+    config.commands.intake = false;
+}
+
+static int64_t attested_on_disk(void) {
+    struct command_table read = {0};
+    struct command_queue its = {.config = &config, .table = &read, .voice = &voice, .roll_call = roll_call};
+    struct command_sync sync = {.queue = &its, .roll_call = roll_call, .journal = &journal};
+    bool written = false;
+    store_when_written(carrier.store, note_flag, &written);
+    carrier_run_until(&carrier, &written);
+    command_sync_start(&sync);
+    command_table_clear(&read);
+    return read.attested;
+}
+
+// It tells later that a broker fell back, also to another run.
+Test(command_claim, a_marker_that_has_come_back_is_remembered) {
+    publish_own_marker();
+    cr_assert_eq(table.attested, 0, "the broker may not have it yet");
+    for (size_t i = carrier.count; i > 0; i--)
+        if (strcmp(carrier.carried[i - 1].topic, "t/state/gw/instances/me/queue") == 0)
+            hear_marker(carrier.carried[i - 1].payload);
+    cr_assert_eq(table.attested, ID);
+    cr_assert_eq(attested_on_disk(), ID);
+}
+
+Test(command_claim, a_marker_that_is_not_ours_or_says_more_says_nothing) {
+    char payload[128];
+    publish_own_marker();
+    hear_marker("{\"store\":\"another\",\"through\":5}");
+    cr_assert_eq(table.attested, 0);
+    snprintf(payload, sizeof payload, "{\"store\":\"%s\",\"through\":%lld}", store_marker(carrier.store), ID + 1LL);
+    hear_marker(payload);
+    cr_assert_eq(table.attested, 0);
 }

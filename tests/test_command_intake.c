@@ -404,6 +404,13 @@ static void restart(void) {
     command_table_clear(&table);
     table = (struct command_table){0};
     command_sync_start(&sync);
+    intake.before_run = table.last_id;
+}
+
+// To an older state of its disk: what the broker's marker covers now, of one that covered all.
+static int64_t fall_back(void) {
+    table.attested = INT64_MAX;
+    return 1;
 }
 
 static void take_in_portions(int count) {
@@ -491,6 +498,8 @@ static void take_again_after_a_restart(const char *name, int64_t vouched, int po
     take_in_portions(2);
     restart();
     cr_assert_eq(known(), 2 * PORTION);
+    if (vouched == 0)
+        vouched = fall_back();
     command_intake_connected(&intake, true);
     take_array(7, name); // what the broker did not hear to be taken comes first
     take_in_portions(portions);
@@ -532,11 +541,12 @@ Test(command_intake, of_many_that_were_cut_by_several_kills_none_is_lost_or_doub
     for (int i = 0; i < 3; i++) {
         take_in_portions(2 * i);
         restart();
+        fall_back();
         command_intake_connected(&intake, true);
         take_array(7, "rconf");
     }
     take_in_all();
-    command_intake_settled(&intake, 0);
+    command_intake_settled(&intake, fall_back());
     expect_each_once(ARRAY);
     run_until_written();
 }
@@ -617,6 +627,8 @@ static void cut(size_t first) {
 static void take_again_after_a_cut(const char *name, int64_t vouched) {
     take_some(7, PORTION, name);
     cut(20);
+    if (vouched == 0)
+        vouched = fall_back();
     command_intake_connected(&intake, true);
     take_some(7, PORTION, name); // what the broker did not hear to be taken comes first
     command_intake_settled(&intake, vouched);
@@ -644,9 +656,63 @@ Test(command_intake, of_some_that_come_again_late_the_rest_is_taken_in) {
     run_until_written();
 }
 
+// --- one that no marker covers ---
+
+// How many are known when one comes again that may happen twice.
+static size_t take_again(int64_t vouched) {
+    command_intake_connected(&intake, true);
+    take(7, "where?");
+    command_intake_settled(&intake, vouched);
+    take_in_all();
+    cr_assert_eq(table.twins, 0);
+    run_until_written();
+    return known();
+}
+
+Test(command_intake, one_that_comes_again_over_a_connection_is_left_out) {
+    take(7, "where?");
+    run_until_written();
+    cr_assert_eq(take_again(1), 1);
+}
+
+// It was killed before it came to a marker, and the packet id went round: this one may be meant.
+Test(command_intake, one_that_comes_again_to_another_run_is_taken_in) {
+    take(7, "where?");
+    restart();
+    cr_assert_eq(take_again(1), 2);
+}
+
+Test(command_intake, one_that_comes_again_from_a_broker_that_fell_back_is_left_out) {
+    take(7, "where?");
+    restart();
+    fall_back();
+    cr_assert_eq(take_again(1), 1);
+}
+
+// As RabbitMQ does, which also numbers anew on each connection.
+Test(command_intake, one_that_comes_again_from_a_broker_that_shows_no_marker_is_taken_in) {
+    take(7, "where?");
+    run_until_written();
+    fall_back();
+    cr_assert_eq(take_again(0), 2);
+}
+
+// A marker that was on its way over the connection says nothing of what the broker knew when it delivered.
+Test(command_intake, a_marker_that_comes_to_the_broker_meanwhile_does_not_count) {
+    take(7, "where?");
+    restart();
+    command_intake_connected(&intake, true);
+    take(7, "where?");
+    command_intake_settled(&intake, fall_back());
+    take_in_all();
+    cr_assert_eq(known(), 2);
+    run_until_written();
+}
+
 // --- a connection ---
 
-#define MANY 20000
+#define MANY    20000
+#define VOUCHED 1 // what a marker covers that covers none of them
 
 static void add_ended(int64_t id) {
     struct command *command = calloc(1, sizeof *command);
@@ -708,7 +774,7 @@ static void add_twin(int64_t id) {
     command->key = strdup("devices/42");
     command->state = COMMAND_QUEUED;
     command->definition = json_object();
-    command->twin = 1;
+    command->twin = VOUCHED + 1;
     command_table_add(&table, command);
 }
 
@@ -730,7 +796,7 @@ static void expect_all_left_out(void) {
 Test(command_intake, decides_a_few_of_many_that_came_again_in_a_turn) {
     unsigned turns = 1;
     add_twins();
-    command_intake_settled(&intake, 0);
+    command_intake_settled(&intake, VOUCHED);
     for (size_t left = MANY; table.twins > 0; turns++) {
         cr_assert_lt(left - table.twins, MANY / 10, "%zu in one turn", left - table.twins);
         left = table.twins;
@@ -740,10 +806,49 @@ Test(command_intake, decides_a_few_of_many_that_came_again_in_a_turn) {
     expect_all_left_out();
 }
 
+#define PUBLISHES 60
+#define LARGE     250000
+
+static void take_large_ones(void) {
+    char *text = array_of(PORTION + 1, "rconf"), *large = malloc(LARGE + 1), topic[64];
+    snprintf(large, LARGE + 1, "[%*s%s", LARGE - 1 - (int)strlen(text), "", text + 1);
+    for (int i = 1; i <= PUBLISHES; i++) {
+        snprintf(topic, sizeof topic, "t/command/gw/devices/%d", i);
+        take_for(topic, i, large);
+    }
+    run_until_written();
+    free(text);
+    free(large);
+}
+
+static size_t count_undecided(void) {
+    size_t count = 0;
+    for (const struct command_publish *publish = journal.publishes; publish != NULL; publish = publish->next)
+        count += publish->origin.twin != 0;
+    return count;
+}
+
+// Each is written again, as large as it is.
+Test(command_intake, decides_a_few_of_many_large_publishes_that_came_again_in_a_turn) {
+    take_large_ones();
+    take_in_all();
+    command_intake_connected(&intake, true);
+    take_large_ones();
+    cr_assert_eq(count_undecided(), PUBLISHES);
+    command_intake_settled(&intake, INT64_MAX);
+    for (size_t left = PUBLISHES; left > 0; command_intake_go_on(&intake)) {
+        cr_assert_lt(left - count_undecided(), PUBLISHES / 4, "%zu in one turn", left - count_undecided());
+        left = count_undecided();
+    }
+    take_in_all();
+    cr_assert_eq(known(), 2 * PUBLISHES * (PORTION + 1));
+    run_until_written();
+}
+
 // Nothing is taken in before, and the next marker says nothing of these.
 Test(command_intake, what_came_again_is_decided_by_its_own_marker_over_a_connection) {
     add_twins();
-    command_intake_settled(&intake, 0);
+    command_intake_settled(&intake, VOUCHED);
     command_intake_connected(&intake, true);
     cr_assert_gt(table.twins, 0);
     for (bool more = true; more; more = command_intake_recall(&intake))
@@ -755,7 +860,7 @@ Test(command_intake, what_came_again_is_decided_by_its_own_marker_over_a_connect
 
 Test(command_intake, what_came_again_is_decided_by_its_own_marker_after_the_session) {
     add_twins();
-    command_intake_settled(&intake, 0);
+    command_intake_settled(&intake, VOUCHED);
     command_intake_connected(&intake, false);
     cr_assert_not(command_intake_is_recalling(&intake), "the link is held for nothing");
     take_in_all();

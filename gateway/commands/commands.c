@@ -120,6 +120,7 @@ void commands_start(struct commands *commands) {
     uv_timer_start(&commands->sweep, on_sweep, SWEEP_INTERVAL, 0);
     command_sync_start(&commands->sync);
     commands->intake.before_session = commands->sync.before_session;
+    commands->intake.before_run = commands->table.last_id;
 }
 
 void commands_stop(struct commands *commands) {

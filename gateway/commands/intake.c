@@ -21,8 +21,9 @@
 // Microseconds before a connection in which a command came shortly before it: longer than a broker restarts.
 #define RECENT_TIME    600000000
 #define EFFORT_DECIDED 20 // see COMMAND_EFFORT_MAX: to write that a command is left out, or to put it on disk
-#define PORTION        50 // commands of a publish that are taken in at once
-#define DEPTH_MAX      64 // of nested objects and arrays, so that what holds it can be read too
+#define EFFORT_LENGTH  500 // the same: bytes of a row of the journal that cost one more to write
+#define PORTION        50  // commands of a publish that are taken in at once
+#define DEPTH_MAX      64  // of nested objects and arrays, so that what holds it can be read too
 
 // One that waits until it is on disk.
 struct command_fresh {
@@ -452,8 +453,10 @@ static struct command_origin compare(const struct command_intake *intake,
                                      const struct mqtt_received *received) {
     bool once =
         redelivery_count(intake->redelivery) > 0 && is_once(intake, received->payload, received->length);
-    struct command_origin origin = {
-        .publish = redelivery_fingerprint(received), .mid = received->mid, .nth = received->nth};
+    struct command_origin origin = {.publish = redelivery_fingerprint(received),
+                                    .mid = received->mid,
+                                    .nth = received->nth,
+                                    .once = once};
     origin.twin = redelivery_twin(intake->redelivery, origin.publish, received->mid, received->nth,
                                   once && !intake->settled);
     origin.root = find_root(intake, origin.twin, &origin.known);
@@ -649,14 +652,6 @@ static void decide(struct command_intake *intake, struct command *command, bool 
     command_queue_send_next(intake->queue, command->key);
 }
 
-static bool waits_once(const struct command_intake *intake, const struct command_publish *publish) {
-    json_t *row = command_journal_open(publish);
-    const json_t *payload = json_object_get(row, "payload");
-    bool once = is_once(intake, json_string_value(payload), json_string_length(payload));
-    json_decref(row);
-    return once;
-}
-
 static void decide_waiting(struct command_intake *intake, struct command_publish *publish, bool again) {
     if (again)
         say_left_out(publish->key, publish->origin.twin);
@@ -664,10 +659,19 @@ static void decide_waiting(struct command_intake *intake, struct command_publish
     command_journal_decide(intake->journal, intake->queue->voice, publish, again);
 }
 
+// Whether the broker does not know that the publish of twin was acknowledged. That its marker does not cover it says so only
+// where one that did has left for it: where it shows one at all, and fell back behind one that covered it, or this run has
+// gone on since. A gateway that lives too briefly acknowledges and never gets to a marker, while packet ids go round.
+static bool is_unacknowledged(const struct command_intake *intake, int64_t twin) {
+    return intake->vouched != 0 && (twin <= intake->attested || twin > intake->before_run);
+}
+
 static bool is_again(const struct command_intake *intake, int64_t id, int64_t twin, int mid, bool once) {
     if (id <= intake->over)
         return once; // nobody will ever say what it was: one that must not happen twice is not risked
-    return twin > intake->vouched || is_repeated(intake, twin, mid, once);
+    if (twin > intake->vouched)
+        return once || is_unacknowledged(intake, twin);
+    return is_repeated(intake, twin, mid, once);
 }
 
 static void decide_command(struct command_intake *intake, struct command *command) {
@@ -686,13 +690,16 @@ static void decide_publish(struct command_intake *intake, struct command_publish
     intake->queue->effort++;
     if (twin == 0)
         return;
-    intake->queue->effort += COMMAND_EFFORT_SAID; // it is parsed
+    intake->queue->effort += EFFORT_DECIDED + (unsigned)(publish->length / EFFORT_LENGTH);
     decide_waiting(intake, publish,
-                   is_again(intake, publish->id, twin, publish->origin.mid, waits_once(intake, publish)));
+                   is_again(intake, publish->id, twin, publish->origin.mid, publish->origin.once));
 }
 
 static void decide_next(struct command_intake *intake) {
-    struct command *command = command_walk_next(intake->queue->table, &intake->undecided);
+    struct command_table *table = intake->queue->table;
+    if (table->twins == 0) // there may be 200,000 left to look at
+        command_walk_end(table, &intake->undecided);
+    struct command *command = command_walk_next(table, &intake->undecided);
     if (command != NULL)
         decide_command(intake, command);
     else if (intake->undecided_at != NULL)
@@ -726,6 +733,7 @@ static void begin_deciding(struct command_intake *intake, int64_t over, int64_t 
     intake->deciding = true;
     intake->over = over;
     intake->vouched = vouched;
+    intake->attested = intake->attested_then;
     if (intake->queue->table->twins > 0)
         command_walk_begin(intake->queue->table, &intake->undecided);
     intake->undecided_at = intake->journal->publishes;
@@ -883,6 +891,7 @@ void command_intake_connected(struct command_intake *intake, bool resumed) {
         begin_session(intake);
     intake->settled = false;
     intake->resumed = resumed;
+    intake->attested_then = intake->queue->table->attested;
     intake->recent = clock_now() - RECENT_TIME;
     redelivery_end(intake->redelivery);
     command_walk_end(intake->queue->table, &intake->recalling);

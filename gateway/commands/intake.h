@@ -23,12 +23,15 @@ struct command_intake {
     bool deciding;
     int64_t over;                         // what came up to that id came in a session that is over
     int64_t vouched;                      // of the rest: the id that stands in the broker's marker
+    int64_t attested;                     // and the id that stood in one before, see struct command_table
     struct command_walk undecided;        // over the commands
     struct command_publish *undecided_at; // the next one of the journal
     bool left_out;  // some of it just now: no marker may leave before the disk knows that
     bool settled;   // the broker has delivered what it had kept; what comes then is new, or comes late
     int64_t recent; // ids of commands that came shortly before the connection begin here
     int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known
+    int64_t before_run;     // id of the last command before this run
+    int64_t attested_then;  // what a broker had had of our markers when the connection began
 };
 
 // Frees what it still has of its own.
@@ -53,7 +56,7 @@ bool command_intake_has_more(const struct command_intake *intake);
 
 // The broker has delivered what it had kept for us; vouched is the id of the last command up to which its memory
 // reaches, 0 when none. What it has delivered again is left out, the rest is queued: in portions, see
-// command_intake_go_on(). No new marker may be published while the table has twins.
+// command_intake_go_on(). No new marker is put into the outbox while the table has twins; one that stood there may leave.
 void command_intake_settled(struct command_intake *intake, int64_t vouched);
 
 // From time to time: what came before the connection is remembered for a minute. now is by clock_ticks().

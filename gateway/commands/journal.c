@@ -35,9 +35,9 @@ struct command_publish *command_journal_find(const struct command_journal *journ
 // known may be all that there are, which no number of JSON is large enough for.
 static json_t *origin_json(const struct command_origin *origin) {
     json_int_t known = origin->known > COMMANDS_PER_DEVICE_MAX ? -1 : (json_int_t)origin->known;
-    return json_pack("{s:I, s:i, s:I, s:I, s:I, s:I}", "publish", (json_int_t)origin->publish, "mid",
-                     origin->mid, "twin", (json_int_t)origin->twin, "leader", (json_int_t)origin->leader,
-                     "root", (json_int_t)origin->root, "known", known);
+    return json_pack("{s:I, s:i, s:b, s:I, s:I, s:I, s:I}", "publish", (json_int_t)origin->publish, "mid",
+                     origin->mid, "once", origin->once, "twin", (json_int_t)origin->twin, "leader",
+                     (json_int_t)origin->leader, "root", (json_int_t)origin->root, "known", known);
 }
 
 static int64_t number_of(const json_t *object, const char *name) {
@@ -47,6 +47,7 @@ static int64_t number_of(const json_t *object, const char *name) {
 static struct command_origin read_origin(const json_t *origin) {
     return (struct command_origin){.publish = (uint64_t)number_of(origin, "publish"),
                                    .mid = (int)number_of(origin, "mid"),
+                                   .once = !json_is_false(json_object_get(origin, "once")),
                                    .twin = number_of(origin, "twin"),
                                    .leader = number_of(origin, "leader"),
                                    .root = number_of(origin, "root"),
@@ -59,6 +60,21 @@ static void set_row(struct command_journal *journal, struct command_publish *pub
     publish->row = must_have(json_dumps(row, JSON_COMPACT));
     publish->length = strlen(publish->row);
     journal->bytes += publish->length;
+}
+
+// Of members with the same name the last one counts. To read and write the whole of 256 KiB would take milliseconds.
+static void amend(struct command_journal *journal, const struct command_voice *voice,
+                  struct command_publish *publish, json_t *members) {
+    char *text = must_have(json_dumps(members, JSON_COMPACT));
+    size_t more = strlen(text);
+    publish->row = must_have(realloc(publish->row, publish->length + more));
+    publish->row[publish->length - 1] = ',';
+    memcpy(publish->row + publish->length, text + 1, more);
+    publish->length += more - 1;
+    journal->bytes += more - 1;
+    store_put_command(voice->store, publish->id, publish->row);
+    free(text);
+    json_decref(members);
 }
 
 static struct command_publish *new_publish(struct command_journal *journal, int64_t id, const char *key,
@@ -152,22 +168,15 @@ void command_journal_decide(struct command_journal *journal, const struct comman
         store_delete_command(voice->store, publish->id); // it goes at once
         return;
     }
-    json_t *row = command_journal_open(publish);
-    json_object_set_new(row, "origin", origin_json(&publish->origin));
-    json_object_set_new(row, "taken", json_integer((json_int_t)publish->taken));
-    set_row(journal, publish, row);
-    store_put_command(voice->store, publish->id, publish->row);
-    json_decref(row);
+    amend(journal, voice, publish,
+          json_pack("{s:o, s:I}", "origin", origin_json(&publish->origin), "taken",
+                    (json_int_t)publish->taken));
 }
 
 static void cancel(struct command_journal *journal, const struct command_voice *voice,
                    struct command_publish *publish) {
-    json_t *row = command_journal_open(publish);
     publish->canceled = true;
-    json_object_set_new(row, "canceled", json_true());
-    set_row(journal, publish, row);
-    store_put_command(voice->store, publish->id, publish->row);
-    json_decref(row);
+    amend(journal, voice, publish, json_pack("{s:b}", "canceled", true));
 }
 
 void command_journal_cancel(struct command_journal *journal, const struct command_voice *voice,

@@ -27,6 +27,7 @@
 struct command_origin {
     uint64_t publish; // its fingerprint, for the first command that comes of it; then 0
     int mid;          // its packet id
+    bool once;        // one of its commands must not happen twice
     uint64_t nth;     // its number, see struct mqtt_received; 0: it came to an earlier run
     int64_t twin;     // see struct command
     int64_t leader;   // the same: the first command of it; 0: there is none yet

@@ -143,7 +143,7 @@ static struct earlier *find_with_mid(struct redelivery *redelivery, uint64_t fin
     while (group != NULL && group->list != NULL) {
         struct earlier *last = group->list->prev_same;
         redelivery->looked_at++;
-        if (last->publish.nth == 0 || last->publish.nth >= since)
+        if (last->publish.nth >= since)
             return last;
         leave_same(last);
     }

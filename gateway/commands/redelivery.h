@@ -12,6 +12,11 @@
 // publish of a command that must not happen twice is left out behind the marker too when one with the same packet id and content came shortly
 // before; the log says so. Any other is taken in: packet ids go round, and it rather runs twice than not at all.
 //
+// What the marker does not cover need not come again either: a gateway that is killed soon acknowledges and never comes to
+// the next marker, and packet ids go round. So a publish that may happen twice is left out only where it is likely: where
+// the broker shows a marker older than one that it has had, or where this very run took in the first one, and so has counted
+// the packet ids since.
+//
 // A broker may number anew on each connection (RabbitMQ does). So a command that must not happen twice is left out
 // whatever its packet id; another one rather runs twice. The DUP flag tells nothing of this: a broker that fell back
 // delivers without it, and one that never sent us a publish may set it.
@@ -36,7 +41,7 @@ uint64_t redelivery_fingerprint(const struct mqtt_received *received);
 struct redelivery_publish {
     uint64_t fingerprint;
     int mid;
-    uint64_t nth; // 0: it came to an earlier run
+    uint64_t nth; // 0: it came to an earlier run, before all of this one
     int64_t id;   // of its first command, or of that place of it in the journal while none is taken in
 };
 

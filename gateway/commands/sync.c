@@ -50,6 +50,8 @@ static bool take_other(struct command_sync *sync, int64_t id, const json_t *row)
     struct command_table *table = table_of(sync);
     if (json_is_true(json_object_get(row, "forgotten"))) {
         table->forgotten = id;
+    } else if (json_is_integer(json_object_get(row, "attested"))) {
+        table->attested = json_integer_value(json_object_get(row, "attested"));
     } else if (json_is_true(json_object_get(row, "session"))) {
         sync->before_session = id;
         command_table_note_id(table, id);
@@ -189,13 +191,23 @@ static void take_marker(struct command_sync *sync, const struct mqtt_received *r
     json_decref(marker);
 }
 
+// The broker has a marker of ours: one that it shows later and that says less tells that it fell back.
+static void attest(struct command_sync *sync, int64_t through) {
+    if (through <= table_of(sync)->attested || through > sync->marked)
+        return;
+    table_of(sync)->attested = through;
+    command_voice_keep_attested(voice_of(sync), through);
+}
+
 // What we publish there comes back, also an older one that a newer one follows.
 static void compare_marker(struct command_sync *sync, const struct mqtt_received *received) {
     json_t *marker = json_loadb(received->payload, received->length, 0, NULL);
     const char *store = json_string_value(json_object_get(marker, "store"));
     int64_t through = json_integer_value(json_object_get(marker, "through"));
-    sync->marker_spoiled =
-        store == NULL || strcmp(store, store_marker(voice_of(sync)->store)) != 0 || through != sync->marked;
+    bool ours = store != NULL && strcmp(store, store_marker(voice_of(sync)->store)) == 0;
+    sync->marker_spoiled = !ours || through != sync->marked;
+    if (ours)
+        attest(sync, through);
     json_decref(marker);
 }
 

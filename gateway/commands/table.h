@@ -50,6 +50,7 @@ struct command_table {
     size_t bytes;                  // of their definitions, as JSON
     int64_t last_id;               // ids only grow, across restarts too
     int64_t forgotten; // up to there the intake knows of all that have not ended; 0: nothing was forgotten
+    int64_t attested;  // up to there a broker has had our marker, see sync.h; 0: none has had one
 };
 
 // A number for a new command: now (microseconds since 1970), or more where that was given already.

@@ -10,6 +10,7 @@
 #include "gateway/base/text.h"
 
 #define TOPIC_NAME_MAX 64
+#define ATTESTED_ROW   0 // the number of that row: no command's
 
 static const int event_codes[] = {
     [COMMAND_QUEUED] = 330,  [COMMAND_CANCELED] = 331, [COMMAND_PROCESSED] = 332,
@@ -133,6 +134,12 @@ void command_voice_keep_forgotten(const struct command_voice *voice, int64_t id,
     store_put_command(voice->store, id, "{\"forgotten\":true}");
     if (before != 0)
         store_delete_command(voice->store, before);
+}
+
+void command_voice_keep_attested(const struct command_voice *voice, int64_t id) {
+    char *row = text_format("{\"attested\":%lld}", (long long)id);
+    store_put_command(voice->store, ATTESTED_ROW, row);
+    free(row);
 }
 
 void command_voice_forget(const struct command_voice *voice, const struct command *command) {

@@ -68,4 +68,6 @@ void command_voice_keep_tombstone(const struct command_voice *voice, const struc
 void command_voice_keep_session(const struct command_voice *voice, int64_t id, int64_t before);
 // That all commands up to that id which are not on disk have ended, instead of those up to before (0: none).
 void command_voice_keep_forgotten(const struct command_voice *voice, int64_t id, int64_t before);
+// That a broker has had our marker up to that id.
+void command_voice_keep_attested(const struct command_voice *voice, int64_t id);
 void command_voice_forget(const struct command_voice *voice, const struct command *command);
