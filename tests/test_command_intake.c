@@ -689,12 +689,20 @@ Test(command_intake, one_that_comes_again_from_a_broker_that_fell_back_is_left_o
     cr_assert_eq(take_again(1), 1);
 }
 
+// To before it had any marker.
+Test(command_intake, one_that_comes_again_from_a_broker_that_fell_back_far_is_left_out) {
+    take(7, "where?");
+    restart();
+    fall_back();
+    cr_assert_eq(take_again(0), 1);
+}
+
 // As RabbitMQ does, which also numbers anew on each connection.
 Test(command_intake, one_that_comes_again_from_a_broker_that_shows_no_marker_is_taken_in) {
     take(7, "where?");
     run_until_written();
     fall_back();
-    cr_assert_eq(take_again(0), 2);
+    cr_assert_eq(take_again(-1), 2);
 }
 
 // A marker that was on its way over the connection says nothing of what the broker knew when it delivered.

@@ -660,10 +660,10 @@ static void decide_waiting(struct command_intake *intake, struct command_publish
 }
 
 // Whether the broker does not know that the publish of twin was acknowledged. That its marker does not cover it says so only
-// where one that did has left for it: where it shows one at all, and fell back behind one that covered it, or this run has
-// gone on since. A gateway that lives too briefly acknowledges and never gets to a marker, while packet ids go round.
+// where one that did has left for it: where it shows what it retains, and fell back behind one that covered it, or this run
+// has gone on since. A gateway that lives too briefly acknowledges and never gets to a marker, while packet ids go round.
 static bool is_unacknowledged(const struct command_intake *intake, int64_t twin) {
-    return intake->vouched != 0 && (twin <= intake->attested || twin > intake->before_run);
+    return intake->vouched >= 0 && (twin <= intake->attested || twin > intake->before_run);
 }
 
 static bool is_again(const struct command_intake *intake, int64_t id, int64_t twin, int mid, bool once) {

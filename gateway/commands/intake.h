@@ -55,7 +55,7 @@ bool command_intake_go_on(struct command_intake *intake);
 bool command_intake_has_more(const struct command_intake *intake);
 
 // The broker has delivered what it had kept for us; vouched is the id of the last command up to which its memory
-// reaches, 0 when none. What it has delivered again is left out, the rest is queued: in portions, see
+// reaches, 0 when none, -1 when it shows nothing of what it retains. What it has delivered again is left out, the rest is queued: in portions, see
 // command_intake_go_on(). No new marker is put into the outbox while the table has twins; one that stood there may leave.
 void command_intake_settled(struct command_intake *intake, int64_t vouched);
 

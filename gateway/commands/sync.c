@@ -233,7 +233,7 @@ static void recall_all(struct command_sync *sync) {
 }
 
 void command_sync_connected(struct command_sync *sync) {
-    sync->vouched = 0;
+    sync->vouched = -1;
     sync->entries = 0;
     sync->queue->unsettled = false; // the roll call begins anew
     command_walk_end(table_of(sync), &sync->settling);
@@ -588,6 +588,8 @@ void command_sync_received(struct command_sync *sync, const char *topic,
     own = own != NULL ? bus_after_own(voice_of(sync)->bus, own) : NULL;
     bool marker = own != NULL && strcmp(own, TOPIC_MARKER) == 0;
     recall_all(sync);
+    if (received->retain && sync->vouched < 0)
+        sync->vouched = 0;
     if (marker && received->retain && received->length > 0)
         take_marker(sync, received);
     else if (marker && !received->retain && sync->marked > 0)

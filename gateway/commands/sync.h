@@ -22,7 +22,7 @@ struct command_sync {
     struct command_journal *journal;
 
     int64_t vouched; // the high-water mark: id up to which the broker's marker says that it had the entries;
-                     // 0: it has none of ours
+                     // 0: it has none of ours; -1: it has shown nothing that it retains
     int64_t marked;  // the same of the marker as published last
     bool marker_spoiled, any_spoiled; // somebody has overwritten the marker, or entries
     int64_t righted;                  // by clock_ticks(): when these were put right last
