@@ -372,6 +372,32 @@ static void hear_stranger(int arrived_ago, const char *timestamp) {
     }
     devices_all_read(devices);
     devices_forget_silent(devices);
+    publish();
+}
+
+// A minute's work for all devices must not hold the loop.
+Test(devices, that_are_silent_for_long_are_forgotten_in_portions) {
+    char identity[64];
+    size_t turns = 0;
+    open_devices(list_of(0, 1, ""));
+    config.limits.forget_unknown_after = 0;
+    config.limits.unknown_devices = MANY;
+    registry_set_unknown(registry, UNKNOWN_ACCEPT, MANY);
+    for (int64_t id = 1; id <= MANY; id++) {
+        snprintf(identity, sizeof identity, "{\"ident\":\"%lld\",\"protocol_id\":1}", (long long)id);
+        hear(id, "", identity);
+    }
+    devices_all_read(devices);
+    publisher_open(publisher);
+    cr_assert_eq(devices_count(devices), MANY);
+    devices_forget_silent(devices);
+    for (size_t before = MANY; devices_count(devices) > 0; turns++) {
+        cr_assert_lt(before - devices_count(devices), MANY, "all in one turn");
+        before = devices_count(devices);
+        uv_run(&carrier.loop, UV_RUN_NOWAIT); // each turn has its own time
+        publisher_publish(publisher);
+    }
+    cr_assert_gt(turns, 0);
 }
 
 // What its own clock says is not when it was heard.

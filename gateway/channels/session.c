@@ -141,6 +141,8 @@ static void end(struct session *session, const struct peer *peer) {
     leave(session, peer);
     if (table->reloads == session)
         table->reloads = session->by_ident.next;
+    if (table->admits == session)
+        table->admits = session->by_ident.next;
     HASH_DELETE(by_ident, table->by_ident, session);
     leave_id(table, session);
     free(session);
@@ -499,14 +501,27 @@ bool sessions_reload_some(struct session_table *table, size_t count) {
     return table->reloads == NULL;
 }
 
-void sessions_admit(struct channel_parts *parts) {
-    struct session *session, *next;
-    HASH_ITER(by_ident, parts->sessions->by_ident, session, next) {
-        struct device device = registry_device(parts->registry, session->ident);
-        if (session->device.known || !device.known ||
-            !may_be_known(session_any_peer(session), session->ident, &device))
-            continue;
-        registry_admit(parts->registry, session->ident);
-        take_identity(parts->sessions, session, &device);
+static void admit(struct channel_parts *parts, struct session *session) {
+    struct device device;
+    if (session->device.known)
+        return;
+    device = registry_device(parts->registry, session->ident);
+    if (!device.known || !may_be_known(session_any_peer(session), session->ident, &device))
+        return;
+    registry_admit(parts->registry, session->ident);
+    take_identity(parts->sessions, session, &device);
+}
+
+void sessions_admit_begin(struct session_table *table) {
+    table->admits = table->by_ident;
+}
+
+bool sessions_admit_some(struct channel_parts *parts, size_t count) {
+    struct session_table *table = parts->sessions;
+    for (; table->admits != NULL && count > 0; count--) {
+        struct session *session = table->admits;
+        table->admits = session->by_ident.next;
+        admit(parts, session);
     }
+    return table->admits == NULL;
 }

@@ -38,6 +38,7 @@ struct session_table {
     struct session *by_ident;
     struct session *by_id;
     struct session *reloads; // the next one of those that are still to be given what the registry says
+    struct session *admits;  // of those that are to be looked at whether there is a place for them now
 };
 
 enum session_arrival {
@@ -92,11 +93,13 @@ void sessions_reload_begin(struct session_table *table);
 bool sessions_reload_some(struct session_table *table, size_t count);
 
 // Gives those devices outside the registry an identity that had none for want of a place (limits.unknown_devices), as
-// far as there are places now, and as the limit by address lets them.
-void sessions_admit(struct channel_parts *parts);
+// far as there are places now, and as the limit by address lets them. Looks at up to so many of all that are here; true
+// when at all of them.
+void sessions_admit_begin(struct session_table *table);
+bool sessions_admit_some(struct channel_parts *parts, size_t count);
 
 // Whether a device outside the registry that speaks at peer gets an identity; device is what the registry says of it.
-// One that is here does when it has one: only sessions_admit() gives it another. One that is new does when there is a
+// One that is here does when it has one: only sessions_admit_some() gives it another. One that is new does when there is a
 // place, and few others came from its address within the minute. When not, the log says so once a minute.
 bool session_may_be_known(const struct peer *peer, const char *ident, const struct device *device);
 

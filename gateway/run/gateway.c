@@ -34,6 +34,7 @@
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
 #define HAND_OVER_INTERVAL 100   // milliseconds between looks at whether all is handed over
 #define MINUTE             60000 // milliseconds
+#define ADMITTED_AT_ONCE   1000  // devices that are looked at in a turn of the loop
 #define THREAD_TIME        1000  // milliseconds to wait for an attempt to connect when stopping
 
 struct gateway {
@@ -63,6 +64,7 @@ struct gateway {
     struct reload *reload;
     uv_signal_t signals[4];
     uv_timer_t minute_timer; // looks after devices outside the registry
+    uv_timer_t admit_timer;  // gives some of these a place, until all were looked at
     struct service service;
     uv_timer_t drain_timer;
     uint64_t drain_until; // by uv_now()
@@ -338,6 +340,7 @@ static void stop_signals(struct gateway *gateway) {
 
 static void stop_parts(struct gateway *gateway) {
     uv_close((uv_handle_t *)&gateway->minute_timer, NULL);
+    uv_close((uv_handle_t *)&gateway->admit_timer, NULL);
     state_publish_instance(gateway->state, false); // when the link is down, the Last Will says it
     reload_stop(gateway->reload);
     loop_lag_end(&gateway->lag); // the link waits for the broker to close the connection
@@ -437,12 +440,20 @@ static void remove_store(const char *path) {
 // --- devices outside the registry ---
 
 // Those that are silent make room for others.
+static void admit_some(uv_timer_t *timer) {
+    struct gateway *gateway = timer->data;
+    if (!gateway->stopping && !sessions_admit_some(&gateway->parts, ADMITTED_AT_ONCE))
+        uv_timer_start(timer, admit_some, 1, 0);
+}
+
 static void on_minute(uv_timer_t *timer) {
     struct gateway *gateway = timer->data;
     if (gateway->stopping)
         return;
     state_forget_silent(gateway->state);
-    sessions_admit(&gateway->parts);
+    if (gateway->sessions.admits == NULL) // otherwise some are still to be looked at
+        sessions_admit_begin(&gateway->sessions);
+    admit_some(&gateway->admit_timer);
 }
 
 // Each minute, or more often when that is how long a device may be silent.
@@ -745,7 +756,8 @@ int gateway_run(struct config *config, struct sign *sign, const struct gateway_g
     take_config(&gateway, config);
     uv_loop_init(&gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.minute_timer);
-    gateway.minute_timer.data = &gateway;
+    uv_timer_init(&gateway.loop, &gateway.admit_timer);
+    gateway.minute_timer.data = gateway.admit_timer.data = &gateway;
     loop_lag_begin(&gateway.lag, &gateway.loop);
     uv_timer_init(&gateway.loop, &gateway.drain_timer);
     gateway.drain_timer.data = &gateway;

@@ -136,9 +136,9 @@ struct reload {
 };
 
 // What is to be done for all devices, in portions: what the broker has lost becomes due again, and so does what is for Home
-// Assistant. One that begins while another is under way begins with that anew.
+// Assistant; those that are silent for long are forgotten. One that begins while another is under way begins with that anew.
 struct round {
-    enum { ROUND_NONE, ROUND_RESTORES = 1, ROUND_ANNOUNCES = 2, ROUND_ASSERTS = 4 } tasks; // one or more
+    enum { ROUND_NONE, ROUND_RESTORES = 1, ROUND_ANNOUNCES = 2, ROUND_ASSERTS = 4, ROUND_SWEEPS = 8 } tasks;
     struct generation_span lost;
     uint32_t number;
     struct device_state *next; // by age
@@ -1209,11 +1209,33 @@ static void restore(struct devices *devices, struct device_state *state) {
 
 // --- what is done for all ---
 
+// What another gateway has is that one's to clear.
+static void forget_silent(struct devices *devices, struct device_state *state) {
+    if (!state->elsewhere) {
+        tell_change(devices, state, CHANGE_DELETED);
+        clearing_begin(devices->parts.clearing, state->id, state->ident);
+    }
+    forget(devices, state);
+}
+
+// Whether it was forgotten.
+static bool sweep(struct devices *devices, struct device_state *state) {
+    int64_t limit = (int64_t)devices->parts.config->limits.forget_unknown_after * 1000000;
+    bool silent = !state->listed && clock_ticks() - state->heard >= limit && !is_here(devices, state->id);
+    if (silent)
+        forget_silent(devices, state);
+    else if (!state->elsewhere)
+        renew_values(devices, state);
+    return silent;
+}
+
 static void come_by(struct devices *devices, struct device_state *state) {
     unsigned tasks = devices->round.tasks;
     if (state->round == devices->round.number)
         return; // it reported meanwhile, and went to the end
     state->round = devices->round.number;
+    if ((tasks & ROUND_SWEEPS) != 0 && sweep(devices, state))
+        return;
     if ((tasks & ROUND_RESTORES) != 0)
         restore(devices, state);
     if ((tasks & ROUND_ASSERTS) != 0 && is_here(devices, state->id))
@@ -1250,6 +1272,11 @@ void devices_restore(struct devices *devices, struct generation_span lost) {
     all->after = both && all->after < lost.after ? all->after : lost.after;
     all->before = both && all->before > lost.before ? all->before : lost.before;
     begin_round(devices, ROUND_RESTORES);
+}
+
+void devices_forget_silent(struct devices *devices) {
+    if ((devices->round.tasks & ROUND_SWEEPS) == 0) // otherwise none would ever come to the last ones
+        begin_round(devices, ROUND_SWEEPS);
 }
 
 void devices_announce(struct devices *devices) {
@@ -2243,29 +2270,6 @@ void devices_all_read(struct devices *devices) {
         confirm(devices, state);
     }
     tell_all_created(devices);
-}
-
-// --- devices outside the registry ---
-
-// What another gateway has is that one's to clear.
-static void forget_silent(struct devices *devices, struct device_state *state) {
-    if (!state->elsewhere) {
-        tell_change(devices, state, CHANGE_DELETED);
-        clearing_begin(devices->parts.clearing, state->id, state->ident);
-    }
-    forget(devices, state);
-}
-
-void devices_forget_silent(struct devices *devices) {
-    int64_t limit = (int64_t)devices->parts.config->limits.forget_unknown_after * 1000000;
-    struct device_state *state, *next;
-    DL_FOREACH_SAFE(devices->by_age, state, next) {
-        if (!state->listed && !is_here(devices, state->id) && clock_ticks() - state->heard >= limit)
-            forget_silent(devices, state);
-        else if (!state->elsewhere)
-            renew_values(devices, state);
-    }
-    publish_due(devices);
 }
 
 struct devices *devices_new(const struct devices_parts *parts) {
