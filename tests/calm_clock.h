@@ -12,7 +12,7 @@
 // From now on this process has it, its libraries too. There is no way back: each test is a process of its own.
 void calm_clock_start(void);
 
-// From now on it runs so many times as fast as the system's: for minutes in which little happens.
+// From now on it runs so many times as fast as the system's: for minutes in which little happens. 0: it stands still.
 void calm_clock_hurry(unsigned times);
 
 // One turn of the loop, and a millisecond of rest. With this clock in place of uv_run(loop, UV_RUN_ONCE), which
