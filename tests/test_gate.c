@@ -103,6 +103,25 @@ Test(gate, lets_held_connections_go_a_few_at_a_time) {
     cr_expect_eq(resumptions, before, "with nobody left it rests");
 }
 
+#define MANY 500 // connections: more than there is room for at first
+
+static long room_for_descriptors(void) {
+    char line[256];
+    long room = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    cr_assert_not_null(file);
+    while (fgets(line, sizeof line, file) != NULL)
+        sscanf(line, "FDSize: %ld", &room);
+    fclose(file);
+    return room;
+}
+
+// The system doubles its table of them when it is full, and a process with threads waits for that: 10 ms or more.
+Test(gate, has_room_for_the_descriptors_of_all_connections_before_they_come) {
+    gate_allow_connections(gate, MANY);
+    cr_expect_geq(room_for_descriptors(), MANY);
+}
+
 #define PLACES 8 // of which two at most are kept
 
 static struct gate_guest guests[PLACES];

@@ -13,7 +13,7 @@
 #define TRIED       4  // of those that wait, at most, in one turn
 #define ACCEPTED    65 // at most in one turn, with the one that was postponed
 #define READ        9  // at most in one turn, where each takes a millisecond
-#define DONE        5  // the same of what is due
+#define DONE        6  // the same of what is due, with one that each channel does at least
 #define DEADLINE    15
 
 static struct carrier broker;
@@ -246,6 +246,28 @@ Test(tcp, of_many_that_are_silent_those_are_closed_that_a_turn_has_time_for) {
     slow = true;
     count_turns(&left);
     expect_at_most(DONE, CONNECTIONS);
+    close_all();
+}
+
+static void count_if_soon(uv_handle_t *handle, void *count) {
+    bool is_timer = handle->type == UV_TIMER && uv_is_active(handle);
+    *(size_t *)count += is_timer && uv_timer_get_due_in((uv_timer_t *)handle) <= 1;
+}
+
+// A timer for each of them would cost more than what is done in a turn.
+Test(tcp, many_that_are_due_and_wait_for_time_are_not_all_looked_at_in_each_turn) {
+    size_t soon = 0;
+    config->limits.idle_timeout = 1;
+    connect_all();
+    say_all();
+    run_until(&told, CONNECTIONS);
+    usleep(1100000);
+    slow = true;
+    run_until(&left, 1);
+    cr_assert(left < CONNECTIONS / 2);
+    uv_walk(&broker.loop, count_if_soon, &soon);
+    cr_expect(soon < CONNECTIONS / 4, "%zu timers", soon);
+    run_until(&left, CONNECTIONS);
     close_all();
 }
 

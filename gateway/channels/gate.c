@@ -1,9 +1,11 @@
 // The gate; see gate.h.
 #include "gateway/channels/gate.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 #include <uthash.h>
 #include <utlist.h>
 
@@ -126,7 +128,7 @@ void gate_turn_away(struct gate *gate) {
 
 // Shells and service managers often allow 1024 descriptors at first and far more on request. Where there are
 // fewer, connections are refused before there are none left: libuv would close them silently.
-void gate_allow_connections(struct gate *gate, int connections) {
+static void allow_descriptors(struct gate *gate, int connections) {
     rlim_t wanted = (rlim_t)connections + OTHER_DESCRIPTORS;
     struct rlimit limit;
     gate->connections_max = connections;
@@ -140,6 +142,19 @@ void gate_allow_connections(struct gate *gate, int connections) {
     gate->connections_max = (int)(limit.rlim_cur - others);
     log_warning("limits.connections is %d, but the system allows only %llu open files: %d connections",
                 connections, (unsigned long long)limit.rlim_cur, gate->connections_max);
+}
+
+// Linux doubles the table of descriptors when one comes that it has no place for. In a process with threads that takes
+// 10 ms and more, in which the loop would stand still. It never shrinks.
+static void make_room_for_descriptors(const struct gate *gate) {
+    int last = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, gate->connections_max);
+    if (last >= 0)
+        close(last);
+}
+
+void gate_allow_connections(struct gate *gate, int connections) {
+    allow_descriptors(gate, connections);
+    make_room_for_descriptors(gate);
 }
 
 struct gate_address *gate_enter(struct gate *gate, const unsigned char ip[16]) {

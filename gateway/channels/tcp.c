@@ -31,6 +31,8 @@ struct tcp_connection {
     uint64_t heard_from; // since when it could say who it is, by uv_now()
     struct tcp_connection *prev, *next;
     struct tcp_connection *prev_held, *next_held;
+    struct tcp_connection *prev_due, *next_due;
+    bool due; // its timer has ended, and there was no time for it yet
     struct gate_address *address;
     struct gate_guest guest;
     bool header_due; // a balancer's, which says where the tracker is
@@ -118,9 +120,16 @@ static void leave_held(struct tcp_connection *connection) {
     connection->held = NULL;
 }
 
+static void leave_due(struct tcp_connection *connection) {
+    if (connection->due)
+        DL_DELETE2(connection->listener->due, connection, prev_due, next_due);
+    connection->due = false;
+}
+
 static void leave_listener(struct tcp_connection *connection) {
     struct tcp_listener *listener = connection->listener;
     leave_held(connection);
+    leave_due(connection);
     if (listener->timeouts_due == connection)
         listener->timeouts_due = connection->next;
     DL_DELETE(listener->connections, connection);
@@ -338,14 +347,16 @@ static void try_again(struct tcp_connection *connection) {
         go_on(connection);
 }
 
-static void on_timer(uv_timer_t *timer) {
-    struct tcp_connection *connection = timer->data;
+static bool is_due(const struct tcp_connection *connection) {
+    return connection->peer.close_code != CLOSE_NONE ||
+           uv_now(connection->peer.parts->loop) >= next_deadline(connection);
+}
+
+static void do_due(struct tcp_connection *connection) {
     struct peer *peer = &connection->peer;
     uint64_t now = uv_now(peer->parts->loop);
-    if (now < next_deadline(connection) && peer->close_code == CLOSE_NONE) {
+    if (!is_due(connection)) {
         set_timer(connection);
-    } else if (!gate_does_more(peer->parts->gate)) {
-        uv_timer_start(timer, on_timer, 1, 0);
     } else if (peer->close_code != CLOSE_NONE) {
         close_connection(peer, peer->close_code);
     } else if (connection->waits) { // its turn comes: thousands may have waited for as long
@@ -356,6 +367,39 @@ static void on_timer(uv_timer_t *timer) {
     } else {
         take_silence(connection, now);
     }
+}
+
+// One at least, so that no channel waits for another.
+static void do_some_due(uv_timer_t *timer) {
+    struct tcp_listener *listener = timer->data;
+    do {
+        struct tcp_connection *connection = listener->due;
+        if (connection == NULL)
+            return;
+        leave_due(connection);
+        do_due(connection);
+    } while (gate_does_more(listener->parts->gate));
+    uv_timer_start(timer, do_some_due, 1, 0);
+}
+
+// With one timer for all that wait: to start those of thousands again in each turn takes longer than what is due.
+static void wait_for_time(struct tcp_connection *connection) {
+    struct tcp_listener *listener = connection->listener;
+    if (connection->due)
+        return;
+    if (listener->due == NULL)
+        uv_timer_start(&listener->dues, do_some_due, 1, 0);
+    connection->due = true;
+    DL_APPEND2(listener->due, connection, prev_due, next_due);
+}
+
+static void on_timer(uv_timer_t *timer) {
+    struct tcp_connection *connection = timer->data;
+    const struct tcp_listener *listener = connection->listener;
+    if (is_due(connection) && (listener->due != NULL || !gate_does_more(listener->parts->gate)))
+        wait_for_time(connection);
+    else
+        do_due(connection);
 }
 
 static void set_timer(struct tcp_connection *connection) {
@@ -639,8 +683,10 @@ int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
     *listener = (struct tcp_listener){.parts = parts, .channel = channel, .counters = counters};
     uv_tcp_init_ex(parts->loop, &listener->socket, channel->tcp.ss_family);
     uv_timer_init(parts->loop, &listener->postponed);
+    uv_timer_init(parts->loop, &listener->dues);
     uv_timer_init(parts->loop, &listener->timeouts);
-    listener->socket.data = listener->postponed.data = listener->timeouts.data = listener;
+    listener->socket.data = listener->postponed.data = listener;
+    listener->dues.data = listener->timeouts.data = listener;
     int result = parts->config->workers < 2 ? 0 : socket_share_port((const uv_handle_t *)&listener->socket);
     if (result == 0)
         result = uv_tcp_bind(&listener->socket, (const struct sockaddr *)&channel->tcp, 0);
@@ -674,6 +720,7 @@ void tcp_close(struct tcp_listener *listener) {
     struct tcp_connection *connection, *next;
     uv_close((uv_handle_t *)&listener->socket, NULL);
     uv_close((uv_handle_t *)&listener->postponed, NULL);
+    uv_close((uv_handle_t *)&listener->dues, NULL);
     uv_close((uv_handle_t *)&listener->timeouts, NULL);
     DL_FOREACH_SAFE(listener->connections, connection, next) {
         take_last(connection);
