@@ -14,6 +14,7 @@
 #define ACCEPTED    65 // at most in one turn, with the one that was postponed
 #define READ        9  // at most in one turn, where each takes a millisecond
 #define DONE        6  // the same of what is due, with one that each channel does at least
+#define DATAGRAMS   5  // the same of datagrams
 #define DEADLINE    15
 
 static struct carrier broker;
@@ -276,6 +277,18 @@ Test(tcp, all_get_the_timeouts_of_a_new_configuration) {
     config->limits.idle_timeout = 1;
     tcp_set_timeouts(&listener);
     run_until(&left, CONNECTIONS);
+    close_all();
+}
+
+Test(tcp, of_many_datagrams_those_are_taken_that_a_turn_has_time_for) {
+    parts.datagram_limiter.per_second = parts.records_limiter.per_second = CONNECTIONS;
+    for (size_t i = 0; i < CONNECTIONS; i++)
+        open_socket(i, SOCK_DGRAM, (uv_handle_t *)&datagrams.socket);
+    say_all();
+    slow = true;
+    count_turns(&told);
+    run_until(&told, CONNECTIONS);
+    cr_expect(most <= DATAGRAMS, "%zu in one turn", most);
     close_all();
 }
 
