@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "gateway/channels/conversation.h"
+#include "gateway/channels/gate.h"
 #include "gateway/channels/session.h"
 #include "tests/carrier.h"
 
@@ -83,6 +84,8 @@ static void note_fault(void *context, const char *path, const char *problem) {
     cr_assert_fail("%s: %s", path, problem);
 }
 
+static struct gate *gate;
+
 static void configure(const char *text) {
     config = config_parse(text, strlen(text), note_fault, NULL);
     registry = registry_new(config->devices, config->unknown_devices, 1000);
@@ -95,7 +98,9 @@ static void set_up(void) {
     carrier_open(&broker);
     carrier_go_up(&broker);
     bus = bus_new("t", "gateway", broker.outbox, &broker.carrier);
+    gate = gate_new(&broker.loop, NULL, NULL);
     parts = (struct channel_parts){.loop = &broker.loop,
+                                   .gate = gate,
                                    .outbox = broker.outbox,
                                    .bus = bus,
                                    .sessions = &sessions,
@@ -107,7 +112,9 @@ static void tear_down(void) {
     registry_free(registry);
     config_free(config);
     bus_free(bus);
+    gate_stop(gate);
     carrier_close(&broker);
+    gate_free(gate);
 }
 
 TestSuite(conversation, .init = set_up, .fini = tear_down);

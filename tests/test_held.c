@@ -423,6 +423,40 @@ Test(held, reports_wait_no_longer_than_they_should) {
     conversation_end(&one);
 }
 
+#define MANY    1000
+#define PORTION 200
+
+static size_t went_out;
+
+static void count_report(void *context, const struct session *session, const struct channel_report *report) {
+    went_out++;
+}
+
+Test(held, of_many_that_have_waited_long_enough_a_portion_goes_out_in_a_turn) {
+    static struct message message;
+    struct held_report *queue = NULL;
+    struct peer one;
+    size_t most = 0;
+    config->geolocation.timeout = 50;
+    begin(&one, &by_tcp);
+    say(&one, "=A\n");
+    message_set_text(&message, FIELD_MESSAGE_TYPE, "F", 1);
+    message_set_integer(&message, FIELD_TIMESTAMP, 1);
+    see(&message, '1');
+    const struct report_origin origin = {.session = one.session, .ident = "A", .channel_id = 1};
+    for (size_t i = 0; i < MANY; i++)
+        cr_assert(held_take(parts.held, &one, &queue, &origin, &message));
+    carrier_go_down(&broker); // it has room for a few only
+    parts.observer = &(struct channel_observer){.left = note_session, .reported = count_report};
+    for (size_t before = 0; held_count(parts.held) > 0; before = went_out) {
+        uv_run(&broker.loop, UV_RUN_NOWAIT);
+        most = went_out - before > most ? went_out - before : most;
+    }
+    cr_expect_eq(went_out, MANY);
+    cr_expect_leq(most, PORTION, "%zu in one turn", most);
+    conversation_end(&one);
+}
+
 // Those that wait of the device go out too, in front of it.
 Test(held, reports_have_a_bound) {
     struct held_report *queues[2] = {NULL, NULL};

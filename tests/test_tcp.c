@@ -14,6 +14,7 @@
 #define ACCEPTED    65 // at most in one turn, with the one that was postponed
 #define READ        9  // at most in one turn, where each takes a millisecond
 #define DONE        6  // the same of what is due, with one that each channel does at least
+#define DATAGRAMS   5  // the same of datagrams
 #define DEADLINE    15
 
 static struct carrier broker;
@@ -26,7 +27,8 @@ static struct session_table sessions;
 static struct stream_counters counters;
 static struct tcp_listener listener;
 static struct udp_socket datagrams;
-static bool slow;         // each that speaks, or ends, takes a millisecond
+static bool slow; // each that speaks, or ends, takes a millisecond
+static size_t arrived;
 static size_t told, left; // times that somebody said who it is; those that are gone
 static uv_prepare_t turn;
 static const size_t *counted; // one of the two above, or the listener's count
@@ -73,6 +75,8 @@ static void note_session(void *context, const struct session *session) {
 }
 
 static void note_arrival(void *context, const struct session *session, const struct config_channel *at) {
+    arrived++;
+    take_a_while();
 }
 
 static void note_left(void *context, const struct session *session) {
@@ -278,6 +282,36 @@ Test(tcp, all_get_the_timeouts_of_a_new_configuration) {
     config->limits.idle_timeout = 1;
     tcp_set_timeouts(&listener);
     run_until(&left, CONNECTIONS);
+    close_all();
+}
+
+// At first none of them has: its limiter is empty.
+Test(tcp, of_many_that_there_is_a_place_for_now_those_get_it_that_a_turn_has_time_for) {
+    connect_all();
+    say_all();
+    run_until(&told, CONNECTIONS);
+    cr_assert(!session_by_ident(&sessions, "D0")->device.known);
+    parts.stranger_limiter.per_second = CONNECTIONS;
+    arrived = 0;
+    slow = true;
+    sessions_admit_begin(&sessions);
+    cr_expect(!sessions_admit_some(&parts, CONNECTIONS));
+    cr_expect(arrived > 0 && arrived <= DONE, "%zu in one turn", arrived);
+    while (!sessions_admit_some(&parts, CONNECTIONS))
+        uv_run(&broker.loop, UV_RUN_NOWAIT);
+    cr_expect(session_by_ident(&sessions, "D99")->device.known);
+    close_all();
+}
+
+Test(tcp, of_many_datagrams_those_are_taken_that_a_turn_has_time_for) {
+    parts.datagram_limiter.per_second = parts.records_limiter.per_second = CONNECTIONS;
+    for (size_t i = 0; i < CONNECTIONS; i++)
+        open_socket(i, SOCK_DGRAM, (uv_handle_t *)&datagrams.socket);
+    say_all();
+    slow = true;
+    count_turns(&told);
+    run_until(&told, CONNECTIONS);
+    cr_expect(most <= DATAGRAMS, "%zu in one turn", most);
     close_all();
 }
 

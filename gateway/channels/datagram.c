@@ -5,7 +5,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define AT_ONCE       32
 #define DATAGRAM_MAX  65536
 #define CONTROL_SPACE CMSG_SPACE(sizeof(struct in6_pktinfo))
 
@@ -52,38 +51,23 @@ static void read_local(struct msghdr *header, struct datagram_ends *ends) {
     }
 }
 
-// Room for a batch. Only as much of it takes memory as datagrams were long.
-static struct {
-    uint8_t bytes[AT_ONCE][DATAGRAM_MAX];
-    struct iovec vectors[AT_ONCE];
-    union control controls[AT_ONCE];
-    struct datagram_ends ends[AT_ONCE];
-    struct mmsghdr messages[AT_ONCE];
-} batch;
-
-static void empty_batch(void) {
-    for (size_t i = 0; i < AT_ONCE; i++) {
-        batch.vectors[i] = (struct iovec){.iov_base = batch.bytes[i], .iov_len = DATAGRAM_MAX};
-        batch.ends[i].has_local = false;
-        batch.messages[i].msg_hdr = (struct msghdr){.msg_name = &batch.ends[i].remote,
-                                                    .msg_namelen = sizeof batch.ends[i].remote,
-                                                    .msg_iov = &batch.vectors[i],
-                                                    .msg_iovlen = 1,
-                                                    .msg_control = batch.controls[i].bytes,
-                                                    .msg_controllen = CONTROL_SPACE};
-    }
-}
-
 int datagram_receive(int descriptor, datagram_fn *take, void *context) {
-    empty_batch();
-    int count = recvmmsg(descriptor, batch.messages, AT_ONCE, MSG_DONTWAIT, NULL);
-    if (count < 0)
+    static uint8_t bytes[DATAGRAM_MAX];
+    union control control;
+    struct datagram_ends ends = {.has_local = false};
+    struct iovec vector = {.iov_base = bytes, .iov_len = sizeof bytes};
+    struct msghdr header = {.msg_name = &ends.remote,
+                            .msg_namelen = sizeof ends.remote,
+                            .msg_iov = &vector,
+                            .msg_iovlen = 1,
+                            .msg_control = control.bytes,
+                            .msg_controllen = CONTROL_SPACE};
+    ssize_t length = recvmsg(descriptor, &header, MSG_DONTWAIT);
+    if (length < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? 0 : -errno;
-    for (int i = 0; i < count; i++) {
-        read_local(&batch.messages[i].msg_hdr, &batch.ends[i]);
-        take(context, &batch.ends[i], batch.bytes[i], batch.messages[i].msg_len);
-    }
-    return 0;
+    read_local(&header, &ends);
+    take(context, &ends, bytes, (size_t)length);
+    return 1;
 }
 
 // --- sending ---

@@ -25,8 +25,7 @@ int datagram_open(const struct sockaddr_storage *address, bool shared);
 typedef void datagram_fn(void *context, const struct datagram_ends *ends, const uint8_t *bytes,
                          size_t length);
 
-// Takes what has come, up to a few dozen datagrams, without waiting. 0 or minus an errno; nothing there is no
-// error.
+// Takes the next one that has come, without waiting. 1; 0 when none is there; or minus an errno.
 int datagram_receive(int descriptor, datagram_fn *take, void *context);
 
 // Sends to ends->remote, from where its datagram arrived if that is still ours. 0 or minus an errno.

@@ -16,6 +16,7 @@
 // differs much from device to device and from machine to machine, so beside what is counted there is the time.
 #define TURN_BYTES        32768 // that are read from connections in a turn
 #define READING_TIME      8000000 // nanoseconds of a turn, after which nothing more is read from connections in it
+#define DATAGRAM_TIME     4000000 // the same for datagrams
 #define DUE_TIME          4000000 // the same for what is due in it
 #define ACCEPTED_AT_ONCE  64      // connections in a turn
 #define RESUMED_AT_ONCE   4       // connections of a channel
@@ -35,7 +36,8 @@ struct gate {
     size_t turn_left;     // bytes that may still be read in this turn
     int accepted;         // connections in this turn
     uint64_t reads_since; // when this turn began to read, by uv_hrtime(); 0: it has not
-    uint64_t does_since;  // the same for what is due
+    uint64_t takes_since; // the same for datagrams
+    uint64_t does_since;  // and for what is due
     uv_idle_t resumer;    // runs while connections that were held are let go
     bool holding;         // connections are not read: the outbox is busy or full
     bool crowded;         // those of strangers are not
@@ -53,7 +55,7 @@ static void on_turn(uv_prepare_t *turn) {
     struct gate *gate = turn->data;
     gate->turn_left = TURN_BYTES;
     gate->accepted = 0;
-    gate->reads_since = gate->does_since = 0;
+    gate->reads_since = gate->takes_since = gate->does_since = 0;
 }
 
 // The first one of a turn always has time.
@@ -66,6 +68,10 @@ static bool has_time(uint64_t *since, uint64_t most) {
 
 bool gate_reads(struct gate *gate) {
     return !gate->holding && gate->turn_left > 0 && has_time(&gate->reads_since, READING_TIME);
+}
+
+bool gate_takes_more(struct gate *gate) {
+    return has_time(&gate->takes_since, DATAGRAM_TIME);
 }
 
 bool gate_does_more(struct gate *gate) {

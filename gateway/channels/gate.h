@@ -37,6 +37,10 @@ void gate_resume_soon(struct gate *gate);
 // That many bytes were read from a connection in this turn of the loop.
 void gate_has_read(struct gate *gate, size_t bytes);
 
+// Whether more datagrams are taken in this turn of the loop. Connections have a time of their own: nobody keeps a datagram
+// that is not taken soon.
+bool gate_takes_more(struct gate *gate);
+
 // Whether more of what is due (a silence, the end of a connection) is done in this turn of the loop; if not, the caller
 // tries again a millisecond later. Thousands may be due at once.
 bool gate_does_more(struct gate *gate);

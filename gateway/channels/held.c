@@ -40,12 +40,16 @@ struct held {
 
 static void on_timer(uv_timer_t *timer);
 
+// Those that are ready go out in the next turn of the loop. With 0 an older libuv, such as 1.44, would call on_timer() in
+// this one, again and again until all are out. Who comes meanwhile does not put it off.
 static void set_timer(struct held *held) {
     uint64_t now = uv_now(held->parts->loop), deadline = held->all != NULL ? held->all->deadline : 0;
+    uint64_t left = held->ready != NULL ? 1 : deadline > now ? deadline - now : 0;
+    bool sooner = uv_is_active((uv_handle_t *)&held->timer) && uv_timer_get_due_in(&held->timer) <= left;
     if (held->all == NULL)
         uv_timer_stop(&held->timer);
-    else
-        uv_timer_start(&held->timer, on_timer, held->ready == NULL && deadline > now ? deadline - now : 0, 0);
+    else if (!sooner)
+        uv_timer_start(&held->timer, on_timer, left, 0);
 }
 
 // --- going out ---

@@ -10,6 +10,7 @@
 #include "gateway/base/memory.h"
 #include "gateway/channels/captures.h"
 #include "gateway/channels/event.h"
+#include "gateway/channels/gate.h"
 #include "gateway/channels/held.h"
 
 #define ALIVE       60000 // milliseconds for which a connection that was heard counts as alive
@@ -516,9 +517,11 @@ void sessions_admit_begin(struct session_table *table) {
     table->admits = table->by_ident;
 }
 
+// One at least, so that they are not behind all else that is due.
 bool sessions_admit_some(struct channel_parts *parts, size_t count) {
     struct session_table *table = parts->sessions;
-    for (; table->admits != NULL && count > 0; count--) {
+    bool may = count > 0;
+    for (; table->admits != NULL && may; may = --count > 0 && gate_does_more(parts->gate)) {
         struct session *session = table->admits;
         table->admits = session->by_ident.next;
         admit(parts, session);

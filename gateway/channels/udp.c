@@ -15,6 +15,7 @@
 #include "gateway/channels/tap.h"
 
 #define PEERS_MAX      100000 // addresses that are remembered
+#define TAKEN_AT_ONCE  32     // datagrams in a turn of the loop
 #define SWEEP_INTERVAL 5000   // milliseconds
 
 struct udp_peer {
@@ -159,10 +160,15 @@ static void on_datagram(void *context, const struct datagram_ends *ends, const u
 
 static void on_readable(uv_poll_t *poll, int status, int events) {
     struct udp_socket *socket = poll->data;
-    int result = datagram_receive(socket->descriptor, on_datagram, socket); // and the error, if there is one
+    unsigned taken = 0;
+    int result;
+    // The rest waits for the next turn. One at least is taken, so that no socket waits for another.
+    do
+        result = datagram_receive(socket->descriptor, on_datagram, socket); // and the error, if there is one
+    while (result > 0 && ++taken < TAKEN_AT_ONCE && gate_takes_more(socket->parts->gate));
     if (status != 0)
         uv_poll_start(poll, UV_READABLE, on_readable); // which libuv has stopped
-    if (result != 0)
+    if (result < 0)
         log_warning("channel %s: udp: %s", socket->channel->name, uv_strerror(result));
 }
 
