@@ -1012,6 +1012,30 @@ Test(command_intake, of_some_that_were_cut_by_a_kill_none_is_doubled_by_a_second
     run_until_written();
 }
 
+static size_t count_waiting(const char *name) {
+    size_t count = 0;
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        count += !command_has_ended(command) && strcmp(command_name(command), name) == 0;
+    return count;
+}
+
+static void take_some_and_one_that_must_not_happen_twice(int64_t vouched) {
+    command_intake_connected(&intake, true);
+    take(7, "[{\"name\":\"rconf\"}," REBOOT "]");
+    command_intake_settled(&intake, vouched);
+    run_until_written();
+}
+
+// The second time the other one is taken in: it rather happens twice. The third time is known from that.
+Test(command_intake, one_that_was_left_out_of_several_stays_so_when_they_come_once_more) {
+    for (int times = 1; times <= 3; times++) {
+        take_some_and_one_that_must_not_happen_twice(times < 3 ? 1 : fall_back());
+        cr_assert_eq(count_waiting("reboot"), 1, "%d times", times);
+        cr_assert_eq(count_waiting("rconf"), times == 1 ? 1 : 2);
+        restart();
+    }
+}
+
 Test(command_intake, one_that_is_meant_again_holds_nothing) {
     take(7, "where?");
     run_until_written();

@@ -636,10 +636,15 @@ static void take_from_journal(struct command_intake *intake) {
 
 // --- what the broker may have delivered again ---
 
+// Of a publish of which the first one stays it is remembered that this one came too: else it would be taken for one that
+// did not, when they come once more.
 static void leave_out(struct command_intake *intake, struct command *command) {
     say_left_out(command->key, command->twin);
     intake->left_out = true;
-    command_queue_forget(intake->queue, command);
+    if (command_table_find(intake->queue->table, command->leader) != NULL)
+        command_queue_bury(intake->queue, command, COMMAND_CANCELED);
+    else
+        command_queue_forget(intake->queue, command);
 }
 
 static void decide(struct command_intake *intake, struct command *command, bool again) {
