@@ -1050,9 +1050,9 @@ static size_t count_waiting(const char *name) {
     return count;
 }
 
-static void take_some_and_one_that_must_not_happen_twice(int64_t vouched) {
+static void take_some_and_one_that_must_not_happen_twice(int mid, int64_t vouched) {
     command_intake_connected(&intake, true);
-    take(7, "[{\"name\":\"rconf\"}," REBOOT "]");
+    take(mid, "[{\"name\":\"rconf\"}," REBOOT "]");
     command_intake_settled(&intake, vouched);
     run_until_written();
 }
@@ -1060,11 +1060,19 @@ static void take_some_and_one_that_must_not_happen_twice(int64_t vouched) {
 // The second time the other one is taken in: it rather happens twice. The third time is known from that.
 Test(command_intake, one_that_was_left_out_of_several_stays_so_when_they_come_once_more) {
     for (int times = 1; times <= 3; times++) {
-        take_some_and_one_that_must_not_happen_twice(times < 3 ? 1 : fall_back());
+        take_some_and_one_that_must_not_happen_twice(7, times < 3 ? 1 : fall_back());
         cr_assert_eq(count_waiting("reboot"), 1, "%d times", times);
         cr_assert_eq(count_waiting("rconf"), times == 1 ? 1 : 2);
         restart();
     }
+}
+
+// Only what must not happen twice is left out whatever its packet id.
+Test(command_intake, of_several_with_another_packet_id_one_that_may_happen_twice_is_taken_in) {
+    take_some_and_one_that_must_not_happen_twice(7, 0);
+    take_some_and_one_that_must_not_happen_twice(8, 0);
+    cr_assert_eq(count_waiting("reboot"), 1);
+    cr_assert_eq(count_waiting("rconf"), 2);
 }
 
 Test(command_intake, one_that_is_meant_again_holds_nothing) {

@@ -421,6 +421,13 @@ static bool is_repeated(const struct command_intake *intake, int64_t twin, int m
     return first->mid == mid;
 }
 
+// Whether twin was found for a publish by another packet id, because that has one that must not happen twice.
+static bool has_other_mid(const struct command_intake *intake, int64_t twin, int mid) {
+    const struct command_publish *waiting = command_journal_find(intake->journal, twin);
+    const struct command *first = command_table_find(intake->queue->table, twin);
+    return first != NULL ? first->mid != mid : waiting != NULL && waiting->origin.mid != mid;
+}
+
 // The command of the first time, also of a publish that comes a third time before it was known that the second one was no
 // new one: the gateway was killed between. known: how many commands of that publish there are; all, when an earlier version
 // has taken them in, or the journal has the others.
@@ -666,7 +673,7 @@ static void decide_waiting(struct command_intake *intake, struct command_publish
 
 // Whether the acknowledgement of the publish of twin, which came to this run, may not have reached the broker.
 static bool is_open(const struct command_intake *intake, int64_t twin) {
-    const struct command *first = first_that_came_of(intake, twin);
+    const struct command *first = command_table_find(intake->queue->table, twin);
     return twin > intake->before_run && (first == NULL || !first->acknowledged);
 }
 
@@ -684,7 +691,7 @@ static bool is_again(const struct command_intake *intake, int64_t id, int64_t tw
     if (id <= intake->over)
         return once; // nobody will ever say what it was: one that must not happen twice is not risked
     if (twin > intake->vouched)
-        return once || is_unacknowledged(intake, twin);
+        return once || (is_unacknowledged(intake, twin) && !has_other_mid(intake, twin, mid));
     return is_repeated(intake, twin, mid, once);
 }
 
