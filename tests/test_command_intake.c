@@ -228,6 +228,13 @@ static void run_until_written(void) {
         uv_run(&carrier.loop, UV_RUN_ONCE);
 }
 
+// The broker takes all that it was handed.
+static void answer_all(void) {
+    for (size_t mid = 1; mid <= published; mid++)
+        outbox_published(carrier.outbox, (int)mid, MQTT_TAKEN, "");
+    outbox_link_ready(carrier.outbox);
+}
+
 static void take_in_all(void) {
     while (command_intake_go_on(&intake))
         ;
@@ -382,9 +389,7 @@ Test(command_intake, while_many_messages_wait_no_new_command_is_announced) {
     for (int i = 0; !command_queue_is_announced(&queue);
          i++) { // the broker takes all that there is, again and again
         cr_assert(i < ARRAY);
-        for (size_t mid = 1; mid <= published; mid++)
-            outbox_published(carrier.outbox, (int)mid, MQTT_TAKEN, "");
-        outbox_link_ready(carrier.outbox);
+        answer_all();
         command_queue_go_on(&queue);
     }
     for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
@@ -705,6 +710,32 @@ Test(command_intake, one_that_comes_again_from_a_broker_that_shows_no_marker_is_
     cr_assert_eq(take_again(-1), 2);
 }
 
+// It has what was sent behind the acknowledgement: so this one is meant, though the packet id is the same, the lowest one
+// that is free.
+Test(command_intake, one_that_comes_after_the_broker_heard_of_the_first_one_is_taken_in) {
+    take(7, "where?");
+    run_until_written();
+    answer_all();
+    cr_assert_eq(take_again(1), 2);
+}
+
+Test(command_intake, one_that_comes_again_from_a_broker_that_forgot_what_it_heard_is_left_out) {
+    table.attested = 2;
+    take(7, "where?");
+    run_until_written();
+    answer_all();
+    cr_assert_eq(take_again(1), 1);
+}
+
+// The acknowledgement was lost with its connection, and what came behind it went out over the next one.
+Test(command_intake, what_the_broker_heard_over_a_later_connection_says_nothing_of_an_acknowledgement) {
+    take(7, "where?");
+    run_until_written();
+    command_intake_connected(&intake, true);
+    answer_all();
+    cr_assert_eq(take_again(1), 1);
+}
+
 // A marker that was on its way over the connection says nothing of what the broker knew when it delivered.
 Test(command_intake, a_marker_that_comes_to_the_broker_meanwhile_does_not_count) {
     take(7, "where?");
@@ -1010,6 +1041,38 @@ Test(command_intake, of_some_that_were_cut_by_a_kill_none_is_doubled_by_a_second
     cr_assert_eq(count_named("reboot"), PORTION, "%zu", count_named("reboot"));
     cr_assert_eq(count_named("rconf"), PORTION + 1);
     run_until_written();
+}
+
+static size_t count_waiting(const char *name) {
+    size_t count = 0;
+    for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
+        count += !command_has_ended(command) && strcmp(command_name(command), name) == 0;
+    return count;
+}
+
+static void take_some_and_one_that_must_not_happen_twice(int mid, int64_t vouched) {
+    command_intake_connected(&intake, true);
+    take(mid, "[{\"name\":\"rconf\"}," REBOOT "]");
+    command_intake_settled(&intake, vouched);
+    run_until_written();
+}
+
+// The second time the other one is taken in: it rather happens twice. The third time is known from that.
+Test(command_intake, one_that_was_left_out_of_several_stays_so_when_they_come_once_more) {
+    for (int times = 1; times <= 3; times++) {
+        take_some_and_one_that_must_not_happen_twice(7, times < 3 ? 1 : fall_back());
+        cr_assert_eq(count_waiting("reboot"), 1, "%d times", times);
+        cr_assert_eq(count_waiting("rconf"), times == 1 ? 1 : 2);
+        restart();
+    }
+}
+
+// Only what must not happen twice is left out whatever its packet id.
+Test(command_intake, of_several_with_another_packet_id_one_that_may_happen_twice_is_taken_in) {
+    take_some_and_one_that_must_not_happen_twice(7, 0);
+    take_some_and_one_that_must_not_happen_twice(8, 0);
+    cr_assert_eq(count_waiting("reboot"), 1);
+    cr_assert_eq(count_waiting("rconf"), 2);
 }
 
 Test(command_intake, one_that_is_meant_again_holds_nothing) {

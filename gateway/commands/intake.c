@@ -421,6 +421,13 @@ static bool is_repeated(const struct command_intake *intake, int64_t twin, int m
     return first->mid == mid;
 }
 
+// Whether twin was found for a publish by another packet id, because that has one that must not happen twice.
+static bool has_other_mid(const struct command_intake *intake, int64_t twin, int mid) {
+    const struct command_publish *waiting = command_journal_find(intake->journal, twin);
+    const struct command *first = command_table_find(intake->queue->table, twin);
+    return first != NULL ? first->mid != mid : waiting != NULL && waiting->origin.mid != mid;
+}
+
 // The command of the first time, also of a publish that comes a third time before it was known that the second one was no
 // new one: the gateway was killed between. known: how many commands of that publish there are; all, when an earlier version
 // has taken them in, or the journal has the others.
@@ -636,10 +643,15 @@ static void take_from_journal(struct command_intake *intake) {
 
 // --- what the broker may have delivered again ---
 
+// Of a publish of which the first one stays it is remembered that this one came too: else it would be taken for one that
+// did not, when they come once more.
 static void leave_out(struct command_intake *intake, struct command *command) {
     say_left_out(command->key, command->twin);
     intake->left_out = true;
-    command_queue_forget(intake->queue, command);
+    if (command_table_find(intake->queue->table, command->leader) != NULL)
+        command_queue_bury(intake->queue, command, COMMAND_CANCELED);
+    else
+        command_queue_forget(intake->queue, command);
 }
 
 static void decide(struct command_intake *intake, struct command *command, bool again) {
@@ -659,18 +671,27 @@ static void decide_waiting(struct command_intake *intake, struct command_publish
     command_journal_decide(intake->journal, intake->queue->voice, publish, again);
 }
 
+// Whether the acknowledgement of the publish of twin, which came to this run, may not have reached the broker.
+static bool is_open(const struct command_intake *intake, int64_t twin) {
+    const struct command *first = command_table_find(intake->queue->table, twin);
+    return twin > intake->before_run && (first == NULL || !first->acknowledged);
+}
+
 // Whether the broker does not know that the publish of twin was acknowledged. That its marker does not cover it says so only
-// where one that did has left for it: where it shows what it retains, and fell back behind one that covered it, or this run
-// has gone on since. A gateway that lives too briefly acknowledges and never gets to a marker, while packet ids go round.
+// where one that did has left for it: where it shows what it retains, and fell back behind one that covered it; or where this
+// run has gone on since, and the acknowledgement may have been lost. A gateway that lives too briefly acknowledges and never
+// gets to a marker, while packet ids go round, or the lowest one that is free is used.
 static bool is_unacknowledged(const struct command_intake *intake, int64_t twin) {
-    return intake->vouched >= 0 && (twin <= intake->attested || twin > intake->before_run);
+    bool fell_back = intake->vouched < intake->attested;
+    return intake->vouched >= 0 &&
+           (twin <= intake->attested || (fell_back && twin > intake->before_run) || is_open(intake, twin));
 }
 
 static bool is_again(const struct command_intake *intake, int64_t id, int64_t twin, int mid, bool once) {
     if (id <= intake->over)
         return once; // nobody will ever say what it was: one that must not happen twice is not risked
     if (twin > intake->vouched)
-        return once || is_unacknowledged(intake, twin);
+        return once || (is_unacknowledged(intake, twin) && !has_other_mid(intake, twin, mid));
     return is_repeated(intake, twin, mid, once);
 }
 
@@ -767,10 +788,18 @@ static void tell_of_waiting(struct command_intake *intake) {
     }
 }
 
+// Over the connection that has ended, on which it came, its entry was sent behind the acknowledgement of its publish.
+static void note_acknowledged(const struct command_intake *intake, struct command *command) {
+    const struct bus *bus = intake->queue->voice->bus;
+    if (command->id > intake->before_last && command->published != 0)
+        command->acknowledged = bus_has_taken(bus, command->published);
+}
+
 static bool recall_next(struct command_intake *intake) {
-    const struct command *command = command_walk_next(intake->queue->table, &intake->recalling);
+    struct command *command = command_walk_next(intake->queue->table, &intake->recalling);
     if (command == NULL)
         return false;
+    note_acknowledged(intake, command);
     tell_of(intake, command->publish, command->mid, command->nth, command->id);
     return true;
 }
@@ -893,6 +922,8 @@ void command_intake_connected(struct command_intake *intake, bool resumed) {
     intake->resumed = resumed;
     intake->attested_then = intake->queue->table->attested;
     intake->recent = clock_now() - RECENT_TIME;
+    intake->before_last = intake->before_this;
+    intake->before_this = intake->queue->table->last_id;
     redelivery_end(intake->redelivery);
     command_walk_end(intake->queue->table, &intake->recalling);
     command_intake_recall(intake);
