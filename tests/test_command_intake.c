@@ -228,13 +228,6 @@ static void run_until_written(void) {
         uv_run(&carrier.loop, UV_RUN_ONCE);
 }
 
-// The broker takes all that it was handed.
-static void answer_all(void) {
-    for (size_t mid = 1; mid <= published; mid++)
-        outbox_published(carrier.outbox, (int)mid, MQTT_TAKEN, "");
-    outbox_link_ready(carrier.outbox);
-}
-
 static void take_in_all(void) {
     while (command_intake_go_on(&intake))
         ;
@@ -389,7 +382,9 @@ Test(command_intake, while_many_messages_wait_no_new_command_is_announced) {
     for (int i = 0; !command_queue_is_announced(&queue);
          i++) { // the broker takes all that there is, again and again
         cr_assert(i < ARRAY);
-        answer_all();
+        for (size_t mid = 1; mid <= published; mid++)
+            outbox_published(carrier.outbox, (int)mid, MQTT_TAKEN, "");
+        outbox_link_ready(carrier.outbox);
         command_queue_go_on(&queue);
     }
     for (const struct command *command = table.by_id; command != NULL; command = command->hh.next)
@@ -708,32 +703,6 @@ Test(command_intake, one_that_comes_again_from_a_broker_that_shows_no_marker_is_
     run_until_written();
     fall_back();
     cr_assert_eq(take_again(-1), 2);
-}
-
-// It has what was sent behind the acknowledgement: so this one is meant, though the packet id is the same, the lowest one
-// that is free.
-Test(command_intake, one_that_comes_after_the_broker_heard_of_the_first_one_is_taken_in) {
-    take(7, "where?");
-    run_until_written();
-    answer_all();
-    cr_assert_eq(take_again(1), 2);
-}
-
-Test(command_intake, one_that_comes_again_from_a_broker_that_forgot_what_it_heard_is_left_out) {
-    table.attested = 2;
-    take(7, "where?");
-    run_until_written();
-    answer_all();
-    cr_assert_eq(take_again(1), 1);
-}
-
-// The acknowledgement was lost with its connection, and what came behind it went out over the next one.
-Test(command_intake, what_the_broker_heard_over_a_later_connection_says_nothing_of_an_acknowledgement) {
-    take(7, "where?");
-    run_until_written();
-    command_intake_connected(&intake, true);
-    answer_all();
-    cr_assert_eq(take_again(1), 1);
 }
 
 // A marker that was on its way over the connection says nothing of what the broker knew when it delivered.

@@ -53,8 +53,6 @@ struct command {
     int parts;  // of the first one: the last place of those that were taken in
     int64_t twin; // of one that may be of a publish that the broker delivers again: the command that came of
                   // it the first time; it waits until that is known. Else 0
-    bool
-        acknowledged; // of the first one: before the connection that goes on the broker had heard that its publish was taken
     bool is_foreign;       // it came out of the broker: its id is not of our counting
     bool confirmed;        // the broker is known to have its entry, or has been sent it
     bool unannounced;      // it was taken in, and is still to be published and logged as queued

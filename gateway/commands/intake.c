@@ -671,20 +671,11 @@ static void decide_waiting(struct command_intake *intake, struct command_publish
     command_journal_decide(intake->journal, intake->queue->voice, publish, again);
 }
 
-// Whether the acknowledgement of the publish of twin, which came to this run, may not have reached the broker.
-static bool is_open(const struct command_intake *intake, int64_t twin) {
-    const struct command *first = command_table_find(intake->queue->table, twin);
-    return twin > intake->before_run && (first == NULL || !first->acknowledged);
-}
-
 // Whether the broker does not know that the publish of twin was acknowledged. That its marker does not cover it says so only
-// where one that did has left for it: where it shows what it retains, and fell back behind one that covered it; or where this
-// run has gone on since, and the acknowledgement may have been lost. A gateway that lives too briefly acknowledges and never
-// gets to a marker, while packet ids go round, or the lowest one that is free is used.
+// where one that did has left for it: where it shows what it retains, and fell back behind one that covered it, or this run
+// has gone on since. A gateway that lives too briefly acknowledges and never gets to a marker, while packet ids go round.
 static bool is_unacknowledged(const struct command_intake *intake, int64_t twin) {
-    bool fell_back = intake->vouched < intake->attested;
-    return intake->vouched >= 0 &&
-           (twin <= intake->attested || (fell_back && twin > intake->before_run) || is_open(intake, twin));
+    return intake->vouched >= 0 && (twin <= intake->attested || twin > intake->before_run);
 }
 
 static bool is_again(const struct command_intake *intake, int64_t id, int64_t twin, int mid, bool once) {
@@ -788,18 +779,10 @@ static void tell_of_waiting(struct command_intake *intake) {
     }
 }
 
-// Over the connection that has ended, on which it came, its entry was sent behind the acknowledgement of its publish.
-static void note_acknowledged(const struct command_intake *intake, struct command *command) {
-    const struct bus *bus = intake->queue->voice->bus;
-    if (command->id > intake->before_last && command->published != 0)
-        command->acknowledged = bus_has_taken(bus, command->published);
-}
-
 static bool recall_next(struct command_intake *intake) {
-    struct command *command = command_walk_next(intake->queue->table, &intake->recalling);
+    const struct command *command = command_walk_next(intake->queue->table, &intake->recalling);
     if (command == NULL)
         return false;
-    note_acknowledged(intake, command);
     tell_of(intake, command->publish, command->mid, command->nth, command->id);
     return true;
 }
@@ -922,8 +905,6 @@ void command_intake_connected(struct command_intake *intake, bool resumed) {
     intake->resumed = resumed;
     intake->attested_then = intake->queue->table->attested;
     intake->recent = clock_now() - RECENT_TIME;
-    intake->before_last = intake->before_this;
-    intake->before_this = intake->queue->table->last_id;
     redelivery_end(intake->redelivery);
     command_walk_end(intake->queue->table, &intake->recalling);
     command_intake_recall(intake);

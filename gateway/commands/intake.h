@@ -31,8 +31,6 @@ struct command_intake {
     int64_t recent; // ids of commands that came shortly before the connection begin here
     int64_t before_session; // id of the last command before the session that the broker keeps; 0: not known
     int64_t before_run;     // id of the last command before this run
-    int64_t before_last;    // id of the last command before the connection that has ended
-    int64_t before_this;    // and before the one that goes on
     int64_t attested_then;  // what a broker had had of our markers when the connection began
 };
 
