@@ -588,7 +588,8 @@ Test(command_claim, a_marker_that_is_not_ours_or_says_more_says_nothing) {
     publish_own_marker();
     hear_marker("{\"store\":\"another\",\"through\":5}");
     cr_assert_eq(table.attested, 0);
-    snprintf(payload, sizeof payload, "{\"store\":\"%s\",\"through\":%lld}", store_marker(carrier.store), ID + 1LL);
+    snprintf(payload, sizeof payload, "{\"store\":\"%s\",\"through\":%lld}", store_marker(carrier.store),
+             ID + 1LL);
     hear_marker(payload);
     cr_assert_eq(table.attested, 0);
 }
