@@ -191,9 +191,10 @@ static void take_marker(struct command_sync *sync, const struct mqtt_received *r
     json_decref(marker);
 }
 
-// The broker has a marker of ours: one that it shows later and that says less tells that it fell back.
+// The broker has a marker of ours: one that it shows later and that says less tells that it fell back. Where there were no
+// commands yet, that says nothing, and the disk is left alone.
 static void attest(struct command_sync *sync, int64_t through) {
-    if (through <= table_of(sync)->attested || through > sync->marked)
+    if (through <= table_of(sync)->attested || through > sync->marked || table_of(sync)->last_id == 0)
         return;
     table_of(sync)->attested = through;
     command_voice_keep_attested(voice_of(sync), through);
