@@ -960,13 +960,17 @@ Test(command_intake, one_that_is_left_out_is_off_the_disk_before_the_next_marker
     cr_assert_eq(known(), 1);
 }
 
-Test(command_intake, many_that_are_left_out_are_so_on_disk_before_the_next_marker) {
+static void take_reboots_and_again(void) {
     take_array(7, "reboot");
     take_in_all();
     run_until_written();
     command_intake_connected(&intake, true);
     take_array(1, "reboot");
     run_until_written();
+}
+
+Test(command_intake, many_that_are_left_out_are_so_on_disk_before_the_next_marker) {
+    take_reboots_and_again();
     expect_held_until_left_out();
     restart();
     take_in_all();
@@ -976,12 +980,7 @@ Test(command_intake, many_that_are_left_out_are_so_on_disk_before_the_next_marke
 
 // Its device is removed before it has gone from memory.
 Test(command_intake, many_that_are_left_out_stay_off_the_disk_when_their_device_goes) {
-    take_array(7, "reboot");
-    take_in_all();
-    run_until_written();
-    command_intake_connected(&intake, true);
-    take_array(1, "reboot");
-    run_until_written();
+    take_reboots_and_again();
     command_intake_settled(&intake, 0);
     command_journal_cancel(&journal, queue.voice, "devices/42");
     run_until_written();

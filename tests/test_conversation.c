@@ -370,7 +370,7 @@ Test(conversation, of_a_stranger_without_a_place_gets_one_in_the_next_minute) {
     for (int i = 0; i < 10; i++)
         say_all(&relay);
     sessions_admit_begin(parts.sessions);
-    while (!sessions_admit_some(&parts, 3))
+    while (!sessions_admit_some(&parts))
         ;
     cr_expect_eq(count_known(), STRANGERS, "%zu", count_known());
     conversation_end(&relay);
@@ -469,7 +469,7 @@ Test(conversation, of_strangers_that_may_have_an_identity_from_now_on) {
     cr_expect_eq(count_known(), 10, "%zu", count_known());
     broker.loop.time += 60000;
     sessions_admit_begin(parts.sessions);
-    while (!sessions_admit_some(&parts, 3))
+    while (!sessions_admit_some(&parts))
         ;
     cr_expect_eq(count_known(), STRANGERS);
     end_all(peers);

@@ -423,6 +423,16 @@ Test(held, reports_wait_no_longer_than_they_should) {
     conversation_end(&one);
 }
 
+// message is a report of it without a position, and with an access point.
+static struct report_origin begin_with_wifi(struct peer *one, struct message *message) {
+    begin(one, &by_tcp);
+    say(one, "=A\n");
+    message_set_text(message, FIELD_MESSAGE_TYPE, "F", 1);
+    message_set_integer(message, FIELD_TIMESTAMP, 1);
+    see(message, '1');
+    return (struct report_origin){.session = one->session, .ident = "A", .channel_id = 1};
+}
+
 #define MANY    1000
 #define PORTION 200
 
@@ -438,12 +448,7 @@ Test(held, of_many_that_have_waited_long_enough_a_portion_goes_out_in_a_turn) {
     struct peer one;
     size_t most = 0;
     config->geolocation.timeout = 50;
-    begin(&one, &by_tcp);
-    say(&one, "=A\n");
-    message_set_text(&message, FIELD_MESSAGE_TYPE, "F", 1);
-    message_set_integer(&message, FIELD_TIMESTAMP, 1);
-    see(&message, '1');
-    const struct report_origin origin = {.session = one.session, .ident = "A", .channel_id = 1};
+    const struct report_origin origin = begin_with_wifi(&one, &message);
     for (size_t i = 0; i < MANY; i++)
         cr_assert(held_take(parts.held, &one, &queue, &origin, &message));
     carrier_go_down(&broker); // it has room for a few only
@@ -462,12 +467,7 @@ Test(held, reports_have_a_bound) {
     struct held_report *queues[2] = {NULL, NULL};
     static struct message message;
     struct peer one;
-    begin(&one, &by_tcp);
-    say(&one, "=A\n");
-    message_set_text(&message, FIELD_MESSAGE_TYPE, "F", 1);
-    message_set_integer(&message, FIELD_TIMESTAMP, 1);
-    see(&message, '1');
-    const struct report_origin origin = {.session = one.session, .ident = "A", .channel_id = 1};
+    const struct report_origin origin = begin_with_wifi(&one, &message);
     for (size_t i = 0; i < HELD_MAX - 2; i++)
         cr_assert(held_take(parts.held, &one, &queues[0], &origin, &message));
     for (size_t i = 0; i < 2; i++)

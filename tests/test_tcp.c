@@ -196,6 +196,19 @@ static void say_all(void) {
     }
 }
 
+static void arrive_all(void) {
+    connect_all();
+    say_all();
+    run_until(&told, CONNECTIONS);
+}
+
+static void say_all_in_datagrams(void) {
+    parts.datagram_limiter.per_second = parts.records_limiter.per_second = CONNECTIONS;
+    for (size_t i = 0; i < CONNECTIONS; i++)
+        open_socket(i, SOCK_DGRAM, (uv_handle_t *)&datagrams.socket);
+    say_all();
+}
+
 static void close_all(void) {
     for (size_t i = 0; i < CONNECTIONS; i++)
         close(sockets[i]);
@@ -232,9 +245,7 @@ Test(tcp, of_many_that_speak_those_are_read_that_a_turn_has_time_for) {
 }
 
 Test(tcp, of_many_that_end_those_are_closed_that_a_turn_has_time_for) {
-    connect_all();
-    say_all();
-    run_until(&told, CONNECTIONS);
+    arrive_all();
     close_all();
     slow = true;
     count_turns(&left);
@@ -243,9 +254,7 @@ Test(tcp, of_many_that_end_those_are_closed_that_a_turn_has_time_for) {
 
 Test(tcp, of_many_that_are_silent_those_are_closed_that_a_turn_has_time_for) {
     config->limits.idle_timeout = 1;
-    connect_all();
-    say_all();
-    run_until(&told, CONNECTIONS);
+    arrive_all();
     usleep(1100000); // as long as the loop may stand still: now all of them are due
     slow = true;
     count_turns(&left);
@@ -262,9 +271,7 @@ static void count_if_soon(uv_handle_t *handle, void *count) {
 Test(tcp, many_that_are_due_and_wait_for_time_are_not_all_looked_at_in_each_turn) {
     size_t soon = 0;
     config->limits.idle_timeout = 1;
-    connect_all();
-    say_all();
-    run_until(&told, CONNECTIONS);
+    arrive_all();
     usleep(1100000);
     slow = true;
     run_until(&left, 1);
@@ -276,9 +283,7 @@ Test(tcp, many_that_are_due_and_wait_for_time_are_not_all_looked_at_in_each_turn
 }
 
 Test(tcp, all_get_the_timeouts_of_a_new_configuration) {
-    connect_all();
-    say_all();
-    run_until(&told, CONNECTIONS);
+    arrive_all();
     config->limits.idle_timeout = 1;
     tcp_set_timeouts(&listener);
     run_until(&left, CONNECTIONS);
@@ -287,27 +292,22 @@ Test(tcp, all_get_the_timeouts_of_a_new_configuration) {
 
 // At first none of them has: its limiter is empty.
 Test(tcp, of_many_that_there_is_a_place_for_now_those_get_it_that_a_turn_has_time_for) {
-    connect_all();
-    say_all();
-    run_until(&told, CONNECTIONS);
+    arrive_all();
     cr_assert(!session_by_ident(&sessions, "D0")->device.known);
     parts.stranger_limiter.per_second = CONNECTIONS;
     arrived = 0;
     slow = true;
     sessions_admit_begin(&sessions);
-    cr_expect(!sessions_admit_some(&parts, CONNECTIONS));
+    cr_expect(!sessions_admit_some(&parts));
     cr_expect(arrived > 0 && arrived <= DONE, "%zu in one turn", arrived);
-    while (!sessions_admit_some(&parts, CONNECTIONS))
+    while (!sessions_admit_some(&parts))
         uv_run(&broker.loop, UV_RUN_NOWAIT);
     cr_expect(session_by_ident(&sessions, "D99")->device.known);
     close_all();
 }
 
 Test(tcp, of_many_datagrams_those_are_taken_that_a_turn_has_time_for) {
-    parts.datagram_limiter.per_second = parts.records_limiter.per_second = CONNECTIONS;
-    for (size_t i = 0; i < CONNECTIONS; i++)
-        open_socket(i, SOCK_DGRAM, (uv_handle_t *)&datagrams.socket);
-    say_all();
+    say_all_in_datagrams();
     slow = true;
     count_turns(&told);
     expect_at_most(DATAGRAMS, CONNECTIONS);
@@ -316,10 +316,7 @@ Test(tcp, of_many_datagrams_those_are_taken_that_a_turn_has_time_for) {
 
 Test(tcp, of_many_that_are_silent_over_udp_those_are_forgotten_that_a_turn_has_time_for) {
     config->limits.idle_timeout = 1;
-    parts.datagram_limiter.per_second = parts.records_limiter.per_second = CONNECTIONS;
-    for (size_t i = 0; i < CONNECTIONS; i++)
-        open_socket(i, SOCK_DGRAM, (uv_handle_t *)&datagrams.socket);
-    say_all();
+    say_all_in_datagrams();
     run_until(&told, CONNECTIONS);
     usleep(1100000); // now all of them are due
     slow = true;

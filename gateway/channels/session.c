@@ -518,10 +518,9 @@ void sessions_admit_begin(struct session_table *table) {
 }
 
 // One at least, so that they are not behind all else that is due.
-bool sessions_admit_some(struct channel_parts *parts, size_t count) {
+bool sessions_admit_some(struct channel_parts *parts) {
     struct session_table *table = parts->sessions;
-    bool may = count > 0;
-    for (; table->admits != NULL && may; may = --count > 0 && gate_does_more(parts->gate)) {
+    for (bool may = true; table->admits != NULL && may; may = gate_does_more(parts->gate)) {
         struct session *session = table->admits;
         table->admits = session->by_ident.next;
         admit(parts, session);

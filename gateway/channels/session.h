@@ -93,10 +93,10 @@ void sessions_reload_begin(struct session_table *table);
 bool sessions_reload_some(struct session_table *table, size_t count);
 
 // Gives those devices outside the registry an identity that had none for want of a place (limits.unknown_devices), as
-// far as there are places now, and as the limit by address lets them. Looks at up to so many of all that are here, as far
+// far as there are places now, and as the limit by address lets them. Looks at as many of all that are here
 // as a turn of the loop has time for; true when at all of them.
 void sessions_admit_begin(struct session_table *table);
-bool sessions_admit_some(struct channel_parts *parts, size_t count);
+bool sessions_admit_some(struct channel_parts *parts);
 
 // Whether a device outside the registry that speaks at peer gets an identity; device is what the registry says of it.
 // One that is here does when it has one: only sessions_admit_some() gives it another. One that is new does when there is a

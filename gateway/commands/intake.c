@@ -409,23 +409,25 @@ static const struct command *first_that_came_of(const struct command_intake *int
     return first;
 }
 
+// The packet id of the publish of twin; 0: nothing of it is left.
+static int mid_of(const struct command_intake *intake, int64_t twin) {
+    const struct command_publish *waiting = command_journal_find(intake->journal, twin);
+    if (waiting != NULL)
+        return waiting->origin.mid;
+    const struct command *first = first_that_came_of(intake, twin);
+    return first != NULL ? first->mid : 0;
+}
+
 // Whether a publish with that packet id is taken for the very one that command came of, whatever the broker remembers.
 // once: its commands must not happen twice; any other rather runs twice than not at all, since packet ids go round.
 static bool is_repeated(const struct command_intake *intake, int64_t twin, int mid, bool once) {
-    if (!once || twin <= intake->recent)
-        return false;
-    const struct command_publish *waiting = command_journal_find(intake->journal, twin);
-    const struct command *first = first_that_came_of(intake, twin);
-    if (first == NULL) // none of it is taken in yet
-        return waiting != NULL && waiting->origin.mid == mid;
-    return first->mid == mid;
+    return once && twin > intake->recent && mid_of(intake, twin) == mid;
 }
 
 // Whether twin was found for a publish by another packet id, because that has one that must not happen twice.
 static bool has_other_mid(const struct command_intake *intake, int64_t twin, int mid) {
-    const struct command_publish *waiting = command_journal_find(intake->journal, twin);
-    const struct command *first = command_table_find(intake->queue->table, twin);
-    return first != NULL ? first->mid != mid : waiting != NULL && waiting->origin.mid != mid;
+    int known = mid_of(intake, twin);
+    return known != 0 && known != mid;
 }
 
 // The command of the first time, also of a publish that comes a third time before it was known that the second one was no

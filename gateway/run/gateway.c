@@ -34,7 +34,6 @@
 #define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
 #define HAND_OVER_INTERVAL 100   // milliseconds between looks at whether all is handed over
 #define MINUTE             60000 // milliseconds
-#define ADMITTED_AT_ONCE   1000  // devices that are looked at in a turn of the loop
 #define THREAD_TIME        1000  // milliseconds to wait for an attempt to connect when stopping
 
 struct gateway {
@@ -442,7 +441,7 @@ static void remove_store(const char *path) {
 // Those that are silent make room for others.
 static void admit_some(uv_timer_t *timer) {
     struct gateway *gateway = timer->data;
-    if (!gateway->stopping && !sessions_admit_some(&gateway->parts, ADMITTED_AT_ONCE))
+    if (!gateway->stopping && !sessions_admit_some(&gateway->parts))
         uv_timer_start(timer, admit_some, 1, 0);
 }
 
