@@ -407,10 +407,12 @@ static void restart(void) {
     intake.before_run = table.last_id;
 }
 
+#define VOUCHED 1 // what a marker covers that covers nothing
+
 // To an older state of its disk: what the broker's marker covers now, of one that covered all.
 static int64_t fall_back(void) {
     table.attested = INT64_MAX;
-    return 1;
+    return VOUCHED;
 }
 
 static void take_in_portions(int count) {
@@ -493,32 +495,32 @@ Test(command_intake, what_was_canceled_of_many_is_not_sent_after_a_kill) {
     run_until_written();
 }
 
-static void take_again_after_a_restart(const char *name, int64_t vouched, int portions) {
+static void take_again_after_a_restart(const char *name, bool fell_back, int portions) {
     take_array(7, name);
     take_in_portions(2);
     restart();
     cr_assert_eq(known(), 2 * PORTION);
-    if (vouched == 0)
-        vouched = fall_back();
+    if (fell_back)
+        fall_back();
     command_intake_connected(&intake, true);
     take_array(7, name); // what the broker did not hear to be taken comes first
     take_in_portions(portions);
-    command_intake_settled(&intake, vouched);
+    command_intake_settled(&intake, fell_back ? VOUCHED : INT64_MAX);
     take_in_all();
     expect_each_once(ARRAY);
     run_until_written();
 }
 
 Test(command_intake, of_many_that_come_again_after_a_kill_none_is_lost_or_doubled) {
-    take_again_after_a_restart("rconf", 0, 0);
+    take_again_after_a_restart("rconf", true, 0);
 }
 
 Test(command_intake, of_many_that_come_again_after_a_kill_and_wait_none_is_lost_or_doubled) {
-    take_again_after_a_restart("rconf", 0, 30);
+    take_again_after_a_restart("rconf", true, 30);
 }
 
 Test(command_intake, of_many_that_must_not_happen_twice_none_is_lost_or_doubled) {
-    take_again_after_a_restart("reboot", INT64_MAX, 30);
+    take_again_after_a_restart("reboot", false, 30);
 }
 
 // What the broker's marker covers it has heard to be taken: so these are meant.
@@ -624,24 +626,24 @@ static void cut(size_t first) {
     cr_assert_eq(known(), first);
 }
 
-static void take_again_after_a_cut(const char *name, int64_t vouched) {
+static void take_again_after_a_cut(const char *name, bool fell_back) {
     take_some(7, PORTION, name);
     cut(20);
-    if (vouched == 0)
-        vouched = fall_back();
+    if (fell_back)
+        fall_back();
     command_intake_connected(&intake, true);
     take_some(7, PORTION, name); // what the broker did not hear to be taken comes first
-    command_intake_settled(&intake, vouched);
+    command_intake_settled(&intake, fell_back ? VOUCHED : INT64_MAX);
     expect_each_once(PORTION);
     run_until_written();
 }
 
 Test(command_intake, of_some_that_were_cut_by_a_kill_the_rest_is_taken_in_when_they_come_again) {
-    take_again_after_a_cut("rconf", 0);
+    take_again_after_a_cut("rconf", true);
 }
 
 Test(command_intake, of_some_that_must_not_happen_twice_the_rest_is_taken_in_when_they_come_again) {
-    take_again_after_a_cut("reboot", INT64_MAX);
+    take_again_after_a_cut("reboot", false);
 }
 
 Test(command_intake, of_some_that_come_again_late_the_rest_is_taken_in) {
@@ -719,8 +721,7 @@ Test(command_intake, a_marker_that_comes_to_the_broker_meanwhile_does_not_count)
 
 // --- a connection ---
 
-#define MANY    20000
-#define VOUCHED 1 // what a marker covers that covers none of them
+#define MANY 20000
 
 static void add_ended(int64_t id) {
     struct command *command = calloc(1, sizeof *command);
@@ -1038,6 +1039,14 @@ Test(command_intake, one_that_was_left_out_of_several_stays_so_when_they_come_on
 // Only what must not happen twice is left out whatever its packet id.
 Test(command_intake, of_several_with_another_packet_id_one_that_may_happen_twice_is_taken_in) {
     take_some_and_one_that_must_not_happen_twice(7, 0);
+    take_some_and_one_that_must_not_happen_twice(8, 0);
+    cr_assert_eq(count_waiting("reboot"), 1);
+    cr_assert_eq(count_waiting("rconf"), 2);
+}
+
+// The first one was published at QoS 0.
+Test(command_intake, of_several_without_a_packet_id_one_that_may_happen_twice_is_taken_in) {
+    take_some_and_one_that_must_not_happen_twice(0, 0);
     take_some_and_one_that_must_not_happen_twice(8, 0);
     cr_assert_eq(count_waiting("reboot"), 1);
     cr_assert_eq(count_waiting("rconf"), 2);

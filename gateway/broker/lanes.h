@@ -1,5 +1,6 @@
 // Lanes: the topics that have messages at the broker, or waiting beside the queue, and those that the broker has refused
-// for now. They say which topic may go out again, and when.
+// for now. They say which topic may go out again, and when. Log entries about one device, channel or connection share a lane,
+// and so stay in order; what is said below of a topic is said of all of a lane.
 //
 // What is in the background (state, log entries) waits in lanes as well where not all can go at once. Its lanes are ready
 // from the start, and in lists of their own, so that they have their share and reports do not wait behind them.

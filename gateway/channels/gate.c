@@ -153,7 +153,9 @@ static void allow_descriptors(struct gate *gate, int connections) {
 // Linux doubles the table of descriptors when one comes that it has no place for. In a process with threads that takes
 // 10 ms and more, in which the loop would stand still. It never shrinks.
 static void make_room_for_descriptors(const struct gate *gate) {
-    int last = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, gate->connections_max);
+    int last = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, gate->connections_max + OTHER_DESCRIPTORS - 1);
+    if (last < 0) // the system allows fewer others
+        last = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, gate->connections_max);
     if (last >= 0)
         close(last);
 }

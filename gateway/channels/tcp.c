@@ -130,8 +130,8 @@ static void leave_listener(struct tcp_connection *connection) {
     struct tcp_listener *listener = connection->listener;
     leave_held(connection);
     leave_due(connection);
-    if (listener->timeouts_due == connection)
-        listener->timeouts_due = connection->next;
+    if (listener->timeouts_next == connection)
+        listener->timeouts_next = connection->next;
     DL_DELETE(listener->connections, connection);
     listener->count--;
     gate_leave(listener->parts->gate, connection->address);
@@ -388,7 +388,7 @@ static void wait_for_time(struct tcp_connection *connection) {
     if (connection->due)
         return;
     if (listener->due == NULL)
-        uv_timer_start(&listener->dues, do_some_due, 1, 0);
+        uv_timer_start(&listener->due_timer, do_some_due, 1, 0);
     connection->due = true;
     DL_APPEND2(listener->due, connection, prev_due, next_due);
 }
@@ -396,7 +396,9 @@ static void wait_for_time(struct tcp_connection *connection) {
 static void on_timer(uv_timer_t *timer) {
     struct tcp_connection *connection = timer->data;
     const struct tcp_listener *listener = connection->listener;
-    if (is_due(connection) && (listener->due != NULL || !gate_does_more(listener->parts->gate)))
+    if (!is_due(connection))
+        set_timer(connection);
+    else if (listener->due != NULL || !gate_does_more(listener->parts->gate))
         wait_for_time(connection);
     else
         do_due(connection);
@@ -595,20 +597,21 @@ static void be_patient(struct tcp_connection *connection) {
 
 static void set_some_timeouts(uv_timer_t *timer) {
     struct tcp_listener *listener = timer->data;
-    while (listener->timeouts_due != NULL && gate_does_more(listener->parts->gate)) {
-        struct tcp_connection *connection = listener->timeouts_due;
-        listener->timeouts_due = connection->next;
+    for (bool may = true; listener->timeouts_next != NULL && may;
+         may = gate_does_more(listener->parts->gate)) {
+        struct tcp_connection *connection = listener->timeouts_next;
+        listener->timeouts_next = connection->next;
         be_patient(connection);
         set_timer(connection);
     }
-    if (listener->timeouts_due != NULL)
+    if (listener->timeouts_next != NULL)
         uv_timer_start(timer, set_some_timeouts, 1, 0);
 }
 
 // Those that come meanwhile have the new ones.
 void tcp_set_timeouts(struct tcp_listener *listener) {
-    listener->timeouts_due = listener->connections;
-    set_some_timeouts(&listener->timeouts);
+    listener->timeouts_next = listener->connections;
+    set_some_timeouts(&listener->timeouts_timer);
 }
 
 static void begin(struct tcp_connection *connection, const struct sockaddr *address) {
@@ -683,10 +686,10 @@ int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
     *listener = (struct tcp_listener){.parts = parts, .channel = channel, .counters = counters};
     uv_tcp_init_ex(parts->loop, &listener->socket, channel->tcp.ss_family);
     uv_timer_init(parts->loop, &listener->postponed);
-    uv_timer_init(parts->loop, &listener->dues);
-    uv_timer_init(parts->loop, &listener->timeouts);
+    uv_timer_init(parts->loop, &listener->due_timer);
+    uv_timer_init(parts->loop, &listener->timeouts_timer);
     listener->socket.data = listener->postponed.data = listener;
-    listener->dues.data = listener->timeouts.data = listener;
+    listener->due_timer.data = listener->timeouts_timer.data = listener;
     int result = parts->config->workers < 2 ? 0 : socket_share_port((const uv_handle_t *)&listener->socket);
     if (result == 0)
         result = uv_tcp_bind(&listener->socket, (const struct sockaddr *)&channel->tcp, 0);
@@ -720,8 +723,8 @@ void tcp_close(struct tcp_listener *listener) {
     struct tcp_connection *connection, *next;
     uv_close((uv_handle_t *)&listener->socket, NULL);
     uv_close((uv_handle_t *)&listener->postponed, NULL);
-    uv_close((uv_handle_t *)&listener->dues, NULL);
-    uv_close((uv_handle_t *)&listener->timeouts, NULL);
+    uv_close((uv_handle_t *)&listener->due_timer, NULL);
+    uv_close((uv_handle_t *)&listener->timeouts_timer, NULL);
     DL_FOREACH_SAFE(listener->connections, connection, next) {
         take_last(connection);
         close_connection(&connection->peer, CLOSE_RESTART);

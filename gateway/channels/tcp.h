@@ -12,10 +12,10 @@ struct tcp_listener {
     uv_tcp_t socket;
     uv_timer_t postponed; // accepts one that this turn of the loop had no place for
     struct tcp_connection *connections;
-    uv_timer_t dues;            // for those that are due
+    uv_timer_t due_timer;       // for those that are due
     struct tcp_connection *due; // and were when a turn of the loop had no more time, the first one first
-    uv_timer_t timeouts;        // gives connections the timeouts of a new configuration
-    struct tcp_connection *timeouts_due; // the first of those that do not have them
+    uv_timer_t timeouts_timer;  // gives connections the timeouts of a new configuration
+    struct tcp_connection *timeouts_next; // the first of those that do not have them
     struct tcp_connection
         *held; // with something to read, while nothing is read (back-pressure), or to try again
     struct tcp_connection

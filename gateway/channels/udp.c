@@ -176,13 +176,12 @@ static void on_sweep(uv_timer_t *timer) {
     struct udp_socket *socket = timer->data;
     uint64_t now = uv_now(socket->parts->loop);
     uint64_t idle = (uint64_t)socket->parts->config->limits.idle_timeout * 1000;
-    while (socket->peers != NULL && now - socket->peers->peer.last_heard > idle) {
-        if (!gate_does_more(socket->parts->gate)) {
-            uv_timer_start(timer, on_sweep, 1, SWEEP_INTERVAL);
-            return;
-        }
+    bool may = true;
+    for (; socket->peers != NULL && now - socket->peers->peer.last_heard > idle && may;
+         may = gate_does_more(socket->parts->gate))
         forget(socket->peers, CLOSE_INACTIVE);
-    }
+    if (!may)
+        uv_timer_start(timer, on_sweep, 1, SWEEP_INTERVAL);
 }
 
 static void start(struct udp_socket *udp) {

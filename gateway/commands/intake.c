@@ -409,13 +409,13 @@ static const struct command *first_that_came_of(const struct command_intake *int
     return first;
 }
 
-// The packet id of the publish of twin; 0: nothing of it is left.
+// The packet id of the publish of twin, 0 at QoS 0; -1: nothing of it is left.
 static int mid_of(const struct command_intake *intake, int64_t twin) {
     const struct command_publish *waiting = command_journal_find(intake->journal, twin);
     if (waiting != NULL)
         return waiting->origin.mid;
     const struct command *first = first_that_came_of(intake, twin);
-    return first != NULL ? first->mid : 0;
+    return first != NULL ? first->mid : -1;
 }
 
 // Whether a publish with that packet id is taken for the very one that command came of, whatever the broker remembers.
@@ -427,7 +427,7 @@ static bool is_repeated(const struct command_intake *intake, int64_t twin, int m
 // Whether twin was found for a publish by another packet id, because that has one that must not happen twice.
 static bool has_other_mid(const struct command_intake *intake, int64_t twin, int mid) {
     int known = mid_of(intake, twin);
-    return known != 0 && known != mid;
+    return known >= 0 && known != mid;
 }
 
 // The command of the first time, also of a publish that comes a third time before it was known that the second one was no
@@ -645,8 +645,8 @@ static void take_from_journal(struct command_intake *intake) {
 
 // --- what the broker may have delivered again ---
 
-// Of a publish of which the first one stays it is remembered that this one came too: else it would be taken for one that
-// did not, when they come once more.
+// Where the first command of its publish stays, a tombstone says that this one came too. Otherwise, when the publish comes
+// once more, it would look as if this one had been cut off by a kill, and would be taken in.
 static void leave_out(struct command_intake *intake, struct command *command) {
     say_left_out(command->key, command->twin);
     intake->left_out = true;
@@ -673,9 +673,10 @@ static void decide_waiting(struct command_intake *intake, struct command_publish
     command_journal_decide(intake->journal, intake->queue->voice, publish, again);
 }
 
-// Whether the broker does not know that the publish of twin was acknowledged. That its marker does not cover it says so only
-// where one that did has left for it: where it shows what it retains, and fell back behind one that covered it, or this run
-// has gone on since. A gateway that lives too briefly acknowledges and never gets to a marker, while packet ids go round.
+// Whether the broker has forgotten, or never heard, that the publish of twin was acknowledged. That the marker does not cover
+// it is no proof: a gateway that is killed soon acknowledges and never publishes the next one, and packet ids go round. It is
+// one where the broker has had a marker that covered it and shows an older one, or where this run took in the first one: then
+// few packet ids went by unseen. A broker that shows nothing of what it retains proves nothing.
 static bool is_unacknowledged(const struct command_intake *intake, int64_t twin) {
     return intake->vouched >= 0 && (twin <= intake->attested || twin > intake->before_run);
 }

@@ -44,6 +44,7 @@ static int64_t number_of(const json_t *object, const char *name) {
     return json_integer_value(json_object_get(object, name));
 }
 
+// Rows of an earlier version do not say whether one of them must not happen twice: that is not risked.
 static struct command_origin read_origin(const json_t *origin) {
     return (struct command_origin){.publish = (uint64_t)number_of(origin, "publish"),
                                    .mid = (int)number_of(origin, "mid"),

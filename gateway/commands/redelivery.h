@@ -15,8 +15,8 @@
 // What the marker does not cover need not come again either: a gateway that is killed soon acknowledges and never comes to
 // the next marker, and packet ids go round. So a publish that may happen twice is left out only where it is likely: where
 // the broker shows a marker older than one that it has had, or where this very run took in the first one, and so has counted
-// the packet ids since. That a broker has taken what was sent behind an acknowledgement does not say that it remembers that:
-// one that is killed may fall back to before both, and its marker alone tells how far.
+// the packet ids since. (That a broker took what was sent behind an acknowledgement proves nothing: one that is killed may
+// fall back to before both.)
 //
 // A broker may number anew on each connection (RabbitMQ does). So a command that must not happen twice is left out
 // whatever its packet id; another one rather runs twice. The DUP flag tells nothing of this: a broker that fell back

@@ -31,10 +31,11 @@
 #include "gateway/state/rivals.h"
 #include "gateway/state/state.h"
 
-#define DRAIN_TIME         10000 // milliseconds to hand over what waits when stopping
-#define HAND_OVER_INTERVAL 100   // milliseconds between looks at whether all is handed over
-#define MINUTE             60000 // milliseconds
-#define THREAD_TIME        1000  // milliseconds to wait for an attempt to connect when stopping
+#define DRAIN_TIME          10000 // milliseconds to hand over what waits when stopping
+#define HAND_OVER_INTERVAL  100   // milliseconds between looks at whether all is handed over
+#define MINUTE              60000 // milliseconds
+#define FORGETTING_INTERVAL 100   // milliseconds between looks at whether the silent ones have gone
+#define THREAD_TIME         1000  // milliseconds to wait for an attempt to connect when stopping
 
 struct gateway {
     uv_loop_t loop;
@@ -438,13 +439,17 @@ static void remove_store(const char *path) {
 
 // --- devices outside the registry ---
 
-// Those that are silent make room for others.
 static void admit_some(uv_timer_t *timer) {
     struct gateway *gateway = timer->data;
-    if (!gateway->stopping && !sessions_admit_some(&gateway->parts))
+    if (gateway->stopping)
+        return;
+    if (state_is_forgetting(gateway->state))
+        uv_timer_start(timer, admit_some, FORGETTING_INTERVAL, 0);
+    else if (!sessions_admit_some(&gateway->parts))
         uv_timer_start(timer, admit_some, 1, 0);
 }
 
+// Those that are silent make room for others, who get it when all of the silent ones have gone.
 static void on_minute(uv_timer_t *timer) {
     struct gateway *gateway = timer->data;
     if (gateway->stopping)

@@ -138,7 +138,13 @@ struct reload {
 // What is to be done for all devices, in portions: what the broker has lost becomes due again, and so does what is for Home
 // Assistant; those that are silent for long are forgotten. One that begins while another is under way begins with that anew.
 struct round {
-    enum { ROUND_NONE, ROUND_RESTORES = 1, ROUND_ANNOUNCES = 2, ROUND_ASSERTS = 4, ROUND_SWEEPS = 8 } tasks;
+    enum {
+        ROUND_NONE,
+        ROUND_RESTORES = 1,
+        ROUND_ANNOUNCES = 2,
+        ROUND_ASSERTS = 4,
+        ROUND_SWEEPS = 8
+    } tasks; // one or more
     struct generation_span lost;
     uint32_t number;
     struct device_state *next; // by age
@@ -1274,8 +1280,12 @@ void devices_restore(struct devices *devices, struct generation_span lost) {
     begin_round(devices, ROUND_RESTORES);
 }
 
+bool devices_are_forgetting(const struct devices *devices) {
+    return (devices->round.tasks & ROUND_SWEEPS) != 0;
+}
+
 void devices_forget_silent(struct devices *devices) {
-    if ((devices->round.tasks & ROUND_SWEEPS) == 0) // otherwise none would ever come to the last ones
+    if (!devices_are_forgetting(devices)) // otherwise none would ever come to the last ones
         begin_round(devices, ROUND_SWEEPS);
 }
 

@@ -111,8 +111,9 @@ bool devices_are_reloading(const struct devices *devices);
 // so that it is not told as new. Not while they are reloading.
 void devices_relist(struct devices *devices, const char *ident, const struct device *before, bool stood);
 
-// As state_forget_silent().
+// As state_forget_silent() and state_is_forgetting().
 void devices_forget_silent(struct devices *devices);
+bool devices_are_forgetting(const struct devices *devices);
 
 // Whether a device of that id is in the registry, was heard, or had something retained at the beginning.
 bool devices_know(const struct devices *devices, int64_t id);

@@ -407,6 +407,10 @@ void state_forget_silent(struct state *state) {
         devices_forget_silent(state->devices);
 }
 
+bool state_is_forgetting(const struct state *state) {
+    return devices_are_forgetting(state->devices);
+}
+
 // --- making and taking apart ---
 
 static void remove_device(void *context, int64_t device_id, const char *ident) {

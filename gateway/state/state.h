@@ -90,6 +90,8 @@ bool state_reload_some(struct state *state, size_t count);
 // To be called now and then: devices outside the registry that were silent for limits.forget_unknown_after go, with all
 // that is retained of them.
 void state_forget_silent(struct state *state);
+// They go in portions. Whether that is under way.
+bool state_is_forgetting(const struct state *state);
 
 // Whether what the broker retains from earlier runs has been heard: state is published from then on.
 bool state_is_answered(const struct state *state);
