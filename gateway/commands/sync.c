@@ -270,7 +270,8 @@ static void take_unconfirmed(struct command_sync *sync, struct command *command)
 
 static void end_settling(struct command_sync *sync) {
     if (sync->again > 0)
-        log_warning("%zu pending commands were missing at the broker, publishing them again", sync->again);
+        log_warning("%zu pending command%s missing at the broker, publishing again", sync->again,
+                    sync->again == 1 ? " was" : "s were");
     sync->queue->unsettled = false;
     sync->marked = -1;
     command_sync_mark(sync); // behind them

@@ -500,7 +500,7 @@ Test(command_queue, is_given_back_to_a_broker_that_lost_it) {
     int64_t id = queue(rig, VAN, "reboot", REBOOT);
     restart_broker(rig, RIG_BROKER_KEEPS, true);
     expect_entry(rig, VAN, id, "{'state':'queued'}");
-    rig_expect_log(rig, "1 pending commands were missing at the broker, publishing them again");
+    rig_expect_log(rig, "1 pending command was missing at the broker, publishing again");
     expect_reboot_and_finish(rig);
 }
 
