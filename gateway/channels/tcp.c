@@ -20,7 +20,7 @@
 #define WRITE_QUEUE_MAX 65536 // bytes that a connection may have waiting to be written
 #define DRAIN_TIME      5000  // milliseconds that a connection lives on after its end, for replies that wait
 #define HELD_TIME       90000 // and for reports that wait for their position: more than these may
-#define FIRST_BYTES     4096  // that the longest held may say in a turn that has no more time
+#define LET_GO_BYTES    1024  // that each of those that were held may say in a turn that has no more time
 #define WAIT_STEP       100   // milliseconds after which one that waits for its device first tries again
 #define WAIT_MAX        10000 // milliseconds after which it waits no longer
 
@@ -43,8 +43,7 @@ struct tcp_connection {
     struct tcp_connection *
         *held;        // while it has something to say and is not read: the list it is in, until tcp_resume()
     uint64_t held_as; // the number of it among those
-    bool let_go;      // it was held, and was not read yet since
-    bool first;       // then: as the longest held, so that it is read even in a turn that has no more time
+    bool let_go;      // it was held, and was not read yet since: it is even in a turn that has no more time
     bool waits;       // the same, until its device may leave the other connection
     uint64_t waits_since, tries_at; // then, by uv_now()
     enum codec_follow waits_follow; // then: what is known of the bytes to come
@@ -428,7 +427,7 @@ static unsigned may_read(const struct tcp_connection *connection) {
         return 0;
     if (gate_reads(gate))
         return sizeof memory;
-    return connection->first && !gate_holds(gate) ? FIRST_BYTES : 0;
+    return connection->let_go && !gate_holds(gate) ? LET_GO_BYTES : 0;
 }
 
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
@@ -449,7 +448,7 @@ static void enter_held(struct tcp_connection *connection) {
         connection->held_as = ++listener->held_count;
         DL_APPEND2(*connection->held, connection, prev_held, next_held);
     }
-    connection->let_go = connection->first = false;
+    connection->let_go = false;
 }
 
 // Only connections that have something to say are held, and only those have to be let go: read, or tried again.
@@ -534,7 +533,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
         hold(connection);
         return;
     }
-    connection->let_go = connection->first = false;
+    connection->let_go = false;
     if (count == UV_EOF) {
         take_end(connection, NULL);
         return;
@@ -752,23 +751,22 @@ void tcp_close(struct tcp_listener *listener) {
     }
 }
 
-static void let_go(struct tcp_connection *connection, bool first) {
+static void let_go(struct tcp_connection *connection) {
     leave_held(connection);
     if (connection->waits) {
         try_again(connection);
         return;
     }
     connection->let_go = true;
-    connection->first = first;
     uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
 }
 
 size_t tcp_resume(struct tcp_listener *listener, size_t count) {
     size_t resumed = 0;
     for (; listener->held != NULL && resumed < count; resumed++)
-        let_go(listener->held, resumed == 0);
+        let_go(listener->held);
     bool strangers_too = gate_lets_strangers(listener->parts->gate);
     for (; strangers_too && listener->strangers_held != NULL && resumed < count; resumed++)
-        let_go(listener->strangers_held, resumed == 0);
+        let_go(listener->strangers_held);
     return resumed;
 }
