@@ -244,6 +244,40 @@ Test(tcp, of_many_that_speak_those_are_read_that_a_turn_has_time_for) {
     close_all();
 }
 
+// More than a turn has time for.
+static void speak_long(size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        char line[16];
+        snprintf(line, sizeof line, "A%zu\n", i);
+        for (size_t lines_left = 10; lines_left > 0; lines_left--)
+            say(i, line);
+    }
+}
+
+static void expect_another_is_read_beside(size_t talkers) {
+    size_t turns = 0;
+    connect_all();
+    run_until(&listener.count, CONNECTIONS);
+    slow = true;
+    speak_long(talkers);
+    run_until(&told, 1);
+    say(talkers, "B\n");
+    for (; session_by_ident(&sessions, "B") == NULL && turns < 100; turns++) {
+        speak_long(talkers);
+        uv_run(&broker.loop, UV_RUN_ONCE);
+    }
+    cr_expect(turns <= 2 * talkers + 2, "%zu turns", turns);
+    close_all();
+}
+
+Test(tcp, one_that_speaks_all_the_time_keeps_none_from_being_read) {
+    expect_another_is_read_beside(1);
+}
+
+Test(tcp, some_that_speak_all_the_time_keep_none_from_being_read) {
+    expect_another_is_read_beside(6);
+}
+
 Test(tcp, of_many_that_end_those_are_closed_that_a_turn_has_time_for) {
     arrive_all();
     close_all();

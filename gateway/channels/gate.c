@@ -82,6 +82,10 @@ bool gate_accepts(struct gate *gate) {
     return gate->accepted++ < ACCEPTED_AT_ONCE;
 }
 
+bool gate_holds(const struct gate *gate) {
+    return gate->holding;
+}
+
 bool gate_lets_strangers(const struct gate *gate) {
     return !gate->crowded;
 }

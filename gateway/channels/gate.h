@@ -31,6 +31,7 @@ bool gate_set_intake(struct gate *gate, enum outbox_intake intake);
 // Whether connections may be read now; and whether those of devices outside the registry may then, where it has any. When
 // not, they are held, and gate_resume_soon() lets them go later.
 bool gate_reads(struct gate *gate);
+bool gate_holds(const struct gate *gate); // none may, however much time there is
 bool gate_lets_strangers(const struct gate *gate);
 void gate_resume_soon(struct gate *gate);
 

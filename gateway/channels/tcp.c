@@ -20,6 +20,7 @@
 #define WRITE_QUEUE_MAX 65536 // bytes that a connection may have waiting to be written
 #define DRAIN_TIME      5000  // milliseconds that a connection lives on after its end, for replies that wait
 #define HELD_TIME       90000 // and for reports that wait for their position: more than these may
+#define LET_GO_BYTES    1024  // that each of those that were held may say in a turn that has no more time
 #define WAIT_STEP       100   // milliseconds after which one that waits for its device first tries again
 #define WAIT_MAX        10000 // milliseconds after which it waits no longer
 
@@ -40,8 +41,10 @@ struct tcp_connection {
     size_t header_length;
     bool quiet_asked; // the silence after the last bytes was told to the codec
     struct tcp_connection *
-        *held;  // while it has something to say and is not read: the list it is in, until tcp_resume()
-    bool waits; // the same, until its device may leave the other connection
+        *held;        // while it has something to say and is not read: the list it is in, until tcp_resume()
+    uint64_t held_as; // the number of it among those
+    bool let_go;      // it was held, and was not read yet since: it is even in a turn that has no more time
+    bool waits;       // the same, until its device may leave the other connection
     uint64_t waits_since, tries_at; // then, by uv_now()
     enum codec_follow waits_follow; // then: what is known of the bytes to come
     bool ended;                     // the device sends no more
@@ -419,14 +422,35 @@ static bool is_strangers(const struct tcp_connection *connection) {
     return peer->device != NULL && registry_is_outside(peer->parts->registry, peer->device);
 }
 
-static bool may_be_read(const struct tcp_connection *connection) {
+// How many bytes may be read from it now. Those that speak all the time may stand before it in each turn, and leave no time.
+static unsigned may_read(const struct tcp_connection *connection) {
     struct gate *gate = connection->peer.parts->gate;
-    return gate_reads(gate) && (gate_lets_strangers(gate) || !is_strangers(connection));
+    if (!gate_lets_strangers(gate) && is_strangers(connection))
+        return 0;
+    if (gate_reads(gate))
+        return sizeof memory;
+    return connection->let_go && !gate_holds(gate) ? LET_GO_BYTES : 0;
 }
 
 static void give_buffer(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
-    const struct tcp_connection *connection = handle->data;
-    *buffer = uv_buf_init(memory, may_be_read(connection) ? sizeof memory : 0);
+    *buffer = uv_buf_init(memory, may_read(handle->data));
+}
+
+static int compare_held(const struct tcp_connection *one, const struct tcp_connection *other) {
+    return one->held_as < other->held_as ? -1 : one->held_as > other->held_as;
+}
+
+// One that was let go, and that there was no time for, keeps its place: only others that were let go stand before it.
+static void enter_held(struct tcp_connection *connection) {
+    struct tcp_listener *listener = connection->listener;
+    connection->held = is_strangers(connection) ? &listener->strangers_held : &listener->held;
+    if (connection->let_go) {
+        DL_INSERT_INORDER2(*connection->held, connection, compare_held, prev_held, next_held);
+    } else {
+        connection->held_as = ++listener->held_count;
+        DL_APPEND2(*connection->held, connection, prev_held, next_held);
+    }
+    connection->let_go = false;
 }
 
 // Only connections that have something to say are held, and only those have to be let go: read, or tried again.
@@ -434,9 +458,7 @@ static void hold(struct tcp_connection *connection) {
     if (connection->held)
         return;
     uv_read_stop((uv_stream_t *)&connection->tcp);
-    struct tcp_listener *listener = connection->listener;
-    connection->held = is_strangers(connection) ? &listener->strangers_held : &listener->held;
-    DL_APPEND2(*connection->held, connection, prev_held, next_held);
+    enter_held(connection);
     gate_resume_soon(connection->peer.parts->gate);
 }
 
@@ -513,6 +535,7 @@ static void on_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer) 
         hold(connection);
         return;
     }
+    connection->let_go = false;
     if (count == UV_EOF) {
         take_end(connection, NULL);
         return;
@@ -733,10 +756,12 @@ void tcp_close(struct tcp_listener *listener) {
 
 static void let_go(struct tcp_connection *connection) {
     leave_held(connection);
-    if (connection->waits)
+    if (connection->waits) {
         try_again(connection);
-    else
-        uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
+        return;
+    }
+    connection->let_go = true;
+    uv_read_start((uv_stream_t *)&connection->tcp, give_buffer, on_read);
 }
 
 size_t tcp_resume(struct tcp_listener *listener, size_t count) {

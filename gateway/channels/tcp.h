@@ -20,6 +20,7 @@ struct tcp_listener {
         *held; // with something to read, while nothing is read (back-pressure), or to try again
     struct tcp_connection
         *strangers_held; // the same outside the registry, or while much waits in the background
+    uint64_t held_count; // times that one was held
     size_t count;        // of connections
     uint64_t refused;    // connections beyond limits.connections or connections_per_address
 };

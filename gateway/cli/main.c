@@ -1,9 +1,11 @@
 // trackbus: the command line.
+#include <fcntl.h>
 #include <getopt.h>
 #include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "gateway/base/clean.h"
 #include "gateway/cli/cli.h"
@@ -128,7 +130,19 @@ static void join_memory_at_once(void) {
 #endif
 }
 
+// Where one of them is closed, what is opened next would take its place: libuv aborts when it closes that, and what is
+// logged would go there.
+static void have_standard_files(void) {
+    int file;
+    do
+        file = open("/dev/null", O_RDWR);
+    while (file >= 0 && file <= STDERR_FILENO);
+    if (file >= 0)
+        close(file);
+}
+
 int main(int argc, char **argv) {
+    have_standard_files();
     join_memory_at_once();
     if (argc < 2) {
         fputs(help, stderr);

@@ -88,6 +88,19 @@ Test(service, nothing_is_ready_that_cannot_start) {
     rig->finished = true;
 }
 
+// What is opened first would take its place, and libuv aborts when that is closed.
+Test(service, the_gateway_starts_and_stops_without_a_standard_error) {
+    struct rig *rig = rig_with_broker(NULL);
+    char config[96], call[512];
+    rig_write_config(rig, "{}", config, sizeof config);
+    snprintf(call, sizeof call,
+             "cd %s && timeout --preserve-status -s TERM 2 " TRACKBUS_BINARY " run -c %s <&- >&- 2>&-",
+             rig->directory, config);
+    int status = system(call);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d", status);
+    rig->finished = true;
+}
+
 // It signs while its supervisor, which has looked at the clock, does not run.
 Test(service, a_worker_that_signs_after_the_supervisor_looked_at_the_clock_is_not_silent) {
     struct sign sign = {.last = 1000};
