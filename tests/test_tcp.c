@@ -316,6 +316,19 @@ Test(tcp, many_that_are_due_and_wait_for_time_are_not_all_looked_at_in_each_turn
     close_all();
 }
 
+// The gateway ends before the loop comes to them.
+Test(tcp, what_nobody_has_read_is_taken_when_the_channel_closes) {
+    connect_all();
+    run_until(&listener.count, CONNECTIONS);
+    say_all();
+    tcp_close(&listener);
+    cr_expect_eq(told, CONNECTIONS, "%zu were taken", told);
+    uv_run(&broker.loop, UV_RUN_NOWAIT); // its handles are closed then
+    cr_assert_eq(tcp_listen(&listener, &parts, &channel, &counters),
+                 0); // it is closed when the test has ended
+    close_all();
+}
+
 Test(tcp, all_get_the_timeouts_of_a_new_configuration) {
     arrive_all();
     config->limits.idle_timeout = 1;

@@ -724,8 +724,8 @@ int tcp_listen(struct tcp_listener *listener, struct channel_parts *parts,
     return result != 0 ? result : uv_listen((uv_stream_t *)&listener->socket, BACKLOG, on_connection);
 }
 
-// When the gateway ends. Of a connection that is behind, only the beginning of a report may have been read:
-// the rest is there, and must be neither lost nor taken for something else.
+// When the gateway ends. What a connection has sent and nobody has read is there, perhaps only the rest of a report: it must
+// be neither lost nor taken for something else.
 static void take_last(struct tcp_connection *connection) {
     size_t most = connection->peer.stream.codec->frame_max;
     ssize_t count = 0;
@@ -733,7 +733,7 @@ static void take_last(struct tcp_connection *connection) {
     int descriptor;
     if (most > sizeof memory)
         most = sizeof memory;
-    if (stream_waits(&connection->peer.stream) && !connection->ended && !connection->header_due &&
+    if (!connection->ended && !connection->header_due &&
         uv_fileno((uv_handle_t *)&connection->tcp, &descriptor) == 0)
         count = recv(descriptor, memory, most, MSG_DONTWAIT);
     if (count > 0)

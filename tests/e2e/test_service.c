@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -88,16 +89,30 @@ Test(service, nothing_is_ready_that_cannot_start) {
     rig->finished = true;
 }
 
+static bool has_ended(void *context) {
+    const struct rig *rig = context;
+    char path[128];
+    struct stat file;
+    snprintf(path, sizeof path, "%s/status", rig->directory);
+    return stat(path, &file) == 0 && file.st_size > 0;
+}
+
 // What is opened first would take its place, and libuv aborts when that is closed.
 Test(service, the_gateway_starts_and_stops_without_a_standard_error) {
     struct rig *rig = rig_with_broker(NULL);
     char config[96], call[512];
     rig_write_config(rig, "{}", config, sizeof config);
     snprintf(call, sizeof call,
-             "cd %s && timeout --preserve-status -s TERM 2 " TRACKBUS_BINARY " run -c %s <&- >&- 2>&-",
+             "cd %s && { " TRACKBUS_BINARY
+             " run -c %s <&- >&- 2>&- & echo $! >pid; wait $!; echo $? >status; } >/dev/null 2>&1 &",
              rig->directory, config);
-    int status = system(call);
-    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d", status);
+    cr_assert_eq(system(call), 0);
+    rig_expect_state(rig);
+    snprintf(call, sizeof call, "kill -TERM $(cat %s/pid)", rig->directory);
+    cr_assert_eq(system(call), 0);
+    cr_assert(rig_wait(has_ended, rig, RIG_DEADLINE), "it does not end");
+    snprintf(call, sizeof call, "test $(cat %s/status) = 0", rig->directory);
+    cr_expect_eq(system(call), 0, "it has not ended well");
     rig->finished = true;
 }
 
