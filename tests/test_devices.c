@@ -391,13 +391,11 @@ Test(devices, that_are_silent_for_long_are_forgotten_in_portions) {
     publisher_open(publisher);
     cr_assert_eq(devices_count(devices), MANY);
     devices_forget_silent(devices);
-    for (size_t before = MANY; devices_count(devices) > 0; turns++) {
-        cr_assert_lt(before - devices_count(devices), MANY, "all in one turn");
-        before = devices_count(devices);
+    for (; devices_count(devices) > 0; turns++) {
         uv_run(&carrier.loop, UV_RUN_NOWAIT); // each turn has its own time
         publisher_publish(publisher);
     }
-    cr_assert_gt(turns, 0);
+    cr_assert_gt(turns, 1, "all in one turn");
 }
 
 // What its own clock says is not when it was heard.

@@ -288,6 +288,30 @@ Test(command_again, is_not_lost_by_a_gateway_that_is_killed_before_it_knows) {
     scripted_broker_finish(broker);
 }
 
+// The marker of what came just before never reached the broker: it can't say whether this is meant again, and rather runs
+// twice than not at all.
+Test(command_again, after_a_gateway_that_was_killed_before_its_marker_runs_again) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = up(rig);
+    rig_publish(rig, TO_VAN, "rconf,0#");
+    expect_marked(rig, expect_queued(rig));
+    int forgotten = scripted_broker_set(
+        broker,
+        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = "trackbus/" INSTANCE "/queue", .drop = true});
+    int rule = deliver_again(broker, WHERE);
+    rig_publish(rig, TO_VAN, WHERE);
+    expect_queued(rig);
+    scripted_expect_hits(broker, rule, 1);
+    scripted_broker_unset(broker, rule);
+    rig_gateway_kill(rig);
+    rig_gateway_start(rig, NULL);
+    expect_queued(rig);
+    expect_steps(rig, VAN, "queued", 3);
+    cr_assert(!rig_log_has(rig, LEFT_OUT));
+    scripted_broker_unset(broker, forgotten);
+    scripted_broker_finish(broker);
+}
+
 // --- a real broker that is killed ---
 
 #define COMMANDS 100
