@@ -549,6 +549,7 @@ Test(command_intake, of_many_that_were_cut_by_several_kills_none_is_lost_or_doub
     }
     take_in_all();
     command_intake_settled(&intake, fall_back());
+    take_in_all();
     expect_each_once(ARRAY);
     run_until_written();
 }
@@ -813,6 +814,20 @@ Test(command_intake, decides_a_few_of_many_that_came_again_in_a_turn) {
     }
     cr_assert_gt(turns, 10);
     expect_all_left_out();
+}
+
+// Those that wait may be the very same.
+Test(command_intake, what_came_again_is_not_rejected_because_so_many_wait) {
+    take_array(7, "rconf");
+    take_in_all();
+    cr_assert_eq(known(), COMMANDS_PER_DEVICE_MAX);
+    command_intake_connected(&intake, true);
+    while (command_intake_recall(&intake))
+        queue.effort = 0;
+    take_array(7, "rconf");
+    take_in_all();
+    cr_assert_eq(table.twins, COMMANDS_PER_DEVICE_MAX);
+    run_until_written();
 }
 
 #define PUBLISHES 60

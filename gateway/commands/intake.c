@@ -212,8 +212,8 @@ static char *check(const struct command_intake *intake, const struct address *ad
 
 // What is wrong with a command (for the caller to free), or NULL.
 static char *wrong_with(const struct command_intake *intake, const struct address *address,
-                        json_t *definition) {
-    const char *full = command_table_full(intake->queue->table, address->key);
+                        json_t *definition, bool again) {
+    const char *full = again ? NULL : command_table_full(intake->queue->table, address->key);
     if (is_too_large(definition))
         return must_have(strdup("the command has more than 16384 bytes"));
     if (is_too_deep(definition, DEPTH_MAX))
@@ -339,7 +339,8 @@ static void take_definition(struct command_intake *intake, const struct command_
     json_t *definition = json_array_get(batch->definitions, place);
     if (command_table_find(intake->queue->table, id) != NULL)
         return; // the broker had its entry when the gateway was killed, and the disk had not
-    char *fault = wrong_with(intake, &batch->address, definition);
+    bool again = batch->origin->twin != 0 && place < batch->origin->known;
+    char *fault = wrong_with(intake, &batch->address, definition, again);
     struct command *command = make_command(intake, batch, id, json_incref(definition));
     if (fault == NULL) {
         set_origin(batch->origin, command, place);
