@@ -462,7 +462,7 @@ static void unset_clock(void) {
 
 // The one that was built with the tests, unless another is to be tried: see tests/races.
 static const char *gateway_binary(void) {
-    const char *other = getenv("TRACKBUS_GATEWAY");
+    const char *other = getenv("TESTED_GATEWAY");
     return other != NULL ? other : TRACKBUS_BINARY;
 }
 
