@@ -16,7 +16,7 @@ void calm_clock_start(void);
 void calm_clock_hurry(unsigned times);
 
 // One turn of the loop, and a millisecond of rest. With this clock in place of uv_run(loop, UV_RUN_ONCE), which
-// would wait for time that is not counted.
+// would wait for time that is not counted. Where the disk needs long, time waits for it: it would be seconds by this clock.
 void calm_clock_step(uv_loop_t *loop);
 
 #endif
