@@ -1024,6 +1024,9 @@ Test(store, says_how_many_are_lost_when_it_cannot_be_written) {
     store_put_result(store, 1, &(struct mqtt_publish){.topic = "a"});
     store_stop(store);
     store_delete_command(store, 7); // costs nothing
+    store_put_command(store, 8, "{}");
+    store_put_note(store, 8, "{}"); // it has ended
+    store_put_note(store, 9, "{}");
     uv_run(&loop, UV_RUN_DEFAULT);
     cr_expect_eq(store_close(store), 3);
     limit.rlim_cur = RLIM_INFINITY;

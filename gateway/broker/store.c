@@ -86,6 +86,7 @@ struct operation {
     struct mqtt_publish
         publish;            // of PUT_MESSAGE, PUT_RESULT, SET_ASIDE and rows; its pointers point into bytes
     bool repeat;            // of SET_ASIDE: the same report stands there already
+    bool note;              // of PUT_COMMAND: see store_put_note()
     size_t limit;           // of LOAD_MESSAGES
     uint64_t *numbers;      // of it: so many, in place of those from one on; NULL
     struct operation *rows; // that it found
@@ -1333,6 +1334,11 @@ void store_put_command(struct store *store, int64_t id, const char *entry) {
     add_copy(store, &(struct operation){.kind = PUT_COMMAND, .id = id, .entry = must_have(strdup(entry))});
 }
 
+void store_put_note(struct store *store, int64_t id, const char *entry) {
+    add_copy(store, &(struct operation){
+                        .kind = PUT_COMMAND, .id = id, .entry = must_have(strdup(entry)), .note = true});
+}
+
 void store_delete_command(struct store *store, int64_t id) {
     add_copy(store, &(struct operation){.kind = DELETE_COMMAND, .id = id});
 }
@@ -1439,7 +1445,7 @@ static size_t count_lost(const struct store *store) {
     DL_FOREACH(store->batch, operation) {
         bool keeps = operation->kind == PUT_COMMAND || operation->kind == PUT_MESSAGE ||
                      operation->kind == PUT_RESULT || operation->kind == SET_ASIDE;
-        count += keeps && !operation->finished;
+        count += keeps && !operation->note && !operation->finished;
     }
     return count;
 }

@@ -51,6 +51,9 @@ typedef void store_command_fn(void *context, int64_t id, const char *entry);
 void store_each_command(struct store *store, store_command_fn *fn, void *context);
 
 void store_put_command(struct store *store, int64_t id, const char *entry);
+// The same for what is only remembered, such as that a command has ended: where the disk does not take it, no command
+// is lost.
+void store_put_note(struct store *store, int64_t id, const char *entry);
 void store_delete_command(struct store *store, int64_t id);
 
 // --- devices of the broker's registry ---

@@ -436,3 +436,24 @@ Test(refusals, end_that_loses_messages_is_a_failure) {
     cr_expect(!rig_log_has(rig, "stay on disk"), "they do not");
     rig->finished = true;
 }
+
+// The log fits into less than SQLite writes at once. The broker has taken all, and the device has answered.
+Test(refusals, end_on_a_full_disk_that_loses_nothing_is_none) {
+    const struct rlimit limit = {.rlim_cur = 4100, .rlim_max = RLIM_INFINITY};
+    signal(SIGXFSZ, SIG_IGN); // also in the gateway
+    struct rig *rig = rig_up("{'telemetry':'off'}");
+    int van = rig_tcp(rig);
+    device_send(van, report(VAN, 0));
+    rig_expect(rig, "message/gw/devices/" VAN, NULL);
+    cr_assert(prlimit(rig->gateway, RLIMIT_FSIZE, &limit, NULL) == 0);
+    rig_publish(rig, "command/gw/devices/" VAN, "{\"name\":\"nonsense\"}");
+    rig_expect_log(rig, "the store cannot be written");
+    rig_publish(rig, "command/gw/devices/" VAN, "mode,6,60#");
+    device_expect(van, "mode,6,60#");
+    device_send(van, "mode=Success!");
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/custom/processed", "{'executed':true}");
+    rig_gateway_signal(rig, SIGTERM);
+    int code = rig_gateway_wait(rig);
+    cr_expect_eq(code, 0, "it ended with %d", code);
+    rig->finished = true;
+}
