@@ -803,6 +803,31 @@ Test(store, that_is_replaced_while_it_is_open_loses_nothing) {
     cr_expect(stat(aside, &status) == 0 && status.st_size == 31, "the letter is gone");
 }
 
+static void cut_file(void) {
+    cr_assert(truncate(path, 0) == 0);
+}
+
+static void cut_wal(void) {
+    cr_assert(truncate(wal_path(), 4096) == 0);
+}
+
+static void (*const cuts[])(void) = {cut_file, cut_wal};
+
+ParameterizedTestParameters(store, that_is_cut_short_while_it_is_open_keeps_what_comes_after) {
+    static size_t rows[] = {0, 1};
+    return cr_make_param_array(size_t, rows, sizeof rows / sizeof rows[0]);
+}
+
+ParameterizedTest(size_t *row, store, that_is_cut_short_while_it_is_open_keeps_what_comes_after) {
+    char aside[sizeof path + 16];
+    put_and_die(cuts[*row], 40);
+    snprintf(aside, sizeof aside, "%s.damaged", path);
+    cr_expect(access(aside, F_OK) == 0, "the damaged one is gone");
+    struct store *store = open_well();
+    cr_expect_eq(load_messages(store, 21), 20, "%zu of 20 messages", load_messages(store, 21));
+    close_well(store);
+}
+
 // There is no place for it: it says so at the end.
 Test(store, that_cannot_be_brought_back_is_lost) {
     char moved[sizeof directory + 8];

@@ -1156,6 +1156,19 @@ static int keep_place(struct store *store) {
     return reopen(store);
 }
 
+// What SQLite writes behind a file that was cut short nobody could read afterwards. SQLITE_OK, or why there is no store.
+static int replace_what_was_cut(struct store *store) {
+    if (store->database == NULL || !store_place_is_cut(&store->place, store->path))
+        return SQLITE_OK;
+    log_error("the store %s was cut short while it was in use", store->path);
+    return begin_anew(store);
+}
+
+static int mend_place(struct store *store) {
+    int result = keep_place(store);
+    return result == SQLITE_OK ? replace_what_was_cut(store) : result;
+}
+
 static int write_to_file(struct store *store) {
     int result = store->database != NULL ? try_batch(store) : SQLITE_CORRUPT;
     if (!is_damage(result))
@@ -1166,13 +1179,14 @@ static int write_to_file(struct store *store) {
 }
 
 static int write_batch(struct store *store) {
-    int result = SQLITE_OK, kept = keep_place(store);
+    int result = SQLITE_OK, kept = mend_place(store);
     if (kept == SQLITE_OK) {
         result = write_to_file(store);
         kept = keep_place(store);
     }
     if (kept != SQLITE_OK)
         undo_batch(store);
+    store_place_note_sizes(&store->place, store->path);
     return kept != SQLITE_OK ? kept : result;
 }
 
@@ -1312,7 +1326,8 @@ static void add_copy(struct store *store, const struct operation *template) {
 // Also when nothing is written, or read.
 static void on_look(uv_timer_t *timer) {
     struct store *store = timer->data;
-    if (!store->writing && store->waiting == NULL && store_place_is_lost(&store->place, store->path))
+    if (!store->writing && store->waiting == NULL &&
+        (store_place_is_lost(&store->place, store->path) || store_place_is_cut(&store->place, store->path)))
         add_copy(store, &(struct operation){.kind = RESTORE});
 }
 
@@ -1459,7 +1474,7 @@ static size_t count_gone(struct store *store) {
 
 // Deletions that did not happen cost nothing: a message goes out twice.
 static size_t write_last(struct store *store) {
-    int result = store->batch != NULL ? write_batch(store) : keep_place(store);
+    int result = store->batch != NULL ? write_batch(store) : mend_place(store);
     size_t lost = result != SQLITE_OK ? count_lost(store) + count_gone(store) : 0;
     if (result != SQLITE_OK)
         log_error("the store cannot be written: %s; %zu messages and commands that waited to be written are "
