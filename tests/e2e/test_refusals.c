@@ -168,6 +168,10 @@ Test(refusals, magicyo_does_not_hear_that_a_report_arrived_that_is_set_aside) {
     device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0C, 8, heartbeat, 0));
     device_expect_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0D, 8, heartbeat, 0));
     rig_expect_message(rig, "message/gw/devices/" LORRY, "{'message.seqnum':8}", 60000);
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x03, 9, attributes, sizeof attributes));
+    rig_expect_message(rig, INSTANCE, "{'set_aside':2}", 60000);
+    close(lorry); // it is the device that ends the connection
+    rig_expect(rig, "log/gw/channels/2/connections/+/closed", "{'close_code':2}");
     rig_finish(rig);
 }
 
