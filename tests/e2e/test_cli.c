@@ -367,6 +367,9 @@ static const struct {
     {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"udp\":\"127.0.0.1:7700\"},"
      "{\"id\":2,\"protocol\":\"magicyo\",\"udp\":\"[::]:7700\"}]}",
      "$.channels[1].udp: is \"[::]:7700\", but $.channels[0].udp is \"127.0.0.1:7700\""},
+    {"{\"web\":{\"listen\":\"127.0.0.1:7701\"}}",
+     "$.web.listen: is \"127.0.0.1:7701\", but $.channels[1].tcp is \"0.0.0.0:7701\", expected a port of its "
+     "own"},
     {"{\"mqtt\":{\"client_id\":\"a\\u0085\"}}", "$.mqtt.client_id: has the character U+0085"},
     {"{\"mqtt\":{\"username\":\"a\\u0001\"}}", "$.mqtt.username: has the character U+0001"},
     {"{\"mqtt\":{\"topic_prefix\":\"a\\u007f\"}}", "$.mqtt.topic_prefix: has the character U+007F"},
