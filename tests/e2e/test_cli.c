@@ -512,6 +512,12 @@ Test(cli, check_tries_the_store_and_the_ports) {
     expect_in(it->out, "$.store.path: is \"no/such/folder/x.db\", but there is no folder \"no/such/folder\"");
     expect_in(call("check -c in", "{\"store\":{\"path\":\".\"}}")->out,
               "$.store.path: is \".\", which is no file");
+    it = call("check -c in", "{\"store\":{\"path\":\"folder/\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.store.path: is \"folder/\", where the user ");
+    it = call("check -c in", "{\"store\":{\"path\":\"/proc/x.db\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.store.path: is \"/proc/x.db\", where the user ");
     it = call("check -c in",
               "{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"203.0.113.7:7700\"}]}");
     expect_code(it, 1);
