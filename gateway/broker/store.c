@@ -1483,11 +1483,20 @@ static size_t write_last(struct store *store) {
     return lost + store->aside.dropped;
 }
 
-size_t store_close(struct store *store) {
+// A file without results may have no table of them.
+static size_t count_kept(struct store *store) {
+    if (store->database == NULL)
+        return 0;
+    int64_t results = read_number(store, "SELECT count(*) FROM results");
+    return store_messages(store).count + (size_t)results;
+}
+
+size_t store_close_counting(struct store *store, size_t *kept) {
     struct operation *operation, *next;
     store->batch = store->waiting;
     store->waiting = NULL;
     size_t lost = write_last(store);
+    *kept = count_kept(store);
     DL_FOREACH_SAFE(store->batch, operation, next) {
         DL_DELETE(store->batch, operation);
         free_operation(operation);
@@ -1497,6 +1506,11 @@ size_t store_close(struct store *store) {
         tidy_some(store);
     free_store(store);
     return lost;
+}
+
+size_t store_close(struct store *store) {
+    size_t kept;
+    return store_close_counting(store, &kept);
 }
 
 bool store_is_writable(const struct store *store) {

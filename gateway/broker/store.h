@@ -28,6 +28,8 @@ void store_begin_check(struct store *store);
 void store_stop(struct store *store);
 bool store_is_writing(const struct store *store);
 size_t store_close(struct store *store);
+// The same, and how many messages and results stand in the file then: *kept.
+size_t store_close_counting(struct store *store, size_t *kept);
 
 // Whether the last write succeeded; one that fails is tried again.
 bool store_is_writable(const struct store *store);
