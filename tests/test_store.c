@@ -803,6 +803,31 @@ Test(store, that_is_replaced_while_it_is_open_loses_nothing) {
     cr_expect(stat(aside, &status) == 0 && status.st_size == 31, "the letter is gone");
 }
 
+static void cut_file(void) {
+    cr_assert(truncate(path, 0) == 0);
+}
+
+static void cut_wal(void) {
+    cr_assert(truncate(wal_path(), 4096) == 0);
+}
+
+static void (*const cuts[])(void) = {cut_file, cut_wal};
+
+ParameterizedTestParameters(store, that_is_cut_short_while_it_is_open_keeps_what_comes_after) {
+    static size_t rows[] = {0, 1};
+    return cr_make_param_array(size_t, rows, sizeof rows / sizeof rows[0]);
+}
+
+ParameterizedTest(size_t *row, store, that_is_cut_short_while_it_is_open_keeps_what_comes_after) {
+    char aside[sizeof path + 16];
+    put_and_die(cuts[*row], 40);
+    snprintf(aside, sizeof aside, "%s.damaged", path);
+    cr_expect(access(aside, F_OK) == 0, "the damaged one is gone");
+    struct store *store = open_well();
+    cr_expect_eq(load_messages(store, 21), 20, "%zu of 20 messages", load_messages(store, 21));
+    close_well(store);
+}
+
 // There is no place for it: it says so at the end.
 Test(store, that_cannot_be_brought_back_is_lost) {
     char moved[sizeof directory + 8];
@@ -1024,6 +1049,9 @@ Test(store, says_how_many_are_lost_when_it_cannot_be_written) {
     store_put_result(store, 1, &(struct mqtt_publish){.topic = "a"});
     store_stop(store);
     store_delete_command(store, 7); // costs nothing
+    store_put_command(store, 8, "{}");
+    store_put_note(store, 8, "{}"); // it has ended
+    store_put_note(store, 9, "{}");
     uv_run(&loop, UV_RUN_DEFAULT);
     cr_expect_eq(store_close(store), 3);
     limit.rlim_cur = RLIM_INFINITY;

@@ -86,6 +86,7 @@ struct operation {
     struct mqtt_publish
         publish;            // of PUT_MESSAGE, PUT_RESULT, SET_ASIDE and rows; its pointers point into bytes
     bool repeat;            // of SET_ASIDE: the same report stands there already
+    bool note;              // of PUT_COMMAND: see store_put_note()
     size_t limit;           // of LOAD_MESSAGES
     uint64_t *numbers;      // of it: so many, in place of those from one on; NULL
     struct operation *rows; // that it found
@@ -1155,6 +1156,19 @@ static int keep_place(struct store *store) {
     return reopen(store);
 }
 
+// What SQLite writes behind a file that was cut short nobody could read afterwards. SQLITE_OK, or why there is no store.
+static int replace_what_was_cut(struct store *store) {
+    if (store->database == NULL || !store_place_is_cut(&store->place, store->path))
+        return SQLITE_OK;
+    log_error("the store %s was cut short while it was in use", store->path);
+    return begin_anew(store);
+}
+
+static int mend_place(struct store *store) {
+    int result = keep_place(store);
+    return result == SQLITE_OK ? replace_what_was_cut(store) : result;
+}
+
 static int write_to_file(struct store *store) {
     int result = store->database != NULL ? try_batch(store) : SQLITE_CORRUPT;
     if (!is_damage(result))
@@ -1165,13 +1179,14 @@ static int write_to_file(struct store *store) {
 }
 
 static int write_batch(struct store *store) {
-    int result = SQLITE_OK, kept = keep_place(store);
+    int result = SQLITE_OK, kept = mend_place(store);
     if (kept == SQLITE_OK) {
         result = write_to_file(store);
         kept = keep_place(store);
     }
     if (kept != SQLITE_OK)
         undo_batch(store);
+    store_place_note_sizes(&store->place, store->path);
     return kept != SQLITE_OK ? kept : result;
 }
 
@@ -1311,7 +1326,8 @@ static void add_copy(struct store *store, const struct operation *template) {
 // Also when nothing is written, or read.
 static void on_look(uv_timer_t *timer) {
     struct store *store = timer->data;
-    if (!store->writing && store->waiting == NULL && store_place_is_lost(&store->place, store->path))
+    if (!store->writing && store->waiting == NULL &&
+        (store_place_is_lost(&store->place, store->path) || store_place_is_cut(&store->place, store->path)))
         add_copy(store, &(struct operation){.kind = RESTORE});
 }
 
@@ -1331,6 +1347,11 @@ uint64_t store_room(const struct store *store) {
 
 void store_put_command(struct store *store, int64_t id, const char *entry) {
     add_copy(store, &(struct operation){.kind = PUT_COMMAND, .id = id, .entry = must_have(strdup(entry))});
+}
+
+void store_put_note(struct store *store, int64_t id, const char *entry) {
+    add_copy(store, &(struct operation){
+                        .kind = PUT_COMMAND, .id = id, .entry = must_have(strdup(entry)), .note = true});
 }
 
 void store_delete_command(struct store *store, int64_t id) {
@@ -1439,7 +1460,7 @@ static size_t count_lost(const struct store *store) {
     DL_FOREACH(store->batch, operation) {
         bool keeps = operation->kind == PUT_COMMAND || operation->kind == PUT_MESSAGE ||
                      operation->kind == PUT_RESULT || operation->kind == SET_ASIDE;
-        count += keeps && !operation->finished;
+        count += keeps && !operation->note && !operation->finished;
     }
     return count;
 }
@@ -1453,7 +1474,7 @@ static size_t count_gone(struct store *store) {
 
 // Deletions that did not happen cost nothing: a message goes out twice.
 static size_t write_last(struct store *store) {
-    int result = store->batch != NULL ? write_batch(store) : keep_place(store);
+    int result = store->batch != NULL ? write_batch(store) : mend_place(store);
     size_t lost = result != SQLITE_OK ? count_lost(store) + count_gone(store) : 0;
     if (result != SQLITE_OK)
         log_error("the store cannot be written: %s; %zu messages and commands that waited to be written are "
@@ -1462,11 +1483,20 @@ static size_t write_last(struct store *store) {
     return lost + store->aside.dropped;
 }
 
-size_t store_close(struct store *store) {
+// A file without results may have no table of them.
+static size_t count_kept(struct store *store) {
+    if (store->database == NULL)
+        return 0;
+    int64_t results = read_number(store, "SELECT count(*) FROM results");
+    return store_messages(store).count + (size_t)results;
+}
+
+size_t store_close_counting(struct store *store, size_t *kept) {
     struct operation *operation, *next;
     store->batch = store->waiting;
     store->waiting = NULL;
     size_t lost = write_last(store);
+    *kept = count_kept(store);
     DL_FOREACH_SAFE(store->batch, operation, next) {
         DL_DELETE(store->batch, operation);
         free_operation(operation);
@@ -1476,6 +1506,11 @@ size_t store_close(struct store *store) {
         tidy_some(store);
     free_store(store);
     return lost;
+}
+
+size_t store_close(struct store *store) {
+    size_t kept;
+    return store_close_counting(store, &kept);
 }
 
 bool store_is_writable(const struct store *store) {

@@ -28,6 +28,8 @@ void store_begin_check(struct store *store);
 void store_stop(struct store *store);
 bool store_is_writing(const struct store *store);
 size_t store_close(struct store *store);
+// The same, and how many messages and results stand in the file then: *kept.
+size_t store_close_counting(struct store *store, size_t *kept);
 
 // Whether the last write succeeded; one that fails is tried again.
 bool store_is_writable(const struct store *store);
@@ -51,6 +53,9 @@ typedef void store_command_fn(void *context, int64_t id, const char *entry);
 void store_each_command(struct store *store, store_command_fn *fn, void *context);
 
 void store_put_command(struct store *store, int64_t id, const char *entry);
+// The same for what is only remembered, such as that a command has ended: where the disk does not take it, no command
+// is lost.
+void store_put_note(struct store *store, int64_t id, const char *entry);
 void store_delete_command(struct store *store, int64_t id);
 
 // --- devices of the broker's registry ---

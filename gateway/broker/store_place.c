@@ -19,13 +19,18 @@ static char *beside(const char *path, const char *suffix) {
     return asprintf(&name, "%s%s", path, suffix) < 0 ? must_have(NULL) : name;
 }
 
+// False when there is none.
+static bool look_at_wal(const char *path, struct stat *status) {
+    char *wal = beside(path, "-wal");
+    bool there = stat(wal, status) == 0;
+    free(wal);
+    return there;
+}
+
 // 0 when there is none.
 static ino_t inode_of_wal(const char *path) {
     struct stat status;
-    char *wal = beside(path, "-wal");
-    ino_t inode = stat(wal, &status) == 0 ? status.st_ino : 0;
-    free(wal);
-    return inode;
+    return look_at_wal(path, &status) ? status.st_ino : 0;
 }
 
 void store_place_note(struct store_place *place, const char *path) {
@@ -34,6 +39,21 @@ void store_place_note(struct store_place *place, const char *path) {
     if (stat(path, &status) != 0)
         return;
     *place = (struct store_place){.device = status.st_dev, .inode = status.st_ino, .wal = inode_of_wal(path)};
+    store_place_note_sizes(place, path);
+}
+
+void store_place_note_sizes(struct store_place *place, const char *path) {
+    struct stat status;
+    place->size = stat(path, &status) == 0 ? status.st_size : 0;
+    place->wal_size = look_at_wal(path, &status) ? status.st_size : 0;
+}
+
+bool store_place_is_cut(const struct store_place *place, const char *path) {
+    struct stat status;
+    if (place->inode == 0 || store_place_is_lost(place, path))
+        return false;
+    return (stat(path, &status) == 0 && status.st_size < place->size) ||
+           (look_at_wal(path, &status) && status.st_size < place->wal_size);
 }
 
 // A file that cannot be looked at is not gone.

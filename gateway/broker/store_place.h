@@ -11,6 +11,7 @@
 struct store_place {
     dev_t device;
     ino_t inode, wal;
+    off_t size, wal_size; // after the last write of ours
 };
 
 // What stands at path now, which was just opened.
@@ -18,6 +19,12 @@ void store_place_note(struct store_place *place, const char *path);
 
 // Whether one of the two was deleted, moved or replaced since.
 bool store_place_is_lost(const struct store_place *place, const char *path);
+
+// After each write: nobody else makes the files smaller.
+void store_place_note_sizes(struct store_place *place, const char *path);
+
+// Whether somebody has cut one of the two short since: what SQLite still reads is no longer all.
+bool store_place_is_cut(const struct store_place *place, const char *path);
 
 // Brings all that the open database holds back to path, on the disk. Where the file itself is gone a new one
 // is written, and what took its place is set aside. The caller then closes the database and opens path.

@@ -406,11 +406,11 @@ enum close_code conversation_take(struct peer *peer, const uint8_t *bytes, size_
     if (peer->close_code == CLOSE_NONE && peer->places == NULL)
         peer->close_code = peer->refusal;
     settle_replies(peer, length);
-    // A new connection begins without the codec's belief that it has passed on what the broker refused.
-    if (peer->close_code == CLOSE_NONE && peer->refused && !peer->transport->is_udp)
-        peer->close_code = CLOSE_LIMIT;
     // A report without a terminator is taken at the silence after it.
     bool talks = length > 0 || follow == CODEC_QUIET;
+    // A new connection begins without the codec's belief that it has passed on what the broker refused.
+    if (peer->close_code == CLOSE_NONE && talks && peer->refused && !peer->transport->is_udp)
+        peer->close_code = CLOSE_LIMIT;
     if (peer->close_code == CLOSE_NONE && talks) {
         session_note_heard(peer);
         session_tell_heard(peer);

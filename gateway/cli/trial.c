@@ -2,6 +2,7 @@
 #include "gateway/cli/trial.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libgen.h>
 #include <netinet/in.h>
 #include <pwd.h>
@@ -13,6 +14,7 @@
 
 #include "gateway/base/address.h"
 #include "gateway/base/memory.h"
+#include "gateway/base/text.h"
 #include "gateway/config/faults.h"
 
 const char *trial_user(void) {
@@ -25,10 +27,25 @@ const char *trial_user(void) {
     return text;
 }
 
+// Some folders say that one may write in them, and take no file; a name may be too long for what is written beside the
+// store. 0, or an error number.
+static int try_beside(const char *path) {
+    char *name = text_format("%s-written", path); // as long as the longest, -reserve
+    int file = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    int error = file < 0 && errno != EEXIST ? errno : 0;
+    if (file >= 0) {
+        close(file);
+        unlink(name);
+    }
+    free(name);
+    return error;
+}
+
 static void try_store(struct faults *faults, const char *path) {
     struct stat status;
     char *copy = must_have(strdup(path));
     const char *folder = dirname(copy);
+    int error;
     if (access(folder, F_OK) != 0 && errno == ENOENT)
         faults_add(faults, "$.store.path", "is \"%s\", but there is no folder \"%s\"", path, folder);
     else if (access(folder, W_OK | X_OK) != 0)
@@ -40,6 +57,9 @@ static void try_store(struct faults *faults, const char *path) {
     else if (access(path, R_OK | W_OK) != 0 && errno != ENOENT)
         faults_add(faults, "$.store.path", "is \"%s\", which the user %s may not write: %s", path,
                    trial_user(), strerror(errno));
+    else if ((error = path[strlen(path) - 1] == '/' ? EISDIR : try_beside(path)) != 0)
+        faults_add(faults, "$.store.path", "is \"%s\", where the user %s cannot write: %s", path,
+                   trial_user(), strerror(error));
     free(copy);
 }
 

@@ -102,16 +102,19 @@ void command_voice_result(const struct command_voice *voice, const struct comman
 
 // --- on disk ---
 
+typedef void store_put_fn(struct store *store, int64_t id, const char *entry);
+
 // Takes row over.
-static void store_row(const struct command_voice *voice, const struct command *command, json_t *row) {
+static void store_row(const struct command_voice *voice, const struct command *command, json_t *row,
+                      store_put_fn *put) {
     char *text = text_of_json(row, TEXT_TIME_DIGITS);
-    store_put_command(voice->store, command->id, text);
+    put(voice->store, command->id, text);
     free(text);
     json_decref(row);
 }
 
 static void store_entry(const struct command_voice *voice, const struct command *command, json_t *entry) {
-    store_row(voice, command, command_to_row(command, entry));
+    store_row(voice, command, command_to_row(command, entry), store_put_command);
 }
 
 void command_voice_keep(const struct command_voice *voice, const struct command *command) {
@@ -121,24 +124,24 @@ void command_voice_keep(const struct command_voice *voice, const struct command 
 }
 
 void command_voice_keep_tombstone(const struct command_voice *voice, const struct command *command) {
-    store_row(voice, command, command_to_tombstone(command));
+    store_row(voice, command, command_to_tombstone(command), store_put_note);
 }
 
 void command_voice_keep_session(const struct command_voice *voice, int64_t id, int64_t before) {
-    store_put_command(voice->store, id, "{\"session\":true}");
+    store_put_note(voice->store, id, "{\"session\":true}");
     if (before != 0)
         store_delete_command(voice->store, before);
 }
 
 void command_voice_keep_forgotten(const struct command_voice *voice, int64_t id, int64_t before) {
-    store_put_command(voice->store, id, "{\"forgotten\":true}");
+    store_put_note(voice->store, id, "{\"forgotten\":true}");
     if (before != 0)
         store_delete_command(voice->store, before);
 }
 
 void command_voice_keep_attested(const struct command_voice *voice, int64_t id) {
     char *row = text_format("{\"attested\":%lld}", (long long)id);
-    store_put_command(voice->store, ATTESTED_ROW, row);
+    store_put_note(voice->store, ATTESTED_ROW, row);
     free(row);
 }
 

@@ -97,10 +97,25 @@ static void check_pair(struct faults *faults, const struct config *config, size_
         check_place(faults, "udp", index, before, &here->udp, &there->udp);
 }
 
+static void check_page(struct faults *faults, const struct config *config) {
+    struct sockaddr_storage page;
+    char text[ADDRESS_TEXT_MAX];
+    if (config->web.listen == NULL || !address_parse(config->web.listen, &page))
+        return;
+    for (size_t i = 0; i < config->channel_count; i++) {
+        const struct config_channel *channel = &config->channels[i];
+        if (channel->has_tcp && collide(&page, &channel->tcp))
+            faults_add(faults, "$.web.listen",
+                       "is \"%s\", but $.channels[%zu].tcp is \"%s\", expected a port of its own",
+                       config->web.listen, i, address_write((const struct sockaddr *)&channel->tcp, text));
+    }
+}
+
 void rules_check_channels(struct faults *faults, const struct config *config) {
     for (size_t i = 0; i < config->channel_count; i++)
         for (size_t before = 0; before < i; before++)
             check_pair(faults, config, i, before);
+    check_page(faults, config);
 }
 
 // --- devices ---

@@ -661,10 +661,10 @@ static void make_parts(struct gateway *gateway) {
 
 // Returns how many messages and commands are lost with it. Only now is it known what is on disk.
 static size_t close_store(struct gateway *gateway) {
-    size_t lost = store_close(gateway->store);
-    if (lost == 0 && gateway->left > 0)
-        log_warning("%zu messages that the broker has not taken stay on disk for the next start",
-                    gateway->left);
+    size_t kept, lost = store_close_counting(gateway->store, &kept);
+    size_t left = gateway->left < kept ? gateway->left : kept; // damage may have cost some
+    if (lost == 0 && left > 0)
+        log_warning("%zu messages that the broker has not taken stay on disk for the next start", left);
     log_info("stopped");
     return lost;
 }

@@ -367,6 +367,9 @@ static const struct {
     {"{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"udp\":\"127.0.0.1:7700\"},"
      "{\"id\":2,\"protocol\":\"magicyo\",\"udp\":\"[::]:7700\"}]}",
      "$.channels[1].udp: is \"[::]:7700\", but $.channels[0].udp is \"127.0.0.1:7700\""},
+    {"{\"web\":{\"listen\":\"127.0.0.1:7701\"}}",
+     "$.web.listen: is \"127.0.0.1:7701\", but $.channels[1].tcp is \"0.0.0.0:7701\", expected a port of its "
+     "own"},
     {"{\"mqtt\":{\"client_id\":\"a\\u0085\"}}", "$.mqtt.client_id: has the character U+0085"},
     {"{\"mqtt\":{\"username\":\"a\\u0001\"}}", "$.mqtt.username: has the character U+0001"},
     {"{\"mqtt\":{\"topic_prefix\":\"a\\u007f\"}}", "$.mqtt.topic_prefix: has the character U+007F"},
@@ -509,6 +512,12 @@ Test(cli, check_tries_the_store_and_the_ports) {
     expect_in(it->out, "$.store.path: is \"no/such/folder/x.db\", but there is no folder \"no/such/folder\"");
     expect_in(call("check -c in", "{\"store\":{\"path\":\".\"}}")->out,
               "$.store.path: is \".\", which is no file");
+    it = call("check -c in", "{\"store\":{\"path\":\"folder/\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.store.path: is \"folder/\", where the user ");
+    it = call("check -c in", "{\"store\":{\"path\":\"/proc/x.db\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "$.store.path: is \"/proc/x.db\", where the user ");
     it = call("check -c in",
               "{\"channels\":[{\"id\":1,\"protocol\":\"mictrack\",\"tcp\":\"203.0.113.7:7700\"}]}");
     expect_code(it, 1);

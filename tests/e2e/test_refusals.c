@@ -168,6 +168,10 @@ Test(refusals, magicyo_does_not_hear_that_a_report_arrived_that_is_set_aside) {
     device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0C, 8, heartbeat, 0));
     device_expect_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x0D, 8, heartbeat, 0));
     rig_expect_message(rig, "message/gw/devices/" LORRY, "{'message.seqnum':8}", 60000);
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x03, 9, attributes, sizeof attributes));
+    rig_expect_message(rig, INSTANCE, "{'set_aside':2}", 60000);
+    close(lorry); // it is the device that ends the connection
+    rig_expect(rig, "log/gw/channels/2/connections/+/closed", "{'close_code':2}");
     rig_finish(rig);
 }
 
@@ -434,5 +438,75 @@ Test(refusals, end_that_loses_messages_is_a_failure) {
     cr_expect_eq(code, 1, "it ended with %d", code);
     rig_expect_log(rig, "that waited to be written are lost");
     cr_expect(!rig_log_has(rig, "stay on disk"), "they do not");
+    rig->finished = true;
+}
+
+// The number in front of a text of the log, where it comes last.
+static long number_before(struct rig *rig, const char *text) {
+    char line[1024];
+    long number = -1;
+    FILE *log = fopen(rig->log_path, "r");
+    while (log != NULL && fgets(line, sizeof line, log) != NULL) {
+        char *at = strstr(line, text);
+        while (at != NULL && at > line && at[-1] >= '0' && at[-1] <= '9')
+            at--;
+        number = at != NULL ? strtol(at, NULL, 10) : number;
+    }
+    fclose(log);
+    return number;
+}
+
+// Its answer says that it is on disk.
+static void put_on_disk(int lorry, unsigned id, const uint8_t *position, size_t size) {
+    uint8_t bytes[MAGICYO_FRAME_MAX];
+    device_send_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x03, id, position, size));
+    device_expect_bytes(lorry, bytes, bytes_magicyo(bytes, LORRY, 0x04, id, position, 2));
+}
+
+// What the damage has cost does not stay there.
+Test(refusals, end_says_what_stays_on_a_disk_that_was_damaged) {
+    static const char changes[] = "{'telemetry':'off','channels':[{'id':2,'name':'magicyo',"
+                                  "'protocol':'magicyo','tcp':'127.0.0.1:0'}]}";
+    char store[TEMPORARY_MAX + 16];
+    size_t size;
+    uint8_t *position = bytes_unhex("04 00 01 5f5e1000 1a 00f6adfeaa 228b13 02db0f 00f00900c0 000005", &size);
+    struct rig *rig = rig_up(changes);
+    int lorry = rig_tcp_to(rig, "magicyo");
+    rig_broker_kill(rig);
+    for (unsigned id = 1; id <= 20; id++)
+        put_on_disk(lorry, id, position, size);
+    snprintf(store, sizeof store, "%s/store.db", rig->directory);
+    cr_assert(truncate(store, 0) == 0);
+    rig_expect_log(rig, "the store is damaged");
+    put_on_disk(lorry, 21, position, size);
+    free(position);
+    rig_gateway_stop(rig);
+    long stay = number_before(rig, " messages that the broker has not taken stay on disk");
+    rig_gateway_spawn(rig, changes);
+    rig_expect_log(rig, " messages are waiting since the last run");
+    long wait = number_before(rig, " messages are waiting since the last run");
+    cr_expect(stay == wait && stay < 40, "it said %ld, and %ld are there", stay, wait);
+    rig_gateway_kill(rig);
+    rig->finished = true;
+}
+
+// The log fits into less than SQLite writes at once. The broker has taken all, and the device has answered.
+Test(refusals, end_on_a_full_disk_that_loses_nothing_is_none) {
+    const struct rlimit limit = {.rlim_cur = 4100, .rlim_max = RLIM_INFINITY};
+    signal(SIGXFSZ, SIG_IGN); // also in the gateway
+    struct rig *rig = rig_up("{'telemetry':'off'}");
+    int van = rig_tcp(rig);
+    device_send(van, report(VAN, 0));
+    rig_expect(rig, "message/gw/devices/" VAN, NULL);
+    cr_assert(prlimit(rig->gateway, RLIMIT_FSIZE, &limit, NULL) == 0);
+    rig_publish(rig, "command/gw/devices/" VAN, "{\"name\":\"nonsense\"}");
+    rig_expect_log(rig, "the store cannot be written");
+    rig_publish(rig, "command/gw/devices/" VAN, "mode,6,60#");
+    device_expect(van, "mode,6,60#");
+    device_send(van, "mode=Success!");
+    rig_expect(rig, "log/gw/devices/" VAN "/commands-queue/custom/processed", "{'executed':true}");
+    rig_gateway_signal(rig, SIGTERM);
+    int code = rig_gateway_wait(rig);
+    cr_expect_eq(code, 0, "it ended with %d", code);
     rig->finished = true;
 }
