@@ -32,7 +32,8 @@ static const char help[] =
     "                               prints it; it is shown only now\n"
     "\n"
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD and\n"
-    "TRACKBUS_TOPIC_PREFIX override the file.\n";
+    "TRACKBUS_TOPIC_PREFIX override the file, and so do names made of any key: TRACKBUS_WEB__LISTEN is\n"
+    "web.listen.\n";
 
 struct options {
     const char *file, *listen, *user, *token;

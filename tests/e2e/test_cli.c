@@ -82,9 +82,10 @@ Test(cli, workers_are_a_number) {
 }
 
 Test(cli, help_and_version) {
-    static const char *const calls[] = {"--help",    "-h",        "run --help",  "run -h",        "check -h",
-                                        "decode -h", "encode -h", "describe -h", "decode --help", "watch -h",
-                                        "store -h",  "send -h",   "help",        "help send",     "help run"};
+    static const char *const calls[] = {
+        "--help",    "-h",          "run --help",    "run -h",    "check -h",     "decode -h",
+        "encode -h", "describe -h", "decode --help", "watch -h",  "store -h",     "send -h",
+        "help",      "help send",   "help run",      "help help", "help version", "help --help"};
     for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
         const struct outcome *it = call(calls[i], "");
         expect_code(it, 0);
