@@ -154,7 +154,7 @@ int cli_web(int argc, char **argv) {
     if (code >= 0)
         return code;
     bool changes = options.user != NULL || options.token != NULL;
-    unsigned needed = changes ? FILES_OF_WEB : FILES_OF_MQTT | FILES_OF_WEB;
+    unsigned needed = changes ? FILES_OF_WEB | FILES_TO_MAKE : FILES_OF_MQTT | FILES_OF_WEB;
     struct config *config = cli_load_config(options.file, needed);
     if (config == NULL)
         return 1;
