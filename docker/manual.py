@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 OPTION = re.compile(r"^  (?:(-\w), |    )(--[\w-]+)(?: ([A-Z_:]+))?(?:  +(.*))?$")
@@ -28,6 +29,7 @@ class Command:
         self.name, self.summary, self.options, self.paragraphs = name, summary, [], []
         blocks = text.strip("\n").split("\n\n")
         self.usage = blocks[0].split("\n")
+        self.takes_file = "[FILE]" in blocks[0]
         for block in blocks[1:]:
             self.read(block)
         # What stands in the usage alone needs no explanation, as --json.
@@ -63,7 +65,8 @@ def read_commands(say):
     for name in re.findall(r"^  trackbus ([a-z]+)", text, re.M):
         if name == "help":
             continue
-        line = re.search(rf"^  trackbus {name}\b.*$", text, re.M).group()
+        # Where the usage leaves no room, the summary stands in the line below.
+        line = re.search(rf"^  trackbus {name}\b.*(?:\n {{20,}}\S.*)?$", text, re.M).group().replace("\n", " ")
         summary = re.split(r"  +|(?<=COMMAND) ", line.strip(), maxsplit=1)
         help_text = say("help", name)
         first = summary[1] if len(summary) > 1 else help_text.split("\n\n")[1].split(".")[0].replace("\n", " ").lower()
@@ -129,7 +132,7 @@ def allowed(rules):
 
 
 def plain(text):
-    text = text.replace("\\", "\\e").replace("-", "\\-")
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")  # a terminal without UTF-8 has no "…"
     return "\\&" + text if text[:1] in (".", "'") else text
 
 
@@ -199,13 +202,18 @@ def bash(commands, protocols):
     cases = []
     for command in commands:
         options = " ".join(name for option in command.options for name in (option.short, option.long) if name)
-        cases.append(f"        {command.name}) words=\"{' '.join(command.words())}\" options=\"{options} --help\" ;;")
+        files = " files=true" if command.takes_file else ""
+        cases.append(f"        {command.name}) words=\"{' '.join(command.words())}\" options=\"{options} --help\"{files} ;;")
     names = " ".join([command.name for command in commands] + ["help", "version"])
     return f"""# Completion of trackbus for bash, made by docker/manual.py.
+_trackbus_files() {{
+    compopt -o filenames 2>/dev/null # which words are not, even where a folder is called so
+    COMPREPLY=($(compgen -f -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
 _trackbus() {{
-    local current=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words= options=
+    local current=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words= options= files=false
     case $before in
-        -c|--config|-o|--output) COMPREPLY=($(compgen -f -- "$current")); return ;;
+        -c|--config|-o|--output) _trackbus_files; return ;;
         -p|--protocol) COMPREPLY=($(compgen -W "{' '.join(protocols)}" -- "$current")); return ;;
     esac
     if [ "$COMP_CWORD" -eq 1 ] || {{ [ "$COMP_CWORD" -eq 2 ] && [ "$before" = help ]; }}; then
@@ -217,20 +225,20 @@ _trackbus() {{
     esac
     case $current in
         -*) COMPREPLY=($(compgen -W "$options" -- "$current")) ;;
-        *) COMPREPLY=($(compgen -W "$words" -- "$current") $(compgen -f -- "$current")) ;;
+        *) if $files; then _trackbus_files; else COMPREPLY=($(compgen -W "$words" -- "$current")); fi ;;
     esac
 }}
-complete -o filenames -F _trackbus trackbus
+complete -F _trackbus trackbus
 """
 
 
 def quoted(text):
-    return text.replace("\\", "").replace("'", "").replace("[", "(").replace("]", ")").replace(":", ",")
+    return text.replace("\\", "").replace("'", "’").replace("[", "(").replace("]", ")").replace(":", ",")
 
 
 def zsh_option(option, protocols):
     names = f"({option.short} {option.long})'{{{option.short},{option.long}}}'" if option.short else option.long
-    text = quoted(option.text.split(";")[0][:60]) or option.long.strip("-")
+    text = quoted(textwrap.shorten(option.text.split(";")[0], 60, placeholder="")) or option.long.strip("-")
     what = {"FILE": "_files", "PROTOCOL": f"({' '.join(protocols)})"}.get(option.argument, " ")
     return f"'{names}[{text}]" + (f":{option.argument.lower()}:{what}" if option.argument else "") + "'"
 
@@ -240,8 +248,8 @@ def zsh(commands, protocols):
     cases = []
     for command in commands:
         words = command.words()
-        rest = f"'1:word:({' '.join(words)})' '*:file:_files'" if words else "'*:file:_files'"
-        cases.append(f"        {command.name}) _arguments {' '.join([zsh_option(option, protocols) for option in command.options] + [rest])} ;;")
+        rest = [f"'1:word:({' '.join(words)})'"] * bool(words) + ["'*:file:_files'"] * command.takes_file
+        cases.append(f"        {command.name}) _arguments {' '.join([zsh_option(option, protocols) for option in command.options] + rest)} ;;")
     return f"""#compdef trackbus
 # Completion of trackbus for zsh, made by docker/manual.py.
 _trackbus() {{
@@ -271,6 +279,8 @@ def fish(commands, protocols):
     for command in commands:
         lines.append(f"complete -c trackbus -n __fish_use_subcommand -f -a {command.name} -d '{quoted(command.summary)}'")
         given = f"-n '__fish_seen_subcommand_from {command.name}'"
+        if not command.takes_file:
+            lines.append(f"complete -c trackbus {given} -f")
         if command.words():
             lines.append(f"complete -c trackbus {given} -a '{' '.join(command.words())}'")
         for option in command.options:

@@ -88,13 +88,18 @@ static bool has_type(const json_t *value, const char *type) {
            (strcmp(type, "null") == 0 && json_is_null(value));
 }
 
-// "a, b or c" of the values' texts; for the caller to free.
-static char *list_of(const json_t *values, bool bare) {
+// The type's name for people.
+static const char *type_name(const char *type) {
+    return strcmp(type, "boolean") == 0 ? "true or false" : type;
+}
+
+// "a, b or c" of the values' texts, or of the types that they name; for the caller to free.
+static char *list_of(const json_t *values, bool types) {
     size_t i, size = 1;
     json_t *entry;
     char *list = calloc(1, 1);
     json_array_foreach(values, i, entry) {
-        char *text = bare ? strdup(json_string_value(entry)) : json_schema_brief(entry);
+        char *text = types ? strdup(type_name(json_string_value(entry))) : json_schema_brief(entry);
         const char *joint = i == 0 ? "" : i + 1 == json_array_size(values) ? " or " : ", ";
         size += strlen(text) + strlen(joint);
         list = realloc(list, size);

@@ -320,7 +320,7 @@ Test(json_schema, types) {
     check_says("{\"type\":\"integer\"}", "1.5", "$ is 1.5, expected integer");
     check_says("{\"type\":\"integer\"}", "2.0", "");
     check_says("{\"type\":\"number\"}", "true", "$ is true, expected number");
-    check_says("{\"type\":\"boolean\"}", "0", "$ is 0, expected boolean");
+    check_says("{\"type\":\"boolean\"}", "0", "$ is 0, expected true or false");
     check_says("{\"type\":\"object\"}", "[]", "$ is [], expected object");
     check_says("{\"type\":\"integer\",\"minimum\":1,\"maximum\":2}", "\"x\"", "$ is \"x\", expected integer");
 }

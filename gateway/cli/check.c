@@ -46,7 +46,7 @@ static bool check_web(const struct config *config) {
     char *in_use;
     bool sound = policy_check(config, NULL, cli_print_fault, stdout, &in_use) == 0;
     if (in_use != NULL)
-        printf("warning: $.web.listen: %s; the gateway itself may be running\n", in_use);
+        printf("note: $.web.listen: \"%s\" is in use, perhaps by the gateway itself\n", config->web.listen);
     free(in_use);
     return sound;
 }

@@ -17,7 +17,7 @@ static const char help[] =
     "trackbus: a gateway between GPS trackers and MQTT\n"
     "\n"
     "  trackbus run [-c FILE] [--workers N]   run the gateway in the foreground\n"
-    "  trackbus watch [-c FILE] [IDENT]       see what comes through the broker\n"
+    "  trackbus watch [-c FILE] [DEVICE]      see what comes through the broker\n"
     "  trackbus web [-c FILE] [--listen ADDRESS:PORT]\n"
     "                                         serve the page, the API and the metrics\n"
     "  trackbus send [-c FILE] DEVICE COMMAND send a command and follow its life\n"
@@ -106,10 +106,15 @@ static int run(const char *name, int argc, char **argv) {
     return cli_usage_fault("", "there is no subcommand '%s'", name);
 }
 
+// The general help says all of these.
+static bool is_in_first_help(const char *name) {
+    return strcmp(name, "help") == 0 || strcmp(name, "version") == 0 || strcmp(name, "--help") == 0;
+}
+
 // `trackbus help COMMAND` is `trackbus COMMAND --help`.
 static int help_with(int argc, char **argv) {
     char option[] = "--help";
-    if (argc > 1)
+    if (argc > 1 && !is_in_first_help(argv[1]))
         return run(argv[1], 2, (char *[]){argv[1], option, NULL});
     fputs(help, stdout);
     return 0;

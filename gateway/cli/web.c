@@ -32,7 +32,8 @@ static const char help[] =
     "                               prints it; it is shown only now\n"
     "\n"
     "Environment: TRACKBUS_MQTT_URL, TRACKBUS_MQTT_USERNAME, TRACKBUS_MQTT_PASSWORD and\n"
-    "TRACKBUS_TOPIC_PREFIX override the file.\n";
+    "TRACKBUS_TOPIC_PREFIX override the file, and so do names made of any key: TRACKBUS_WEB__LISTEN is\n"
+    "web.listen.\n";
 
 struct options {
     const char *file, *listen, *user, *token;
@@ -153,7 +154,7 @@ int cli_web(int argc, char **argv) {
     if (code >= 0)
         return code;
     bool changes = options.user != NULL || options.token != NULL;
-    unsigned needed = changes ? FILES_OF_WEB : FILES_OF_MQTT | FILES_OF_WEB;
+    unsigned needed = changes ? FILES_OF_WEB | FILES_TO_MAKE : FILES_OF_MQTT | FILES_OF_WEB;
     struct config *config = cli_load_config(options.file, needed);
     if (config == NULL)
         return 1;

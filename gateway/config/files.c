@@ -68,7 +68,8 @@ static char *find_credential(const struct finding *finding, const char *path, co
     if (finding->folder != NULL)
         return text_format("%s/%s", finding->folder, name);
     char *source = find_source(finding, name);
-    if (source != NULL && access(source, R_OK) == 0)
+    if (source != NULL &&
+        (access(source, R_OK) == 0 || (errno == ENOENT && (finding->needed & FILES_TO_MAKE) != 0)))
         return source;
     complain(finding, path, file, source);
     free(source);

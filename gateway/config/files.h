@@ -12,6 +12,7 @@
 #define FILES_WITH_DEVICES   4U
 #define FILES_OF_COMMANDS    8U
 #define FILES_OF_GEOLOCATION 16U
+#define FILES_TO_MAKE        32U // beside a section: its credentials are made where they are not there yet
 #define FILES_ALL                                                                                            \
     (FILES_OF_MQTT | FILES_OF_WEB | FILES_WITH_DEVICES | FILES_OF_COMMANDS | FILES_OF_GEOLOCATION)
 

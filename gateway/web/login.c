@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -199,11 +200,22 @@ static void write_users(FILE *file, const struct user *users, const struct user 
     fprintf(file, "%s:%s\n", added->name, added->hash);
 }
 
-// As the file is that it takes the place of, or for its owner alone when there is none. False: errno says why.
+// For one user alone: of root's file that is who has its folder, as the service has that of its store. False: errno says why.
+static bool take_after_folder(int descriptor, const char *path) {
+    struct stat status;
+    if (geteuid() != 0)
+        return true;
+    char *copy = must_have(strdup(path));
+    bool taken = stat(dirname(copy), &status) == 0 && fchown(descriptor, status.st_uid, status.st_gid) == 0;
+    free(copy);
+    return taken;
+}
+
+// As the file is that it takes the place of. False: errno says why.
 static bool take_after(int descriptor, const char *path) {
     struct stat status;
     if (stat(path, &status) != 0)
-        return errno == ENOENT;
+        return errno == ENOENT && take_after_folder(descriptor, path);
     return fchown(descriptor, status.st_uid, status.st_gid) == 0 &&
            fchmod(descriptor, status.st_mode & 07777) == 0;
 }

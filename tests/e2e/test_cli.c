@@ -82,9 +82,10 @@ Test(cli, workers_are_a_number) {
 }
 
 Test(cli, help_and_version) {
-    static const char *const calls[] = {"--help",    "-h",        "run --help",  "run -h",        "check -h",
-                                        "decode -h", "encode -h", "describe -h", "decode --help", "watch -h",
-                                        "store -h",  "send -h",   "help",        "help send",     "help run"};
+    static const char *const calls[] = {
+        "--help",    "-h",          "run --help",    "run -h",    "check -h",     "decode -h",
+        "encode -h", "describe -h", "decode --help", "watch -h",  "store -h",     "send -h",
+        "help",      "help send",   "help run",      "help help", "help version", "help --help"};
     for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
         const struct outcome *it = call(calls[i], "");
         expect_code(it, 0);
@@ -643,6 +644,37 @@ Test(cli, credentials_outside_a_service_are_beside_the_configuration) {
     char call_with_path[256];
     snprintf(call_with_path, sizeof call_with_path, "check -c %s/in", files->directory);
     expect_code(call(call_with_path, text), 0);
+}
+
+// The file of users is made by the command that adds one, also where the service gets a copy.
+Test(cli, credentials_that_are_users_are_made) {
+    static const char text[] = "{\"web\":{\"users_file\":\"%d/secrets_users\"}}";
+    char path[128];
+    const struct outcome *it = call("check -c in", text);
+    snprintf(path, sizeof path, "%s/secrets", files->directory);
+    cr_assert_eq(mkdir(path, 0700), 0);
+    expect_code(it, 1);
+    expect_in(it->out, "the file \"./secrets/users\", which cannot be read: No such file");
+    it = call("web -c in --add-user eve", text); // the password is the first line of the same text
+    expect_code(it, 0);
+    expect_in(it->out, "eve may log in; ./secrets/users has the hash");
+    expect_code(call("check -c in", text), 0);
+}
+
+// Root makes it for the service, which owns the folder and must be able to read it.
+Test(cli, users_belong_to_who_has_their_folder) {
+    static const char text[] = "{\"web\":{\"users_file\":\"owned/users\"}}";
+    char path[128];
+    struct stat status;
+    if (geteuid() != 0)
+        cr_skip("only root can make a file for somebody else");
+    expect_code(call("check -c in", text), 1);
+    snprintf(path, sizeof path, "%s/owned", files->directory);
+    cr_assert(mkdir(path, 0755) == 0 && chown(path, 7700, 7701) == 0);
+    expect_code(call("web -c in --add-user eve", text), 0);
+    snprintf(path, sizeof path, "%s/owned/users", files->directory);
+    cr_assert_eq(stat(path, &status), 0);
+    cr_assert(status.st_uid == 7700 && status.st_gid == 7701 && (status.st_mode & 07777) == 0600);
 }
 
 // Of a file that a command does not use, nothing needs to be there.

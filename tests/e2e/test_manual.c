@@ -59,6 +59,31 @@ Test(manual, page_has_no_word_that_is_longer_than_a_line) {
                      "");
 }
 
+// Without UTF-8, groff warns of it and leaves it out.
+Test(manual, page_has_no_ellipsis) {
+    cr_assert_str_eq(said("cd '" MADE "' && grep -h '…' trackbus.1 trackbus.json.5 || true"), "");
+}
+
+// In a folder that has files: they are no argument of `store`, and the subcommand `run` is no folder.
+Test(manual, a_shell_completes_files_where_they_are_taken) {
+    cr_assert_str_eq(said("cd '" MADE
+                          "' && bash -c 'source ./trackbus; COMP_WORDS=(trackbus store trackbus.); "
+                          "COMP_CWORD=2; _trackbus; echo ${COMPREPLY[@]}'"),
+                     "\n");
+    cr_assert_str_eq(said("cd '" MADE
+                          "' && bash -c 'source ./trackbus; COMP_WORDS=(trackbus decode trackbus.f); "
+                          "COMP_CWORD=2; _trackbus; echo ${COMPREPLY[@]}'"),
+                     "trackbus.fish\n");
+    cr_assert_str_eq(said("grep -c '^complete -F _trackbus trackbus$' '" MADE "trackbus' || true"), "1\n");
+    cr_assert_str_eq(said("grep -c 'from store. -f$' '" MADE "trackbus.fish' || true"), "1\n");
+}
+
+// The summary is that of `trackbus help`, also where it stands in a line of its own.
+Test(manual, a_shell_says_what_a_subcommand_does) {
+    cr_assert_str_eq(
+        said("grep -c \"'web:serve the page, the API and the metrics'\" '" MADE "_trackbus' || true"), "1\n");
+}
+
 Test(manual, a_shell_completes) {
     cr_assert_str_eq(said("bash -c 'source \"" MADE
                           "trackbus\"; COMP_WORDS=(trackbus de); COMP_CWORD=1; _trackbus; "
