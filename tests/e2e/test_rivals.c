@@ -128,6 +128,13 @@ Test(rivals, second_intake_is_named_each_time_that_it_appears) {
     cr_assert_eq(rig_log_count(rig, TWO_INTAKES), 1);
     rig_gateway_start(second, SECOND);
     rig_expect_log_times(rig, TWO_INTAKES, 2);
+    rig_broker_kill(rig);
+    rig_gateway_kill(second); // while nobody hears it
+    rig_broker_start(rig, NULL);
+    rig_expect_log_times(rig, ": connected", 3);
+    rig_wait_until(rig_clock() + 3000); // the roll call settles
+    rig_gateway_start(second, SECOND);
+    rig_expect_log_times(rig, TWO_INTAKES, 3);
     rig_finish(rig);
 }
 
