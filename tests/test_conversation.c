@@ -19,7 +19,8 @@ static struct session_table sessions;
 static struct stream_counters counters;
 static char sent[256];
 
-// --- a protocol: lines. "!" breaks it, "=IDENT" says who speaks from now on, all else is a report or an answer ---
+// --- a protocol: lines. "!" breaks it, "=IDENT" says who speaks from now on, all else is a report or an answer. It is said
+// again at once and when it is safe, "~TEXT" only then ---
 
 static struct codec_frame frame(const uint8_t *bytes, size_t length, enum codec_follow follow) {
     const uint8_t *end = memchr(bytes, '\n', length);
@@ -40,7 +41,8 @@ static enum codec_verdict decode(void *session, const uint8_t *bytes, size_t len
     message_reset(out->scratch);
     message_set_text(out->scratch, FIELD_MESSAGE_TYPE, "R", 1);
     out->message(out->context, out->scratch);
-    out->reply(out->context, bytes, length, CODEC_NOW);
+    if (*bytes != '~')
+        out->reply(out->context, bytes, length, CODEC_NOW);
     out->reply(out->context, bytes, length, CODEC_WHEN_SAFE);
     return CODEC_OK;
 }
@@ -405,9 +407,8 @@ Test(conversation, of_all_strangers_over_udp_has_a_bound) {
     cr_expect_eq(taken, 8, "%zu", taken);
     cr_expect_eq(say_by_datagrams(false, 2, "r\nr\n"), 4, "not of a device of the registry");
     *sent = '\0';
-    cr_expect_eq(say_by_datagrams(true, 1, "r\n"), 0);
-    carrier_answer_all(&broker);
-    cr_expect(strstr(sent, "r\nr\n") == NULL, "what was not taken is not acknowledged");
+    cr_expect_eq(say_by_datagrams(true, 1, "~\n"), 0);
+    cr_expect_str_eq(sent, "", "what was not taken is acknowledged");
     broker.loop.time += 1000;
     cr_expect_eq(say_by_datagrams(true, 1, "r\nr\n"), 2, "in the next second");
 }

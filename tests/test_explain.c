@@ -13,6 +13,7 @@
 
 struct trial {
     const struct vector *vector;
+    size_t frames;
     bool given[FIELD_COUNT];
 };
 
@@ -75,6 +76,7 @@ static void check_frame(void *context, const struct stream_frame *frame) {
     static unsigned char named[BITS_MAX];
     struct trial *trial = context;
     const char *separators = trial->vector->codec->separators;
+    trial->frames++;
     memset(named, 0, sizeof named);
     count_bits(trial, frame, named);
     for (size_t bit = 0; bit < frame->length * 8; bit++) {
@@ -115,6 +117,11 @@ FOR_EACH_VECTOR(explain, names_every_byte) {
     }
     stream_feed(&stream, NULL, 0, vector->end_open ? CODEC_OPEN : CODEC_END);
     stream_free(&stream);
+    size_t expected = 0;
+    for (size_t i = 0; i < CODEC_VERDICT_COUNT; i++)
+        expected += (size_t)counters.verdicts[i];
+    cr_assert_eq(trial.frames, expected, "%s: %zu frames are explained, not %zu", vector->path, trial.frames,
+                 expected);
 }
 
 static struct stream_frame last;

@@ -265,6 +265,15 @@ static void close_streams(void) {
     set_up(); // for the end of the test
 }
 
+Test(http, events_have_a_bound) {
+    struct events *few = events_new(1);
+    for (int i = 0; i < EVENTS_MAX + 10; i++)
+        events_add(few, "log", NULL, "{}", 2);
+    cr_expect_null(events_at(few, 10));
+    cr_expect(events_at(few, 11) != NULL && events_at(few, 11)->id == 11);
+    events_free(few);
+}
+
 // What they have not read stays where it is, once for all.
 Test(http, event_streams_that_nobody_reads_hold_no_copy) {
     int clients[SLOW];

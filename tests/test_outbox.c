@@ -746,12 +746,17 @@ Test(outbox, sets_nothing_aside_because_a_broker_was_killed_twice) {
     cr_expect_eq(outbox_count(outbox), 0);
 }
 
+// One that is blamed goes alone.
 Test(outbox, blames_no_message_for_what_we_break_ourselves) {
     put_report("1");
+    put_report("2");
     for (int i = 0; i < 20; i++) {
         go_up();
         go_down();
     }
+    broker.count = 0;
+    go_up();
+    expect_handed("1 2");
     cr_expect_eq(set_aside, 0);
 }
 

@@ -192,7 +192,7 @@ Test(readme, the_codes_of_log_entries_are_explained) {
     const char *page = page_find("gateway/README.md")->text;
     cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/channels/event.h", "EVENT_"), 9);
     cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/commands/voice.c", "COMMAND_"), 5);
-    expect_codes(page, TEST_ROOT "/gateway/channels/close_code.h", "CLOSE_");
+    cr_assert_eq(expect_codes(page, TEST_ROOT "/gateway/channels/close_code.h", "CLOSE_"), 9);
     for (int verdict = CODEC_OK + 1; verdict < CODEC_VERDICT_COUNT; verdict++) {
         char span[64];
         snprintf(span, sizeof span, "`%s`", codec_verdict_name((enum codec_verdict)verdict));

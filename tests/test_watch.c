@@ -435,6 +435,18 @@ Test(page_bounds, commands_that_wait_for_a_device_have_a_bound) {
     waiting_free(waiting);
 }
 
+Test(page_bounds, commands_that_wait_in_all_have_a_bound) {
+    struct waiting *waiting = waiting_new();
+    for (int id = 0; id < WAITING_MAX; id++)
+        wait_for(waiting, id / (WAITING_EACH_MAX / 2), id, strdup("{}"));
+    wait_for(waiting, 7000, 0, strdup("{}"));
+    cr_assert_eq(waiting_count(waiting, "devices/7000"), 0);
+    wait_for(waiting, 0, 0, NULL);
+    wait_for(waiting, 7000, 0, strdup("{}"));
+    cr_assert_eq(waiting_count(waiting, "devices/7000"), 1, "there is room again");
+    waiting_free(waiting);
+}
+
 static char *text_of_size(size_t size) {
     char *text = malloc(size + 1);
     memset(text, 'x', size);

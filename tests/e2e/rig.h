@@ -49,6 +49,7 @@ struct rig {
     unsigned workers;         // processes that share the ports; 0, unless a test changes it: run without
     const char *clock; // of the gateway as libfaketime reads it: "+0 x60" is 60 times as fast; NULL: as it is
     size_t sockets;    // that the configuration opens in each process
+    size_t states;     // of channels, that had come when it was started
     struct rig *beside; // another gateway on the same broker, or NULL
     bool finished;      // the test came to its end
 };
@@ -107,7 +108,7 @@ void rig_speak(const char *version);
 #define RIG_KEY "what only the gateways of a test know"
 void rig_share_key(void);
 
-// Waits until the gateway publishes state; before that it hears what the broker retains.
+// Waits until the gateway publishes state, since its last start; before that it hears what the broker retains.
 void rig_expect_state(struct rig *rig);
 
 // Everything but the gateway: a broker, with these lines of configuration or NULL, and the client.

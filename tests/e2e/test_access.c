@@ -196,9 +196,9 @@ Test(access, the_gateway_may_do_all_that_it_does) {
     rig_gateway_stop(rig);
     rig_gateway_start(rig, GATEWAY); // now its second connection reads what is retained
     rig_expect_state(rig);
+    finish(rig);
     cr_assert(!rig_log_has(rig, "rejected") && !rig_log_has(rig, "Not authorized"));
     cr_assert(rig_log_count(rig, "set aside") == 0);
-    finish(rig);
 }
 
 // The gateway's user may not read answers: the log tells what becomes of a command.

@@ -169,6 +169,7 @@ Test(broker, down_means_no_acknowledgement_until_it_is_back) {
     device_send(device, "MT;6;" VAN ";R9;what\r\nMT;6;12;R0;x");
     device_send(device, report(VAN, 18));
     rig_expect_log(rig, "retrying in");
+    rig_expect_counters(rig, " 2 messages, ");
     cr_assert(!device_has_bytes(device));
     rig_broker_start(rig, NULL);
     device_expect_datagram(device, "ACK," VAN ",R9,#");
@@ -309,7 +310,7 @@ Test(broker, gets_what_waits_when_the_gateway_is_told_to_stop) {
     expect_all_in_order(rig, 199);
     rig_expect(rig, "message/gw/devices/866425031379169", "{'message.type':'RH'}");
     rig_expect(rig, INSTANCE, "{'state':'offline'}");
-    cr_assert(!rig_log_has(rig, "wait on disk"));
+    cr_assert(!rig_log_has(rig, "stay on disk"));
     rig->finished = true;
 }
 

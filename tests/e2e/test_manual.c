@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MADE TEST_BUILD "/docker/"
 
@@ -43,9 +44,9 @@ Test(manual, page_and_completions_have_every_subcommand) {
 Test(manual, page_tells_options_apart) {
     cr_assert_str_eq(said("grep -c -F '.B \\-l, \\-\\-listen ADDRESS:PORT' '" MADE "trackbus.1' || true"),
                      "1\n");
-    cr_assert_str_eq(
-        said("sed -n '/^.SS check/,/^.SS decode/p' '" MADE "trackbus.1' | grep -c -F 'store.path' || true"),
-        "0\n");
+    cr_assert_str_eq(said("sed -n '/^.SS check/,/^.SS decode/p' '" MADE
+                          "trackbus.1' | grep -o -e '^.SS .*' -e 'store[.]path' || true"),
+                     ".SS check\n.SS decode\n");
     cr_assert_str_eq(said("grep -c -e '^.SS help$' -e '^.SS version$' -e '^trackbus version$' '" MADE
                           "trackbus.1' || true"),
                      "3\n");
@@ -55,7 +56,8 @@ Test(manual, page_tells_options_apart) {
 Test(manual, page_has_no_word_that_is_longer_than_a_line) {
     cr_assert_str_eq(said("cd '" MADE
                           "' && sed -e '/^.nf/,/^.fi/d' -e 's/\\\\f[BR]//g' -e 's/\\\\:/ /g' trackbus.1 "
-                          "trackbus.json.5 | grep -o -E '[^ ]{55,}' || true"),
+                          "trackbus.json.5 | grep -o -E '[^ ]{20,}' | "
+                          "awk 'length > 54; END { if (NR < 20) print NR \" long words\" }'"),
                      "");
 }
 
@@ -104,9 +106,10 @@ Test(manual, page_of_the_configuration_has_the_ranges) {
                      "connections in all\n(1 to 1000000; default \\fB15000\\fR)\n");
 }
 
+// Of a source without its history it cannot.
 Test(manual, version_names_the_commit) {
     const char *version = said(TRACKBUS_BINARY " version");
     const char *commit = strchr(version, '(');
-    cr_assert(strncmp(version, "trackbus ", 9) == 0 && (commit == NULL || strlen(commit) >= 7), "%s",
-              version);
+    cr_assert(strncmp(version, "trackbus ", 9) == 0, "%s", version);
+    cr_assert(commit != NULL ? strlen(commit) >= 7 : access(TEST_ROOT "/.git", F_OK) != 0, "%s", version);
 }

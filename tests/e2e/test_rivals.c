@@ -94,7 +94,7 @@ Test(rivals, earlier_run_is_no_rival) {
     rig_expect_state(rig);
     scripted_broker_stop(broker);
     scripted_broker_restart(broker, SCRIPTED_RETAINED | SCRIPTED_SESSIONS | SCRIPTED_SNAPSHOT);
-    scripted_expect_connected(broker, GATEWAY);
+    rig_expect_log_times(rig, ": connected", 2);
     scripted_broker_publish(broker, "trackbus/command/gw/devices/none", "x", false);
     rig_expect_log(rig, "command rejected");
     rig_wait_until(rig_clock() + 3000); // the roll call settles
@@ -128,6 +128,13 @@ Test(rivals, second_intake_is_named_each_time_that_it_appears) {
     cr_assert_eq(rig_log_count(rig, TWO_INTAKES), 1);
     rig_gateway_start(second, SECOND);
     rig_expect_log_times(rig, TWO_INTAKES, 2);
+    rig_broker_kill(rig);
+    rig_gateway_kill(second); // while nobody hears it
+    rig_broker_start(rig, NULL);
+    rig_expect_log_times(rig, ": connected", 3);
+    rig_wait_until(rig_clock() + 3000); // the roll call settles
+    rig_gateway_start(second, SECOND);
+    rig_expect_log_times(rig, TWO_INTAKES, 3);
     rig_finish(rig);
 }
 

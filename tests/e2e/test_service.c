@@ -73,6 +73,7 @@ Test(service, a_manager_that_wants_no_signs_of_life_hears_none) {
     setenv("WATCHDOG_PID", "1", 1); // of another process
     rig_gateway_spawn(rig, NULL);
     expect_line(manager, "READY=1");
+    rig_wait_until(rig_clock() + 1000); // ten times as long as it takes until one would come
     rig_gateway_signal(rig, SIGTERM);
     expect_line(manager, "STOPPING=1");
     cr_assert_eq(rig_gateway_wait(rig), 0);

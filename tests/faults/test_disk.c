@@ -292,7 +292,7 @@ Test(faults_disk, of_the_last_run_comes_before_new_messages) {
     rig_expect_counters(rig, "outbox: 0 messages");
     rig_gateway_stop(rig);
     rig_gateway_start(rig, NULL);
-    cr_assert(!rig_log_has(rig, "wait since the last run"));
+    cr_assert(!rig_log_has(rig, "waiting since the last run"));
     rig_finish(rig);
 }
 
