@@ -1476,10 +1476,13 @@ static size_t count_gone(struct store *store) {
 static size_t write_last(struct store *store) {
     int result = store->batch != NULL ? write_batch(store) : mend_place(store);
     size_t lost = result != SQLITE_OK ? count_lost(store) + count_gone(store) : 0;
-    if (result != SQLITE_OK)
+    if (lost > 0)
         log_error("the store cannot be written: %s; %zu messages and commands that waited to be written are "
                   "lost",
                   sqlite3_errstr(result), lost);
+    else if (result != SQLITE_OK)
+        log_warning("the store cannot be written: %s; nothing is lost, but messages may be sent again",
+                    sqlite3_errstr(result));
     return lost + store->aside.dropped;
 }
 
