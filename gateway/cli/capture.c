@@ -107,7 +107,7 @@ static bool may_write(const char *name) {
     if (file != NULL)
         fclose(file);
     else if (name != NULL)
-        fprintf(stderr, "trackbus capture: cannot write %s: %s\n", name, strerror(errno));
+        cli_fault("capture", "cannot write %s: %s", name, strerror(errno));
     return name == NULL || file != NULL;
 }
 

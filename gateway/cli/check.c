@@ -82,7 +82,7 @@ int cli_check(int argc, char **argv) {
                config->channel_count, TEXT_S(config->channel_count), config->devices->count,
                TEXT_S(config->devices->count));
     else
-        fprintf(stderr, "trackbus check: not valid, checked as the user %s\n", trial_user());
+        cli_fault("check", "not valid, checked as the user %s", trial_user());
     if (config != NULL)
         config_notes(config, print_note, stdout);
     if (valid)

@@ -26,7 +26,10 @@ int cli_capture(int argc, char **argv);
 struct config;
 bool cli_may_serve(const struct config *config, const char *listen);
 
-// Prints what was wrong with the arguments and where help is; returns EXIT_USAGE.
+// Prints a line of what went wrong. Nothing in it is obeyed by a terminal, whatever it quotes.
+__attribute__((format(printf, 2, 3))) void cli_fault(const char *subcommand, const char *format, ...);
+
+// The same of what was wrong with the arguments, and where help is; returns EXIT_USAGE.
 __attribute__((format(printf, 2, 3))) int cli_usage_fault(const char *subcommand, const char *format, ...);
 
 // Finds the protocol that -p names (NULL: it was not given). Returns -1 and sets *codec, or prints what is

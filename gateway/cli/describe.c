@@ -71,7 +71,7 @@ static bool is_word_of_any_field(const char *word) {
 
 static int describe_fields(const char *word, bool json) {
     if (!is_word_of_any_field(word)) {
-        fprintf(stderr, "trackbus describe: no field has '%s' in its name, unit or meaning\n", word);
+        cli_fault("describe", "no field has '%s' in its name, unit or meaning", word);
         return 1;
     }
     if (json)

@@ -56,7 +56,7 @@ static int encode(const char *text, const struct codec *codec, bool hex) {
     }
     json_decref(commands);
     if (fault != NULL)
-        fprintf(stderr, "trackbus encode: %s\n", fault);
+        cli_fault("encode", "%s", fault);
     bool failed = fault != NULL;
     free(fault);
     return failed ? 1 : 0;

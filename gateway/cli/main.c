@@ -4,10 +4,12 @@
 #include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "gateway/base/clean.h"
+#include "gateway/base/text.h"
 #include "gateway/cli/cli.h"
 #include "gateway/config/config.h"
 #include "gateway/config/environment.h"
@@ -41,13 +43,26 @@ static const struct subcommand {
     {"capture", cli_capture},   {"web", cli_web},
 };
 
+static void print_fault(const char *subcommand, const char *format, va_list arguments) {
+    char *text = text_vformat(format, arguments), clean[2048];
+    fprintf(stderr, "trackbus%s%s: %s\n", *subcommand != '\0' ? " " : "", subcommand,
+            clean_text(text, strlen(text), clean, sizeof clean));
+    free(text);
+}
+
+void cli_fault(const char *subcommand, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    print_fault(subcommand, format, arguments);
+    va_end(arguments);
+}
+
 int cli_usage_fault(const char *subcommand, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    fprintf(stderr, "trackbus%s%s: ", *subcommand != '\0' ? " " : "", subcommand);
-    vfprintf(stderr, format, arguments);
-    fprintf(stderr, "\nTry: trackbus%s%s --help\n", *subcommand != '\0' ? " " : "", subcommand);
+    print_fault(subcommand, format, arguments);
     va_end(arguments);
+    fprintf(stderr, "Try: trackbus%s%s --help\n", *subcommand != '\0' ? " " : "", subcommand);
     return EXIT_USAGE;
 }
 

@@ -72,10 +72,9 @@ static int end_with(const char *action, int64_t number, int count) {
         printf("%d message%s %s\n", count, TEXT_S(count),
                strcmp(action, "drop") == 0 ? "dropped" : "will be sent again");
     if (count < 0)
-        fprintf(stderr, "trackbus store: the store cannot be %s\n",
-                strcmp(action, "list") == 0 ? "read" : "written");
+        cli_fault("store", "the store cannot be %s", strcmp(action, "list") == 0 ? "read" : "written");
     if (count == 0 && number != 0)
-        fprintf(stderr, "trackbus store: there is no message %lld\n", (long long)number);
+        cli_fault("store", "there is no message %lld", (long long)number);
     if (count == 0 && number == 0)
         puts("no messages are set aside");
     return count < 0 || (count == 0 && number != 0) ? 1 : 0;
@@ -95,14 +94,14 @@ static int act(struct store *store, const struct request *request) {
 static bool act_as_owner(const char *path) {
     struct stat status;
     if (stat(path, &status) != 0) {
-        fprintf(stderr, "trackbus store: there is no store %s: %s\n", path, strerror(errno));
+        cli_fault("store", "there is no store %s: %s", path, strerror(errno));
         return false;
     }
     if (geteuid() != 0 || status.st_uid == 0)
         return true;
     if (setgroups(0, NULL) == 0 && setgid(status.st_gid) == 0 && setuid(status.st_uid) == 0)
         return true;
-    fprintf(stderr, "trackbus store: cannot act as the owner of %s: %s\n", path, strerror(errno));
+    cli_fault("store", "cannot act as the owner of %s: %s", path, strerror(errno));
     return false;
 }
 
@@ -121,7 +120,7 @@ static int use_store(const char *path, const struct request *request) {
         if (store_close(store) > 0)
             code = 1;
     } else {
-        fprintf(stderr, "trackbus store: %s\n", reason);
+        cli_fault("store", "%s", reason);
     }
     free(reason);
     uv_loop_close(&loop);

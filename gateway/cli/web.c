@@ -90,7 +90,7 @@ static int add_user(const struct config *config, const char *name) {
     char *reason = login_add_user(config->web.users_file, name, password);
     explicit_bzero(password, sizeof password);
     if (reason != NULL)
-        fprintf(stderr, "trackbus web: %s\n", reason);
+        cli_fault("web", "%s", reason);
     else
         printf("%s may log in; %s has the hash of the password\n", name, config->web.users_file);
     int code = reason != NULL;
@@ -103,7 +103,7 @@ static int add_token(const struct config *config, const char *name) {
     char token[LOGIN_TOKEN_SIZE];
     char *reason = login_add_token(config->web.users_file, name, token);
     if (reason != NULL) {
-        fprintf(stderr, "trackbus web: %s\n", reason);
+        cli_fault("web", "%s", reason);
         free(reason);
         return 1;
     }

@@ -98,6 +98,21 @@ Test(cli, help_and_version) {
     cr_assert(strncmp(version->out, "trackbus ", 9) == 0 && version->out[9] >= '0' && version->out[9] <= '9');
 }
 
+// What it quotes may come from anywhere.
+Test(cli, a_terminal_obeys_nothing_that_is_quoted) {
+    static const char *const calls[] = {"decode -p", "encode -p mictrack", "describe fields",   "help",
+                                        "run",       "store drop",         "decode -p mictrack"};
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        char line[128];
+        snprintf(line, sizeof line, "%s \"$(printf 'a\\033[31m\\302\\233')\"", calls[i]);
+        const struct outcome *it = call(line, "");
+        cr_expect(it->code > 0, "'%s' ends with %d", calls[i], it->code);
+        cr_expect(strchr(it->err, '\033') == NULL && strstr(it->err, "\302\233") == NULL, "'%s' says '%s'",
+                  calls[i], it->err);
+        cr_expect(strstr(it->err, "[31m") != NULL, "'%s' says '%s'", calls[i], it->err);
+    }
+}
+
 Test(cli, wrong_usage_says_what_is_wrong) {
     static const struct {
         const char *call, *says;
