@@ -137,7 +137,7 @@ static int help_with(int argc, char **argv) {
 
 static void print_version(void) {
     fputs("trackbus " TRACKBUS_VERSION, stdout);
-    if (*cli_commit != '\0')
+    if (strcmp(cli_commit, "-") != 0)
         printf(" (%s)", cli_commit);
     putchar('\n');
 }

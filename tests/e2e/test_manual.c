@@ -112,4 +112,5 @@ Test(manual, version_names_the_commit) {
     const char *commit = strchr(version, '(');
     cr_assert(strncmp(version, "trackbus ", 9) == 0, "%s", version);
     cr_assert(commit != NULL ? strlen(commit) >= 7 : access(TEST_ROOT "/.git", F_OK) != 0, "%s", version);
+    cr_assert(commit == NULL || strstr(commit, TRACKBUS_VERSION) == NULL, "%s", version);
 }
