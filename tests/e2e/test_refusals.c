@@ -124,17 +124,32 @@ ParameterizedTest(size_t *row, refusals, tree_that_is_forbidden_costs_no_other) 
     rig_finish(rig);
 }
 
+#define RESULTS 60
+
+// A command that comes again has its result again.
+static bool all_are_set_aside(void *rig) {
+    json_t *state = rig_expect_standing_json(rig, INSTANCE, "{'state':'online'}");
+    json_int_t count = json_integer_value(json_object_get(state, "set_aside"));
+    json_decref(state);
+    return count >= RESULTS;
+}
+
 // Whoever may send commands may choose a response topic that the gateway may not write to: 60 of them stop nothing.
 Test(refusals, results_to_forbidden_topics_stop_no_report) {
     struct rig *rig = forbidding_up(queues[0], "answers/#");
     int van = rig_tcp(rig);
     device_send(van, report(VAN, 0));
     rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':0}");
-    for (int i = 0; i < 60; i++)
+    for (int i = 0; i < RESULTS; i++)
         rig_request(rig, "command/gw/devices/" VAN, "{\"name\":\"nonsense\"}", "answers/of/mine", NULL);
+    rig_expect_log(rig, "message to answers/of/mine (");
     for (int i = 1; i < 20; i++)
         device_send(van, report(VAN, i));
     rig_expect(rig, "message/gw/devices/" VAN, "{'message.seqnum':19}");
+    // This broker ends the connection at each that it sees.
+    cr_assert(rig_wait(all_are_set_aside, rig, RIG_DEADLINE), "not all results are set aside");
+    size_t connections = rig_log_count(rig, ": connected");
+    cr_assert(connections > 1 && connections < 10, "the results have cost %zu connections", connections);
     rig_finish(rig);
 }
 
