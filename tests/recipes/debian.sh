@@ -31,5 +31,6 @@ in_root() {
 # put_source FOLDER: into its /src
 put_source() {
     mkdir "$1/src"
-    tar -c --exclude='./build*' --exclude=./.git . | tar -x -C "$1/src"
+    # Not the folder itself, in which others may build meanwhile.
+    find . -mindepth 1 -maxdepth 1 ! -name 'build*' ! -name .git -print0 | tar -c --null -T - | tar -x -C "$1/src"
 }
