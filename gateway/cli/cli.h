@@ -8,7 +8,7 @@
 
 #define EXIT_USAGE 2
 
-// What the program was built from; empty where that is not known.
+// What the program was built from; "-" where that is not known.
 extern const char cli_commit[];
 
 int cli_run(int argc, char **argv);
