@@ -802,7 +802,7 @@ Test(command_queue, refuses_what_is_wrong_and_says_what) {
         {"{\"name\":\"data\",\"properties\":{\"host\":\"a.example\",\"port\":70000}}",
          "properties.port|70000|65535"},
         {"{\"name\":\"data\",\"properties\":{\"port\":7700}}", "properties|host|required"},
-        {"{\"name\":\"light\",\"properties\":{\"enabled\":\"yes\"}}", "properties.enabled|yes|boolean"},
+        {"{\"name\":\"light\",\"properties\":{\"enabled\":\"yes\"}}", "properties.enabled|yes|true or false"},
         {"{\"name\":\"reboot\",\"ttl\":0}", "command.ttl|0|1"},
         {"{\"name\":\"reboot\",\"ttl\":-5}", "command.ttl|-5|1"},
         {"{\"name\":\"reboot\",\"ttl\":315360000}", "command.ttl|315360000|31536000"},
