@@ -682,7 +682,7 @@ Test(cli, users_belong_to_who_has_their_folder) {
     char path[128];
     struct stat status;
     if (geteuid() != 0)
-        cr_skip("only root can make a file for somebody else");
+        cr_skip_test("only root can make a file for somebody else");
     expect_code(call("check -c in", text), 1);
     snprintf(path, sizeof path, "%s/owned", files->directory);
     cr_assert(mkdir(path, 0755) == 0 && chown(path, 7700, 7701) == 0);
