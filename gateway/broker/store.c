@@ -1475,7 +1475,8 @@ static size_t count_gone(struct store *store) {
     return store_messages(store).count + (size_t)read_number(store, "SELECT count(*) FROM commands");
 }
 
-// Deletions that did not happen cost nothing: a message goes out twice.
+// Deletions that did not happen cost nothing: a message goes out twice. Nor do notes: a command that ended is taken for one
+// that waits.
 static size_t write_last(struct store *store) {
     int result = store->batch != NULL ? write_batch(store) : mend_place(store);
     size_t lost = result != SQLITE_OK ? count_lost(store) + count_gone(store) : 0;
@@ -1484,8 +1485,9 @@ static size_t write_last(struct store *store) {
                   "lost",
                   sqlite3_errstr(result), lost);
     else if (result != SQLITE_OK)
-        log_warning("the store cannot be written: %s; nothing is lost, but messages may be sent again",
-                    sqlite3_errstr(result));
+        log_warning(
+            "the store cannot be written: %s; nothing is lost, but messages and commands may be sent again",
+            sqlite3_errstr(result));
     return lost + store->aside.dropped;
 }
 
