@@ -15,7 +15,9 @@ int main(int count, char **arguments) {
     if (criterion_handle_args(count, arguments, true)) {
         result = !criterion_run_all_tests(tests);
         if (ran == 0) {
-            fprintf(stderr, "no test was run: none has a name like that\n");
+            fprintf(
+                stderr,
+                "no test was run: none has a name like that, or those that have are not for this machine\n");
             result = 2;
         }
     }

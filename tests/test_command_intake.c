@@ -834,6 +834,21 @@ Test(command_intake, what_came_again_is_not_rejected_because_so_many_wait) {
     run_until_written();
 }
 
+// A connection that ends again and again before anything is known of them adds no more.
+Test(command_intake, what_comes_again_and_again_has_a_bound) {
+    take_array(7, "rconf");
+    take_in_all();
+    for (int i = 0; i < 4; i++) {
+        command_intake_connected(&intake, true);
+        while (command_intake_recall(&intake))
+            queue.effort = 0;
+        take_array(7, "rconf");
+        take_in_all();
+    }
+    cr_assert_eq(known(), 2 * COMMANDS_PER_DEVICE_MAX);
+    run_until_written();
+}
+
 #define PUBLISHES 60
 #define LARGE     250000
 

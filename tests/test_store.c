@@ -828,6 +828,38 @@ ParameterizedTest(size_t *row, store, that_is_cut_short_while_it_is_open_keeps_w
     close_well(store);
 }
 
+// As a gateway of an earlier version leaves them that is killed when so much was written ahead: more than SQLite keeps of it.
+static void leave_much_written_ahead(void) {
+    static const char much[] =
+        "PRAGMA locking_mode=EXCLUSIVE; PRAGMA wal_autocheckpoint=0; DELETE FROM meta WHERE name='secret';"
+        "INSERT INTO messages VALUES(1, 't', zeroblob(6000000), 1, 0, NULL)";
+    struct store *store = open_well();
+    store_set_aside(store, &(struct mqtt_publish){.topic = "t"}, "no");
+    close_well(store);
+    pid_t pid = fork();
+    if (pid == 0) {
+        sqlite3 *database;
+        int result = sqlite3_open(path, &database);
+        _exit(result == SQLITE_OK && sqlite3_exec(database, much, NULL, NULL, NULL) == SQLITE_OK ? 0 : 1);
+    }
+    int status;
+    cr_assert(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// Room that SQLite gives back is no cut, also where the command line writes.
+Test(store, that_gets_smaller_by_itself_is_not_cut_short) {
+    char aside[sizeof path + 16];
+    leave_much_written_ahead();
+    struct store *store = open_well();
+    cr_assert_eq(store_resend_aside(store, 0), 1);
+    close_well(store);
+    snprintf(aside, sizeof aside, "%s.damaged", path);
+    cr_expect(access(aside, F_OK) != 0, "it was set aside");
+    store = open_well();
+    cr_expect_eq(store_messages(store).count, 2);
+    close_well(store);
+}
+
 // There is no place for it: it says so at the end.
 Test(store, that_cannot_be_brought_back_is_lost) {
     char moved[sizeof directory + 8];

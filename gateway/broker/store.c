@@ -334,6 +334,7 @@ static void learn_secret(struct store *store) {
     if (read_text(store, secret_query, store->secret, sizeof store->secret))
         return;
     sqlite3_exec(store->database, secret_layout, NULL, NULL, NULL);
+    store_place_note_sizes(&store->place, store->path);
     if (!read_text(store, secret_query, store->secret, sizeof store->secret))
         read_text(store, "SELECT lower(hex(randomblob(32)))", store->secret, sizeof store->secret);
 }
@@ -520,7 +521,9 @@ bool store_each_result(struct store *store, store_message_fn *fn, void *context)
 static bool change_aside(struct store *store, const char *format, int64_t number) {
     char text[600];
     snprintf(text, sizeof text, format, (long long)number);
-    if (sqlite3_exec(store->database, text, NULL, NULL, NULL) == SQLITE_OK)
+    int result = sqlite3_exec(store->database, text, NULL, NULL, NULL);
+    store_place_note_sizes(&store->place, store->path); // SQLite may have given room back
+    if (result == SQLITE_OK)
         return true;
     log_error("the store cannot be written: %s", sqlite3_errmsg(store->database));
     sqlite3_exec(store->database, "ROLLBACK", NULL, NULL, NULL);
@@ -1472,7 +1475,8 @@ static size_t count_gone(struct store *store) {
     return store_messages(store).count + (size_t)read_number(store, "SELECT count(*) FROM commands");
 }
 
-// Deletions that did not happen cost nothing: a message goes out twice.
+// Deletions that did not happen cost nothing: a message goes out twice. Nor do notes: a command that ended is taken for one
+// that waits.
 static size_t write_last(struct store *store) {
     int result = store->batch != NULL ? write_batch(store) : mend_place(store);
     size_t lost = result != SQLITE_OK ? count_lost(store) + count_gone(store) : 0;
@@ -1481,8 +1485,9 @@ static size_t write_last(struct store *store) {
                   "lost",
                   sqlite3_errstr(result), lost);
     else if (result != SQLITE_OK)
-        log_warning("the store cannot be written: %s; nothing is lost, but messages may be sent again",
-                    sqlite3_errstr(result));
+        log_warning(
+            "the store cannot be written: %s; nothing is lost, but messages and commands may be sent again",
+            sqlite3_errstr(result));
     return lost + store->aside.dropped;
 }
 

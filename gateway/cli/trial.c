@@ -33,6 +33,8 @@ static int try_beside(const char *path) {
     char *name = text_format("%s-written", path); // as long as the longest, -reserve
     int file = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     int error = file < 0 && errno != EEXIST ? errno : 0;
+    if ((error == ENOSPC || error == EDQUOT) && access(path, F_OK) == 0)
+        error = 0; // a store that is there needs no room
     if (file >= 0) {
         close(file);
         unlink(name);

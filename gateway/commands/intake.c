@@ -213,7 +213,8 @@ static char *check(const struct command_intake *intake, const struct address *ad
 // What is wrong with a command (for the caller to free), or NULL.
 static char *wrong_with(const struct command_intake *intake, const struct address *address,
                         json_t *definition, bool again) {
-    const char *full = again ? NULL : command_table_full(intake->queue->table, address->key);
+    const char *full = again ? command_table_full_of_twins(intake->queue->table, address->key)
+                             : command_table_full(intake->queue->table, address->key);
     if (is_too_large(definition))
         return must_have(strdup("the command has more than 16384 bytes"));
     if (is_too_deep(definition, DEPTH_MAX))

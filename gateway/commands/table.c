@@ -43,15 +43,26 @@ void command_table_note_id(struct command_table *table, int64_t id) {
         table->last_id = id;
 }
 
-const char *command_table_full(const struct command_table *table, const char *key) {
-    const struct command_target *target = command_table_target(table, key);
-    if (target != NULL && target->count - target->twins >= COMMANDS_PER_DEVICE_MAX)
+// of_device: so many wait for it. times: how often the limits count.
+static const char *find_limit(const struct command_table *table, size_t of_device, size_t times) {
+    if (of_device >= times * COMMANDS_PER_DEVICE_MAX)
         return "as many commands as may wait for one device wait already (1000)";
-    if (table->bytes >= COMMANDS_BYTES_MAX)
+    if (table->bytes >= times * COMMANDS_BYTES_MAX)
         return "the commands that wait are as large as they may be in all (256 MiB)";
     // Ends that nobody can be told for now wait too.
-    bool full = table->pending >= COMMANDS_MAX || HASH_COUNT(table->by_id) >= COMMANDS_KNOWN_MAX;
+    bool full =
+        table->pending >= times * COMMANDS_MAX || HASH_COUNT(table->by_id) >= times * COMMANDS_KNOWN_MAX;
     return full ? "as many commands as may wait in all wait already (100000)" : NULL;
+}
+
+const char *command_table_full(const struct command_table *table, const char *key) {
+    const struct command_target *target = command_table_target(table, key);
+    return find_limit(table, target != NULL ? target->count - target->twins : 0, 1);
+}
+
+const char *command_table_full_of_twins(const struct command_table *table, const char *key) {
+    const struct command_target *target = command_table_target(table, key);
+    return find_limit(table, target != NULL ? target->count : 0, 2);
 }
 
 static struct command_target *new_target(struct command_table *table, const char *key) {

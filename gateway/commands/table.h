@@ -67,6 +67,8 @@ struct command_target *command_table_target(const struct command_table *table, c
 
 // NULL when there is room for one more, else a constant that says which limit is reached.
 const char *command_table_full(const struct command_table *table, const char *key);
+// The same for one that may have come before: those that wait may be the very same, so that the limits count twice.
+const char *command_table_full_of_twins(const struct command_table *table, const char *key);
 
 // Takes the command over. One that has ended stands in no device's list. Its id must not be in the table.
 void command_table_add(struct command_table *table, struct command *command);

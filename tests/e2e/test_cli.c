@@ -1,9 +1,11 @@
 // The command line as its users call it: output, messages, exit codes.
 #include <criterion/criterion.h>
 #include <jansson.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -546,6 +548,24 @@ Test(cli, check_tries_the_store_and_the_ports) {
     expect_code(it, 0);
     expect_in(it->out, "is in use, perhaps by the gateway itself");
     expect_in(it->out, "in is valid for the user ");
+}
+
+// The service checks before each start, and what waits in a store that is there is to be sent.
+Test(cli, check_finds_no_fault_with_a_store_on_a_full_disk) {
+    char disk[128];
+    call("version", ""); // makes the directory
+    snprintf(disk, sizeof disk, "%s/disk", files->directory);
+    cr_assert_eq(mkdir(disk, 0700), 0);
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", disk, "tmpfs", 0, "nr_inodes=2") != 0)
+        cr_skip_test("cannot mount a small disk");
+    put_file("disk/store.db", "");
+    const struct outcome *it = call("check -c in", "{\"store\":{\"path\":\"disk/store.db\"}}");
+    expect_code(it, 0);
+    it = call("check -c in", "{\"store\":{\"path\":\"disk/another.db\"}}");
+    expect_code(it, 1);
+    expect_in(it->out, "cannot write: No space left on device");
+    umount2(disk, MNT_DETACH);
 }
 
 static const struct outcome *check_with_broker(const char *url, int port, const char *more) {

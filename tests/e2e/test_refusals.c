@@ -523,7 +523,7 @@ Test(refusals, end_on_a_full_disk_that_loses_nothing_is_none) {
     rig_gateway_signal(rig, SIGTERM);
     int code = rig_gateway_wait(rig);
     cr_expect_eq(code, 0, "it ended with %d", code);
-    cr_expect(rig_log_has(rig, "nothing is lost, but messages may be sent again"));
+    cr_expect(rig_log_has(rig, "nothing is lost, but messages and commands may be sent again"));
     cr_expect(!rig_log_has(rig, "waited to be written are lost"));
     rig->finished = true;
 }
