@@ -126,6 +126,7 @@ static struct generation_span lost_at(uint32_t number) {
     char text[16];
     snprintf(text, sizeof text, "%u", number);
     carrier_go_down(&broker);
+    generation_link_down(generation);
     connect_to(number > 0 ? text : NULL);
     return generation_settled(generation);
 }
@@ -142,6 +143,20 @@ Test(generation, tells_what_a_broker_has_lost) {
     cr_assert(nothing.after >= second && nothing.before > second);
     cr_assert(younger.after >= first && younger.after < second && second < younger.before);
     cr_assert(all.after < first && second < all.before);
+}
+
+// It would be our own number that a broker tells which has lost all.
+Test(generation, that_was_not_acknowledged_is_not_said_again_on_the_next_connection) {
+    connect_to(NULL);
+    generation_settled(generation);
+    write_something();
+    carrier_answer_all(&broker);
+    pass(1300);
+    cr_assert_eq(count_said(), 1);
+    cr_assert_eq(lost_at(0).after, 0);
+    pass(300);
+    cr_assert_eq(count_said(), 1, "what it has is not known");
+    cr_assert_eq(generation_vouched(generation), 0);
 }
 
 Test(generation, leaves_out_what_is_written_on_this_connection) {
@@ -164,6 +179,7 @@ Test(generation, reads_nonsense_as_nothing) {
     static const char *const payloads[] = {"", "x", "-5", "99999999999999999999999999", "{}", "0"};
     for (size_t i = 0; i < sizeof payloads / sizeof payloads[0]; i++) {
         carrier_go_down(&broker);
+        generation_link_down(generation);
         connect_to(payloads[i]);
         cr_assert_eq(generation_settled(generation).after, 0, "%s", payloads[i]);
     }

@@ -1670,6 +1670,16 @@ static void pump_sideline(struct outbox *outbox) {
         sideline_pump(outbox->sideline, outbox->next_out == NULL && !outbox->spilling);
 }
 
+void outbox_withdraw(struct outbox *outbox, uint64_t number) {
+    struct item *item;
+    DL_FOREACH(outbox->items, item) {
+        if (item->number == number) {
+            drop_item(outbox, item);
+            return;
+        }
+    }
+}
+
 // Before all that waits, also when the link is just coming up.
 void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish) {
     note_up(outbox);

@@ -25,6 +25,7 @@ struct generation {
     uint32_t closed;  // to be said once the broker has all up to through; 0: none
     uint64_t through; // number in the outbox
     uint32_t said;    // last; 0: none
+    uint64_t saying;  // its number in the outbox; 0: none
     uint32_t vouched; // that the broker has; 0: none
     bool again;       // that is to be said again
     uint64_t begun;   // now, by uv_now()
@@ -50,8 +51,11 @@ static void close_one(struct generation *generation) {
 
 static void say(struct generation *generation, uint32_t number) {
     json_t *json = json_integer((json_int_t)number);
-    if (bus_publish(generation->bus, json, MQTT_RETAINED_SIGNED,
-                    TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_GENERATION, bus_client_id(generation->bus)) != 0) {
+    uint64_t saying =
+        bus_publish(generation->bus, json, MQTT_RETAINED_SIGNED,
+                    TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_GENERATION, bus_client_id(generation->bus));
+    if (saying != 0) {
+        generation->saying = saying;
         generation->said = number;
         generation->closed = 0;
         generation->again = false;
@@ -89,6 +93,13 @@ void generation_connected(struct generation *generation) {
     generation->closed = 0; // it may not be true of this broker
     generation->vouched = 0;
     generation->settled = false;
+}
+
+// Sent again on the next connection, it would be our own number that this broker tells, whatever it has lost.
+void generation_link_down(struct generation *generation) {
+    generation->settled = false;
+    if (!bus_has_taken(generation->bus, generation->saying))
+        bus_withdraw(generation->bus, generation->saying);
 }
 
 static uint32_t read_number(const char *payload, size_t length) {

@@ -156,6 +156,7 @@ void state_link_up(struct state *state) {
 }
 
 void state_link_down(struct state *state) {
+    generation_link_down(state->generation);
     clearing_link_down(state->clearing);
     devices_link_down(state->devices);
     guard_forget(state->guard);

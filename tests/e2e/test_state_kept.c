@@ -557,6 +557,27 @@ Test(state_kept, when_a_slow_broker_has_lost_all) {
     scripted_broker_finish(set.broker);
 }
 
+// Nor is it what was under way to the one that has lost all.
+Test(state_kept, when_a_slow_broker_has_lost_all_while_the_generation_was_under_way) {
+    struct set set = set_up(NULL);
+    int unanswered = scripted_broker_set(
+        set.broker,
+        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = "trackbus/" GENERATION, .delay = 60000});
+    wake(set.rig, VAN);
+    rig_expect(set.rig, VAN_STATE "/connected", "true");
+    scripted_expect_hits(set.broker, unanswered, 1);
+    scripted_broker_unset(set.broker, unanswered);
+    scripted_broker_set(set.broker, (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE,
+                                                           .client = GATEWAY,
+                                                           .topic = OWN "/#",
+                                                           .retained_delay = 700});
+    scripted_broker_stop(set.broker);
+    scripted_broker_restart(set.broker, SCRIPTED_FORGETS);
+    scripted_expect_retained(set.broker, "trackbus/" VAN_STATE "/connected", "true");
+    scripted_expect_retained(set.broker, "trackbus/" VAN_STATE "/telemetry/event.enum", "2");
+    scripted_broker_finish(set.broker);
+}
+
 // A broker that does not keep the order of what is under way at once. Values change faster than it answers.
 Test(state_kept, when_the_broker_changes_the_order_of_writes) {
     struct set set = set_up("{'telemetry_interval':0}");
