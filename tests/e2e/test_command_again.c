@@ -288,6 +288,47 @@ Test(command_again, is_not_lost_by_a_gateway_that_is_killed_before_it_knows) {
     scripted_broker_finish(broker);
 }
 
+// Its own connection broke with the marker unanswered, and a broker that is slow to tell what it retains told it that.
+static struct scripted_broker *break_at_marker(struct rig *rig) {
+    struct scripted_broker *broker = up(rig);
+    rig_gateway_stop(rig);
+    rig_publish(rig, TO_VAN, WHERE);
+    scripted_broker_snapshot(broker);
+    int unanswered = scripted_broker_set(
+        broker, (struct scripted_rule){
+                    .on = SCRIPTED_PUBLISH, .topic = "trackbus/" INSTANCE "/queue", .delay = 60000});
+    rig_gateway_start(rig, NULL);
+    expect_queued(rig);
+    scripted_expect_hits(broker, unanswered, 1);
+    scripted_broker_unset(broker, unanswered);
+    scripted_broker_set(broker, (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE,
+                                                       .client = "trackbus",
+                                                       .topic = "trackbus/" INSTANCE "/#",
+                                                       .retained_delay = 700});
+    return broker;
+}
+
+Test(command_again, by_a_broker_that_fell_back_while_the_marker_was_under_way_is_taken_in_once) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = break_at_marker(rig);
+    fall_back(broker);
+    rig_expect_log(rig, LEFT_OUT);
+    expect_nothing_but(rig, 1);
+    scripted_broker_finish(broker);
+}
+
+// Of what the broker has lost, nobody has canceled anything.
+Test(command_again, lost_by_the_broker_while_the_marker_was_under_way_waits) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = break_at_marker(rig);
+    scripted_broker_stop(broker);
+    scripted_broker_restart(broker, SCRIPTED_FORGETS);
+    rig_expect_log(rig, "missing at the broker, publishing again");
+    int device = wake(rig, VAN);
+    device_expect(device, WHERE);
+    scripted_broker_finish(broker);
+}
+
 // The marker of what came just before never reached the broker: it can't say whether this is meant again, and rather runs
 // twice than not at all.
 Test(command_again, after_a_gateway_that_was_killed_before_its_marker_runs_again) {
