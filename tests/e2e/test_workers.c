@@ -362,8 +362,11 @@ Test(workers, the_intake_that_is_killed_misses_no_command) {
 
 // What a worker acknowledged stands on its disk, and its successor sends it.
 static int on_disk_of(struct rig *rig, unsigned worker) {
+    char instance[32];
     int device = udp_at(rig, worker, VAN);
     device_expect_datagram(device, "ok 1");
+    snprintf(instance, sizeof instance, "\"trackbus-%u\"", worker);
+    rig_expect_standing(rig, "state/gw/devices/" VAN "/instance", instance); // all of them know it
     rig_broker_kill(rig);
     for (int i = 2; i < 20; i++) {
         char answer[16];
