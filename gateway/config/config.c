@@ -557,14 +557,20 @@ const struct codec_battery *config_battery(const struct config *config, const st
     return codec != NULL ? codec->battery : NULL;
 }
 
-void config_free(struct config *config) {
-    if (config == NULL)
-        return;
+void config_drop_channels(struct config *config) {
     for (size_t i = 0; i < config->channel_count; i++) {
         free(config->channels[i].proxy_from);
         free(config->channels[i].battery);
     }
     free(config->channels);
+    config->channels = NULL;
+    config->channel_count = 0;
+}
+
+void config_free(struct config *config) {
+    if (config == NULL)
+        return;
+    config_drop_channels(config);
     free_brokers(config);
     config_devices_free(config->devices);
     free(config->commands.key);

@@ -22,6 +22,9 @@ struct config *config_load_with(const char *file, unsigned needed, config_fault_
 // when nobody knows.
 const struct codec_battery *config_battery(const struct config *config, const struct codec *codec);
 
+// For one that opens none.
+void config_drop_channels(struct config *config);
+
 void config_free(struct config *config);
 
 void config_devices_free(struct config_devices *devices);

@@ -181,7 +181,7 @@ static void set_instance(const struct supervisor *supervisor, unsigned number, c
     }
     config->hand_over = supervisor->workers[number - 1].task == TASK_HAND_OVER;
     if (config->hand_over)
-        config->channel_count = 0;
+        config_drop_channels(config);
 }
 
 // In the worker's process.

@@ -684,6 +684,7 @@ Test(workers, fewer_send_what_more_have_left) {
     rig_expect_standing(rig, THIRD "/channels/1", NULL);
     cr_assert(rig_wait(is_not_connected, rig, RIG_DEADLINE), "the device still stands as connected");
     close(wake_at(rig, 2, VAN));
+    cr_assert(!rig_log_has(rig, "cannot send what is left over"));
     cr_assert(!rig_log_has(rig, "restarting in"));
     rig_finish(rig);
 }
