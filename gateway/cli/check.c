@@ -41,12 +41,17 @@ static void print_note(void *file, const char *path, const char *problem) {
     fprintf(file, "note: %s: %s\n", path, problem);
 }
 
+static void print_warning(void *file, const char *path, const char *problem) {
+    fprintf(file, "warning: %s: %s\n", path, problem);
+}
+
 // What `run` or `web` will need to serve the page; a fault is on standard output like all others.
 static bool check_web(const struct config *config) {
     char *in_use;
     bool sound = policy_check(config, NULL, cli_print_fault, stdout, &in_use) == 0;
     if (in_use != NULL)
-        printf("note: $.web.listen: \"%s\" is in use, perhaps by the gateway itself\n", config->web.listen);
+        printf("warning: $.web.listen: \"%s\" is in use, perhaps by the gateway itself\n",
+               config->web.listen);
     free(in_use);
     return sound;
 }
@@ -75,7 +80,7 @@ int cli_check(int argc, char **argv) {
     environment_notes(print_note, stdout);
     environment_strangers(print_note, stdout);
     struct config *config = config_load(file, cli_print_fault, stdout);
-    bool valid = config != NULL && trial_run(config, cli_print_fault, print_note, stdout) == 0;
+    bool valid = config != NULL && trial_run(config, cli_print_fault, print_warning, stdout) == 0;
     valid = config != NULL && check_web(config) && valid;
     if (valid)
         printf("%s is valid for the user %s: %zu channel%s, %zu device%s\n", file, trial_user(),

@@ -80,30 +80,30 @@ static int try_bind(const struct sockaddr_storage *address, int type) {
     return error;
 }
 
-static void try_address(struct faults *faults, struct faults *notes, size_t index, int type,
+static void try_address(struct faults *faults, struct faults *warnings, size_t index, int type,
                         const struct sockaddr_storage *address) {
     char path[48], text[ADDRESS_TEXT_MAX];
     int error = try_bind(address, type);
     snprintf(path, sizeof path, "$.channels[%zu].%s", index, type == SOCK_STREAM ? "tcp" : "udp");
     address_write((const struct sockaddr *)address, text);
     if (error == EADDRINUSE)
-        faults_add(notes, path, "\"%s\" is in use, perhaps by the gateway itself", text);
+        faults_add(warnings, path, "\"%s\" is in use, perhaps by the gateway itself", text);
     else if (error != 0)
         faults_add(faults, path, "is \"%s\", where the user %s cannot listen: %s", text, trial_user(),
                    strerror(error));
 }
 
-unsigned trial_run(const struct config *config, config_fault_fn *fault, config_fault_fn *note,
+unsigned trial_run(const struct config *config, config_fault_fn *fault, config_fault_fn *warning,
                    void *context) {
     struct faults faults = {.fault = fault, .context = context};
-    struct faults notes = {.fault = note, .context = context};
+    struct faults warnings = {.fault = warning, .context = context};
     try_store(&faults, config->store_path);
     for (size_t i = 0; i < config->channel_count; i++) {
         const struct config_channel *channel = &config->channels[i];
         if (channel->has_tcp)
-            try_address(&faults, &notes, i, SOCK_STREAM, &channel->tcp);
+            try_address(&faults, &warnings, i, SOCK_STREAM, &channel->tcp);
         if (channel->has_udp)
-            try_address(&faults, &notes, i, SOCK_DGRAM, &channel->udp);
+            try_address(&faults, &warnings, i, SOCK_DGRAM, &channel->udp);
     }
     return faults.count;
 }

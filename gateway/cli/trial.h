@@ -6,6 +6,7 @@
 // The name of the user that this process runs as, or its number.
 const char *trial_user(void);
 
-// Tries whether the store can be written and the ports can be bound. Calls fault for what cannot work, and note for a
-// port that is in use: the gateway itself may be running. Returns the number of faults. Changes nothing.
-unsigned trial_run(const struct config *config, config_fault_fn *fault, config_fault_fn *note, void *context);
+// Tries whether the store can be written and the ports can be bound. Calls fault for what cannot work, and warning for a
+// port that is in use: the gateway itself may be running. Returns the number of faults. Leaves nothing behind.
+unsigned trial_run(const struct config *config, config_fault_fn *fault, config_fault_fn *warning,
+                   void *context);

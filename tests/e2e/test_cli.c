@@ -547,6 +547,7 @@ Test(cli, check_tries_the_store_and_the_ports) {
     it = call("check -c in", config);
     expect_code(it, 0);
     expect_in(it->out, "is in use, perhaps by the gateway itself");
+    expect_in(it->out, "warning: $.channels[0].");
     expect_in(it->out, "in is valid for the user ");
 }
 

@@ -371,7 +371,7 @@ Test(web, a_port_in_use_is_named) {
     snprintf(changes, sizeof changes, "{'web': {'listen': '127.0.0.1:%d'}}", ntohs(address.sin_port));
     rig_write_config(rig, changes, path, sizeof path);
     snprintf(note, sizeof note,
-             "note: $.web.listen: \"127.0.0.1:%d\" is in use, perhaps by the gateway itself\n",
+             "warning: $.web.listen: \"127.0.0.1:%d\" is in use, perhaps by the gateway itself\n",
              ntohs(address.sin_port));
     cr_assert(strstr(run("check", path, &code), note) != NULL);
     cr_assert_eq(code, 0, "the gateway itself may be running");
