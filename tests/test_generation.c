@@ -159,6 +159,20 @@ Test(generation, that_was_not_acknowledged_is_not_said_again_on_the_next_connect
     cr_assert_eq(generation_vouched(generation), 0);
 }
 
+// The answer came, and in the same turn the connection went.
+Test(generation, that_was_acknowledged_just_before_the_end_is_vouched_for) {
+    connect_to(NULL);
+    generation_settled(generation);
+    uint32_t written = write_something();
+    carrier_answer_all(&broker);
+    pass(1300);
+    cr_assert_eq(said_last(), written);
+    carrier_answer_all(&broker);
+    carrier_go_down(&broker);
+    generation_link_down(generation);
+    cr_assert_eq(generation_vouched(generation), written);
+}
+
 Test(generation, leaves_out_what_is_written_on_this_connection) {
     connect_to(NULL);
     uint32_t written = write_something();

@@ -64,6 +64,13 @@ static void say(struct generation *generation, uint32_t number) {
     json_decref(json);
 }
 
+// What through is of, while none is closed, is the number that was said.
+static void note_vouched(struct generation *generation) {
+    if (generation->settled && generation->closed == 0 && generation->said >= generation->first &&
+        bus_has_taken(generation->bus, generation->through))
+        generation->vouched = generation->said;
+}
+
 // Not before it is known what the broker had: its answer would be our own number.
 static bool publish(void *context) {
     struct generation *generation = context;
@@ -71,9 +78,7 @@ static bool publish(void *context) {
         return true; // looked at again when it is
     bool over = uv_now(generation->loop) - generation->begun >= INTERVAL;
     bool taken = bus_has_taken(generation->bus, generation->through);
-    // What through is of, while none is closed, is the number that was said.
-    if (taken && generation->closed == 0 && generation->said >= generation->first)
-        generation->vouched = generation->said;
+    note_vouched(generation);
     if (generation->closed == 0 && taken && generation->written && over)
         close_one(generation);
     else if (generation->closed != 0 && taken && bus_keeps_up(generation->bus))
@@ -97,7 +102,9 @@ void generation_connected(struct generation *generation) {
 
 // Sent again on the next connection, it would be our own number that this broker tells, whatever it has lost.
 void generation_link_down(struct generation *generation) {
+    note_vouched(generation); // its answer may have come just now
     generation->settled = false;
+    publisher_wake(generation->publisher); // for those who go by what is vouched for
     if (!bus_has_taken(generation->bus, generation->saying))
         bus_withdraw(generation->bus, generation->saying);
 }
