@@ -71,7 +71,7 @@ void outbox_free(struct outbox *outbox);
 // Takes a message in; all of publish is copied. Returns its number, which only grows.
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
 
-// While the link is down: the message of that number is dropped, if memory has it, and does not go out on the next one.
+// While the link is down: the message of that number is dropped, if the broker has not taken it and memory has it, and does not go out on the next one.
 void outbox_withdraw(struct outbox *outbox, uint64_t number);
 
 // What the instance says about itself: goes out at once, past all that waits, and is lost when the broker is

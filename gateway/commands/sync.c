@@ -237,9 +237,7 @@ static void recall_all(struct command_sync *sync) {
 
 // Sent again on the next connection, the marker would tell of what this broker may have lost.
 void command_sync_link_down(struct command_sync *sync) {
-    const struct bus *bus = voice_of(sync)->bus;
-    if (!bus_has_taken(bus, sync->marking))
-        bus_withdraw(bus, sync->marking);
+    bus_withdraw(voice_of(sync)->bus, sync->marking);
 }
 
 void command_sync_connected(struct command_sync *sync) {

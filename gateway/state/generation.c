@@ -105,8 +105,7 @@ void generation_link_down(struct generation *generation) {
     note_vouched(generation); // its answer may have come just now
     generation->settled = false;
     publisher_wake(generation->publisher); // for those who go by what is vouched for
-    if (!bus_has_taken(generation->bus, generation->saying))
-        bus_withdraw(generation->bus, generation->saying);
+    bus_withdraw(generation->bus, generation->saying);
 }
 
 static uint32_t read_number(const char *payload, size_t length) {

@@ -437,15 +437,21 @@ static void send_until_disk_is_full(struct rig *rig, int device) {
     }
 }
 
-// Files that may not grow beyond some size, but for the log, are as good as a full disk.
-Test(refusals, end_that_loses_messages_is_a_failure) {
-    const struct rlimit limit = {.rlim_cur = 160 << 10, .rlim_max = RLIM_INFINITY};
+// Files that may not grow beyond some size are as good as a full disk. A report has come through before.
+static struct rig *up_with_files_of(rlim_t bytes, int *van) {
+    const struct rlimit limit = {.rlim_cur = bytes, .rlim_max = RLIM_INFINITY};
     signal(SIGXFSZ, SIG_IGN); // also in the gateway
     struct rig *rig = rig_up("{'telemetry':'off'}");
-    int van = rig_tcp(rig);
-    device_send(van, report(VAN, 0));
+    *van = rig_tcp(rig);
+    device_send(*van, report(VAN, 0));
     rig_expect(rig, "message/gw/devices/" VAN, NULL);
     cr_assert(prlimit(rig->gateway, RLIMIT_FSIZE, &limit, NULL) == 0);
+    return rig;
+}
+
+Test(refusals, end_that_loses_messages_is_a_failure) {
+    int van;
+    struct rig *rig = up_with_files_of(160 << 10, &van);
     rig_broker_kill(rig);
     send_until_disk_is_full(rig, van);
     rig_gateway_signal(rig, SIGTERM);
@@ -507,13 +513,8 @@ Test(refusals, end_says_what_stays_on_a_disk_that_was_damaged) {
 
 // The log fits into less than SQLite writes at once. The broker has taken all, and the device has answered.
 Test(refusals, end_on_a_full_disk_that_loses_nothing_is_none) {
-    const struct rlimit limit = {.rlim_cur = 4100, .rlim_max = RLIM_INFINITY};
-    signal(SIGXFSZ, SIG_IGN); // also in the gateway
-    struct rig *rig = rig_up("{'telemetry':'off'}");
-    int van = rig_tcp(rig);
-    device_send(van, report(VAN, 0));
-    rig_expect(rig, "message/gw/devices/" VAN, NULL);
-    cr_assert(prlimit(rig->gateway, RLIMIT_FSIZE, &limit, NULL) == 0);
+    int van;
+    struct rig *rig = up_with_files_of(4100, &van);
     rig_publish(rig, "command/gw/devices/" VAN, "{\"name\":\"nonsense\"}");
     rig_expect_log(rig, "the store cannot be written");
     rig_publish(rig, "command/gw/devices/" VAN, "mode,6,60#");

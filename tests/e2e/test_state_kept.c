@@ -539,6 +539,17 @@ Test(state_kept, last_will_is_a_second_late) {
     scripted_broker_finish(set.broker);
 }
 
+// It is given all again.
+static void lose_all_and_be_slow(struct scripted_broker *broker) {
+    scripted_broker_set(
+        broker, (struct scripted_rule){
+                    .on = SCRIPTED_SUBSCRIBE, .client = GATEWAY, .topic = OWN "/#", .retained_delay = 700});
+    scripted_broker_stop(broker);
+    scripted_broker_restart(broker, SCRIPTED_FORGETS);
+    scripted_expect_retained(broker, "trackbus/" VAN_STATE "/connected", "true");
+    scripted_expect_retained(broker, "trackbus/" VAN_STATE "/telemetry/event.enum", "2");
+}
+
 // What it then says of the instance is what was published just now, and no sign that it has kept the rest.
 Test(state_kept, when_a_slow_broker_has_lost_all) {
     struct set set = set_up(NULL);
@@ -546,14 +557,7 @@ Test(state_kept, when_a_slow_broker_has_lost_all) {
     rig_expect(set.rig, VAN_STATE "/connected", "true");
     rig_expect(set.rig, INSTANCE "/queue", NULL);
     rig_expect(set.rig, GENERATION, NULL); // by which it knows what the broker had
-    scripted_broker_set(set.broker, (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE,
-                                                           .client = GATEWAY,
-                                                           .topic = OWN "/#",
-                                                           .retained_delay = 700});
-    scripted_broker_stop(set.broker);
-    scripted_broker_restart(set.broker, SCRIPTED_FORGETS);
-    scripted_expect_retained(set.broker, "trackbus/" VAN_STATE "/connected", "true");
-    scripted_expect_retained(set.broker, "trackbus/" VAN_STATE "/telemetry/event.enum", "2");
+    lose_all_and_be_slow(set.broker);
     scripted_broker_finish(set.broker);
 }
 
@@ -567,14 +571,7 @@ Test(state_kept, when_a_slow_broker_has_lost_all_while_the_generation_was_under_
     rig_expect(set.rig, VAN_STATE "/connected", "true");
     scripted_expect_hits(set.broker, unanswered, 1);
     scripted_broker_unset(set.broker, unanswered);
-    scripted_broker_set(set.broker, (struct scripted_rule){.on = SCRIPTED_SUBSCRIBE,
-                                                           .client = GATEWAY,
-                                                           .topic = OWN "/#",
-                                                           .retained_delay = 700});
-    scripted_broker_stop(set.broker);
-    scripted_broker_restart(set.broker, SCRIPTED_FORGETS);
-    scripted_expect_retained(set.broker, "trackbus/" VAN_STATE "/connected", "true");
-    scripted_expect_retained(set.broker, "trackbus/" VAN_STATE "/telemetry/event.enum", "2");
+    lose_all_and_be_slow(set.broker);
     scripted_broker_finish(set.broker);
 }
 
