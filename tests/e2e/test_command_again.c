@@ -57,13 +57,18 @@ static void expect_nothing_but(struct rig *rig, size_t queued) {
               rig_count(rig, QUEUED) - 1, queued);
 }
 
+// It answers to them, and keeps none.
+static int forget_markers(struct scripted_broker *broker) {
+    return scripted_broker_set(
+        broker,
+        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = "trackbus/" INSTANCE "/queue", .drop = true});
+}
+
 // The broker has forgotten what came to it last: our acknowledgement, and the marker behind it.
 Test(command_again, with_dup_is_taken_in_once) {
     struct rig *rig = rig_new();
     struct scripted_broker *broker = up(rig);
-    int forgotten = scripted_broker_set(
-        broker,
-        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = "trackbus/" INSTANCE "/queue", .drop = true});
+    int forgotten = forget_markers(broker);
     int rule = scripted_broker_set(
         broker, (struct scripted_rule){
                     .on = SCRIPTED_PUBLISH, .topic = COMMANDS_OF, .containing = WHERE, .again = true});
@@ -336,9 +341,7 @@ Test(command_again, after_a_gateway_that_was_killed_before_its_marker_runs_again
     struct scripted_broker *broker = up(rig);
     rig_publish(rig, TO_VAN, "rconf,0#");
     expect_marked(rig, expect_queued(rig));
-    int forgotten = scripted_broker_set(
-        broker,
-        (struct scripted_rule){.on = SCRIPTED_PUBLISH, .topic = "trackbus/" INSTANCE "/queue", .drop = true});
+    int forgotten = forget_markers(broker);
     int rule = deliver_again(broker, WHERE);
     rig_publish(rig, TO_VAN, WHERE);
     expect_queued(rig);
