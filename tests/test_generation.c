@@ -125,8 +125,8 @@ Test(generation, is_never_under_way_twice) {
 static struct generation_span lost_at(uint32_t number) {
     char text[16];
     snprintf(text, sizeof text, "%u", number);
-    carrier_go_down(&broker);
     generation_link_down(generation);
+    carrier_go_down(&broker);
     connect_to(number > 0 ? text : NULL);
     return generation_settled(generation);
 }
@@ -168,8 +168,8 @@ Test(generation, that_was_acknowledged_just_before_the_end_is_vouched_for) {
     pass(1300);
     cr_assert_eq(said_last(), written);
     carrier_answer_all(&broker);
-    carrier_go_down(&broker);
     generation_link_down(generation);
+    carrier_go_down(&broker);
     cr_assert_eq(generation_vouched(generation), written);
 }
 
@@ -192,8 +192,8 @@ Test(generation, goes_on_above_what_the_broker_says) {
 Test(generation, reads_nonsense_as_nothing) {
     static const char *const payloads[] = {"", "x", "-5", "99999999999999999999999999", "{}", "0"};
     for (size_t i = 0; i < sizeof payloads / sizeof payloads[0]; i++) {
-        carrier_go_down(&broker);
         generation_link_down(generation);
+        carrier_go_down(&broker);
         connect_to(payloads[i]);
         cr_assert_eq(generation_settled(generation).after, 0, "%s", payloads[i]);
     }

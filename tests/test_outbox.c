@@ -717,6 +717,21 @@ Test(outbox, tries_no_suspect_on_a_connection_that_has_ended) {
     run_until(were_handed, 4);
 }
 
+// It is said anew on each connection, and dropped at the end of the first ones.
+Test(outbox, finds_a_marker_at_which_the_broker_closes) {
+    for (unsigned connections = 1; closings == connections - 1; connections++) {
+        cr_assert(connections < 30, "the broker closes the connection for ever");
+        put_report("1");
+        put_to("t/state/gw/instances/me/queue", "P");
+        handed_before = broker.count;
+        go_up();
+        is_handed_anything();
+        serve(handed_before + 1);
+        if (broker.up)
+            go_down();
+    }
+}
+
 // Nothing tells whether the broker takes any report until it has taken another one.
 Test(outbox, keeps_what_is_alone_until_another_is_taken) {
     broker.endless = true;

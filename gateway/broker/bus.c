@@ -75,10 +75,6 @@ uint64_t bus_publish(const struct bus *bus, const json_t *payload, enum mqtt_ret
     return number;
 }
 
-void bus_withdraw(const struct bus *bus, uint64_t number) {
-    outbox_withdraw(bus->outbox, number);
-}
-
 static void say(const struct bus *bus, const struct mqtt_publish *publish, bool last) {
     int mid;
     if (last)

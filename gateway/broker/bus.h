@@ -31,9 +31,6 @@ uint64_t bus_publish_text(const struct bus *bus, const char *topic, const char *
 uint64_t bus_publish_measured(const struct bus *bus, const char *topic, const char *text, size_t length,
                               enum mqtt_retain retain, int64_t measured);
 
-// While the link is down: what was published with that number does not go out on the next one; see outbox_withdraw().
-void bus_withdraw(const struct bus *bus, uint64_t number);
-
 // Publishes what the instance says about itself (JSON; NULL: an empty payload), retained, before all that
 // waits; see outbox_say().
 __attribute__((format(printf, 3, 4))) void bus_say(const struct bus *bus, const json_t *payload,

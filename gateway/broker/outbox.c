@@ -60,13 +60,15 @@
 #define READ_COUNT       500        // of those that are read back at once, at most
 #define READ_LANE        32         // and of one topic
 #define REFUSALS_MAX     10 // of a message, while others are taken or without a reason, until it is dropped
-#define REFUSED_KEPT     64 // refused messages that are remembered for who waits for them later
-#define SILENCE_MAX      15000  // milliseconds without an answer to anything that is under way
-#define HURRY_MAX        10     // accused messages beyond which it is the broker that is in trouble
-#define FORGIVEN         300000 // milliseconds that a connection lives without the accused until they go again
-#define LOOK_MAX         500    // messages among which one to another topic is looked for
-#define OVERDUE_MAX      3      // times that the answer to a message may be left out
-#define ROW_OVERHEAD     64     // bytes of a message on disk besides its text
+#define DROPPED_MAX                                                                                          \
+    2 // connections in a row that break with a momentary message at the broker, until it is suspected
+#define REFUSED_KEPT 64     // refused messages that are remembered for who waits for them later
+#define SILENCE_MAX  15000  // milliseconds without an answer to anything that is under way
+#define HURRY_MAX    10     // accused messages beyond which it is the broker that is in trouble
+#define FORGIVEN     300000 // milliseconds that a connection lives without the accused until they go again
+#define LOOK_MAX     500    // messages among which one to another topic is looked for
+#define OVERDUE_MAX  3      // times that the answer to a message may be left out
+#define ROW_OVERHEAD 64     // bytes of a message on disk besides its text
 
 // Where it stands on disk, of a message that waits beside the queue, or did.
 enum saved {
@@ -97,6 +99,7 @@ struct item {
     int mid; // while it is at the broker; 0: it is not
     bool report;
     bool background; // others go first
+    bool momentary;  // of what the broker of this connection has
     uint64_t hash;   // of the topic
     enum place place;
     struct lane *lane;                  // unless it is in the queue
@@ -149,6 +152,7 @@ struct outbox {
     size_t max_bytes;
     uint64_t last_number;
     uint64_t earlier; // the last that an earlier run has left
+    unsigned dropped; // connections in a row that broke with a momentary one at the broker
 
     struct item *items; // in order; those before next_out are at the broker
     struct item *next_out;
@@ -403,12 +407,21 @@ static bool is_background(const struct outbox *outbox, const struct mqtt_publish
     return publish->background || topic_after(rest, TOPIC_LOG) != NULL || is_replaceable(outbox, publish);
 }
 
+// Whether it tells what the broker has. Sent again on the next connection, a broker that has lost all would tell us our own
+// word for what it remembers.
+static bool is_momentary(const struct outbox *outbox, const struct mqtt_publish *publish) {
+    const char *rest = own_topic(outbox, publish), *end = rest != NULL ? strrchr(rest, '/') : NULL;
+    return end != NULL && topic_after(rest, TOPIC_STATE TOPIC_INSTANCES) != NULL && publish->length > 0 &&
+           (strcmp(end, TOPIC_MARKER) == 0 || strcmp(end, TOPIC_GENERATION) == 0);
+}
+
 static struct item *new_item(struct outbox *outbox, const struct mqtt_publish *publish, uint64_t number) {
     struct item *item = make_item(publish);
     item->number = number;
     item->since = uv_now(outbox->loop);
     item->report = is_report(outbox, publish);
     item->background = is_background(outbox, publish);
+    item->momentary = is_momentary(outbox, publish);
     outbox->bytes += item->size;
     outbox->count++;
     return item;
@@ -1670,16 +1683,6 @@ static void pump_sideline(struct outbox *outbox) {
         sideline_pump(outbox->sideline, outbox->next_out == NULL && !outbox->spilling);
 }
 
-void outbox_withdraw(struct outbox *outbox, uint64_t number) {
-    struct item *item;
-    DL_FOREACH(outbox->items, item) {
-        if (item->number == number) {
-            drop_item(outbox, item);
-            return;
-        }
-    }
-}
-
 // Before all that waits, also when the link is just coming up.
 void outbox_say(struct outbox *outbox, const struct mqtt_publish *publish) {
     note_up(outbox);
@@ -1791,18 +1794,32 @@ static void blame_unanswered(struct outbox *outbox, enum mqtt_end end) {
         note_strike(outbox, first, end);
 }
 
+// One that is never answered, or at which the broker closes again and again, stays, so that it is found.
+static void drop_momentary(struct outbox *outbox) {
+    struct item *item, *next;
+    DL_FOREACH_SAFE(outbox->items, item, next) {
+        if (item->momentary && item->overdue == 0 && item->strikes.count == 0)
+            drop_item(outbox, item);
+    }
+}
+
 static void note_down(struct outbox *outbox) {
     struct item *item;
+    bool momentary = false;
     DL_FOREACH2(outbox->under_way, item, lane_next) {
         item->mid = 0;
+        momentary = momentary || item->momentary;
     }
     restart(outbox);
+    outbox->dropped += momentary;
+    if (outbox->dropped <= DROPPED_MAX)
+        drop_momentary(outbox);
     outbox->in_flight = 0;
     outbox->passed_over = 0;
     outbox->up_since = outbox->last_answer = 0;
 }
 
-// What was at the broker may have arrived or not: it goes out again, before all that waits.
+// What was at the broker may have arrived or not: it goes out again, before all that waits; but for what is momentary.
 void outbox_link_down(struct outbox *outbox, enum mqtt_end end) {
     bool known = end != MQTT_ENDED_BY_US && refusals_note_close(&outbox->refusals, uv_now(outbox->loop));
     enum mqtt_end unknown = known ? MQTT_ENDED_BY_US : end; // at what it closed
@@ -1843,6 +1860,7 @@ static void take_item(struct outbox *outbox, struct item *item) {
     struct lane *lane = leave(outbox, item);
     refusals_note_taken(&outbox->refusals, item->publish.topic, rule_of(item));
     outbox->taken_reports += item->report;
+    outbox->dropped = item->momentary ? 0 : outbox->dropped;
     outbox->taken++;
     note_outflow(outbox);
     sideline_note_taken(outbox->sideline);

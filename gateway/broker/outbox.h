@@ -15,6 +15,8 @@
 // connection at (see suspects.h), is set aside in the store, and everything else goes on. The order changes only here: of
 // messages that were at the broker together, later ones may have been taken before it; and topics no longer wait for each other.
 //
+// What tells which state and commands the broker has is of its connection: unanswered when that ends, it is dropped.
+//
 // Two retained messages to one topic are never at the broker together, because not every broker keeps their
 // order. A later one waits beside the queue, which goes on. Of state only the last value that waits goes out.
 #pragma once
@@ -70,9 +72,6 @@ void outbox_free(struct outbox *outbox);
 
 // Takes a message in; all of publish is copied. Returns its number, which only grows.
 uint64_t outbox_put(struct outbox *outbox, const struct mqtt_publish *publish);
-
-// While the link is down: the message of that number is dropped, if the broker has not taken it and memory has it, and does not go out on the next one.
-void outbox_withdraw(struct outbox *outbox, uint64_t number);
 
 // What the instance says about itself: goes out at once, past all that waits, and is lost when the broker is
 // away. Only the last value of each topic matters.

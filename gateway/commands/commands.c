@@ -139,10 +139,6 @@ void commands_free(struct commands *commands) {
 
 // --- the broker ---
 
-void commands_link_down(struct commands *commands) {
-    command_sync_link_down(&commands->sync);
-}
-
 void commands_link_connected(struct commands *commands, bool resumed) {
     command_sync_connected(&commands->sync);
     commands->queue.effort = 0;

@@ -49,9 +49,6 @@ size_t commands_waiting(const struct commands *commands);
 
 // --- the broker ---
 
-// The link is gone, and the outbox knows it.
-void commands_link_down(struct commands *commands);
-
 // The link is connected: what is retained begins to come. resumed: the broker has kept our session.
 void commands_link_connected(struct commands *commands, bool resumed);
 

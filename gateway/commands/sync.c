@@ -121,14 +121,12 @@ static bool publish_marker(struct command_sync *sync) {
     int64_t last = table_of(sync)->last_id > 0 ? table_of(sync)->last_id : 1;
     json_t *marker =
         json_pack("{s:s, s:I}", "store", store_marker(voice->store), "through", (json_int_t)last);
-    uint64_t number = bus_publish(voice->bus, marker, MQTT_RETAINED,
-                                  TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER, bus_client_id(voice->bus));
+    bool published =
+        bus_publish(voice->bus, marker, MQTT_RETAINED, TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_MARKER,
+                    bus_client_id(voice->bus)) != 0;
+    sync->marked = published ? last : sync->marked;
     json_decref(marker);
-    if (number == 0)
-        return false;
-    sync->marked = last;
-    sync->marking = number;
-    return true;
+    return published;
 }
 
 static bool is_spent(const struct command_sync *sync) {
@@ -233,11 +231,6 @@ bool command_sync_recall(struct command_sync *sync) {
 static void recall_all(struct command_sync *sync) {
     while (recall_next(sync))
         ;
-}
-
-// Sent again on the next connection, the marker would tell of what this broker may have lost.
-void command_sync_link_down(struct command_sync *sync) {
-    bus_withdraw(voice_of(sync)->bus, sync->marking);
 }
 
 void command_sync_connected(struct command_sync *sync) {

@@ -21,10 +21,9 @@ struct command_sync {
     struct roll_call *roll_call;
     struct command_journal *journal;
 
-    int64_t vouched;  // the high-water mark: id up to which the broker's marker says that it had the entries;
-                      // 0: it has none of ours; -1: it has shown nothing that it retains
-    int64_t marked;   // the same of the marker as published last
-    uint64_t marking; // its number in the outbox; 0: none
+    int64_t vouched; // the high-water mark: id up to which the broker's marker says that it had the entries;
+                     // 0: it has none of ours; -1: it has shown nothing that it retains
+    int64_t marked;  // the same of the marker as published last
     bool marker_spoiled, any_spoiled; // somebody has overwritten the marker, or entries
     int64_t righted;                  // by clock_ticks(): when these were put right last
     struct command_walk righting;     // over those
@@ -39,9 +38,6 @@ struct command_sync {
 
 // Takes up what is on disk. Before the link is started.
 void command_sync_start(struct command_sync *sync);
-
-// The link is gone, and the outbox knows it.
-void command_sync_link_down(struct command_sync *sync);
 
 // The link is connected: what is retained begins to come. Which entries are on their way is noted in portions: until
 // command_sync_recall() returns false, which takes another one, none should be received.

@@ -143,10 +143,9 @@ static void on_link_up(void *context) {
 
 static void on_link_down(void *context, enum mqtt_end end) {
     struct gateway *gateway = context;
+    state_link_down(gateway->state); // it looks at what the broker has taken
     outbox_link_down(gateway->outbox, end);
-    commands_link_down(gateway->commands);
     roll_call_lost(gateway->roll_call);
-    state_link_down(gateway->state);
     metrics_link(gateway->metrics, false);
 }
 

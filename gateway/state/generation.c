@@ -25,7 +25,6 @@ struct generation {
     uint32_t closed;  // to be said once the broker has all up to through; 0: none
     uint64_t through; // number in the outbox
     uint32_t said;    // last; 0: none
-    uint64_t saying;  // its number in the outbox; 0: none
     uint32_t vouched; // that the broker has; 0: none
     bool again;       // that is to be said again
     uint64_t begun;   // now, by uv_now()
@@ -51,11 +50,8 @@ static void close_one(struct generation *generation) {
 
 static void say(struct generation *generation, uint32_t number) {
     json_t *json = json_integer((json_int_t)number);
-    uint64_t saying =
-        bus_publish(generation->bus, json, MQTT_RETAINED_SIGNED,
-                    TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_GENERATION, bus_client_id(generation->bus));
-    if (saying != 0) {
-        generation->saying = saying;
+    if (bus_publish(generation->bus, json, MQTT_RETAINED_SIGNED,
+                    TOPIC_STATE TOPIC_INSTANCES "%s" TOPIC_GENERATION, bus_client_id(generation->bus)) != 0) {
         generation->said = number;
         generation->closed = 0;
         generation->again = false;
@@ -96,16 +92,15 @@ void generation_connected(struct generation *generation) {
     generation->first = generation->now;
     generation->heard = 0;
     generation->closed = 0; // it may not be true of this broker
+    generation->again = false;
     generation->vouched = 0;
     generation->settled = false;
 }
 
-// Sent again on the next connection, it would be our own number that this broker tells, whatever it has lost.
 void generation_link_down(struct generation *generation) {
     note_vouched(generation); // its answer may have come just now
     generation->settled = false;
     publisher_wake(generation->publisher); // for those who go by what is vouched for
-    bus_withdraw(generation->bus, generation->saying);
 }
 
 static uint32_t read_number(const char *payload, size_t length) {

@@ -34,7 +34,7 @@ uint32_t generation_write(struct generation *generation);
 // the broker falls back to an older one. 0: none.
 uint32_t generation_vouched(const struct generation *generation);
 
-// The link is gone, and the outbox knows it.
+// The link is gone, and the outbox does not know it yet: it drops what was said and not acknowledged.
 void generation_link_down(struct generation *generation);
 
 // The link is connected: another generation begins.

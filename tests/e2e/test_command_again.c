@@ -323,15 +323,27 @@ Test(command_again, by_a_broker_that_fell_back_while_the_marker_was_under_way_is
 }
 
 // Of what the broker has lost, nobody has canceled anything.
-Test(command_again, lost_by_the_broker_while_the_marker_was_under_way_waits) {
-    struct rig *rig = rig_new();
-    struct scripted_broker *broker = break_at_marker(rig);
+static void expect_to_wait(struct rig *rig, struct scripted_broker *broker) {
     scripted_broker_stop(broker);
     scripted_broker_restart(broker, SCRIPTED_FORGETS);
     rig_expect_log(rig, "missing at the broker, publishing again");
     int device = wake(rig, VAN);
     device_expect(device, WHERE);
     scripted_broker_finish(broker);
+}
+
+Test(command_again, lost_by_the_broker_while_the_marker_was_under_way_waits) {
+    struct rig *rig = rig_new();
+    expect_to_wait(rig, break_at_marker(rig));
+}
+
+// The second one waits for the first.
+Test(command_again, lost_by_the_broker_while_two_markers_were_under_way_waits) {
+    struct rig *rig = rig_new();
+    struct scripted_broker *broker = break_at_marker(rig);
+    rig_publish(rig, TO_CAR, "rconf,3#");
+    expect_step(rig, CAR, "custom", "queued", NULL);
+    expect_to_wait(rig, broker);
 }
 
 // The marker of what came just before never reached the broker: it can't say whether this is meant again, and rather runs
